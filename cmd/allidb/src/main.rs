@@ -1,2 +1,132 @@
-//! placeholder
-fn main() {}
+//! The AlliDB command line.
+
+mod client;
+mod collections;
+mod dataset;
+mod duration_text;
+mod entities;
+mod entity_json;
+mod failure;
+mod filter_lexer;
+mod filter_syntax;
+mod graph;
+mod hits;
+mod import;
+mod ivecs;
+mod ledger;
+mod npy;
+mod output;
+mod progress;
+mod put_stream;
+mod query;
+mod query_file;
+mod value_json;
+mod vector_numbers;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    client::Client,
+    output::{Format, Output},
+};
+
+/// What `--help` says at the end.
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, or some items of an import were rejected
+  2  the arguments are wrong
+  3  there is no such entity or collection
+  4  the server cannot be reached
+
+Filters (--filter):
+  type = \"noun\" and lexname in (\"noun.animal\", \"noun.plant\") and not importance < 0.5
+  exists(gloss), is_null(gloss), gloss starts_with \"a \", updated_at > timestamp(\"2024-05-01T00:00:00Z\")
+  Fields: id, type, importance, created_at, updated_at, expire_at, source, or the name of an attribute.";
+
+/// Entities, vectors and a graph in one place, asked in one question.
+#[derive(Debug, Parser)]
+#[command(name = "allidb", version, after_help = AFTER_HELP)]
+struct Cli {
+    /// Where the daemon listens.
+    #[arg(
+        long,
+        global = true,
+        env = "ALLIDB_ENDPOINT",
+        default_value = "http://127.0.0.1:7000",
+        value_name = "URL"
+    )]
+    endpoint: String,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Work on collections and their vector spaces.
+    #[command(subcommand)]
+    Collection(collections::CollectionCommand),
+    Put(entities::PutArgs),
+    Get(entities::GetArgs),
+    Update(entities::UpdateArgs),
+    Delete(entities::DeleteArgs),
+    Scan(entities::ScanArgs),
+    Count(entities::CountArgs),
+    Query(Box<query::QueryArgs>),
+    Neighbors(graph::NeighborsArgs),
+    Import(import::ImportArgs),
+}
+
+fn main() -> ExitCode {
+    let Cli { endpoint, output, command } = Cli::parse();
+    match dispatch(command, &endpoint, Output::new(output)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match failure::exit_code(&error) {
+            Some(code) => {
+                eprintln!("error: {error:#}");
+                ExitCode::from(code)
+            }
+            None => ExitCode::SUCCESS,
+        },
+    }
+}
+
+fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(call(command, endpoint, output))
+}
+
+/// Runs the commands that need a connection.
+async fn call(command: Command, endpoint: &str, output: Output) -> Result<()> {
+    let client = Client::connect(endpoint).await?;
+    match command {
+        Command::Collection(command) => collections::run(command, &client, output).await,
+        Command::Put(args) => entities::put(args, &client, output).await,
+        Command::Get(args) => entities::get(args, &client, output).await,
+        Command::Update(args) => entities::update(args, &client, output).await,
+        Command::Delete(args) => entities::delete(args, &client, output).await,
+        Command::Scan(args) => entities::scan(args, &client, output).await,
+        Command::Count(args) => entities::count(args, &client, output).await,
+        Command::Query(args) => query::run(*args, &client, output).await,
+        Command::Neighbors(args) => graph::neighbors(args, &client, output).await,
+        Command::Import(args) => import::run(args, &client, output).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,124 @@
+//! `allidb neighbors`: the edges of one entity.
+
+use allidb_api::v1::{Direction, NeighborsRequest, Truncation, truncation::Reason};
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    client::Client,
+    entity_json::{edge_to_json, entity_ref, id_of},
+    failure::Failure,
+    output::{Output, table},
+    value_json,
+};
+
+/// Which way edges are followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Way {
+    /// From source to target.
+    Out,
+    /// From target to source.
+    In,
+    /// Both ways.
+    Both,
+}
+
+impl From<Way> for Direction {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Out => Self::Out,
+            Way::In => Self::In,
+            Way::Both => Self::Both,
+        }
+    }
+}
+
+/// Lists the edges of an entity, heaviest first.
+#[derive(Args, Debug)]
+pub(crate) struct NeighborsArgs {
+    /// The collection.
+    #[arg(short, long)]
+    collection: String,
+    /// The entity's id.
+    id: String,
+    /// Only these relations, with commas between.
+    #[arg(long, value_delimiter = ',')]
+    relation: Vec<String>,
+    /// Edges from it, to it, or both.
+    #[arg(long, value_enum, default_value_t = Way::Out)]
+    direction: Way,
+    /// Only edges of at least this weight.
+    #[arg(long, default_value_t = 0.0, value_name = "WEIGHT")]
+    min_weight: f64,
+    /// Edges valid at this RFC 3339 time rather than now.
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<String>,
+    /// How many at most.
+    #[arg(long, default_value_t = 100)]
+    limit: u32,
+}
+
+/// Runs the command.
+pub(crate) async fn neighbors(args: NeighborsArgs, client: &Client, output: Output) -> Result<()> {
+    let as_of = args.as_of.as_deref().map(value_json::timestamp).transpose();
+    let request = NeighborsRequest {
+        r#ref: Some(entity_ref(&args.collection, &args.id)),
+        relations: args.relation,
+        direction: Direction::from(args.direction) as i32,
+        min_weight: args.min_weight,
+        as_of: as_of.map_err(|error| Failure::usage(error.to_string()))?,
+        limit: args.limit,
+        ..NeighborsRequest::default()
+    };
+    let answer = client.graph().neighbors(request).await.map_err(Failure::from_status)?.into_inner();
+    if output.is_json() {
+        let one = |neighbor: &allidb_api::v1::Neighbor| {
+            let way = if neighbor.direction() == Direction::In { "in" } else { "out" };
+            json!({"direction": way, "edge": neighbor.edge.as_ref().map(edge_to_json)})
+        };
+        output.document(&json!({
+            "neighbors": answer.neighbors.iter().map(one).collect::<Vec<_>>(),
+            "truncated": truncated_to_json(&answer.truncated),
+        }))?;
+        return Ok(());
+    }
+    let mut shown = table(&["", "relation", "entity", "weight"]);
+    for neighbor in &answer.neighbors {
+        let Some(edge) = &neighbor.edge else { continue };
+        let incoming = neighbor.direction() == Direction::In;
+        let other = if incoming { &edge.from } else { &edge.to };
+        shown.add_row([
+            if incoming { "←" } else { "→" },
+            &edge.relation,
+            id_of(other.as_ref()),
+            &edge.weight.unwrap_or(1.0).to_string(),
+        ]);
+    }
+    output.table(&shown)?;
+    for sentence in truncated_sentences(&answer.truncated) {
+        output.line(sentence)?;
+    }
+    Ok(())
+}
+
+/// What bounds cut off, for people.
+pub(crate) fn truncated_sentences(truncated: &[Truncation]) -> Vec<String> {
+    let sentence = |cut: &Truncation| match cut.reason() {
+        Reason::FanOut => {
+            format!("{} nodes have more edges than were followed (--fan-out, --limit)", cut.count)
+        }
+        Reason::MaxNodes => format!("the walk ended at its bound of {} nodes (--max-nodes)", cut.count),
+        Reason::MaxEdges => format!("the walk ended at the server's bound of {} edges", cut.count),
+        Reason::Deadline => "time ran out".to_owned(),
+        Reason::MaxCandidates => format!("only {} candidates were compared with the filter", cut.count),
+        Reason::Unspecified => format!("something was cut off ({})", cut.count),
+    };
+    truncated.iter().map(sentence).collect()
+}
+
+/// What bounds cut off, for programs.
+pub(crate) fn truncated_to_json(truncated: &[Truncation]) -> Json {
+    let one = |cut: &Truncation| json!({"reason": cut.reason().as_str_name(), "count": cut.count});
+    truncated.iter().map(one).collect()
+}

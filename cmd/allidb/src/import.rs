@@ -1,0 +1,373 @@
+//! `allidb import`: a directory of entities, vectors and edges into a collection.
+
+use std::{
+    collections::HashSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use allidb_api::v1::{Durability, Metric, Space, put_stream_request::Item};
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::{
+    client::Client,
+    collections,
+    dataset::{Dataset, Lines},
+    entity_json::{UnknownFields, edge_from_json, entity_from_json},
+    failure::Failure,
+    ledger::{Counts, Ledger},
+    output::{Output, table},
+    put_stream::{self, Batch, Origin, Prepared},
+};
+
+/// Batches that the reader may be ahead of the sender.
+const BATCHES_AHEAD: usize = 4;
+
+/// When the server acknowledges a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum WriteDurability {
+    /// After it is on disk (fsync).
+    Sync,
+    /// When the operating system has it: survives the daemon, not a power cut.
+    Flush,
+}
+
+impl From<WriteDurability> for Durability {
+    fn from(durability: WriteDurability) -> Self {
+        match durability {
+            WriteDurability::Sync => Self::Sync,
+            WriteDurability::Flush => Self::Flush,
+        }
+    }
+}
+
+/// Loads a directory: `entities.jsonl[.zst]` (or `words.txt`), `vectors.f16.npy` or
+/// `vectors.f32.npy`, and `edges.jsonl[.zst]`.
+#[derive(Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// The directory.
+    dir: PathBuf,
+    /// The collection to load into.
+    #[arg(short, long)]
+    collection: String,
+    /// The vector space of the .npy file's rows; needed if there is one.
+    #[arg(short, long)]
+    space: Option<String>,
+    /// How the vectors of a space that has to be created are compared: cosine, dot or l2.
+    #[arg(long, default_value = "cosine", value_parser = collections::parse_metric)]
+    metric: Metric,
+    /// Create the collection and the space if they are missing (the default).
+    #[arg(long, overrides_with = "no_create")]
+    create: bool,
+    /// Fail if the collection or the space is missing.
+    #[arg(long, overrides_with = "create")]
+    no_create: bool,
+    /// Items read and prepared together.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch: u32,
+    /// Items sent and not yet answered, at most.
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    in_flight: u32,
+    /// When the server acknowledges an item.
+    #[arg(long, value_enum, default_value_t = WriteDurability::Sync)]
+    durability: WriteDurability,
+    /// Write items that were refused here, one JSON object a line, with the reason.
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
+    /// Append the id of each acknowledged entity, one a line (of an edge: source, relation, target
+    /// and edge id, with tabs between).
+    #[arg(long, value_name = "FILE")]
+    acknowledged: Option<PathBuf>,
+    /// Skip what an earlier run noted in this file; may be the same file as --acknowledged.
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+}
+
+/// What to load, and where to.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// The collection.
+    pub(crate) collection: String,
+    /// The space of the vectors.
+    pub(crate) space: Option<String>,
+    /// Items read together.
+    pub(crate) batch: usize,
+    /// Items unanswered at most.
+    pub(crate) in_flight: usize,
+    /// When the server acknowledges.
+    pub(crate) durability: Durability,
+}
+
+/// How an import went.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Report {
+    /// Of entities.
+    pub(crate) entities: Counts,
+    /// Of edges.
+    pub(crate) edges: Counts,
+    /// From the first item to the last answer.
+    pub(crate) seconds: f64,
+}
+
+impl Report {
+    /// Acknowledged items a second.
+    pub(crate) fn rate(&self) -> f64 {
+        (self.entities.acknowledged + self.edges.acknowledged) as f64 / self.seconds.max(1e-9)
+    }
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Result<()> {
+    let dataset = Dataset::open(&args.dir)?;
+    let dimension = dataset.vectors.as_ref().map(|vectors| vectors.header().dimension as u32);
+    let spaces = match (&args.space, dimension) {
+        (Some(name), Some(dimension)) => {
+            vec![Space { name: name.clone(), dimension, metric: args.metric as i32, ..Space::default() }]
+        }
+        (None, Some(_)) => {
+            return Err(Failure::usage("the directory has vectors: --space names their space"));
+        }
+        (Some(_), None) => return Err(Failure::usage("the directory has no vectors for --space")),
+        (None, None) => Vec::new(),
+    };
+    collections::ensure(client, &args.collection, &spaces, !args.no_create).await?;
+    let done = args.resume.as_deref().map(read_labels).transpose()?.unwrap_or_default();
+    let mut ledger = Ledger::open(args.acknowledged.as_deref(), args.rejects.as_deref())?;
+    let job = Job {
+        collection: args.collection,
+        space: args.space,
+        batch: args.batch as usize,
+        in_flight: args.in_flight as usize,
+        durability: args.durability.into(),
+    };
+    let report = load(client, Arc::new(dataset), job, Arc::new(done), &mut ledger).await?;
+    print(&report, output)?;
+    let rejected = report.entities.rejected + report.edges.rejected;
+    if rejected > 0 {
+        bail!("{rejected} items were rejected");
+    }
+    Ok(())
+}
+
+/// Sends all entities, then all edges.
+pub(crate) async fn load(
+    client: &Client,
+    dataset: Arc<Dataset>,
+    job: Job,
+    done: Arc<HashSet<String>>,
+    ledger: &mut Ledger,
+) -> Result<Report> {
+    let started = Instant::now();
+    let total = dataset.vectors.as_ref().map(|vectors| vectors.header().rows as u64);
+    let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+    let reader = Reader { dataset, job: job.clone(), done, sender };
+    let edges_reader = reader.clone_for_edges();
+    let read = tokio::task::spawn_blocking(move || reader.entities());
+    let entities = one_file(client, &job, batches, "entities", total, ledger).await?;
+    read.await?;
+
+    let mut edges = Counts::default();
+    let (edges_reader, batches) = edges_reader;
+    if let Some(lines) = edges_reader.dataset.edge_lines()? {
+        let read = tokio::task::spawn_blocking(move || edges_reader.edges(lines));
+        edges = one_file(client, &job, batches, "edges", None, ledger).await?;
+        read.await?;
+    }
+    Ok(Report { entities, edges, seconds: started.elapsed().as_secs_f64() })
+}
+
+async fn one_file(
+    client: &Client,
+    job: &Job,
+    batches: mpsc::Receiver<Batch>,
+    file: &'static str,
+    total: Option<u64>,
+    ledger: &mut Ledger,
+) -> Result<Counts> {
+    ledger.begin(file, total);
+    let sent = put_stream::send(client.entities(), batches, job.in_flight, job.durability, ledger).await;
+    let counts = ledger.end()?;
+    sent.with_context(|| {
+        let Counts { acknowledged, rejected, skipped } = counts;
+        format!("{file}: stopped after {acknowledged} acknowledged, {rejected} rejected, {skipped} skipped")
+    })?;
+    Ok(counts)
+}
+
+/// Prepares items on a thread of its own: reading, unpacking and parsing are work for a processor.
+struct Reader {
+    dataset: Arc<Dataset>,
+    job: Job,
+    done: Arc<HashSet<String>>,
+    sender: mpsc::Sender<Batch>,
+}
+
+impl Reader {
+    fn clone_for_edges(&self) -> (Self, mpsc::Receiver<Batch>) {
+        let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
+        let reader = Self {
+            dataset: Arc::clone(&self.dataset),
+            job: self.job.clone(),
+            done: Arc::clone(&self.done),
+            sender,
+        };
+        (reader, batches)
+    }
+
+    fn entities(&self) {
+        let lines = match self.dataset.entity_lines() {
+            Ok(lines) => lines,
+            Err(error) => return self.fail(error),
+        };
+        let mut rows = Rows { first: 0, lines: Vec::new() };
+        for line in lines {
+            match line {
+                Ok(line) => rows.lines.push(line),
+                Err(error) => return self.fail(error),
+            }
+            if rows.lines.len() == self.job.batch && !self.send_rows(&mut rows) {
+                return;
+            }
+        }
+        if !rows.lines.is_empty() && !self.send_rows(&mut rows) {
+            return;
+        }
+        if let Some(vectors) = &self.dataset.vectors
+            && rows.first != vectors.header().rows
+        {
+            let (have, expected) = (vectors.header().rows, rows.first);
+            self.fail(anyhow::anyhow!("{expected} entities, but {have} vectors"));
+        }
+    }
+
+    /// Prepares the rows, sends them and goes on behind them. False when nobody listens any more.
+    fn send_rows(&self, rows: &mut Rows) -> bool {
+        let batch = self.prepare_rows(rows);
+        rows.first += rows.lines.len();
+        rows.lines.clear();
+        let goes_on = batch.is_ok();
+        self.sender.blocking_send(batch).is_ok() && goes_on
+    }
+
+    fn prepare_rows(&self, rows: &Rows) -> Batch {
+        let block = match &self.dataset.vectors {
+            Some(vectors) => {
+                let have = vectors.header().rows;
+                if rows.first + rows.lines.len() > have {
+                    bail!("there are more entities than the {have} vectors");
+                }
+                Some((vectors, vectors.rows(rows.first, rows.lines.len())?))
+            }
+            None => None,
+        };
+        let prepare_one = |(index, line): (usize, &String)| {
+            let row = rows.first + index;
+            let origin = Origin { line: row as u64 + 1, text: line.clone() };
+            let read = self.dataset.entity_object(row, line).and_then(|object| {
+                entity_from_json(object, &self.job.collection, UnknownFields::AsAttributes)
+            });
+            match read {
+                Ok(mut entity) => {
+                    let label =
+                        entity.r#ref.as_ref().map(|reference| reference.id.clone()).unwrap_or_default();
+                    if self.done.contains(&label) {
+                        return Prepared::Skipped;
+                    }
+                    if let (Some((vectors, block)), Some(space)) = (&block, &self.job.space) {
+                        entity.vectors.insert(space.clone(), vectors.vector(block, index));
+                    }
+                    Prepared::Ready { origin, label, item: Item::Entity(entity) }
+                }
+                Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
+            }
+        };
+        Ok(rows.lines.iter().enumerate().map(prepare_one).collect())
+    }
+
+    fn edges(&self, lines: Lines) {
+        let mut batch = Vec::new();
+        for (index, line) in lines.enumerate() {
+            match line {
+                Ok(text) => batch.push(self.prepare_edge(Origin { line: index as u64 + 1, text })),
+                Err(error) => return self.fail(error),
+            }
+            if batch.len() == self.job.batch
+                && self.sender.blocking_send(Ok(std::mem::take(&mut batch))).is_err()
+            {
+                return;
+            }
+        }
+        // Whether anyone still listens makes no difference to the last batch.
+        self.sender.blocking_send(Ok(batch)).ok();
+    }
+
+    fn prepare_edge(&self, origin: Origin) -> Prepared {
+        let read = serde_json::from_str(&origin.text)
+            .map_err(anyhow::Error::from)
+            .and_then(|object| edge_from_json(object, &self.job.collection));
+        match read {
+            Ok(edge) => {
+                let end = |end: &Option<allidb_api::v1::EntityRef>| {
+                    crate::entity_json::id_of(end.as_ref()).to_owned()
+                };
+                let mut label = format!("{}\t{}\t{}", end(&edge.from), edge.relation, end(&edge.to));
+                if !edge.edge_id.is_empty() {
+                    label = format!("{label}\t{}", edge.edge_id);
+                }
+                if self.done.contains(&label) {
+                    return Prepared::Skipped;
+                }
+                Prepared::Ready { origin, label, item: Item::Edge(edge) }
+            }
+            Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
+        }
+    }
+
+    fn fail(&self, error: anyhow::Error) {
+        // If nobody listens any more, the import has failed already.
+        self.sender.blocking_send(Err(error)).ok();
+    }
+}
+
+/// Lines that wait to be prepared together, and the row of the first of them.
+struct Rows {
+    first: usize,
+    lines: Vec<String>,
+}
+
+fn read_labels(path: &Path) -> Result<HashSet<String>> {
+    Lines::open(path)?.collect()
+}
+
+fn print(report: &Report, output: Output) -> Result<()> {
+    let Report { entities, edges, seconds } = *report;
+    if output.is_json() {
+        let counts = |counts: Counts| {
+            json!({
+                "acknowledged": counts.acknowledged, "rejected": counts.rejected, "skipped": counts.skipped,
+            })
+        };
+        output.document(&json!({
+            "entities": counts(entities), "edges": counts(edges),
+            "seconds": seconds, "items_per_second": report.rate(),
+        }))?;
+        return Ok(());
+    }
+    let mut summary = table(&["", "acknowledged", "rejected", "skipped"]);
+    for (name, counts) in [("entities", entities), ("edges", edges)] {
+        let cells = [
+            name.to_owned(),
+            counts.acknowledged.to_string(),
+            counts.rejected.to_string(),
+            counts.skipped.to_string(),
+        ];
+        summary.add_row(cells);
+    }
+    output.table(&summary)?;
+    output.line(format!("{seconds:.1} s, {:.0} items/s", report.rate()))?;
+    Ok(())
+}

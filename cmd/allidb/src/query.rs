@@ -1,0 +1,308 @@
+//! `allidb query`: near these vectors, then along these edges, scored together.
+
+use std::{fs, path::PathBuf};
+
+use allidb_api::v1::{
+    Direction, ExpandOptions, Ids, Nearest, QueryRequest, Scoring, Seed, Vector, Weights, nearest::Target,
+    seed,
+};
+use anyhow::{Context, Result};
+use clap::Args;
+use prost_types::Duration;
+
+use crate::{
+    client::Client,
+    duration_text,
+    entities::mask,
+    entity_json::entity_ref,
+    failure::Failure,
+    filter_syntax,
+    graph::Way,
+    hits,
+    output::Output,
+    query_file::{self, FileArgs},
+    vector_numbers,
+};
+
+/// Asks one question, or with --vectors a whole file of them.
+///
+/// A question begins at seeds: the entities nearest to a vector (--vector, --vector-file), those nearest
+/// to another entity (--entity), or given ones (--ids). With --expand it goes on along edges, and
+/// everything it found is scored together.
+#[derive(Args, Debug)]
+pub(crate) struct QueryArgs {
+    #[command(flatten)]
+    question: QuestionArgs,
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+/// What one question asks.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct QuestionArgs {
+    /// The collection.
+    #[arg(short, long)]
+    pub(crate) collection: String,
+    /// The vector space, or an alias of one.
+    #[arg(short, long)]
+    pub(crate) space: Option<String>,
+    /// Nearest to this vector, a JSON array of numbers.
+    #[arg(long, value_name = "JSON", group = "seed")]
+    vector: Option<String>,
+    /// Nearest to the vector in this file, a JSON array of numbers.
+    #[arg(long, value_name = "FILE", group = "seed")]
+    vector_file: Option<PathBuf>,
+    /// Nearest to this entity's own vector; the entity itself is left out.
+    #[arg(long, value_name = "ID", group = "seed")]
+    entity: Option<String>,
+    /// Begin at these entities, with commas between.
+    #[arg(long, value_delimiter = ',', group = "seed")]
+    ids: Vec<String>,
+    /// How many hits.
+    #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) k: u32,
+    /// How many nearest entities to begin at; as many as hits unless given.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    seeds: u32,
+    /// Only entities that match, such as 'type = "noun" and lexname in ("noun.animal", "noun.plant")'.
+    #[arg(long)]
+    filter: Option<String>,
+    /// Go on along edges of these relations, with commas between; `*` is every relation.
+    #[arg(long, value_name = "RELATIONS", value_delimiter = ',')]
+    expand: Vec<String>,
+    /// Which way edges are followed.
+    #[arg(long, value_enum, default_value_t = Way::Out, requires = "expand")]
+    direction: Way,
+    /// How many edges away at most, up to 8.
+    #[arg(long, value_name = "N", requires = "expand", default_value_t = 1)]
+    hops: u32,
+    /// The heaviest edges followed from each node, for each relation; 0 is the server's default.
+    #[arg(long, value_name = "N", requires = "expand", default_value_t = 0, hide_default_value = true)]
+    fan_out: u32,
+    /// How many nodes are reached at most; 0 is the server's default.
+    #[arg(long, value_name = "N", requires = "expand", default_value_t = 0, hide_default_value = true)]
+    max_nodes: u32,
+    /// Follow only edges of at least this weight.
+    #[arg(
+        long,
+        value_name = "WEIGHT",
+        requires = "expand",
+        default_value_t = 0.0,
+        hide_default_value = true
+    )]
+    min_weight: f64,
+    /// Factor for each hop, above 0 and up to 1.
+    #[arg(long, requires = "expand")]
+    decay: Option<f64>,
+    /// Weights of the signals, such as vector=1,graph=0.5,importance=0.1,recency=0.1.
+    #[arg(long, value_parser = parse_weights)]
+    weights: Option<Weights>,
+    /// Recency halves each time this passes, such as 12h or 30d.
+    #[arg(long, value_parser = duration_text::parse)]
+    half_life: Option<Duration>,
+    /// Leave out hits below this score.
+    #[arg(long)]
+    threshold: Option<f64>,
+    /// Leave out seeds below this similarity, from 0 to 1.
+    #[arg(long)]
+    min_similarity: Option<f64>,
+    /// Show how each score came about, and the path by which each hit was reached.
+    #[arg(long)]
+    explain: bool,
+    /// Compare with every vector instead of walking the index.
+    #[arg(long)]
+    exact: bool,
+    /// Breadth of the index walk: larger is slower and finds more; 0 is the server's choice.
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    ef: u32,
+    /// What to read of each hit, as in `get`.
+    #[arg(long, value_name = "PATHS", value_delimiter = ',')]
+    fields: Vec<String>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: QueryArgs, client: &Client, output: Output) -> Result<()> {
+    let QueryArgs { question, file } = args;
+    if file.vectors.is_some() {
+        return query_file::run(question, file, client, output).await;
+    }
+    let seed = question.seed()?;
+    let request = question.request(seed)?;
+    let answer = client.search().query(request).await.map_err(Failure::from_status)?.into_inner();
+    if output.is_json() {
+        output.document(&hits::to_json(&answer))?;
+    } else {
+        hits::print(&answer, question.explain, &str::to_owned, output)?;
+    }
+    Ok(())
+}
+
+impl QuestionArgs {
+    /// The seed that the arguments name.
+    fn seed(&self) -> Result<seed::Kind> {
+        if !self.ids.is_empty() {
+            let refs = self.ids.iter().map(|id| entity_ref(&self.collection, id)).collect();
+            return Ok(seed::Kind::Ids(Ids { refs }));
+        }
+        let text = match (&self.vector, &self.vector_file) {
+            (Some(text), _) => Some(text.clone()),
+            (None, Some(path)) => Some(fs::read_to_string(path).with_context(|| path.display().to_string())?),
+            (None, None) => None,
+        };
+        let target = match (text, &self.entity) {
+            (Some(text), _) => Target::Vector(read_vector(&text)?),
+            (None, Some(id)) => Target::Entity(entity_ref(&self.collection, id)),
+            (None, None) => {
+                let message = "where to begin? --vector, --vector-file, --entity, --ids or --vectors";
+                return Err(Failure::usage(message));
+            }
+        };
+        self.nearest(target)
+    }
+
+    /// A seed near `target`, bounded as the arguments say.
+    pub(crate) fn nearest(&self, target: Target) -> Result<seed::Kind> {
+        let Some(space) = self.space.clone() else {
+            return Err(Failure::usage("--space names the vector space to search"));
+        };
+        Ok(seed::Kind::Nearest(Nearest {
+            space,
+            k: self.seeds,
+            exact: self.exact,
+            ef: self.ef,
+            min_similarity: self.min_similarity,
+            target: Some(target),
+        }))
+    }
+
+    /// The whole question, beginning at `seed`.
+    pub(crate) fn request(&self, seed: seed::Kind) -> Result<QueryRequest> {
+        let expand = (!self.expand.is_empty()).then(|| ExpandOptions {
+            relations: self.expand.iter().filter(|relation| *relation != "*").cloned().collect(),
+            direction: Direction::from(self.direction) as i32,
+            hops: self.hops,
+            fan_out: self.fan_out,
+            min_weight: self.min_weight,
+            max_nodes: self.max_nodes,
+            decay: self.decay,
+            ..ExpandOptions::default()
+        });
+        let scored = self.weights.is_some() || self.half_life.is_some();
+        let score = scored.then(|| Scoring {
+            weights: self.weights,
+            half_life: self.half_life,
+            ..Scoring::default()
+        });
+        Ok(QueryRequest {
+            collection: self.collection.clone(),
+            seeds: vec![Seed { kind: Some(seed) }],
+            expand,
+            score,
+            filter: self.filter.as_deref().map(filter_syntax::parse_argument).transpose()?,
+            limit: self.k,
+            threshold: self.threshold,
+            read_mask: mask(self.fields.clone()),
+            explain: self.explain,
+            ..QueryRequest::default()
+        })
+    }
+}
+
+fn read_vector(text: &str) -> Result<Vector> {
+    let json = serde_json::from_str(text).map_err(|error| Failure::usage(format!("the vector: {error}")))?;
+    vector_numbers::from_json(&json).map_err(|error| Failure::usage(error.to_string()))
+}
+
+fn parse_weights(text: &str) -> Result<Weights, String> {
+    let mut weights = Weights::default();
+    for part in text.split(',') {
+        let (signal, weight) =
+            part.split_once('=').ok_or("weights are SIGNAL=NUMBER, with commas between")?;
+        let weight = weight.parse().ok().filter(|weight: &f64| weight.is_finite() && *weight >= 0.0);
+        let weight = weight.ok_or_else(|| format!("`{part}`: a weight is a number from 0 on"))?;
+        let slot = match signal.trim() {
+            "vector" => &mut weights.vector,
+            "text" => &mut weights.text,
+            "graph" => &mut weights.graph,
+            "importance" => &mut weights.importance,
+            "recency" => &mut weights.recency,
+            _ => {
+                return Err(format!(
+                    "`{signal}`: the signals are vector, text, graph, importance and recency"
+                ));
+            }
+        };
+        *slot = weight;
+    }
+    Ok(weights)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: QueryArgs,
+    }
+
+    fn question(arguments: &[&str]) -> QuestionArgs {
+        let line = ["query", "-c", "words"].iter().chain(arguments);
+        Line::try_parse_from(line).unwrap_or_else(|error| panic!("{error}")).args.question
+    }
+
+    #[test]
+    fn the_arguments_become_the_request() {
+        let question = question(&[
+            "-s",
+            "gloss",
+            "--vector",
+            "[1, 0]",
+            "--expand",
+            "hypernym,hyponym",
+            "--hops",
+            "2",
+            "--direction",
+            "both",
+            "--weights",
+            "vector=1,graph=0.5",
+            "--half-life",
+            "30d",
+            "--filter",
+            "type = \"noun\"",
+            "-k",
+            "5",
+            "--explain",
+        ]);
+        let request = question.request(question.seed().unwrap()).unwrap();
+        assert_eq!(request.limit, 5);
+        assert!(request.explain && request.filter.is_some());
+        let expand = request.expand.unwrap();
+        assert_eq!((expand.relations.len(), expand.hops, expand.direction()), (2, 2, Direction::Both));
+        let score = request.score.unwrap();
+        assert_eq!(score.weights.unwrap().graph, 0.5);
+        assert_eq!(score.half_life.unwrap().seconds, 30 * 86_400);
+    }
+
+    #[test]
+    fn a_star_follows_every_relation_and_no_expand_follows_none() {
+        let all = question(&["--ids", "a,b", "--expand", "*"]);
+        let request = all.request(all.seed().unwrap()).unwrap();
+        assert!(request.expand.unwrap().relations.is_empty());
+        let none = question(&["--ids", "a,b"]);
+        assert!(none.request(none.seed().unwrap()).unwrap().expand.is_none());
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_said() {
+        assert!(question(&[]).seed().is_err());
+        assert!(question(&["--vector", "[1]"]).seed().is_err());
+        assert!(question(&["-s", "x", "--vector", "[]"]).seed().is_err());
+        for bad in ["vector", "vector=x", "vector=-1", "speed=1", "vector=inf"] {
+            assert!(parse_weights(bad).is_err(), "{bad} was taken");
+        }
+    }
+}
