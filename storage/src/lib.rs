@@ -1,1 +1,73 @@
-//! placeholder
+//! AlliDB's storage engine: a log-structured merge tree. Bytes in, bytes out.
+//!
+//! A batch of changes goes to the write-ahead log, then into memtables, and becomes visible; memtables are
+//! flushed into sorted tables, and compaction merges tables level by level (O'Neil et al.: The log-structured
+//! merge-tree, 1996). Reads merge memtables and tables as of a sequence.
+//!
+//! # Map
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`engine`](Engine) | what users call; the shared state |
+//! | `options`, `error`, `stats` | choices, failures, counters |
+//! | `batch` | a batch and its bytes |
+//! | `commit` | group commit: one order for log, memtables and visibility |
+//! | `admission` | free space, slowing down and stopping writers |
+//! | `wal` | segments and records of the log; torn or corrupt |
+//! | `memtable` | skip lists |
+//! | `flush`, `compaction` | memtables to tables, tables to tables |
+//! | `retention` | which versions of a key are still seen |
+//! | `table` | sorted tables: blocks, index, filter, footer |
+//! | `cache` | the block cache |
+//! | `manifest`, `version` | which tables there are, on disk and in memory |
+//! | `recovery` | opening a store |
+//! | `snapshot`, `merge` | point-in-time reads and scans |
+//! | `background`, `workers`, `signal` | where work runs and who waits for it |
+//! | [`fs`] | all access to files, real and simulated |
+//!
+//! # Invariants
+//!
+//! - Batches are numbered without gaps; log order, sequence order, publication order and visibility are one order.
+//! - A source nearer to the top has only newer versions of a key: the first hit of a lookup is the newest.
+//! - From level 1 on the tables of a level do not overlap, and all versions of a key are in one of them.
+//! - A file that a manifest names was synced before, and so was its directory entry.
+//! - A log segment is started only when the one before is synced, and removed only when its memtables are in tables.
+//! - After a failed fsync, or a failed write to the log, nothing is written any more.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod admission;
+mod background;
+mod batch;
+mod cache;
+mod coding;
+mod commit;
+mod compaction;
+mod engine;
+mod error;
+mod files;
+mod flush;
+pub mod fs;
+mod key;
+mod manifest;
+mod memtable;
+mod merge;
+mod options;
+mod recovery;
+mod retention;
+mod signal;
+mod snapshot;
+mod stats;
+mod table;
+mod version;
+mod wal;
+mod workers;
+
+pub use background::{Background, Inline, Threads};
+pub use batch::WriteBatch;
+pub use engine::Engine;
+pub use error::Error;
+pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
+pub use recovery::{Recovery, Truncation};
+pub use snapshot::{Direction, Scan, Snapshot};
+pub use stats::{KeyspaceStats, LevelStats, Stats};

@@ -1,0 +1,149 @@
+//! Which writes are let in: none without free space, and slower ones while flush and compaction lag.
+
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::batch::WriteBatch;
+use crate::engine::Inner;
+use crate::error::Error;
+use crate::version::SuperVersion;
+
+/// Bytes of batches between two looks at the free space.
+const SPACE_CHECK_BYTES: i64 = 8 << 20;
+/// While writers are slowed down, each lot of this many bytes …
+const SLOW_BYTES: u64 = 64 << 10;
+/// … waits this long: 32 MiB a second.
+const SLOW_DELAY: Duration = Duration::from_millis(2);
+/// What a batch counts beside its bytes.
+const BATCH_BYTES: u64 = 64;
+
+/// How far background work lags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Pressure {
+    None,
+    Slow,
+    Stop,
+}
+
+/// The state of admission.
+#[derive(Debug, Default)]
+pub(crate) struct Admission {
+    /// Bytes that may be written before the free space is looked at again.
+    unchecked_bytes: AtomicI64,
+    pressure: AtomicU8,
+    /// Bytes let in since the last delay.
+    slow_bytes: AtomicU64,
+}
+
+impl Inner {
+    /// Waits until the batch may be written.
+    pub(crate) fn admit(&self, batch: &WriteBatch, byte_len: usize) -> Result<(), Error> {
+        if !batch.only_deletes() {
+            self.check_space(byte_len)?;
+        }
+        match self.pressure() {
+            Pressure::None => Ok(()),
+            Pressure::Slow => {
+                self.slow_down(byte_len);
+                Ok(())
+            }
+            Pressure::Stop => self.stop(),
+        }
+    }
+
+    /// Computes anew how far background work lags; to be called after each change of the super-version.
+    pub(crate) fn update_pressure(&self, super_version: &SuperVersion) {
+        let frozen = super_version.frozen.len();
+        let limit = self.options.frozen_memtables.max(1);
+        let level0 =
+            super_version.version.keyspaces().map(|(_, keyspace)| keyspace.level(0).len()).max().unwrap_or(0);
+        let pressure = if frozen >= limit || level0 >= self.options.level0_stop_files {
+            Pressure::Stop
+        } else if (limit > 2 && frozen + 1 >= limit) || level0 >= self.options.level0_slowdown_files {
+            Pressure::Slow
+        } else {
+            Pressure::None
+        };
+        self.admission.pressure.store(pressure as u8, Ordering::Release);
+    }
+
+    fn pressure(&self) -> Pressure {
+        match self.admission.pressure.load(Ordering::Acquire) {
+            0 => Pressure::None,
+            1 => Pressure::Slow,
+            _ => Pressure::Stop,
+        }
+    }
+
+    fn slow_down(&self, byte_len: usize) {
+        if self.options.background.is_inline() {
+            return;
+        }
+        self.counters().slowdowns.add(1);
+        let bytes = byte_len as u64 + BATCH_BYTES;
+        let before = self.admission.slow_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let lots = (before + bytes) / SLOW_BYTES - before / SLOW_BYTES;
+        if lots > 0 {
+            thread::sleep(SLOW_DELAY * u32::try_from(lots).unwrap_or(u32::MAX));
+        }
+    }
+
+    /// Waits until background work has caught up. If it fails, waiting is of no use.
+    fn stop(&self) -> Result<(), Error> {
+        self.counters().stalls.add(1);
+        if self.options.background.is_inline() {
+            self.run_inline();
+        }
+        self.signal.wait(|| {
+            if self.pressure() != Pressure::Stop {
+                return Some(Ok(()));
+            }
+            if let Err(error) = self.check_writable() {
+                return Some(Err(error));
+            }
+            if let Some(reason) = self.background_error() {
+                return Some(Err(Error::Busy { reason }));
+            }
+            self.options
+                .background
+                .is_inline()
+                .then(|| Err(Error::Busy { reason: "flush and compaction do not keep up".to_owned() }))
+        })
+    }
+
+    fn check_space(&self, byte_len: usize) -> Result<(), Error> {
+        let required = self.options.min_free_bytes;
+        if required == 0 {
+            return Ok(());
+        }
+        let byte_len = i64::try_from(byte_len).unwrap_or(i64::MAX);
+        if self.admission.unchecked_bytes.fetch_sub(byte_len, Ordering::Relaxed) > byte_len {
+            return Ok(());
+        }
+        let free = self.free_bytes()?;
+        if free < required {
+            // The next write looks again, so service resumes by itself.
+            self.admission.unchecked_bytes.store(0, Ordering::Relaxed);
+            return Err(Error::DiskFull { free_bytes: free, required_bytes: required });
+        }
+        let unchecked = i64::try_from(free - required).unwrap_or(i64::MAX).min(SPACE_CHECK_BYTES);
+        self.admission.unchecked_bytes.store(unchecked, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The error of a write that found no space although there seemed to be some.
+    pub(crate) fn disk_full(&self) -> Error {
+        self.admission.unchecked_bytes.store(0, Ordering::Relaxed);
+        Error::DiskFull {
+            free_bytes: self.free_bytes().unwrap_or(0),
+            required_bytes: self.options.min_free_bytes,
+        }
+    }
+
+    fn free_bytes(&self) -> Result<u64, Error> {
+        self.fs()
+            .free_bytes(self.dir())
+            .map_err(|source| Error::io("stat the file system of", self.dir(), source))
+    }
+}

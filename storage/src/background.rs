@@ -1,0 +1,45 @@
+//! Where flush and compaction run: injected, so that a simulation can run them in the writer's call.
+
+use std::fmt::Debug;
+use std::thread;
+
+/// Starts background work.
+pub trait Background: Send + Sync + Debug {
+    /// Runs `work` until it returns; it does so soon after the engine is dropped or closed. Never
+    /// called if [`is_inline`](Background::is_inline).
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>);
+
+    /// Whether flush and compaction run in the call that made them due, instead of in work of their own.
+    fn is_inline(&self) -> bool;
+}
+
+/// One thread of the operating system for each piece of work.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Threads;
+
+impl Background for Threads {
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) {
+        // A refused thread drops the work, which the engine notices as work that has ended.
+        if let Err(error) = thread::Builder::new().name(name.to_owned()).spawn(work) {
+            tracing::error!(name, %error, "cannot start a background thread");
+        }
+    }
+
+    fn is_inline(&self) -> bool {
+        false
+    }
+}
+
+/// No threads: flush and compaction run in the writer's call. Makes every run of the same calls the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Inline;
+
+impl Background for Inline {
+    fn spawn(&self, _name: &str, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
+    fn is_inline(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,376 @@
+//! Group commit: many writers, one write and one fsync, one order.
+//!
+//! The first writer to come leads: it takes along whoever has queued up while it waited for the log, appends
+//! all their batches, syncs once, and then applies them in that order. Log and apply are two locks taken hand
+//! over hand, so that the next group is written and synced while this one is applied, and still none can
+//! overtake another.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::Sequence;
+use crate::batch::WriteBatch;
+use crate::engine::Inner;
+use crate::error::Error;
+use crate::files;
+use crate::memtable::MemtableSet;
+use crate::options::{Durability, MAX_KEY_BYTES};
+use crate::wal::record::SegmentHeader;
+use crate::wal::writer::SegmentWriter;
+
+/// Bytes of batches that one group takes to the log.
+const GROUP_BYTES: usize = 4 << 20;
+/// Bytes of batches that may wait; further writers wait before they queue up.
+const QUEUE_BYTES: usize = 32 << 20;
+
+/// Called with a batch's sequence between its insertion and its visibility.
+pub(crate) type Publish = Box<dyn FnOnce(Sequence) + Send>;
+
+/// A batch on its way.
+pub(crate) struct Request {
+    batch: WriteBatch,
+    byte_len: usize,
+    durability: Durability,
+    publish: Option<Publish>,
+    waiter: Option<Arc<Waiter>>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Request").field("byte_len", &self.byte_len).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+enum Wait {
+    Queued,
+    /// The one before hands the lead over.
+    Lead(Request),
+    Done(Result<Sequence, Error>),
+}
+
+#[derive(Debug)]
+struct Waiter {
+    state: Mutex<Wait>,
+    changed: Condvar,
+}
+
+impl Waiter {
+    fn set(&self, state: Wait) {
+        *self.state.lock() = state;
+        self.changed.notify_one();
+    }
+
+    fn wait(&self) -> Wait {
+        let mut state = self.state.lock();
+        while matches!(*state, Wait::Queued) {
+            self.changed.wait(&mut state);
+        }
+        std::mem::replace(&mut *state, Wait::Queued)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    requests: VecDeque<Request>,
+    bytes: usize,
+    led: bool,
+}
+
+/// What the leader owns while it writes.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) segment: SegmentWriter,
+    /// The sequence of the last batch in the log.
+    pub(crate) last_sequence: Sequence,
+}
+
+/// The state of the commit path. Locks are taken in the order of the fields `log`, `apply`, `queue`.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    log: Mutex<Log>,
+    /// The memtables that take the next batch.
+    apply: Mutex<Arc<MemtableSet>>,
+    queue: Mutex<Queue>,
+    room: Condvar,
+}
+
+impl Commit {
+    pub(crate) fn new(log: Log, active: Arc<MemtableSet>) -> Commit {
+        Commit {
+            log: Mutex::new(log),
+            apply: Mutex::new(active),
+            queue: Mutex::default(),
+            room: Condvar::new(),
+        }
+    }
+}
+
+impl Inner {
+    /// Takes a batch through log, memtable, publication and visibility.
+    pub(crate) fn commit(
+        &self,
+        batch: WriteBatch,
+        durability: Durability,
+        publish: Option<Publish>,
+    ) -> Result<Sequence, Error> {
+        self.check_writable()?;
+        let byte_len = batch.byte_len();
+        self.check_batch(&batch, byte_len)?;
+        self.admit(&batch, byte_len)?;
+        let mut request = Request { batch, byte_len, durability, publish, waiter: None };
+        let mut queue = self.commit.queue.lock();
+        while queue.bytes > QUEUE_BYTES {
+            self.commit.room.wait(&mut queue);
+        }
+        if !queue.led {
+            queue.led = true;
+            drop(queue);
+            return self.lead(request);
+        }
+        let waiter = Arc::new(Waiter { state: Mutex::new(Wait::Queued), changed: Condvar::new() });
+        request.waiter = Some(waiter.clone());
+        queue.bytes += byte_len;
+        queue.requests.push_back(request);
+        drop(queue);
+        match waiter.wait() {
+            Wait::Lead(request) => self.lead(request),
+            Wait::Done(result) => result,
+            Wait::Queued => Err(Error::Closed),
+        }
+    }
+
+    fn check_batch(&self, batch: &WriteBatch, byte_len: usize) -> Result<(), Error> {
+        if byte_len > self.options.batch_bytes {
+            let what = format!("a batch of {byte_len} bytes; the limit is {}", self.options.batch_bytes);
+            return Err(Error::InvalidArgument { what });
+        }
+        for change in batch.changes() {
+            self.check_keyspace(change.keyspace)?;
+            if change.key.len() > MAX_KEY_BYTES {
+                let what = format!("a key of {} bytes; the limit is {MAX_KEY_BYTES}", change.key.len());
+                return Err(Error::InvalidArgument { what });
+            }
+        }
+        Ok(())
+    }
+
+    fn lead(&self, own: Request) -> Result<Sequence, Error> {
+        let mut log = self.commit.log.lock();
+        let others = self.gather(own.byte_len);
+        let first = match self.log_group(&mut log, &own, &others) {
+            Ok(first) => first,
+            Err(error) => {
+                self.hand_over();
+                drop(log);
+                for other in &others {
+                    if let Some(waiter) = &other.waiter {
+                        waiter.set(Wait::Done(Err(error.duplicate())));
+                    }
+                }
+                return Err(error);
+            }
+        };
+        let active = self.commit.apply.lock();
+        active.set_log_bytes(log.segment.byte_len());
+        self.hand_over();
+        drop(log);
+        let result = self.apply(&active, own.batch, own.publish, first);
+        let mut sequence = first;
+        let mut waiters = Vec::with_capacity(others.len());
+        for other in others {
+            sequence += 1;
+            let result = self.apply(&active, other.batch, other.publish, sequence);
+            waiters.push((other.waiter, result));
+        }
+        drop(active);
+        for (waiter, result) in waiters {
+            if let Some(waiter) = waiter {
+                waiter.set(Wait::Done(result));
+            }
+        }
+        result
+    }
+
+    /// Takes those who queue out of the queue, up to the size of a group.
+    fn gather(&self, own_bytes: usize) -> Vec<Request> {
+        let mut queue = self.commit.queue.lock();
+        let mut bytes = own_bytes;
+        let mut others = Vec::new();
+        while bytes < GROUP_BYTES
+            && let Some(request) = queue.requests.pop_front()
+        {
+            queue.bytes -= request.byte_len;
+            bytes += request.byte_len;
+            others.push(request);
+        }
+        if !others.is_empty() {
+            self.commit.room.notify_all();
+        }
+        others
+    }
+
+    /// Lets the next in the queue lead, or nobody.
+    fn hand_over(&self) {
+        let next = {
+            let mut queue = self.commit.queue.lock();
+            let next = queue.requests.pop_front();
+            match &next {
+                Some(request) => queue.bytes -= request.byte_len,
+                None => queue.led = false,
+            }
+            self.commit.room.notify_all();
+            next
+        };
+        if let Some(request) = next
+            && let Some(waiter) = request.waiter.clone()
+        {
+            waiter.set(Wait::Lead(request));
+        }
+    }
+
+    /// Writes a group to the log as durably as its most demanding member asks for. Returns the first sequence.
+    fn log_group(&self, log: &mut Log, own: &Request, others: &[Request]) -> Result<Sequence, Error> {
+        // Under the lock: whoever came before may have failed.
+        self.check_writable()?;
+        if log.segment.byte_len() >= self.options.wal_segment_bytes
+            || self.super_version().active.byte_len() >= self.options.memtable_bytes
+        {
+            let active = self.commit.apply.lock();
+            self.rotate(log, active)?;
+        }
+        let first = log.last_sequence + 1;
+        let mark = log.segment.mark();
+        let len_before = log.segment.byte_len();
+        let mut durability = Durability::None;
+        let mut sequence = log.last_sequence;
+        for request in std::iter::once(own).chain(others) {
+            sequence += 1;
+            durability = durability.max(request.durability);
+            if !log.segment.append(&request.batch, sequence) {
+                log.segment.roll_back(mark).map_err(|error| self.poison(error))?;
+                return Err(Error::InvalidArgument { what: "a batch too long for the log".into() });
+            }
+        }
+        let appended = log.segment.byte_len() - len_before;
+        let written = match durability {
+            Durability::Sync => log.segment.sync(),
+            Durability::None if !log.segment.is_buffer_full() => Ok(false),
+            Durability::Flush | Durability::None => log.segment.write().map(|()| false),
+        };
+        match written {
+            Ok(synced) => self.counters().wal_fsyncs.add(u64::from(synced)),
+            Err(error) => return Err(self.log_failed(log, Some(mark), error)),
+        }
+        self.counters().wal_bytes_written.add(appended);
+        self.counters().commit_groups.add(1);
+        self.counters().batches.add(1 + others.len() as u64);
+        log.last_sequence = sequence;
+        Ok(first)
+    }
+
+    /// A write that finds the disk full leaves nothing behind once the file is cut back; after any other failure
+    /// nobody knows what is on disk.
+    fn log_failed(&self, log: &mut Log, mark: Option<crate::wal::writer::Mark>, error: Error) -> Error {
+        if !error.is_disk_full() || error.is_sync() {
+            return self.poison(error);
+        }
+        let mark = mark.unwrap_or_else(|| log.segment.mark());
+        match log.segment.roll_back(mark) {
+            Ok(()) => self.disk_full(),
+            Err(error) => self.poison(error),
+        }
+    }
+
+    /// Inserts, publishes and shows one batch.
+    fn apply(
+        &self,
+        active: &MemtableSet,
+        batch: WriteBatch,
+        publish: Option<Publish>,
+        sequence: Sequence,
+    ) -> Result<Sequence, Error> {
+        active.insert(batch, sequence);
+        if let Some(publish) = publish
+            && catch_unwind(AssertUnwindSafe(|| publish(sequence))).is_err()
+        {
+            // What derives from the batches lacks one now, and the next would build on that.
+            let reason = format!("the publication of batch {sequence} panicked");
+            self.visible.store(sequence, Ordering::Release);
+            return Err(self.poison(reason));
+        }
+        self.visible.store(sequence, Ordering::Release);
+        Ok(sequence)
+    }
+
+    /// Freezes the memtables that take writes and starts a new segment with new ones. The old segment is synced
+    /// first: what follows must not survive without it.
+    fn rotate(&self, log: &mut Log, mut active: MutexGuard<'_, Arc<MemtableSet>>) -> Result<(), Error> {
+        match log.segment.sync() {
+            Ok(synced) => self.counters().wal_fsyncs.add(u64::from(synced)),
+            Err(error) => return Err(self.log_failed(log, None, error)),
+        }
+        let header = SegmentHeader {
+            number: self.next_file_number(),
+            previous: log.segment.number,
+            previous_len: log.segment.byte_len(),
+        };
+        let segment = match SegmentWriter::create(self.fs(), self.dir(), header) {
+            Ok(segment) => segment,
+            Err(error) => return Err(self.segment_failed(header.number, error)),
+        };
+        self.counters().wal_fsyncs.add(1);
+        active.set_log_bytes(log.segment.byte_len());
+        log.segment = segment;
+        let set = Arc::new(MemtableSet::new(header.number, self.keyspaces.len(), log.last_sequence));
+        self.freeze(set.clone());
+        *active = set;
+        drop(active);
+        self.signal.notify();
+        Ok(())
+    }
+
+    /// The old segment goes on if nothing remains of the new one.
+    fn segment_failed(&self, number: u64, error: Error) -> Error {
+        let undone = match self.fs().remove(&files::log(self.dir(), number)) {
+            Ok(()) => true,
+            Err(remove) => remove.kind() == std::io::ErrorKind::NotFound,
+        };
+        if !undone || error.is_sync() || !error.is_disk_full() {
+            return self.poison(error);
+        }
+        self.disk_full()
+    }
+
+    /// Freezes what is in memory, if anything is. Returns the newest frozen segment's number.
+    pub(crate) fn freeze_active(&self) -> Result<(), Error> {
+        let mut log = self.commit.log.lock();
+        self.check_writable()?;
+        let active = self.commit.apply.lock();
+        if active.is_empty() { Ok(()) } else { self.rotate(&mut log, active) }
+    }
+
+    /// Hands buffered batches to the operating system, as far as that is possible: for an engine that goes away.
+    pub(crate) fn write_buffered(&self) -> Result<(), Error> {
+        let mut log = self.commit.log.lock();
+        if self.poison.get().is_some() { Ok(()) } else { log.segment.write() }
+    }
+
+    /// Syncs the log.
+    pub(crate) fn sync_log(&self) -> Result<(), Error> {
+        let mut log = self.commit.log.lock();
+        self.check_writable()?;
+        match log.segment.sync() {
+            Ok(synced) => {
+                self.counters().wal_fsyncs.add(u64::from(synced));
+                Ok(())
+            }
+            Err(error) => Err(self.log_failed(&mut log, None, error)),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The file system as the engine sees it: everything that touches a disk goes through [`Fs`].
+
+mod real;
+mod sim;
+
+use std::fmt::Debug;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+pub use real::RealFs;
+pub use sim::{Effect, Fault, Operation, SimFs};
+
+/// A file system. Nothing is durable before a [`sync`](File::sync) of the file *and*, for a file that was
+/// created, renamed or removed, a [`sync_dir`](Fs::sync_dir) of its directory.
+pub trait Fs: Send + Sync + Debug {
+    /// Creates a file for reading and writing; fails if it exists.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens an existing file for reading and writing.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// The names of the files in a directory, in any order.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Creates a directory and those above it, durably; fine if it exists.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// Renames a file within its directory, replacing what has the new name. Atomic: after a crash either
+    /// the old or the new file is there.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Open handles go on working.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes created, renamed and removed entries of a directory durable.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// How many bytes may still be written to the file system of `dir`.
+    fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
+    /// Takes an exclusive lock, creating its file if needed; it is released when the result is dropped.
+    /// [`io::ErrorKind::WouldBlock`] if somebody else holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>>;
+}
+
+/// A held lock of a directory.
+pub trait Lock: Send + Sync + Debug {}
+
+/// An open file, read and written at explicit offsets, from any number of threads.
+pub trait File: Send + Sync + Debug {
+    /// Reads at most `buffer.len()` bytes at `offset`; 0 at the end of the file.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Writes at most `bytes.len()` bytes at `offset`, extending the file as needed.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Makes the content and the length durable.
+    fn sync(&self) -> io::Result<()>;
+
+    /// The length in bytes.
+    fn byte_len(&self) -> io::Result<u64>;
+
+    /// Cuts the file off at `len` bytes, or extends it with zeros.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Fills `buffer` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
+    fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            match self.read_at(offset + done as u64, rest) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all of `bytes` at `offset`.
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            match self.write_at(offset + done as u64, rest) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => done += written,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole content.
+    fn read_all(&self) -> io::Result<Vec<u8>> {
+        let len = usize::try_from(self.byte_len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let mut bytes = vec![0; len];
+        self.read_exact_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,262 @@
+//! Memtables: the versions that are in the log and not yet in a table.
+
+use std::borrow::Borrow;
+use std::cmp::Ordering;
+use std::ops::Bound;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as Memory};
+
+use bytes::Bytes;
+use crossbeam_skiplist::SkipMap;
+
+use crate::batch::WriteBatch;
+use crate::key::{Kind, Position, compare};
+use crate::options::Keyspace;
+use crate::snapshot::Direction;
+use crate::{Sequence, error::Error};
+
+/// Memory of an entry beside key and value: the node of the skip list, the handles, the allocations' headers.
+const ENTRY_OVERHEAD_BYTES: usize = 160;
+/// Entries that a cursor takes over at once: few at first, for short scans.
+const FIRST_CHUNK: usize = 8;
+const LARGEST_CHUNK: usize = 256;
+
+/// A version's place in the skip list.
+#[derive(Clone, Debug)]
+struct VersionKey {
+    key: Bytes,
+    sequence: Sequence,
+}
+
+/// What a version is ordered by, so that a lookup needs no owned key.
+trait Version {
+    fn parts(&self) -> (&[u8], Sequence);
+}
+
+impl Version for VersionKey {
+    #[inline]
+    fn parts(&self) -> (&[u8], Sequence) {
+        (&self.key, self.sequence)
+    }
+}
+
+impl Version for (&[u8], Sequence) {
+    #[inline]
+    fn parts(&self) -> (&[u8], Sequence) {
+        (self.0, self.1)
+    }
+}
+
+impl Ord for VersionKey {
+    #[inline]
+    fn cmp(&self, other: &VersionKey) -> Ordering {
+        compare(&self.key, self.sequence, &other.key, other.sequence)
+    }
+}
+
+impl PartialOrd for VersionKey {
+    fn partial_cmp(&self, other: &VersionKey) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for VersionKey {
+    fn eq(&self, other: &VersionKey) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for VersionKey {}
+
+impl<'a> Borrow<dyn Version + 'a> for VersionKey {
+    fn borrow(&self) -> &(dyn Version + 'a) {
+        self
+    }
+}
+
+impl Ord for dyn Version + '_ {
+    #[inline]
+    fn cmp(&self, other: &Self) -> Ordering {
+        let ((a, a_sequence), (b, b_sequence)) = (self.parts(), other.parts());
+        compare(a, a_sequence, b, b_sequence)
+    }
+}
+
+impl PartialOrd for dyn Version + '_ {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for dyn Version + '_ {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for dyn Version + '_ {}
+
+/// The memtables of all keyspaces whose changes are in one log segment. `None` is a tombstone.
+#[derive(Debug)]
+pub(crate) struct MemtableSet {
+    /// The segment that holds the same batches.
+    pub(crate) log: u64,
+    tables: Vec<SkipMap<VersionKey, Option<Bytes>>>,
+    bytes: AtomicUsize,
+    last_sequence: AtomicU64,
+    log_bytes: AtomicU64,
+}
+
+impl MemtableSet {
+    /// Empty memtables for this many keyspaces. `last_sequence` is that of the last batch before.
+    pub(crate) fn new(log: u64, keyspaces: usize, last_sequence: Sequence) -> MemtableSet {
+        MemtableSet {
+            log,
+            tables: (0..keyspaces).map(|_| SkipMap::new()).collect(),
+            bytes: AtomicUsize::new(0),
+            last_sequence: AtomicU64::new(last_sequence),
+            log_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Inserts a batch. Keyspaces have been checked; of two changes of one key the later replaces the earlier.
+    pub(crate) fn insert(&self, batch: WriteBatch, sequence: Sequence) {
+        let mut bytes = 0;
+        for change in batch.into_changes() {
+            if let Some(table) = self.tables.get(usize::from(change.keyspace.0)) {
+                bytes +=
+                    ENTRY_OVERHEAD_BYTES + change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
+                table.insert(VersionKey { key: change.key, sequence }, change.value);
+            }
+        }
+        self.bytes.fetch_add(bytes, Memory::Relaxed);
+        self.last_sequence.store(sequence, Memory::Release);
+    }
+
+    /// The newest version of `key` that is not newer than `sequence`; inner `None`: a tombstone.
+    pub(crate) fn get(&self, keyspace: Keyspace, key: &[u8], sequence: Sequence) -> Option<Option<Bytes>> {
+        let table = self.tables.get(usize::from(keyspace.0))?;
+        let wanted = (key, sequence);
+        let entry = table.lower_bound::<dyn Version + '_>(Bound::Included(&wanted as &dyn Version))?;
+        (entry.key().key == key).then(|| entry.value().clone())
+    }
+
+    /// Memory in use, in bytes.
+    pub(crate) fn byte_len(&self) -> usize {
+        self.bytes.load(Memory::Relaxed)
+    }
+
+    /// Whether no batch changed anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tables.iter().all(SkipMap::is_empty)
+    }
+
+    /// Whether the keyspace has no changes.
+    pub(crate) fn is_keyspace_empty(&self, keyspace: Keyspace) -> bool {
+        self.tables.get(usize::from(keyspace.0)).is_none_or(SkipMap::is_empty)
+    }
+
+    /// The sequence of the last batch, empty batches included.
+    pub(crate) fn last_sequence(&self) -> Sequence {
+        self.last_sequence.load(Memory::Acquire)
+    }
+
+    /// Length of the log segment, in bytes.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Memory::Relaxed)
+    }
+
+    pub(crate) fn set_log_bytes(&self, bytes: u64) {
+        self.log_bytes.store(bytes, Memory::Relaxed);
+    }
+}
+
+/// A place in a memtable. Entries are taken over in chunks, each found again by the last key of the chunk
+/// before, so that the cursor borrows nothing.
+#[derive(Debug)]
+pub(crate) struct MemtableCursor {
+    set: Arc<MemtableSet>,
+    keyspace: Keyspace,
+    direction: Direction,
+    chunk: Vec<(VersionKey, Option<Bytes>)>,
+    at: usize,
+    chunk_len: usize,
+}
+
+impl MemtableCursor {
+    /// As [`TableCursor::new`](crate::table::TableCursor::new).
+    pub(crate) fn new(
+        set: Arc<MemtableSet>,
+        keyspace: Keyspace,
+        from: Option<&Position>,
+        direction: Direction,
+    ) -> MemtableCursor {
+        let mut cursor =
+            MemtableCursor { set, keyspace, direction, chunk: Vec::new(), at: 0, chunk_len: FIRST_CHUNK };
+        let from = from.map(|from| VersionKey { key: from.key.clone(), sequence: from.sequence });
+        match (&from, direction) {
+            (None, _) => cursor.fill(Bound::Unbounded, Bound::Unbounded),
+            (Some(from), Direction::Forward) => cursor.fill(Bound::Included(from), Bound::Unbounded),
+            (Some(from), Direction::Reverse) => cursor.fill(Bound::Unbounded, Bound::Excluded(from)),
+        }
+        cursor
+    }
+
+    /// The current key and sequence; `None` at the end.
+    #[inline]
+    pub(crate) fn key(&self) -> Option<(&[u8], Sequence)> {
+        self.chunk.get(self.at).map(|(version, _)| version.parts())
+    }
+
+    /// The current key, without a copy.
+    pub(crate) fn key_bytes(&self) -> Bytes {
+        self.chunk.get(self.at).map_or_else(Bytes::new, |(version, _)| version.key.clone())
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        match self.chunk.get(self.at) {
+            Some((_, Some(_))) => Kind::Value,
+            _ => Kind::Tombstone,
+        }
+    }
+
+    pub(crate) fn value(&self) -> Bytes {
+        self.chunk.get(self.at).and_then(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    pub(crate) fn value_bytes(&self) -> &[u8] {
+        self.chunk.get(self.at).and_then(|(_, value)| value.as_deref()).unwrap_or_default()
+    }
+
+    #[inline]
+    pub(crate) fn advance(&mut self) -> Result<(), Error> {
+        self.at += 1;
+        if self.at >= self.chunk.len()
+            && let Some((last, _)) = self.chunk.pop()
+        {
+            match self.direction {
+                Direction::Forward => self.fill(Bound::Excluded(&last), Bound::Unbounded),
+                Direction::Reverse => self.fill(Bound::Unbounded, Bound::Excluded(&last)),
+            }
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, lower: Bound<&VersionKey>, upper: Bound<&VersionKey>) {
+        self.chunk.clear();
+        self.at = 0;
+        let Some(table) = self.set.tables.get(usize::from(self.keyspace.0)) else { return };
+        let mut range = table.range::<VersionKey, _>((lower, upper));
+        while self.chunk.len() < self.chunk_len {
+            let entry = match self.direction {
+                Direction::Forward => range.next(),
+                Direction::Reverse => range.next_back(),
+            };
+            match entry {
+                Some(entry) => self.chunk.push((entry.key().clone(), entry.value().clone())),
+                None => break,
+            }
+        }
+        self.chunk_len = (self.chunk_len * 2).min(LARGEST_CHUNK);
+    }
+}

@@ -1,0 +1,118 @@
+//! What a user can choose, with defaults.
+
+use std::sync::Arc;
+
+use crate::background::{Background, Threads};
+
+/// The number of a batch: batches are numbered without gaps, from 1, in the order in which they become
+/// visible.
+pub type Sequence = u64;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 65_535;
+
+/// A handle of a keyspace: an ordered map of its own inside an engine. See [`crate::Engine::keyspace`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Keyspace(pub(crate) u16);
+
+/// What a write waits for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Durability {
+    /// Nothing: the log is written when its buffer is full. Lost when the process is killed.
+    None,
+    /// The log was handed to the operating system. Lost when the machine loses power.
+    Flush,
+    /// The log was fsynced. Lost when the disk is.
+    #[default]
+    Sync,
+}
+
+/// How blocks of tables are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4 blocks, where they save at least an eighth.
+    #[default]
+    Lz4,
+}
+
+/// How one keyspace is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyspaceOptions {
+    /// Its name, which the store remembers.
+    pub name: String,
+    /// The size of a table's block before compression, in bytes. What a read of one key reads.
+    pub block_bytes: usize,
+    /// How blocks are compressed.
+    pub compression: Compression,
+    /// Bits of bloom filter for each key; 10 let about one in a hundred absent keys through. 0: no filter.
+    pub filter_bits_per_key: u8,
+}
+
+impl KeyspaceOptions {
+    /// The defaults: blocks of 8 KiB, LZ4, 10 bits of filter.
+    pub fn new(name: &str) -> KeyspaceOptions {
+        KeyspaceOptions {
+            name: name.to_owned(),
+            block_bytes: 8 << 10,
+            compression: Compression::Lz4,
+            filter_bits_per_key: 10,
+        }
+    }
+}
+
+/// How an engine is set up.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The keyspaces; more may be added when a store is opened again.
+    pub keyspaces: Vec<KeyspaceOptions>,
+    /// Memory of all keyspaces' memtables together before they are frozen and flushed, in bytes.
+    pub memtable_bytes: usize,
+    /// How many frozen sets of memtables may wait for the flush before writers are stopped.
+    pub frozen_memtables: usize,
+    /// Memory of decompressed blocks, in bytes. Indexes and filters of open tables come on top.
+    pub block_cache_bytes: usize,
+    /// The size of a segment of the write-ahead log, in bytes.
+    pub wal_segment_bytes: u64,
+    /// The largest batch, in bytes.
+    pub batch_bytes: usize,
+    /// The size at which compaction starts a new table, in bytes.
+    pub table_bytes: u64,
+    /// Tables in level 0 of a keyspace at which compaction starts.
+    pub level0_files: usize,
+    /// Tables in level 0 at which writers are slowed down.
+    pub level0_slowdown_files: usize,
+    /// Tables in level 0 at which writers are stopped.
+    pub level0_stop_files: usize,
+    /// The size at which level 1 of a keyspace is compacted into level 2, in bytes.
+    pub level_base_bytes: u64,
+    /// How many times larger each further level is.
+    pub level_multiplier: u64,
+    /// Below this much free space writes other than deletes are refused, in bytes. Leaves room for
+    /// compaction to give space back.
+    pub min_free_bytes: u64,
+    /// Where flush and compaction run.
+    pub background: Arc<dyn Background>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            keyspaces: Vec::new(),
+            memtable_bytes: 64 << 20,
+            frozen_memtables: 3,
+            block_cache_bytes: 256 << 20,
+            wal_segment_bytes: 64 << 20,
+            batch_bytes: 64 << 20,
+            table_bytes: 64 << 20,
+            level0_files: 4,
+            level0_slowdown_files: 12,
+            level0_stop_files: 24,
+            level_base_bytes: 256 << 20,
+            level_multiplier: 10,
+            min_free_bytes: 256 << 20,
+            background: Arc::new(Threads),
+        }
+    }
+}

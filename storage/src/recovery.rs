@@ -1,0 +1,293 @@
+//! Opening a store: manifest, tables, log.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::Sequence;
+use crate::error::Error;
+use crate::files::{self, Name};
+use crate::fs::Fs;
+use crate::manifest::Manifest;
+use crate::memtable::MemtableSet;
+use crate::options::KeyspaceOptions;
+use crate::table::reader::TableContext;
+use crate::table::{Table, TableMeta};
+use crate::version::{LEVELS, Version, VersionEdit};
+use crate::wal::reader::{SegmentReader, has_records};
+use crate::wal::record::{HeaderError, LOG_FORMAT, SegmentHeader};
+
+/// What opening a store found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// The store did not exist before.
+    pub created: bool,
+    /// Log segments that were replayed.
+    pub segments: usize,
+    /// Batches in them.
+    pub batches: u64,
+    /// Their length, in bytes.
+    pub bytes: u64,
+    /// The sequence of the last batch, in the log or in tables.
+    pub last_sequence: Sequence,
+    /// The torn end of the log that was cut off, if there was one.
+    pub truncated: Option<Truncation>,
+    /// Files that an interrupted flush, compaction or start had left behind, and that were removed.
+    pub removed_files: usize,
+}
+
+/// Bytes at the end of the log that were no complete record. No write in them was acknowledged as synced.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// The log segment.
+    pub path: PathBuf,
+    /// Its new length.
+    pub offset: u64,
+    /// How many bytes were cut off.
+    pub bytes: u64,
+}
+
+/// A segment's name and start.
+struct Segment {
+    path: PathBuf,
+    header: SegmentHeader,
+}
+
+/// A store's content as found on disk.
+pub(crate) struct Recovered {
+    pub(crate) recovery: Recovery,
+    /// Names by id: those on disk, then new ones.
+    pub(crate) keyspaces: Vec<String>,
+    pub(crate) version: Version,
+    /// Newest first.
+    pub(crate) frozen: Vec<Arc<MemtableSet>>,
+    /// The manifest does not know all keyspaces, or does not exist.
+    pub(crate) needs_manifest: bool,
+    /// Of the last batch in tables.
+    pub(crate) flushed_sequence: Sequence,
+    pub(crate) next_file: u64,
+    /// The newest segment and its length; 0, 0 if there is none.
+    pub(crate) previous: (u64, u64),
+    /// Files to remove once the store is complete again.
+    pub(crate) orphans: Vec<PathBuf>,
+}
+
+/// Reads what is in the directory. Changes nothing but the torn end of the newest log segment.
+pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> Result<Recovered, Error> {
+    let (fs, dir) = (&*context.fs, context.dir.as_path());
+    let names = fs.list(dir).map_err(|source| Error::io("list", dir, source))?;
+    let names: Vec<Name> = names.iter().map(|name| files::parse(name)).collect();
+    let manifest = Manifest::read(fs, dir)?;
+    let mut orphans = Vec::new();
+    if names.contains(&Name::ManifestNew) {
+        orphans.push(dir.join(files::MANIFEST_NEW));
+    }
+    if manifest.is_none() {
+        check_is_new(fs, dir, &names)?;
+    }
+    let created = manifest.is_none();
+    let manifest = manifest.unwrap_or_default();
+    let mut keyspaces = manifest.keyspaces.clone();
+    for options in declared {
+        if !keyspaces.contains(&options.name) {
+            keyspaces.push(options.name.clone());
+        }
+    }
+    if keyspaces.len() > usize::from(u16::MAX) {
+        return Err(Error::InvalidArgument { what: format!("{} keyspaces", keyspaces.len()) });
+    }
+    let version = open_tables(context, &manifest, keyspaces.len())?;
+    let mut live: BTreeSet<u64> = version.tables().map(|(_, table)| table.meta.number).collect();
+    let segments = if created { Vec::new() } else { chain(fs, dir, &names, manifest.log)? };
+    live.extend(segments.iter().map(|segment| segment.header.number));
+    let mut next_file = manifest.next_file.max(1);
+    for name in &names {
+        let path = match *name {
+            Name::Table(number) => files::table(dir, number),
+            Name::Log(number) => files::log(dir, number),
+            _ => continue,
+        };
+        if let Name::Table(number) | Name::Log(number) = *name {
+            next_file = next_file.max(number.saturating_add(1));
+            if !live.contains(&number) {
+                orphans.push(path);
+            }
+        }
+    }
+    let mut recovered = Recovered {
+        recovery: Recovery { created, last_sequence: manifest.last_sequence, ..Recovery::default() },
+        needs_manifest: created || keyspaces.len() > manifest.keyspaces.len(),
+        keyspaces,
+        version,
+        frozen: Vec::new(),
+        flushed_sequence: manifest.last_sequence,
+        next_file,
+        previous: (0, 0),
+        orphans,
+    };
+    for (index, segment) in segments.iter().enumerate() {
+        let final_len = segments.get(index + 1).map(|next| next.header.previous_len);
+        recovered.replay(fs, segment, final_len)?;
+    }
+    Ok(recovered)
+}
+
+impl Recovered {
+    fn replay(&mut self, fs: &dyn Fs, segment: &Segment, final_len: Option<u64>) -> Result<(), Error> {
+        let path = &segment.path;
+        let file = fs.open(path).map_err(|source| Error::io("open", path, source))?;
+        let bytes = Bytes::from(file.read_all().map_err(|source| Error::io("read", path, source))?);
+        let set = MemtableSet::new(segment.header.number, self.keyspaces.len(), self.recovery.last_sequence);
+        let mut reader = SegmentReader::new(path.clone(), segment.header.number, bytes, final_len);
+        let mut offset = reader.valid_len();
+        while let Some((sequence, batch)) = reader.next()? {
+            let expected = self.recovery.last_sequence + 1;
+            if sequence != expected {
+                let what = format!("batch {sequence} where batch {expected} belongs");
+                return Err(Error::corruption(path, offset, what));
+            }
+            if batch.changes().iter().any(|change| usize::from(change.keyspace.0) >= self.keyspaces.len()) {
+                return Err(Error::corruption(path, offset, "a change to a keyspace that does not exist"));
+            }
+            set.insert(batch, sequence);
+            self.recovery.last_sequence = sequence;
+            self.recovery.batches += 1;
+            offset = reader.valid_len();
+        }
+        let len = reader.valid_len();
+        self.recovery.segments += 1;
+        self.recovery.bytes += len;
+        if final_len.is_none() {
+            // What stays in place behind the last record would hide the records of later segments from the next
+            // recovery; and what was replayed may so far be in the operating system's memory only.
+            if file.byte_len().map_err(|source| Error::io("stat", path, source))? > len {
+                file.set_len(len).map_err(|source| Error::io("truncate", path, source))?;
+            }
+            file.sync().map_err(|source| Error::io("fsync", path, source))?;
+            let torn = reader.torn_bytes();
+            if torn > 0 {
+                tracing::warn!(path = %path.display(), offset = len, bytes = torn, "cut off the torn end of the log");
+                self.recovery.truncated = Some(Truncation { path: path.clone(), offset: len, bytes: torn });
+            }
+        }
+        set.set_log_bytes(len);
+        self.previous = (segment.header.number, len);
+        self.frozen.insert(0, Arc::new(set));
+        Ok(())
+    }
+}
+
+/// A directory without a manifest may only hold what an interrupted creation leaves.
+fn check_is_new(fs: &dyn Fs, dir: &Path, names: &[Name]) -> Result<(), Error> {
+    for name in names {
+        let holds_data = match *name {
+            Name::Table(_) => true,
+            Name::Log(number) => has_records(&read(fs, &files::log(dir, number))?, number),
+            _ => false,
+        };
+        if holds_data {
+            return Err(Error::corruption(
+                &dir.join(files::MANIFEST),
+                0,
+                "it is missing in a directory with data",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) -> Result<Version, Error> {
+    let path = context.dir.join(files::MANIFEST);
+    let mut edit = VersionEdit::default();
+    for record in &manifest.tables {
+        let known = (record.keyspace as usize) < manifest.keyspaces.len() && (record.level as usize) < LEVELS;
+        let meta: Option<TableMeta> = record.meta().filter(|_| known);
+        let meta =
+            meta.ok_or_else(|| Error::corruption(&path, 0, "a table of an unknown keyspace or level"))?;
+        edit.added.push((record.level as usize, Arc::new(Table::open(context, meta)?)));
+    }
+    let version = Version::empty(keyspaces).apply(&edit);
+    match version.misplaced() {
+        Some(table) => {
+            let what = format!("table {} overlaps another one of its level", table.meta.number);
+            Err(Error::corruption(&path, 0, what))
+        }
+        None => Ok(version),
+    }
+}
+
+/// The segments from `oldest` on. Each names the one before, so none can be missing unnoticed.
+fn chain(fs: &dyn Fs, dir: &Path, names: &[Name], oldest: u64) -> Result<Vec<Segment>, Error> {
+    let mut numbers: Vec<u64> = names
+        .iter()
+        .filter_map(|name| if let Name::Log(number) = *name { Some(number) } else { None })
+        .filter(|&number| number >= oldest)
+        .collect();
+    numbers.sort_unstable();
+    let mut segments: Vec<Segment> = Vec::new();
+    for number in numbers {
+        let path = files::log(dir, number);
+        let header = match read_header(fs, &path)? {
+            Ok(header) if header.number == number => header,
+            Ok(header) => {
+                return Err(Error::corruption(
+                    &path,
+                    12,
+                    format!("it says that it is segment {}", header.number),
+                ));
+            }
+            Err(HeaderError::Newer(found)) => {
+                return Err(Error::NewerFormat { path, found, supported: LOG_FORMAT });
+            }
+            // No record is written before the header is durable, so this segment was never in use. If it was, it
+            // has records, or the next one names it.
+            Err(HeaderError::Damaged) if !has_records(&read(fs, &path)?, number) => continue,
+            Err(HeaderError::Damaged) => return Err(Error::corruption(&path, 0, "the header is damaged")),
+        };
+        let previous = segments.last().map(|segment| segment.header.number);
+        match previous {
+            None if number != oldest => {
+                let missing = files::log(dir, oldest);
+                return Err(Error::corruption(
+                    &missing,
+                    0,
+                    "the segment is missing or its header is damaged",
+                ));
+            }
+            Some(previous) if previous != header.previous => {
+                let missing = files::log(dir, header.previous);
+                return Err(Error::corruption(
+                    &missing,
+                    0,
+                    "the segment is missing or its header is damaged",
+                ));
+            }
+            _ => {}
+        }
+        segments.push(Segment { path, header });
+    }
+    if segments.is_empty() {
+        let missing = files::log(dir, oldest);
+        return Err(Error::corruption(&missing, 0, "the segment is missing or its header is damaged"));
+    }
+    Ok(segments)
+}
+
+fn read_header(fs: &dyn Fs, path: &Path) -> Result<Result<SegmentHeader, HeaderError>, Error> {
+    let file = fs.open(path).map_err(|source| Error::io("open", path, source))?;
+    let mut bytes = [0; crate::wal::record::SEGMENT_HEADER_BYTES];
+    match file.read_exact_at(0, &mut bytes) {
+        Ok(()) => Ok(SegmentHeader::decode(&bytes)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Err(HeaderError::Damaged)),
+        Err(source) => Err(Error::io("read", path, source)),
+    }
+}
+
+fn read(fs: &dyn Fs, path: &Path) -> Result<Vec<u8>, Error> {
+    let file = fs.open(path).map_err(|source| Error::io("open", path, source))?;
+    file.read_all().map_err(|source| Error::io("read", path, source))
+}

@@ -1,0 +1,149 @@
+//! Counters, and the snapshot of them that users see.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Size of one level of a keyspace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LevelStats {
+    /// Tables.
+    pub tables: usize,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Versions of keys, tombstones among them.
+    pub entries: u64,
+    /// Tombstones.
+    pub tombstones: u64,
+}
+
+/// Size of one keyspace on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyspaceStats {
+    /// Its name.
+    pub name: String,
+    /// By level, from 0.
+    pub levels: Vec<LevelStats>,
+}
+
+/// What an engine did since it was opened, and how large it is. Bytes unless said otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Memory of the memtables that take writes.
+    pub memtable_bytes: u64,
+    /// Memory of frozen memtables that wait for the flush.
+    pub frozen_memtable_bytes: u64,
+    /// How many sets of memtables wait for the flush.
+    pub frozen_memtables: usize,
+    /// Log segments on disk.
+    pub wal_bytes: u64,
+    /// Tables on disk.
+    pub keyspaces: Vec<KeyspaceStats>,
+    /// Memory of the block cache.
+    pub cache_bytes: u64,
+    /// Memory of the indexes and filters of open tables.
+    pub table_memory_bytes: u64,
+    /// Blocks found in the cache.
+    pub cache_hits: u64,
+    /// Blocks read from disk by gets and scans.
+    pub cache_misses: u64,
+    /// Filters asked.
+    pub filter_checks: u64,
+    /// Filters that saved a look into their table.
+    pub filter_useful: u64,
+    /// Batches committed.
+    pub batches: u64,
+    /// Groups of batches written to the log together.
+    pub commit_groups: u64,
+    /// Fsyncs of the log.
+    pub wal_fsyncs: u64,
+    /// Bytes of batches and record headers written to the log.
+    pub wal_bytes_written: u64,
+    /// Flushes of a set of memtables.
+    pub flushes: u64,
+    /// Compactions, without trivial moves.
+    pub compactions: u64,
+    /// Tables moved to the next level without being rewritten.
+    pub trivial_moves: u64,
+    /// Bytes of tables written by flushes.
+    pub flush_bytes_written: u64,
+    /// Bytes of tables written by compactions.
+    pub compaction_bytes_written: u64,
+    /// Bytes of tables read by compactions.
+    pub compaction_bytes_read: u64,
+    /// Bytes of blocks read from disk by gets and scans.
+    pub bytes_read: u64,
+    /// Writes that were delayed because flush or compaction lagged.
+    pub slowdowns: u64,
+    /// Writes that were stopped until flush or compaction caught up.
+    pub stalls: u64,
+    /// Flushes and compactions that failed.
+    pub background_errors: u64,
+    /// The failure of the last flush or compaction, until one succeeds.
+    pub last_background_error: Option<String>,
+    /// Why no writes are accepted any more, if so.
+    pub poisoned: Option<String>,
+}
+
+/// The counters behind [`Stats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) cache_hits: Counter,
+    pub(crate) cache_misses: Counter,
+    pub(crate) filter_checks: Counter,
+    pub(crate) filter_useful: Counter,
+    pub(crate) batches: Counter,
+    pub(crate) commit_groups: Counter,
+    pub(crate) wal_fsyncs: Counter,
+    pub(crate) wal_bytes_written: Counter,
+    pub(crate) flushes: Counter,
+    pub(crate) compactions: Counter,
+    pub(crate) trivial_moves: Counter,
+    pub(crate) flush_bytes_written: Counter,
+    pub(crate) compaction_bytes_written: Counter,
+    pub(crate) compaction_bytes_read: Counter,
+    pub(crate) bytes_read: Counter,
+    pub(crate) slowdowns: Counter,
+    pub(crate) stalls: Counter,
+    pub(crate) background_errors: Counter,
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, amount: u64) {
+        self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    /// The counters as stats; sizes are left at zero.
+    pub(crate) fn read(&self) -> Stats {
+        Stats {
+            cache_hits: self.cache_hits.get(),
+            cache_misses: self.cache_misses.get(),
+            filter_checks: self.filter_checks.get(),
+            filter_useful: self.filter_useful.get(),
+            batches: self.batches.get(),
+            commit_groups: self.commit_groups.get(),
+            wal_fsyncs: self.wal_fsyncs.get(),
+            wal_bytes_written: self.wal_bytes_written.get(),
+            flushes: self.flushes.get(),
+            compactions: self.compactions.get(),
+            trivial_moves: self.trivial_moves.get(),
+            flush_bytes_written: self.flush_bytes_written.get(),
+            compaction_bytes_written: self.compaction_bytes_written.get(),
+            compaction_bytes_read: self.compaction_bytes_read.get(),
+            bytes_read: self.bytes_read.get(),
+            slowdowns: self.slowdowns.get(),
+            stalls: self.stalls.get(),
+            background_errors: self.background_errors.get(),
+            ..Stats::default()
+        }
+    }
+}

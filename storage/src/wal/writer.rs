@@ -1,0 +1,97 @@
+//! Appends to the newest segment.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::record::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::Sequence;
+use crate::batch::WriteBatch;
+use crate::error::Error;
+use crate::files;
+use crate::fs::{File, Fs};
+
+/// Unwritten bytes from which on they are written, although nobody waits for that.
+const BUFFER_BYTES: usize = 256 << 10;
+
+/// The segment that takes new batches.
+#[derive(Debug)]
+pub(crate) struct SegmentWriter {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    pub(crate) number: u64,
+    /// What is in the file and not in `buffer`.
+    written: u64,
+    /// How much of that is synced.
+    synced: u64,
+    buffer: Vec<u8>,
+}
+
+/// A place to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark(usize);
+
+impl SegmentWriter {
+    /// Creates the segment and makes it durable, header and directory entry. The segment before must be synced.
+    pub(crate) fn create(fs: &dyn Fs, dir: &Path, header: SegmentHeader) -> Result<SegmentWriter, Error> {
+        let path = files::log(dir, header.number);
+        let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
+        let bytes = header.encode();
+        file.write_all_at(0, &bytes).map_err(|source| Error::io("write", &path, source))?;
+        file.sync().map_err(|source| Error::io("fsync", &path, source))?;
+        fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory of", &path, source))?;
+        let len = SEGMENT_HEADER_BYTES as u64;
+        Ok(SegmentWriter { file, path, number: header.number, written: len, synced: len, buffer: Vec::new() })
+    }
+
+    /// The length with what is not yet written.
+    pub(crate) fn byte_len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Where the buffer ends now.
+    pub(crate) fn mark(&self) -> Mark {
+        Mark(self.buffer.len())
+    }
+
+    /// Adds a batch to the buffer. False if it is too long.
+    pub(crate) fn append(&mut self, batch: &WriteBatch, sequence: Sequence) -> bool {
+        let offset = self.byte_len();
+        record::append(&mut self.buffer, offset, self.number, sequence, self.synced, |out| batch.encode(out))
+    }
+
+    /// Whether the buffer has grown so large that it should be written.
+    pub(crate) fn is_buffer_full(&self) -> bool {
+        self.buffer.len() >= BUFFER_BYTES
+    }
+
+    /// Hands the buffer to the operating system.
+    pub(crate) fn write(&mut self) -> Result<(), Error> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.file
+            .write_all_at(self.written, &self.buffer)
+            .map_err(|source| Error::io("write", &self.path, source))?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes all that is written durable; true if there was anything to do.
+    pub(crate) fn sync(&mut self) -> Result<bool, Error> {
+        self.write()?;
+        if self.synced == self.written {
+            return Ok(false);
+        }
+        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))?;
+        self.synced = self.written;
+        Ok(true)
+    }
+
+    /// After a write that failed for want of space: forgets what was appended since `mark`, and cuts off what of
+    /// the buffer reached the file.
+    pub(crate) fn roll_back(&mut self, mark: Mark) -> Result<(), Error> {
+        self.buffer.truncate(mark.0);
+        self.file.set_len(self.written).map_err(|source| Error::io("truncate", &self.path, source))
+    }
+}
