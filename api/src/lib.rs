@@ -1,4 +1,28 @@
 //! The gRPC contract `allidb.v1` and the services that keep it.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`v1`] | the generated messages, clients and servers |
+//! | `convert` | messages ⇄ the data model, with errors that name the field |
+//! | [`status`] | every error as a `google.rpc.Status` with stable reasons |
+//! | `services` | one file for each service of the contract |
+//! | `page_token`, `deadline`, `identity` | what several services need of a request |
+//! | [`layer`], [`metrics`], `oversize` | around every call: span, metrics, bounds |
+//! | [`server`], [`http`] | the two listeners |
+//!
+//! Nothing here knows a file, a row or an index: every call ends in [`allidb_cluster::Coordinator`].
+
+mod convert;
+mod deadline;
+pub mod http;
+mod identity;
+pub mod layer;
+pub mod metrics;
+mod oversize;
+mod page_token;
+pub mod server;
+mod services;
+pub mod status;
 
 /// The generated messages, clients and servers of `allidb.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, rust_2018_idioms, reason = "generated code")]

@@ -1,0 +1,78 @@
+//! Collections and their vector spaces.
+
+use std::sync::Arc;
+
+use allidb_index::model::{Collection, CollectionChange, Metric, SpaceSpec};
+use tonic::Status;
+
+use super::{Path, time::timestamp_to_proto};
+use crate::v1;
+
+pub(crate) fn specs_from_proto(path: &Path<'_>, spaces: Vec<v1::Space>) -> Result<Vec<SpaceSpec>, Status> {
+    let spaces = spaces.into_iter().enumerate();
+    spaces.map(|(at, space)| spec_from_proto(&path.index(at), space)).collect()
+}
+
+fn spec_from_proto(path: &Path<'_>, space: v1::Space) -> Result<SpaceSpec, Status> {
+    let metric = match v1::Metric::try_from(space.metric) {
+        Ok(v1::Metric::Cosine) => Metric::Cosine,
+        Ok(v1::Metric::Dot) => Metric::Dot,
+        Ok(v1::Metric::L2) => Metric::L2,
+        Ok(v1::Metric::Unspecified) => {
+            return Err(path.field("metric").invalid("must be set: COSINE, DOT or L2"));
+        }
+        Err(_) => {
+            return Err(path.field("metric").invalid(format!("is {}, which is no metric", space.metric)));
+        }
+    };
+    Ok(SpaceSpec { name: space.name, dimension: space.dimension, metric, history: space.history })
+}
+
+fn spec_to_proto(spec: &SpaceSpec) -> v1::Space {
+    let metric = match spec.metric {
+        Metric::Cosine => v1::Metric::Cosine,
+        Metric::Dot => v1::Metric::Dot,
+        Metric::L2 => v1::Metric::L2,
+    };
+    v1::Space {
+        name: spec.name.clone(),
+        dimension: spec.dimension,
+        metric: metric.into(),
+        history: spec.history,
+    }
+}
+
+pub(crate) fn collection_to_proto(collection: &Arc<Collection>) -> v1::Collection {
+    v1::Collection {
+        name: collection.name.clone(),
+        spaces: collection.spaces.values().map(|space| spec_to_proto(&space.spec)).collect(),
+        aliases: collection.aliases.clone(),
+        created_at: Some(timestamp_to_proto(collection.created_at)),
+    }
+}
+
+pub(crate) fn change_from_proto(request: v1::UpdateCollectionRequest) -> Result<CollectionChange, Status> {
+    Ok(CollectionChange {
+        add_spaces: specs_from_proto(&Path::Root("add_spaces"), request.add_spaces)?,
+        drop_spaces: request.drop_spaces,
+        set_aliases: request.set_aliases,
+        remove_aliases: request.remove_aliases,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spaces_round_trip_and_need_a_metric() {
+        for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+            let spec = SpaceSpec { history: 3, ..SpaceSpec::new("gloss", 384, metric) };
+            let back = specs_from_proto(&Path::Root("add_spaces"), vec![spec_to_proto(&spec)]);
+            assert_eq!(back.expect("our own"), [spec]);
+        }
+        let unset = v1::Space { name: "s".into(), dimension: 3, ..Default::default() };
+        let status = specs_from_proto(&Path::Root("add_spaces"), vec![unset]).expect_err("no metric");
+        assert_eq!(status.message(), "add_spaces[0].metric must be set: COSINE, DOT or L2");
+    }
+}

@@ -1,0 +1,191 @@
+//! Walks along edges: neighbours and expansions.
+
+use std::iter;
+
+use allidb_index::{
+    graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest, Reached},
+    model::Limits,
+    query::{ExpandSpec, Step, Truncation, TruncationReason},
+};
+use tonic::Status;
+
+use super::{
+    Path,
+    bounds::{at_most, finite, or_default},
+    edge::{direction_from_proto, direction_to_proto, edge_to_proto},
+    entity::{entity_ref_from_proto, entity_ref_to_proto},
+    time::optional_timestamp_from_proto,
+};
+use crate::v1;
+
+/// Edges of a `Neighbors` answer unless the request says otherwise.
+const DEFAULT_NEIGHBORS: usize = 100;
+
+pub(crate) fn neighbors_from_proto(
+    request: v1::NeighborsRequest,
+    limits: &Limits,
+) -> Result<NeighborsRequest, Status> {
+    Ok(NeighborsRequest {
+        entity: entity_ref_from_proto(Path::Root("ref").required(request.r#ref)?),
+        relations: request.relations,
+        direction: direction_from_proto(&Path::Root("direction"), request.direction)?,
+        min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
+        as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
+        limit: or_default(&Path::Root("limit"), request.limit, DEFAULT_NEIGHBORS, limits.fan_out)?,
+    })
+}
+
+pub(crate) fn neighborhood_to_proto(neighborhood: Neighborhood) -> v1::NeighborsResponse {
+    let neighbors = neighborhood.neighbors.into_iter().map(|neighbor| v1::Neighbor {
+        edge: Some(edge_to_proto(neighbor.edge)),
+        direction: direction_to_proto(neighbor.direction),
+    });
+    v1::NeighborsResponse {
+        neighbors: neighbors.collect(),
+        truncated: truncations_to_proto(neighborhood.truncated),
+    }
+}
+
+pub(super) fn spec_from_proto(
+    path: &Path<'_>,
+    options: v1::ExpandOptions,
+    limits: &Limits,
+) -> Result<ExpandSpec, Status> {
+    let default = ExpandSpec::default();
+    let decay = path.field("decay");
+    let factor = options.decay.unwrap_or(default.decay);
+    if !(factor > 0.0 && factor <= 1.0) {
+        return Err(decay.invalid(format!("is {factor}; it must be above 0 and at most 1")));
+    }
+    Ok(ExpandSpec {
+        relations: options.relations,
+        direction: direction_from_proto(&path.field("direction"), options.direction)?,
+        hops: or_default(&path.field("hops"), options.hops, default.hops, limits.hops)?,
+        fan_out: or_default(&path.field("fan_out"), options.fan_out, default.fan_out, limits.fan_out)?,
+        min_weight: finite(&path.field("min_weight"), options.min_weight)?,
+        as_of: optional_timestamp_from_proto(&path.field("as_of"), options.as_of)?,
+        max_nodes: or_default(&path.field("max_nodes"), options.max_nodes, default.max_nodes, limits.nodes)?,
+        decay: factor,
+    })
+}
+
+pub(crate) fn expand_from_proto(
+    request: v1::ExpandRequest,
+    limits: &Limits,
+) -> Result<ExpandRequest, Status> {
+    at_most(&Path::Root("seeds"), request.seeds.len(), limits.seed_ids)?;
+    Ok(ExpandRequest {
+        seeds: request.seeds.into_iter().map(entity_ref_from_proto).collect(),
+        spec: spec_from_proto(&Path::Root("options"), request.options.unwrap_or_default(), limits)?,
+    })
+}
+
+/// A message a node, and then the summary.
+pub(crate) fn expansion_to_proto(expansion: Expansion) -> impl Iterator<Item = v1::ExpandResponse> + Send {
+    use v1::expand_response::Kind;
+    let summary = v1::ExpandSummary {
+        nodes: expansion.nodes.len() as u64,
+        edges: expansion.edges,
+        truncated: truncations_to_proto(expansion.truncated),
+    };
+    let nodes = expansion.nodes.into_iter().map(|node| Kind::Node(reached_to_proto(node)));
+    nodes.chain(iter::once(Kind::Summary(summary))).map(|kind| v1::ExpandResponse { kind: Some(kind) })
+}
+
+fn reached_to_proto(node: Reached) -> v1::ReachedNode {
+    v1::ReachedNode {
+        r#ref: Some(entity_ref_to_proto(node.entity)),
+        hops: node.hops as u32,
+        score: node.score,
+        path: path_to_proto(node.path),
+    }
+}
+
+pub(super) fn path_to_proto(path: Vec<Step>) -> Vec<v1::Step> {
+    let step = |step: Step| v1::Step {
+        edge: Some(edge_to_proto(step.edge)),
+        direction: direction_to_proto(step.direction),
+    };
+    path.into_iter().map(step).collect()
+}
+
+pub(super) fn truncations_to_proto(truncated: Vec<Truncation>) -> Vec<v1::Truncation> {
+    use v1::truncation::Reason;
+    let reason = |reason| match reason {
+        TruncationReason::FanOut => Reason::FanOut,
+        TruncationReason::MaxNodes => Reason::MaxNodes,
+        TruncationReason::MaxEdges => Reason::MaxEdges,
+        TruncationReason::Deadline => Reason::Deadline,
+        TruncationReason::MaxCandidates => Reason::MaxCandidates,
+    };
+    truncated
+        .into_iter()
+        .map(|cut| v1::Truncation { reason: reason(cut.reason).into(), count: cut.count })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use allidb_index::model::{Direction, Edge, EntityRef};
+
+    use super::*;
+
+    #[test]
+    fn zero_stands_for_the_documented_defaults() {
+        let spec =
+            expand_from_proto(v1::ExpandRequest::default(), &Limits::default()).expect("defaults").spec;
+        assert_eq!(spec, ExpandSpec::default());
+        assert_eq!((spec.hops, spec.fan_out, spec.max_nodes, spec.decay), (1, 32, 1_000, 0.7));
+        let request = v1::NeighborsRequest { r#ref: Some(v1::EntityRef::default()), ..Default::default() };
+        let request = neighbors_from_proto(request, &Limits::default()).expect("defaults");
+        assert_eq!((request.limit, request.direction), (100, Direction::Out));
+    }
+
+    #[test]
+    fn bounds_are_refused_not_clamped() {
+        let refused = |options| {
+            let request = v1::ExpandRequest { options: Some(options), ..Default::default() };
+            expand_from_proto(request, &Limits::default()).expect_err("refused").message().to_owned()
+        };
+        let options = v1::ExpandOptions::default;
+        assert_eq!(
+            refused(v1::ExpandOptions { hops: 9, ..options() }),
+            "options.hops is 9; at most 8 is allowed"
+        );
+        assert!(refused(v1::ExpandOptions { fan_out: 10_001, ..options() }).starts_with("options.fan_out"));
+        assert!(
+            refused(v1::ExpandOptions { max_nodes: 100_001, ..options() }).starts_with("options.max_nodes")
+        );
+        for decay in [0.0, 1.5, f64::NAN] {
+            assert!(
+                refused(v1::ExpandOptions { decay: Some(decay), ..options() }).starts_with("options.decay")
+            );
+        }
+        let seeds = vec![v1::EntityRef::default(); 1_001];
+        let request = v1::ExpandRequest { seeds, ..Default::default() };
+        assert!(
+            expand_from_proto(request, &Limits::default())
+                .expect_err("refused")
+                .message()
+                .starts_with("seeds")
+        );
+    }
+
+    #[test]
+    fn the_summary_comes_last() {
+        let to = EntityRef::new("c", "b");
+        let step =
+            Step { edge: Edge::new(EntityRef::new("c", "a"), "r", to.clone()), direction: Direction::In };
+        let node = Reached { entity: to, hops: 1, score: 0.7, path: vec![step] };
+        let cut = Truncation { reason: TruncationReason::MaxNodes, count: 5 };
+        let expansion = Expansion { nodes: vec![node], edges: 3, truncated: vec![cut] };
+        let messages: Vec<_> = expansion_to_proto(expansion).filter_map(|message| message.kind).collect();
+        let [v1::expand_response::Kind::Node(node), v1::expand_response::Kind::Summary(summary)] =
+            &messages[..]
+        else {
+            panic!("a node and a summary, not {messages:?}");
+        };
+        assert_eq!(node.path[0].direction, i32::from(v1::Direction::In));
+        assert_eq!((summary.nodes, summary.edges, summary.truncated[0].count), (1, 3, 5));
+    }
+}

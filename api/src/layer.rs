@@ -1,0 +1,230 @@
+//! What surrounds every call: a span with the caller's trace, counts and times, a bound on calls under way,
+//! and the refusals of the transport put into the contract's words.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tonic::{Code, Status, body::Body};
+use tower::{Layer, Service};
+use tracing::{Instrument, Span};
+
+use crate::{
+    metrics::{Call, Method},
+    oversize::{self, MessageBounds},
+    status,
+};
+
+/// Puts [`Surround`] around a service.
+#[derive(Clone)]
+pub struct SurroundLayer {
+    slots: Arc<Semaphore>,
+    limit: usize,
+    bounds: MessageBounds,
+}
+
+impl SurroundLayer {
+    /// At most `limit` calls under way; the largest messages in and out, in bytes.
+    pub fn new(limit: usize, incoming_bytes: usize, outgoing_bytes: usize) -> Self {
+        let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+        Self { slots, limit, bounds: MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes } }
+    }
+}
+
+impl<S> Layer<S> for SurroundLayer {
+    type Service = Surround<S>;
+
+    fn layer(&self, inner: S) -> Surround<S> {
+        Surround { inner, layer: self.clone() }
+    }
+}
+
+/// A service with everything that surrounds a call.
+#[derive(Clone)]
+pub struct Surround<S> {
+    inner: S,
+    layer: SurroundLayer,
+}
+
+impl<S> Service<Request<Body>> for Surround<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+{
+    type Response = Response<SurroundedBody>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let method = Method::at(request.uri().path());
+        let span = span(method, request.headers());
+        let call = Call::begin(method);
+        let bounds = self.layer.bounds;
+        // Probes answer also when the server is full: that is when they matter.
+        let slot = if method.service == "grpc.health.v1.Health" {
+            None
+        } else {
+            match self.layer.slots.clone().try_acquire_owned() {
+                Ok(slot) => Some(slot),
+                Err(_) => {
+                    let refusal = status::too_many_requests(self.layer.limit).into_http();
+                    let refusal = SurroundedBody::watch(refusal, call, None, bounds, span);
+                    return Box::pin(async move { Ok(refusal) });
+                }
+            }
+        };
+        let answer = self.inner.call(request);
+        let calling = span.clone();
+        let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, slot, bounds, span)) };
+        Box::pin(answering.instrument(calling))
+    }
+}
+
+/// The span of a call, under the trace of the caller if it sent one.
+fn span(method: Method, headers: &HeaderMap) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        service = method.service,
+        method = method.name,
+        trace_id = tracing::field::Empty,
+        parent_id = tracing::field::Empty,
+    );
+    if let Some((trace, parent)) = headers.get("traceparent").and_then(|value| trace_of(value.to_str().ok()?))
+    {
+        span.record("trace_id", trace).record("parent_id", parent);
+    }
+    span
+}
+
+/// The trace and the parent's span of a W3C `traceparent`; `None` for what is none.
+fn trace_of(header: &str) -> Option<(&str, &str)> {
+    let mut parts = header.split('-');
+    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let hex = |text: &str, length: usize| {
+        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    let set = |text: &str| text.bytes().any(|byte| byte != b'0');
+    let whole = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    (whole && set(trace) && set(parent)).then_some((trace, parent))
+}
+
+/// The body of an answer, watched to its end: there, in the trailers, is the code.
+pub struct SurroundedBody {
+    inner: Body,
+    call: Call,
+    bounds: MessageBounds,
+    span: Span,
+    /// Given back with the end of the body, so that streams count as under way.
+    _slot: Option<OwnedSemaphorePermit>,
+}
+
+impl SurroundedBody {
+    fn watch(
+        answer: Response<Body>,
+        call: Call,
+        slot: Option<OwnedSemaphorePermit>,
+        bounds: MessageBounds,
+        span: Span,
+    ) -> Response<Self> {
+        let (mut head, inner) = answer.into_parts();
+        let mut body = Self { inner, call, bounds, span, _slot: slot };
+        body.see(&mut head.headers);
+        Response::from_parts(head, body)
+    }
+
+    /// An answer that holds nothing but a status has it in its headers, every other one in its trailers.
+    fn see(&mut self, headers: &mut HeaderMap) {
+        oversize::rewrite(headers, self.bounds);
+        if let Some(code) = headers.get(Status::GRPC_STATUS) {
+            let code = Code::from_bytes(code.as_bytes());
+            self.call.end(code);
+            tracing::debug!(parent: &self.span, ?code, "answered");
+        }
+    }
+}
+
+impl HttpBody for SurroundedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let mut polled = {
+            let _entered = this.span.enter();
+            Pin::new(&mut this.inner).poll_frame(context)
+        };
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
+            if let Some(trailers) = frame.trailers_mut() {
+                this.see(trailers);
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traces_are_taken_from_whole_headers_only() {
+        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let header = format!("00-{trace}-00f067aa0ba902b7-01");
+        assert_eq!(trace_of(&header), Some((trace, "00f067aa0ba902b7")));
+        let zeros = format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32));
+        for bad in [
+            "",
+            "00",
+            "00-x-y-01",
+            &header[..50],
+            &header.to_uppercase(),
+            &zeros,
+            &header.replace("00-", "ff-"),
+        ] {
+            assert_eq!(trace_of(bad), None, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_server_refuses_calls_and_still_answers_probes() {
+        let inner =
+            tower::service_fn(|_: Request<Body>| async { Ok::<_, Status>(Response::new(Body::empty())) });
+        let mut service = SurroundLayer::new(1, 10, 10).layer(inner);
+        let request = |path: &str| {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = path.parse().expect("a path");
+            request
+        };
+        let first = service.call(request("/allidb.v1.Search/Query")).await.expect("the first");
+        let second = service.call(request("/allidb.v1.Search/Query")).await.expect("an answer");
+        let refusal = Status::from_header_map(second.headers()).expect("a status");
+        assert_eq!(refusal.code(), Code::ResourceExhausted);
+        let probe = service.call(request("/grpc.health.v1.Health/Check")).await.expect("an answer");
+        assert!(Status::from_header_map(probe.headers()).is_none());
+        drop(first);
+        let third = service.call(request("/allidb.v1.Search/Query")).await.expect("an answer");
+        assert!(Status::from_header_map(third.headers()).is_none());
+    }
+}

@@ -1,0 +1,151 @@
+//! The gRPC port: every service of the contract, health and reflection behind one listener.
+
+use std::time::Duration;
+
+use allidb_cluster::Coordinator;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::{
+    server::NamedService,
+    transport::server::{Server, TcpIncoming},
+};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    FILE_DESCRIPTOR_SET,
+    layer::SurroundLayer,
+    services::Services,
+    v1::{
+        collections_server::CollectionsServer, entities_server::EntitiesServer, graph_server::GraphServer,
+        search_server::SearchServer,
+    },
+};
+
+/// How the gRPC port behaves.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The largest message taken, in bytes.
+    pub message_bytes: usize,
+    /// The largest message given, in bytes.
+    pub answer_bytes: usize,
+    /// Calls under way in all; more are refused.
+    pub concurrent_requests: usize,
+    /// Calls under way on one connection; more wait.
+    pub concurrent_streams: u32,
+    /// Queries of one batch that run at once.
+    pub batch_concurrency: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            message_bytes: 16 << 20,
+            answer_bytes: 64 << 20,
+            concurrent_requests: 1_024,
+            concurrent_streams: 256,
+            batch_concurrency: 8,
+        }
+    }
+}
+
+/// Bytes in flight on one stream and on one connection before the sender waits: enough to keep vectors
+/// coming over a link of some milliseconds.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// How often a silent connection is asked for a sign of life, and how long it may take to give one.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why serving ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The listener or a connection failed.
+    #[error("the gRPC port failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+    /// The contract built into this program cannot be read.
+    #[error("the contract cannot be served for reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// Serves until `stop` turns true, then finishes what is under way: unary calls run to their end, streams
+/// of writes take no further item, answer those they took and end with UNAVAILABLE.
+///
+/// # Errors
+/// Where the port cannot be served.
+pub async fn serve(
+    listener: TcpListener,
+    coordinator: Coordinator,
+    settings: Settings,
+    stop: watch::Receiver<bool>,
+) -> Result<(), ServeError> {
+    let services = Services {
+        coordinator,
+        batch_concurrency: settings.batch_concurrency.max(1),
+        draining: stop.clone(),
+    };
+    let (health, health_service) = tonic_health::server::health_reporter();
+    set_health(&health, ServingStatus::Serving).await;
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let reflection_alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let surround =
+        SurroundLayer::new(settings.concurrent_requests, settings.message_bytes, settings.answer_bytes);
+    macro_rules! bounded {
+        ($server:ident) => {
+            $server::new(services.clone())
+                .max_decoding_message_size(settings.message_bytes)
+                .max_encoding_message_size(settings.answer_bytes)
+        };
+    }
+    Server::builder()
+        .max_concurrent_streams(settings.concurrent_streams)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .layer(surround)
+        .add_service(bounded!(CollectionsServer))
+        .add_service(bounded!(EntitiesServer))
+        .add_service(bounded!(GraphServer))
+        .add_service(bounded!(SearchServer))
+        .add_service(health_service)
+        .add_service(reflection.build_v1()?)
+        .add_service(reflection_alpha.build_v1alpha()?)
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            drain(stop, health),
+        )
+        .await?;
+    Ok(())
+}
+
+/// Returns when serving is to end, having told everyone who watches the server's health.
+async fn drain(mut stop: watch::Receiver<bool>, mut health: HealthReporter) {
+    // An error says that whoever would have told is gone: stop as well.
+    stop.wait_for(|stop| *stop).await.ok();
+    set_health(&health, ServingStatus::NotServing).await;
+    // Ends the streams of those who watch, which would otherwise keep their connections open.
+    for service in names() {
+        health.clear_service_status(service).await;
+    }
+}
+
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in names() {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// The services of the contract, and the empty name for the server as a whole.
+fn names() -> [&'static str; 5] {
+    [
+        "",
+        CollectionsServer::<Services>::NAME,
+        EntitiesServer::<Services>::NAME,
+        GraphServer::<Services>::NAME,
+        SearchServer::<Services>::NAME,
+    ]
+}

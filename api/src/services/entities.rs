@@ -1,0 +1,215 @@
+//! `allidb.v1.Entities`.
+
+use allidb_cluster::ScanRequest;
+use allidb_index::model::{EntityPatch, EntityRef, ReadMask, Write};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, unanswered, write_options};
+use crate::{
+    convert::{
+        self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, filter_from_proto,
+        patch_from_proto, read_mask_from_proto, version_to_proto,
+    },
+    page_token::PageTokens,
+    status,
+    v1::{self, entities_server::Entities},
+};
+
+#[tonic::async_trait]
+impl Entities for Services {
+    async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let write = put_from_proto(Path::Root("entity").required(request.entity)?)?;
+        let written = self.write_one(caller, write, options).await?;
+        Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
+    }
+
+    async fn batch_put(
+        &self,
+        request: Request<v1::BatchPutRequest>,
+    ) -> Result<Response<v1::BatchPutResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("entities"), request.entities.len(), self.limits().batch_items)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let writes = request.entities.into_iter().map(put_from_proto).collect();
+        Ok(Response::new(v1::BatchPutResponse { results: self.write_each(caller, writes, options).await }))
+    }
+
+    type PutStreamStream = ReceiverStream<Result<v1::PutStreamResponse, Status>>;
+
+    async fn put_stream(
+        &self,
+        request: Request<Streaming<v1::PutStreamRequest>>,
+    ) -> Result<Response<Self::PutStreamStream>, Status> {
+        let tenant = self.caller(request.metadata())?.tenant;
+        let until = crate::deadline::requested(request.metadata());
+        Ok(Response::new(put_stream::begin(self.clone(), tenant, until, request.into_inner())))
+    }
+
+    async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::PutResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let entity = Path::Root("entity").required(request.entity)?;
+        let patch = patch_from_proto(entity, request.update_mask, request.allow_missing)?;
+        self.patch(caller, patch, request.durability, request.consistency).await
+    }
+
+    async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Entity>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let entity = entity_ref_from_proto(Path::Root("ref").required(request.r#ref)?);
+        let mask = read_mask_from_proto(request.read_mask, ReadMask::without_vectors())?;
+        let consistency = read_consistency(request.consistency)?;
+        let collection = entity.collection.clone();
+        let found =
+            self.coordinator.get(caller.tenant, vec![entity], mask, consistency, caller.deadline).await;
+        Ok(Response::new(entity_to_proto(collection, only(found)?)))
+    }
+
+    async fn batch_get(
+        &self,
+        request: Request<v1::BatchGetRequest>,
+    ) -> Result<Response<v1::BatchGetResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("refs"), request.refs.len(), self.limits().batch_items)?;
+        let mask = read_mask_from_proto(request.read_mask, ReadMask::without_vectors())?;
+        let consistency = read_consistency(request.consistency)?;
+        let refs: Vec<EntityRef> = request.refs.into_iter().map(entity_ref_from_proto).collect();
+        let found =
+            self.coordinator.get(caller.tenant, refs.clone(), mask, consistency, caller.deadline).await;
+        let mut found = found.into_iter();
+        let results = refs.into_iter().map(|entity| match found.next().unwrap_or_else(unanswered) {
+            Ok(found) => v1::GetResult {
+                status: Some(status::done()),
+                entity: Some(entity_to_proto(entity.collection, found)),
+            },
+            Err(error) => {
+                v1::GetResult { status: Some(status::to_proto(&status::from_error(error))), entity: None }
+            }
+        });
+        Ok(Response::new(v1::BatchGetResponse { results: results.collect() }))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let entity = entity_ref_from_proto(Path::Root("ref").required(request.r#ref)?);
+        let written = self.write_one(caller, Write::Delete(entity), options).await?;
+        let version = version_to_proto(written.version);
+        Ok(Response::new(v1::DeleteResponse { version, existed: written.existed }))
+    }
+
+    async fn batch_delete(
+        &self,
+        request: Request<v1::BatchDeleteRequest>,
+    ) -> Result<Response<v1::BatchDeleteResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("refs"), request.refs.len(), self.limits().batch_items)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let refs = request.refs.into_iter();
+        let writes = refs.map(|entity| Ok(Write::Delete(entity_ref_from_proto(entity)))).collect();
+        Ok(Response::new(v1::BatchDeleteResponse { results: self.write_each(caller, writes, options).await }))
+    }
+
+    async fn put_chunks(
+        &self,
+        request: Request<v1::PutChunksRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("chunks"), request.chunks.len(), self.limits().chunks)?;
+        let mut patch = patch_of(request.r#ref)?;
+        let chunks = convert::chunks_from_proto(&Path::Root("chunks"), request.chunks)?;
+        patch.chunks = chunks.into_iter().map(|(id, chunk)| (id, Some(chunk))).collect();
+        self.patch(caller, patch, request.durability, request.consistency).await
+    }
+
+    async fn delete_chunks(
+        &self,
+        request: Request<v1::DeleteChunksRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("chunk_ids"), request.chunk_ids.len(), self.limits().chunks)?;
+        let mut patch = patch_of(request.r#ref)?;
+        patch.chunks = request.chunk_ids.into_iter().map(|id| (id, None)).collect();
+        self.patch(caller, patch, request.durability, request.consistency).await
+    }
+
+    async fn range_scan(
+        &self,
+        request: Request<v1::RangeScanRequest>,
+    ) -> Result<Response<v1::RangeScanResponse>, Status> {
+        let (caller, mut request) = self.receive(request)?;
+        let token = std::mem::take(&mut request.page_token);
+        let page_size = std::mem::take(&mut request.page_size);
+        let limit =
+            convert::or_default(&Path::Root("page_size"), page_size, DEFAULT_PAGE, self.limits().page_size)?;
+        let tokens = PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "RangeScan", &request);
+        let after = tokens.open(&token)?;
+        let consistency = read_consistency(request.consistency)?;
+        let scan = scan_from_proto(request, limit, after)?;
+        let collection = scan.collection.clone();
+        let page = self.coordinator.scan(caller.tenant, scan, consistency, caller.deadline).await;
+        let page = page.map_err(status::from_error)?;
+        let entities = page.entities.into_iter().map(|entity| entity_to_proto(collection.clone(), entity));
+        Ok(Response::new(v1::RangeScanResponse {
+            entities: entities.collect(),
+            next_page_token: page.next.map(|last| tokens.seal(&last)).unwrap_or_default(),
+        }))
+    }
+
+    async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let filter =
+            request.filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?;
+        let consistency = read_consistency(request.consistency)?;
+        let count =
+            self.coordinator.count(caller.tenant, &request.collection, filter, consistency, caller.deadline);
+        let count = count.await.map_err(status::from_error)?;
+        Ok(Response::new(v1::CountResponse { count }))
+    }
+}
+
+impl Services {
+    async fn patch(
+        &self,
+        caller: Caller,
+        patch: EntityPatch,
+        durability: i32,
+        consistency: i32,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let options = write_options(caller, durability, consistency)?;
+        let written = self.write_one(caller, Write::Update(Box::new(patch)), options).await?;
+        Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
+    }
+}
+
+pub(super) fn put_from_proto(entity: v1::Entity) -> Result<Write, Status> {
+    let (collection, entity) = entity_from_proto(&Path::Root("entity"), entity)?;
+    Ok(Write::Put { collection, entity: Box::new(entity) })
+}
+
+fn patch_of(entity: Option<v1::EntityRef>) -> Result<EntityPatch, Status> {
+    Ok(EntityPatch::new(entity_ref_from_proto(Path::Root("ref").required(entity)?)))
+}
+
+fn scan_from_proto(
+    request: v1::RangeScanRequest,
+    limit: usize,
+    after: Option<String>,
+) -> Result<ScanRequest, Status> {
+    let set = |text: String| Some(text).filter(|text| !text.is_empty());
+    Ok(ScanRequest {
+        collection: request.collection,
+        start: set(request.start_id),
+        end: set(request.end_id),
+        prefix: request.id_prefix,
+        reverse: request.reverse,
+        filter: request.filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?,
+        limit,
+        after,
+        read_mask: read_mask_from_proto(request.read_mask, ReadMask::without_vectors())?,
+    })
+}

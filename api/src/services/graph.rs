@@ -1,0 +1,75 @@
+//! `allidb.v1.Graph`.
+
+use std::pin::Pin;
+
+use allidb_index::model::Write;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{Services, read_consistency, write_options};
+use crate::{
+    convert::{
+        Path, at_most, edge_from_proto, edge_ref_from_proto, expand_from_proto, expansion_to_proto,
+        neighborhood_to_proto, neighbors_from_proto,
+    },
+    status,
+    v1::{self, graph_server::Graph},
+};
+
+#[tonic::async_trait]
+impl Graph for Services {
+    async fn put_edges(
+        &self,
+        request: Request<v1::PutEdgesRequest>,
+    ) -> Result<Response<v1::PutEdgesResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("edges"), request.edges.len(), self.limits().batch_items)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let writes = request.edges.into_iter().map(put_edge_from_proto).collect();
+        Ok(Response::new(v1::PutEdgesResponse { results: self.write_each(caller, writes, options).await }))
+    }
+
+    async fn delete_edges(
+        &self,
+        request: Request<v1::DeleteEdgesRequest>,
+    ) -> Result<Response<v1::DeleteEdgesResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        at_most(&Path::Root("edges"), request.edges.len(), self.limits().batch_items)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let edges = request.edges.into_iter();
+        let writes = edges
+            .map(|edge| Ok(Write::DeleteEdge(edge_ref_from_proto(&Path::Root("edge"), edge)?)))
+            .collect();
+        Ok(Response::new(v1::DeleteEdgesResponse { results: self.write_each(caller, writes, options).await }))
+    }
+
+    async fn neighbors(
+        &self,
+        request: Request<v1::NeighborsRequest>,
+    ) -> Result<Response<v1::NeighborsResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let consistency = read_consistency(request.consistency)?;
+        let request = neighbors_from_proto(request, self.limits())?;
+        let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline).await;
+        Ok(Response::new(neighborhood_to_proto(found.map_err(status::from_error)?)))
+    }
+
+    type ExpandStream = Pin<Box<dyn Stream<Item = Result<v1::ExpandResponse, Status>> + Send>>;
+
+    async fn expand(
+        &self,
+        request: Request<v1::ExpandRequest>,
+    ) -> Result<Response<Self::ExpandStream>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let consistency = read_consistency(request.consistency)?;
+        let request = expand_from_proto(request, self.limits())?;
+        let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline).await;
+        // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it node by node.
+        let messages = expansion_to_proto(reached.map_err(status::from_error)?);
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
+    }
+}
+
+pub(super) fn put_edge_from_proto(edge: v1::Edge) -> Result<Write, Status> {
+    Ok(Write::PutEdge(Box::new(edge_from_proto(&Path::Root("edge"), edge)?)))
+}

@@ -1,0 +1,127 @@
+//! The services of `allidb.v1`, one file each. A call reads its request, asks the coordinator, and writes
+//! the answer; nothing else happens here.
+
+mod collections;
+mod entities;
+mod graph;
+mod in_flight;
+mod put_stream;
+mod search;
+
+use allidb_cluster::{Consistency, Coordinator, Deadline, WriteOptions};
+use allidb_index::{
+    Result as IndexResult,
+    model::{Limits, TenantId, Write, Written},
+};
+use tokio::sync::watch;
+use tonic::{Request, Status, metadata::MetadataMap};
+
+use crate::{
+    convert::{consistency_from_proto, durability_from_proto, version_to_proto},
+    deadline, identity, status, v1,
+};
+
+/// What every service is made of. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Services {
+    pub(crate) coordinator: Coordinator,
+    /// How many queries of one batch run at once.
+    pub(crate) batch_concurrency: usize,
+    /// Turns true when the server begins to shut down.
+    pub(crate) draining: watch::Receiver<bool>,
+}
+
+/// What a call needs to know of its caller.
+#[derive(Clone, Copy)]
+struct Caller {
+    tenant: TenantId,
+    deadline: Deadline,
+}
+
+impl Services {
+    fn limits(&self) -> &Limits {
+        self.coordinator.limits()
+    }
+
+    /// Takes a request apart.
+    fn receive<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
+        let caller = self.caller(request.metadata())?;
+        Ok((caller, request.into_inner()))
+    }
+
+    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let tenant = identity::tenant(metadata)?;
+        Ok(Caller { tenant, deadline: deadline::of(metadata, self.limits().deadline) })
+    }
+
+    /// Makes one write.
+    async fn write_one(
+        &self,
+        caller: Caller,
+        write: Write,
+        options: WriteOptions,
+    ) -> Result<Written, Status> {
+        only(self.coordinator.write(caller.tenant, vec![write], options).await)
+    }
+
+    /// Makes those writes that could be read and answers each item in its place.
+    async fn write_each(
+        &self,
+        caller: Caller,
+        writes: Vec<Result<Write, Status>>,
+        options: WriteOptions,
+    ) -> Vec<v1::ItemResult> {
+        let mut readable = Vec::with_capacity(writes.len());
+        let refused: Vec<Option<Status>> =
+            writes.into_iter().map(|write| write.map(|write| readable.push(write)).err()).collect();
+        let mut written = self.coordinator.write(caller.tenant, readable, options).await.into_iter();
+        refused
+            .into_iter()
+            .map(|refused| match refused {
+                Some(status) => item_failed(&status),
+                None => item_result(written.next().unwrap_or_else(unanswered)),
+            })
+            .collect()
+    }
+}
+
+/// The options of a write, from what its request says.
+fn write_options(caller: Caller, durability: i32, consistency: i32) -> Result<WriteOptions, Status> {
+    Ok(WriteOptions {
+        durability: durability_from_proto(durability)?,
+        consistency: consistency_from_proto(consistency)?,
+        deadline: caller.deadline,
+    })
+}
+
+/// The options of a read.
+fn read_consistency(consistency: i32) -> Result<Consistency, Status> {
+    consistency_from_proto(consistency)
+}
+
+/// The single answer to a single question.
+fn only<T>(answers: Vec<IndexResult<T>>) -> Result<T, Status> {
+    answers.into_iter().next().unwrap_or_else(unanswered).map_err(status::from_error)
+}
+
+/// A coordinator that answers fewer items than it was given has a defect; say so rather than panic.
+fn unanswered<T>() -> IndexResult<T> {
+    tracing::error!("the coordinator left an item unanswered");
+    Err(allidb_index::Error::FailedPrecondition("the server gave this item no answer".to_owned()))
+}
+
+fn item_result(result: IndexResult<Written>) -> v1::ItemResult {
+    match result {
+        Ok(written) => {
+            v1::ItemResult { status: Some(status::done()), version: version_to_proto(written.version) }
+        }
+        Err(error) => item_failed(&status::from_error(error)),
+    }
+}
+
+fn item_failed(status: &Status) -> v1::ItemResult {
+    v1::ItemResult { status: Some(status::to_proto(status)), version: bytes::Bytes::new() }
+}
+
+/// A page of a listing: 0 stands for 100.
+const DEFAULT_PAGE: usize = 100;

@@ -1,0 +1,329 @@
+//! `PutStream`: items in, a status for each out, as fast as the log can take them.
+//!
+//! ```text
+//! client ─► reader ─► channel ─► sorter ─► groups in flight ─► answers ─► client
+//! ```
+//!
+//! What waits in the channel becomes one group and one call of the coordinator, which answers after its
+//! fsync; several groups are under way at once, so that reading, writing and syncing overlap. A slow disk
+//! makes groups grow, a fast one keeps them small. An item whose entity or edge has a write under way waits,
+//! and everything behind it waits with it: so writes of one target keep their order.
+//!
+//! Everything is bounded: bytes that were read and not answered, groups in flight, answers not yet taken.
+//! A client that does not read its answers is not read from. Once it is gone nothing more is begun; what is
+//! under way is finished, and what it was told is done is done.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use allidb_cluster::{Deadline, WriteOptions};
+use allidb_index::{
+    Result as IndexResult,
+    model::{TenantId, Write, Written},
+};
+use prost::Message;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+use super::{
+    Caller, Services,
+    entities::put_from_proto,
+    graph::put_edge_from_proto,
+    in_flight::{InFlight, Target},
+    item_failed, item_result, unanswered, write_options,
+};
+use crate::{status, v1};
+
+/// Items of one group at most.
+const GROUP_ITEMS: usize = 512;
+/// Bytes of one group at most, unless a single item is larger.
+const GROUP_BYTES: usize = 4 << 20;
+/// Groups under way at once.
+const GROUPS: usize = 4;
+/// Bytes of items that were read and not answered, by one stream.
+const UNANSWERED_BYTES: usize = 32 << 20;
+/// Answers that the client has not taken yet.
+const ANSWERS: usize = 2 * GROUP_ITEMS;
+
+type Answer = Result<v1::PutStreamResponse, Status>;
+
+/// An item that was read.
+struct Item {
+    sequence: u64,
+    write: Result<Write, Status>,
+    bytes: usize,
+    /// Given back when the item is answered.
+    room: OwnedSemaphorePermit,
+}
+
+/// What the reader passes on.
+enum Arrival {
+    /// The first message said how to write.
+    Options(WriteOptions),
+    Item(Box<Item>),
+    /// The stream cannot go on.
+    Broken(Status),
+}
+
+/// A group that came back from the coordinator.
+struct Landed {
+    items: Vec<(u64, OwnedSemaphorePermit)>,
+    targets: Vec<Target>,
+    results: Vec<IndexResult<Written>>,
+}
+
+/// Starts to carry out the stream and returns its answers.
+pub(super) fn begin(
+    services: Services,
+    tenant: TenantId,
+    timeout: Option<Duration>,
+    incoming: Streaming<v1::PutStreamRequest>,
+) -> ReceiverStream<Answer> {
+    let (answers, answered) = mpsc::channel(ANSWERS);
+    let (arrivals, arrived) = mpsc::channel(GROUP_ITEMS);
+    let until = timeout.map(|timeout| Instant::now() + timeout);
+    let sorter = Sorter {
+        services: services.clone(),
+        tenant,
+        until,
+        options: None,
+        backlog: VecDeque::new(),
+        flying: InFlight::default(),
+        groups: JoinSet::new(),
+        answers,
+    };
+    tokio::spawn(read(services, tenant, incoming, arrivals));
+    tokio::spawn(sorter.run(arrived));
+    ReceiverStream::new(answered)
+}
+
+/// Reads until the client has said everything, is gone, or the server shuts down.
+async fn read(
+    services: Services,
+    tenant: TenantId,
+    mut incoming: Streaming<v1::PutStreamRequest>,
+    arrivals: mpsc::Sender<Arrival>,
+) {
+    let room = Arc::new(Semaphore::new(UNANSWERED_BYTES));
+    let mut draining = services.draining.clone();
+    let mut first = true;
+    loop {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            () = drained(&mut draining) => Err(status::shutting_down()),
+            () = arrivals.closed() => return,
+        };
+        let arrival = match message {
+            Ok(None) => return,
+            Ok(Some(message)) => {
+                if std::mem::take(&mut first) {
+                    let caller = Caller { tenant, deadline: Deadline(Instant::now()) };
+                    let options = write_options(caller, message.durability, message.consistency);
+                    if pass_on(&arrivals, options.map_or_else(Arrival::Broken, Arrival::Options))
+                        .await
+                        .is_err()
+                    {
+                        return;
+                    }
+                }
+                let bytes = message.encoded_len();
+                let Some(room) = makeroom(&room, bytes, &arrivals).await else { return };
+                let sequence = message.sequence;
+                Arrival::Item(Box::new(Item {
+                    sequence,
+                    write: write_from_proto(message),
+                    bytes,
+                    room: room,
+                }))
+            }
+            Err(status) => Arrival::Broken(status),
+        };
+        if pass_on(&arrivals, arrival).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Returns when the server begins to shut down.
+async fn drained(draining: &mut watch::Receiver<bool>) {
+    // An error says that whoever would have told is gone, which is the same.
+    draining.wait_for(|draining| *draining).await.ok();
+}
+
+/// Whether to go on reading: not after what cannot be mended, nor for nobody.
+async fn pass_on(arrivals: &mpsc::Sender<Arrival>, arrival: Arrival) -> Result<(), ()> {
+    let last = matches!(arrival, Arrival::Broken(_));
+    arrivals.send(arrival).await.map_err(|_| ())?;
+    if last { Err(()) } else { Ok(()) }
+}
+
+/// Waits until so many bytes were answered; `None` once nobody wants the item any more.
+async fn makeroom(
+    room: &Arc<Semaphore>,
+    bytes: usize,
+    arrivals: &mpsc::Sender<Arrival>,
+) -> Option<OwnedSemaphorePermit> {
+    // Never more than there is in all, or a single large item would wait for ever.
+    let permits = u32::try_from(bytes.min(UNANSWERED_BYTES)).unwrap_or(u32::MAX);
+    tokio::select! {
+        room = room.clone().acquire_many_owned(permits) => room.ok(),
+        () = arrivals.closed() => None,
+    }
+}
+
+fn write_from_proto(message: v1::PutStreamRequest) -> Result<Write, Status> {
+    use v1::put_stream_request::Item;
+    match message.item {
+        Some(Item::Entity(entity)) => put_from_proto(entity),
+        Some(Item::Edge(edge)) => put_edge_from_proto(edge),
+        None => Err(status::invalid("item", "must be an entity or an edge")),
+    }
+}
+
+/// Sorts items into groups, sends them off and answers them.
+struct Sorter {
+    services: Services,
+    tenant: TenantId,
+    /// When the client stops waiting for the whole stream.
+    until: Option<Instant>,
+    options: Option<WriteOptions>,
+    backlog: VecDeque<Box<Item>>,
+    flying: InFlight,
+    groups: JoinSet<Landed>,
+    answers: mpsc::Sender<Answer>,
+}
+
+impl Sorter {
+    async fn run(mut self, mut arrived: mpsc::Receiver<Arrival>) {
+        let mut fresh = Vec::with_capacity(GROUP_ITEMS);
+        let mut open = true;
+        let mut broken = None;
+        // Without a client the rest of the backlog is not begun; groups under way still land.
+        let mut wanted = true;
+        while open || !self.groups.is_empty() {
+            tokio::select! {
+                count = arrived.recv_many(&mut fresh, GROUP_ITEMS), if open && self.backlog.len() < GROUP_ITEMS => {
+                    open = count > 0;
+                    for arrival in fresh.drain(..) {
+                        match arrival {
+                            Arrival::Options(options) => self.options = Some(options),
+                            Arrival::Item(item) => self.backlog.push_back(item),
+                            Arrival::Broken(status) => broken = Some(status),
+                        }
+                    }
+                }
+                Some(landed) = self.groups.join_next(), if !self.groups.is_empty() => {
+                    wanted &= self.answer(landed).await;
+                }
+                () = self.answers.closed(), if wanted => wanted = false,
+            }
+            if !wanted {
+                self.backlog.clear();
+                arrived.close();
+            }
+            wanted &= self.send_off().await;
+        }
+        if let Some(status) = broken {
+            // The client may be gone, which is then why the stream broke.
+            self.answers.send(Err(status)).await.ok();
+        }
+    }
+
+    /// Sends off as many groups as may fly. `false` once the client is gone.
+    async fn send_off(&mut self) -> bool {
+        while self.groups.len() < GROUPS {
+            let (writes, items, targets, refused) = self.next_group();
+            let nothing_moved = writes.is_empty() && refused.is_empty();
+            for (sequence, status) in refused {
+                if self.reply(sequence, item_failed(&status)).await.is_err() {
+                    return false;
+                }
+            }
+            if !writes.is_empty() {
+                self.depart(writes, items, targets);
+            }
+            if nothing_moved {
+                break;
+            }
+        }
+        true
+    }
+
+    /// The longest run of the backlog that fits a group and has nothing under way.
+    #[expect(clippy::type_complexity, reason = "four parallel lists that live for one call")]
+    fn next_group(
+        &mut self,
+    ) -> (Vec<Write>, Vec<(u64, OwnedSemaphorePermit)>, Vec<Target>, Vec<(u64, Status)>) {
+        let (mut writes, mut items, mut targets, mut refused) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = 0;
+        while let Some(item) = self.backlog.front() {
+            if let Ok(write) = &item.write {
+                let target = self.flying.target(write);
+                let full = writes.len() == GROUP_ITEMS || bytes + item.bytes > GROUP_BYTES;
+                if self.flying.holds(target) || (full && !writes.is_empty()) {
+                    break;
+                }
+                targets.push(target);
+            }
+            let Some(item) = self.backlog.pop_front() else { break };
+            bytes += item.bytes;
+            match item.write {
+                Ok(write) => {
+                    writes.push(write);
+                    items.push((item.sequence, item.room));
+                }
+                Err(status) => refused.push((item.sequence, status)),
+            }
+        }
+        (writes, items, targets, refused)
+    }
+
+    fn depart(&mut self, writes: Vec<Write>, items: Vec<(u64, OwnedSemaphorePermit)>, targets: Vec<Target>) {
+        // The reader passes the options on before the first item.
+        let Some(options) = self.options else { return };
+        let longest = Instant::now() + self.services.limits().deadline;
+        let deadline = Deadline(self.until.map_or(longest, |until| until.min(longest)));
+        self.flying.depart(&targets);
+        let (coordinator, tenant) = (self.services.coordinator.clone(), self.tenant);
+        self.groups.spawn(async move {
+            let results = coordinator.write(tenant, writes, WriteOptions { deadline, ..options }).await;
+            Landed { items, targets, results }
+        });
+    }
+
+    /// `false` once the client is gone.
+    async fn answer(&mut self, landed: Result<Landed, tokio::task::JoinError>) -> bool {
+        let landed = match landed {
+            Ok(landed) => landed,
+            Err(error) => {
+                // A panic below: what became of the group is unknown, so the stream ends without answers.
+                let status = status::broke_off(&error);
+                self.answers.send(Err(status)).await.ok();
+                return false;
+            }
+        };
+        self.flying.land(&landed.targets);
+        let mut results = landed.results.into_iter();
+        for (sequence, room) in landed.items {
+            let result = item_result(results.next().unwrap_or_else(unanswered));
+            if self.reply(sequence, result).await.is_err() {
+                return false;
+            }
+            drop(room);
+        }
+        true
+    }
+
+    async fn reply(&self, sequence: u64, result: v1::ItemResult) -> Result<(), ()> {
+        let response = v1::PutStreamResponse { sequence, result: Some(result) };
+        self.answers.send(Ok(response)).await.map_err(|_| ())
+    }
+}
