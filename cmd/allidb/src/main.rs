@@ -20,6 +20,7 @@ mod progress;
 mod put_stream;
 mod query;
 mod query_file;
+mod sample;
 mod value_json;
 mod vector_numbers;
 
@@ -81,6 +82,9 @@ enum Command {
     Query(Box<query::QueryArgs>),
     Neighbors(graph::NeighborsArgs),
     Import(import::ImportArgs),
+    /// Work on data sets.
+    #[command(subcommand)]
+    Data(sample::DataCommand),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +102,9 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
+    if let Command::Data(command) = command {
+        return sample::run(command, output);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(call(command, endpoint, output))
 }
@@ -116,6 +123,7 @@ async fn call(command: Command, endpoint: &str, output: Output) -> Result<()> {
         Command::Query(args) => query::run(*args, &client, output).await,
         Command::Neighbors(args) => graph::neighbors(args, &client, output).await,
         Command::Import(args) => import::run(args, &client, output).await,
+        Command::Data(command) => sample::run(command, output),
     }
 }
 
