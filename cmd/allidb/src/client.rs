@@ -19,7 +19,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
-    endpoint: String,
 }
 
 impl Client {
@@ -35,12 +34,7 @@ impl Client {
                     "nothing answers at {url}: {cause}\n  is the daemon running? `allidb serve` starts one"
                 )))
             })?;
-        Ok(Self { channel, endpoint: url })
-    }
-
-    /// The URL connected to.
-    pub(crate) fn endpoint(&self) -> &str {
-        &self.endpoint
+        Ok(Self { channel })
     }
 
     pub(crate) fn entities(&self) -> EntitiesClient<Channel> {

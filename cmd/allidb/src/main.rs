@@ -3,6 +3,7 @@
 mod client;
 mod collections;
 mod dataset;
+mod demo;
 mod duration_text;
 mod entities;
 mod entity_json;
@@ -24,10 +25,11 @@ mod sample;
 mod value_json;
 mod vector_numbers;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
 use crate::{
     client::Client,
@@ -70,6 +72,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Demo(demo::DemoArgs),
+    /// Work on data sets.
+    #[command(subcommand)]
+    Data(sample::DataCommand),
+    #[command(flatten)]
+    Call(Call),
+}
+
+/// The commands that ask a daemon.
+#[derive(Debug, Subcommand)]
+enum Call {
     /// Work on collections and their vector spaces.
     #[command(subcommand)]
     Collection(collections::CollectionCommand),
@@ -82,9 +95,6 @@ enum Command {
     Query(Box<query::QueryArgs>),
     Neighbors(graph::NeighborsArgs),
     Import(import::ImportArgs),
-    /// Work on data sets.
-    #[command(subcommand)]
-    Data(sample::DataCommand),
 }
 
 fn main() -> ExitCode {
@@ -102,28 +112,30 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
-    if let Command::Data(command) = command {
-        return sample::run(command, output);
+    match command {
+        Command::Data(command) => sample::run(command, output),
+        Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
+        Command::Call(call) => runtime()?.block_on(ask(call, endpoint, output)),
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(call(command, endpoint, output))
 }
 
-/// Runs the commands that need a connection.
-async fn call(command: Command, endpoint: &str, output: Output) -> Result<()> {
+fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
     let client = Client::connect(endpoint).await?;
-    match command {
-        Command::Collection(command) => collections::run(command, &client, output).await,
-        Command::Put(args) => entities::put(args, &client, output).await,
-        Command::Get(args) => entities::get(args, &client, output).await,
-        Command::Update(args) => entities::update(args, &client, output).await,
-        Command::Delete(args) => entities::delete(args, &client, output).await,
-        Command::Scan(args) => entities::scan(args, &client, output).await,
-        Command::Count(args) => entities::count(args, &client, output).await,
-        Command::Query(args) => query::run(*args, &client, output).await,
-        Command::Neighbors(args) => graph::neighbors(args, &client, output).await,
-        Command::Import(args) => import::run(args, &client, output).await,
-        Command::Data(command) => sample::run(command, output),
+    match call {
+        Call::Collection(command) => collections::run(command, &client, output).await,
+        Call::Put(args) => entities::put(args, &client, output).await,
+        Call::Get(args) => entities::get(args, &client, output).await,
+        Call::Update(args) => entities::update(args, &client, output).await,
+        Call::Delete(args) => entities::delete(args, &client, output).await,
+        Call::Scan(args) => entities::scan(args, &client, output).await,
+        Call::Count(args) => entities::count(args, &client, output).await,
+        Call::Query(args) => query::run(*args, &client, output).await,
+        Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
+        Call::Import(args) => import::run(args, &client, output).await,
     }
 }
 

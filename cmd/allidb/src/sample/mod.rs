@@ -18,6 +18,8 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use crate::{ivecs, npy, output::Output, vector_numbers};
+#[cfg(test)]
+pub(crate) use choice::ASKED_BY_THE_DEMO;
 use source::Source;
 
 /// Entities in the sample.
