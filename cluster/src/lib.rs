@@ -1,1 +1,18 @@
-//! placeholder
+//! The ring: which node holds what, and the coordinator through which every read and write goes.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
+//! | [`layout`](Layout) | which nodes hold each partition; a layout of one node for now |
+//! | `pool` | bounded threads for the replica's blocking work |
+//!
+//! One node is a ring of one: there is no second path for "not clustered".
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
+
+mod coordinator;
+mod layout;
+mod pool;
+
+pub use allidb_index::{Deadline, ScanPage, ScanRequest};
+pub use coordinator::{Config, Consistency, Coordinator, Counts, WriteOptions};
+pub use layout::{Layout, NodeId};

@@ -1,0 +1,393 @@
+//! The coordinator: the seam through which every read and write goes.
+//!
+//! It plans a request, finds the partitions it touches and the replicas that hold them, and runs it there.
+//! With one node every partition's only replica is the local one.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+use allidb_index::{
+    Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
+    VectorOptions,
+    filter::Filter,
+    graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
+    model::{
+        Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, Write,
+        Written,
+    },
+    query::{Answer, Query},
+};
+use allidb_storage::{Durability, Stats, Threads, fs::RealFs};
+
+use crate::{
+    layout::{Layout, NodeId},
+    pool::Pool,
+};
+
+/// How many replicas must agree.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Consistency {
+    /// One.
+    One,
+    /// A majority.
+    #[default]
+    Quorum,
+    /// Every one.
+    All,
+}
+
+impl Consistency {
+    /// How many of `replicas` must answer.
+    pub fn needed(self, replicas: usize) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Quorum => replicas / 2 + 1,
+            Self::All => replicas,
+        }
+    }
+}
+
+/// How a write is made.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteOptions {
+    /// When it is acknowledged.
+    pub durability: Durability,
+    /// By how many.
+    pub consistency: Consistency,
+    /// When the caller stops waiting.
+    pub deadline: Deadline,
+}
+
+/// What a node is opened with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's directory.
+    pub data_dir: PathBuf,
+    /// How the storage engine works.
+    pub storage: allidb_storage::Options,
+    /// How vectors are indexed.
+    pub vectors: VectorOptions,
+    /// Bounds on requests.
+    pub limits: Limits,
+    /// Threads that write: each waits for the disk, and those that wait together share one fsync.
+    pub write_threads: usize,
+    /// Threads that read and search.
+    pub read_threads: usize,
+    /// Requests that may wait for a thread of each kind.
+    pub queue: usize,
+}
+
+impl Config {
+    /// What a node of its own directory uses unless told otherwise.
+    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+        Self {
+            data_dir: data_dir.into(),
+            storage: allidb_storage::Options::default(),
+            vectors: VectorOptions { build_threads: (cores / 2).max(1), ..VectorOptions::default() },
+            limits: Limits::default(),
+            write_threads: 16,
+            read_threads: cores.max(2),
+            queue: 1_024,
+        }
+    }
+}
+
+/// Figures for metrics.
+#[derive(Clone, Debug)]
+pub struct Counts {
+    /// The storage engine's.
+    pub storage: Stats,
+    /// Vectors in all spaces.
+    pub vectors: usize,
+    /// Those that graphs cover.
+    pub vectors_in_graphs: usize,
+    /// Replaced and deleted ones that are still held.
+    pub vectors_dead: usize,
+    /// Writes that wait for a thread.
+    pub writes_queued: usize,
+    /// Reads that wait for a thread.
+    pub reads_queued: usize,
+}
+
+/// The coordinator of this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Coordinator(Arc<Inner>);
+
+struct Inner {
+    layout: Layout,
+    node: NodeId,
+    replica: Arc<Replica>,
+    writes: Pool,
+    reads: Pool,
+}
+
+impl Coordinator {
+    /// Opens the node's store. Blocks while it recovers.
+    pub fn open(config: Config) -> Result<Self> {
+        let replica = Replica::open(ReplicaOptions {
+            fs: Arc::new(RealFs),
+            dir: config.data_dir,
+            storage: config.storage,
+            vectors: config.vectors,
+            limits: config.limits,
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+            background: Arc::new(Threads),
+        })?;
+        let node = NodeId(1);
+        Ok(Self(Arc::new(Inner {
+            layout: Layout::of_one(node),
+            node,
+            replica,
+            writes: Pool::start("write", config.write_threads, config.queue)?,
+            reads: Pool::start("read", config.read_threads, config.queue)?,
+        })))
+    }
+
+    /// Bounds on requests.
+    pub fn limits(&self) -> &Limits {
+        self.0.replica.limits()
+    }
+
+    /// Which nodes hold what.
+    pub fn layout(&self) -> &Layout {
+        &self.0.layout
+    }
+
+    /// 32 random bytes made when the ring was founded; page tokens are authenticated under it.
+    pub fn cursor_key(&self) -> [u8; 32] {
+        self.0.replica.cursor_key()
+    }
+
+    /// Whether it can serve: opening returned, so it is recovered, and its engine takes writes.
+    pub fn is_ready(&self) -> bool {
+        self.0.replica.engine().stats().poisoned.is_none()
+    }
+
+    /// Figures for metrics.
+    pub fn counts(&self) -> Counts {
+        let (vectors, vectors_in_graphs, vectors_dead) = self.0.replica.vector_counts();
+        Counts {
+            storage: self.0.replica.engine().stats(),
+            vectors,
+            vectors_in_graphs,
+            vectors_dead,
+            writes_queued: self.0.writes.queued(),
+            reads_queued: self.0.reads.queued(),
+        }
+    }
+
+    /// Takes no more work, finishes what is queued, flushes and closes the store. Blocks.
+    pub fn close(&self) -> Result<()> {
+        self.0.writes.close();
+        self.0.reads.close();
+        self.0.replica.close()
+    }
+
+    /// Creates a collection.
+    pub async fn create_collection(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        spaces: Vec<SpaceSpec>,
+        aliases: BTreeMap<String, String>,
+    ) -> Result<Arc<Collection>> {
+        let name = name.to_owned();
+        self.change(move |replica| replica.create_collection(tenant, &name, spaces, aliases)).await
+    }
+
+    /// The collection of this name.
+    pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Arc<Collection>> {
+        self.0.replica.collection(tenant, name)
+    }
+
+    /// Collections in the order of their names, those after `after`, `limit` at most.
+    pub async fn collections(
+        &self,
+        tenant: TenantId,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<Arc<Collection>>> {
+        Ok(self.0.replica.collections(tenant, after, limit))
+    }
+
+    /// Changes a collection's spaces and aliases, all or none.
+    pub async fn update_collection(
+        &self,
+        tenant: TenantId,
+        name: &str,
+        change: CollectionChange,
+    ) -> Result<Arc<Collection>> {
+        let name = name.to_owned();
+        self.change(move |replica| replica.update_collection(tenant, &name, change)).await
+    }
+
+    /// Drops a collection with everything in it.
+    pub async fn drop_collection(&self, tenant: TenantId, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.change(move |replica| replica.drop_collection(tenant, &name)).await
+    }
+
+    /// Makes the writes in order. Each is checked and answered by itself.
+    ///
+    /// A write that was refused for its own fault, or not begun before the deadline, changed nothing; after
+    /// any other error it may have been made.
+    pub async fn write(
+        &self,
+        tenant: TenantId,
+        writes: Vec<Write>,
+        options: WriteOptions,
+    ) -> Vec<Result<Written>> {
+        let count = writes.len();
+        let inner = Arc::clone(&self.0);
+        let work = move || inner.write(tenant, writes, options);
+        match self.0.writes.run(work).await {
+            Ok(results) => results,
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    /// The entity of each reference, or why not, all as of one moment.
+    pub async fn get(
+        &self,
+        tenant: TenantId,
+        refs: Vec<EntityRef>,
+        mask: ReadMask,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Vec<Result<Entity>> {
+        let count = refs.len();
+        let replica = Arc::clone(&self.0.replica);
+        match self.0.reads.run(move || replica.get(tenant, &refs, &mask, deadline)).await {
+            Ok(results) => results,
+            Err(error) => vec![Err(error); count],
+        }
+    }
+
+    /// A page of a collection in the order of ids.
+    pub async fn scan(
+        &self,
+        tenant: TenantId,
+        request: ScanRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<ScanPage> {
+        self.read(deadline, move |replica| replica.scan(tenant, &request, deadline)).await
+    }
+
+    /// How many entities there are, or match.
+    pub async fn count(
+        &self,
+        tenant: TenantId,
+        collection: &str,
+        filter: Option<Filter>,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<u64> {
+        let collection = collection.to_owned();
+        self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
+            .await
+    }
+
+    /// The edges of one entity.
+    pub async fn neighbors(
+        &self,
+        tenant: TenantId,
+        request: NeighborsRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Neighborhood> {
+        self.read(deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
+    }
+
+    /// A walk from some entities.
+    pub async fn expand(
+        &self,
+        tenant: TenantId,
+        request: ExpandRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Expansion> {
+        self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
+    }
+
+    /// Seeds, expansion and score in one.
+    pub async fn query(
+        &self,
+        tenant: TenantId,
+        query: Query,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        self.read(deadline, move |replica| replica.query(tenant, &query, deadline)).await
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        deadline: Deadline,
+        read: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let replica = Arc::clone(&self.0.replica);
+        let work = move || {
+            // What waited too long for a thread is not begun.
+            deadline.check()?;
+            read(&replica)
+        };
+        self.0.reads.run(work).await?
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Arc<Replica>) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let replica = Arc::clone(&self.0.replica);
+        self.0.writes.run(move || change(&replica)).await?
+    }
+}
+
+impl Inner {
+    /// Plans each write, finds its replicas, and has them merge it.
+    fn write(&self, tenant: TenantId, writes: Vec<Write>, options: WriteOptions) -> Vec<Result<Written>> {
+        if let Err(error) = options.deadline.check() {
+            return vec![Err(error); writes.len()];
+        }
+        let mut planned = Vec::with_capacity(writes.len());
+        let mut results: Vec<Option<Result<Written>>> = Vec::with_capacity(writes.len());
+        for write in writes {
+            let mutation = self.replica.plan(tenant, write).and_then(|mutation| {
+                self.check_replicas(mutation.partitions(), options.consistency)?;
+                Ok(mutation)
+            });
+            match mutation {
+                Ok(mutation) => {
+                    planned.push(mutation);
+                    results.push(None);
+                }
+                Err(error) => results.push(Some(Err(error))),
+            }
+        }
+        let mut applied = self.replica.apply(planned, options.durability).into_iter();
+        let missing =
+            || Err(Error::FailedPrecondition("a replica gave fewer answers than it was asked for".into()));
+        results.into_iter().map(|result| result.or_else(|| applied.next()).unwrap_or_else(missing)).collect()
+    }
+
+    /// Every partition must have as many replicas within reach as the consistency needs: here, this node.
+    fn check_replicas(
+        &self,
+        mut partitions: impl Iterator<Item = u16>,
+        consistency: Consistency,
+    ) -> Result<()> {
+        let is_held = |partition| {
+            let replicas = self.layout.replicas(partition);
+            let reachable = replicas.iter().filter(|node| **node == self.node).count();
+            !replicas.is_empty() && reachable >= consistency.needed(replicas.len())
+        };
+        match partitions.find(|partition| !is_held(*partition)) {
+            Some(partition) => Err(Error::FailedPrecondition(format!(
+                "too few replicas of partition {partition} are within reach"
+            ))),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Bounded threads for blocking work: commits wait for the disk, searches burn CPU, and neither may hold
+//! up the threads that serve connections.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread,
+};
+
+use allidb_index::{Error, Result};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// Threads with a bounded queue before them.
+pub(crate) struct Pool {
+    name: &'static str,
+    queue: Mutex<Option<SyncSender<Work>>>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Pool {
+    /// Starts `threads` threads with room for `queue` waiting pieces of work.
+    pub(crate) fn start(name: &'static str, threads: usize, queue: usize) -> Result<Self> {
+        let (sender, receiver) = sync_channel::<Work>(queue.max(1));
+        let receiver = Arc::new(Mutex::new(receiver));
+        let queued = Arc::new(AtomicUsize::new(0));
+        for at in 0..threads.max(1) {
+            let (receiver, queued) = (Arc::clone(&receiver), Arc::clone(&queued));
+            let started = thread::Builder::new().name(format!("{name}-{at}")).spawn(move || {
+                while let Some(work) = next(&receiver) {
+                    queued.fetch_sub(1, Ordering::Relaxed);
+                    work();
+                }
+            });
+            started.map_err(|error| {
+                Error::FailedPrecondition(format!("cannot start a {name} thread: {error}"))
+            })?;
+        }
+        Ok(Self { name, queue: Mutex::new(Some(sender)), queued })
+    }
+
+    /// Runs `work` on one of the threads. It runs to its end even if the caller stops waiting.
+    ///
+    /// # Errors
+    /// [`Error::Exhausted`] if the queue is full, [`Error::FailedPrecondition`] if the pool is closed or
+    /// the work panicked.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let span = tracing::Span::current();
+        let work: Work = Box::new(move || {
+            let result = span.in_scope(work);
+            // A caller that has gone away wants no answer.
+            drop(answer.send(result));
+        });
+        let closed = || Error::FailedPrecondition("the node is shutting down".into());
+        {
+            let queue = self.queue.lock();
+            let queue = queue.as_ref().ok_or_else(closed)?;
+            self.queued.fetch_add(1, Ordering::Relaxed);
+            queue.try_send(work).map_err(|refused| {
+                self.queued.fetch_sub(1, Ordering::Relaxed);
+                match refused {
+                    TrySendError::Full(_) => {
+                        Error::Exhausted(format!("too many requests wait for a {} thread", self.name))
+                    }
+                    TrySendError::Disconnected(_) => closed(),
+                }
+            })?;
+        }
+        answered
+            .await
+            .map_err(|_| Error::FailedPrecondition(format!("a {} thread failed; see the log", self.name)))
+    }
+
+    /// Pieces of work that wait.
+    pub(crate) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more work; what is queued still runs.
+    pub(crate) fn close(&self) {
+        self.queue.lock().take();
+    }
+}
+
+fn next(receiver: &Mutex<Receiver<Work>>) -> Option<Work> {
+    receiver.lock().recv().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_and_a_panic_is_an_error_of_its_caller_alone() {
+        let pool = Arc::new(Pool::start("test", 1, 1).unwrap());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (started, has_started) = oneshot::channel();
+        let busy = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move {
+                pool.run(move || {
+                    started.send(()).unwrap();
+                    wait.recv().unwrap();
+                })
+                .await
+            }
+        });
+        has_started.await.unwrap();
+        let mut waiting = Box::pin(pool.run(|| 7));
+        assert!(futures_poll(&mut waiting).await.is_none(), "it waits");
+        assert!(matches!(pool.run(|| 8).await, Err(Error::Exhausted(_))));
+        assert_eq!(pool.queued(), 1);
+        go.send(()).unwrap();
+        assert_eq!(waiting.await.unwrap(), 7);
+        busy.await.unwrap().unwrap();
+    }
+
+    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        std::future::poll_fn(|context| {
+            std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+                std::task::Poll::Ready(output) => Some(output),
+                std::task::Poll::Pending => None,
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,103 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::{fmt, sync::Arc};
+
+/// The result of an index operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The request itself is wrong: change it.
+    #[error("{field} {why}")]
+    Invalid {
+        /// The field's path in the request.
+        field: String,
+        /// What is wrong with it, as the end of a sentence that begins with the field.
+        why: String,
+    },
+    /// There is no such entity.
+    #[error("there is no entity {id:?} in collection {collection:?}")]
+    NotFound {
+        /// The collection's name.
+        collection: String,
+        /// The entity's id.
+        id: String,
+    },
+    /// There is no such collection.
+    #[error("there is no collection {0:?}")]
+    UnknownCollection(String),
+    /// The collection declares no such space.
+    #[error("collection {collection:?} declares no vector space {space:?}")]
+    UnknownSpace {
+        /// The collection's name.
+        collection: String,
+        /// The space or alias asked for.
+        space: String,
+    },
+    /// A collection of this name exists already.
+    #[error("collection {0:?} exists already")]
+    CollectionExists(String),
+    /// The vector does not fit its space.
+    #[error("{field} has {got} dimensions; space {space:?} has {want}")]
+    WrongDimension {
+        /// The field's path in the request.
+        field: String,
+        /// The space's name.
+        space: String,
+        /// Its dimension.
+        want: u32,
+        /// The vector's.
+        got: usize,
+    },
+    /// The state of the system does not allow it: change that first.
+    #[error("{0}")]
+    FailedPrecondition(String),
+    /// A bound was reached: ask for less or come back later.
+    #[error("{0}")]
+    Exhausted(String),
+    /// The request's time is over.
+    #[error("the deadline passed")]
+    DeadlineExceeded,
+    /// A stored row cannot be read.
+    #[error("corrupt row in keyspace {keyspace} at key {key}: {what}")]
+    CorruptRow {
+        /// The keyspace's name.
+        keyspace: &'static str,
+        /// The row's key in hexadecimal.
+        key: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The storage engine failed.
+    #[error(transparent)]
+    Storage(Arc<allidb_storage::Error>),
+}
+
+impl From<allidb_storage::Error> for Error {
+    fn from(error: allidb_storage::Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+impl Error {
+    /// The request's `field` is wrong because `why` (the end of a sentence that begins with the field).
+    pub fn invalid(field: impl AsRef<str>, why: impl Into<String>) -> Self {
+        Self::Invalid { field: field.as_ref().to_owned(), why: why.into() }
+    }
+
+    pub(crate) fn corrupt(keyspace: &'static str, key: &[u8], what: impl fmt::Display) -> Self {
+        let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        Self::CorruptRow { keyspace, key, what: what.to_string() }
+    }
+
+    /// Whether the same request may succeed later without anyone's doing.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Exhausted(_) => true,
+            Self::Storage(error) => error.is_retryable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Conditions on entities: one language for search, scan and count.
+//!
+//! An absent attribute fails every comparison (also `!=`), `not` is two-valued, int64 and double compare
+//! exactly, and a list matches if any element does.
+
+use std::cmp::Ordering;
+
+use crate::{
+    error::{Error, Result},
+    model::{Entity, Limits, Value},
+};
+
+/// A condition on an entity.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Filter {
+    /// All hold.
+    And(Vec<Filter>),
+    /// At least one holds.
+    Or(Vec<Filter>),
+    /// Does not hold.
+    Not(Box<Filter>),
+    /// A field compares so with a value.
+    Compare(Field, Operator, Value),
+    /// A field equals one of these.
+    In(Field, Vec<Value>),
+    /// The field is there; a null counts.
+    Exists(Field),
+    /// The field is there and null.
+    IsNull(Field),
+}
+
+/// How a field compares with a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `=`
+    Equal,
+    /// `!=`: there, comparable, and not equal.
+    NotEqual,
+    /// `<`
+    Less,
+    /// `<=`
+    LessOrEqual,
+    /// `>`
+    Greater,
+    /// `>=`
+    GreaterOrEqual,
+    /// A string begins with this one.
+    StartsWith,
+}
+
+/// What a condition speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The entity's id.
+    Id,
+    /// Its type.
+    Type,
+    /// Its importance.
+    Importance,
+    /// When it was created.
+    CreatedAt,
+    /// When it was last written.
+    UpdatedAt,
+    /// When it expires.
+    ExpireAt,
+    /// Any of its sources.
+    Source,
+    /// An attribute, then names of fields within nested maps.
+    Attribute(Vec<String>),
+}
+
+impl Field {
+    /// From its name: a built-in field, `attributes.NAME`, or a bare attribute name.
+    ///
+    /// # Errors
+    /// Where the name is empty or has an empty part.
+    pub fn parse(name: &str) -> Result<Self> {
+        Ok(match name {
+            "id" => Self::Id,
+            "type" => Self::Type,
+            "importance" => Self::Importance,
+            "created_at" => Self::CreatedAt,
+            "updated_at" => Self::UpdatedAt,
+            "expire_at" => Self::ExpireAt,
+            "source" => Self::Source,
+            _ => {
+                let path: Vec<String> =
+                    name.strip_prefix("attributes.").unwrap_or(name).split('.').map(str::to_owned).collect();
+                if path.iter().any(String::is_empty) {
+                    return Err(Error::invalid(
+                        "filter",
+                        format!("names the field {name:?}, which has an empty part"),
+                    ));
+                }
+                Self::Attribute(path)
+            }
+        })
+    }
+}
+
+impl Filter {
+    /// Checks depth, size and the types of the values compared.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the place, a path such as `filter.and[1].not`.
+    pub fn validate(&self, place: &str, limits: &Limits) -> Result<()> {
+        let mut conditions = 0;
+        self.check(place, limits, 1, &mut conditions)
+    }
+
+    fn check(&self, place: &str, limits: &Limits, depth: usize, conditions: &mut usize) -> Result<()> {
+        if depth > limits.filter_depth {
+            return Err(Error::invalid(place, format!("is nested deeper than {}", limits.filter_depth)));
+        }
+        *conditions += match self {
+            Self::In(_, values) => values.len().max(1),
+            _ => 1,
+        };
+        if *conditions > limits.filter_conditions {
+            return Err(Error::invalid(
+                place,
+                format!("brings more than {} conditions", limits.filter_conditions),
+            ));
+        }
+        match self {
+            Self::And(filters) | Self::Or(filters) => {
+                let name = if matches!(self, Self::And(_)) { "and" } else { "or" };
+                for (at, filter) in filters.iter().enumerate() {
+                    filter.check(&format!("{place}.{name}[{at}]"), limits, depth + 1, conditions)?;
+                }
+                Ok(())
+            }
+            Self::Not(filter) => filter.check(&format!("{place}.not"), limits, depth + 1, conditions),
+            Self::Compare(field, operator, value) => {
+                check_operand(&format!("{place}.compare"), field, *operator, value)
+            }
+            Self::In(field, values) => values.iter().enumerate().try_for_each(|(at, v)| {
+                check_operand(&format!("{place}.in.values[{at}]"), field, Operator::Equal, v)
+            }),
+            Self::Exists(_) | Self::IsNull(_) => Ok(()),
+        }
+    }
+
+    /// Whether the entity meets the condition. Only the fields that the filter names need to be there.
+    pub fn matches(&self, entity: &Entity) -> bool {
+        match self {
+            Self::And(filters) => filters.iter().all(|filter| filter.matches(entity)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.matches(entity)),
+            Self::Not(filter) => !filter.matches(entity),
+            Self::Compare(field, operator, value) => {
+                field.any(entity, &mut |found| compare(found, *operator, value))
+            }
+            Self::In(field, values) => field
+                .any(entity, &mut |found| values.iter().any(|value| compare(found, Operator::Equal, value))),
+            Self::Exists(field) => field.any(entity, &mut |_| true),
+            Self::IsNull(field) => field.any(entity, &mut |found| *found == Value::Null),
+        }
+    }
+}
+
+impl Field {
+    /// Whether the test holds for the field's value or, for sources, for any of them.
+    fn any(&self, entity: &Entity, test: &mut dyn FnMut(&Value) -> bool) -> bool {
+        let time = |time: Option<crate::model::Timestamp>| time.map(Value::Timestamp);
+        let value = match self {
+            Self::Id => Some(Value::String(entity.id.clone())),
+            Self::Type => Some(Value::String(entity.entity_type.clone())),
+            Self::Importance => entity.importance.map(Value::Double),
+            Self::CreatedAt => time(entity.created_at),
+            Self::UpdatedAt => time(entity.updated_at),
+            Self::ExpireAt => time(entity.expire_at),
+            Self::Source => return entity.sources.iter().any(|name| test(&Value::String(name.clone()))),
+            Self::Attribute(path) => return any_at(entity.attributes.get(&path[0]), &path[1..], test),
+        };
+        value.is_some_and(|value| test(&value))
+    }
+}
+
+/// Follows `path` into nested maps, through every element of lists on the way.
+fn any_at(value: Option<&Value>, path: &[String], test: &mut dyn FnMut(&Value) -> bool) -> bool {
+    match (value, path) {
+        (None, _) => false,
+        (Some(value), []) => test(value),
+        (Some(Value::Map(fields)), [name, rest @ ..]) => any_at(fields.get(name), rest, test),
+        (Some(Value::List(items)), _) => items.iter().any(|item| any_at(Some(item), path, test)),
+        _ => false,
+    }
+}
+
+fn compare(found: &Value, operator: Operator, wanted: &Value) -> bool {
+    if let (Value::List(items), false) = (found, matches!(wanted, Value::List(_))) {
+        return items.iter().any(|item| compare(item, operator, wanted));
+    }
+    if operator == Operator::StartsWith {
+        return matches!((found, wanted), (Value::String(found), Value::String(prefix)) if found.starts_with(prefix));
+    }
+    let Some(order) = found.compare(wanted) else { return false };
+    match operator {
+        Operator::Equal => order == Ordering::Equal,
+        Operator::NotEqual => order != Ordering::Equal,
+        Operator::Less => order == Ordering::Less,
+        Operator::LessOrEqual => order != Ordering::Greater,
+        Operator::Greater => order == Ordering::Greater,
+        Operator::GreaterOrEqual => order != Ordering::Less,
+        Operator::StartsWith => false,
+    }
+}
+
+fn check_operand(place: &str, field: &Field, operator: Operator, value: &Value) -> Result<()> {
+    if !value.is_finite() {
+        return Err(Error::invalid(place, "compares with a number that is not finite"));
+    }
+    let (ok, want) = match field {
+        Field::Id | Field::Type | Field::Source => (matches!(value, Value::String(_)), "a string"),
+        Field::Importance => (matches!(value, Value::Int(_) | Value::Double(_)), "a number"),
+        Field::CreatedAt | Field::UpdatedAt | Field::ExpireAt => {
+            (matches!(value, Value::Timestamp(_)), "a timestamp")
+        }
+        Field::Attribute(_) => (true, ""),
+    };
+    if !ok {
+        return Err(Error::invalid(place, format!("must compare this field with {want}")));
+    }
+    match operator {
+        Operator::StartsWith if !matches!(value, Value::String(_)) => {
+            Err(Error::invalid(place, "must compare the start of a field with a string"))
+        }
+        Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual
+            if matches!(value, Value::Null | Value::List(_) | Value::Map(_) | Value::Bool(_)) =>
+        {
+            Err(Error::invalid(place, "orders by a value that has no order (null, bool, list or map)"))
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn entity() -> Entity {
+        let mut entity = Entity { id: "n-1".into(), entity_type: "noun".into(), ..Entity::default() };
+        entity
+            .attributes
+            .insert("lemmas".into(), Value::List(vec![Value::String("dog".into()), Value::Int(3)]));
+        entity.attributes.insert("year".into(), Value::Int(1999));
+        entity.attributes.insert("gone".into(), Value::Null);
+        let nested = BTreeMap::from([("b".to_owned(), Value::Double(2.5))]);
+        entity.attributes.insert("a".into(), Value::List(vec![Value::Map(nested)]));
+        entity
+    }
+
+    fn compare(field: &str, operator: Operator, value: Value) -> Filter {
+        Filter::Compare(Field::parse(field).unwrap(), operator, value)
+    }
+
+    #[test]
+    fn the_rules_of_matching() {
+        let entity = entity();
+        let holds = |filter: Filter| filter.matches(&entity);
+        assert!(holds(compare("type", Operator::Equal, Value::String("noun".into()))));
+        assert!(holds(compare("lemmas", Operator::Equal, Value::String("dog".into()))));
+        assert!(holds(compare("lemmas", Operator::StartsWith, Value::String("do".into()))));
+        assert!(holds(compare("year", Operator::Less, Value::Double(1999.5))));
+        assert!(holds(compare("attributes.a.b", Operator::Greater, Value::Int(2))));
+        // Absent fields and other types fail every comparison, also "not equal".
+        assert!(!holds(compare("absent", Operator::NotEqual, Value::Int(1))));
+        assert!(!holds(compare("year", Operator::NotEqual, Value::String("x".into()))));
+        assert!(holds(Filter::Not(Box::new(compare("absent", Operator::Equal, Value::Int(1))))));
+        assert!(holds(Filter::Exists(Field::parse("gone").unwrap())));
+        assert!(holds(Filter::IsNull(Field::parse("gone").unwrap())));
+        assert!(!holds(Filter::IsNull(Field::parse("absent").unwrap())));
+        assert!(holds(Filter::And(vec![])));
+        assert!(!holds(Filter::Or(vec![])));
+        assert!(holds(Filter::In(Field::Id, vec![Value::String("x".into()), Value::String("n-1".into())])));
+    }
+
+    #[test]
+    fn wrong_filters_are_refused_with_the_place() {
+        let limits = Limits { filter_depth: 3, ..Limits::default() };
+        let ill_typed = Filter::And(vec![compare("type", Operator::Equal, Value::Int(3))]);
+        let error = ill_typed.validate("filter", &limits).unwrap_err().to_string();
+        assert!(error.starts_with("filter.and[0].compare must compare this field with a string"), "{error}");
+        let mut deep = Filter::Exists(Field::Id);
+        for _ in 0..3 {
+            deep = Filter::Not(Box::new(deep));
+        }
+        assert!(deep.validate("filter", &limits).unwrap_err().to_string().contains("nested deeper"));
+        assert!(compare("x", Operator::Less, Value::Null).validate("filter", &limits).is_err());
+        assert!(compare("x", Operator::Equal, Value::Double(f64::NAN)).validate("filter", &limits).is_err());
+        assert!(Field::parse("").is_err() && Field::parse("a..b").is_err());
+    }
+}

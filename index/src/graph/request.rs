@@ -1,0 +1,74 @@
+//! What callers ask of the graph and what they get.
+
+use crate::{
+    model::{Direction, Edge, EntityRef, Timestamp},
+    query::{ExpandSpec, Step, Truncation},
+};
+
+/// Asks for the edges of one entity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NeighborsRequest {
+    /// Whose edges.
+    pub entity: EntityRef,
+    /// Only these relations; empty: all.
+    pub relations: Vec<String>,
+    /// Which way.
+    pub direction: Direction,
+    /// Lighter edges are left out.
+    pub min_weight: f64,
+    /// Edges that hold at this time; `None`: now.
+    pub as_of: Option<Timestamp>,
+    /// Most edges returned.
+    pub limit: usize,
+}
+
+/// The edges of one entity.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Neighborhood {
+    /// Heaviest first; ties by relation, neighbour and edge id.
+    pub neighbors: Vec<Neighbor>,
+    /// What bounds cut off.
+    pub truncated: Vec<Truncation>,
+}
+
+/// One edge of an entity.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Neighbor {
+    /// The edge.
+    pub edge: Edge,
+    /// [`Direction::Out`]: the entity asked about is its source.
+    pub direction: Direction,
+}
+
+/// Asks for a breadth-first walk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpandRequest {
+    /// Where it begins, each with score 1.
+    pub seeds: Vec<EntityRef>,
+    /// How it goes on.
+    pub spec: ExpandSpec,
+}
+
+/// What a walk reached.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Expansion {
+    /// By hops, then best score, then name; without the seeds.
+    pub nodes: Vec<Reached>,
+    /// Edges looked at.
+    pub edges: u64,
+    /// What bounds cut off.
+    pub truncated: Vec<Truncation>,
+}
+
+/// One node that a walk reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reached {
+    /// The node.
+    pub entity: EntityRef,
+    /// How many edges away from its seed.
+    pub hops: usize,
+    /// The best over its paths of decay^hops times the product of the weights.
+    pub score: f64,
+    /// That path, from a seed to the node.
+    pub path: Vec<Step>,
+}

@@ -1,0 +1,49 @@
+//! The keyspaces that rows live in.
+
+use allidb_storage::{Engine, Keyspace, KeyspaceOptions};
+
+use crate::error::{Error, Result};
+
+/// Handles of the keyspaces.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keyspaces {
+    pub(crate) entity: Keyspace,
+    pub(crate) vector: Keyspace,
+    pub(crate) history: Keyspace,
+    pub(crate) chunk: Keyspace,
+    pub(crate) edge: Keyspace,
+    pub(crate) edge_in: Keyspace,
+    pub(crate) token: Keyspace,
+    pub(crate) number: Keyspace,
+    pub(crate) cluster: Keyspace,
+    pub(crate) local: Keyspace,
+}
+
+/// What the storage engine is to be opened with.
+pub(crate) fn keyspace_options() -> Vec<KeyspaceOptions> {
+    let names =
+        ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number", "cluster", "local"];
+    names.into_iter().map(KeyspaceOptions::new).collect()
+}
+
+impl Keyspaces {
+    pub(crate) fn of(engine: &Engine) -> Result<Self> {
+        let keyspace = |name: &str| {
+            let missing =
+                || Error::FailedPrecondition(format!("the storage engine has no keyspace {name:?}"));
+            engine.keyspace(name).ok_or_else(missing)
+        };
+        Ok(Self {
+            entity: keyspace("entity")?,
+            vector: keyspace("vector")?,
+            history: keyspace("history")?,
+            chunk: keyspace("chunk")?,
+            edge: keyspace("edge")?,
+            edge_in: keyspace("edge_in")?,
+            token: keyspace("token")?,
+            number: keyspace("number")?,
+            cluster: keyspace("cluster")?,
+            local: keyspace("local")?,
+        })
+    }
+}

@@ -1,0 +1,245 @@
+//! The one merge function: what two states of an entity's rows come to.
+//!
+//! It is commutative, associative and idempotent, so that replicas that saw the same writes in any order,
+//! any number of times, hold the same. The same function runs in writes, in reads over replicas, in read
+//! repair, in hint replay and in anti-entropy.
+
+use std::{
+    cmp::Ordering,
+    collections::{BTreeMap, btree_map::Entry},
+};
+
+use crate::{
+    model::Value,
+    row::{
+        ChunkContent, ChunkKey, Content, EdgeContent, EdgeKey, EntityRow, Scope, VectorContent, VectorKey,
+    },
+    version::Version,
+};
+
+/// A value or its tombstone, with the version of the write that made it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Register<T> {
+    pub(crate) version: Version,
+    /// `None`: a tombstone.
+    pub(crate) value: Option<T>,
+}
+
+/// Values whose encoded forms can be compared, to break a tie of versions.
+pub(crate) trait TieBreak {
+    fn tie_bytes(&self) -> Vec<u8>;
+}
+
+impl<C: Content> TieBreak for C {
+    fn tie_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.encode(&mut out);
+        out
+    }
+}
+
+impl TieBreak for Value {
+    fn tie_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        crate::row::put_value(&mut out, self);
+        out
+    }
+}
+
+impl<T: TieBreak> Register<T> {
+    /// The higher version wins; at equal versions a tombstone beats a value, then the greater bytes win.
+    pub(crate) fn merge(&mut self, other: Self) {
+        let order = other.version.cmp(&self.version).then_with(|| match (&other.value, &self.value) {
+            (None, None) | (Some(_), None) => Ordering::Less,
+            (None, Some(_)) => Ordering::Greater,
+            (Some(theirs), Some(mine)) => theirs.tie_bytes().cmp(&mine.tie_bytes()),
+        });
+        if order == Ordering::Greater {
+            *self = other;
+        }
+    }
+}
+
+/// An entity's rows, or some of them: what lies on disk, or what a write changes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct EntityState {
+    pub(crate) row: EntityRow,
+    pub(crate) vectors: BTreeMap<VectorKey, Register<VectorContent>>,
+    pub(crate) chunks: BTreeMap<ChunkKey, Register<ChunkContent>>,
+    pub(crate) edges: BTreeMap<EdgeKey, Register<EdgeContent>>,
+    pub(crate) edges_in: BTreeMap<EdgeKey, Register<EdgeContent>>,
+}
+
+impl EntityState {
+    /// What the two come to together.
+    pub(crate) fn merge(mut self, other: EntityState) -> EntityState {
+        self.row = self.row.merge(other.row);
+        merge_maps(&mut self.vectors, other.vectors);
+        merge_maps(&mut self.chunks, other.chunks);
+        merge_maps(&mut self.edges, other.edges);
+        merge_maps(&mut self.edges_in, other.edges_in);
+        self.drop_cleared();
+        self
+    }
+
+    /// Removes what the markers cover, and vectors of chunks that were deleted or replaced.
+    fn drop_cleared(&mut self) {
+        let cleared = self.row.cleared(Scope::Entity);
+        let own = self.row.cleared(Scope::Vectors).max(cleared);
+        let edges = self.row.cleared(Scope::Edges);
+        self.chunks.retain(|_, register| register.version > cleared);
+        let chunks = &self.chunks;
+        self.vectors.retain(|key, register| {
+            if key.chunk.is_empty() {
+                return register.version > own;
+            }
+            // A chunk is replaced whole: only vectors written with it or after it are its own.
+            let of_chunk = chunks.get(&key.chunk).is_none_or(|chunk| match chunk.value {
+                Some(_) => register.version >= chunk.version,
+                None => register.version > chunk.version,
+            });
+            register.version > cleared && of_chunk
+        });
+        self.edges.retain(|_, register| register.version > edges);
+        self.edges_in.retain(|_, register| register.version > edges);
+    }
+}
+
+fn merge_maps<K: Ord, T: TieBreak>(into: &mut BTreeMap<K, Register<T>>, from: BTreeMap<K, Register<T>>) {
+    for (key, register) in from {
+        match into.entry(key) {
+            Entry::Vacant(free) => {
+                free.insert(register);
+            }
+            Entry::Occupied(mut taken) => taken.get_mut().merge(register),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::{prelude::*, sample::select};
+
+    use super::*;
+    use crate::{
+        model::{CollectionId, SpaceId},
+        row::{Field, decode_register, encode_register},
+    };
+
+    fn version() -> impl Strategy<Value = Version> {
+        // Few of them, so that ties and markers just below a version happen.
+        (1..6_u64, 0..2_u64).prop_map(|(time, node)| Version::new(time, 0, 1 + node))
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::Bool),
+            (-3..3_i64).prop_map(Value::Int),
+            "[ab]{0,2}".prop_map(Value::String),
+            prop::collection::vec((-3..3_i64).prop_map(Value::Int), 0..3).prop_map(Value::List),
+        ]
+    }
+
+    fn register<T: Clone + std::fmt::Debug + 'static>(
+        value: impl Strategy<Value = T> + 'static,
+    ) -> impl Strategy<Value = Register<T>> {
+        (version(), proptest::option::of(value)).prop_map(|(version, value)| Register { version, value })
+    }
+
+    fn field() -> impl Strategy<Value = Field> {
+        select(vec![
+            Field::Existence,
+            Field::Type,
+            Field::ExpireAt,
+            Field::Source("s".into()),
+            Field::Attribute("a".into()),
+            Field::Attribute("b".into()),
+        ])
+    }
+
+    fn row() -> impl Strategy<Value = EntityRow> {
+        let scopes = [Scope::Entity, Scope::Edges, Scope::Attributes, Scope::Sources, Scope::Vectors];
+        let markers = prop::collection::vec((select(scopes.to_vec()), version()), 0..3);
+        let fields = prop::collection::btree_map(field(), register(value()), 0..5);
+        (markers, fields, prop::collection::vec(version(), 0..3), version()).prop_map(
+            |(markers, fields, puts, touched)| {
+                let mut row = EntityRow::default();
+                (row.touched, row.puts, row.fields) = (touched, puts, fields);
+                markers.into_iter().for_each(|(scope, upto)| row.clear(scope, upto));
+                row
+            },
+        )
+    }
+
+    fn edge_key() -> impl Strategy<Value = EdgeKey> {
+        ("[ab]", 1..3_u64, "[xy]").prop_map(|(relation, collection, other)| EdgeKey {
+            relation,
+            collection: CollectionId(collection),
+            other,
+            edge_id: String::new(),
+        })
+    }
+
+    fn edge() -> impl Strategy<Value = EdgeContent> {
+        (0..3_u8).prop_map(|weight| EdgeContent {
+            weight: f64::from(weight) / 2.0,
+            attributes: BTreeMap::new(),
+            valid_from: None,
+            valid_to: None,
+            sources: Default::default(),
+        })
+    }
+
+    fn state() -> impl Strategy<Value = EntityState> {
+        let vector_key =
+            ("[c]{0,1}", 1..3_u64).prop_map(|(chunk, space)| VectorKey { chunk, space: SpaceId(space) });
+        let vector = prop::collection::vec(-2.0..2.0_f32, 1..3).prop_map(|v| VectorContent(Arc::from(v)));
+        let chunk = "[xy]{0,2}".prop_map(|text| ChunkContent { text, ..ChunkContent::default() });
+        let vectors = prop::collection::btree_map(vector_key, register(vector), 0..3);
+        let chunks = prop::collection::btree_map("[cd]", register(chunk), 0..3);
+        let edges = || prop::collection::btree_map(edge_key(), register(edge()), 0..3);
+        (row(), vectors, chunks, edges(), edges()).prop_map(|(row, vectors, chunks, edges, edges_in)| {
+            // Normalised, as every state on disk and on the wire is.
+            EntityState { row, vectors, chunks, edges, edges_in }.merge(EntityState::default())
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn merging_is_commutative_associative_and_idempotent(a in state(), b in state(), c in state()) {
+            let merge = |a: &EntityState, b: &EntityState| a.clone().merge(b.clone());
+            prop_assert_eq!(merge(&a, &b), merge(&b, &a));
+            prop_assert_eq!(merge(&merge(&a, &b), &c), merge(&a, &merge(&b, &c)));
+            prop_assert_eq!(merge(&a, &a), a);
+        }
+
+        #[test]
+        fn entity_rows_survive_their_encoding(row in row()) {
+            prop_assert_eq!(EntityRow::decode(&row.encode()), Ok(row));
+        }
+
+        #[test]
+        fn registers_survive_their_encoding(edge in register(edge()), numbers in prop::collection::vec(any::<f32>().prop_filter("comparable", |x| !x.is_nan()), 0..9), version in version()) {
+            prop_assert_eq!(decode_register(&encode_register(&edge)), Ok(edge));
+            let vector = Register { version, value: Some(VectorContent(numbers.into())) };
+            prop_assert_eq!(decode_register(&encode_register(&vector)), Ok(vector));
+        }
+
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>(), row in row()) {
+            let (_, _, _) = (EntityRow::decode(&bytes), decode_register::<EdgeContent>(&bytes), decode_register::<ChunkContent>(&bytes));
+            let (_, _) = (decode_register::<VectorContent>(&bytes), crate::row::key::decode_edge_key(&bytes));
+            let encoded = row.encode();
+            let cut = cut.index(encoded.len());
+            prop_assert!(EntityRow::decode(&encoded[..cut]).is_err());
+            let mut flipped = encoded.clone();
+            flipped[cut] ^= 0x81;
+            let _ = EntityRow::decode(&flipped);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Collections and their vector spaces.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    error::{Error, Result},
+    model::{Timestamp, validate_collection_name},
+};
+
+/// A tenant's number: never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenantId(pub u64);
+
+impl TenantId {
+    /// The tenant of every caller before there are credentials.
+    pub const DEFAULT: TenantId = TenantId(1);
+}
+
+/// A collection's number: never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CollectionId(pub u64);
+
+/// A vector space's number: never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SpaceId(pub u64);
+
+/// How nearness is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Metric {
+    /// Cosine similarity.
+    Cosine,
+    /// Dot product.
+    Dot,
+    /// Euclidean distance.
+    L2,
+}
+
+/// What a caller declares of a vector space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpaceSpec {
+    /// Its name, unique among the collection's spaces and aliases.
+    pub name: String,
+    /// 1 to 65,535.
+    pub dimension: u32,
+    /// How nearness is measured.
+    pub metric: Metric,
+    /// How many older vectors of each entity or chunk are kept; at most [`SpaceSpec::MAX_HISTORY`].
+    pub history: u32,
+}
+
+impl SpaceSpec {
+    /// The largest dimension.
+    pub const MAX_DIMENSION: u32 = 65_535;
+    /// Most older vectors kept.
+    pub const MAX_HISTORY: u32 = 1_000;
+
+    /// A space without history.
+    pub fn new(name: impl Into<String>, dimension: u32, metric: Metric) -> Self {
+        Self { name: name.into(), dimension, metric, history: 0 }
+    }
+
+    /// Checks name, dimension and history.
+    pub fn validate(&self, field: &str) -> Result<()> {
+        validate_collection_name(&format!("{field}.name"), &self.name)?;
+        if self.dimension == 0 || self.dimension > Self::MAX_DIMENSION {
+            let why = format!("is {}; it must be 1 to {}", self.dimension, Self::MAX_DIMENSION);
+            return Err(Error::invalid(&format!("{field}.dimension"), why));
+        }
+        if self.history > Self::MAX_HISTORY {
+            let why = format!("is {}; at most {} older vectors are kept", self.history, Self::MAX_HISTORY);
+            return Err(Error::invalid(&format!("{field}.history"), why));
+        }
+        Ok(())
+    }
+}
+
+/// A declared vector space.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Space {
+    /// Its number.
+    pub id: SpaceId,
+    /// What was declared.
+    pub spec: SpaceSpec,
+}
+
+/// A collection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Collection {
+    /// Its number.
+    pub id: CollectionId,
+    /// Its name.
+    pub name: String,
+    /// Its vector spaces, by name.
+    pub spaces: BTreeMap<String, Space>,
+    /// Alias to the name of the space it stands for.
+    pub aliases: BTreeMap<String, String>,
+    /// When it was created.
+    pub created_at: Timestamp,
+}
+
+impl Collection {
+    /// The space of this name or alias.
+    ///
+    /// # Errors
+    /// [`Error::UnknownSpace`].
+    pub fn space(&self, name: &str) -> Result<&Space> {
+        let target = self.aliases.get(name).map_or(name, String::as_str);
+        self.spaces
+            .get(target)
+            .ok_or_else(|| Error::UnknownSpace { collection: self.name.clone(), space: name.to_owned() })
+    }
+
+    /// The space with this number, if it was not dropped.
+    pub fn space_by_id(&self, id: SpaceId) -> Option<&Space> {
+        self.spaces.values().find(|space| space.id == id)
+    }
+}
+
+/// Changes to a collection, made together or not at all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CollectionChange {
+    /// Spaces to add; one that exists must be equal.
+    pub add_spaces: Vec<SpaceSpec>,
+    /// Names of spaces to drop with all their vectors.
+    pub drop_spaces: Vec<String>,
+    /// Aliases to set or move: alias to space name.
+    pub set_aliases: BTreeMap<String, String>,
+    /// Aliases to remove.
+    pub remove_aliases: Vec<String>,
+}

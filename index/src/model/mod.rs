@@ -1,0 +1,23 @@
+//! The data model: what callers store and get back.
+
+mod collection;
+mod edge;
+mod entity;
+mod limits;
+mod name;
+mod value;
+mod write;
+
+pub use collection::{
+    Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
+};
+pub use edge::{Direction, Edge, EdgeRef};
+pub use entity::{Chunk, Entity, EntityRef, ReadMask};
+pub use limits::Limits;
+pub(crate) use name::validate_optional_name;
+pub use name::{
+    MAX_ATTRIBUTE_NAME_BYTES, MAX_COLLECTION_NAME_BYTES, MAX_ID_BYTES, MAX_RELATION_BYTES,
+    validate_attribute_name, validate_collection_name, validate_id, validate_relation,
+};
+pub use value::{Timestamp, Value};
+pub use write::{EntityPatch, Write, Written};

@@ -1,0 +1,84 @@
+//! What callers ask to be changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    model::{Chunk, Edge, EdgeRef, Entity, EntityRef, Timestamp, Value},
+    version::Version,
+};
+
+/// One change of one entity or edge. Several in one request are made in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Write {
+    /// Replaces the entity (all but its edges), or creates it.
+    Put {
+        /// The collection's name.
+        collection: String,
+        /// What it is from now on.
+        entity: Box<Entity>,
+    },
+    /// Changes some fields of an entity and nothing else.
+    Update(Box<EntityPatch>),
+    /// Deletes an entity, and its edges in both directions.
+    Delete(EntityRef),
+    /// Adds or replaces an edge.
+    PutEdge(Box<Edge>),
+    /// Deletes an edge.
+    DeleteEdge(EdgeRef),
+}
+
+/// Some fields of an entity to change: `None` in an outer option leaves a field as it is, in an inner
+/// one removes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EntityPatch {
+    /// Which entity.
+    pub entity: EntityRef,
+    /// Creates the entity if it is not there, rather than failing with [`crate::Error::NotFound`].
+    pub allow_missing: bool,
+    /// A new type.
+    pub entity_type: Option<String>,
+    /// A new importance, or none.
+    pub importance: Option<Option<f64>>,
+    /// A new expiry, or none.
+    pub expire_at: Option<Option<Timestamp>>,
+    /// A new set of sources.
+    pub sources: Option<BTreeSet<String>>,
+    /// Removes every attribute that `attributes` does not name.
+    pub replace_attributes: bool,
+    /// Attributes to set or to remove.
+    pub attributes: BTreeMap<String, Option<Value>>,
+    /// The entity's own vectors to set or to remove, by space name.
+    pub vectors: BTreeMap<String, Option<Vec<f32>>>,
+    /// Removes every own vector that `vectors` does not name.
+    pub replace_vectors: bool,
+    /// Chunks to put (each replaces its predecessor whole) or to remove.
+    pub chunks: BTreeMap<String, Option<Chunk>>,
+}
+
+impl EntityPatch {
+    /// A patch that changes nothing yet.
+    pub fn new(entity: EntityRef) -> Self {
+        Self {
+            entity,
+            allow_missing: false,
+            entity_type: None,
+            importance: None,
+            expire_at: None,
+            sources: None,
+            replace_attributes: false,
+            attributes: BTreeMap::new(),
+            vectors: BTreeMap::new(),
+            replace_vectors: false,
+            chunks: BTreeMap::new(),
+        }
+    }
+}
+
+/// What a write came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The version that the write carries.
+    pub version: Version,
+    /// Whether the entity or edge was there before.
+    pub existed: bool,
+}

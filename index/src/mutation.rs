@@ -1,0 +1,390 @@
+//! Turning what callers ask for into row states with versions.
+
+use std::sync::Arc;
+
+use crate::{
+    catalogue::Catalogue,
+    clock::HybridClock,
+    error::{Error, Result},
+    merge::{EntityState, Register},
+    model::{
+        Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, TenantId, Value, Write,
+        validate_attribute_name, validate_id, validate_relation,
+    },
+    placement::partition_of,
+    row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey},
+    version::Version,
+};
+
+/// One write as row states: what every replica of its partitions merges into what it holds.
+#[derive(Debug)]
+pub struct Mutation {
+    /// What the write carries.
+    pub(crate) version: Version,
+    /// How the caller names what it writes.
+    pub(crate) subject: EntityRef,
+    pub(crate) parts: Vec<Part>,
+    /// The caller's bytes, about.
+    pub(crate) bytes: usize,
+}
+
+impl Mutation {
+    /// The partitions it touches.
+    pub fn partitions(&self) -> impl Iterator<Item = u16> {
+        self.parts.iter().map(|part| partition_of(part.entity.token()))
+    }
+}
+
+/// The part of a mutation that concerns one entity.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) entity: EntityKey,
+    pub(crate) delta: EntityState,
+    pub(crate) condition: Condition,
+}
+
+/// What must hold for a part to be merged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// Nothing.
+    None,
+    /// The entity is there.
+    Exists,
+    /// Nothing; but where the entity is not there, it comes to be.
+    CreateIfMissing,
+}
+
+/// Checks writes and gives them versions.
+pub(crate) struct Planner<'a> {
+    pub(crate) tenant: TenantId,
+    pub(crate) catalogue: &'a Catalogue,
+    pub(crate) limits: &'a Limits,
+    pub(crate) clock: &'a HybridClock,
+}
+
+impl Planner<'_> {
+    /// Nothing is changed by a write that is refused here.
+    pub(crate) fn plan(&self, write: Write) -> Result<Mutation> {
+        match write {
+            Write::Put { collection, entity } => self.put(&collection, *entity),
+            Write::Update(patch) => self.update(*patch),
+            Write::Delete(entity) => self.delete(entity),
+            Write::PutEdge(edge) => self.put_edge(*edge),
+            Write::DeleteEdge(edge) => self.delete_edge(edge),
+        }
+    }
+
+    fn collection(&self, name: &str) -> Result<&Arc<Collection>> {
+        self.catalogue.get(self.tenant, name)
+    }
+
+    fn put(&self, collection: &str, entity: Entity) -> Result<Mutation> {
+        validate_id("entity.id", &entity.id)?;
+        let collection = self.collection(collection)?;
+        let mut bytes = entity.id.len();
+        let version = self.clock.next();
+        let mut delta = EntityState::default();
+        let row = &mut delta.row;
+        row.touched = version;
+        row.puts = vec![version];
+        row.clear(Scope::Entity, version.just_below());
+        row.set(Field::Existence, version, Some(Value::Bool(true)));
+        check_type(&entity.entity_type)?;
+        if !entity.entity_type.is_empty() {
+            row.set(Field::Type, version, Some(Value::String(entity.entity_type)));
+        }
+        if let Some(importance) = check_importance(entity.importance)? {
+            row.set(Field::Importance, version, Some(Value::Double(importance)));
+        }
+        if let Some(at) = entity.expire_at {
+            row.set(Field::ExpireAt, version, Some(Value::Timestamp(at)));
+        }
+        self.check_sources("entity.sources", &entity.sources)?;
+        for source in entity.sources {
+            row.set(Field::Source(source), version, Some(Value::Bool(true)));
+        }
+        self.check_count("entity.attributes", entity.attributes.len(), self.limits.attributes)?;
+        for (name, value) in entity.attributes {
+            bytes += self.check_attribute("entity.attributes", &name, &value)?;
+            row.set(Field::Attribute(name), version, Some(value));
+        }
+        self.check_count("entity.vectors", entity.vectors.len(), self.limits.vectors)?;
+        for (space, vector) in entity.vectors {
+            let key = self.vector_key(collection, "", &space, "entity.vectors", &vector)?;
+            bytes += vector.len() * 4;
+            delta.vectors.insert(key, Register { version, value: Some(VectorContent(vector.into())) });
+        }
+        self.check_count("entity.chunks", entity.chunks.len(), self.limits.chunks)?;
+        for (id, chunk) in entity.chunks {
+            bytes += self.put_chunk(collection, &mut delta, version, id, chunk)?;
+        }
+        self.check_bytes(bytes)?;
+        let subject = EntityRef::new(&collection.name, &entity.id);
+        let entity = EntityKey { tenant: self.tenant, collection: collection.id, id: entity.id };
+        Ok(Mutation {
+            version,
+            subject,
+            parts: vec![Part { entity, delta, condition: Condition::None }],
+            bytes,
+        })
+    }
+
+    fn update(&self, patch: EntityPatch) -> Result<Mutation> {
+        validate_id("entity.id", &patch.entity.id)?;
+        let collection = self.collection(&patch.entity.collection)?;
+        let mut bytes = patch.entity.id.len();
+        let version = self.clock.next();
+        let mut delta = EntityState::default();
+        let row = &mut delta.row;
+        row.touched = version;
+        if let Some(entity_type) = patch.entity_type {
+            check_type(&entity_type)?;
+            row.set(Field::Type, version, (!entity_type.is_empty()).then_some(Value::String(entity_type)));
+        }
+        if let Some(importance) = patch.importance {
+            row.set(Field::Importance, version, check_importance(importance)?.map(Value::Double));
+        }
+        if let Some(expire_at) = patch.expire_at {
+            row.set(Field::ExpireAt, version, expire_at.map(Value::Timestamp));
+        }
+        if let Some(sources) = patch.sources {
+            self.check_sources("entity.sources", &sources)?;
+            row.clear(Scope::Sources, version.just_below());
+            for source in sources {
+                row.set(Field::Source(source), version, Some(Value::Bool(true)));
+            }
+        }
+        if patch.replace_attributes {
+            row.clear(Scope::Attributes, version.just_below());
+        }
+        self.check_count("entity.attributes", patch.attributes.len(), self.limits.attributes)?;
+        for (name, value) in patch.attributes {
+            match &value {
+                Some(value) => bytes += self.check_attribute("entity.attributes", &name, value)?,
+                None => validate_attribute_name("update_mask", &name)?,
+            }
+            row.set(Field::Attribute(name), version, value);
+        }
+        if patch.replace_vectors {
+            row.clear(Scope::Vectors, version.just_below());
+        }
+        self.check_count("entity.vectors", patch.vectors.len(), self.limits.vectors)?;
+        for (space, vector) in patch.vectors {
+            let (key, value) = match vector {
+                Some(vector) => {
+                    bytes += vector.len() * 4;
+                    let key = self.vector_key(collection, "", &space, "entity.vectors", &vector)?;
+                    (key, Some(VectorContent(vector.into())))
+                }
+                None => (VectorKey { chunk: String::new(), space: collection.space(&space)?.id }, None),
+            };
+            delta.vectors.insert(key, Register { version, value });
+        }
+        self.check_count("chunks", patch.chunks.len(), self.limits.chunks)?;
+        for (id, chunk) in patch.chunks {
+            match chunk {
+                Some(chunk) => bytes += self.put_chunk(collection, &mut delta, version, id, chunk)?,
+                None => {
+                    validate_id("chunk_ids", &id)?;
+                    delta.chunks.insert(id, Register { version, value: None });
+                }
+            }
+        }
+        self.check_bytes(bytes)?;
+        let condition = if patch.allow_missing { Condition::CreateIfMissing } else { Condition::Exists };
+        let entity = EntityKey::new(self.tenant, collection.id, &patch.entity.id);
+        Ok(Mutation { version, subject: patch.entity, parts: vec![Part { entity, delta, condition }], bytes })
+    }
+
+    fn delete(&self, subject: EntityRef) -> Result<Mutation> {
+        validate_id("ref.id", &subject.id)?;
+        let collection = self.collection(&subject.collection)?;
+        let version = self.clock.next();
+        let mut delta = EntityState::default();
+        delta.row.touched = version;
+        delta.row.clear(Scope::Entity, version);
+        delta.row.clear(Scope::Edges, version);
+        let entity = EntityKey::new(self.tenant, collection.id, &subject.id);
+        let bytes = subject.id.len();
+        Ok(Mutation {
+            version,
+            subject,
+            parts: vec![Part { entity, delta, condition: Condition::None }],
+            bytes,
+        })
+    }
+
+    fn put_edge(&self, edge: Edge) -> Result<Mutation> {
+        let name = edge.edge_ref();
+        let mut bytes = name.relation.len() + name.from.id.len() + name.to.id.len();
+        if !(0.0..=1.0).contains(&edge.weight) {
+            return Err(Error::invalid("edge.weight", format!("is {}; it must be in [0, 1]", edge.weight)));
+        }
+        if let (Some(from), Some(to)) = (edge.valid_from, edge.valid_to)
+            && from >= to
+        {
+            return Err(Error::invalid("edge.valid_to", "is not after valid_from"));
+        }
+        self.check_count("edge.attributes", edge.attributes.len(), self.limits.attributes)?;
+        for (name, value) in &edge.attributes {
+            bytes += self.check_attribute("edge.attributes", name, value)?;
+        }
+        self.check_sources("edge.sources", &edge.sources)?;
+        self.check_bytes(bytes)?;
+        let content = EdgeContent {
+            weight: edge.weight,
+            attributes: edge.attributes,
+            valid_from: edge.valid_from,
+            valid_to: edge.valid_to,
+            sources: edge.sources,
+        };
+        self.edge(name, Some(content), bytes)
+    }
+
+    fn delete_edge(&self, edge: EdgeRef) -> Result<Mutation> {
+        self.edge(edge, None, 0)
+    }
+
+    /// An edge lives with its source; its mirror belongs to its target.
+    fn edge(&self, edge: EdgeRef, content: Option<EdgeContent>, bytes: usize) -> Result<Mutation> {
+        validate_id("edge.from.id", &edge.from.id)?;
+        validate_id("edge.to.id", &edge.to.id)?;
+        validate_relation("edge.relation", &edge.relation)?;
+        crate::model::validate_optional_name("edge.edge_id", &edge.edge_id)?;
+        let from = self.collection(&edge.from.collection)?.id;
+        let to = self.collection(&edge.to.collection)?.id;
+        let version = self.clock.next();
+        let seen_from_source = EdgeKey {
+            relation: edge.relation.clone(),
+            collection: to,
+            other: edge.to.id.clone(),
+            edge_id: edge.edge_id.clone(),
+        };
+        let seen_from_target = EdgeKey {
+            relation: edge.relation,
+            collection: from,
+            other: edge.from.id.clone(),
+            edge_id: edge.edge_id,
+        };
+        let mut source = EntityState::default();
+        source.edges.insert(seen_from_source, Register { version, value: content.clone() });
+        let mut target = EntityState::default();
+        target.edges_in.insert(seen_from_target, Register { version, value: content });
+        let part = |collection, id: &str, delta| Part {
+            entity: EntityKey::new(self.tenant, collection, id),
+            delta,
+            condition: Condition::None,
+        };
+        let parts = vec![part(from, &edge.from.id, source), part(to, &edge.to.id, target)];
+        Ok(Mutation { version, subject: edge.from, parts, bytes })
+    }
+
+    fn put_chunk(
+        &self,
+        collection: &Collection,
+        delta: &mut EntityState,
+        version: Version,
+        id: String,
+        chunk: Chunk,
+    ) -> Result<usize> {
+        validate_id("chunks.id", &id)?;
+        let mut bytes = id.len() + chunk.text.len();
+        self.check_sources("chunks.sources", &chunk.sources)?;
+        self.check_count("chunks.metadata", chunk.metadata.len(), self.limits.attributes)?;
+        for (name, value) in &chunk.metadata {
+            bytes += self.check_attribute("chunks.metadata", name, value)?;
+        }
+        self.check_count("chunks.vectors", chunk.vectors.len(), self.limits.vectors)?;
+        for (space, vector) in chunk.vectors {
+            let key = self.vector_key(collection, &id, &space, "chunks.vectors", &vector)?;
+            bytes += vector.len() * 4;
+            delta.vectors.insert(key, Register { version, value: Some(VectorContent(vector.into())) });
+        }
+        let content = ChunkContent { text: chunk.text, metadata: chunk.metadata, sources: chunk.sources };
+        delta.chunks.insert(id, Register { version, value: Some(content) });
+        Ok(bytes)
+    }
+
+    fn vector_key(
+        &self,
+        collection: &Collection,
+        chunk: &str,
+        space: &str,
+        field: &str,
+        vector: &[f32],
+    ) -> Result<VectorKey> {
+        let found = collection.space(space)?;
+        check_vector(&format!("{field}[{space:?}]"), found, vector)?;
+        Ok(VectorKey { chunk: chunk.to_owned(), space: found.id })
+    }
+
+    fn check_attribute(&self, field: &str, name: &str, value: &Value) -> Result<usize> {
+        validate_attribute_name(field, name)?;
+        let place = || format!("{field}[{name:?}]");
+        if value.depth() > self.limits.value_depth {
+            return Err(Error::invalid(
+                place(),
+                format!("is nested deeper than {}", self.limits.value_depth),
+            ));
+        }
+        if !value.is_finite() {
+            return Err(Error::invalid(place(), "holds a number that is not finite"));
+        }
+        Ok(name.len() + value.bytes())
+    }
+
+    fn check_sources(&self, field: &str, sources: &std::collections::BTreeSet<String>) -> Result<()> {
+        self.check_count(field, sources.len(), self.limits.sources)?;
+        sources.iter().try_for_each(|source| validate_relation(field, source))
+    }
+
+    fn check_count(&self, field: &str, count: usize, limit: usize) -> Result<()> {
+        if count > limit {
+            return Err(Error::invalid(field, format!("are {count}; at most {limit} are allowed")));
+        }
+        Ok(())
+    }
+
+    fn check_bytes(&self, bytes: usize) -> Result<()> {
+        if bytes > self.limits.entity_bytes {
+            let limit = self.limits.entity_bytes;
+            return Err(Error::invalid(
+                "entity",
+                format!("is about {bytes} bytes large; at most {limit} are allowed"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The dimension must be the space's and every number finite.
+pub(crate) fn check_vector(field: &str, space: &crate::model::Space, vector: &[f32]) -> Result<()> {
+    if vector.len() != space.spec.dimension as usize {
+        return Err(Error::WrongDimension {
+            field: field.to_owned(),
+            space: space.spec.name.clone(),
+            want: space.spec.dimension,
+            got: vector.len(),
+        });
+    }
+    match vector.iter().position(|number| !number.is_finite()) {
+        Some(at) => Err(Error::invalid(
+            field,
+            format!("holds {} at position {at}; numbers must be finite", vector[at]),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn check_type(entity_type: &str) -> Result<()> {
+    crate::model::validate_optional_name("entity.type", entity_type)
+}
+
+fn check_importance(importance: Option<f64>) -> Result<Option<f64>> {
+    match importance {
+        Some(value) if !(0.0..=1.0).contains(&value) => {
+            Err(Error::invalid("entity.importance", format!("is {value}; it must be in [0, 1]")))
+        }
+        _ => Ok(importance),
+    }
+}

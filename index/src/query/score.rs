@@ -1,0 +1,161 @@
+//! The one scorer: signals in [0, 1] and their weighted mean.
+
+use crate::{
+    error::{Error, Result},
+    model::Timestamp,
+    query::{Query, Scoring, Seed, Signal, SignalValue, Weights},
+};
+
+/// What age halves recency, unless the query says.
+const HALF_LIFE_SECONDS: f64 = 30.0 * 24.0 * 3600.0;
+/// Unset importance, and recency of unknown age.
+const NEUTRAL: f64 = 0.5;
+
+/// A query's way to score: one denominator for every candidate.
+#[derive(Clone, Debug)]
+pub(crate) struct Scorer {
+    weights: [(Signal, f64); 5],
+    sum: f64,
+    half_life_seconds: f64,
+    as_of: Timestamp,
+}
+
+/// What is known of a candidate.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Signals {
+    /// Nearness; `None`: it has no vector to compare.
+    pub(crate) vector: Option<f64>,
+    pub(crate) graph: f64,
+    pub(crate) importance: Option<f64>,
+    pub(crate) updated_at: Option<Timestamp>,
+}
+
+impl Scorer {
+    pub(crate) fn new(query: &Query, now: Timestamp) -> Result<Self> {
+        let Scoring { weights, half_life, as_of } = &query.scoring;
+        let has_vectors = query.seeds.iter().any(|seed| matches!(seed, Seed::Nearest(_)));
+        let Weights { vector, text, graph, importance, recency } = weights.unwrap_or(Weights {
+            vector: if has_vectors { 1.0 } else { 0.0 },
+            graph: if query.expand.is_some() || !has_vectors { 1.0 } else { 0.0 },
+            ..Weights::default()
+        });
+        let weights = [
+            (Signal::Vector, vector),
+            (Signal::Text, text),
+            (Signal::Graph, graph),
+            (Signal::Importance, importance),
+            (Signal::Recency, recency),
+        ];
+        for (signal, weight) in weights {
+            if !(0.0..=1e9).contains(&weight) {
+                let place = format!("score.weights.{}", signal.name());
+                return Err(Error::invalid(place, format!("is {weight}; it must be in [0, 1e9]")));
+            }
+        }
+        let sum: f64 = weights.iter().map(|(_, weight)| weight).sum();
+        if sum <= 0.0 {
+            return Err(Error::invalid("score.weights", "are all zero"));
+        }
+        let half_life_seconds = half_life.map_or(HALF_LIFE_SECONDS, |time| time.as_secs_f64());
+        if half_life_seconds <= 0.0 {
+            return Err(Error::invalid("score.half_life", "must be longer than zero"));
+        }
+        Ok(Self { weights, sum, half_life_seconds, as_of: as_of.unwrap_or(now) })
+    }
+
+    /// The parts of the score; signals without weight are left out.
+    pub(crate) fn breakdown(&self, signals: &Signals) -> Vec<SignalValue> {
+        let value = |signal: Signal| match signal {
+            Signal::Vector => signals.vector.unwrap_or(signals.graph),
+            Signal::Text => 0.0,
+            Signal::Graph => signals.graph,
+            Signal::Importance => signals.importance.unwrap_or(NEUTRAL),
+            Signal::Recency => signals.updated_at.map_or(NEUTRAL, |at| {
+                // What lies in the future is new, not more than new.
+                let age = self.as_of.seconds_since(at).max(0.0);
+                (-age / self.half_life_seconds).exp2()
+            }),
+        };
+        let weighted = self.weights.iter().filter(|(_, weight)| *weight > 0.0);
+        weighted
+            .map(|(signal, weight)| SignalValue {
+                signal: *signal,
+                value: value(*signal).clamp(0.0, 1.0),
+                weight: weight / self.sum,
+            })
+            .collect()
+    }
+}
+
+/// The sum of the parts.
+pub(crate) fn total(breakdown: &[SignalValue]) -> f64 {
+    breakdown.iter().map(SignalValue::contribution).sum::<f64>().clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scorer(weights: Weights) -> Scorer {
+        let mut query = Query::new("c", vec![]);
+        query.scoring.weights = Some(weights);
+        Scorer::new(&query, Timestamp(0)).unwrap()
+    }
+
+    fn unit() -> std::ops::RangeInclusive<f64> {
+        0.0..=1.0
+    }
+
+    proptest! {
+        #[test]
+        fn scores_stay_in_bounds_and_raising_a_signal_never_lowers_one(
+            w in [0.0..2.0_f64, 0.0..2.0, 0.0..2.0, 0.0..2.0],
+            v in proptest::option::of(unit()), g in unit(), i in proptest::option::of(unit()), raise in unit(),
+        ) {
+            prop_assume!(w.iter().sum::<f64>() > 0.01);
+            let [vector, graph, importance, recency] = w;
+            let scorer = scorer(Weights { vector, text: 0.0, graph, importance, recency });
+            let score = |signals: &Signals| total(&scorer.breakdown(signals));
+            let base = Signals { vector: v, graph: g, importance: i, updated_at: Some(Timestamp(-1_000_000)) };
+            let before = score(&base);
+            prop_assert!((0.0..=1.0).contains(&before));
+            let raised = [
+                Signals { graph: g.max(raise), ..base },
+                Signals { vector: v.map(|v| v.max(raise)), ..base },
+                Signals { importance: Some(i.unwrap_or(NEUTRAL).max(raise)), ..base },
+                Signals { updated_at: Some(Timestamp(0)), ..base },
+            ];
+            for signals in raised {
+                prop_assert!(score(&signals) >= before - 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn recency_halves_each_half_life() {
+        let mut query = Query::new("c", vec![]);
+        query.scoring.weights = Some(Weights { recency: 1.0, ..Weights::default() });
+        query.scoring.half_life = Some(std::time::Duration::from_secs(10));
+        let scorer = Scorer::new(&query, Timestamp(20_000_000)).unwrap();
+        let score = |at| total(&scorer.breakdown(&Signals { updated_at: at, ..Signals::default() }));
+        assert!((score(Some(Timestamp(10_000_000))) - 0.5).abs() < 1e-9);
+        assert!((score(Some(Timestamp(0))) - 0.25).abs() < 1e-9);
+        assert!((score(Some(Timestamp(90_000_000))) - 1.0).abs() < 1e-9);
+        assert!((score(None) - 0.5).abs() < 1e-9);
+    }
+
+    #[test]
+    fn wrong_weights_are_refused() {
+        let mut query = Query::new("c", vec![]);
+        for weights in [
+            Weights::default(),
+            Weights { vector: -1.0, ..Weights::default() },
+            Weights { graph: f64::NAN, vector: 1.0, ..Weights::default() },
+        ] {
+            query.scoring.weights = Some(weights);
+            assert!(Scorer::new(&query, Timestamp(0)).is_err(), "{weights:?}");
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Finding where a query begins.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    error::{Error, Result},
+    graph::Walk,
+    model::{Collection, Metric, ReadMask, SpaceId, validate_id},
+    mutation::check_vector,
+    query::{Nearest, NearestTarget, Query, Seed, Truncation, TruncationReason},
+    replica::{Reader, ScanRequest},
+    row::{
+        EntityKey,
+        key::{by_number, decode_numbered},
+    },
+    vector::{SpaceIndex, View, measure_and_similarity},
+};
+
+/// A vector that candidates are compared with.
+pub(crate) struct Target {
+    pub(crate) space: SpaceId,
+    pub(crate) metric: Metric,
+    pub(crate) vector: Arc<[f32]>,
+    index: Arc<SpaceIndex>,
+    /// The entity whose vector it is: it is no answer to itself.
+    itself: Option<EntityKey>,
+}
+
+impl Target {
+    pub(crate) fn measure_and_similarity(&self, vector: &[f32]) -> (f64, f64) {
+        measure_and_similarity(self.metric, &self.vector, vector)
+    }
+}
+
+/// The spaces of the targets as of the reader's snapshot.
+pub(crate) type Views = HashMap<SpaceId, View>;
+
+/// Seeds with their scores, and what was cut off on the way.
+#[derive(Default)]
+pub(crate) struct Found {
+    pub(crate) seeds: Vec<(EntityKey, f64)>,
+    pub(crate) truncated: Vec<Truncation>,
+    pub(crate) compared: u64,
+}
+
+impl Reader<'_> {
+    /// What the query's nearest clauses compare with, one for each, in order.
+    pub(crate) fn targets(&self, query: &Query, collection: &Collection) -> Result<Vec<Target>> {
+        let clauses = query.seeds.iter().enumerate().filter_map(|(at, seed)| match seed {
+            Seed::Nearest(nearest) => Some((at, nearest)),
+            _ => None,
+        });
+        clauses
+            .map(|(at, nearest)| self.target(&format!("seeds[{at}].nearest"), nearest, collection))
+            .collect()
+    }
+
+    fn target(&self, place: &str, nearest: &Nearest, collection: &Collection) -> Result<Target> {
+        let space = collection.space(&nearest.space)?;
+        let unknown =
+            || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
+        let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
+        let (vector, itself): (Arc<[f32]>, _) = match &nearest.target {
+            NearestTarget::Vector(vector) => {
+                check_vector(&format!("{place}.vector"), space, vector)?;
+                (vector.as_slice().into(), None)
+            }
+            NearestTarget::Entity(entity) => {
+                validate_id(&format!("{place}.entity.id"), &entity.id)?;
+                let owner = self.catalogue.get(self.tenant, &entity.collection)?;
+                let key = EntityKey::new(self.tenant, owner.id, &entity.id);
+                let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
+                if !is_live {
+                    return Err(Error::NotFound {
+                        collection: entity.collection.clone(),
+                        id: entity.id.clone(),
+                    });
+                }
+                // The same name in the entity's own collection may be a space of another dimension.
+                let owned = owner.space(&nearest.space)?;
+                let vectors = self.vectors(&key.chunk(""))?;
+                let own = vectors.into_iter().find(|(_, of, _)| *of == owned.id);
+                let (_, _, vector) = own.ok_or_else(|| {
+                    let (id, space) = (&entity.id, &nearest.space);
+                    Error::FailedPrecondition(format!(
+                        "entity {id:?} has no vector of its own in space {space:?}"
+                    ))
+                })?;
+                check_vector(&format!("{place}.entity"), space, &vector)?;
+                (vector, Some(key))
+            }
+        };
+        Ok(Target { space: space.id, metric: space.spec.metric, vector, index, itself })
+    }
+
+    /// All seeds of the query.
+    pub(crate) fn seeds(
+        &self,
+        query: &Query,
+        collection: &Collection,
+        targets: &[Target],
+        views: &Views,
+        walk: &mut Walk<'_>,
+        deadline: crate::Deadline,
+    ) -> Result<Found> {
+        let mut found = Found::default();
+        let mut targets = targets.iter();
+        for (at, seed) in query.seeds.iter().enumerate() {
+            deadline.check()?;
+            match seed {
+                Seed::Nearest(nearest) => {
+                    let Some(target) = targets.next() else { continue };
+                    self.nearest(query, nearest, target, views, walk, deadline, &mut found)?;
+                }
+                Seed::Ids(ids) => {
+                    let limit = self.replica.limits.seed_ids;
+                    if ids.len() > limit {
+                        let why = format!("are {}; at most {limit} are allowed", ids.len());
+                        return Err(Error::invalid(format!("seeds[{at}].ids"), why));
+                    }
+                    for entity in ids {
+                        validate_id(&format!("seeds[{at}].ids.id"), &entity.id)?;
+                        let owner = self.catalogue.get(self.tenant, &entity.collection)?.id;
+                        let key = EntityKey::new(self.tenant, owner, &entity.id);
+                        if walk.row(&key)?.is_some_and(|row| row.is_live(self.now)) {
+                            found.seeds.push((key, 1.0));
+                        }
+                    }
+                }
+                Seed::Matching { filter, limit } => {
+                    let limit = if *limit == 0 { query.limit } else { *limit };
+                    check_k(&format!("seeds[{at}].filter.limit"), limit, self.replica.limits.k)?;
+                    filter.validate(&format!("seeds[{at}].filter"), &self.replica.limits)?;
+                    self.matching(filter, limit, collection, deadline, &mut found)?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The nearest entities to a target. Several vectors of one entity count as their best, rows of
+    /// expired entities are skipped, and the filter is tested nearest first: so more vectors are asked for
+    /// until enough entities have passed, in the end with every vector compared.
+    #[expect(clippy::too_many_arguments, reason = "one clause of a query and all it reads from")]
+    fn nearest(
+        &self,
+        query: &Query,
+        nearest: &Nearest,
+        target: &Target,
+        views: &Views,
+        walk: &mut Walk<'_>,
+        deadline: crate::Deadline,
+        found: &mut Found,
+    ) -> Result<()> {
+        let limits = &self.replica.limits;
+        let k = if nearest.k == 0 { query.limit } else { nearest.k };
+        check_k("seeds.nearest.k", k, limits.k)?;
+        if nearest.ef > limits.ef {
+            return Err(Error::invalid(
+                "seeds.nearest.ef",
+                format!("is {}; at most {}", nearest.ef, limits.ef),
+            ));
+        }
+        let Some(view) = views.get(&target.space) else { return Ok(()) };
+        let breadth = if nearest.ef == 0 { self.replica.spaces.options().search_breadth } else { nearest.ef };
+        let prepared = target.index.measure().prepare(&target.vector);
+        let mut asked = if query.filter.is_some() { 4 * k } else { k + usize::from(target.itself.is_some()) };
+        let mut entities: Vec<(EntityKey, f64)> = Vec::new();
+        let mut rank: HashMap<EntityKey, Option<usize>> = HashMap::new();
+        let mut looked_at = 0;
+        loop {
+            asked = asked.min(limits.candidates);
+            // Beyond this a walk costs more than looking at everything.
+            let exact = nearest.exact || asked > 4_096.max(4 * k);
+            let search = view.search(
+                target.index.measure(),
+                &prepared,
+                asked,
+                breadth,
+                exact,
+                self.snapshot.sequence(),
+            );
+            found.compared += search.compared;
+            let got = search.nearest.len();
+            if looked_at > 0 {
+                // A broader search may order the first ones differently: begin again, with rows at hand.
+                entities.clear();
+                rank.clear();
+            }
+            looked_at = got;
+            for (tested, (_, number)) in search.nearest.into_iter().enumerate() {
+                if tested % 64 == 0 {
+                    deadline.check()?;
+                }
+                let Some((key, chunk)) = self.numbered(number)? else { continue };
+                if Some(&key) == target.itself.as_ref() || rank.contains_key(&key) {
+                    continue;
+                }
+                let now = self.now;
+                let passes = match walk.row(&key)? {
+                    Some(row) if row.is_live(now) => match &query.filter {
+                        Some(filter) => filter.matches(&self.fields(&key, row, &ReadMask::fields())),
+                        None => true,
+                    },
+                    _ => false,
+                };
+                if !passes {
+                    rank.insert(key, None);
+                    continue;
+                }
+                let similarity = self.best(&key, &chunk, target)?;
+                rank.insert(key.clone(), Some(entities.len()));
+                entities.push((key, similarity));
+                if entities.len() == k {
+                    break;
+                }
+            }
+            let is_all = got < asked || asked >= limits.candidates;
+            if entities.len() >= k || is_all {
+                if entities.len() < k && asked >= limits.candidates && got == asked {
+                    let count = limits.candidates as u64;
+                    found.truncated.push(Truncation { reason: TruncationReason::MaxCandidates, count });
+                }
+                break;
+            }
+            asked *= 8;
+        }
+        let floor = nearest.min_similarity.unwrap_or(0.0);
+        found.seeds.extend(entities.into_iter().filter(|(_, similarity)| *similarity >= floor));
+        Ok(())
+    }
+
+    /// The similarity of the vector that the index named.
+    fn best(&self, key: &EntityKey, chunk: &str, target: &Target) -> Result<f64> {
+        let vectors = self.vectors(&key.chunk(chunk))?;
+        let of_space = vectors.iter().find(|(_, space, _)| *space == target.space);
+        Ok(of_space.map_or(0.0, |(_, _, vector)| target.measure_and_similarity(vector).1))
+    }
+
+    /// Whose number it is. A number that is gone belonged to something deleted since.
+    fn numbered(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
+        let key = by_number(number);
+        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
+        decode_numbered(&bytes).map(Some).map_err(|error| Error::corrupt("number", &key, error))
+    }
+
+    fn matching(
+        &self,
+        filter: &crate::filter::Filter,
+        limit: usize,
+        collection: &Collection,
+        deadline: crate::Deadline,
+        found: &mut Found,
+    ) -> Result<()> {
+        let everything = ScanRequest {
+            collection: collection.name.clone(),
+            start: None,
+            end: None,
+            prefix: String::new(),
+            reverse: false,
+            filter: None,
+            limit,
+            after: None,
+            read_mask: ReadMask::nothing(),
+        };
+        let mut matched = 0;
+        for (looked_at, row) in self.rows_by_id(collection, &everything)?.enumerate() {
+            if matched == limit {
+                break;
+            }
+            if looked_at == self.replica.limits.candidates {
+                let count = looked_at as u64;
+                found.truncated.push(Truncation { reason: TruncationReason::MaxCandidates, count });
+                break;
+            }
+            if looked_at % 256 == 0 {
+                deadline.check()?;
+            }
+            let (id, bytes) = row?;
+            let key = EntityKey { tenant: self.tenant, collection: collection.id, id };
+            let row = crate::replica::decode_row(&key, &bytes)?;
+            if row.is_live(self.now) && filter.matches(&self.fields(&key, &row, &ReadMask::fields())) {
+                matched += 1;
+                found.seeds.push((key, 1.0));
+            }
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {
+    if k == 0 || k > limit {
+        return Err(Error::invalid(place, format!("is {k}; it must be 1 to {limit}")));
+    }
+    Ok(())
+}
+
+/// Pins one moment: a reader, and every target's space as of its snapshot. Rows may be moved between
+/// slots at any time; a view taken across such a move is taken again.
+pub(crate) fn pin<'a>(
+    begin: impl Fn() -> Reader<'a>,
+    query: &Query,
+    collection: &str,
+) -> Result<(Reader<'a>, Arc<Collection>, Vec<Target>, Views)> {
+    loop {
+        let before = begin();
+        let collection = Arc::clone(before.catalogue.get(before.tenant, collection)?);
+        let indexes: Vec<(SpaceId, Arc<SpaceIndex>)> = collection
+            .spaces
+            .values()
+            .filter_map(|space| Some((space.id, before.replica.spaces.get(collection.id, space.id)?)))
+            .collect();
+        let generations: HashMap<SpaceId, u64> =
+            indexes.iter().map(|(id, index)| (*id, index.generation())).collect();
+        let reader = begin();
+        let targets = reader.targets(query, &collection)?;
+        let views: Views = targets.iter().map(|target| (target.space, target.index.view())).collect();
+        if views.iter().all(|(space, view)| generations.get(space) == Some(&view.generation())) {
+            return Ok((reader, collection, targets, views));
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What a query asks and what it answers.
+
+use std::time::Duration;
+
+use crate::{
+    filter::Filter,
+    model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp},
+};
+
+/// One question: near these vectors, then along these edges, scored together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Query {
+    /// The collection of the seeds; expansion may leave it.
+    pub collection: String,
+    /// Where to begin. An entity found by several keeps its best score.
+    pub seeds: Vec<Seed>,
+    /// How to walk from there.
+    pub expand: Option<ExpandSpec>,
+    /// How to score.
+    pub scoring: Scoring,
+    /// Hits, and seeds by vector, must meet it.
+    pub filter: Option<Filter>,
+    /// Hits to return.
+    pub limit: usize,
+    /// Hits below this score are left out.
+    pub threshold: Option<f64>,
+    /// What of each entity is returned.
+    pub read_mask: ReadMask,
+    /// Adds breakdown and path to each hit.
+    pub explain: bool,
+}
+
+impl Query {
+    /// A query of `collection` for the best 10, scored as if nothing were said.
+    pub fn new(collection: impl Into<String>, seeds: Vec<Seed>) -> Self {
+        Self {
+            collection: collection.into(),
+            seeds,
+            expand: None,
+            scoring: Scoring::default(),
+            filter: None,
+            limit: 10,
+            threshold: None,
+            read_mask: ReadMask::fields(),
+            explain: false,
+        }
+    }
+}
+
+/// Where a query begins.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seed {
+    /// The nearest vectors of a space.
+    Nearest(Nearest),
+    /// These entities, each with score 1.
+    Ids(Vec<EntityRef>),
+    /// The first entities, in the order of their ids, that match; each with score 1.
+    Matching {
+        /// What to match.
+        filter: Filter,
+        /// How many at most; 0: the query's limit.
+        limit: usize,
+    },
+}
+
+/// The nearest vectors of a space.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Nearest {
+    /// A space's name or alias.
+    pub space: String,
+    /// What to be near to.
+    pub target: NearestTarget,
+    /// How many; 0: the query's limit.
+    pub k: usize,
+    /// Compares with every vector rather than walking the index.
+    pub exact: bool,
+    /// Breadth of the index walk; 0: chosen by the server.
+    pub ef: usize,
+    /// Seeds below this similarity (the vector signal) are left out.
+    pub min_similarity: Option<f64>,
+}
+
+impl Nearest {
+    /// The nearest to `vector`, as many as the query's limit.
+    pub fn to_vector(space: impl Into<String>, vector: Vec<f32>) -> Self {
+        let target = NearestTarget::Vector(vector);
+        Self { space: space.into(), target, k: 0, exact: false, ef: 0, min_similarity: None }
+    }
+}
+
+/// What a search is near to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NearestTarget {
+    /// This vector.
+    Vector(Vec<f32>),
+    /// This entity's own vector in the space; the entity itself is left out.
+    Entity(EntityRef),
+}
+
+/// How to walk from the seeds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExpandSpec {
+    /// Only these relations; empty: all.
+    pub relations: Vec<String>,
+    /// Which way.
+    pub direction: Direction,
+    /// How far; at least 1.
+    pub hops: usize,
+    /// Heaviest edges followed from each node for each relation and direction; ties by target.
+    pub fan_out: usize,
+    /// Lighter edges are not followed.
+    pub min_weight: f64,
+    /// Edges that hold at this time; `None`: now.
+    pub as_of: Option<Timestamp>,
+    /// Nodes reached in all, seeds not counted.
+    pub max_nodes: usize,
+    /// Factor for each hop, in (0, 1].
+    pub decay: f64,
+}
+
+impl Default for ExpandSpec {
+    fn default() -> Self {
+        Self {
+            relations: Vec::new(),
+            direction: Direction::Out,
+            hops: 1,
+            fan_out: 32,
+            min_weight: 0.0,
+            as_of: None,
+            max_nodes: 1_000,
+            decay: 0.7,
+        }
+    }
+}
+
+/// How to score.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Scoring {
+    /// `None`: vector 1, and graph 1 if there is an expansion or no seed by vector.
+    pub weights: Option<Weights>,
+    /// Recency halves each time this passes; `None`: 30 days.
+    pub half_life: Option<Duration>,
+    /// What age is measured against; `None`: the request's time.
+    pub as_of: Option<Timestamp>,
+}
+
+/// The weight of each signal: finite and not negative, at least one above zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Weights {
+    /// Of nearness.
+    pub vector: f64,
+    /// Of the fused rank of text search.
+    pub text: f64,
+    /// Of being reached along edges.
+    pub graph: f64,
+    /// Of importance.
+    pub importance: f64,
+    /// Of being recent.
+    pub recency: f64,
+}
+
+/// What a score is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Signal {
+    /// Nearness.
+    Vector,
+    /// Fused rank of text search.
+    Text,
+    /// Reached along edges.
+    Graph,
+    /// Importance.
+    Importance,
+    /// Recency.
+    Recency,
+}
+
+impl Signal {
+    /// Its name in requests and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vector => "vector",
+            Self::Text => "text",
+            Self::Graph => "graph",
+            Self::Importance => "importance",
+            Self::Recency => "recency",
+        }
+    }
+}
+
+/// One part of a score.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SignalValue {
+    /// Which.
+    pub signal: Signal,
+    /// In [0, 1].
+    pub value: f64,
+    /// The query's weight over the sum of its weights.
+    pub weight: f64,
+}
+
+impl SignalValue {
+    /// What it adds to the score.
+    pub fn contribution(&self) -> f64 {
+        self.value * self.weight
+    }
+}
+
+/// One edge of a path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The edge.
+    pub edge: Edge,
+    /// [`Direction::Out`]: it was followed from its source to its target.
+    pub direction: Direction,
+}
+
+/// An answer to a query.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hit {
+    /// The collection it is in.
+    pub collection: String,
+    /// With what the read mask asked for.
+    pub entity: Entity,
+    /// In [0, 1].
+    pub score: f64,
+    /// The chunk whose vector matched best; empty: the entity's own.
+    pub chunk_id: String,
+    /// The space's own measure of the best match (cosine, dot product, l2 distance).
+    pub measure: Option<f64>,
+    /// Edges from the seed by which it was reached; 0: a seed itself.
+    pub hops: usize,
+    /// The parts of the score, with `explain`.
+    pub breakdown: Vec<SignalValue>,
+    /// From a seed to the entity, with `explain`.
+    pub path: Vec<Step>,
+}
+
+/// All answers to a query.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// Best first; ties by collection and id.
+    pub hits: Vec<Hit>,
+    /// What bounds cut off.
+    pub truncated: Vec<Truncation>,
+    /// What it took.
+    pub cost: Cost,
+}
+
+/// Something that a bound cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Truncation {
+    /// Which bound.
+    pub reason: TruncationReason,
+    /// How many nodes this happened to (fan-out), or the bound itself.
+    pub count: u64,
+}
+
+/// Why something was cut off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum TruncationReason {
+    /// A node has more edges of a relation than are followed.
+    FanOut,
+    /// Enough nodes were reached.
+    MaxNodes,
+    /// Enough edges were looked at.
+    MaxEdges,
+    /// The time was over.
+    Deadline,
+    /// Enough candidates were looked at.
+    MaxCandidates,
+}
+
+/// What a query took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Vectors compared with a target.
+    pub vectors_compared: u64,
+    /// Nodes reached by expansion.
+    pub nodes: u64,
+    /// Edges looked at.
+    pub edges: u64,
+}

@@ -1,0 +1,353 @@
+//! Read, merge, write: the life of a write on a replica.
+//!
+//! The replica latches the entities, reads their merged rows, merges the mutations, writes what changed,
+//! and publishes the index changes under the batch's sequence. What lies on disk is therefore always merged.
+
+use std::collections::{BTreeMap, HashMap};
+
+use allidb_storage::{Durability, WriteBatch};
+
+use crate::{
+    catalogue::Catalogue,
+    error::{Error, Result},
+    merge::{EntityState, Register},
+    model::{Timestamp, Value, Written},
+    mutation::{Condition, Mutation, Part},
+    replica::{Replica, loaded::Loaded},
+    row::{
+        EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
+        key::{by_number, encode_numbered},
+    },
+    vector::VectorChange,
+    version::Version,
+};
+
+/// Mutations and bytes that share one batch of the log.
+const MAX_BATCH_MUTATIONS: usize = 512;
+const MAX_BATCH_BYTES: usize = 4 << 20;
+
+pub(super) const CLOCK: &[u8] = b"clock";
+
+type Working = HashMap<EntityKey, Loaded>;
+
+impl Replica {
+    /// Merges the mutations in order; each is answered by itself and all of one are visible at once.
+    ///
+    /// Acknowledged as `durability` says: the log is gapless, so the last batch's covers those before it.
+    pub fn apply(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
+        let mut results = Vec::with_capacity(mutations.len());
+        let mut rest = mutations.into_iter().peekable();
+        while rest.peek().is_some() {
+            let (mut batch, mut bytes) = (Vec::new(), 0);
+            while let Some(mutation) = rest.next_if(|next| {
+                batch.is_empty()
+                    || (batch.len() < MAX_BATCH_MUTATIONS && bytes + next.bytes <= MAX_BATCH_BYTES)
+            }) {
+                bytes += mutation.bytes;
+                batch.push(mutation);
+            }
+            let is_last = rest.peek().is_none();
+            let until = if is_last { durability } else { Durability::None };
+            let count = batch.len();
+            match self.apply_batch(batch, until) {
+                Ok(written) => results.extend(written),
+                Err(error) => {
+                    // Nothing before it is known to be durable either: none is acknowledged.
+                    results
+                        .iter_mut()
+                        .filter(|result| result.is_ok())
+                        .for_each(|result| *result = Err(error.clone()));
+                    results.extend((0..count + rest.len()).map(|_| Err(error.clone())));
+                    return results;
+                }
+            }
+        }
+        results
+    }
+
+    fn apply_batch(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Vec<Result<Written>>> {
+        // Held until the batch is visible, so that no collection is dropped under it.
+        let catalogue = self.catalogue.read();
+        let entities = mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| &part.entity));
+        let _latched = self.latches.acquire(entities);
+        let mut working = Working::new();
+        let mut highest = Version::ZERO;
+        let mut results = Vec::with_capacity(mutations.len());
+        let now = self.clock.wall().now();
+        for mutation in mutations {
+            let is_dropped = |part: &Part| catalogue.by_id(part.entity.collection).is_none();
+            if mutation.parts.iter().any(is_dropped) {
+                results.push(Err(Error::UnknownCollection(mutation.subject.collection)));
+                continue;
+            }
+            highest = highest.max(mutation.version);
+            results.push(self.merge(&mut working, mutation, now)?);
+        }
+        let mut batch = WriteBatch::new();
+        let mut changes = Vec::new();
+        for (entity, loaded) in &mut working {
+            self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
+        }
+        let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
+        batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
+        let spaces: Vec<_> = changes.iter().map(|change| std::sync::Arc::clone(&change.space)).collect();
+        let publish =
+            move |sequence| changes.into_iter().for_each(|change: VectorChange| change.publish(sequence));
+        self.engine.commit(batch, durability, publish)?;
+        let mut seen: Vec<*const crate::vector::SpaceIndex> = Vec::new();
+        for space in spaces {
+            if !seen.contains(&std::sync::Arc::as_ptr(&space)) {
+                seen.push(std::sync::Arc::as_ptr(&space));
+                self.spaces.maintain(&space);
+            }
+        }
+        Ok(results)
+    }
+
+    /// Merges one mutation into the entities being changed. The outer error is the replica's, the inner
+    /// one the mutation's own.
+    fn merge(&self, working: &mut Working, mutation: Mutation, now: Timestamp) -> Result<Result<Written>> {
+        let version = mutation.version;
+        let edge = edge_ends(&mutation);
+        let mut existed = false;
+        for part in mutation.parts {
+            let mut delta = part.delta;
+            if !working.contains_key(&part.entity) {
+                let loaded = Loaded::load(&self.engine, &self.keyspaces, &part.entity)?;
+                working.insert(part.entity.clone(), loaded);
+            }
+            let Some(loaded) = working.get_mut(&part.entity) else { continue };
+            let is_live = loaded.after.row.is_live(now);
+            match part.condition {
+                Condition::Exists if !is_live => {
+                    let (collection, id) = (mutation.subject.collection, mutation.subject.id);
+                    return Ok(Err(Error::NotFound { collection, id }));
+                }
+                Condition::CreateIfMissing if !is_live => {
+                    delta.row.puts = vec![version];
+                    delta.row.clear(Scope::Entity, version.just_below());
+                    delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
+                }
+                _ => {}
+            }
+            loaded.load_for(&self.engine, &self.keyspaces, &part.entity, &delta)?;
+            existed |= match delta.edges.keys().next() {
+                Some(edge) => loaded.after.edges.get(edge).is_some_and(|register| register.value.is_some()),
+                None => is_live && delta.edges_in.is_empty(),
+            };
+            let after = std::mem::take(&mut loaded.after);
+            loaded.after = after.merge(delta);
+        }
+        if let Some(((source, out), (target, into))) = edge {
+            // An edge is at both ends or at none: a delete of either end may have come in between.
+            let at_source = working.get(&source).is_some_and(|loaded| is_there(&loaded.after.edges, &out));
+            let at_target =
+                working.get(&target).is_some_and(|loaded| is_there(&loaded.after.edges_in, &into));
+            if at_source != at_target {
+                if let Some(loaded) = working.get_mut(&source) {
+                    loaded.after.edges.remove(&out);
+                }
+                if let Some(loaded) = working.get_mut(&target) {
+                    loaded.after.edges_in.remove(&into);
+                }
+            }
+        }
+        Ok(Ok(Written { version, existed }))
+    }
+
+    /// Writes the difference between what was and what is. A ring of one purges at once: a tombstone
+    /// becomes a deletion of its row, and a deleted entity leaves nothing behind.
+    fn write_rows(
+        &self,
+        catalogue: &Catalogue,
+        entity: &EntityKey,
+        loaded: &mut Loaded,
+        batch: &mut WriteBatch,
+        changes: &mut Vec<VectorChange>,
+    ) -> Result<()> {
+        let keyspaces = &self.keyspaces;
+        let Loaded { before, after, row_existed, has_hidden_edges } = loaded;
+        after.row.fields.retain(|_, register| register.value.is_some());
+        after.row.puts.truncate(1);
+        if !after.row.is_bare() {
+            if !*row_existed || before.row.is_bare() {
+                batch.put(keyspaces.token, entity.token_row(), Vec::new());
+            }
+            if before.row != after.row {
+                batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
+            }
+        } else if *row_existed || *has_hidden_edges {
+            if *has_hidden_edges && before.row != after.row {
+                batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
+            } else if !*has_hidden_edges {
+                batch.delete(keyspaces.entity, entity.prefix());
+            }
+            batch.delete(keyspaces.token, entity.token_row());
+        }
+        for (key, chunk) in &after.chunks {
+            match &chunk.value {
+                Some(_) if before.chunks.get(key) != Some(chunk) => {
+                    batch.put(keyspaces.chunk, entity.chunk(key), encode_register(chunk));
+                }
+                _ => {}
+            }
+        }
+        for key in before.chunks.keys().filter(|key| !is_there(&after.chunks, key)) {
+            batch.delete(keyspaces.chunk, entity.chunk(key));
+        }
+        self.write_vectors(catalogue, entity, before, after, batch, changes)?;
+        let sides = [
+            (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
+            (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
+        ];
+        for (own, mirror, before, after) in sides {
+            for (key, edge) in
+                after.iter().filter(|(key, edge)| edge.value.is_some() && before.get(key) != Some(edge))
+            {
+                batch.put(own, entity.edge(key), encode_register(edge));
+            }
+            for key in before.keys().filter(|key| !is_there(after, key)) {
+                batch.delete(own, entity.edge(key));
+                let (other, seen_from_there) = mirrored(entity, key);
+                batch.delete(mirror, other.edge(&seen_from_there));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_vectors(
+        &self,
+        catalogue: &Catalogue,
+        entity: &EntityKey,
+        before: &EntityState,
+        after: &EntityState,
+        batch: &mut WriteBatch,
+        changes: &mut Vec<VectorChange>,
+    ) -> Result<()> {
+        let changed: Vec<&VectorKey> = after
+            .vectors
+            .iter()
+            .filter(|(key, vector)| vector.value.is_some() && before.vectors.get(key) != Some(vector))
+            .map(|(key, _)| key)
+            .collect();
+        let removed: Vec<&VectorKey> =
+            before.vectors.keys().filter(|key| !is_there(&after.vectors, key)).collect();
+        let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
+        for key in changed.iter().chain(&removed) {
+            if !numbers.contains_key(key.chunk.as_str()) {
+                numbers.insert(&key.chunk, self.number_of(entity, &key.chunk)?);
+            }
+        }
+        for key in changed {
+            let Some(space) = self.spaces.get(entity.collection, key.space) else { continue };
+            let number = match numbers[key.chunk.as_str()] {
+                Some(number) => number,
+                None => {
+                    let number = self.numbers.next(&self.engine)?;
+                    batch.put(
+                        self.keyspaces.number,
+                        entity.number(&key.chunk),
+                        number.to_be_bytes().to_vec(),
+                    );
+                    batch.put(self.keyspaces.number, by_number(number), encode_numbered(entity, &key.chunk));
+                    numbers.insert(&key.chunk, Some(number));
+                    number
+                }
+            };
+            let register = &after.vectors[key];
+            batch.put(self.keyspaces.vector, entity.vector(key), encode_register(register));
+            if let Some(old) = before.vectors.get(key) {
+                self.keep_history(catalogue, entity, key, old, batch)?;
+            }
+            let vector = register.value.as_ref().map(|vector| space.measure().prepare(&vector.0).into());
+            changes.push(VectorChange { space, number, vector });
+        }
+        for key in removed {
+            batch.delete(self.keyspaces.vector, entity.vector(key));
+            self.forget_history(entity, key, 0, batch)?;
+            let Some(number) = numbers[key.chunk.as_str()] else { continue };
+            if let Some(space) = self.spaces.get(entity.collection, key.space) {
+                changes.push(VectorChange { space, number, vector: None });
+            }
+        }
+        // A number goes with the last vector that it stood for.
+        for (chunk, number) in numbers {
+            let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
+            let is_complete = after.row.is_bare() || !chunk.is_empty();
+            if let (Some(number), false, true) = (number, has_vectors, is_complete) {
+                batch.delete(self.keyspaces.number, entity.number(chunk));
+                batch.delete(self.keyspaces.number, by_number(number));
+            }
+        }
+        Ok(())
+    }
+
+    fn number_of(&self, entity: &EntityKey, chunk: &str) -> Result<Option<u64>> {
+        let key = entity.number(chunk);
+        let Some(bytes) = self.engine.get(self.keyspaces.number, &key)? else { return Ok(None) };
+        let bytes =
+            bytes[..].try_into().map_err(|_| Error::corrupt("number", &key, "it is not eight bytes long"))?;
+        Ok(Some(u64::from_be_bytes(bytes)))
+    }
+
+    /// Keeps the replaced vector if its space wants that, and drops the oldest beyond what it wants.
+    fn keep_history(
+        &self,
+        catalogue: &Catalogue,
+        entity: &EntityKey,
+        key: &VectorKey,
+        old: &Register<VectorContent>,
+        batch: &mut WriteBatch,
+    ) -> Result<()> {
+        let kept =
+            catalogue.by_id(entity.collection).and_then(|collection| collection.space_by_id(key.space));
+        let kept = kept.map_or(0, |space| space.spec.history as usize);
+        if kept > 0 {
+            self.forget_history(entity, key, kept - 1, batch)?;
+            batch.put(self.keyspaces.history, entity.history(key, old.version), encode_register(old));
+        }
+        Ok(())
+    }
+
+    /// Drops all older vectors but the newest `kept`.
+    fn forget_history(
+        &self,
+        entity: &EntityKey,
+        key: &VectorKey,
+        kept: usize,
+        batch: &mut WriteBatch,
+    ) -> Result<()> {
+        let prefix = entity.history_prefix(key);
+        let direction = allidb_storage::Direction::Forward;
+        for row in self.engine.snapshot().prefix(self.keyspaces.history, &prefix, direction)?.skip(kept) {
+            batch.delete(self.keyspaces.history, row?.0);
+        }
+        Ok(())
+    }
+}
+
+type EdgeEnd = (EntityKey, EdgeKey);
+
+/// Where an edge's rows belong, if the mutation is one of an edge.
+fn edge_ends(mutation: &Mutation) -> Option<(EdgeEnd, EdgeEnd)> {
+    let [source, target] = &mutation.parts[..] else { return None };
+    let out = source.delta.edges.keys().next()?.clone();
+    let into = target.delta.edges_in.keys().next()?.clone();
+    Some(((source.entity.clone(), out), (target.entity.clone(), into)))
+}
+
+/// The other end of an edge, and the edge as seen from there.
+pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
+    let other = EntityKey { tenant: entity.tenant, collection: edge.collection, id: edge.other.clone() };
+    let seen_from_there = EdgeKey {
+        relation: edge.relation.clone(),
+        collection: entity.collection,
+        other: entity.id.clone(),
+        edge_id: edge.edge_id.clone(),
+    };
+    (other, seen_from_there)
+}
+
+fn is_there<K: Ord, T>(rows: &BTreeMap<K, Register<T>>, key: &K) -> bool {
+    rows.get(key).is_some_and(|register| register.value.is_some())
+}

@@ -1,0 +1,48 @@
+//! Latches: one writer at a time for each entity.
+
+use std::{collections::HashSet, hash::BuildHasher};
+
+use parking_lot::{Condvar, Mutex};
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
+
+use crate::row::EntityKey;
+
+/// Entities being written. A set is taken whole or waited for, so that there is no deadlock.
+#[derive(Default)]
+pub(crate) struct Latches {
+    /// Hashes of the entities; two that collide merely wait for each other.
+    held: Mutex<HashSet<u64>>,
+    released: Condvar,
+}
+
+impl Latches {
+    /// Waits until none of the entities is being written, then takes them all.
+    pub(crate) fn acquire<'a>(&self, entities: impl Iterator<Item = &'a EntityKey>) -> Latched<'_> {
+        let mut wanted: Vec<u64> =
+            entities.map(|entity| Xxh3DefaultBuilder::new().hash_one(entity)).collect();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let mut held = self.held.lock();
+        while wanted.iter().any(|hash| held.contains(hash)) {
+            self.released.wait(&mut held);
+        }
+        held.extend(&wanted);
+        Latched { latches: self, hashes: wanted }
+    }
+}
+
+/// Gives the entities back when dropped.
+pub(crate) struct Latched<'a> {
+    latches: &'a Latches,
+    hashes: Vec<u64>,
+}
+
+impl Drop for Latched<'_> {
+    fn drop(&mut self) {
+        let mut held = self.latches.held.lock();
+        self.hashes.iter().for_each(|hash| {
+            held.remove(hash);
+        });
+        self.latches.released.notify_all();
+    }
+}

@@ -1,0 +1,186 @@
+//! An entity being changed: its rows before and after.
+
+use allidb_storage::{Direction, Engine};
+
+use crate::{
+    error::{Error, Result},
+    keyspaces::Keyspaces,
+    merge::{EntityState, Register},
+    row::{
+        self, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Scope, VectorKey, decode_register,
+        key::{decode_chunk_key, decode_edge_key, decode_vector_key},
+    },
+};
+
+/// Edges removed together with their entity, in each direction. Those beyond are hidden by the marker of
+/// the deleted entity, which then stays.
+const MAX_SWEPT_EDGES: usize = 10_000;
+
+/// An entity being changed: as many of its rows as the change needs, before and after.
+pub(crate) struct Loaded {
+    pub(crate) before: EntityState,
+    pub(crate) after: EntityState,
+    /// Whether the entity row lay in the store.
+    pub(crate) row_existed: bool,
+    /// Whether the marker for edges must stay, because edges beneath it do.
+    pub(crate) has_hidden_edges: bool,
+}
+
+impl Loaded {
+    pub(crate) fn load(engine: &Engine, keyspaces: &Keyspaces, entity: &EntityKey) -> Result<Self> {
+        let key = entity.prefix();
+        let mut before = EntityState::default();
+        let mut row_existed = false;
+        if let Some(bytes) = engine.get(keyspaces.entity, &key)? {
+            before.row = EntityRow::decode(&bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
+            row_existed = true;
+        }
+        // What was hidden when the marker was kept stays hidden.
+        let has_hidden_edges = before.row.is_bare() && before.row.cleared(Scope::Edges) > Default::default();
+        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges })
+    }
+
+    /// Loads the rows that merging `delta` can touch.
+    pub(crate) fn load_for(
+        &mut self,
+        engine: &Engine,
+        keyspaces: &Keyspaces,
+        entity: &EntityKey,
+        delta: &EntityState,
+    ) -> Result<()> {
+        // Chunks and vectors exist only beneath an entity row.
+        if self.row_existed {
+            if delta.row.cleared(Scope::Entity) > self.before.row.cleared(Scope::Entity) {
+                self.load_chunks(engine, keyspaces, &entity.prefix())?;
+                self.load_vectors(engine, keyspaces, &entity.prefix())?;
+            } else if delta.row.cleared(Scope::Vectors) > self.before.row.cleared(Scope::Vectors) {
+                self.load_vectors(engine, keyspaces, &entity.chunk(""))?;
+            }
+            for key in delta.vectors.keys() {
+                self.load_vector(engine, keyspaces, entity, key)?;
+            }
+            for chunk in delta.chunks.keys() {
+                // An id that another one extends is told apart by the end mark of its key.
+                self.load_chunks(engine, keyspaces, &entity.chunk(chunk))?;
+                self.load_vectors(engine, keyspaces, &entity.chunk(chunk))?;
+            }
+        }
+        if delta.row.cleared(Scope::Edges) > self.before.row.cleared(Scope::Edges) {
+            self.load_all_edges(engine, keyspaces, entity)?;
+        }
+        for key in delta.edges.keys() {
+            load_edge(
+                engine,
+                keyspaces.edge,
+                "edge",
+                entity,
+                key,
+                &mut self.before.edges,
+                &mut self.after.edges,
+            )?;
+        }
+        for key in delta.edges_in.keys() {
+            let (before, after) = (&mut self.before.edges_in, &mut self.after.edges_in);
+            load_edge(engine, keyspaces.edge_in, "edge_in", entity, key, before, after)?;
+        }
+        Ok(())
+    }
+
+    fn load_vector(
+        &mut self,
+        engine: &Engine,
+        keyspaces: &Keyspaces,
+        entity: &EntityKey,
+        key: &VectorKey,
+    ) -> Result<()> {
+        if self.before.vectors.contains_key(key) {
+            return Ok(());
+        }
+        let row_key = entity.vector(key);
+        if let Some(bytes) = engine.get(keyspaces.vector, &row_key)? {
+            let register = register("vector", &row_key, &bytes)?;
+            self.before.vectors.insert(key.clone(), register);
+            let register = self.before.vectors[key].clone();
+            self.after.vectors.insert(key.clone(), register);
+        }
+        Ok(())
+    }
+
+    fn load_vectors(&mut self, engine: &Engine, keyspaces: &Keyspaces, prefix: &[u8]) -> Result<()> {
+        for row in engine.snapshot().prefix(keyspaces.vector, prefix, Direction::Forward)? {
+            let (key, bytes) = row?;
+            let (_, name) = decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
+            if !self.before.vectors.contains_key(&name) {
+                let register = register("vector", &key, &bytes)?;
+                self.after.vectors.insert(name.clone(), register);
+                let register = self.after.vectors[&name].clone();
+                self.before.vectors.insert(name, register);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_chunks(&mut self, engine: &Engine, keyspaces: &Keyspaces, prefix: &[u8]) -> Result<()> {
+        for row in engine.snapshot().prefix(keyspaces.chunk, prefix, Direction::Forward)? {
+            let (key, bytes) = row?;
+            let (_, name) = decode_chunk_key(&key).map_err(|error| Error::corrupt("chunk", &key, error))?;
+            if !self.before.chunks.contains_key(&name) {
+                let register: Register<_> = register("chunk", &key, &bytes)?;
+                self.before.chunks.insert(name.clone(), register.clone());
+                self.after.chunks.insert(name, register);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_all_edges(&mut self, engine: &Engine, keyspaces: &Keyspaces, entity: &EntityKey) -> Result<()> {
+        let snapshot = engine.snapshot();
+        let sides = [
+            (keyspaces.edge, "edge", &mut self.before.edges, &mut self.after.edges),
+            (keyspaces.edge_in, "edge_in", &mut self.before.edges_in, &mut self.after.edges_in),
+        ];
+        for (keyspace, name, before, after) in sides {
+            for (at, row) in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)?.enumerate() {
+                if at == MAX_SWEPT_EDGES {
+                    self.has_hidden_edges = true;
+                    break;
+                }
+                let (key, bytes) = row?;
+                let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
+                if !before.contains_key(&edge) {
+                    let register: Register<EdgeContent> = register(name, &key, &bytes)?;
+                    before.insert(edge.clone(), register.clone());
+                    after.insert(edge, register);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+type Edges = std::collections::BTreeMap<EdgeKey, Register<EdgeContent>>;
+
+fn load_edge(
+    engine: &Engine,
+    keyspace: allidb_storage::Keyspace,
+    name: &'static str,
+    entity: &EntityKey,
+    edge: &EdgeKey,
+    before: &mut Edges,
+    after: &mut Edges,
+) -> Result<()> {
+    if before.contains_key(edge) {
+        return Ok(());
+    }
+    let key = entity.edge(edge);
+    if let Some(bytes) = engine.get(keyspace, &key)? {
+        let register: Register<EdgeContent> = register(name, &key, &bytes)?;
+        before.insert(edge.clone(), register.clone());
+        after.insert(edge.clone(), register);
+    }
+    Ok(())
+}
+
+pub(crate) fn register<C: Content>(keyspace: &'static str, key: &[u8], bytes: &[u8]) -> Result<Register<C>> {
+    decode_register(bytes).map_err(|error: row::DecodeError| Error::corrupt(keyspace, key, error))
+}

@@ -1,0 +1,422 @@
+//! Reads: entities by id, scans in the order of ids, and counts.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    ops::Bound,
+    sync::Arc,
+};
+
+use allidb_storage::{Direction, Scan, Snapshot};
+use bytes::Bytes;
+
+use crate::{
+    catalogue::Catalogue,
+    codec::{Decoder, put_escaped},
+    deadline::Deadline,
+    error::{Error, Result},
+    filter::Filter,
+    model::{Chunk, Collection, Entity, EntityRef, ReadMask, TenantId, Timestamp, Value, validate_id},
+    placement::PARTITIONS,
+    replica::{Replica, register},
+    row::{
+        ChunkContent, EntityKey, EntityRow, Field, VectorContent,
+        key::{collection_prefix, decode_chunk_key, decode_entity, decode_vector_key},
+    },
+};
+
+/// Entities looked at by one page of a scan: a page may be short where few match.
+const MAX_SCANNED: usize = 20_000;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 256;
+
+/// Asks for a page of a scan.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// The collection's name.
+    pub collection: String,
+    /// First id, inclusive.
+    pub start: Option<String>,
+    /// Last id, exclusive.
+    pub end: Option<String>,
+    /// Only ids that begin so.
+    pub prefix: String,
+    /// From the last to the first.
+    pub reverse: bool,
+    /// Only entities that match.
+    pub filter: Option<Filter>,
+    /// Most entities returned.
+    pub limit: usize,
+    /// Goes on after (in reverse: before) this id, the last one that the page before looked at.
+    pub after: Option<String>,
+    /// What of each entity.
+    pub read_mask: ReadMask,
+}
+
+/// What a page holds.
+#[derive(Clone, Debug, Default)]
+pub struct ScanPage {
+    /// In the order asked for.
+    pub entities: Vec<Entity>,
+    /// Where the next page goes on; `None` at the end.
+    pub next: Option<String>,
+}
+
+/// The store at one moment, as one request sees it.
+pub(crate) struct Reader<'a> {
+    pub(crate) replica: &'a Replica,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) tenant: TenantId,
+    pub(crate) now: Timestamp,
+}
+
+impl Replica {
+    pub(crate) fn reader(&self, tenant: TenantId) -> Reader<'_> {
+        let (snapshot, catalogue) = (self.engine.snapshot(), self.catalogue());
+        Reader { replica: self, snapshot, catalogue, tenant, now: self.clock.wall().now() }
+    }
+
+    /// Each reference is answered by itself, all at one moment.
+    pub fn get(
+        &self,
+        tenant: TenantId,
+        refs: &[EntityRef],
+        mask: &ReadMask,
+        deadline: Deadline,
+    ) -> Vec<Result<Entity>> {
+        let reader = self.reader(tenant);
+        let get = |entity: &EntityRef| {
+            deadline.check()?;
+            validate_id("ref.id", &entity.id)?;
+            let collection = reader.catalogue.get(tenant, &entity.collection)?;
+            check_mask(mask, collection)?;
+            let key = EntityKey::new(tenant, collection.id, &entity.id);
+            let found = reader.entity(&key, collection, mask)?;
+            let (collection, id) = (entity.collection.clone(), entity.id.clone());
+            found.ok_or(Error::NotFound { collection, id })
+        };
+        refs.iter().map(get).collect()
+    }
+
+    /// A page of a collection in the order of ids.
+    pub fn scan(&self, tenant: TenantId, request: &ScanRequest, deadline: Deadline) -> Result<ScanPage> {
+        if let Some(filter) = &request.filter {
+            filter.validate("filter", &self.limits)?;
+        }
+        if request.limit == 0 || request.limit > self.limits.page_size {
+            let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.page_size);
+            return Err(Error::invalid("page_size", why));
+        }
+        let reader = self.reader(tenant);
+        let collection = Arc::clone(reader.catalogue.get(tenant, &request.collection)?);
+        check_mask(&request.read_mask, &collection)?;
+        let mut page = ScanPage::default();
+        let mut last = None;
+        for (looked_at, row) in reader.rows_by_id(&collection, request)?.enumerate() {
+            if page.entities.len() == request.limit || looked_at == MAX_SCANNED {
+                page.next = last;
+                break;
+            }
+            if looked_at % DEADLINE_EVERY == 0 {
+                deadline.check()?;
+            }
+            let (id, bytes) = row?;
+            let key = EntityKey { tenant, collection: collection.id, id };
+            let row = decode_row(&key, &bytes)?;
+            if row.is_live(reader.now) {
+                let is_match = match &request.filter {
+                    Some(filter) => filter.matches(&reader.fields(&key, &row, &ReadMask::fields())),
+                    None => true,
+                };
+                if is_match {
+                    page.entities.push(reader.materialise(&key, &row, &collection, &request.read_mask)?);
+                }
+            }
+            last = Some(key.id);
+        }
+        Ok(page)
+    }
+
+    /// How many entities there are, or match.
+    pub fn count(
+        &self,
+        tenant: TenantId,
+        collection: &str,
+        filter: Option<&Filter>,
+        deadline: Deadline,
+    ) -> Result<u64> {
+        if let Some(filter) = filter {
+            filter.validate("filter", &self.limits)?;
+        }
+        let reader = self.reader(tenant);
+        let collection = reader.catalogue.get(tenant, collection)?.id;
+        let mut count = 0;
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, tenant, collection);
+            let rows = reader.snapshot.prefix(self.keyspaces.entity, &prefix, Direction::Forward)?;
+            for (looked_at, row) in rows.enumerate() {
+                if looked_at % DEADLINE_EVERY == 0 {
+                    deadline.check()?;
+                }
+                let (key, bytes) = row?;
+                let decoded = decode_entity(&mut Decoder::new(&key));
+                let entity = decoded.map_err(|error| Error::corrupt("entity", &key, error))?;
+                let row = decode_row(&entity, &bytes)?;
+                let is_match =
+                    |filter: &Filter| filter.matches(&reader.fields(&entity, &row, &ReadMask::fields()));
+                if row.is_live(reader.now) && filter.is_none_or(is_match) {
+                    count += 1;
+                }
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// A vector space named by a read mask must exist.
+pub(crate) fn check_mask(mask: &ReadMask, collection: &Collection) -> Result<()> {
+    mask.vector_spaces.iter().try_for_each(|space| collection.space(space).map(|_| ()))
+}
+
+pub(crate) fn decode_row(key: &EntityKey, bytes: &[u8]) -> Result<EntityRow> {
+    EntityRow::decode(bytes).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
+}
+
+impl Reader<'_> {
+    /// The entity row, if there is one; the entity may still be expired or merely an end of edges.
+    pub(crate) fn row(&self, key: &EntityKey) -> Result<Option<EntityRow>> {
+        let bytes = self.snapshot.get(self.replica.keyspaces.entity, &key.prefix())?;
+        bytes.map(|bytes| decode_row(key, &bytes)).transpose()
+    }
+
+    /// The entity, if it is there.
+    pub(crate) fn entity(
+        &self,
+        key: &EntityKey,
+        collection: &Collection,
+        mask: &ReadMask,
+    ) -> Result<Option<Entity>> {
+        match self.row(key)? {
+            Some(row) if row.is_live(self.now) => self.materialise(key, &row, collection, mask).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// The entity with everything that the mask asks for.
+    pub(crate) fn materialise(
+        &self,
+        key: &EntityKey,
+        row: &EntityRow,
+        collection: &Collection,
+        mask: &ReadMask,
+    ) -> Result<Entity> {
+        let mut entity = self.fields(key, row, mask);
+        if mask.wants_vectors() || mask.chunk_vectors {
+            // A key that ends after an empty chunk id is the entity's own.
+            let prefix = if mask.chunk_vectors { key.prefix() } else { key.chunk("") };
+            self.add_chunks(key, &mut entity, mask)?;
+            for (chunk, space, vector) in self.vectors(&prefix)? {
+                let Some(space) = collection.space_by_id(space) else { continue };
+                let name = &space.spec.name;
+                let is_asked = mask.vectors
+                    || mask
+                        .vector_spaces
+                        .iter()
+                        .any(|asked| collection.space(asked).is_ok_and(|s| s.id == space.id));
+                if !chunk.is_empty() {
+                    if let Some(chunk) = entity.chunks.get_mut(&chunk) {
+                        chunk.vectors.insert(name.clone(), vector.to_vec());
+                    }
+                } else if is_asked {
+                    entity.vectors.insert(name.clone(), vector.to_vec());
+                }
+            }
+        } else {
+            self.add_chunks(key, &mut entity, mask)?;
+        }
+        Ok(entity)
+    }
+
+    /// The entity as far as its row tells.
+    pub(crate) fn fields(&self, key: &EntityKey, row: &EntityRow, mask: &ReadMask) -> Entity {
+        let mut entity = Entity { id: key.id.clone(), version: row.touched, ..Entity::default() };
+        if mask.metadata {
+            entity.created_at = row.created_at();
+            entity.updated_at = Some(row.touched.timestamp());
+        }
+        for (field, register) in &row.fields {
+            let Some(value) = &register.value else { continue };
+            match (field, value) {
+                (Field::Type, Value::String(name)) if mask.entity_type => entity.entity_type = name.clone(),
+                (Field::Importance, Value::Double(value)) if mask.metadata => {
+                    entity.importance = Some(*value)
+                }
+                (Field::ExpireAt, Value::Timestamp(at)) if mask.metadata => entity.expire_at = Some(*at),
+                (Field::Source(name), _) if mask.metadata => {
+                    entity.sources.insert(name.clone());
+                }
+                (Field::Attribute(name), value) if mask.attributes || mask.attribute_names.contains(name) => {
+                    entity.attributes.insert(name.clone(), value.clone());
+                }
+                _ => {}
+            }
+        }
+        entity
+    }
+
+    fn add_chunks(&self, key: &EntityKey, entity: &mut Entity, mask: &ReadMask) -> Result<()> {
+        if !mask.chunks {
+            return Ok(());
+        }
+        for row in self.snapshot.prefix(self.replica.keyspaces.chunk, &key.prefix(), Direction::Forward)? {
+            let (row_key, bytes) = row?;
+            let (_, id) =
+                decode_chunk_key(&row_key).map_err(|error| Error::corrupt("chunk", &row_key, error))?;
+            let content = register::<ChunkContent>("chunk", &row_key, &bytes)?.value;
+            if let Some(ChunkContent { text, metadata, sources }) = content {
+                entity.chunks.insert(id, Chunk { text, metadata, sources, vectors: BTreeMap::new() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The vectors whose keys begin with `prefix`: chunk (empty: the entity's own), space, numbers.
+    pub(crate) fn vectors(&self, prefix: &[u8]) -> Result<Vec<(String, crate::model::SpaceId, Arc<[f32]>)>> {
+        let mut vectors = Vec::new();
+        for row in self.snapshot.prefix(self.replica.keyspaces.vector, prefix, Direction::Forward)? {
+            let (key, bytes) = row?;
+            let (_, name) = decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
+            if let Some(VectorContent(vector)) = register("vector", &key, &bytes)?.value {
+                vectors.push((name.chunk, name.space, vector));
+            }
+        }
+        Ok(vectors)
+    }
+
+    /// The entity rows of a collection in the order of ids: a merge over the partitions.
+    pub(crate) fn rows_by_id(&self, collection: &Collection, request: &ScanRequest) -> Result<RowsById> {
+        let direction = if request.reverse { Direction::Reverse } else { Direction::Forward };
+        let mut merge = RowsById { scans: Vec::new(), heads: BinaryHeap::new(), reverse: request.reverse };
+        let Some((lower, upper)) = id_bounds(request) else { return Ok(merge) };
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, self.tenant, collection.id);
+            let after_prefix =
+                collection_prefix(partition, self.tenant, crate::model::CollectionId(collection.id.0 + 1));
+            let bound = |id: &Bound<String>, open: &[u8]| match id {
+                Bound::Unbounded => open.to_vec(),
+                Bound::Included(id) | Bound::Excluded(id) => {
+                    let mut key = prefix.clone();
+                    put_escaped(&mut key, id);
+                    key
+                }
+            };
+            let low = bound(&lower, &prefix);
+            let high = bound(&upper, &after_prefix);
+            let low = if matches!(lower, Bound::Excluded(_)) {
+                Bound::Excluded(&low[..])
+            } else {
+                Bound::Included(&low[..])
+            };
+            let scan = self.snapshot.scan(
+                self.replica.keyspaces.entity,
+                low,
+                Bound::Excluded(&high[..]),
+                direction,
+            )?;
+            merge.scans.push(scan);
+            merge.pull(merge.scans.len() - 1)?;
+        }
+        Ok(merge)
+    }
+}
+
+/// The ids that a scan asks for; `None` if there can be none. The upper bound is exclusive.
+fn id_bounds(request: &ScanRequest) -> Option<(Bound<String>, Bound<String>)> {
+    let mut lower = match &request.start {
+        Some(start) => Bound::Included(start.clone()),
+        None => Bound::Unbounded,
+    };
+    let mut upper = request.end.clone();
+    if !request.prefix.is_empty() {
+        if request.start.as_ref().is_none_or(|start| *start < request.prefix) {
+            lower = Bound::Included(request.prefix.clone());
+        }
+        // U+10FFFF is no id's next character that anyone uses, and sorts above all that are.
+        let beyond = format!("{}\u{10ffff}", request.prefix);
+        upper = Some(upper.map_or(beyond.clone(), |end| end.min(beyond)));
+    }
+    if let Some(after) = &request.after {
+        if request.reverse {
+            upper = Some(upper.map_or(after.clone(), |end| end.min(after.clone())));
+        } else {
+            lower = Bound::Excluded(after.clone());
+        }
+    }
+    if let (Bound::Included(low) | Bound::Excluded(low), Some(high)) = (&lower, &upper)
+        && low >= high
+    {
+        return None;
+    }
+    Some((lower, upper.map_or(Bound::Unbounded, Bound::Excluded)))
+}
+
+/// Entity rows in the order of ids, or in reverse.
+pub(crate) struct RowsById {
+    scans: Vec<Scan>,
+    heads: BinaryHeap<Head>,
+    reverse: bool,
+}
+
+/// The next row of one partition. Orders so that the next row of all is the greatest.
+struct Head {
+    order: HeadOrder,
+    scan: usize,
+    value: Bytes,
+}
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum HeadOrder {
+    Forward(Reverse<String>),
+    Backward(String),
+}
+
+impl PartialEq for Head {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Head {}
+impl PartialOrd for Head {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Head {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.order.cmp(&other.order)
+    }
+}
+
+impl RowsById {
+    fn pull(&mut self, scan: usize) -> Result<()> {
+        if let Some(row) = self.scans[scan].next() {
+            let (key, value) = row?;
+            let decoded = decode_entity(&mut Decoder::new(&key));
+            let id = decoded.map_err(|error| Error::corrupt("entity", &key, error))?.id;
+            let order = if self.reverse { HeadOrder::Backward(id) } else { HeadOrder::Forward(Reverse(id)) };
+            self.heads.push(Head { order, scan, value });
+        }
+        Ok(())
+    }
+}
+
+impl Iterator for RowsById {
+    type Item = Result<(String, Bytes)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Head { order, scan, value } = self.heads.pop()?;
+        let (HeadOrder::Forward(Reverse(id)) | HeadOrder::Backward(id)) = order;
+        Some(self.pull(scan).map(|()| (id, value)))
+    }
+}

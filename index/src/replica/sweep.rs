@@ -1,0 +1,104 @@
+//! Removing the rows of what was dropped, in the background. Ids are never reused, so nothing reads them
+//! meanwhile, and a sweep that a restart interrupts begins again.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use allidb_storage::{Direction, Durability, Keyspace, WriteBatch};
+
+use crate::{
+    catalogue::{Dropped, dropped_row},
+    error::{Error, Result},
+    placement::PARTITIONS,
+    replica::{Replica, mirrored},
+    row::key::{by_number, collection_prefix, decode_edge_key, decode_vector_key, numbers_prefix},
+};
+
+/// Rows removed by one batch.
+const BATCH_ROWS: usize = 1_000;
+
+impl Replica {
+    pub(super) fn sweep_in_background(self: &Arc<Self>, dropped: Dropped) {
+        let replica = Arc::clone(self);
+        let work = move || {
+            if let Err(error) = replica.sweep(dropped) {
+                tracing::error!(%error, ?dropped, "rows of something dropped could not be removed; a restart tries again");
+            }
+        };
+        if self.background.is_inline() { work() } else { self.background.spawn("sweep", Box::new(work)) }
+    }
+
+    fn sweep(&self, dropped: Dropped) -> Result<()> {
+        let keyspaces = &self.keyspaces;
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, dropped.tenant, dropped.collection);
+            if dropped.space.is_some() {
+                let is_of_space = |key: &[u8]| -> Result<bool> {
+                    let (_, vector) =
+                        decode_vector_key(key).map_err(|error| Error::corrupt("vector", key, error))?;
+                    Ok(Some(vector.space) == dropped.space)
+                };
+                self.sweep_rows(keyspaces.vector, &prefix, |key, _, batch| {
+                    if is_of_space(key)? {
+                        batch.delete(keyspaces.vector, key.to_vec());
+                    }
+                    Ok(())
+                })?;
+                continue;
+            }
+            for (own, mirror) in [(keyspaces.edge, keyspaces.edge_in), (keyspaces.edge_in, keyspaces.edge)] {
+                self.sweep_rows(own, &prefix, |key, _, batch| {
+                    let (entity, edge) =
+                        decode_edge_key(key).map_err(|error| Error::corrupt("edge", key, error))?;
+                    let (other, seen_from_there) = mirrored(&entity, &edge);
+                    batch.delete(mirror, other.edge(&seen_from_there));
+                    batch.delete(own, key.to_vec());
+                    Ok(())
+                })?;
+            }
+            for own in
+                [keyspaces.entity, keyspaces.vector, keyspaces.history, keyspaces.chunk, keyspaces.token]
+            {
+                self.sweep_rows(own, &prefix, |key, _, batch| {
+                    batch.delete(own, key.to_vec());
+                    Ok(())
+                })?;
+            }
+            let prefix = numbers_prefix(partition, dropped.tenant, dropped.collection);
+            self.sweep_rows(keyspaces.number, &prefix, |key, value, batch| {
+                let number = value.try_into();
+                let number =
+                    number.map_err(|_| Error::corrupt("number", key, "it is not eight bytes long"))?;
+                batch.delete(keyspaces.number, by_number(u64::from_be_bytes(number)));
+                batch.delete(keyspaces.number, key.to_vec());
+                Ok(())
+            })?;
+        }
+        let mut batch = WriteBatch::new();
+        batch.delete(keyspaces.cluster, dropped_row(dropped));
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(())
+    }
+
+    fn sweep_rows(
+        &self,
+        keyspace: Keyspace,
+        prefix: &[u8],
+        remove: impl Fn(&[u8], &[u8], &mut WriteBatch) -> Result<()>,
+    ) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for row in self.engine.snapshot().prefix(keyspace, prefix, Direction::Forward)? {
+            if self.closed.load(Ordering::Acquire) {
+                return Err(Error::FailedPrecondition("the replica is closing".into()));
+            }
+            let (key, value) = row?;
+            remove(&key, &value, &mut batch)?;
+            if batch.len() >= BATCH_ROWS {
+                self.engine.write(std::mem::take(&mut batch), Durability::None)?;
+            }
+        }
+        if !batch.is_empty() {
+            self.engine.write(batch, Durability::None)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! Rows: the pieces of an entity as they lie in the storage engine.
+//!
+//! Keys are order-preserving, so that within a partition all rows of an entity are neighbours and entities
+//! are in the order of their ids. Values carry a format version. `docs/format.md` has the byte tables.
+
+mod chunk;
+mod edge;
+mod entity;
+pub(crate) mod key;
+mod value;
+mod vector;
+
+pub(crate) use chunk::ChunkContent;
+pub(crate) use edge::EdgeContent;
+pub(crate) use entity::{EntityRow, Field, Scope};
+pub(crate) use key::{ChunkKey, EdgeKey, EntityKey, VectorKey};
+pub(crate) use value::put_value;
+pub(crate) use vector::VectorContent;
+
+pub(crate) use crate::codec::DecodeError;
+use crate::{codec::Decoder, merge::Register, version::Version};
+
+/// The first byte of every row value.
+const FORMAT: u8 = 1;
+const TOMBSTONE: u8 = 0;
+const LIVE: u8 = 1;
+
+/// What a register row holds.
+pub(crate) trait Content: Sized {
+    fn encode(&self, out: &mut Vec<u8>);
+    fn decode(from: &mut Decoder<'_>) -> Result<Self, DecodeError>;
+}
+
+/// Format, version, live or tombstone, content.
+pub(crate) fn encode_register<C: Content>(register: &Register<C>) -> Vec<u8> {
+    let mut out = vec![FORMAT];
+    out.extend_from_slice(&register.version.to_bytes());
+    match &register.value {
+        None => out.push(TOMBSTONE),
+        Some(content) => {
+            out.push(LIVE);
+            content.encode(&mut out);
+        }
+    }
+    out
+}
+
+pub(crate) fn decode_register<C: Content>(bytes: &[u8]) -> Result<Register<C>, DecodeError> {
+    let mut from = Decoder::new(bytes);
+    let version = register_head(&mut from)?;
+    let value = match from.u8()? {
+        TOMBSTONE => None,
+        LIVE => Some(C::decode(&mut from)?),
+        tag => return Err(DecodeError::Tag(tag)),
+    };
+    from.finish()?;
+    Ok(Register { version, value })
+}
+
+fn register_head(from: &mut Decoder<'_>) -> Result<Version, DecodeError> {
+    match from.u8()? {
+        FORMAT => from.version(),
+        other => Err(DecodeError::Tag(other)),
+    }
+}

@@ -1,0 +1,98 @@
+//! The three metrics: how rows are prepared, ranked and reported.
+
+use crate::{
+    model::Metric,
+    vector::kernel::{dot, squared_l2},
+};
+
+/// A metric as the index computes it: a distance that is never negative nor NaN, smaller for nearer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Measure(pub(crate) Metric);
+
+impl Measure {
+    /// The form in which rows and queries are compared: for cosine, scaled to length 1 (zero stays zero).
+    pub(crate) fn prepare(self, vector: &[f32]) -> Vec<f32> {
+        if self.0 != Metric::Cosine {
+            return vector.to_vec();
+        }
+        let length = vector.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt();
+        if length == 0.0 {
+            return vector.to_vec();
+        }
+        vector.iter().map(|x| (f64::from(*x) / length) as f32).collect()
+    }
+
+    /// Ranks prepared vectors. Sums that overflow count as farthest.
+    pub(crate) fn distance(self, a: &[f32], b: &[f32]) -> f32 {
+        let distance = match self.0 {
+            Metric::Cosine => (1.0 - dot(a, b)).max(0.0),
+            Metric::L2 => squared_l2(a, b),
+            Metric::Dot => {
+                // Falls as the product grows and is never negative; a graph needs no more than the order.
+                let product = dot(a, b);
+                if product > 0.0 { 1.0 / (1.0 + product) } else { 1.0 - product }
+            }
+        };
+        if distance.is_finite() { distance } else { f32::MAX }
+    }
+}
+
+/// What callers see of two vectors' nearness: the space's own measure (cosine, dot product, Euclidean
+/// distance), and the similarity in [0, 1] that enters scores.
+pub fn measure_and_similarity(metric: Metric, a: &[f32], b: &[f32]) -> (f64, f64) {
+    let sum = |term: fn(f64, f64) -> f64| -> f64 {
+        a.iter().zip(b).map(|(a, b)| term(f64::from(*a), f64::from(*b))).sum()
+    };
+    match metric {
+        Metric::Cosine => {
+            let lengths = (sum(|a, _| a * a) * sum(|_, b| b * b)).sqrt();
+            let cosine = if lengths == 0.0 { 0.0 } else { (sum(|a, b| a * b) / lengths).clamp(-1.0, 1.0) };
+            (cosine, (cosine + 1.0) / 2.0)
+        }
+        Metric::L2 => {
+            let distance = sum(|a, b| (a - b) * (a - b)).sqrt();
+            (distance, 1.0 / (1.0 + distance))
+        }
+        Metric::Dot => {
+            let product = sum(|a, b| a * b);
+            (product, 1.0 / (1.0 + (-product).exp()))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nearer_is_smaller_and_more_similar_in_every_metric() {
+        let query = [1.0, 0.5, -0.25];
+        let near = [0.9, 0.6, -0.2];
+        let far = [-1.0, 0.2, 2.0];
+        for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+            let measure = Measure(metric);
+            let [q, n, f] = [query, near, far].map(|v| measure.prepare(&v));
+            assert!(measure.distance(&q, &n) < measure.distance(&q, &f), "{metric:?}");
+            let similarity = |v: &[f32]| measure_and_similarity(metric, &query, v).1;
+            assert!(similarity(&near) > similarity(&far), "{metric:?}");
+            assert!((0.0..=1.0).contains(&similarity(&far)));
+        }
+    }
+
+    #[test]
+    fn no_input_gives_nan_or_a_negative_distance() {
+        let wild =
+            [[f32::MAX; 4], [-f32::MAX; 4], [0.0; 4], [f32::MIN_POSITIVE; 4], [1e30, -1e30, 1e-30, 0.0]];
+        for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+            for a in &wild {
+                for b in &wild {
+                    let measure = Measure(metric);
+                    let distance = measure.distance(&measure.prepare(a), &measure.prepare(b));
+                    assert!(distance >= 0.0, "{metric:?} {a:?} {b:?}: {distance}");
+                    let (_, similarity) = measure_and_similarity(metric, a, b);
+                    assert!((0.0..=1.0).contains(&similarity), "{metric:?} {a:?} {b:?}: {similarity}");
+                }
+            }
+        }
+    }
+}

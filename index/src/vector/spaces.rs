@@ -1,0 +1,133 @@
+//! All vector spaces of a node, and the work that keeps their graphs up.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use allidb_storage::{Background, Engine, Sequence};
+use parking_lot::RwLock;
+
+use crate::{
+    error::{Error, Result},
+    model::{CollectionId, Metric, SpaceId},
+    vector::{
+        Measure, SpaceIndex,
+        build::{BuildOptions, GraphBuilder, HnswBuilder},
+    },
+};
+
+/// How vectors are indexed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VectorOptions {
+    /// Threads that build graphs.
+    pub build_threads: usize,
+    /// Most neighbours of a node in a graph (M).
+    pub connections: usize,
+    /// Breadth of the walk that finds a new node's neighbours (efConstruction).
+    pub build_breadth: usize,
+    /// Breadth of a search that does not say (ef).
+    pub search_breadth: usize,
+}
+
+impl Default for VectorOptions {
+    fn default() -> Self {
+        Self { build_threads: 1, connections: 16, build_breadth: 100, search_breadth: 128 }
+    }
+}
+
+/// A vector set or removed by a write.
+pub(crate) struct VectorChange {
+    pub(crate) space: Arc<SpaceIndex>,
+    pub(crate) number: u64,
+    /// Prepared for the space's metric; `None`: removed.
+    pub(crate) vector: Option<Box<[f32]>>,
+}
+
+impl VectorChange {
+    /// Makes it so from `sequence` on.
+    pub(crate) fn publish(self, sequence: Sequence) {
+        match self.vector {
+            Some(vector) => self.space.upsert(self.number, vector, sequence),
+            None => self.space.remove(self.number, sequence),
+        }
+    }
+}
+
+/// All vector spaces of a node.
+pub(crate) struct Spaces {
+    by_id: RwLock<HashMap<(CollectionId, SpaceId), Arc<SpaceIndex>>>,
+    options: VectorOptions,
+    background: Arc<dyn Background>,
+    pool: Arc<rayon::ThreadPool>,
+    engine: Engine,
+    closed: Arc<AtomicBool>,
+}
+
+impl Spaces {
+    pub(crate) fn new(
+        options: VectorOptions,
+        background: Arc<dyn Background>,
+        engine: Engine,
+    ) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(options.build_threads.max(1))
+            .thread_name(|at| format!("vector-build-{at}"))
+            .build()
+            .map_err(|error| Error::FailedPrecondition(format!("cannot start the build threads: {error}")))?;
+        let closed = Arc::default();
+        Ok(Self { by_id: RwLock::default(), options, background, pool: Arc::new(pool), engine, closed })
+    }
+
+    pub(crate) fn options(&self) -> &VectorOptions {
+        &self.options
+    }
+
+    pub(crate) fn add(&self, collection: CollectionId, space: SpaceId, metric: Metric, dimension: u32) {
+        let index = || Arc::new(SpaceIndex::new(metric, dimension as usize));
+        self.by_id.write().entry((collection, space)).or_insert_with(index);
+    }
+
+    pub(crate) fn drop_space(&self, collection: CollectionId, space: SpaceId) {
+        self.by_id.write().remove(&(collection, space));
+    }
+
+    pub(crate) fn get(&self, collection: CollectionId, space: SpaceId) -> Option<Arc<SpaceIndex>> {
+        self.by_id.read().get(&(collection, space)).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<SpaceIndex>> {
+        self.by_id.read().values().cloned().collect()
+    }
+
+    /// Sees to a space in the background, if there is anything to do.
+    pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
+        if self.closed.load(Ordering::Acquire) || !space.begin_maintenance() {
+            return;
+        }
+        let (space, engine) = (Arc::clone(space), self.engine.clone());
+        let (pool, options, closed) =
+            (Arc::clone(&self.pool), self.options.clone(), Arc::clone(&self.closed));
+        let work = move || {
+            let new_builder = |measure: Measure, expected: usize| -> Box<dyn GraphBuilder> {
+                let build = BuildOptions { connections: options.connections, breadth: options.build_breadth };
+                Box::new(HnswBuilder::new(measure, build, expected, Arc::clone(&pool)))
+            };
+            let visible = || engine.snapshot().sequence();
+            space.maintain(&new_builder, &visible, &|| closed.load(Ordering::Acquire));
+        };
+        if self.background.is_inline() {
+            work();
+        } else {
+            self.background.spawn("vector-build", Box::new(work));
+        }
+    }
+
+    /// Ends background work soon.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+}

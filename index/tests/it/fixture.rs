@@ -1,0 +1,160 @@
+//! A replica in a simulated file system, and short ways to say things.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+
+use allidb_index::{
+    Deadline, Error, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions,
+    model::{
+        CollectionChange, Edge, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value,
+        Write, Written,
+    },
+    query::{Answer, Nearest, Query, Seed},
+};
+use allidb_storage::{Durability, Inline, Options, fs::SimFs};
+
+pub(crate) const TENANT: TenantId = TenantId::DEFAULT;
+
+pub(crate) struct Fixture {
+    pub(crate) fs: SimFs,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) replica: Arc<Replica>,
+}
+
+pub(crate) fn deadline() -> Deadline {
+    Deadline::after(Duration::from_secs(60))
+}
+
+pub(crate) fn at(id: &str) -> EntityRef {
+    EntityRef::new("c", id)
+}
+
+impl Fixture {
+    /// With collection `c`, which has a space `v` of the given dimension and metric.
+    pub(crate) fn with_space(dimension: u32, metric: Metric) -> Self {
+        let fs = SimFs::new();
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let replica = open(&fs, &clock);
+        let spaces = vec![SpaceSpec::new("v", dimension, metric)];
+        replica.create_collection(TENANT, "c", spaces, BTreeMap::new()).unwrap();
+        Self { fs, clock, replica }
+    }
+
+    pub(crate) fn new() -> Self {
+        Self::with_space(2, Metric::L2)
+    }
+
+    /// Closes the store and opens it again.
+    pub(crate) fn reopen(self) -> Self {
+        self.replica.close().unwrap();
+        let Self { fs, clock, replica } = self;
+        drop(replica);
+        let replica = open(&fs, &clock);
+        Self { fs, clock, replica }
+    }
+
+    /// Loses what was not synced and opens the store again.
+    pub(crate) fn crash(self) -> Self {
+        let Self { fs, clock, replica } = self;
+        fs.crash(7);
+        drop(replica);
+        let replica = open(&fs, &clock);
+        Self { fs, clock, replica }
+    }
+
+    pub(crate) fn write(&self, writes: Vec<Write>) -> Vec<Result<Written, Error>> {
+        self.clock.advance(1);
+        let mut planned = Vec::new();
+        for write in writes {
+            match self.replica.plan(TENANT, write) {
+                Ok(mutation) => planned.push(mutation),
+                Err(error) => return vec![Err(error)],
+            }
+        }
+        self.replica.apply(planned, Durability::Sync)
+    }
+
+    pub(crate) fn one(&self, write: Write) -> Result<Written, Error> {
+        self.write(vec![write]).pop().unwrap()
+    }
+
+    pub(crate) fn put(&self, entity: Entity) -> Written {
+        self.one(Write::Put { collection: "c".into(), entity: Box::new(entity) }).unwrap()
+    }
+
+    pub(crate) fn delete(&self, id: &str) -> Written {
+        self.one(Write::Delete(at(id))).unwrap()
+    }
+
+    pub(crate) fn link(&self, from: &str, relation: &str, to: &str, weight: f64) -> Written {
+        let edge = Edge { weight, ..Edge::new(at(from), relation, at(to)) };
+        self.one(Write::PutEdge(Box::new(edge))).unwrap()
+    }
+
+    pub(crate) fn get(&self, id: &str) -> Result<Entity, Error> {
+        self.replica.get(TENANT, &[at(id)], &ReadMask::everything(), deadline()).pop().unwrap()
+    }
+
+    pub(crate) fn nearest(&self, vector: &[f32], k: usize) -> Vec<String> {
+        self.nearest_in("v", vector, k)
+    }
+
+    pub(crate) fn nearest_in(&self, space: &str, vector: &[f32], k: usize) -> Vec<String> {
+        let query = Query {
+            limit: k,
+            ..Query::new("c", vec![Seed::Nearest(Nearest::to_vector(space, vector.to_vec()))])
+        };
+        ids(&self.query(&query))
+    }
+
+    pub(crate) fn query(&self, query: &Query) -> Answer {
+        self.replica.query(TENANT, query, deadline()).unwrap()
+    }
+
+    pub(crate) fn change(&self, change: CollectionChange) -> Result<(), Error> {
+        self.replica.update_collection(TENANT, "c", change).map(|_| ())
+    }
+}
+
+fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
+    Replica::open(ReplicaOptions {
+        fs: Arc::new(fs.clone()),
+        dir: PathBuf::from("/node"),
+        storage: Options { background: Arc::new(Inline), ..Options::default() },
+        vectors: VectorOptions { build_threads: 2, ..VectorOptions::default() },
+        limits: Limits::default(),
+        clock: clock.clone(),
+        random: Arc::new(SeededRandom::new(1)),
+        background: Arc::new(Inline),
+    })
+    .unwrap()
+}
+
+pub(crate) fn ids(answer: &Answer) -> Vec<String> {
+    answer.hits.iter().map(|hit| hit.entity.id.clone()).collect()
+}
+
+/// An entity with a vector in space `v` (unless it is empty).
+pub(crate) fn entity(id: &str, vector: &[f32]) -> Entity {
+    let mut entity = Entity { id: id.into(), entity_type: "thing".into(), ..Entity::default() };
+    if !vector.is_empty() {
+        entity.vectors.insert("v".into(), vector.to_vec());
+    }
+    entity
+}
+
+pub(crate) fn with(mut entity: Entity, name: &str, value: impl Into<Text>) -> Entity {
+    entity.attributes.insert(name.into(), value.into().0);
+    entity
+}
+
+pub(crate) struct Text(Value);
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(Value::String(text.into()))
+    }
+}
+impl From<i64> for Text {
+    fn from(number: i64) -> Self {
+        Self(Value::Int(number))
+    }
+}

@@ -1,0 +1,7 @@
+//! A replica as its callers see it: entities, vectors, edges and queries over a real store.
+
+mod edges;
+mod entities;
+mod fixture;
+mod queries;
+mod vectors;

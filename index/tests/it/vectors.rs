@@ -1,0 +1,172 @@
+//! Vector search: fresh, exact where asked, and close to exact through the graph, whatever was overwritten.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use allidb_index::{
+    filter::{Field, Filter, Operator},
+    model::{Metric, Value, Write},
+    query::{Nearest, NearestTarget, Query, Seed},
+};
+
+use crate::fixture::{Fixture, at, entity, ids, with};
+
+/// Points around a few hundred centres, the same for the same seed.
+fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
+    };
+    let centres: Vec<Vec<f32>> =
+        (0..300).map(|_| (0..dimension).map(|_| uniform() * 4.0).collect()).collect();
+    (0..count).map(|at| centres[at * 7919 % 300].iter().map(|x| x + uniform()).collect()).collect()
+}
+
+fn put_all(fixture: &Fixture, vectors: &[Vec<f32>], generation: i64) {
+    let write = |(at, vector): (usize, &Vec<f32>)| Write::Put {
+        collection: "c".into(),
+        entity: Box::new(with(entity(&format!("{at:06}"), vector), "generation", generation)),
+    };
+    for writes in vectors.iter().enumerate().map(write).collect::<Vec<_>>().chunks(2_000) {
+        assert!(fixture.write(writes.to_vec()).iter().all(Result::is_ok));
+    }
+}
+
+fn search(vector: &[f32], k: usize, exact: bool) -> Query {
+    let nearest = Nearest { exact, k, ..Nearest::to_vector("v", vector.to_vec()) };
+    Query { limit: k, ..Query::new("c", vec![Seed::Nearest(nearest)]) }
+}
+
+/// Share of the exact answers that plain search finds.
+fn recall(fixture: &Fixture, queries: &[Vec<f32>], filter: Option<&Filter>) -> f64 {
+    let (mut found, mut wanted) = (0, 0);
+    for query in queries {
+        let answer = |exact| {
+            let mut query = search(query, 10, exact);
+            query.filter = filter.cloned();
+            ids(&fixture.query(&query))
+        };
+        let truth = answer(true);
+        found += answer(false).iter().filter(|id| truth.contains(id)).count();
+        wanted += truth.len();
+    }
+    found as f64 / wanted as f64
+}
+
+#[test]
+fn a_vector_is_found_by_the_very_next_query_moves_and_goes() {
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        let fixture = Fixture::with_space(2, metric);
+        fixture.put(entity("a", &[1.0, 0.0]));
+        fixture.put(entity("b", &[0.0, 1.0]));
+        assert_eq!(fixture.nearest(&[1.0, 0.1], 2), ["a", "b"], "{metric:?}");
+        fixture.put(entity("a", &[-1.0, 0.0]));
+        assert_eq!(fixture.nearest(&[1.0, 0.1], 2), ["b", "a"], "{metric:?}");
+        fixture.delete("b");
+        assert_eq!(fixture.nearest(&[0.0, 1.0], 2), ["a"], "{metric:?}");
+        let fixture = fixture.reopen();
+        assert_eq!(fixture.nearest(&[0.0, 1.0], 2), ["a"], "{metric:?}");
+        fixture.replica.engine().flush().unwrap();
+        let vector = fixture.replica.engine().keyspace("vector").unwrap();
+        fixture.replica.engine().compact(vector).unwrap();
+        let fixture = fixture.crash();
+        assert_eq!(fixture.nearest(&[0.0, 1.0], 2), ["a"], "{metric:?}");
+    }
+}
+
+#[test]
+fn the_graph_finds_what_exact_search_finds_also_after_overwrites_deletes_and_restart() {
+    let fixture = Fixture::with_space(24, Metric::Cosine);
+    let queries = clustered(50, 24, 99);
+    put_all(&fixture, &clustered(20_000, 24, 1), 1);
+    let covered = |fixture: &Fixture| fixture.replica.vector_counts();
+    assert!(covered(&fixture).1 >= 19_000, "most rows are in the graph: {:?}", covered(&fixture));
+    let fresh = recall(&fixture, &queries, None);
+    assert!(fresh >= 0.95, "recall {fresh}");
+    // Everything overwritten by other vectors: the graph must not drown in dead rows.
+    put_all(&fixture, &clustered(20_000, 24, 2), 2);
+    let deletes: Vec<Write> = (0..20_000).step_by(3).map(|n| Write::Delete(at(&format!("{n:06}")))).collect();
+    assert!(fixture.write(deletes).iter().all(Result::is_ok));
+    let (live, _, dead) = covered(&fixture);
+    assert_eq!(live, 13_333);
+    assert!(dead * 2 < live, "{dead} dead rows held beside {live}");
+    let overwritten = recall(&fixture, &queries, None);
+    assert!(overwritten >= 0.95, "recall {overwritten} after overwrites");
+    for query in &queries {
+        let answer = ids(&fixture.query(&search(query, 10, false)));
+        assert!(
+            answer.iter().all(|id| id.parse::<usize>().unwrap() % 3 != 0),
+            "a deleted entity in {answer:?}"
+        );
+    }
+    let fixture = fixture.reopen();
+    let reopened = recall(&fixture, &queries, None);
+    assert!(reopened >= 0.95, "recall {reopened} after reopening");
+}
+
+#[test]
+fn filters_hold_their_recall_however_few_match() {
+    let fixture = Fixture::with_space(24, Metric::L2);
+    put_all(&fixture, &clustered(12_000, 24, 1), 1);
+    let queries = clustered(10, 24, 99);
+    for (upto, matching) in [("000005", 5), ("000120", 120), ("006000", 6_000)] {
+        let filter = Filter::Compare(Field::Id, Operator::Less, Value::String(upto.into()));
+        let share = recall(&fixture, &queries, Some(&filter));
+        assert!(share >= 0.95, "recall {share} with {matching} matches");
+        let mut query = search(&queries[0], 10, false);
+        query.filter = Some(filter);
+        assert_eq!(fixture.query(&query).hits.len(), 10.min(matching));
+    }
+}
+
+#[test]
+fn chunks_answer_for_their_entity_with_the_best_of_them() {
+    let fixture = Fixture::new();
+    let mut document = entity("doc", &[]);
+    for (id, vector) in [("1", [0.0, 0.0]), ("2", [5.0, 5.0]), ("3", [5.1, 5.1])] {
+        let vectors = std::collections::BTreeMap::from([("v".to_owned(), vector.to_vec())]);
+        let chunk = allidb_index::model::Chunk { text: id.into(), vectors, ..Default::default() };
+        document.chunks.insert(id.into(), chunk);
+    }
+    fixture.put(document);
+    fixture.put(entity("other", &[6.0, 6.0]));
+    let answer = fixture.query(&search(&[5.0, 5.0], 2, false));
+    assert_eq!(ids(&answer), ["doc", "other"], "an entity answers once");
+    assert_eq!((answer.hits[0].chunk_id.as_str(), answer.hits[0].measure), ("2", Some(0.0)));
+    assert_eq!(answer.hits[1].chunk_id, "");
+}
+
+#[test]
+fn an_entity_is_no_answer_to_itself() {
+    let fixture = Fixture::new();
+    fixture.put(entity("a", &[1.0, 0.0]));
+    fixture.put(entity("b", &[1.0, 0.1]));
+    let nearest = Nearest { target: NearestTarget::Entity(at("a")), ..Nearest::to_vector("v", vec![]) };
+    let query = Query { limit: 1, ..Query::new("c", vec![Seed::Nearest(nearest)]) };
+    assert_eq!(ids(&fixture.query(&query)), ["b"]);
+}
+
+#[test]
+fn an_update_never_makes_an_entity_vanish() {
+    let fixture = Fixture::with_space(2, Metric::L2);
+    for id in 0..20 {
+        fixture.put(entity(&id.to_string(), &[id as f32, 0.0]));
+    }
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..3_000 {
+                let id = round % 20;
+                fixture.put(entity(&id.to_string(), &[id as f32, (round % 7) as f32]));
+            }
+            done.store(true, Ordering::Release);
+        });
+        let mut queries = 0;
+        while !done.load(Ordering::Acquire) || queries == 0 {
+            assert_eq!(fixture.nearest(&[3.0, 3.0], 50).len(), 20, "query {queries}");
+            queries += 1;
+        }
+    });
+}
