@@ -22,6 +22,7 @@ mod put_stream;
 mod query;
 mod query_file;
 mod sample;
+mod update;
 mod value_json;
 mod vector_numbers;
 
@@ -88,7 +89,7 @@ enum Call {
     Collection(collections::CollectionCommand),
     Put(entities::PutArgs),
     Get(entities::GetArgs),
-    Update(entities::UpdateArgs),
+    Update(update::UpdateArgs),
     Delete(entities::DeleteArgs),
     Scan(entities::ScanArgs),
     Count(entities::CountArgs),
@@ -129,7 +130,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Collection(command) => collections::run(command, &client, output).await,
         Call::Put(args) => entities::put(args, &client, output).await,
         Call::Get(args) => entities::get(args, &client, output).await,
-        Call::Update(args) => entities::update(args, &client, output).await,
+        Call::Update(args) => update::run(args, &client, output).await,
         Call::Delete(args) => entities::delete(args, &client, output).await,
         Call::Scan(args) => entities::scan(args, &client, output).await,
         Call::Count(args) => entities::count(args, &client, output).await,

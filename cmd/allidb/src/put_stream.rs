@@ -30,6 +30,7 @@ pub(crate) struct Origin {
 
 /// What the reader made of a line.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all of them are of the large kind")]
 pub(crate) enum Prepared {
     /// To be sent; `label` names it in the file of acknowledged items.
     Ready { origin: Origin, label: String, item: put_stream_request::Item },
@@ -134,7 +135,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<Response<Streaming<PutStreamRe
 /// A call whose answer may begin only after the first items have arrived.
 enum Call {
     Opening(Opening),
-    Open(Streaming<PutStreamResponse>),
+    Open(Box<Streaming<PutStreamResponse>>),
 }
 
 impl Call {
@@ -145,9 +146,13 @@ impl Call {
                 Self::Open(stream) => return stream.message().await,
                 Self::Opening(opening) => {
                     let stream = opening.await?.into_inner();
-                    *self = Self::Open(stream);
+                    *self = Self::Open(Box::new(stream));
                 }
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "put_stream_tests.rs"]
+mod tests;

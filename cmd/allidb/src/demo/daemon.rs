@@ -190,8 +190,7 @@ mod tests {
         let address = listener.local_addr().unwrap().to_string();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let mut request = [0; 1024];
-            stream.read(&mut request).await.unwrap();
+            stream.readable().await.unwrap();
             stream.write_all(answer.as_bytes()).await.unwrap();
         });
         is_ready(&address).await
