@@ -1,1 +1,76 @@
-//! placeholder
+//! The AlliDB daemon: read the configuration, wire the parts, serve, drain.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`] | every option, and how file, environment and flags make the effective ones |
+//! | `daemon` | the parts put together: starts, serves, drains |
+//! | `wire` | options to the parts' own settings, the parts' figures to metrics |
+//! | `logs`, `port_file`, `signals` | what a process owes to whoever runs it |
+//!
+//! A library, so that the command line can serve too and tests can run a daemon in their own process.
+
+mod args;
+pub mod config;
+mod daemon;
+mod logs;
+mod port_file;
+mod signals;
+mod wire;
+
+pub use args::ServeArgs;
+pub use config::Config;
+pub use daemon::Daemon;
+
+use anyhow::Context;
+
+/// Serves until SIGTERM or SIGINT, then drains. A second signal exits at once with code 130.
+///
+/// # Errors
+/// Where the configuration is wrong, something cannot be opened or bound, or a port fails.
+pub fn run(args: ServeArgs) -> anyhow::Result<()> {
+    let config = config::load(&args)?;
+    logs::install(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("allidbd")
+        .build()
+        .context("cannot start the asynchronous runtime")?;
+    let served = runtime.block_on(serve(config));
+    // Whatever is left by now was given its grace.
+    runtime.shutdown_background();
+    served
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut signals = signals::Signals::listen()?;
+    let mut daemon = tokio::select! {
+        daemon = Daemon::start(config) => daemon?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before it was open");
+            return Ok(());
+        }
+    };
+    let failure = tokio::select! {
+        failure = daemon.failed() => Some(failure),
+        signal = signals.next() => {
+            tracing::info!(signal, "shutting down; a second signal exits at once");
+            None
+        }
+    };
+    tokio::select! {
+        closed = daemon.shutdown() => closed?,
+        signal = signals.next() => {
+            tracing::warn!(signal, "exiting at once");
+            std::process::exit(130);
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+/// Each effective option and where it came from, one a line.
+///
+/// # Errors
+/// As for [`run`], where the configuration is wrong.
+pub fn show(args: &ServeArgs) -> anyhow::Result<String> {
+    config::show(args)
+}

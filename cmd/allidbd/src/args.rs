@@ -1,0 +1,30 @@
+//! The flags of the daemon: the options that people change from one start to the next.
+
+use std::path::PathBuf;
+
+/// Flags of `allidbd` and of `allidb serve`. A flag beats the environment, which beats the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeArgs {
+    /// The configuration file (YAML); every option is also an environment variable such as
+    /// ALLIDB__LISTEN__GRPC.
+    #[arg(long, value_name = "FILE", env = "ALLIDB_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// The directory that holds everything.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Where gRPC is served.
+    #[arg(long, value_name = "ADDR")]
+    pub grpc_listen: Option<String>,
+    /// Where metrics and probes are served.
+    #[arg(long, value_name = "ADDR")]
+    pub http_listen: Option<String>,
+    /// A file that tells the addresses, as JSON, once both are served.
+    #[arg(long, value_name = "FILE")]
+    pub port_file: Option<PathBuf>,
+    /// `pretty` or `json`.
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
+    /// What is logged, such as `info` or `allidb_storage=debug,info`.
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}

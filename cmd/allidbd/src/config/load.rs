@@ -1,0 +1,203 @@
+//! File, then environment, then flags: each layer beats those before it.
+
+use std::fmt::Write;
+
+use anyhow::{Context, bail};
+use figment::{
+    Figment, Metadata, Profile, Provider, Source,
+    providers::{Env, Format, Serialized},
+    value::{Dict, Map, Tag, Value},
+};
+use serde_json::Value as Json;
+use serde_saphyr::figment::Yaml;
+
+use super::{Config, known};
+use crate::ServeArgs;
+
+/// The beginning of every variable that is an option. Kubernetes injects variables such as
+/// `ALLIDB_SERVICE_HOST`, hence two underscores.
+const PREFIX: &str = "ALLIDB__";
+const COMMAND_LINE: &str = "the command line";
+
+/// The effective options.
+///
+/// # Errors
+/// Where the file cannot be read, a key is no option, or a value is none that the option takes. The error
+/// says where the value came from.
+pub fn load(args: &ServeArgs) -> anyhow::Result<Config> {
+    let figment = layers(args)?;
+    extract(&figment)
+}
+
+/// Each effective option and where it came from, one a line.
+///
+/// # Errors
+/// As for [`load`].
+pub fn show(args: &ServeArgs) -> anyhow::Result<String> {
+    let figment = layers(args)?;
+    let config = serde_json::to_value(extract(&figment)?)?;
+    let mut lines = Vec::new();
+    for path in known::paths(&config) {
+        let value = config.pointer(&format!("/{}", path.replace('.', "/")));
+        if let Some(value) = value.filter(|value| !value.is_object()) {
+            let origin = figment
+                .find_value(&path)
+                .map_or_else(|_| "default".to_owned(), |value| origin(&figment, value.tag(), &path));
+            let value = match value {
+                Json::String(text) => text.clone(),
+                Json::Null => "unset".to_owned(),
+                other => other.to_string(),
+            };
+            lines.push((format!("{path} = {value}"), origin));
+        }
+    }
+    let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for (line, origin) in lines {
+        writeln!(text, "{line:width$}  # {origin}")?;
+    }
+    Ok(text)
+}
+
+fn layers(args: &ServeArgs) -> anyhow::Result<Figment> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(path) = &args.config {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+        // A file of nothing but comments is a null, which is no dictionary.
+        if text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+            figment = figment.merge(Yaml::file_exact(path));
+        }
+    }
+    Ok(figment.merge(Env::prefixed(PREFIX).split("__")).merge(Flags::of(args)))
+}
+
+fn extract(figment: &Figment) -> anyhow::Result<Config> {
+    known::refuse_unknown(figment)?;
+    let config: Config = figment.extract().map_err(|error| anyhow::anyhow!(describe(figment, error)))?;
+    config.check()?;
+    Ok(config)
+}
+
+/// Every value that does not fit its option, and where it came from.
+fn describe(figment: &Figment, error: figment::Error) -> String {
+    let describe = |error: figment::Error| {
+        let path = error.path.join(".");
+        let origin = match figment.find_value(&path) {
+            Ok(value) if !path.is_empty() => origin(figment, value.tag(), &path),
+            _ => error.metadata.as_ref().map_or_else(String::new, |metadata| origin_of(metadata, &path)),
+        };
+        format!("`{path}` cannot be taken from {origin}: {}", error.kind)
+    };
+    error.into_iter().map(describe).collect::<Vec<_>>().join("\n")
+}
+
+/// In words, where the value at `path` came from.
+pub(super) fn origin(figment: &Figment, tag: Tag, path: &str) -> String {
+    figment.get_metadata(tag).map_or_else(|| "default".to_owned(), |metadata| origin_of(metadata, path))
+}
+
+fn origin_of(metadata: &Metadata, path: &str) -> String {
+    match &metadata.source {
+        Some(Source::File(file)) => return format!("file {}", file.display()),
+        _ if metadata.name.contains("environment") => {
+            return format!("environment {PREFIX}{}", path.to_uppercase().replace('.', "__"));
+        }
+        _ => {}
+    }
+    if metadata.name == COMMAND_LINE { COMMAND_LINE.to_owned() } else { "default".to_owned() }
+}
+
+/// The flags as a layer.
+struct Flags(Dict);
+
+impl Flags {
+    fn of(args: &ServeArgs) -> Self {
+        let mut dict = Dict::new();
+        let mut set = |path: &str, value: Option<String>| {
+            let Some(value) = value else { return };
+            match path.split_once('.') {
+                None => {
+                    dict.insert(path.to_owned(), Value::from(value));
+                }
+                Some((section, option)) => {
+                    let section = dict.entry(section.to_owned()).or_insert_with(|| Value::from(Dict::new()));
+                    if let Value::Dict(_, options) = section {
+                        options.insert(option.to_owned(), Value::from(value));
+                    }
+                }
+            }
+        };
+        let path = |path: &Option<std::path::PathBuf>| path.as_ref().map(|path| path.display().to_string());
+        set("data_dir", path(&args.data_dir));
+        set("listen.grpc", args.grpc_listen.clone());
+        set("listen.http", args.http_listen.clone());
+        set("listen.port_file", path(&args.port_file));
+        set("log.format", args.log_format.clone());
+        set("log.filter", args.log.clone());
+        Self(dict)
+    }
+}
+
+impl Provider for Flags {
+    fn metadata(&self) -> Metadata {
+        Metadata::named(COMMAND_LINE)
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Ok(Map::from([(Profile::Default, self.0.clone())]))
+    }
+}
+
+impl Config {
+    /// What no single option's type can say.
+    ///
+    /// # Errors
+    /// Names the option and what it may be.
+    pub fn check(&self) -> anyhow::Result<()> {
+        for (option, address) in [("listen.grpc", self.listen.grpc), ("listen.http", self.listen.http)] {
+            if !address.ip().is_loopback() {
+                bail!(
+                    "`{option}` is {address}, but only loopback addresses such as 127.0.0.1 or [::1] are allowed: \
+                     this release has neither TLS nor API keys, so anyone who reaches the port could read and \
+                     change everything. Put a proxy with authentication before it, or tunnel to it."
+                );
+            }
+        }
+        if !(2..=256).contains(&self.vectors.connections) {
+            bail!("`vectors.connections` is {}; it must be 2 to 256", self.vectors.connections);
+        }
+        if self.limits.message_bytes.0 < 1 << 10 || self.limits.message_bytes.0 > u64::from(u32::MAX) {
+            bail!("`limits.message_bytes` is {}; it must be 1KiB to 4GiB", self.limits.message_bytes);
+        }
+        let storage = &self.storage;
+        if !(storage.level0_files <= storage.level0_slowdown_files
+            && storage.level0_slowdown_files <= storage.level0_stop_files)
+        {
+            bail!("`storage.level0_files`, `level0_slowdown_files` and `level0_stop_files` must not fall");
+        }
+        if storage.level_multiplier < 2 {
+            bail!("`storage.level_multiplier` is {}; it must be at least 2", storage.level_multiplier);
+        }
+        self.refuse_zeros()
+    }
+
+    /// A bound of nothing would refuse everything; where 0 has a meaning, the option says so.
+    fn refuse_zeros(&self) -> anyhow::Result<()> {
+        const MAY_BE_ZERO: &[&str] =
+            &["vectors.build_threads", "threads.read", "storage.min_free_bytes", "storage.block_cache_bytes"];
+        let config = serde_json::to_value(self)?;
+        for path in known::paths(&config) {
+            let value = config.pointer(&format!("/{}", path.replace('.', "/")));
+            let zero = value.is_some_and(|value| value == 0 || value == "0" || value == "0s");
+            if zero && path != "shutdown.grace" && !MAY_BE_ZERO.contains(&path.as_str()) {
+                bail!("`{path}` is 0; it must be at least 1");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -1,0 +1,147 @@
+//! How layers combine and what is refused. The environment is the process's, so each test that sets a
+//! variable runs inside figment's jail, which holds a lock and puts everything back.
+
+use std::{path::PathBuf, time::Duration};
+
+use figment::Jail;
+
+use super::*;
+use crate::config::{ByteSize, LogFormat};
+
+/// Runs `test` with this file as `allidb.yaml`.
+#[expect(clippy::result_large_err, reason = "the jail's own signature")]
+fn with_file(file: &str, test: impl FnOnce(&mut Jail, ServeArgs)) {
+    Jail::expect_with(|jail| {
+        jail.create_file("allidb.yaml", file)?;
+        let args = ServeArgs { config: Some(jail.directory().join("allidb.yaml")), ..ServeArgs::default() };
+        test(jail, args);
+        Ok(())
+    });
+}
+
+fn refused(args: &ServeArgs) -> String {
+    load(args).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn flags_beat_variables_which_beat_the_file_which_beats_defaults() {
+    let file = "data_dir: from-file\nlisten: {grpc: '127.0.0.1:1', http: '127.0.0.1:1'}\nlimits: {k: 5}\n";
+    with_file(file, |jail, args| {
+        jail.set_env("ALLIDB__LISTEN__GRPC", "127.0.0.1:2");
+        jail.set_env("ALLIDB__LISTEN__HTTP", "127.0.0.1:2");
+        jail.set_env("ALLIDB_SERVICE_HOST", "10.0.0.1");
+        let args =
+            ServeArgs { grpc_listen: Some("127.0.0.1:3".into()), log_format: Some("json".into()), ..args };
+        let config = load(&args).expect("every layer is in order");
+        assert_eq!(config.data_dir, PathBuf::from("from-file"));
+        assert_eq!((config.listen.grpc.port(), config.listen.http.port()), (3, 2));
+        assert_eq!(config.limits.k, 5);
+        assert_eq!(config.limits.hops, Config::default().limits.hops);
+        assert_eq!(config.log.format, LogFormat::Json);
+
+        let shown = show(&args).expect("every layer is in order");
+        let line = |start: &str| shown.lines().find(|line| line.starts_with(start)).expect(start).to_owned();
+        assert!(line("listen.grpc = 127.0.0.1:3").ends_with("# the command line"), "{shown}");
+        assert!(line("listen.http = 127.0.0.1:2").ends_with("# environment ALLIDB__LISTEN__HTTP"), "{shown}");
+        assert!(
+            line("limits.k = 5").ends_with("allidb.yaml") && line("limits.k").contains("# file "),
+            "{shown}"
+        );
+        assert!(line("limits.hops = 8").ends_with("# default"), "{shown}");
+        assert!(line("listen.port_file = unset").ends_with("# default"), "{shown}");
+    });
+}
+
+#[test]
+fn sizes_and_times_are_written_for_people_or_as_numbers() {
+    let file = "storage: {memtable_bytes: 8MiB, wal_segment_bytes: 1048576}\nshutdown: {grace: 1.5}\n";
+    with_file(file, |jail, args| {
+        jail.set_env("ALLIDB__LIMITS__DEADLINE", "250ms");
+        jail.set_env("ALLIDB__STORAGE__BLOCK_CACHE_BYTES", "1048576");
+        let config = load(&args).expect("sizes and times");
+        assert_eq!(config.storage.memtable_bytes, ByteSize::mib(8));
+        assert_eq!(config.storage.wal_segment_bytes, ByteSize::mib(1));
+        assert_eq!(config.storage.block_cache_bytes, ByteSize::mib(1));
+        assert_eq!(config.limits.deadline.0, Duration::from_millis(250));
+        assert_eq!(config.shutdown.grace.0, Duration::from_millis(1_500));
+    });
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_origin_and_the_nearest_option() {
+    with_file("listen: {gprc: '127.0.0.1:1'}\nlimit: {k: 5}\n", |jail, args| {
+        jail.set_env("ALLIDB__STORAGE__MEMTABLE", "1");
+        let message = refused(&args);
+        let line = |what: &str| message.lines().find(|line| line.contains(what)).expect(what).to_owned();
+        assert!(line("listen.gprc").ends_with("did you mean `listen.grpc`?"), "{message}");
+        assert!(line("listen.gprc").contains("allidb.yaml sets"), "{message}");
+        assert!(line("`limit`").ends_with("did you mean `limits`?"), "{message}");
+        assert!(
+            line("ALLIDB__STORAGE__MEMTABLE").ends_with("did you mean `storage.memtable_bytes`?"),
+            "{message}"
+        );
+    });
+}
+
+#[test]
+fn values_that_do_not_fit_are_refused_with_their_origin() {
+    with_file("storage: {memtable_bytes: lots}\n", |_, args| {
+        let message = refused(&args);
+        assert!(message.contains("storage.memtable_bytes") && message.contains("allidb.yaml"), "{message}");
+        assert!(message.contains("is no size such as 64MiB"), "{message}");
+    });
+    with_file("", |jail, args| {
+        jail.set_env("ALLIDB__LIMITS__K", "many");
+        let message = refused(&args);
+        assert!(message.contains("environment ALLIDB__LIMITS__K"), "{message}");
+    });
+    with_file("# nothing set\n", |_, args| {
+        let args = ServeArgs { http_listen: Some("here".into()), ..args };
+        let message = refused(&args);
+        assert!(message.contains("listen.http") && message.contains("the command line"), "{message}");
+    });
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_an_error() {
+    with_file("", |_, args| {
+        let args = ServeArgs { config: Some("/nowhere/allidb.yaml".into()), ..args };
+        assert!(refused(&args).contains("/nowhere/allidb.yaml"));
+    });
+    with_file("listen: [unclosed\n", |_, args| {
+        load(&args).expect_err("not YAML");
+    });
+}
+
+#[test]
+fn only_loopback_is_taken() {
+    let mut config = Config::default();
+    config.listen.grpc = "[::1]:0".parse().expect("an address");
+    config.check().expect("loopback");
+    for open in ["0.0.0.0:7000", "192.168.0.1:7000", "[::]:7000"] {
+        let mut config = Config::default();
+        config.listen.http = open.parse().expect("an address");
+        let message = config.check().expect_err("not loopback").to_string();
+        assert!(
+            message.contains("`listen.http`") && message.contains("neither TLS nor API keys"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn bounds_of_nothing_and_contradictions_are_refused() {
+    with_file("limits: {page_size: 0}\n", |_, args| {
+        assert!(refused(&args).contains("`limits.page_size` is 0"))
+    });
+    with_file("limits: {deadline: 0}\n", |_, args| {
+        assert!(refused(&args).contains("`limits.deadline` is 0"))
+    });
+    with_file("shutdown: {grace: 0}\nthreads: {read: 0}\n", |_, args| {
+        load(&args).expect("zero has a meaning here");
+    });
+    with_file("vectors: {connections: 257}\n", |_, args| assert!(refused(&args).contains("2 to 256")));
+    with_file("storage: {level0_stop_files: 5}\n", |_, args| {
+        assert!(refused(&args).contains("must not fall"))
+    });
+}

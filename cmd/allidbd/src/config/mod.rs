@@ -1,0 +1,17 @@
+//! Every option of the daemon.
+//!
+//! Name, type, default and description of an option are written once, in `sections.rs`; the reference in
+//! `configs/allidb.yaml`, the check for unknown keys and `show` are made from there.
+
+mod human;
+mod known;
+mod load;
+mod reference;
+mod sections;
+
+pub use human::{ByteSize, Span};
+pub use load::{load, show};
+pub use reference::reference;
+pub use sections::{
+    Config, LimitOptions, Listen, Log, LogFormat, Shutdown, StorageOptions, Threads, VectorOptions,
+};

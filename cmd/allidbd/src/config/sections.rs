@@ -1,0 +1,212 @@
+//! The options, section by section: each with its name, type, default and description.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ByteSize, Span};
+
+/// Declares a section: the struct, its defaults, and what the reference says of each option.
+macro_rules! section {
+    (
+        $(#[doc = $about:literal])*
+        $name:ident {
+            $( $(#[doc = $doc:literal])* $option:ident: $type:ty = $default:expr; )*
+        }
+    ) => {
+        $(#[doc = $about])*
+        #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $( $(#[doc = $doc])* pub $option: $type, )*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $( $option: $default, )* }
+            }
+        }
+
+        impl $name {
+            pub(super) const ABOUT: &[&str] = &[$($about),*];
+            pub(super) const OPTIONS: &[(&str, &[&str])] = &[$( (stringify!($option), &[$($doc),*]), )*];
+        }
+    };
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+section! {
+    /// All options of the daemon.
+    Config {
+        /// The directory that holds everything. Made if it is not there.
+        data_dir: PathBuf = PathBuf::from("allidb-data");
+        /// Where the daemon listens.
+        listen: Listen = Listen::default();
+        /// The storage engine.
+        storage: StorageOptions = StorageOptions::default();
+        /// The vector indexes.
+        vectors: VectorOptions = VectorOptions::default();
+        /// Threads and the queues before them.
+        threads: Threads = Threads::default();
+        /// What one request may hold or ask for.
+        limits: LimitOptions = LimitOptions::default();
+        /// The log, on standard error.
+        log: Log = Log::default();
+        /// Going down.
+        shutdown: Shutdown = Shutdown::default();
+    }
+}
+
+section! {
+    /// Where the daemon listens. Only loopback addresses are taken: there is neither encryption nor
+    /// authentication yet.
+    Listen {
+        /// Where gRPC is served; port 0 takes any free one.
+        grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7000));
+        /// Where /metrics, /livez, /readyz and /startupz are served; port 0 takes any free one.
+        http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7001));
+        /// A file that tells both addresses, as JSON, once they are served.
+        port_file: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// The storage engine.
+    StorageOptions {
+        /// Memory of fresh writes before they are flushed to tables.
+        memtable_bytes: ByteSize = ByteSize::mib(64);
+        /// How many flushes may be behind before writers are stopped.
+        frozen_memtables: usize = 3;
+        /// Memory of decompressed blocks.
+        block_cache_bytes: ByteSize = ByteSize::mib(256);
+        /// The size of a segment of the write-ahead log.
+        wal_segment_bytes: ByteSize = ByteSize::mib(64);
+        /// The largest batch the log takes.
+        batch_bytes: ByteSize = ByteSize::mib(64);
+        /// The size of a table that compaction writes.
+        table_bytes: ByteSize = ByteSize::mib(64);
+        /// Tables in level 0 of a keyspace at which compaction starts.
+        level0_files: usize = 4;
+        /// Tables in level 0 at which writers are slowed down.
+        level0_slowdown_files: usize = 12;
+        /// Tables in level 0 at which writers are stopped.
+        level0_stop_files: usize = 24;
+        /// The size at which level 1 of a keyspace is compacted into level 2.
+        level_base_bytes: ByteSize = ByteSize::mib(256);
+        /// How many times larger each further level is.
+        level_multiplier: u64 = 10;
+        /// Below this much free space on the disk writes other than deletes are refused.
+        min_free_bytes: ByteSize = ByteSize::mib(256);
+    }
+}
+
+section! {
+    /// The vector indexes.
+    VectorOptions {
+        /// Threads that build graphs; 0: half of the cores.
+        build_threads: usize = 0;
+        /// Most neighbours of a node in a graph (M); 2 to 256.
+        connections: usize = 16;
+        /// Breadth of the walk that finds a new node's neighbours (efConstruction).
+        build_breadth: usize = 100;
+        /// Breadth of a search whose request does not say (ef).
+        search_breadth: usize = 128;
+    }
+}
+
+section! {
+    /// Threads and the queues before them.
+    Threads {
+        /// Threads that write. Those that wait for the disk together share one fsync.
+        write: usize = 16;
+        /// Threads that read and search; 0: as many as cores.
+        read: usize = 0;
+        /// Requests that may wait for a thread, of each kind; more are refused.
+        queue: usize = 1_024;
+        /// Queries of one batch that run at once.
+        batch_queries: usize = 8;
+    }
+}
+
+section! {
+    /// What one request may hold or ask for; more is refused.
+    LimitOptions {
+        /// The largest message taken.
+        message_bytes: ByteSize = ByteSize::mib(16);
+        /// The largest message given.
+        answer_bytes: ByteSize = ByteSize::mib(64);
+        /// Requests under way in all; more are refused.
+        concurrent_requests: usize = 1_024;
+        /// Requests under way on one connection; more wait.
+        concurrent_streams: u32 = 256;
+        /// Longest time one request may take; also the default.
+        deadline: Span = Span::secs(30);
+        /// Entities or edges in one batch.
+        batch_items: usize = 10_000;
+        /// Queries in one batch.
+        batch_queries: usize = 100;
+        /// Attributes of one entity, or entries of one chunk's metadata.
+        attributes: usize = 1_000;
+        /// Bytes of one entity: ids, names, values, texts and vectors together.
+        entity_bytes: ByteSize = ByteSize::mib(16);
+        /// Chunks of one entity in one write.
+        chunks: usize = 1_000;
+        /// Vectors of one entity or chunk.
+        vectors: usize = 64;
+        /// Sources of one entity, chunk or edge.
+        sources: usize = 1_000;
+        /// Nesting of lists and maps.
+        value_depth: usize = 16;
+        /// Nesting of filters.
+        filter_depth: usize = 16;
+        /// Conditions in one filter.
+        filter_conditions: usize = 1_000;
+        /// Entities in one page.
+        page_size: usize = 1_000;
+        /// Seeds, nearest neighbours or hits of one query.
+        k: usize = 10_000;
+        /// Breadth of an index walk.
+        ef: usize = 20_000;
+        /// Seed clauses of one query.
+        seeds: usize = 16;
+        /// Entities given as seeds.
+        seed_ids: usize = 1_000;
+        /// Hops of one expansion.
+        hops: usize = 8;
+        /// Edges followed from each node for each relation, or asked of one entity.
+        fan_out: usize = 10_000;
+        /// Nodes reached by one expansion.
+        nodes: usize = 100_000;
+        /// Edges looked at by one expansion or one question for neighbours.
+        edges: usize = 1_000_000;
+        /// Candidates that one query holds at once.
+        candidates: usize = 200_000;
+    }
+}
+
+section! {
+    /// The log, on standard error.
+    Log {
+        /// `pretty` for people, `json` for programs.
+        format: LogFormat = LogFormat::Pretty;
+        /// What is logged, such as `info` or `allidb_storage=debug,info`.
+        filter: String = "info".to_owned();
+    }
+}
+
+section! {
+    /// Going down on SIGTERM or SIGINT.
+    Shutdown {
+        /// How long requests under way may take to end.
+        grace: Span = Span::secs(30);
+    }
+}

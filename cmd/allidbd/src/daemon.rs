@@ -1,0 +1,181 @@
+//! The parts put together: bind, open, serve, drain, close.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use allidb_api::{
+    http::{self, Phase, Probes},
+    metrics, server,
+};
+use allidb_cluster::Coordinator;
+use anyhow::Context;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+
+use crate::{Config, port_file, wire};
+
+/// How often figures of the parts beneath are put into metrics.
+const EXPORT_EVERY: Duration = Duration::from_secs(5);
+/// How long the probes are still answered once everything else is over.
+const LAST_PROBES: Duration = Duration::from_secs(1);
+
+/// A daemon that serves. Several may run in one process, on directories and ports of their own.
+pub struct Daemon {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    coordinator: Coordinator,
+    probes: Probes,
+    /// Tells the gRPC port, and then the HTTP port, to stop. Dropping the daemon does as well.
+    stop_grpc: watch::Sender<bool>,
+    stop_http: watch::Sender<bool>,
+    grpc_served: JoinHandle<()>,
+    http_served: JoinHandle<()>,
+    exporting: JoinHandle<()>,
+    failures: mpsc::Receiver<anyhow::Error>,
+    grace: Duration,
+}
+
+impl Daemon {
+    /// Binds both ports, opens the store, and serves. Probes are answered from the beginning; calls that
+    /// come before the store is open wait for it.
+    ///
+    /// # Errors
+    /// Where the configuration is wrong, or something cannot be bound or opened.
+    pub async fn start(config: Config) -> anyhow::Result<Daemon> {
+        config.check()?;
+        let recorder = metrics::recorder().context("cannot install the metrics")?;
+        let (grpc_port, grpc) = bind("listen.grpc", config.listen.grpc).await?;
+        let (http_port, http) = bind("listen.http", config.listen.http).await?;
+        tracing::warn!(%grpc, %http, "without TLS and API keys only this machine is served");
+
+        let (stop_grpc, grpc_stopped) = watch::channel(false);
+        let (stop_http, http_stopped) = watch::channel(false);
+        let (failed, failures) = mpsc::channel(2);
+        let opened = Arc::new(OnceLock::<Coordinator>::new());
+        let probes = Probes::new({
+            let opened = opened.clone();
+            move || opened.get().is_some_and(Coordinator::is_ready)
+        });
+        let routes = http::router(recorder.clone(), probes.clone());
+        let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
+
+        tracing::info!(data_dir = %config.data_dir.display(), "opening");
+        let coordinator = open(config.clone()).await?;
+        // Nobody else sets it.
+        opened.set(coordinator.clone()).ok();
+        let serving = server::serve(grpc_port, coordinator.clone(), wire::settings(&config), grpc_stopped);
+        let grpc_served = report(failed, "gRPC", serving);
+        let exporting = tokio::spawn(export(coordinator.clone(), recorder));
+        probes.enter(Phase::Serving);
+        if let Some(path) = &config.listen.port_file {
+            port_file::write(path, grpc, http)?;
+        }
+        tracing::info!(%grpc, %http, "serving");
+        Ok(Daemon {
+            grpc,
+            http,
+            coordinator,
+            probes,
+            stop_grpc,
+            stop_http,
+            grpc_served,
+            http_served,
+            exporting,
+            failures,
+            grace: config.shutdown.grace.0,
+        })
+    }
+
+    /// Where gRPC is served.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where metrics and probes are served.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Returns when a port fails, which does not happen of its own accord. Safe to cancel.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.failures.recv().await {
+            Some(failure) => failure,
+            None => anyhow::anyhow!("both ports stopped serving"),
+        }
+    }
+
+    /// Takes on nothing new, gives what is under way its grace, then flushes and closes the store.
+    ///
+    /// # Errors
+    /// Where the store cannot be closed. What was acknowledged is in its log all the same.
+    pub async fn shutdown(mut self) -> anyhow::Result<()> {
+        self.probes.enter(Phase::Draining);
+        tracing::info!(grace = ?self.grace, "finishing requests under way");
+        self.stop_grpc.send_replace(true);
+        if timeout(self.grace, &mut self.grpc_served).await.is_err() {
+            tracing::warn!("requests are cut off, the grace is over");
+            self.grpc_served.abort();
+        }
+        self.exporting.abort();
+        tracing::info!("flushing and closing the store");
+        let coordinator = self.coordinator.clone();
+        tokio::task::spawn_blocking(move || coordinator.close())
+            .await
+            .context("closing the store broke off")?
+            .context("cannot close the store")?;
+        self.stop_http.send_replace(true);
+        if timeout(LAST_PROBES, &mut self.http_served).await.is_err() {
+            self.http_served.abort();
+        }
+        tracing::info!("closed");
+        Ok(())
+    }
+}
+
+async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (`{option}`)"))?;
+    let address = listener.local_addr().with_context(|| format!("cannot tell the address of `{option}`"))?;
+    Ok((listener, address))
+}
+
+async fn open(config: Config) -> anyhow::Result<Coordinator> {
+    tokio::task::spawn_blocking(move || wire::open(&config)).await.context("opening the store broke off")?
+}
+
+/// Runs a port and reports its failure.
+fn report<E>(
+    failed: mpsc::Sender<anyhow::Error>,
+    port: &'static str,
+    serving: impl Future<Output = Result<(), E>> + Send + 'static,
+) -> JoinHandle<()>
+where
+    E: Into<anyhow::Error> + Send,
+{
+    tokio::spawn(async move {
+        if let Err(error) = serving.await {
+            let error = error.into().context(format!("the {port} port failed"));
+            tracing::error!(error = format!("{error:#}"), "stopped serving");
+            // The channel holds one failure of each port; without a receiver nobody asks.
+            failed.try_send(error).ok();
+        }
+    })
+}
+
+async fn export(coordinator: Coordinator, recorder: metrics_exporter_prometheus::PrometheusHandle) {
+    let mut ticks = interval(EXPORT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        wire::export(&coordinator);
+        recorder.run_upkeep();
+    }
+}
