@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::WriteBatch;
-use crate::engine::Inner;
 use crate::error::Error;
+use crate::state::Inner;
 use crate::version::SuperVersion;
 
 /// Bytes of batches between two looks at the free space.

@@ -15,11 +15,11 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::Sequence;
 use crate::batch::WriteBatch;
-use crate::engine::Inner;
 use crate::error::Error;
 use crate::files;
 use crate::memtable::MemtableSet;
 use crate::options::{Durability, MAX_KEY_BYTES};
+use crate::state::Inner;
 use crate::wal::record::SegmentHeader;
 use crate::wal::writer::SegmentWriter;
 

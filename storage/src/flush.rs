@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use crate::engine::Inner;
 use crate::error::Error;
 use crate::files;
 use crate::memtable::{MemtableCursor, MemtableSet};
@@ -10,6 +9,7 @@ use crate::merge::Cursor;
 use crate::options::Keyspace;
 use crate::retention::Retention;
 use crate::snapshot::Direction;
+use crate::state::Inner;
 use crate::table::{Table, TableBuilder, TableMeta};
 use crate::version::VersionEdit;
 

@@ -8,7 +8,7 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | [`engine`](Engine) | what users call; the shared state |
+//! | [`engine`](Engine), `state` | what users call; what everything shares |
 //! | `options`, `error`, `stats` | choices, failures, counters |
 //! | `batch` | a batch and its bytes |
 //! | `commit` | group commit: one order for log, memtables and visibility |
@@ -57,6 +57,7 @@ mod recovery;
 mod retention;
 mod signal;
 mod snapshot;
+mod state;
 mod stats;
 mod table;
 mod version;

@@ -161,7 +161,7 @@ impl Manifest {
             return Err(corruption(12, "it has another length than its header says"));
         }
         if checksum(format, body) != expected {
-            return Err(corruption(16, "the checksum does not match"));
+            return Err(corruption(0, "the checksum does not match"));
         }
         if format > MANIFEST_FORMAT {
             return Err(Error::NewerFormat {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Sequence;
-use crate::engine::Inner;
 use crate::error::Error;
 use crate::key::{Kind, Position, prefix_successor};
 use crate::merge::Merge;
 use crate::options::Keyspace;
+use crate::state::Inner;
 
 /// The order in which a scan returns keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

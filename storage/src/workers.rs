@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::engine::Inner;
 use crate::error::Error;
+use crate::state::Inner;
 
 /// The wait after the first failure; doubled with each further one.
 const FIRST_RETRY: Duration = Duration::from_millis(50);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::pick::{self, Task};
-use crate::engine::Inner;
 use crate::error::Error;
 use crate::merge::{Cursor, LevelCursor, Merge};
 use crate::options::Keyspace;
 use crate::retention::Retention;
 use crate::snapshot::Direction;
+use crate::state::Inner;
 use crate::table::{Access, Table, TableBuilder, TableCursor, TableMeta};
 use crate::version::{LEVELS, SuperVersion, VersionEdit};
 

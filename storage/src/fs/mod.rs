@@ -2,6 +2,7 @@
 
 mod real;
 mod sim;
+mod sim_disk;
 
 use std::fmt::Debug;
 use std::io;

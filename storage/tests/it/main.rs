@@ -1,3 +1,14 @@
 //! Tests of the storage engine through its public interface.
+//!
+//! `ALLIDB_SIM_SEEDS=n` makes the crash tests try n times as many seeds; `ALLIDB_WRITE_GOLDEN=1` lets the
+//! golden-file test write its files anew.
 
 mod basics;
+mod concurrency;
+mod crash;
+mod faults;
+mod golden;
+mod lessons;
+mod model;
+mod options;
+mod state_machine;

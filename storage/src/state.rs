@@ -1,0 +1,292 @@
+//! The state of an engine, and how it changes.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::Sequence;
+use crate::admission::Admission;
+use crate::commit::Commit;
+use crate::compaction::Pointers;
+use crate::error::Error;
+use crate::files;
+use crate::fs::{Fs, Lock};
+use crate::manifest::{Manifest, TableRecord};
+use crate::memtable::MemtableSet;
+use crate::options::{Keyspace, KeyspaceOptions, Options};
+use crate::signal::Signal;
+use crate::stats::{Counters, KeyspaceStats, LevelStats, Stats};
+use crate::table::Table;
+use crate::table::reader::TableContext;
+use crate::version::{LEVELS, SuperVersion, Version, VersionEdit};
+use crate::workers::Worker;
+
+/// A keyspace, declared or only known from the disk.
+#[derive(Debug)]
+pub(crate) struct KeyspaceEntry {
+    pub(crate) options: KeyspaceOptions,
+    pub(crate) declared: bool,
+}
+
+/// What the manifest says beside the tables.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ManifestState {
+    pub(crate) last_sequence: Sequence,
+    pub(crate) log: u64,
+}
+
+/// The state of an engine.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) context: TableContext,
+    pub(crate) options: Options,
+    /// By id.
+    pub(crate) keyspaces: Vec<KeyspaceEntry>,
+    pub(crate) commit: Commit,
+    pub(crate) admission: Admission,
+    pub(crate) signal: Signal,
+    /// The sequence of the last visible batch.
+    pub(crate) visible: AtomicU64,
+    /// Why nothing is written any more.
+    pub(crate) poison: OnceLock<String>,
+    /// Held during a flush.
+    pub(crate) flushing: Mutex<()>,
+    /// Held during a compaction.
+    pub(crate) compacting: Mutex<Pointers>,
+    pub(crate) closing: AtomicBool,
+    pub(crate) workers: AtomicU64,
+    /// The last failure of each worker, until it succeeds.
+    pub(crate) failures: Mutex<BTreeMap<Worker, String>>,
+    pub(crate) current: RwLock<Arc<SuperVersion>>,
+    pub(crate) manifest: Mutex<ManifestState>,
+    pub(crate) snapshots: Mutex<BTreeMap<Sequence, usize>>,
+    pub(crate) next_file: AtomicU64,
+    pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+impl Inner {
+    pub(crate) fn fs(&self) -> &dyn Fs {
+        &*self.context.fs
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.context.dir
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.context.counters
+    }
+
+    pub(crate) fn super_version(&self) -> Arc<SuperVersion> {
+        self.current.read().clone()
+    }
+
+    pub(crate) fn next_file_number(&self) -> u64 {
+        self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    pub(crate) fn check_keyspace(&self, keyspace: Keyspace) -> Result<(), Error> {
+        if usize::from(keyspace.0) < self.keyspaces.len() {
+            Ok(())
+        } else {
+            Err(Error::UnknownKeyspace { id: keyspace.0 })
+        }
+    }
+
+    /// Refuses everything that writes once the engine is closed or poisoned.
+    pub(crate) fn check_writable(&self) -> Result<(), Error> {
+        if let Some(reason) = self.poison.get() {
+            return Err(Error::Poisoned { reason: reason.clone() });
+        }
+        if self.closing.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Accepts no writes any more. Returns the error for those who are waiting.
+    pub(crate) fn poison(&self, cause: impl fmt::Display) -> Error {
+        let reason = self.poison.get_or_init(|| {
+            tracing::error!(%cause, "the engine accepts no writes any more");
+            cause.to_string()
+        });
+        self.signal.notify();
+        Error::Poisoned { reason: reason.clone() }
+    }
+
+    pub(crate) fn sync_dir(&self) -> Result<(), Error> {
+        self.fs().sync_dir(self.dir()).map_err(|source| Error::io("fsync the directory", self.dir(), source))
+    }
+
+    /// Removes what an unfinished flush or compaction wrote.
+    pub(crate) fn remove_tables(&self, numbers: &[u64]) {
+        for &number in numbers {
+            let path = files::table(self.dir(), number);
+            match self.fs().remove(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    // The next open removes it.
+                    tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished table");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Registers a snapshot of what is visible now.
+    pub(crate) fn pin(&self) -> Sequence {
+        // Under the lock: a compaction sees either the snapshot or a visible sequence that is not newer.
+        let mut snapshots = self.snapshots.lock();
+        let sequence = self.visible.load(Ordering::Acquire);
+        *snapshots.entry(sequence).or_default() += 1;
+        sequence
+    }
+
+    pub(crate) fn unpin(&self, sequence: Sequence) {
+        let mut snapshots = self.snapshots.lock();
+        if let Some(count) = snapshots.get_mut(&sequence) {
+            *count -= 1;
+            if *count == 0 {
+                snapshots.remove(&sequence);
+            }
+        }
+    }
+
+    /// The sequences that somebody reads at or may come to read at, ascending; of those after the last one any.
+    pub(crate) fn live_snapshots(&self) -> Vec<Sequence> {
+        let snapshots = self.snapshots.lock();
+        let visible = self.visible.load(Ordering::Acquire);
+        let mut live: Vec<Sequence> = snapshots.keys().copied().collect();
+        if live.last() != Some(&visible) {
+            live.push(visible);
+        }
+        live
+    }
+
+    /// Puts new memtables in place of those that take writes; the caller holds the locks of the commit path.
+    pub(crate) fn freeze(&self, active: Arc<MemtableSet>) {
+        let mut current = self.current.write();
+        let mut frozen = Vec::with_capacity(current.frozen.len() + 1);
+        frozen.push(current.active.clone());
+        frozen.extend(current.frozen.iter().cloned());
+        let next = Arc::new(SuperVersion { active, frozen, version: current.version.clone() });
+        self.update_pressure(&next);
+        *current = next;
+    }
+
+    /// Makes a new version durable and then current. `flushed` are memtables that are in its tables.
+    pub(crate) fn install(
+        &self,
+        edit: &VersionEdit,
+        flushed: Option<&Arc<MemtableSet>>,
+    ) -> Result<(), Error> {
+        let mut current_state = self.manifest.lock();
+        self.check_writable()?;
+        let mut state = *current_state;
+        let before = self.super_version();
+        let version = before.version.apply(edit);
+        if let Some(flushed) = flushed {
+            // Nothing joins the older end of the list meanwhile.
+            let rest = before.frozen.iter().rev().find(|set| set.log != flushed.log);
+            state.log = rest.map_or(before.active.log, |set| set.log);
+            state.last_sequence = flushed.last_sequence();
+        }
+        if let Some(table) = version.misplaced() {
+            let path = files::table(self.dir(), table.meta.number);
+            return Err(self.poison(format!("{} would overlap another table of its level", path.display())));
+        }
+        if let Err(failed) = self.manifest_of(&version, &state).write(self.fs(), self.dir()) {
+            if failed.undone {
+                edit.added.iter().for_each(|(_, table)| self.forget_added(edit, table));
+                return Err(failed.error);
+            }
+            return Err(self.poison(failed.error));
+        }
+        *current_state = state;
+        let version = Arc::new(version);
+        {
+            let mut current = self.current.write();
+            let frozen = current
+                .frozen
+                .iter()
+                .filter(|set| flushed.is_none_or(|flushed| flushed.log != set.log))
+                .cloned();
+            let next =
+                Arc::new(SuperVersion { active: current.active.clone(), frozen: frozen.collect(), version });
+            self.update_pressure(&next);
+            *current = next;
+        }
+        for (_, table) in &edit.removed {
+            self.forget_removed(edit, table);
+        }
+        drop(current_state);
+        self.signal.notify();
+        Ok(())
+    }
+
+    /// Lets the file of a table go that did not make it into the version; one that only moves is still in use.
+    fn forget_added(&self, edit: &VersionEdit, table: &Arc<Table>) {
+        if !edit.removed.iter().any(|(_, removed)| removed.meta.number == table.meta.number) {
+            table.mark_obsolete();
+        }
+    }
+
+    /// Lets the file of a table go that is no longer in the version, unless it only moved.
+    fn forget_removed(&self, edit: &VersionEdit, table: &Arc<Table>) {
+        if !edit.added.iter().any(|(_, added)| added.meta.number == table.meta.number) {
+            table.mark_obsolete();
+        }
+    }
+
+    fn manifest_of(&self, version: &Version, state: &ManifestState) -> Manifest {
+        Manifest {
+            keyspaces: self.keyspaces.iter().map(|entry| entry.options.name.clone()).collect(),
+            last_sequence: state.last_sequence,
+            log: state.log,
+            next_file: self.next_file.load(Ordering::Relaxed),
+            tables: version.tables().map(|(level, table)| TableRecord::new(level, &table.meta)).collect(),
+        }
+    }
+
+    /// Stops background work and releases the directory; the second time it does nothing.
+    pub(crate) fn shut_down(&self) -> Result<(), Error> {
+        let Some(lock) = self.lock.lock().take() else { return Ok(()) };
+        self.closing.store(true, Ordering::Release);
+        self.signal.notify();
+        self.signal.wait(|| (self.workers.load(Ordering::Acquire) == 0).then_some(()));
+        let written = self.write_buffered();
+        drop(lock);
+        written
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let super_version = self.super_version();
+        let mut stats = self.counters().read();
+        stats.memtable_bytes = super_version.active.byte_len() as u64;
+        stats.frozen_memtables = super_version.frozen.len();
+        stats.frozen_memtable_bytes = super_version.frozen.iter().map(|set| set.byte_len() as u64).sum();
+        stats.wal_bytes = super_version.active.log_bytes()
+            + super_version.frozen.iter().map(|set| set.log_bytes()).sum::<u64>();
+        stats.cache_bytes = self.context.cache.byte_len();
+        for ((_, keyspace), entry) in super_version.version.keyspaces().zip(&self.keyspaces) {
+            let levels = (0..LEVELS)
+                .map(|level| {
+                    let tables = keyspace.level(level);
+                    LevelStats {
+                        tables: tables.len(),
+                        bytes: keyspace.level_bytes(level),
+                        entries: tables.iter().map(|table| table.meta.entries).sum(),
+                        tombstones: tables.iter().map(|table| table.meta.tombstones).sum(),
+                    }
+                })
+                .collect();
+            stats.keyspaces.push(KeyspaceStats { name: entry.options.name.clone(), levels });
+        }
+        stats.table_memory_bytes =
+            super_version.version.tables().map(|(_, table)| table.memory_bytes() as u64).sum();
+        stats.last_background_error = self.background_error();
+        stats.poisoned = self.poison.get().cloned();
+        stats
+    }
+}

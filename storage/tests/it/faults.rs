@@ -1,0 +1,378 @@
+//! Single failures: what is refused, what is told, and what goes on.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use allidb_storage::fs::{Effect, Fault, Operation, SimFs};
+use allidb_storage::{Durability, Engine, Error, Options};
+
+use crate::model::{Model, Random, apply, batch, contents, keyspace, open, put, tiny};
+
+fn error_kind(operation: Operation, kind: io::ErrorKind) -> Fault {
+    Fault { effect: Effect::Fail(kind), ..Fault::once(operation) }
+}
+
+fn value(engine: &Engine, key: &str) -> Option<Vec<u8>> {
+    engine.get(keyspace(engine, 0), key.as_bytes()).unwrap().map(|value| value.to_vec())
+}
+
+#[test]
+fn a_failed_fsync_of_the_log_stops_all_writes_for_good() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    engine.write(put(&engine, "before", b"1"), Durability::Sync).unwrap();
+    fs.inject(Fault::once(Operation::Sync).on(".log"));
+    let error = engine.write(put(&engine, "lost", b"2"), Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::Poisoned { .. }) && !error.is_retryable(), "{error}");
+    let fsyncs = engine.stats().wal_fsyncs;
+    for durability in [Durability::None, Durability::Flush, Durability::Sync] {
+        let error = engine.write(put(&engine, "later", b"3"), durability).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+    }
+    assert!(matches!(engine.flush(), Err(Error::Poisoned { .. })));
+    assert!(matches!(engine.compact(keyspace(&engine, 0)), Err(Error::Poisoned { .. })));
+    assert_eq!(engine.stats().wal_fsyncs, fsyncs, "fsync was tried again");
+    assert!(engine.stats().poisoned.unwrap().contains("fsync"));
+    assert_eq!(value(&engine, "before").as_deref(), Some(b"1".as_slice()));
+    assert_eq!(value(&engine, "lost"), None, "a refused batch is visible");
+    assert!(engine.close().is_err());
+    let engine = open(&fs, tiny()).unwrap();
+    assert_eq!(value(&engine, "before").as_deref(), Some(b"1".as_slice()));
+    assert_eq!(value(&engine, "later"), None);
+    engine.write(put(&engine, "after", b"4"), Durability::Sync).unwrap();
+}
+
+#[test]
+fn a_failed_fsync_of_a_table_manifest_or_directory_stops_all_writes() {
+    for (operation, suffix) in [
+        (Operation::Sync, ".table"),
+        (Operation::Sync, "MANIFEST.new"),
+        (Operation::Rename, "MANIFEST"),
+        (Operation::SyncDir, "store"),
+    ] {
+        let fs = SimFs::new();
+        let engine = open(&fs, tiny()).unwrap();
+        engine.write(put(&engine, "key", b"1"), Durability::Sync).unwrap();
+        fs.inject(Fault::once(operation).on(suffix));
+        let error = engine.flush().unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{operation:?} {suffix}: {error}");
+        let error = engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{operation:?} {suffix}: {error}");
+        assert_eq!(value(&engine, "key").as_deref(), Some(b"1".as_slice()));
+        drop(engine);
+        fs.crash(3);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(value(&engine, "key").as_deref(), Some(b"1".as_slice()), "{operation:?} {suffix}");
+    }
+}
+
+#[test]
+fn a_failed_or_torn_write_to_the_log_is_not_acknowledged() {
+    for effect in [Effect::Fail(io::ErrorKind::Other), Effect::Torn(0), Effect::Torn(1), Effect::Torn(50)] {
+        let fs = SimFs::new();
+        let engine = open(&fs, tiny()).unwrap();
+        engine.write(put(&engine, "before", b"1"), Durability::Sync).unwrap();
+        fs.inject(Fault { effect, ..Fault::once(Operation::Write).on(".log") });
+        let error = engine.write(put(&engine, "torn", &[7; 100]), Durability::Flush).unwrap_err();
+        assert!(matches!(error, Error::Poisoned { .. }), "{effect:?}: {error}");
+        assert_eq!(value(&engine, "torn"), None);
+        drop(engine);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(engine.recovery().last_sequence, 1, "{effect:?}");
+        assert_eq!(engine.recovery().truncated.is_some(), matches!(effect, Effect::Torn(1..)), "{effect:?}");
+        assert_eq!(value(&engine, "before").as_deref(), Some(b"1".as_slice()));
+    }
+}
+
+#[test]
+fn short_writes_and_reads_are_continued() {
+    let fs = SimFs::new();
+    let short = |operation, len| Fault { effect: Effect::Short(len), times: 40, ..Fault::once(operation) };
+    fs.inject(short(Operation::Write, 3));
+    let engine = open(&fs, tiny()).unwrap();
+    engine.write(put(&engine, "key", &[7; 100]), Durability::Sync).unwrap();
+    fs.inject(short(Operation::Write, 11));
+    engine.flush().unwrap();
+    fs.inject(short(Operation::Read, 5));
+    assert_eq!(value(&engine, "key").as_deref(), Some([7; 100].as_slice()));
+    drop(engine);
+    fs.inject(short(Operation::Read, 7));
+    let engine = open(&fs, tiny()).unwrap();
+    assert_eq!(value(&engine, "key").as_deref(), Some([7; 100].as_slice()));
+}
+
+#[test]
+fn a_flush_that_cannot_write_is_tried_again_and_shown() {
+    for (operation, suffix) in [
+        (Operation::Create, ".table"),
+        (Operation::Write, ".table"),
+        (Operation::Open, ".table"),
+        (Operation::Create, "MANIFEST.new"),
+        (Operation::Write, "MANIFEST.new"),
+    ] {
+        let fs = SimFs::new();
+        let engine = open(&fs, tiny()).unwrap();
+        engine.write(put(&engine, "key", b"1"), Durability::Sync).unwrap();
+        fs.inject(Fault::once(operation).on(suffix));
+        let error = engine.flush().unwrap_err();
+        assert!(matches!(error, Error::Io { .. }), "{operation:?} {suffix}: {error}");
+        assert!(engine.stats().last_background_error.is_some());
+        assert_eq!(engine.stats().background_errors, 1);
+        assert_eq!(value(&engine, "key").as_deref(), Some(b"1".as_slice()));
+        let orphans = |fs: &SimFs| fs.files().iter().filter(|(path, _)| is_table(path)).count();
+        assert_eq!(orphans(&fs), 0, "{operation:?} {suffix} left a table behind");
+        engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
+        engine.flush().unwrap();
+        assert_eq!(engine.stats().last_background_error, None);
+        assert_eq!(engine.stats().frozen_memtables, 0);
+        drop(engine);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(value(&engine, "key").as_deref(), Some(b"2".as_slice()), "{operation:?} {suffix}");
+    }
+}
+
+fn is_table(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "table")
+}
+
+#[test]
+fn a_failed_compaction_changes_nothing_and_is_tried_again() {
+    for (operation, suffix) in
+        [(Operation::Write, ".table"), (Operation::Write, "MANIFEST.new"), (Operation::Read, ".table")]
+    {
+        let fs = SimFs::new();
+        let engine = open(&fs, Options { level0_files: 100, ..tiny() }).unwrap();
+        let mut model = Model::new();
+        let mut random = Random(5);
+        for _ in 0..60 {
+            let changes = random.changes();
+            engine.write(batch(&engine, &changes), Durability::Flush).unwrap();
+            apply(&mut model, &changes);
+        }
+        engine.flush().unwrap();
+        fs.inject(Fault::once(operation).on(suffix));
+        assert!(engine.compact(keyspace(&engine, 0)).is_err(), "{operation:?} {suffix}");
+        assert!(engine.stats().last_background_error.is_some());
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+        engine.compact(keyspace(&engine, 0)).unwrap();
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+        assert_eq!(engine.stats().last_background_error, None);
+        drop(engine);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(engine.recovery().removed_files, 0, "{operation:?} {suffix}");
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_puts_and_lets_deletes_and_compaction_through() {
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { min_free_bytes: 10_000, ..tiny() }).unwrap();
+    let mut random = Random(1);
+    for _ in 0..20 {
+        engine.write(batch(&engine, &random.changes()), Durability::Sync).unwrap();
+    }
+    engine.write(put(&engine, "old", &[1; 100]), Durability::Sync).unwrap();
+    let used: u64 = fs.files().iter().map(|(_, len)| len).sum();
+    fs.set_capacity(Some(used + 9_000));
+    // The space is looked at again when as much was written as was free at the last look, at the latest.
+    let engine = {
+        drop(engine);
+        open(&fs, Options { min_free_bytes: 10_000, ..tiny() }).unwrap()
+    };
+    let error = engine.write(put(&engine, "new", b"2"), Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::DiskFull { required_bytes: 10_000, .. }), "{error}");
+    assert!(error.is_retryable());
+    engine.write(batch(&engine, &[(0, b"old".to_vec(), None)]), Durability::Sync).unwrap();
+    assert_eq!(value(&engine, "old"), None);
+    engine.flush().unwrap();
+    engine.compact(keyspace(&engine, 0)).unwrap();
+    assert!(engine.write(put(&engine, "new", b"2"), Durability::Sync).is_err());
+    fs.set_capacity(None);
+    engine.write(put(&engine, "new", b"3"), Durability::Sync).unwrap();
+    assert_eq!(value(&engine, "new").as_deref(), Some(b"3".as_slice()));
+}
+
+#[test]
+fn a_disk_that_fills_up_in_the_middle_of_anything_loses_nothing_and_service_resumes() {
+    // The reserve is off, so that every kind of write runs into the end.
+    for room in (0..4_000).step_by(61) {
+        let fs = SimFs::new();
+        let engine = open(&fs, tiny()).unwrap();
+        let mut random = Random(room);
+        let mut model = Model::new();
+        let mut sequence = 0;
+        fs.set_capacity(Some(fs.files().iter().map(|(_, len)| len).sum::<u64>() + room));
+        let mut refused = 0;
+        for _ in 0..100 {
+            let changes = random.changes();
+            match engine.write(batch(&engine, &changes), Durability::Sync) {
+                Ok(at) => {
+                    sequence += 1;
+                    assert_eq!(at, sequence);
+                    apply(&mut model, &changes);
+                }
+                Err(error) => {
+                    assert!(error.is_retryable(), "room {room}: {error}");
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0, "room {room}: the disk never filled up");
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+        fs.set_capacity(None);
+        for _ in 0..20 {
+            let changes = random.changes();
+            engine.write(batch(&engine, &changes), Durability::Sync).unwrap();
+            apply(&mut model, &changes);
+        }
+        assert_eq!(engine.stats().poisoned, None);
+        drop(engine);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model, "room {room}");
+    }
+}
+
+/// A store with tables on several levels, a sealed and an open log segment, and what it held after each batch.
+fn store_with_every_kind_of_file() -> (SimFs, Vec<Model>) {
+    let fs = SimFs::new();
+    let mut random = Random(11);
+    let mut history = vec![Model::new()];
+    let mut write = |engine: &Engine, durability| {
+        let changes = random.changes();
+        engine.write(batch(engine, &changes), durability).unwrap();
+        let mut model = history.last().unwrap().clone();
+        apply(&mut model, &changes);
+        history.push(model);
+    };
+    let engine = open(&fs, tiny()).unwrap();
+    for _ in 0..80 {
+        write(&engine, Durability::Flush);
+    }
+    engine.flush().unwrap();
+    // From here on flushes fail, so that frozen memtables and their log segments stay.
+    fs.inject(Fault { times: u64::MAX, ..error_kind(Operation::Create, io::ErrorKind::Other).on(".table") });
+    for _ in 0..25 {
+        write(&engine, Durability::Sync);
+    }
+    drop(engine);
+    fs.heal();
+    (fs, history)
+}
+
+#[test]
+fn a_flipped_bit_in_any_file_is_named_and_never_answered() {
+    let (fs, history) = store_with_every_kind_of_file();
+    let names: BTreeSet<PathBuf> = fs.files().into_iter().map(|(path, _)| path).collect();
+    let logs: Vec<&PathBuf> =
+        names.iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
+    assert!(logs.len() >= 2, "{names:?}");
+    assert!(names.iter().filter(|path| is_table(path)).count() >= 3, "{names:?}");
+    let newest_log = logs[logs.len() - 1].clone();
+    let latest = history.last().unwrap();
+    let mut cut_off = 0;
+    for (path, len) in fs.files() {
+        if path.ends_with("LOCK") {
+            continue;
+        }
+        for offset in 0..len {
+            let damaged = fs.fork();
+            assert!(damaged.flip_bit(&path, offset, (offset % 8) as u8));
+            let context = format!("{} at {offset}", path.display());
+            let named = |error: &Error| match error {
+                Error::Corruption { path: named, offset: at, .. } => {
+                    assert_eq!(named, &path, "{context}: {error}");
+                    assert!(*at <= offset, "{context}: {error}");
+                }
+                error => panic!("{context}: {error}"),
+            };
+            let engine = match open(&damaged, Options { level0_files: 100, ..tiny() }) {
+                Ok(engine) => engine,
+                Err(error) => {
+                    named(&error);
+                    continue;
+                }
+            };
+            if path == newest_log {
+                // Only the end that nothing says was synced may be taken for torn; then the rest is right.
+                let truncated = engine.recovery().truncated.as_ref();
+                let truncated = truncated.unwrap_or_else(|| panic!("{context}: not noticed"));
+                assert!(truncated.path == path && truncated.offset <= offset, "{context}");
+                let count = engine.recovery().last_sequence as usize;
+                assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), history[count], "{context}");
+                cut_off += 1;
+                continue;
+            }
+            match contents(&engine, &engine.snapshot()) {
+                Ok(found) => assert_eq!(&found, latest, "{context}: wrong data"),
+                Err(error) => named(&error),
+            }
+            named(&engine.verify().unwrap_err());
+        }
+    }
+    let (_, newest_len) = fs.files().into_iter().find(|(path, _)| *path == newest_log).unwrap();
+    assert!(cut_off < newest_len / 2, "{cut_off} of {newest_len} bytes of the newest segment go unnoticed");
+}
+
+#[test]
+fn a_lost_or_truncated_file_is_named() {
+    let (fs, _) = store_with_every_kind_of_file();
+    for (path, len) in fs.files() {
+        if path.ends_with("LOCK") {
+            continue;
+        }
+        use allidb_storage::fs::Fs;
+        let damaged = fs.fork();
+        damaged.remove(&path).unwrap();
+        if let Ok(engine) = open(&damaged, tiny()) {
+            // The newest segment is the only one that nothing refers to: it may not have been there yet.
+            assert!(
+                path.extension().unwrap() == "log" && engine.recovery().segments > 0,
+                "{}",
+                path.display()
+            );
+        }
+        let damaged = fs.fork();
+        damaged.open(&path).unwrap().set_len(len / 2).unwrap();
+        match open(&damaged, tiny()) {
+            Ok(engine) => assert!(engine.recovery().truncated.is_some(), "{}", path.display()),
+            Err(Error::Corruption { path: named, .. }) => assert_eq!(named, path),
+            Err(error) => panic!("{}: {error}", path.display()),
+        }
+    }
+}
+
+#[test]
+fn a_panic_in_publish_stops_writes_and_hangs_nobody() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    let error =
+        engine.commit(put(&engine, "key", b"1"), Durability::Sync, |_| panic!("for the test")).unwrap_err();
+    assert!(matches!(error, Error::Poisoned { .. }), "{error}");
+    assert!(engine.write(put(&engine, "key", b"2"), Durability::Sync).is_err());
+}
+
+#[test]
+fn memory_stays_bounded_while_the_flush_fails() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    fs.inject(Fault { times: u64::MAX, ..Fault::once(Operation::Create).on(".table") });
+    let mut refused = 0;
+    for _ in 0..500 {
+        match engine.write(put(&engine, "key", &[1; 100]), Durability::Flush) {
+            Ok(_) => {}
+            Err(Error::Busy { reason }) => {
+                assert!(reason.contains("table"), "{reason}");
+                refused += 1;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        let stats = engine.stats();
+        assert!(stats.memtable_bytes + stats.frozen_memtable_bytes < 5 * (4 << 10), "{stats:?}");
+    }
+    assert!(refused > 0 && engine.stats().stalls > 0);
+    fs.heal();
+    engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
+    assert_eq!(engine.stats().frozen_memtables, 0);
+}

@@ -1,0 +1,103 @@
+//! Files of earlier releases, which are read for ever.
+//!
+//! `tests/golden/v1` holds a store as this engine wrote it when the format was new. It was made by running this
+//! test with `ALLIDB_WRITE_GOLDEN=1`, which is for a new format only: an existing directory is never written anew.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use allidb_storage::fs::RealFs;
+use allidb_storage::{Compression, Durability, Engine, Inline, KeyspaceOptions, Options};
+
+use crate::model::{Model, Random, apply, batch, contents};
+
+fn directory(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
+}
+
+fn options() -> Options {
+    let mut plain = KeyspaceOptions::new("b");
+    plain.compression = Compression::None;
+    plain.filter_bits_per_key = 0;
+    Options {
+        keyspaces: vec![KeyspaceOptions { block_bytes: 512, ..KeyspaceOptions::new("a") }, plain],
+        table_bytes: 2 << 10,
+        level_base_bytes: 4 << 10,
+        min_free_bytes: 0,
+        background: Arc::new(Inline),
+        ..Options::default()
+    }
+}
+
+/// The batches of the golden store: those in tables of level 1, of level 0, and in the log.
+fn history() -> Vec<Vec<Vec<crate::model::Change>>> {
+    let mut random = Random(2026);
+    [100, 40, 10].into_iter().map(|count| (0..count).map(|_| random.changes()).collect()).collect()
+}
+
+fn write(dir: &Path) {
+    let engine = Engine::open(Arc::new(RealFs), dir, options()).unwrap();
+    for (part, batches) in history().iter().enumerate() {
+        for changes in batches {
+            engine.write(batch(&engine, changes), Durability::Sync).unwrap();
+        }
+        if part < 2 {
+            engine.flush().unwrap();
+        }
+        if part == 0 {
+            engine.compact(engine.keyspace("a").unwrap()).unwrap();
+        }
+    }
+    drop(engine);
+    fs::remove_file(dir.join("LOCK")).unwrap();
+}
+
+#[test]
+fn stores_of_earlier_formats_are_read() {
+    let golden = directory("v1");
+    if std::env::var_os("ALLIDB_WRITE_GOLDEN").is_some() && !golden.exists() {
+        write(&golden);
+    }
+    let copy = tempfile::tempdir().unwrap();
+    let mut kinds = Vec::new();
+    for entry in fs::read_dir(&golden).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+        kinds.push(path.extension().map(|extension| extension.to_string_lossy().into_owned()));
+    }
+    for kind in [None, Some("log".to_owned()), Some("table".to_owned())] {
+        assert!(kinds.contains(&kind), "{kind:?} is missing in {kinds:?}");
+    }
+    let mut model = Model::new();
+    let history = history();
+    history.iter().flatten().for_each(|changes| apply(&mut model, changes));
+    let engine = Engine::open(Arc::new(RealFs), copy.path(), options()).unwrap();
+    assert_eq!(engine.recovery().batches, 10);
+    assert_eq!(engine.recovery().last_sequence, 150);
+    assert_eq!(engine.recovery().truncated, None);
+    assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+    engine.verify().unwrap();
+    // And it goes on in today's format.
+    engine.compact(engine.keyspace("a").unwrap()).unwrap();
+    engine.close().unwrap();
+    let engine = Engine::open(Arc::new(RealFs), copy.path(), options()).unwrap();
+    assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+}
+
+#[test]
+fn what_is_written_today_is_what_the_golden_files_hold() {
+    // A change of the format, even an unintended one, needs a new format version and a new directory.
+    let dir = tempfile::tempdir().unwrap();
+    write(dir.path());
+    let names = |dir: &Path| {
+        let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(dir.path()), names(&directory("v1")));
+    for name in names(dir.path()) {
+        let bytes = |dir: &Path| fs::read(dir.join(&name)).unwrap();
+        assert!(bytes(dir.path()) == bytes(&directory("v1")), "{name:?} differs");
+    }
+}

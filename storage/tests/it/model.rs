@@ -1,0 +1,144 @@
+//! What a store should hold, and a small store to compare it with.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
+
+use allidb_storage::fs::SimFs;
+use allidb_storage::{
+    Compression, Direction, Engine, Error, Inline, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch,
+};
+
+/// The directory of simulated stores.
+pub(crate) const DIR: &str = "/store";
+
+/// The keyspaces of all tests.
+pub(crate) const KEYSPACES: [&str; 2] = ["a", "b"];
+
+/// By keyspace and key.
+pub(crate) type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
+
+/// A change: keyspace, key, value or deletion.
+pub(crate) type Change = (usize, Vec<u8>, Option<Vec<u8>>);
+
+/// Limits so small that a few batches reach every level, everything in the caller's thread.
+pub(crate) fn tiny() -> Options {
+    let mut with_filter = KeyspaceOptions::new("a");
+    with_filter.block_bytes = 128;
+    let mut without = KeyspaceOptions::new("b");
+    without.block_bytes = 256;
+    without.compression = Compression::None;
+    without.filter_bits_per_key = 0;
+    Options {
+        keyspaces: vec![with_filter, without],
+        memtable_bytes: 4 << 10,
+        block_cache_bytes: 4 << 10,
+        wal_segment_bytes: 2 << 10,
+        table_bytes: 1 << 10,
+        level0_files: 2,
+        level_base_bytes: 2 << 10,
+        level_multiplier: 3,
+        min_free_bytes: 0,
+        background: Arc::new(Inline),
+        ..Options::default()
+    }
+}
+
+/// Opens the simulated store.
+pub(crate) fn open(fs: &SimFs, options: Options) -> Result<Engine, Error> {
+    Engine::open(Arc::new(fs.clone()), Path::new(DIR), options)
+}
+
+/// The handle of a keyspace.
+pub(crate) fn keyspace(engine: &Engine, index: usize) -> Keyspace {
+    engine.keyspace(KEYSPACES[index]).expect("declared")
+}
+
+/// A batch of these changes.
+pub(crate) fn batch(engine: &Engine, changes: &[Change]) -> WriteBatch {
+    let mut batch = WriteBatch::with_capacity(changes.len());
+    for (index, key, value) in changes {
+        match value {
+            Some(value) => batch.put(keyspace(engine, *index), key.clone(), value.clone()),
+            None => batch.delete(keyspace(engine, *index), key.clone()),
+        }
+    }
+    batch
+}
+
+/// A batch that sets one key of the first keyspace.
+pub(crate) fn put(engine: &Engine, key: &str, value: &[u8]) -> WriteBatch {
+    batch(engine, &[(0, key.as_bytes().to_vec(), Some(value.to_vec()))])
+}
+
+/// Applies changes to the model.
+pub(crate) fn apply(model: &mut Model, changes: &[Change]) {
+    for (index, key, value) in changes {
+        match value {
+            Some(value) => model.insert((*index, key.clone()), value.clone()),
+            None => model.remove(&(*index, key.clone())),
+        };
+    }
+}
+
+/// Everything a snapshot sees, read forward, in reverse and key by key, which must agree.
+pub(crate) fn contents(engine: &Engine, snapshot: &Snapshot) -> Result<Model, Error> {
+    let mut model = Model::new();
+    for index in 0..KEYSPACES.len() {
+        let handle = keyspace(engine, index);
+        let scan = |direction| -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+            snapshot
+                .scan(handle, Bound::Unbounded, Bound::Unbounded, direction)?
+                .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+                .collect()
+        };
+        let forward = scan(Direction::Forward)?;
+        let mut reverse = scan(Direction::Reverse)?;
+        reverse.reverse();
+        assert_eq!(forward, reverse, "the directions disagree");
+        for (key, value) in forward {
+            assert_eq!(
+                snapshot.get(handle, &key)?.as_deref(),
+                Some(value.as_slice()),
+                "get and scan disagree"
+            );
+            model.insert((index, key), value);
+        }
+    }
+    Ok(model)
+}
+
+/// A generator of test data: splitmix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// A batch over few keys, so that they have many versions.
+    pub(crate) fn changes(&mut self) -> Vec<Change> {
+        let count = 1 + self.below(4);
+        (0..count)
+            .map(|_| {
+                let key = format!("key{:02}", self.below(40)).into_bytes();
+                let value = (self.below(4) > 0).then(|| vec![self.next() as u8; 1 + self.below(60) as usize]);
+                (self.below(2) as usize, key, value)
+            })
+            .collect()
+    }
+}
+
+/// How many times as many seeds as usual the random tests try.
+pub(crate) fn effort() -> u64 {
+    std::env::var("ALLIDB_SIM_SEEDS").ok().and_then(|count| count.parse().ok()).unwrap_or(1)
+}

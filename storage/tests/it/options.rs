@@ -1,0 +1,219 @@
+//! Each option changes behaviour.
+
+use std::ops::Bound;
+
+use allidb_storage::fs::SimFs;
+use allidb_storage::{
+    Compression, Direction, Durability, Error, KeyspaceOptions, MAX_KEY_BYTES, Options, WriteBatch,
+};
+
+use crate::model::{keyspace, open, put, tiny};
+
+/// Bytes of all tables after writing compressible rows.
+fn table_bytes(options: Options) -> u64 {
+    let fs = SimFs::new();
+    let engine = open(&fs, options).unwrap();
+    for index in 0..200 {
+        engine.write(put(&engine, &format!("{index:04}"), &[index as u8; 100]), Durability::None).unwrap();
+    }
+    engine.flush().unwrap();
+    engine.stats().keyspaces.iter().flat_map(|keyspace| &keyspace.levels).map(|level| level.bytes).sum()
+}
+
+#[test]
+fn compression_block_size_and_filters_change_the_tables() {
+    let with = |change: fn(&mut KeyspaceOptions)| {
+        let mut options = Options { memtable_bytes: 1 << 20, wal_segment_bytes: 1 << 20, ..tiny() };
+        options.keyspaces[0].block_bytes = 4096;
+        change(&mut options.keyspaces[0]);
+        table_bytes(options)
+    };
+    let usual = with(|_| {});
+    assert!(with(|options| options.compression = Compression::None) > usual * 2);
+    assert!(with(|options| options.block_bytes = 128) > usual);
+    assert!(with(|options| options.filter_bits_per_key = 0) < usual);
+}
+
+#[test]
+fn filters_save_lookups() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    for index in 0..50 {
+        engine.write(put(&engine, &format!("{:04}", index * 2), b"1"), Durability::None).unwrap();
+    }
+    engine.flush().unwrap();
+    for index in 0..50 {
+        let key = format!("{:04}", index * 2 + 1);
+        assert_eq!(engine.get(keyspace(&engine, 0), key.as_bytes()).unwrap(), None);
+    }
+    let stats = engine.stats();
+    assert!(stats.filter_checks >= 40 && stats.filter_useful * 10 > stats.filter_checks * 9, "{stats:?}");
+}
+
+#[test]
+fn the_block_cache_saves_reads_and_keeps_its_bound() {
+    let misses = |bytes| {
+        let fs = SimFs::new();
+        let engine =
+            open(&fs, Options { block_cache_bytes: bytes, memtable_bytes: 1 << 20, ..tiny() }).unwrap();
+        for index in 0..200 {
+            engine.write(put(&engine, &format!("{index:04}"), &[1; 50]), Durability::None).unwrap();
+        }
+        engine.flush().unwrap();
+        for _ in 0..3 {
+            let scan = engine.snapshot().scan(
+                keyspace(&engine, 0),
+                Bound::Unbounded,
+                Bound::Unbounded,
+                Direction::Forward,
+            );
+            assert_eq!(scan.unwrap().count(), 200);
+        }
+        assert!(engine.stats().cache_bytes <= bytes as u64);
+        engine.stats().cache_misses
+    };
+    assert!(misses(1 << 20) * 2 < misses(0));
+}
+
+#[test]
+fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
+    let count = |change: fn(&mut Options)| {
+        let fs = SimFs::new();
+        let mut options = Options {
+            memtable_bytes: 64 << 10,
+            wal_segment_bytes: 1 << 20,
+            table_bytes: 1 << 20,
+            level0_files: 4,
+            level_base_bytes: 1 << 20,
+            ..tiny()
+        };
+        options.keyspaces[0].compression = Compression::None;
+        change(&mut options);
+        let engine = open(&fs, options).unwrap();
+        for index in 0..1000u32 {
+            let key = format!("{:08x}", index.wrapping_mul(0x9e37_79b1));
+            engine.write(put(&engine, &key, &[index as u8; 100]), Durability::None).unwrap();
+        }
+        engine.flush().unwrap();
+        engine.wait_idle().unwrap();
+        engine.stats()
+    };
+    let usual = count(|_| {});
+    assert!(count(|options| options.memtable_bytes = 8 << 10).flushes > usual.flushes);
+    assert!(count(|options| options.wal_segment_bytes = 8 << 10).flushes > usual.flushes);
+    assert!(count(|options| options.level0_files = 2).compactions > usual.compactions);
+    let tables = |stats: &allidb_storage::Stats| -> usize {
+        stats.keyspaces[0].levels.iter().map(|level| level.tables).sum()
+    };
+    assert!(tables(&count(|options| options.table_bytes = 4 << 10)) > tables(&usual));
+    let deepest = |stats: &allidb_storage::Stats| {
+        stats.keyspaces[0].levels.iter().rposition(|level| level.tables > 0).unwrap()
+    };
+    let deep = count(|options| options.level_base_bytes = 4 << 10);
+    assert!(deepest(&deep) > deepest(&usual), "{deep:?}");
+    let steep = count(|options| (options.level_base_bytes, options.level_multiplier) = (4 << 10, 100));
+    assert!(deepest(&deep) > deepest(&steep), "{steep:?}");
+}
+
+#[test]
+fn limits_are_refused_with_a_reason() {
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { batch_bytes: 1000, ..tiny() }).unwrap();
+    let mut large = WriteBatch::new();
+    large.put(keyspace(&engine, 0), "key", vec![0; 1001]);
+    let error = engine.write(large, Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    drop(engine);
+    let engine = open(&fs, Options { batch_bytes: 1 << 20, ..tiny() }).unwrap();
+    let mut longest = WriteBatch::new();
+    longest.put(keyspace(&engine, 0), vec![7; MAX_KEY_BYTES], "value");
+    engine.write(longest, Durability::Sync).unwrap();
+    let mut longer = WriteBatch::new();
+    longer.put(keyspace(&engine, 0), vec![7; MAX_KEY_BYTES + 1], "value");
+    let error = engine.write(longer, Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    engine.flush().unwrap();
+    assert!(engine.get(keyspace(&engine, 0), &[7; MAX_KEY_BYTES]).unwrap().is_some());
+    for keyspaces in
+        [vec![KeyspaceOptions::new("x"), KeyspaceOptions::new("x")], vec![KeyspaceOptions::new("")]]
+    {
+        let error = open(&SimFs::new(), Options { keyspaces, ..tiny() }).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
+}
+
+#[test]
+fn keyspaces_may_be_added_and_left_out_and_keep_their_content() {
+    let fs = SimFs::new();
+    let only = |names: &[&str]| Options {
+        keyspaces: names.iter().map(|name| KeyspaceOptions::new(name)).collect(),
+        ..tiny()
+    };
+    let write = |engine: &allidb_storage::Engine, name: &str| {
+        let mut batch = WriteBatch::new();
+        batch.put(engine.keyspace(name).unwrap(), "key", name.to_owned());
+        engine.write(batch, Durability::Sync).unwrap();
+    };
+    let engine = open(&fs, only(&["one"])).unwrap();
+    let one = engine.keyspace("one").unwrap();
+    write(&engine, "one");
+    drop(engine);
+    let engine = open(&fs, only(&["two", "one"])).unwrap();
+    assert_eq!(engine.keyspace("one"), Some(one), "ids are stable");
+    assert_eq!(engine.keyspace("three"), None);
+    write(&engine, "two");
+    drop(engine);
+    fs.crash(1);
+    let engine = open(&fs, only(&["two"])).unwrap();
+    assert_eq!(engine.keyspace("one"), None);
+    engine.flush().unwrap();
+    drop(engine);
+    let engine = open(&fs, only(&["three", "two", "one"])).unwrap();
+    for name in ["one", "two"] {
+        let found = engine.get(engine.keyspace(name).unwrap(), b"key").unwrap();
+        assert_eq!(found.as_deref(), Some(name.as_bytes()));
+    }
+    assert_eq!(engine.get(engine.keyspace("three").unwrap(), b"key").unwrap(), None);
+    // A handle of another engine.
+    let other = open(&SimFs::new(), only(&["x"])).unwrap();
+    let error = other.get(engine.keyspace("three").unwrap(), b"key").unwrap_err();
+    assert!(matches!(error, Error::UnknownKeyspace { id: 2 }), "{error}");
+}
+
+#[test]
+fn durability_decides_what_is_synced() {
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { wal_segment_bytes: 1 << 20, ..tiny() }).unwrap();
+    let before = (fs.operations(), engine.stats().wal_fsyncs);
+    engine.write(put(&engine, "key", b"1"), Durability::None).unwrap();
+    assert_eq!((fs.operations(), engine.stats().wal_fsyncs), before, "neither written nor synced");
+    engine.write(put(&engine, "key", b"2"), Durability::Flush).unwrap();
+    assert_eq!((fs.operations(), engine.stats().wal_fsyncs), (before.0 + 1, before.1), "written, not synced");
+    engine.write(put(&engine, "key", b"3"), Durability::Sync).unwrap();
+    assert_eq!(
+        (fs.operations(), engine.stats().wal_fsyncs),
+        (before.0 + 3, before.1 + 1),
+        "written and synced"
+    );
+    engine.write(put(&engine, "key", b"4"), Durability::None).unwrap();
+    engine.sync().unwrap();
+    assert_eq!(
+        (fs.operations(), engine.stats().wal_fsyncs),
+        (before.0 + 5, before.1 + 2),
+        "synced by request"
+    );
+}
+
+#[test]
+fn a_closed_engine_refuses_writes_and_its_snapshots_can_be_read() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    engine.write(put(&engine, "key", b"1"), Durability::None).unwrap();
+    let (clone, snapshot) = (engine.clone(), engine.snapshot());
+    engine.close().unwrap();
+    let error = clone.write(put(&clone, "key", b"2"), Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::Closed), "{error}");
+    assert_eq!(snapshot.get(keyspace(&clone, 0), b"key").unwrap().as_deref(), Some(b"1".as_slice()));
+    let again = open(&fs, tiny()).unwrap();
+    assert_eq!(again.get(keyspace(&again, 0), b"key").unwrap().as_deref(), Some(b"1".as_slice()));
+}
