@@ -36,10 +36,11 @@ pub(crate) fn print(
     if let Some(cost) = &answer.cost {
         let millis =
             cost.duration.map_or(0.0, |time| time.seconds as f64 * 1e3 + f64::from(time.nanos) / 1e6);
-        output.line(format!(
-            "{millis:.1} ms, {} vectors compared, {} nodes and {} edges walked",
-            cost.vectors_compared, cost.nodes, cost.edges
-        ))?;
+        let mut sentence = format!("{millis:.1} ms, {} vectors compared", cost.vectors_compared);
+        if cost.nodes > 0 {
+            sentence += &format!(", {} nodes reached over {} edges", cost.nodes, cost.edges);
+        }
+        output.line(sentence)?;
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub(crate) struct Counts {
 pub(crate) struct Ledger {
     file: &'static str,
     counts: Counts,
-    progress: Progress,
+    progress: Option<Progress>,
     acknowledged: Option<BufWriter<File>>,
     rejects: Option<BufWriter<File>>,
 }
@@ -48,7 +48,7 @@ impl Ledger {
         Ok(Self {
             file: "",
             counts: Counts::default(),
-            progress: Progress::start("", None),
+            progress: None,
             acknowledged: acknowledged.map(append).transpose()?,
             rejects: rejects.map(create).transpose()?,
         })
@@ -58,13 +58,15 @@ impl Ledger {
     pub(crate) fn begin(&mut self, file: &'static str, total: Option<u64>) {
         self.file = file;
         self.counts = Counts::default();
-        self.progress = Progress::start(file, total);
+        self.progress = Some(Progress::start(file, total));
     }
 
     /// Ends the file begun last: takes the progress bar away, and makes sure that every acknowledged
     /// item is in its file. Called on success and on failure.
     pub(crate) fn end(&mut self) -> Result<Counts> {
-        self.progress.finish();
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
+        }
         for file in [&mut self.acknowledged, &mut self.rejects].into_iter().flatten() {
             file.flush()?;
         }
@@ -111,6 +113,8 @@ impl Ledger {
     }
 
     fn show(&mut self) {
-        self.progress.at(self.counts.acknowledged + self.counts.rejected + self.counts.skipped);
+        if let Some(progress) = &mut self.progress {
+            progress.at(self.counts.acknowledged + self.counts.rejected + self.counts.skipped);
+        }
     }
 }

@@ -74,6 +74,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Demo(demo::DemoArgs),
+    /// Run the daemon in this process; the same as `allidbd`.
+    Serve(allidbd::ServeArgs),
     /// Work on data sets.
     #[command(subcommand)]
     Data(sample::DataCommand),
@@ -114,6 +116,8 @@ fn main() -> ExitCode {
 
 fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
     match command {
+        // The daemon makes a runtime of its own.
+        Command::Serve(args) => allidbd::run(args),
         Command::Data(command) => sample::run(command, output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
         Command::Call(call) => runtime()?.block_on(ask(call, endpoint, output)),

@@ -1,11 +1,12 @@
 //! Progress on standard error: a bar on a terminal, elsewhere a line every few seconds.
 
 use std::{
+    fmt,
     io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -28,12 +29,16 @@ impl Progress {
             if terminal { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         let bar = ProgressBar::with_draw_target(total, target);
         let template = if total.is_some() {
-            "  {prefix:<9} {bar:32} {human_pos}/{human_len}  {per_sec}  {eta} left"
+            "  {prefix:<9} {bar:32} {human_pos}/{human_len}  {rate}  {eta} left"
         } else {
-            "  {prefix:<9} {spinner} {human_pos}  {per_sec}"
+            "  {prefix:<9} {spinner} {human_pos}  {rate}"
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("━╸─"));
+            let rate = |state: &ProgressState, out: &mut dyn fmt::Write| {
+                // Nothing can be done about a bar that cannot be drawn.
+                write!(out, "{:.0}/s", state.per_sec()).ok();
+            };
+            bar.set_style(style.with_key("rate", rate).progress_chars("━╸─"));
         }
         bar.set_prefix(what);
         let started = Instant::now();

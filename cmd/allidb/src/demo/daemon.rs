@@ -50,7 +50,14 @@ impl Daemon {
         let log_path = dir.join("daemon.log");
         let log = File::options().create(true).append(true).open(&log_path)?;
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        for (name, _) in std::env::vars_os() {
+            // The demo shows the product as it comes, whatever is configured here.
+            if name.as_encoded_bytes().starts_with(b"ALLIDB_") {
+                command.env_remove(name);
+            }
+        }
+        let child = command
             .arg("serve")
             .args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"])
             .arg("--data-dir")
