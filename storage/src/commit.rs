@@ -84,10 +84,12 @@ struct Queue {
 
 /// What the leader owns while it writes.
 #[derive(Debug)]
-pub(crate) struct Log {
-    pub(crate) segment: SegmentWriter,
+struct Log {
+    segment: SegmentWriter,
     /// The sequence of the last batch in the log.
-    pub(crate) last_sequence: Sequence,
+    last_sequence: Sequence,
+    /// The memtables that the segment belongs to.
+    memtables: Arc<MemtableSet>,
 }
 
 /// The state of the commit path. Locks are taken in the order of the fields `log`, `apply`, `queue`.
@@ -101,7 +103,8 @@ pub(crate) struct Commit {
 }
 
 impl Commit {
-    pub(crate) fn new(log: Log, active: Arc<MemtableSet>) -> Commit {
+    pub(crate) fn new(segment: SegmentWriter, last_sequence: Sequence, active: Arc<MemtableSet>) -> Commit {
+        let log = Log { segment, last_sequence, memtables: active.clone() };
         Commit {
             log: Mutex::new(log),
             apply: Mutex::new(active),
@@ -239,7 +242,7 @@ impl Inner {
         // Under the lock: whoever came before may have failed.
         self.check_writable()?;
         if log.segment.byte_len() >= self.options.wal_segment_bytes
-            || self.super_version().active.byte_len() >= self.options.memtable_bytes
+            || log.memtables.byte_len() >= self.options.memtable_bytes
         {
             let active = self.commit.apply.lock();
             self.rotate(log, active)?;
@@ -311,24 +314,25 @@ impl Inner {
     /// Freezes the memtables that take writes and starts a new segment with new ones. The old segment is synced
     /// first: what follows must not survive without it.
     fn rotate(&self, log: &mut Log, mut active: MutexGuard<'_, Arc<MemtableSet>>) -> Result<(), Error> {
-        match log.segment.sync() {
-            Ok(synced) => self.counters().wal_fsyncs.add(u64::from(synced)),
-            Err(error) => return Err(self.log_failed(log, None, error)),
+        if let Err(error) = log.segment.finish() {
+            return Err(self.log_failed(log, None, error));
         }
         let header = SegmentHeader {
             number: self.next_file_number(),
             previous: log.segment.number,
             previous_len: log.segment.byte_len(),
         };
-        let segment = match SegmentWriter::create(self.fs(), self.dir(), header) {
-            Ok(segment) => segment,
-            Err(error) => return Err(self.segment_failed(header.number, error)),
-        };
-        self.counters().wal_fsyncs.add(1);
+        let segment =
+            match SegmentWriter::create(self.fs(), self.dir(), header, self.options.wal_segment_bytes) {
+                Ok(segment) => segment,
+                Err(error) => return Err(self.segment_failed(header.number, error)),
+            };
+        self.counters().wal_fsyncs.add(2);
         active.set_log_bytes(log.segment.byte_len());
         log.segment = segment;
         let set = Arc::new(MemtableSet::new(header.number, self.keyspaces.len(), log.last_sequence));
         self.freeze(set.clone());
+        log.memtables = set.clone();
         *active = set;
         drop(active);
         self.signal.notify();
@@ -358,7 +362,7 @@ impl Inner {
     /// Hands buffered batches to the operating system, as far as that is possible: for an engine that goes away.
     pub(crate) fn write_buffered(&self) -> Result<(), Error> {
         let mut log = self.commit.log.lock();
-        if self.poison.get().is_some() { Ok(()) } else { log.segment.write() }
+        if self.poison.get().is_some() { Ok(()) } else { log.segment.trim() }
     }
 
     /// Syncs the log.

@@ -12,7 +12,7 @@ use crate::Sequence;
 use crate::admission::Admission;
 use crate::batch::WriteBatch;
 use crate::cache::BlockCache;
-use crate::commit::{Commit, Log};
+use crate::commit::Commit;
 use crate::error::Error;
 use crate::files;
 use crate::fs::Fs;
@@ -68,7 +68,7 @@ impl Engine {
         let mut recovery = recovered.recovery;
         let (previous, previous_len) = recovered.previous;
         let header = SegmentHeader { number: recovered.next_file, previous, previous_len };
-        let segment = SegmentWriter::create(&*context.fs, dir, header)?;
+        let segment = SegmentWriter::create(&*context.fs, dir, header, options.wal_segment_bytes)?;
         let last_sequence = recovery.last_sequence;
         let active = Arc::new(MemtableSet::new(header.number, recovered.keyspaces.len(), last_sequence));
         let keyspaces = recovered
@@ -90,7 +90,7 @@ impl Engine {
             context,
             options,
             keyspaces,
-            commit: Commit::new(Log { segment, last_sequence }, active),
+            commit: Commit::new(segment, last_sequence, active),
             admission: Admission::default(),
             signal: Signal::default(),
             visible: AtomicU64::new(last_sequence),

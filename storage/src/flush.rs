@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::files;
-use crate::memtable::{MemtableCursor, MemtableSet};
-use crate::merge::Cursor;
+use crate::key::Kind;
+use crate::memtable::MemtableSet;
 use crate::options::Keyspace;
 use crate::retention::Retention;
-use crate::snapshot::Direction;
 use crate::state::Inner;
 use crate::table::{Table, TableBuilder, TableMeta};
 use crate::version::VersionEdit;
@@ -56,14 +55,13 @@ impl Inner {
             created.push(number);
             let mut builder = TableBuilder::create(self.fs(), self.dir(), number, keyspace, &entry.options)?;
             let mut retention = Retention::new(self.live_snapshots());
-            let mut cursor =
-                Cursor::Memtable(MemtableCursor::new(set.clone(), keyspace, None, Direction::Forward));
-            while let Some((key, sequence)) = cursor.key() {
-                if retention.keeps(key, sequence, cursor.kind(), |_| false) {
-                    builder.add(key, sequence, cursor.kind(), cursor.value_bytes())?;
+            set.for_each(keyspace, |key, sequence, value| {
+                let kind = if value.is_some() { Kind::Value } else { Kind::Tombstone };
+                if retention.keeps(key, sequence, kind, |_| false) {
+                    builder.add(key, sequence, kind, value.unwrap_or_default())?;
                 }
-                cursor.advance()?;
-            }
+                Ok(())
+            })?;
             metas.push(builder.finish()?);
         }
         if !metas.is_empty() {

@@ -65,6 +65,10 @@ pub trait File: Send + Sync + Debug {
     /// Cuts the file off at `len` bytes, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Extends the file with zeros to at least `len` bytes of allocated space, so that later writes within it change
+    /// no metadata and a [`sync`](File::sync) is cheaper. [`io::ErrorKind::Unsupported`] if the file system cannot.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
     /// Fills `buffer` from `offset`; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
     fn read_exact_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         let mut done = 0;

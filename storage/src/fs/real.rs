@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FallocateFlags, FlockOperation};
 
 use super::{File, Fs, Lock};
 
@@ -105,6 +105,10 @@ impl File for RealFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
     }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)?)
+    }
 }
 
 #[cfg(test)]
@@ -131,6 +135,8 @@ mod tests {
         file.sync().unwrap();
         assert_eq!(file.read_all().unwrap(), b"\0\0\0abc");
         assert_eq!(RealFs.create(&nested.join("file")).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
+        file.allocate(5000).unwrap();
+        assert_eq!(file.byte_len().unwrap(), 5000);
         file.set_len(4).unwrap();
         RealFs.rename(&nested.join("file"), &nested.join("other")).unwrap();
         assert_eq!(RealFs.open(&nested.join("other")).unwrap().byte_len().unwrap(), 4);

@@ -35,6 +35,8 @@ pub enum Operation {
     Sync,
     /// [`File::set_len`]
     SetLen,
+    /// [`File::allocate`]
+    Allocate,
     /// [`Fs::rename`]
     Rename,
     /// [`Fs::remove`]
@@ -548,6 +550,20 @@ impl File for SimFile {
         self.perform(Operation::SetLen, |disk, _| {
             let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
             disk.inode(self.inode)?.change(Write::SetLen(len));
+            Ok(())
+        })
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.perform(Operation::Allocate, |disk, _| {
+            let len = usize::try_from(len).map_err(|_| io::ErrorKind::FileTooLarge)?;
+            let more = len.saturating_sub(disk.inode(self.inode)?.content.len());
+            if disk.capacity.is_some_and(|capacity| capacity < disk.used() + more as u64) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            if more > 0 {
+                disk.inode(self.inode)?.change(Write::SetLen(len));
+            }
             Ok(())
         })
     }

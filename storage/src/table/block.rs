@@ -132,31 +132,6 @@ impl Block {
         Ok(low.saturating_sub(1))
     }
 
-    /// In a block in which every entry is a restart point: the first whose key is at least `key`, or their
-    /// number if there is none.
-    pub(crate) fn restart_at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
-        self.partition(|at| at < key)
-    }
-
-    /// As [`restart_at_least`](Block::restart_at_least), but the first whose key is greater.
-    pub(crate) fn restart_above(&self, key: &[u8]) -> Result<usize, Malformed> {
-        self.partition(|at| at <= key)
-    }
-
-    fn partition(&self, before: impl Fn(&[u8]) -> bool) -> Result<usize, Malformed> {
-        let (mut low, mut high) = (0, self.restarts);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let entry = self.entry(self.restart(middle)?)?;
-            if before(self.bytes(entry.suffix)) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
-    }
-
     /// The newest version of `key` that is not newer than `sequence`.
     ///
     /// Keys are never put together: while entries are passed, `common` is how many bytes the last one has in
@@ -233,7 +208,7 @@ mod tests {
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>, key: Vec<u8>, sequence: u64) {
             if let Ok(block) = Block::new(Bytes::from(bytes)) {
                 block.get(&key, sequence).ok();
-                block.restart_at_least(&key).ok();
+                block.restart_before(&key, sequence).ok();
             }
         }
     }

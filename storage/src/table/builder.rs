@@ -19,7 +19,7 @@ use crate::options::{Keyspace, KeyspaceOptions};
 use crate::{Sequence, files};
 
 /// Entries between two keys that are written whole: larger saves space, smaller saves time in a lookup.
-const RESTART_INTERVAL: usize = 16;
+const RESTART_INTERVAL: usize = 8;
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 

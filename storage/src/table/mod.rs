@@ -10,6 +10,7 @@ pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod frame;
+pub(crate) mod index;
 pub(crate) mod reader;
 
 pub(crate) use builder::TableBuilder;

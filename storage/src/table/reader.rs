@@ -12,6 +12,7 @@ use super::block::{Block, Lookup, Malformed};
 use super::filter::Filter;
 use super::footer::{FOOTER_BYTES, Footer, FooterError, TABLE_FORMAT};
 use super::frame::{Handle, unframe};
+use super::index::Index;
 use crate::Sequence;
 use crate::cache::BlockCache;
 use crate::error::Error;
@@ -76,8 +77,7 @@ pub(crate) struct Table {
     context: TableContext,
     path: PathBuf,
     file: Arc<dyn File>,
-    /// Every entry is a restart point: separator → handle.
-    index: Block,
+    index: Index,
     filter: Option<Filter>,
     properties: Handle,
     obsolete: AtomicBool,
@@ -110,7 +110,8 @@ impl Table {
             }
         })?;
         let read = |handle| read_block(&*file, &path, meta.number, start, handle);
-        let index = parse(&path, footer.index.offset, read(footer.index)?)?;
+        let index = Index::new(parse(&path, footer.index.offset, read(footer.index)?)?)
+            .map_err(|_| Error::corruption(&path, footer.index.offset, "a malformed index"))?;
         let filter = if footer.filter.len == 0 {
             None
         } else {
@@ -144,7 +145,7 @@ impl Table {
                 return Ok(None);
             }
         }
-        let first = self.index.restart_at_least(key).map_err(|malformed| self.malformed_index(malformed))?;
+        let first = self.block_at_least(key)?;
         for index in first..self.blocks() {
             let handle = self.handle(index)?;
             let block = self.cached_block(handle)?;
@@ -159,26 +160,22 @@ impl Table {
 
     /// The number of data blocks.
     pub(crate) fn blocks(&self) -> usize {
-        self.index.restarts()
+        self.index.blocks()
     }
 
     /// The first block that may hold keys from `key` on.
     pub(crate) fn block_at_least(&self, key: &[u8]) -> Result<usize, Error> {
-        self.index.restart_at_least(key).map_err(|malformed| self.malformed_index(malformed))
+        self.index.block_at_least(key).map_err(|malformed| self.malformed_index(malformed))
     }
 
     /// The first block that holds no key up to `key` behind those keys.
     pub(crate) fn block_above(&self, key: &[u8]) -> Result<usize, Error> {
-        self.index.restart_above(key).map_err(|malformed| self.malformed_index(malformed))
+        self.index.block_above(key).map_err(|malformed| self.malformed_index(malformed))
     }
 
     /// Where a data block lies.
     pub(crate) fn handle(&self, index: usize) -> Result<Handle, Error> {
-        let decode = || {
-            let entry = self.index.entry(self.index.restart(index)?)?;
-            Handle::decode(self.index.bytes(entry.value)).ok_or(Malformed)
-        };
-        decode().map_err(|malformed| self.malformed_index(malformed))
+        self.index.handle(index).map_err(|malformed| self.malformed_index(malformed))
     }
 
     /// A data block, through the cache.

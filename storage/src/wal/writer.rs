@@ -1,5 +1,6 @@
 //! Appends to the newest segment.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,6 +14,9 @@ use crate::fs::{File, Fs};
 /// Unwritten bytes from which on they are written, although nobody waits for that.
 const BUFFER_BYTES: usize = 256 << 10;
 
+/// Space that is allocated ahead of the records: within it a sync need not make a new length durable.
+const ALLOCATE_BYTES: u64 = 4 << 20;
+
 /// The segment that takes new batches.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -23,6 +27,10 @@ pub(crate) struct SegmentWriter {
     written: u64,
     /// How much of that is synced.
     synced: u64,
+    /// How long the file is, zeros included; `None` if the file system does not allocate ahead.
+    allocated: Option<u64>,
+    /// How much is allocated at a time.
+    allocate_bytes: u64,
     buffer: Vec<u8>,
 }
 
@@ -32,7 +40,13 @@ pub(crate) struct Mark(usize);
 
 impl SegmentWriter {
     /// Creates the segment and makes it durable, header and directory entry. The segment before must be synced.
-    pub(crate) fn create(fs: &dyn Fs, dir: &Path, header: SegmentHeader) -> Result<SegmentWriter, Error> {
+    /// It will take about `segment_bytes`.
+    pub(crate) fn create(
+        fs: &dyn Fs,
+        dir: &Path,
+        header: SegmentHeader,
+        segment_bytes: u64,
+    ) -> Result<SegmentWriter, Error> {
         let path = files::log(dir, header.number);
         let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
         let bytes = header.encode();
@@ -40,7 +54,16 @@ impl SegmentWriter {
         file.sync().map_err(|source| Error::io("fsync", &path, source))?;
         fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory of", &path, source))?;
         let len = SEGMENT_HEADER_BYTES as u64;
-        Ok(SegmentWriter { file, path, number: header.number, written: len, synced: len, buffer: Vec::new() })
+        Ok(SegmentWriter {
+            file,
+            path,
+            number: header.number,
+            written: len,
+            synced: len,
+            allocated: Some(len),
+            allocate_bytes: ALLOCATE_BYTES.min(segment_bytes),
+            buffer: Vec::new(),
+        })
     }
 
     /// The length with what is not yet written.
@@ -69,11 +92,50 @@ impl SegmentWriter {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        self.allocate()?;
         self.file
             .write_all_at(self.written, &self.buffer)
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        Ok(())
+    }
+
+    fn allocate(&mut self) -> Result<(), Error> {
+        let needed = self.byte_len();
+        let Some(allocated) = self.allocated.filter(|&allocated| allocated < needed) else { return Ok(()) };
+        let target = needed.max(allocated + self.allocate_bytes);
+        match self.file.allocate(target) {
+            Ok(()) => self.allocated = Some(target),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.allocated = None,
+            // There may still be room for the records themselves.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            Err(source) => return Err(Error::io("allocate", &self.path, source)),
+        }
+        Ok(())
+    }
+
+    /// Writes everything and gives back what was allocated beyond; the length is then that of the records.
+    pub(crate) fn trim(&mut self) -> Result<(), Error> {
+        self.write()?;
+        if self.allocated.is_some_and(|allocated| allocated > self.written) {
+            self.cut()?;
+        }
+        Ok(())
+    }
+
+    fn cut(&mut self) -> Result<(), Error> {
+        self.file.set_len(self.written).map_err(|source| Error::io("truncate", &self.path, source))?;
+        self.allocated = self.allocated.map(|_| self.written);
+        Ok(())
+    }
+
+    /// Writes everything, trims the file and makes all of it durable: the segment is complete.
+    pub(crate) fn finish(&mut self) -> Result<(), Error> {
+        self.trim()?;
+        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))?;
+        self.synced = self.written;
         Ok(())
     }
 
@@ -92,6 +154,6 @@ impl SegmentWriter {
     /// the buffer reached the file.
     pub(crate) fn roll_back(&mut self, mark: Mark) -> Result<(), Error> {
         self.buffer.truncate(mark.0);
-        self.file.set_len(self.written).map_err(|source| Error::io("truncate", &self.path, source))
+        self.cut()
     }
 }

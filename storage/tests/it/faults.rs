@@ -174,13 +174,10 @@ fn a_full_disk_refuses_puts_and_lets_deletes_and_compaction_through() {
         engine.write(batch(&engine, &random.changes()), Durability::Sync).unwrap();
     }
     engine.write(put(&engine, "old", &[1; 100]), Durability::Sync).unwrap();
+    drop(engine);
     let used: u64 = fs.files().iter().map(|(_, len)| len).sum();
     fs.set_capacity(Some(used + 9_000));
-    // The space is looked at again when as much was written as was free at the last look, at the latest.
-    let engine = {
-        drop(engine);
-        open(&fs, Options { min_free_bytes: 10_000, ..tiny() }).unwrap()
-    };
+    let engine = open(&fs, Options { min_free_bytes: 10_000, ..tiny() }).unwrap();
     let error = engine.write(put(&engine, "new", b"2"), Durability::Sync).unwrap_err();
     assert!(matches!(error, Error::DiskFull { required_bytes: 10_000, .. }), "{error}");
     assert!(error.is_retryable());
@@ -241,20 +238,22 @@ fn store_with_every_kind_of_file() -> (SimFs, Vec<Model>) {
     let mut history = vec![Model::new()];
     let mut write = |engine: &Engine, durability| {
         let changes = random.changes();
-        engine.write(batch(engine, &changes), durability).unwrap();
+        engine.write(batch(engine, &changes), durability)?;
         let mut model = history.last().unwrap().clone();
         apply(&mut model, &changes);
         history.push(model);
+        Ok::<(), Error>(())
     };
-    let engine = open(&fs, tiny()).unwrap();
+    // Rotated by the length of segments.
+    let engine = open(&fs, Options { memtable_bytes: 1 << 20, ..tiny() }).unwrap();
     for _ in 0..80 {
-        write(&engine, Durability::Flush);
+        write(&engine, Durability::Flush).unwrap();
     }
     engine.flush().unwrap();
     // From here on flushes fail, so that frozen memtables and their log segments stay.
     fs.inject(Fault { times: u64::MAX, ..error_kind(Operation::Create, io::ErrorKind::Other).on(".table") });
-    for _ in 0..25 {
-        write(&engine, Durability::Sync);
+    for _ in 0..40 {
+        write(&engine, Durability::Sync).unwrap();
     }
     drop(engine);
     fs.heal();

@@ -72,6 +72,9 @@ pub(crate) fn put(engine: &Engine, key: &str, value: &[u8]) -> WriteBatch {
     batch(engine, &[(0, key.as_bytes().to_vec(), Some(value.to_vec()))])
 }
 
+/// Keys and values in the order of a scan.
+pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// Applies changes to the model.
 pub(crate) fn apply(model: &mut Model, changes: &[Change]) {
     for (index, key, value) in changes {
@@ -87,7 +90,7 @@ pub(crate) fn contents(engine: &Engine, snapshot: &Snapshot) -> Result<Model, Er
     let mut model = Model::new();
     for index in 0..KEYSPACES.len() {
         let handle = keyspace(engine, index);
-        let scan = |direction| -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+        let scan = |direction| -> Result<Rows, Error> {
             snapshot
                 .scan(handle, Bound::Unbounded, Bound::Unbounded, direction)?
                 .map(|row| row.map(|(key, value)| (key.to_vec(), value.to_vec())))

@@ -6,7 +6,7 @@ use allidb_storage::fs::SimFs;
 use allidb_storage::{Compression, Direction, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
-use crate::model::{Change, Model, apply, batch, contents, keyspace, open, tiny};
+use crate::model::{Change, Model, Rows, apply, batch, contents, keyspace, open, tiny};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -116,8 +116,6 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
         Bound::Unbounded => Bound::Unbounded,
     }
 }
-
-type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn expected(model: &Model, keyspace: usize, reverse: bool, inside: impl Fn(&[u8]) -> bool) -> Rows {
     let mut rows: Rows = model
