@@ -1,0 +1,8 @@
+//! A whole daemon in the test's process, asked over its public ports.
+
+mod lifecycle;
+mod limits;
+mod ports;
+mod put_stream;
+mod running;
+mod services;
