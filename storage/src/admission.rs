@@ -8,6 +8,7 @@ use crate::batch::WriteBatch;
 use crate::error::Error;
 use crate::state::Inner;
 use crate::version::SuperVersion;
+use crate::workers::WORKERS;
 
 /// Bytes of batches between two looks at the free space.
 const SPACE_CHECK_BYTES: i64 = 8 << 20;
@@ -105,9 +106,8 @@ impl Inner {
             if let Some(reason) = self.background_error() {
                 return Some(Err(Error::Busy { reason }));
             }
-            self.options
-                .background
-                .is_inline()
+            // Nobody is left who could catch up.
+            (self.options.background.is_inline() || self.workers.load(Ordering::Acquire) < WORKERS)
                 .then(|| Err(Error::Busy { reason: "flush and compaction do not keep up".to_owned() }))
         })
     }

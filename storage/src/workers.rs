@@ -11,6 +11,9 @@ use crate::state::Inner;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
+/// How many workers run while the engine is open.
+pub(crate) const WORKERS: u64 = 2;
+
 /// Those who work in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Worker {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 
 use super::{File, Fs, Lock};
 
@@ -107,7 +108,11 @@ impl File for RealFile {
     }
 
     fn allocate(&self, len: u64) -> io::Result<()> {
-        Ok(rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len)?)
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            // Network and copy-on-write file systems.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Err(io::ErrorKind::Unsupported.into()),
+            result => Ok(result?),
+        }
     }
 }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use allidb_storage::fs::{Effect, Fault, Operation, SimFs};
-use allidb_storage::{Durability, Engine, Error, Options};
+use allidb_storage::fs::{Effect, Fault, Fs, Operation, SimFs};
+use allidb_storage::{Background, Durability, Engine, Error, Options};
 
 use crate::model::{Model, Random, apply, batch, contents, keyspace, open, put, tiny};
 
@@ -321,7 +322,6 @@ fn a_lost_or_truncated_file_is_named() {
         if path.ends_with("LOCK") {
             continue;
         }
-        use allidb_storage::fs::Fs;
         let damaged = fs.fork();
         damaged.remove(&path).unwrap();
         if let Ok(engine) = open(&damaged, tiny()) {
@@ -374,4 +374,72 @@ fn memory_stays_bounded_while_the_flush_fails() {
     fs.heal();
     engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
     assert_eq!(engine.stats().frozen_memtables, 0);
+}
+
+/// Threads that the operating system refuses to start.
+#[derive(Debug)]
+struct NoThreads;
+
+impl Background for NoThreads {
+    fn spawn(&self, _name: &str, work: Box<dyn FnOnce() + Send>) {
+        drop(work);
+    }
+
+    fn is_inline(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn writers_do_not_wait_for_workers_that_have_ended() {
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { background: Arc::new(NoThreads), ..tiny() }).unwrap();
+    let refused = (0..500).find_map(|index| {
+        engine.write(put(&engine, &format!("{index}"), &[1; 100]), Durability::Flush).err()
+    });
+    assert!(matches!(refused, Some(Error::Busy { .. })), "{refused:?}");
+    engine.flush().unwrap();
+    engine.write(put(&engine, "key", b"2"), Durability::Flush).unwrap();
+    drop(engine);
+}
+
+#[test]
+fn files_of_a_newer_format_are_refused() {
+    let (fs, _) = store_with_every_kind_of_file();
+    for (path, len) in fs.files() {
+        let number = path.file_stem().unwrap().to_str().unwrap().parse::<u64>();
+        let newer = fs.fork();
+        let file = newer.open(&path).unwrap();
+        let read = |offset: u64, len: usize| {
+            let mut bytes = vec![0; len];
+            file.read_exact_at(offset, &mut bytes).unwrap();
+            bytes
+        };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("log") => {
+                let mut header = read(0, 36);
+                header[8] = 9;
+                header.extend(crc32fast::hash(&header).to_le_bytes());
+                file.write_all_at(0, &header).unwrap();
+            }
+            Some("table") => {
+                let mut footer = read(len - 64, 52);
+                footer[48] = 9;
+                let checked = [footer.as_slice(), &number.unwrap().to_le_bytes()].concat();
+                footer.extend(crc32fast::hash(&checked).to_le_bytes());
+                file.write_all_at(len - 64, &footer).unwrap();
+            }
+            _ if path.ends_with("MANIFEST") => {
+                let body = read(20, len as usize - 20);
+                let checked = [9u32.to_le_bytes().as_slice(), &body].concat();
+                file.write_all_at(8, &[9]).unwrap();
+                file.write_all_at(16, &crc32fast::hash(&checked).to_le_bytes()).unwrap();
+            }
+            _ => continue,
+        }
+        match open(&newer, tiny()).unwrap_err() {
+            Error::NewerFormat { path: named, found: 9, supported: 1 } => assert_eq!(named, path),
+            error => panic!("{}: {error}", path.display()),
+        }
+    }
 }
