@@ -64,11 +64,11 @@ impl SpaceSpec {
         validate_collection_name(&format!("{field}.name"), &self.name)?;
         if self.dimension == 0 || self.dimension > Self::MAX_DIMENSION {
             let why = format!("is {}; it must be 1 to {}", self.dimension, Self::MAX_DIMENSION);
-            return Err(Error::invalid(&format!("{field}.dimension"), why));
+            return Err(Error::invalid(format!("{field}.dimension"), why));
         }
         if self.history > Self::MAX_HISTORY {
             let why = format!("is {}; at most {} older vectors are kept", self.history, Self::MAX_HISTORY);
-            return Err(Error::invalid(&format!("{field}.history"), why));
+            return Err(Error::invalid(format!("{field}.history"), why));
         }
         Ok(())
     }

@@ -139,7 +139,10 @@ impl ReadMask {
                         mask.vector_spaces.insert(space.to_owned());
                     }
                     _ => {
-                        return Err(Error::invalid("read_mask", format!("{path:?} is no field of an entity")));
+                        return Err(Error::invalid(
+                            "read_mask",
+                            format!("{path:?} is no field of an entity"),
+                        ));
                     }
                 },
             }

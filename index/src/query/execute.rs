@@ -12,7 +12,7 @@ use crate::{
         score::{Scorer, Signals, total},
         seeds::{Target, check_k, pin},
     },
-    replica::{Reader, Replica, check_mask},
+    replica::{Reader, Replica, StoredVector, check_mask},
     row::{EntityKey, Field},
 };
 
@@ -141,13 +141,13 @@ impl Reader<'_> {
         if targets.is_empty() {
             return Ok(Some(candidate));
         }
-        for (chunk, space, vector) in self.vectors(&entity.prefix())? {
+        for StoredVector { chunk, space, numbers } in self.vectors(&entity.prefix())? {
             for target in targets.iter().filter(|target| target.space == space) {
-                if target.vector.len() != vector.len() {
+                if target.vector.len() != numbers.len() {
                     let key = entity.chunk(&chunk);
                     return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
                 }
-                let (measure, similarity) = target.measure_and_similarity(&vector);
+                let (measure, similarity) = target.measure_and_similarity(&numbers);
                 if candidate.signals.vector.is_none_or(|best| similarity > best) {
                     candidate.signals.vector = Some(similarity);
                     candidate.measure = Some(measure);

@@ -79,15 +79,15 @@ impl Reader<'_> {
                 // The same name in the entity's own collection may be a space of another dimension.
                 let owned = owner.space(&nearest.space)?;
                 let vectors = self.vectors(&key.chunk(""))?;
-                let own = vectors.into_iter().find(|(_, of, _)| *of == owned.id);
-                let (_, _, vector) = own.ok_or_else(|| {
+                let own = vectors.into_iter().find(|stored| stored.space == owned.id);
+                let own = own.ok_or_else(|| {
                     let (id, space) = (&entity.id, &nearest.space);
                     Error::FailedPrecondition(format!(
                         "entity {id:?} has no vector of its own in space {space:?}"
                     ))
                 })?;
-                check_vector(&format!("{place}.entity"), space, &vector)?;
-                (vector, Some(key))
+                check_vector(&format!("{place}.entity"), space, &own.numbers)?;
+                (own.numbers, Some(key))
             }
         };
         Ok(Target { space: space.id, metric: space.spec.metric, vector, index, itself })
@@ -233,8 +233,8 @@ impl Reader<'_> {
     /// The similarity of the vector that the index named.
     fn best(&self, key: &EntityKey, chunk: &str, target: &Target) -> Result<f64> {
         let vectors = self.vectors(&key.chunk(chunk))?;
-        let of_space = vectors.iter().find(|(_, space, _)| *space == target.space);
-        Ok(of_space.map_or(0.0, |(_, _, vector)| target.measure_and_similarity(vector).1))
+        let of_space = vectors.iter().find(|stored| stored.space == target.space);
+        Ok(of_space.map_or(0.0, |stored| target.measure_and_similarity(&stored.numbers).1))
     }
 
     /// Whose number it is. A number that is gone belonged to something deleted since.

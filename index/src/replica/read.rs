@@ -16,7 +16,9 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     filter::Filter,
-    model::{Chunk, Collection, Entity, EntityRef, ReadMask, TenantId, Timestamp, Value, validate_id},
+    model::{
+        Chunk, Collection, Entity, EntityRef, ReadMask, SpaceId, TenantId, Timestamp, Value, validate_id,
+    },
     placement::PARTITIONS,
     replica::{Replica, register},
     row::{
@@ -60,6 +62,14 @@ pub struct ScanPage {
     pub entities: Vec<Entity>,
     /// Where the next page goes on; `None` at the end.
     pub next: Option<String>,
+}
+
+/// A vector as it lies in the store.
+pub(crate) struct StoredVector {
+    /// Whose it is; empty: the entity's own.
+    pub(crate) chunk: String,
+    pub(crate) space: SpaceId,
+    pub(crate) numbers: Arc<[f32]>,
 }
 
 /// The store at one moment, as one request sees it.
@@ -216,7 +226,7 @@ impl Reader<'_> {
             // A key that ends after an empty chunk id is the entity's own.
             let prefix = if mask.chunk_vectors { key.prefix() } else { key.chunk("") };
             self.add_chunks(key, &mut entity, mask)?;
-            for (chunk, space, vector) in self.vectors(&prefix)? {
+            for StoredVector { chunk, space, numbers } in self.vectors(&prefix)? {
                 let Some(space) = collection.space_by_id(space) else { continue };
                 let name = &space.spec.name;
                 let is_asked = mask.vectors
@@ -226,10 +236,10 @@ impl Reader<'_> {
                         .any(|asked| collection.space(asked).is_ok_and(|s| s.id == space.id));
                 if !chunk.is_empty() {
                     if let Some(chunk) = entity.chunks.get_mut(&chunk) {
-                        chunk.vectors.insert(name.clone(), vector.to_vec());
+                        chunk.vectors.insert(name.clone(), numbers.to_vec());
                     }
                 } else if is_asked {
-                    entity.vectors.insert(name.clone(), vector.to_vec());
+                    entity.vectors.insert(name.clone(), numbers.to_vec());
                 }
             }
         } else {
@@ -281,14 +291,14 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The vectors whose keys begin with `prefix`: chunk (empty: the entity's own), space, numbers.
-    pub(crate) fn vectors(&self, prefix: &[u8]) -> Result<Vec<(String, crate::model::SpaceId, Arc<[f32]>)>> {
+    /// The vectors whose keys begin with `prefix`.
+    pub(crate) fn vectors(&self, prefix: &[u8]) -> Result<Vec<StoredVector>> {
         let mut vectors = Vec::new();
         for row in self.snapshot.prefix(self.replica.keyspaces.vector, prefix, Direction::Forward)? {
             let (key, bytes) = row?;
             let (_, name) = decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
             if let Some(VectorContent(vector)) = register("vector", &key, &bytes)?.value {
-                vectors.push((name.chunk, name.space, vector));
+                vectors.push(StoredVector { chunk: name.chunk, space: name.space, numbers: vector });
             }
         }
         Ok(vectors)

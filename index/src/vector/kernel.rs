@@ -91,8 +91,8 @@ macro_rules! with_features {
     };
 }
 
-with_features!(dot_avx512, "avx512f", 64, dot_portable, |a, b, sum| f32::mul_add(a, b, sum));
-with_features!(dot_avx2, "avx2,fma", 32, dot_portable, |a, b, sum| f32::mul_add(a, b, sum));
+with_features!(dot_avx512, "avx512f", 64, dot_portable, f32::mul_add);
+with_features!(dot_avx2, "avx2,fma", 32, dot_portable, f32::mul_add);
 with_features!(squared_l2_avx512, "avx512f", 64, squared_l2_portable, |a, b, sum| {
     let difference = a - b;
     f32::mul_add(difference, difference, sum)
