@@ -6,6 +6,8 @@
 mod chunk;
 mod edge;
 mod entity;
+#[cfg(test)]
+mod golden;
 pub(crate) mod key;
 mod value;
 mod vector;

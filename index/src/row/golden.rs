@@ -1,0 +1,137 @@
+//! Rows as this format writes them. They must be read for ever, and come out the same as long as it is current.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::{
+    ChunkContent, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey,
+    decode_register, encode_register, key,
+};
+use crate::{
+    merge::Register,
+    model::{CollectionId, SpaceId, TenantId, Timestamp, Value},
+    version::Version,
+};
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
+}
+
+fn version(counter: u16) -> Version {
+    Version::new(1_700_000_000_000, counter, 0x0102_0304_0506_0708)
+}
+
+fn attributes() -> BTreeMap<String, Value> {
+    let values = [
+        Value::Null,
+        Value::Bool(true),
+        Value::Int(-7),
+        Value::Double(0.5),
+        Value::String("ä".into()),
+        Value::Bytes(Bytes::from_static(&[0, 255])),
+        Value::Timestamp(Timestamp(-1)),
+        Value::List(vec![Value::Int(1), Value::Bool(false)]),
+        Value::Map(BTreeMap::from([("k".to_owned(), Value::Null)])),
+    ];
+    values.into_iter().enumerate().map(|(at, value)| (format!("a{at}"), value)).collect()
+}
+
+fn entity_row() -> EntityRow {
+    let mut row = EntityRow::default();
+    (row.touched, row.puts) = (version(2), vec![version(1)]);
+    row.clear(Scope::Entity, version(1).just_below());
+    row.clear(Scope::Vectors, version(2));
+    row.set(Field::Existence, version(1), Some(Value::Bool(true)));
+    row.set(Field::Type, version(1), Some(Value::String("noun".into())));
+    row.set(Field::Importance, version(2), None);
+    row.set(Field::Source("s".into()), version(1), Some(Value::Bool(true)));
+    for (name, value) in attributes() {
+        row.set(Field::Attribute(name), version(1), Some(value));
+    }
+    row
+}
+
+fn edge() -> Register<EdgeContent> {
+    let content = EdgeContent {
+        weight: 0.25,
+        attributes: attributes(),
+        valid_from: None,
+        valid_to: Some(Timestamp(9)),
+        sources: BTreeSet::from(["s".to_owned()]),
+    };
+    Register { version: version(3), value: Some(content) }
+}
+
+fn chunk() -> Register<ChunkContent> {
+    let content = ChunkContent { text: "text".into(), metadata: attributes(), sources: BTreeSet::new() };
+    Register { version: version(4), value: Some(content) }
+}
+
+fn vector() -> Register<VectorContent> {
+    Register { version: version(5), value: Some(VectorContent([1.0, -0.5].into())) }
+}
+
+const ENTITY_ROW: &str = "0111018bcfe5680000010102030405060707018bcfe568000002010203040506070802018bcfe5680000010102030405060708018bcfe56800000201020304050607080101000d010003020006046e6f756e0301000501730003060261300001060261310003060261320004f9ffffffffffffff060261330005000000000000e03f06026134000602c3a40602613500070200ff060261360008ffffffffffffffff060261370009020401000000000000000206026138000a01016b01";
+const EDGE: &str = "01018bcfe568000003010203040506070801000000000000d03f02090000000000000009026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b01010173";
+const CHUNK: &str = "01018bcfe568000004010203040506070801047465787409026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b0100";
+const VECTOR: &str = "01018bcfe5680000050102030405060708010000803f000000bf";
+const TOMBSTONE: &str = "01018bcfe568000006010203040506070800";
+
+#[test]
+fn values_of_format_1_are_read_and_written() {
+    assert_eq!(EntityRow::decode(&unhex(ENTITY_ROW)), Ok(entity_row()));
+    assert_eq!(hex(&entity_row().encode()), ENTITY_ROW);
+    assert_eq!(decode_register(&unhex(EDGE)), Ok(edge()));
+    assert_eq!(hex(&encode_register(&edge())), EDGE);
+    assert_eq!(decode_register(&unhex(CHUNK)), Ok(chunk()));
+    assert_eq!(hex(&encode_register(&chunk())), CHUNK);
+    assert_eq!(decode_register(&unhex(VECTOR)), Ok(vector()));
+    assert_eq!(hex(&encode_register(&vector())), VECTOR);
+    let tombstone = Register::<EdgeContent> { version: version(6), value: None };
+    assert_eq!(decode_register(&unhex(TOMBSTONE)), Ok(tombstone.clone()));
+    assert_eq!(hex(&encode_register(&tombstone)), TOMBSTONE);
+}
+
+#[test]
+fn keys_stay_as_they_are() {
+    let entity = EntityKey::new(TenantId(1), CollectionId(2), "n-1");
+    let name = VectorKey { chunk: "c".into(), space: SpaceId(3) };
+    let edge = EdgeKey {
+        relation: "r".into(),
+        collection: CollectionId(4),
+        other: "o".into(),
+        edge_id: String::new(),
+    };
+    let keys = [
+        entity.prefix(),
+        entity.vector(&name),
+        entity.history(&name, version(1)),
+        entity.chunk("c"),
+        entity.edge(&edge),
+        entity.token_row(),
+        entity.number("c"),
+        key::by_number(7),
+        key::encode_numbered(&entity, "c"),
+    ];
+    assert_eq!(keys.map(|key| hex(&key)), KEYS);
+    assert_eq!(key::decode_edge_key(&entity.edge(&edge)).unwrap(), (entity.clone(), edge));
+    assert_eq!(key::decode_vector_key(&entity.vector(&name)).unwrap(), (entity.clone(), name));
+    assert_eq!(key::decode_numbered(&key::encode_numbered(&entity, "c")).unwrap(), (entity, "c".to_owned()));
+}
+
+const KEYS: [&str; 9] = [
+    "0022000000000000000100000000000000026e2d310000",
+    "0022000000000000000100000000000000026e2d3100006300000000000000000003",
+    "0022000000000000000100000000000000026e2d3100006300000000000000000003fe74301a97fffffefefdfcfbfaf9f8f7",
+    "0022000000000000000100000000000000026e2d310000630000",
+    "0022000000000000000100000000000000026e2d31000072000000000000000000046f00000000",
+    "00220000000000000001000000000000000222edc307e4c25d046e2d310000",
+    "000022000000000000000100000000000000026e2d310000630000",
+    "010000000000000007",
+    "000000000000000100000000000000026e2d310000630000",
+];
