@@ -36,6 +36,11 @@ impl Replica {
             if at % 64 == 0 {
                 deadline.check()?;
             }
+            // The entity that a search is near to is no answer, though the walk may lead back to it.
+            let is_seed = walk.visits.get(&entity).is_some_and(|visit| visit.hops == 0);
+            if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
+                continue;
+            }
             if let Some(candidate) = reader.candidate(&entity, query, &targets, &mut walk)? {
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);

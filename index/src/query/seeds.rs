@@ -23,7 +23,7 @@ pub(crate) struct Target {
     pub(crate) vector: Arc<[f32]>,
     index: Arc<SpaceIndex>,
     /// The entity whose vector it is: it is no answer to itself.
-    itself: Option<EntityKey>,
+    pub(crate) itself: Option<EntityKey>,
 }
 
 impl Target {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use allidb_index::{
     filter::{Field, Filter, Operator},
     model::{Metric, Value, Write},
-    query::{Nearest, NearestTarget, Query, Seed},
+    query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 
 use crate::fixture::{Fixture, at, entity, ids, with};
@@ -144,8 +144,13 @@ fn an_entity_is_no_answer_to_itself() {
     fixture.put(entity("a", &[1.0, 0.0]));
     fixture.put(entity("b", &[1.0, 0.1]));
     let nearest = Nearest { target: NearestTarget::Entity(at("a")), ..Nearest::to_vector("v", vec![]) };
-    let query = Query { limit: 1, ..Query::new("c", vec![Seed::Nearest(nearest)]) };
+    let mut query = Query { limit: 2, ..Query::new("c", vec![Seed::Nearest(nearest)]) };
     assert_eq!(ids(&fixture.query(&query)), ["b"]);
+    fixture.link("b", "r", "a", 1.0);
+    query.expand = Some(ExpandSpec::default());
+    assert_eq!(ids(&fixture.query(&query)), ["b"], "also where the walk leads back to it");
+    query.seeds.push(Seed::Ids(vec![at("a")]));
+    assert_eq!(ids(&fixture.query(&query)).len(), 2, "unless it is asked for");
 }
 
 #[test]
