@@ -5,17 +5,22 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
 use crate::{
+    deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
     status,
@@ -84,10 +89,25 @@ where
                 }
             }
         };
-        let answer = self.inner.call(request);
+        let patience = deadline::requested(request.headers());
+        let answer = in_time(patience, self.inner.call(request));
         let calling = span.clone();
         let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, slot, bounds, span)) };
         Box::pin(answering.instrument(calling))
+    }
+}
+
+/// The answer, or DEADLINE_EXCEEDED once the caller's time is over. The transport watches the clock as well,
+/// but would answer CANCELLED; it looks at us first, and its clock starts after ours.
+async fn in_time<E>(
+    patience: Option<Duration>,
+    answer: impl Future<Output = Result<Response<Body>, E>>,
+) -> Result<Response<Body>, E> {
+    match patience {
+        None => answer.await,
+        Some(patience) => {
+            timeout(patience, answer).await.unwrap_or_else(|_| Ok(status::deadline_exceeded().into_http()))
+        }
     }
 }
 
@@ -167,10 +187,10 @@ impl HttpBody for SurroundedBody {
             let _entered = this.span.enter();
             Pin::new(&mut this.inner).poll_frame(context)
         };
-        if let Poll::Ready(Some(Ok(frame))) = &mut polled {
-            if let Some(trailers) = frame.trailers_mut() {
-                this.see(trailers);
-            }
+        if let Poll::Ready(Some(Ok(frame))) = &mut polled
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            this.see(trailers);
         }
         polled
     }
@@ -205,6 +225,18 @@ mod tests {
         ] {
             assert_eq!(trace_of(bad), None, "{bad}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_caller_s_time_ends_its_call() {
+        let inner =
+            tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Status>>());
+        let mut service = SurroundLayer::new(1, 10, 10).layer(inner);
+        let mut request = Request::new(Body::empty());
+        request.headers_mut().insert("grpc-timeout", "50m".parse().expect("a header"));
+        let answer = service.call(request).await.expect("an answer");
+        let status = Status::from_header_map(answer.headers()).expect("a status");
+        assert_eq!(status.code(), Code::DeadlineExceeded);
     }
 
     #[tokio::test]

@@ -117,6 +117,11 @@ pub(crate) fn shutting_down() -> Status {
     build(Code::Unavailable, "the server is shutting down".to_owned(), info)
 }
 
+/// The request's time is over.
+pub(crate) fn deadline_exceeded() -> Status {
+    from_error(Error::DeadlineExceeded)
+}
+
 /// Work that a request was split into ended without an answer.
 pub(crate) fn broke_off(error: &tokio::task::JoinError) -> Status {
     let (code, message, info) = internal(&error.to_string());
@@ -285,14 +290,14 @@ mod tests {
             (Error::FailedPrecondition("no".into()), Code::FailedPrecondition, "FAILED_PRECONDITION"),
             (Error::Exhausted("enough".into()), Code::ResourceExhausted, "EXHAUSTED"),
             (Error::DeadlineExceeded, Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
-            (Error::Storage(allidb_storage::Error::Closed), Code::Unavailable, "SHUTTING_DOWN"),
+            (Error::from(allidb_storage::Error::Closed), Code::Unavailable, "SHUTTING_DOWN"),
             (
-                Error::Storage(allidb_storage::Error::Poisoned { reason: "EIO".into() }),
+                Error::from(allidb_storage::Error::Poisoned { reason: "EIO".into() }),
                 Code::Unavailable,
                 "WRITES_STOPPED",
             ),
             (
-                Error::Storage(allidb_storage::Error::DiskFull { free_bytes: 1, required_bytes: 2 }),
+                Error::from(allidb_storage::Error::DiskFull { free_bytes: 1, required_bytes: 2 }),
                 Code::ResourceExhausted,
                 "DISK_FULL",
             ),
@@ -331,7 +336,7 @@ mod tests {
             path: PathBuf::from("/secret/place"),
             source: io::Error::other("bad sector"),
         };
-        let status = from_error(Error::Storage(error));
+        let status = from_error(Error::from(error));
         assert_eq!(status.code(), Code::Internal);
         assert!(!format!("{status:?}").contains("secret"), "{status:?}");
     }

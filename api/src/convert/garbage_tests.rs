@@ -34,10 +34,10 @@ fn convert_as_everything(bytes: &[u8]) {
     if let Ok(message) = v1::PutChunksRequest::decode(bytes) {
         chunks_from_proto(&Path::Root("chunks"), message.chunks).ok();
     }
-    if let Ok(message) = v1::Filter::decode(bytes) {
-        if let Ok(filter) = filter_from_proto(&Path::Root("filter"), message) {
-            filter.validate("filter", &limits).ok();
-        }
+    if let Ok(message) = v1::Filter::decode(bytes)
+        && let Ok(filter) = filter_from_proto(&Path::Root("filter"), message)
+    {
+        filter.validate("filter", &limits).ok();
     }
     if let Ok(message) = v1::QueryRequest::decode(bytes) {
         query_from_proto(message, &limits).ok();

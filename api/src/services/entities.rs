@@ -44,7 +44,7 @@ impl Entities for Services {
         request: Request<Streaming<v1::PutStreamRequest>>,
     ) -> Result<Response<Self::PutStreamStream>, Status> {
         let tenant = self.caller(request.metadata())?.tenant;
-        let until = crate::deadline::requested(request.metadata());
+        let until = crate::deadline::requested(request.metadata().as_ref());
         Ok(Response::new(put_stream::begin(self.clone(), tenant, until, request.into_inner())))
     }
 

@@ -136,12 +136,7 @@ async fn read(
                 let bytes = message.encoded_len();
                 let Some(room) = makeroom(&room, bytes, &arrivals).await else { return };
                 let sequence = message.sequence;
-                Arrival::Item(Box::new(Item {
-                    sequence,
-                    write: write_from_proto(message),
-                    bytes,
-                    room: room,
-                }))
+                Arrival::Item(Box::new(Item { sequence, write: write_from_proto(message), bytes, room }))
             }
             Err(status) => Arrival::Broken(status),
         };

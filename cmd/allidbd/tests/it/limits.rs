@@ -54,7 +54,7 @@ async fn bounds_on_batches_are_options() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_deadline_is_an_option_and_the_caller_s_own_counts() {
+async fn the_deadline_is_an_option() {
     let running =
         Running::start_with(|config| config.limits.deadline = Span(Duration::from_nanos(1_000))).await;
     let request = v1::CountRequest { collection: COLLECTION.into(), ..Default::default() };

@@ -12,18 +12,18 @@ use tonic::{Status, transport::Channel};
 use tonic_types::StatusExt;
 
 /// The collection that every test gets, with one space of two dimensions.
-pub const COLLECTION: &str = "things";
-pub const SPACE: &str = "plane";
+pub(crate) const COLLECTION: &str = "things";
+pub(crate) const SPACE: &str = "plane";
 
 /// A daemon and the directory it is on.
-pub struct Running {
-    pub daemon: Daemon,
-    pub dir: TempDir,
-    pub channel: Channel,
+pub(crate) struct Running {
+    pub(crate) daemon: Daemon,
+    pub(crate) dir: TempDir,
+    pub(crate) channel: Channel,
 }
 
 /// Ports that are free, data under `dir`.
-pub fn config(dir: &Path) -> Config {
+pub(crate) fn config(dir: &Path) -> Config {
     let mut config = Config { data_dir: dir.join("data"), ..Config::default() };
     config.listen.grpc = free_port();
     config.listen.http = free_port();
@@ -34,18 +34,18 @@ fn free_port() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-pub async fn connect(address: SocketAddr) -> Channel {
+pub(crate) async fn connect(address: SocketAddr) -> Channel {
     let endpoint = Channel::from_shared(format!("http://{address}")).expect("an address is a URL");
     endpoint.connect().await.expect("the daemon listens")
 }
 
 impl Running {
     /// With the collection made.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = TempDir::new().expect("a directory");
         let mut config = config(dir.path());
         change(&mut config);
@@ -61,54 +61,54 @@ impl Running {
         running
     }
 
-    pub fn collections(&self) -> CollectionsClient<Channel> {
+    pub(crate) fn collections(&self) -> CollectionsClient<Channel> {
         CollectionsClient::new(self.channel.clone())
     }
 
-    pub fn entities(&self) -> EntitiesClient<Channel> {
+    pub(crate) fn entities(&self) -> EntitiesClient<Channel> {
         EntitiesClient::new(self.channel.clone())
     }
 
-    pub fn graph(&self) -> GraphClient<Channel> {
+    pub(crate) fn graph(&self) -> GraphClient<Channel> {
         GraphClient::new(self.channel.clone())
     }
 
-    pub fn search(&self) -> SearchClient<Channel> {
+    pub(crate) fn search(&self) -> SearchClient<Channel> {
         SearchClient::new(self.channel.clone())
     }
 
     /// The entity with everything in it.
-    pub async fn get(&self, id: &str) -> Result<v1::Entity, Status> {
+    pub(crate) async fn get(&self, id: &str) -> Result<v1::Entity, Status> {
         let read_mask = Some(prost_types::FieldMask { paths: vec!["*".into()] });
         let request = v1::GetRequest { r#ref: Some(name(id)), read_mask, ..Default::default() };
         self.entities().get(request).await.map(tonic::Response::into_inner)
     }
 
-    pub async fn put(&self, entity: v1::Entity) -> Result<(), Status> {
+    pub(crate) async fn put(&self, entity: v1::Entity) -> Result<(), Status> {
         let request = v1::PutRequest { entity: Some(entity), ..Default::default() };
         self.entities().put(request).await.map(drop)
     }
 }
 
-pub fn name(id: &str) -> v1::EntityRef {
+pub(crate) fn name(id: &str) -> v1::EntityRef {
     v1::EntityRef { collection: COLLECTION.into(), id: id.into() }
 }
 
-pub fn int(value: i64) -> v1::Value {
+pub(crate) fn int(value: i64) -> v1::Value {
     v1::Value { kind: Some(v1::value::Kind::IntValue(value)) }
 }
 
 /// An entity with one number.
-pub fn entity(id: &str, number: i64) -> v1::Entity {
+pub(crate) fn entity(id: &str, number: i64) -> v1::Entity {
     let attributes = BTreeMap::from([("number".to_owned(), int(number))]);
     v1::Entity { r#ref: Some(name(id)), attributes, ..Default::default() }
 }
 
-pub fn vector(values: &[f32]) -> v1::Vector {
+pub(crate) fn vector(values: &[f32]) -> v1::Vector {
     v1::Vector { values: values.to_vec(), ..Default::default() }
 }
 
-pub fn edge(from: &str, to: &str, weight: f64) -> v1::Edge {
+pub(crate) fn edge(from: &str, to: &str, weight: f64) -> v1::Edge {
     v1::Edge {
         from: Some(name(from)),
         relation: "r".into(),
@@ -119,12 +119,12 @@ pub fn edge(from: &str, to: &str, weight: f64) -> v1::Edge {
 }
 
 /// The stable reason of an error.
-pub fn reason(status: &Status) -> String {
+pub(crate) fn reason(status: &Status) -> String {
     status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}")).reason
 }
 
 /// The field that a refusal names.
-pub fn field(status: &Status) -> String {
+pub(crate) fn field(status: &Status) -> String {
     let violations =
         status.get_details_bad_request().unwrap_or_else(|| panic!("no BadRequest in {status:?}"));
     violations.field_violations[0].field.clone()
