@@ -162,8 +162,8 @@ impl Recovered {
         self.recovery.segments += 1;
         self.recovery.bytes += len;
         if final_len.is_none() {
-            // What stays in place behind the last record would hide the records of later segments from the next
-            // recovery; and what was replayed may so far be in the operating system's memory only.
+            // The next segment says where this one ends, which has to be true; and what was replayed may so far be in
+            // the operating system's memory only.
             if file.byte_len().map_err(|source| Error::io("stat", path, source))? > len {
                 file.set_len(len).map_err(|source| Error::io("truncate", path, source))?;
             }

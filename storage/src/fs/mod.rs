@@ -3,6 +3,7 @@
 mod real;
 mod sim;
 mod sim_disk;
+mod sim_faults;
 
 use std::fmt::Debug;
 use std::io;
@@ -10,7 +11,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use real::RealFs;
-pub use sim::{Effect, Fault, Operation, SimFs};
+pub use sim::SimFs;
+pub use sim_faults::{Effect, Fault, Operation};
 
 /// A file system. Nothing is durable before a [`sync`](File::sync) of the file *and*, for a file that was
 /// created, renamed or removed, a [`sync_dir`](Fs::sync_dir) of its directory.

@@ -18,87 +18,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::sim_disk::{Directory, Entry, Inode, Random, Write};
+use super::sim_faults::{Effect, Fault, Operation};
 use super::{File, Fs, Lock};
-
-/// What can be made to fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// [`Fs::create`]
-    Create,
-    /// [`Fs::open`]
-    Open,
-    /// [`File::read_at`]
-    Read,
-    /// [`File::write_at`]
-    Write,
-    /// [`File::sync`]
-    Sync,
-    /// [`File::set_len`]
-    SetLen,
-    /// [`File::allocate`]
-    Allocate,
-    /// [`Fs::rename`]
-    Rename,
-    /// [`Fs::remove`]
-    Remove,
-    /// [`Fs::sync_dir`]
-    SyncDir,
-    /// [`Fs::list`]
-    List,
-}
-
-impl Operation {
-    /// Whether it changes what is on the disk; only these are counted by [`SimFs::operations`].
-    fn mutates(self) -> bool {
-        !matches!(self, Operation::Open | Operation::Read | Operation::List)
-    }
-}
-
-/// What happens to an operation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// It fails and changes nothing. A failed sync loses what was not synced for good, like Linux does: the
-    /// next sync succeeds without it.
-    Fail(io::ErrorKind),
-    /// A read or write transfers this many bytes and succeeds.
-    Short(usize),
-    /// A write transfers this many bytes and fails.
-    Torn(usize),
-}
-
-/// A failure to come.
-#[derive(Clone, Debug)]
-pub struct Fault {
-    /// Which operation.
-    pub operation: Operation,
-    /// Only on files whose name ends with this; empty: on all.
-    pub suffix: String,
-    /// How many matching operations go well before.
-    pub skip: u64,
-    /// How many then fail.
-    pub times: u64,
-    /// How.
-    pub effect: Effect,
-}
-
-impl Fault {
-    /// The next such operation on any file fails with an I/O error.
-    pub fn once(operation: Operation) -> Fault {
-        Fault {
-            operation,
-            suffix: String::new(),
-            skip: 0,
-            times: 1,
-            effect: Effect::Fail(io::ErrorKind::Other),
-        }
-    }
-
-    /// Only on files whose name ends with `suffix`.
-    pub fn on(mut self, suffix: &str) -> Fault {
-        self.suffix = suffix.to_owned();
-        self
-    }
-}
 
 /// A simulated disk. Clones share it.
 #[derive(Clone, Debug, Default)]
@@ -514,7 +435,7 @@ impl File for SimFile {
         self.perform(Operation::Write, |disk, effect| {
             let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::FileTooLarge)?;
             let limit = match effect {
-                Some(Effect::Short(len) | Effect::Torn(len)) => len,
+                Some(Effect::Short(len) | Effect::Torn(len) | Effect::Full(len)) => len,
                 _ => usize::MAX,
             };
             let old_len = disk.inode(self.inode)?.content.len();
@@ -530,6 +451,7 @@ impl File for SimFile {
             disk.inode(self.inode)?.change(Write::At(offset, written));
             match effect {
                 Some(Effect::Torn(_)) => Err(io::Error::other("a simulated torn write")),
+                Some(Effect::Full(_)) => Err(io::ErrorKind::StorageFull.into()),
                 _ => Ok(len),
             }
         })

@@ -4,9 +4,9 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use allidb_storage::fs::{Fs, Operation, RealFs, SimFs};
+use allidb_storage::fs::{Fault, Fs, Operation, RealFs, SimFs};
 use allidb_storage::{Direction, Durability, Engine, Options, Threads, WriteBatch};
 
 use crate::model::{keyspace, open, put, tiny};
@@ -168,4 +168,27 @@ fn dropping_the_engine_stops_its_threads_and_releases_the_directory() {
         }
         assert_eq!(engine.recovery().last_sequence, round * 20);
     }
+}
+
+#[test]
+fn a_failed_flush_is_tried_again_in_the_background() {
+    let fs = SimFs::new();
+    let engine = open(&fs, threaded()).unwrap();
+    fs.inject(Fault { times: 2, ..Fault::once(Operation::Create).on(".table") });
+    let mut index = 0;
+    while engine.stats().background_errors < 2 {
+        // Refused while the flush fails and too much waits for it.
+        let written = engine.write(put(&engine, &format!("{index:04}"), &[1; 100]), Durability::None);
+        index += u64::from(written.is_ok());
+        thread::yield_now();
+    }
+    // The third attempt succeeds, after a pause of the worker.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while engine.stats().flushes == 0 || engine.stats().last_background_error.is_some() {
+        assert!(Instant::now() < deadline, "{:?}", engine.stats());
+        thread::sleep(Duration::from_millis(5));
+    }
+    engine.write(put(&engine, "last", b"1"), Durability::Sync).unwrap();
+    let rows = engine.snapshot().prefix(keyspace(&engine, 0), b"", Direction::Forward).unwrap().count();
+    assert_eq!(rows as u64, index + 1);
 }

@@ -87,6 +87,25 @@ fn a_failed_or_torn_write_to_the_log_is_not_acknowledged() {
 }
 
 #[test]
+fn a_batch_refused_by_a_full_disk_does_not_come_back() {
+    // All of it reached the file before the disk said that it was full.
+    for written in [0, 1, 40, usize::MAX] {
+        let fs = SimFs::new();
+        let engine = open(&fs, tiny()).unwrap();
+        engine.write(put(&engine, "before", b"1"), Durability::Sync).unwrap();
+        fs.inject(Fault { effect: Effect::Full(written), ..Fault::once(Operation::Write).on(".log") });
+        let error = engine.write(put(&engine, "refused", &[7; 100]), Durability::Sync).unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{written}: {error}");
+        fs.kill();
+        drop(engine);
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(engine.recovery().last_sequence, 1, "{written}");
+        assert_eq!(engine.recovery().truncated, None, "{written}");
+        assert_eq!(value(&engine, "refused"), None);
+    }
+}
+
+#[test]
 fn short_writes_and_reads_are_continued() {
     let fs = SimFs::new();
     let short = |operation, len| Fault { effect: Effect::Short(len), times: 40, ..Fault::once(operation) };

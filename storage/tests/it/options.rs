@@ -116,6 +116,31 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
 }
 
 #[test]
+fn too_many_tables_in_level_0_slow_writers_and_then_refuse_them() {
+    let never = || Options { level0_files: 1000, ..tiny() };
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { level0_stop_files: 3, ..never() }).unwrap();
+    for index in 0..3 {
+        engine.write(put(&engine, &format!("{index}"), b"1"), Durability::Sync).unwrap();
+        engine.flush().unwrap();
+    }
+    let error = engine.write(put(&engine, "more", b"1"), Durability::Sync).unwrap_err();
+    assert!(matches!(error, Error::Busy { .. }) && error.is_retryable(), "{error}");
+    engine.compact(keyspace(&engine, 0)).unwrap();
+    engine.write(put(&engine, "more", b"1"), Durability::Sync).unwrap();
+    let slowdowns = |level0_slowdown_files| {
+        let background = std::sync::Arc::new(allidb_storage::Threads);
+        let options = Options { level0_slowdown_files, background, memtable_bytes: 1 << 20, ..never() };
+        let engine = open(&SimFs::new(), options).unwrap();
+        engine.write(put(&engine, "key", b"1"), Durability::Sync).unwrap();
+        engine.flush().unwrap();
+        engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
+        engine.stats().slowdowns
+    };
+    assert_eq!((slowdowns(1), slowdowns(2)), (1, 0));
+}
+
+#[test]
 fn limits_are_refused_with_a_reason() {
     let fs = SimFs::new();
     let engine = open(&fs, Options { batch_bytes: 1000, ..tiny() }).unwrap();
