@@ -6,7 +6,7 @@ use allidb_storage::fs::SimFs;
 use allidb_storage::{Compression, Direction, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
-use crate::model::{Change, Model, Rows, apply, batch, contents, keyspace, open, tiny};
+use crate::model::{Change, Model, Rows, apply, batch, contents, effort, keyspace, open, tiny};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -215,7 +215,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400 * effort() as u32, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_agrees_with_a_map(options in options(), steps in prop::collection::vec(step(), 1..150)) {
