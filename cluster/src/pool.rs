@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -41,7 +42,10 @@ impl Pool {
             let started = thread::Builder::new().name(format!("{name}-{at}")).spawn(move || {
                 while let Some(work) = next(&receiver) {
                     queued.fetch_sub(1, Ordering::Relaxed);
-                    work();
+                    // A panic is its caller's failure, not the thread's end: the others still need it.
+                    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                        tracing::error!(pool = name, "a request panicked");
+                    }
                 }
             });
             started.map_err(|error| {
@@ -123,15 +127,20 @@ mod tests {
         });
         has_started.await.unwrap();
         let mut waiting = Box::pin(pool.run(|| 7));
-        assert!(futures_poll(&mut waiting).await.is_none(), "it waits");
+        assert!(poll_once(&mut waiting).await.is_none(), "it waits");
         assert!(matches!(pool.run(|| 8).await, Err(Error::Exhausted(_))));
         assert_eq!(pool.queued(), 1);
         go.send(()).unwrap();
         assert_eq!(waiting.await.unwrap(), 7);
         busy.await.unwrap().unwrap();
+        let panicked: Result<()> = pool.run(|| panic!("on purpose")).await;
+        assert!(matches!(panicked, Err(Error::FailedPrecondition(_))));
+        assert_eq!(pool.run(|| 9).await.unwrap(), 9, "the thread goes on");
+        pool.close();
+        assert!(matches!(pool.run(|| 10).await, Err(Error::FailedPrecondition(_))));
     }
 
-    async fn futures_poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         std::future::poll_fn(|context| {
             std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
                 std::task::Poll::Ready(output) => Some(output),

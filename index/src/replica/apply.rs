@@ -232,10 +232,13 @@ impl Replica {
             .collect();
         let removed: Vec<&VectorKey> =
             before.vectors.keys().filter(|key| !is_there(&after.vectors, key)).collect();
+        let chunks_gone = before.chunks.keys().filter(|chunk| !is_there(&after.chunks, chunk));
+        let itself_gone = (after.row.is_bare() && !before.row.is_bare()).then_some("");
+        let concerned = changed.iter().chain(&removed).map(|key| key.chunk.as_str());
         let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
-        for key in changed.iter().chain(&removed) {
-            if !numbers.contains_key(key.chunk.as_str()) {
-                numbers.insert(&key.chunk, self.number_of(entity, &key.chunk)?);
+        for chunk in concerned.chain(chunks_gone.map(String::as_str)).chain(itself_gone) {
+            if !numbers.contains_key(chunk) {
+                numbers.insert(chunk, self.number_of(entity, chunk)?);
             }
         }
         for key in changed {

@@ -352,9 +352,9 @@ fn id_bounds(request: &ScanRequest) -> Option<(Bound<String>, Bound<String>)> {
         if request.start.as_ref().is_none_or(|start| *start < request.prefix) {
             lower = Bound::Included(request.prefix.clone());
         }
-        // U+10FFFF is no id's next character that anyone uses, and sorts above all that are.
-        let beyond = format!("{}\u{10ffff}", request.prefix);
-        upper = Some(upper.map_or(beyond.clone(), |end| end.min(beyond)));
+        if let Some(beyond) = successor(&request.prefix) {
+            upper = Some(upper.map_or(beyond.clone(), |end| end.min(beyond)));
+        }
     }
     if let Some(after) = &request.after {
         if request.reverse {
@@ -369,6 +369,19 @@ fn id_bounds(request: &ScanRequest) -> Option<(Bound<String>, Bound<String>)> {
         return None;
     }
     Some((lower, upper.map_or(Bound::Unbounded, Bound::Excluded)))
+}
+
+/// The least text above every text that begins with `prefix`; `None` if there is none. UTF-8 sorts as its
+/// characters do.
+fn successor(prefix: &str) -> Option<String> {
+    let mut chars: Vec<char> = prefix.chars().collect();
+    while let Some(last) = chars.pop() {
+        if let Some(next) = (u32::from(last) + 1..=u32::from(char::MAX)).find_map(char::from_u32) {
+            chars.push(next);
+            return Some(chars.into_iter().collect());
+        }
+    }
+    None
 }
 
 /// Entity rows in the order of ids, or in reverse.
@@ -428,5 +441,19 @@ impl Iterator for RowsById {
         let Head { order, scan, value } = self.heads.pop()?;
         let (HeadOrder::Forward(Reverse(id)) | HeadOrder::Backward(id)) = order;
         Some(self.pull(scan).map(|()| (id, value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::successor;
+
+    #[test]
+    fn a_successor_is_just_above_everything_with_the_prefix() {
+        assert_eq!(successor("ab").as_deref(), Some("ac"));
+        assert_eq!(successor("a\u{10ffff}").as_deref(), Some("b"));
+        assert_eq!(successor("\u{d7ff}").as_deref(), Some("\u{e000}"));
+        assert_eq!(successor("\u{10ffff}"), None);
+        assert_eq!(successor(""), None);
     }
 }

@@ -159,6 +159,12 @@ impl SpaceIndex {
         }
     }
 
+    /// Forgets a half-built graph after a panic. What was published before stays in use.
+    pub(crate) fn abandon_build(&self) {
+        *self.builder.lock() = None;
+        self.maintained.store(false, Ordering::Release);
+    }
+
     /// Inserts what full blocks the graph does not cover; false if there is nothing to insert.
     fn extend(
         &self,

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -117,7 +118,12 @@ impl Spaces {
                 Box::new(HnswBuilder::new(measure, build, expected, Arc::clone(&pool)))
             };
             let visible = || engine.snapshot().sequence();
-            space.maintain(&new_builder, &visible, &|| closed.load(Ordering::Acquire));
+            let maintain = || space.maintain(&new_builder, &visible, &|| closed.load(Ordering::Acquire));
+            // hnsw_rs asserts what it believes; searches do without the graph until it is begun anew.
+            if catch_unwind(AssertUnwindSafe(maintain)).is_err() {
+                tracing::error!("building a vector graph panicked; it begins anew with the next write");
+                space.abandon_build();
+            }
         };
         if self.background.is_inline() {
             work();

@@ -294,3 +294,27 @@ fn spaces_and_aliases_change_together_or_not_at_all() {
     assert!(fixture.get("a").unwrap().vectors.is_empty());
     assert!(fixture.replica.collection(TENANT, "c").unwrap().space("current").unwrap().spec.dimension == 3);
 }
+
+#[test]
+fn deleting_everything_leaves_no_row_behind() {
+    let fixture = Fixture::new();
+    for id in ["a", "b"] {
+        let mut full = with(entity(id, &[1.0, 2.0]), "n", 7);
+        let vectors = BTreeMap::from([("v".to_owned(), vec![3.0, 4.0])]);
+        full.chunks.insert("1".into(), Chunk { text: "hello".into(), vectors, ..Chunk::default() });
+        full.chunks.insert("2".into(), Chunk { text: "there".into(), ..Chunk::default() });
+        fixture.put(full);
+    }
+    fixture.link("a", "r", "b", 1.0);
+    let mut patch = EntityPatch::new(at("a"));
+    patch.vectors.insert("v".into(), None);
+    update(&fixture, patch).unwrap();
+    fixture.delete("a");
+    fixture.delete("b");
+    for name in ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number"] {
+        let engine = fixture.replica.engine();
+        let keyspace = engine.keyspace(name).unwrap();
+        let rows = engine.snapshot().prefix(keyspace, &[], allidb_storage::Direction::Forward).unwrap();
+        assert_eq!(rows.count(), 0, "rows left in {name}");
+    }
+}
