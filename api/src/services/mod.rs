@@ -1,10 +1,10 @@
 //! The services of `allidb.v1`, one file each. A call reads its request, asks the coordinator, and writes
 //! the answer; nothing else happens here.
 
+mod backlog;
 mod collections;
 mod entities;
 mod graph;
-mod in_flight;
 mod put_stream;
 mod search;
 

@@ -14,7 +14,6 @@
 //! under way is finished, and what it was told is done is done.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -34,17 +33,13 @@ use tonic::{Status, Streaming};
 
 use super::{
     Caller, Services,
+    backlog::{Backlog, GROUP_ITEMS, Group, Item, Target, Ticket},
     entities::put_from_proto,
     graph::put_edge_from_proto,
-    in_flight::{InFlight, Target},
     item_failed, item_result, unanswered, write_options,
 };
 use crate::{status, v1};
 
-/// Items of one group at most.
-const GROUP_ITEMS: usize = 512;
-/// Bytes of one group at most, unless a single item is larger.
-const GROUP_BYTES: usize = 4 << 20;
 /// Groups under way at once.
 const GROUPS: usize = 4;
 /// Bytes of items that were read and not answered, by one stream.
@@ -53,15 +48,6 @@ const UNANSWERED_BYTES: usize = 32 << 20;
 const ANSWERS: usize = 2 * GROUP_ITEMS;
 
 type Answer = Result<v1::PutStreamResponse, Status>;
-
-/// An item that was read.
-struct Item {
-    sequence: u64,
-    write: Result<Write, Status>,
-    bytes: usize,
-    /// Given back when the item is answered.
-    room: OwnedSemaphorePermit,
-}
 
 /// What the reader passes on.
 enum Arrival {
@@ -74,7 +60,7 @@ enum Arrival {
 
 /// A group that came back from the coordinator.
 struct Landed {
-    items: Vec<(u64, OwnedSemaphorePermit)>,
+    items: Vec<(u64, Ticket)>,
     targets: Vec<Target>,
     results: Vec<IndexResult<Written>>,
 }
@@ -94,8 +80,7 @@ pub(super) fn begin(
         tenant,
         until,
         options: None,
-        backlog: VecDeque::new(),
-        flying: InFlight::default(),
+        backlog: Backlog::default(),
         groups: JoinSet::new(),
         answers,
     };
@@ -136,7 +121,8 @@ async fn read(
                 let bytes = message.encoded_len();
                 let Some(room) = makeroom(&room, bytes, &arrivals).await else { return };
                 let sequence = message.sequence;
-                Arrival::Item(Box::new(Item { sequence, write: write_from_proto(message), bytes, room }))
+                let (write, ticket) = (write_from_proto(message), Ticket::for_room(room));
+                Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }))
             }
             Err(status) => Arrival::Broken(status),
         };
@@ -189,8 +175,7 @@ struct Sorter {
     /// When the client stops waiting for the whole stream.
     until: Option<Instant>,
     options: Option<WriteOptions>,
-    backlog: VecDeque<Box<Item>>,
-    flying: InFlight,
+    backlog: Backlog,
     groups: JoinSet<Landed>,
     answers: mpsc::Sender<Answer>,
 }
@@ -204,12 +189,12 @@ impl Sorter {
         let mut wanted = true;
         while open || !self.groups.is_empty() {
             tokio::select! {
-                count = arrived.recv_many(&mut fresh, GROUP_ITEMS), if open && self.backlog.len() < GROUP_ITEMS => {
+                count = arrived.recv_many(&mut fresh, GROUP_ITEMS), if open && !self.backlog.is_full() => {
                     open = count > 0;
                     for arrival in fresh.drain(..) {
                         match arrival {
                             Arrival::Options(options) => self.options = Some(options),
-                            Arrival::Item(item) => self.backlog.push_back(item),
+                            Arrival::Item(item) => self.backlog.push(item),
                             Arrival::Broken(status) => broken = Some(status),
                         }
                     }
@@ -234,60 +219,30 @@ impl Sorter {
     /// Sends off as many groups as may fly. `false` once the client is gone.
     async fn send_off(&mut self) -> bool {
         while self.groups.len() < GROUPS {
-            let (writes, items, targets, refused) = self.next_group();
-            let nothing_moved = writes.is_empty() && refused.is_empty();
+            let mut group = self.backlog.next_group();
+            if group.is_empty() {
+                break;
+            }
+            let refused = std::mem::take(&mut group.refused);
+            if !group.writes.is_empty() {
+                self.depart(group);
+            }
             for (sequence, status) in refused {
                 if self.reply(sequence, item_failed(&status)).await.is_err() {
                     return false;
                 }
             }
-            if !writes.is_empty() {
-                self.depart(writes, items, targets);
-            }
-            if nothing_moved {
-                break;
-            }
         }
         true
     }
 
-    /// The longest run of the backlog that fits a group and has nothing under way.
-    #[expect(clippy::type_complexity, reason = "four parallel lists that live for one call")]
-    fn next_group(
-        &mut self,
-    ) -> (Vec<Write>, Vec<(u64, OwnedSemaphorePermit)>, Vec<Target>, Vec<(u64, Status)>) {
-        let (mut writes, mut items, mut targets, mut refused) =
-            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        let mut bytes = 0;
-        while let Some(item) = self.backlog.front() {
-            if let Ok(write) = &item.write {
-                let target = self.flying.target(write);
-                let full = writes.len() == GROUP_ITEMS || bytes + item.bytes > GROUP_BYTES;
-                if self.flying.holds(target) || (full && !writes.is_empty()) {
-                    break;
-                }
-                targets.push(target);
-            }
-            let Some(item) = self.backlog.pop_front() else { break };
-            bytes += item.bytes;
-            match item.write {
-                Ok(write) => {
-                    writes.push(write);
-                    items.push((item.sequence, item.room));
-                }
-                Err(status) => refused.push((item.sequence, status)),
-            }
-        }
-        (writes, items, targets, refused)
-    }
-
-    fn depart(&mut self, writes: Vec<Write>, items: Vec<(u64, OwnedSemaphorePermit)>, targets: Vec<Target>) {
+    fn depart(&mut self, group: Group) {
         // The reader passes the options on before the first item.
         let Some(options) = self.options else { return };
         let longest = Instant::now() + self.services.limits().deadline;
         let deadline = Deadline(self.until.map_or(longest, |until| until.min(longest)));
-        self.flying.depart(&targets);
         let (coordinator, tenant) = (self.services.coordinator.clone(), self.tenant);
+        let Group { writes, items, targets, .. } = group;
         self.groups.spawn(async move {
             let results = coordinator.write(tenant, writes, WriteOptions { deadline, ..options }).await;
             Landed { items, targets, results }
@@ -305,14 +260,14 @@ impl Sorter {
                 return false;
             }
         };
-        self.flying.land(&landed.targets);
+        self.backlog.land(&landed.targets);
         let mut results = landed.results.into_iter();
-        for (sequence, room) in landed.items {
+        for (sequence, ticket) in landed.items {
             let result = item_result(results.next().unwrap_or_else(unanswered));
             if self.reply(sequence, result).await.is_err() {
                 return false;
             }
-            drop(room);
+            drop(ticket);
         }
         true
     }
