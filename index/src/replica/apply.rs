@@ -81,7 +81,7 @@ impl Replica {
                 continue;
             }
             highest = highest.max(mutation.version);
-            results.push(self.merge(&mut working, mutation, now)?);
+            results.push(self.merge(&mut working, mutation, now));
         }
         let mut batch = WriteBatch::new();
         let mut changes = Vec::new();
@@ -104,24 +104,21 @@ impl Replica {
         Ok(results)
     }
 
-    /// Merges one mutation into the entities being changed. The outer error is the replica's, the inner
-    /// one the mutation's own.
-    fn merge(&self, working: &mut Working, mutation: Mutation, now: Timestamp) -> Result<Result<Written>> {
+    /// Merges one mutation into the entities being changed, wholly or, where it fails, not at all.
+    fn merge(&self, working: &mut Working, mut mutation: Mutation, now: Timestamp) -> Result<Written> {
         let version = mutation.version;
         let edge = edge_ends(&mutation);
         let mut existed = false;
-        for part in mutation.parts {
-            let mut delta = part.delta;
-            if !working.contains_key(&part.entity) {
-                let loaded = Loaded::load(&self.engine, &self.keyspaces, &part.entity)?;
-                working.insert(part.entity.clone(), loaded);
+        for Part { entity, delta, condition } in &mut mutation.parts {
+            if !working.contains_key(entity) {
+                working.insert(entity.clone(), Loaded::load(&self.engine, &self.keyspaces, entity)?);
             }
-            let Some(loaded) = working.get_mut(&part.entity) else { continue };
+            let Some(loaded) = working.get_mut(entity) else { continue };
             let is_live = loaded.after.row.is_live(now);
-            match part.condition {
+            match condition {
                 Condition::Exists if !is_live => {
                     let (collection, id) = (mutation.subject.collection, mutation.subject.id);
-                    return Ok(Err(Error::NotFound { collection, id }));
+                    return Err(Error::NotFound { collection, id });
                 }
                 Condition::CreateIfMissing if !is_live => {
                     delta.row.puts = vec![version];
@@ -130,13 +127,17 @@ impl Replica {
                 }
                 _ => {}
             }
-            loaded.load_for(&self.engine, &self.keyspaces, &part.entity, &delta)?;
+            loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
             existed |= match delta.edges.keys().next() {
-                Some(edge) => loaded.after.edges.get(edge).is_some_and(|register| register.value.is_some()),
+                Some(edge) => is_there(&loaded.after.edges, edge),
                 None => is_live && delta.edges_in.is_empty(),
             };
-            let after = std::mem::take(&mut loaded.after);
-            loaded.after = after.merge(delta);
+        }
+        for Part { entity, delta, .. } in mutation.parts {
+            if let Some(loaded) = working.get_mut(&entity) {
+                let after = std::mem::take(&mut loaded.after);
+                loaded.after = after.merge(delta);
+            }
         }
         if let Some(((source, out), (target, into))) = edge {
             // An edge is at both ends or at none: a delete of either end may have come in between.
@@ -152,7 +153,7 @@ impl Replica {
                 }
             }
         }
-        Ok(Ok(Written { version, existed }))
+        Ok(Written { version, existed })
     }
 
     /// Writes the difference between what was and what is. A ring of one purges at once: a tombstone
