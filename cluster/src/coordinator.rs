@@ -367,8 +367,7 @@ impl Inner {
             }
         }
         let mut applied = self.replica.apply(planned, options.durability).into_iter();
-        let missing =
-            || Err(Error::FailedPrecondition("a replica gave fewer answers than it was asked for".into()));
+        let missing = || Err(Error::Internal("a replica gave fewer answers than it was asked for".into()));
         results.into_iter().map(|result| result.or_else(|| applied.next()).unwrap_or_else(missing)).collect()
     }
 

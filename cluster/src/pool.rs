@@ -58,8 +58,8 @@ impl Pool {
     /// Runs `work` on one of the threads. It runs to its end even if the caller stops waiting.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] if the queue is full, [`Error::FailedPrecondition`] if the pool is closed or
-    /// the work panicked.
+    /// [`Error::Exhausted`] if the queue is full, [`allidb_storage::Error::Closed`] if the pool is closed,
+    /// [`Error::Internal`] if the work panicked.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -71,7 +71,7 @@ impl Pool {
             // A caller that has gone away wants no answer.
             drop(answer.send(result));
         });
-        let closed = || Error::FailedPrecondition("the node is shutting down".into());
+        let closed = || Error::from(allidb_storage::Error::Closed);
         {
             let queue = self.queue.lock();
             let queue = queue.as_ref().ok_or_else(closed)?;
@@ -134,10 +134,10 @@ mod tests {
         assert_eq!(waiting.await.unwrap(), 7);
         busy.await.unwrap().unwrap();
         let panicked: Result<()> = pool.run(|| panic!("on purpose")).await;
-        assert!(matches!(panicked, Err(Error::FailedPrecondition(_))));
+        assert!(matches!(panicked, Err(Error::Internal(_))));
         assert_eq!(pool.run(|| 9).await.unwrap(), 9, "the thread goes on");
         pool.close();
-        assert!(matches!(pool.run(|| 10).await, Err(Error::FailedPrecondition(_))));
+        assert!(matches!(pool.run(|| 10).await, Err(Error::Storage(_))));
     }
 
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

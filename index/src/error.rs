@@ -60,6 +60,9 @@ pub enum Error {
     /// The request's time is over.
     #[error("the deadline passed")]
     DeadlineExceeded,
+    /// A defect of this program: the log has more.
+    #[error("{0}")]
+    Internal(String),
     /// A stored row cannot be read.
     #[error("corrupt row in keyspace {keyspace} at key {key}: {what}")]
     CorruptRow {

@@ -115,10 +115,16 @@ pub(crate) fn directions(direction: Direction) -> &'static [Direction] {
     }
 }
 
-pub(crate) fn check_choice(relations: &[String], min_weight: f64) -> Result<()> {
-    relations.iter().try_for_each(|relation| validate_relation("relations", relation))?;
+/// `place` is what the fields' names begin with: empty, or ending in a dot.
+pub(crate) fn check_choice(place: &str, relations: &[String], min_weight: f64) -> Result<()> {
+    for (at, relation) in relations.iter().enumerate() {
+        validate_relation(&format!("{place}relations[{at}]"), relation)?;
+    }
     if !(0.0..=1.0).contains(&min_weight) {
-        return Err(Error::invalid("min_weight", format!("is {min_weight}; it must be in [0, 1]")));
+        return Err(Error::invalid(
+            format!("{place}min_weight"),
+            format!("is {min_weight}; it must be in [0, 1]"),
+        ));
     }
     Ok(())
 }
@@ -132,7 +138,7 @@ impl Replica {
         deadline: Deadline,
     ) -> Result<Neighborhood> {
         validate_id("ref.id", &request.entity.id)?;
-        check_choice(&request.relations, request.min_weight)?;
+        check_choice("", &request.relations, request.min_weight)?;
         if request.limit == 0 || request.limit > self.limits.fan_out {
             let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
             return Err(Error::invalid("limit", why));

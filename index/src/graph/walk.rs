@@ -63,7 +63,7 @@ pub(crate) struct Walk<'a> {
 impl ExpandSpec {
     /// Checks every bound.
     pub(crate) fn validate(&self, place: &str, limits: &Limits) -> Result<()> {
-        check_choice(&self.relations, self.min_weight)?;
+        check_choice(&format!("{place}."), &self.relations, self.min_weight)?;
         let bounds = [
             ("hops", self.hops, limits.hops),
             ("fan_out", self.fan_out, limits.fan_out),
