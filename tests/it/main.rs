@@ -1,0 +1,23 @@
+//! The whole system: the daemon as a process on loopback, asked over its public ports.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | `process` | starts, kills, ends and restarts a daemon on a directory of its own |
+//! | `client`, `make` | what tests ask of it, and what they send |
+//! | `dataset`, `random` | data files, and random numbers from a seed that is printed |
+//! | the others | one subject each |
+
+mod client;
+mod dataset;
+mod errors;
+mod freshness;
+mod garbage;
+mod kill_nine;
+mod make;
+mod paging;
+mod process;
+mod python;
+mod random;
+mod sample;
+mod shutdown;
+mod wordnet;
