@@ -86,9 +86,7 @@ impl Pool {
                 }
             })?;
         }
-        answered
-            .await
-            .map_err(|_| Error::FailedPrecondition(format!("a {} thread failed; see the log", self.name)))
+        answered.await.map_err(|_| Error::Internal(format!("a {} request panicked", self.name)))
     }
 
     /// Pieces of work that wait.
