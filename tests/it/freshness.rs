@@ -39,6 +39,18 @@ async fn knows(client: &Client, from: &str, to: &str) {
     results.expect("answered").iter().for_each(assert_done);
 }
 
+/// Neither `id` nor the others have an edge from or to it.
+async fn no_edges_of(client: &Client, id: &str, others: &[&str]) {
+    for one in others.iter().chain([&id]) {
+        for direction in [v1::Direction::Out, v1::Direction::In] {
+            let edges = client.edges(name(PEOPLE, one), direction).await;
+            let ends = edges.iter().flat_map(|edge| [&edge.from, &edge.to]);
+            let mut ids = ends.map(|end| end.as_ref().expect("a name").id.as_str());
+            assert!(ids.all(|end| end != id), "{one} has edges of {id}: {edges:?}");
+        }
+    }
+}
+
 /// `id` is nowhere.
 async fn is_gone(client: &Client, id: &str, face: [f32; 3], left: &[&str]) {
     assert_eq!(client.get(name(PEOPLE, id)).await.expect_err("deleted").code(), Code::NotFound);
@@ -51,6 +63,7 @@ async fn is_gone(client: &Client, id: &str, face: [f32; 3], left: &[&str]) {
         assert!(!client.reached(PEOPLE, other).await.contains(&id.to_owned()), "{other} reaches {id}");
     }
     assert!(client.reached(PEOPLE, id).await.is_empty());
+    no_edges_of(client, id, left).await;
     let update = v1::UpdateRequest { entity: Some(person(id, face)), ..Default::default() };
     assert_eq!(client.entities().update(update).await.expect_err("deleted").code(), Code::NotFound);
 }
@@ -141,6 +154,7 @@ async fn the_next_read_sees_each_write_and_so_do_those_after_flush_and_kill() {
     let client = process.client();
     client.put(entity(PEOPLE, "bob")).await.expect("put");
     assert!(client.reached(PEOPLE, "bob").await.is_empty(), "deleted edges stay deleted");
+    no_edges_of(&client, "bob", &["ann", "cid"]).await;
     assert_eq!(searchable(&client).await, ["ann", "cid"]);
     assert_eq!(client.count(PEOPLE).await, 3);
 }
