@@ -1,4 +1,4 @@
-//! Messages that are larger than allowed, answered as the contract says.
+//! Messages that are larger than allowed or no messages at all, answered as the contract says.
 //!
 //! The transport refuses them before any service sees them, with OUT_OF_RANGE and no details. No service
 //! here answers OUT_OF_RANGE, so wherever that code passes it means just this.
@@ -17,6 +17,10 @@ pub(crate) struct MessageBounds {
 
 /// Turns the transport's refusal, in headers or in trailers, into RESOURCE_EXHAUSTED with its details.
 pub(crate) fn rewrite(headers: &mut HeaderMap, bounds: MessageBounds) {
+    if headers.get(Status::GRPC_STATUS).is_some_and(|code| code.as_bytes() == b"13") {
+        rewrite_undecodable(headers);
+        return;
+    }
     // Most answers end well: look at the code before anything is decoded.
     if headers.get(Status::GRPC_STATUS).is_none_or(|code| code.as_bytes() != b"11") {
         return;
@@ -34,6 +38,19 @@ pub(crate) fn rewrite(headers: &mut HeaderMap, bounds: MessageBounds) {
     let status = status::message_too_large(format!("{what} is too large: {size}"), limit);
     if status.add_header(headers).is_err() {
         tracing::error!("the status of an oversized message does not fit its headers");
+    }
+}
+
+/// The transport calls a message that is no protobuf an internal error; it is the caller's.
+fn rewrite_undecodable(headers: &mut HeaderMap) {
+    let refusal = Status::from_header_map(headers);
+    let why = refusal
+        .as_ref()
+        .and_then(|status| status.message().strip_prefix("failed to decode Protobuf message: "));
+    let Some(why) = why else { return };
+    let status = status::invalid("message", &format!("cannot be decoded: {why}"));
+    if status.add_header(headers).is_err() {
+        tracing::error!("the status of an undecodable message does not fit its headers");
     }
 }
 
@@ -68,6 +85,15 @@ mod tests {
         let status = rewritten(&Status::out_of_range(text));
         assert!(status.message().starts_with("the answer"), "{}", status.message());
         assert_eq!(status.get_details_error_info().expect("info").metadata["limit_bytes"], "20");
+    }
+
+    #[test]
+    fn a_message_that_is_no_protobuf_is_the_callers_fault() {
+        let status = rewritten(&Status::internal("failed to decode Protobuf message: buffer underflow"));
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "message cannot be decoded: buffer underflow");
+        assert!(status.get_details_error_info().is_some());
+        assert_eq!(rewritten(&Status::internal("else")).code(), Code::Internal);
     }
 
     #[test]

@@ -134,6 +134,7 @@ pub fn from_error(error: Error) -> Status {
     let retryable = error.is_retryable();
     let (code, message, mut info) = match error {
         Error::Invalid { field, why } => return invalid(&field, &why),
+        Error::OverLimit { field, got, limit } => return over_limit(&field, got, limit),
         Error::WrongDimension { field, space, want, got } => {
             let why = format!("has {got} dimensions; space {space:?} has {want}");
             let metadata = [("space", space), ("want", want.to_string()), ("got", got.to_string())];

@@ -119,6 +119,8 @@ struct Inner {
     replica: Arc<Replica>,
     writes: Pool,
     reads: Pool,
+    /// Gets and the catalogue: short, and not to wait behind searches.
+    gets: Pool,
 }
 
 impl Coordinator {
@@ -141,6 +143,7 @@ impl Coordinator {
             replica,
             writes: Pool::start("write", config.write_threads, config.queue)?,
             reads: Pool::start("read", config.read_threads, config.queue)?,
+            gets: Pool::start("get", config.read_threads, config.queue)?,
         })))
     }
 
@@ -173,7 +176,7 @@ impl Coordinator {
             vectors_in_graphs,
             vectors_dead,
             writes_queued: self.0.writes.queued(),
-            reads_queued: self.0.reads.queued(),
+            reads_queued: self.0.reads.queued() + self.0.gets.queued(),
         }
     }
 
@@ -181,6 +184,7 @@ impl Coordinator {
     pub fn close(&self) -> Result<()> {
         self.0.writes.close();
         self.0.reads.close();
+        self.0.gets.close();
         self.0.replica.close()
     }
 
@@ -198,7 +202,8 @@ impl Coordinator {
 
     /// The collection of this name.
     pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Arc<Collection>> {
-        self.0.replica.collection(tenant, name)
+        let (replica, name) = (Arc::clone(&self.0.replica), name.to_owned());
+        self.0.gets.run(move || replica.collection(tenant, &name)).await?
     }
 
     /// Collections in the order of their names, those after `after`, `limit` at most.
@@ -208,7 +213,8 @@ impl Coordinator {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Arc<Collection>>> {
-        Ok(self.0.replica.collections(tenant, after, limit))
+        let (replica, after) = (Arc::clone(&self.0.replica), after.map(str::to_owned));
+        self.0.gets.run(move || replica.collections(tenant, after.as_deref(), limit)).await
     }
 
     /// Changes a collection's spaces and aliases, all or none.
@@ -258,7 +264,7 @@ impl Coordinator {
     ) -> Vec<Result<Entity>> {
         let count = refs.len();
         let replica = Arc::clone(&self.0.replica);
-        match self.0.reads.run(move || replica.get(tenant, &refs, &mask, deadline)).await {
+        match self.0.gets.run(move || replica.get(tenant, &refs, &mask, deadline)).await {
             Ok(results) => results,
             Err(error) => vec![Err(error); count],
         }

@@ -1,6 +1,9 @@
 //! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
 
@@ -25,6 +28,15 @@ pub(crate) struct Catalogue {
     last_id: u64,
 }
 
+/// What a request calls the spaces and aliases that it sets.
+struct Fields {
+    spaces: &'static str,
+    aliases: &'static str,
+}
+
+const CREATE: Fields = Fields { spaces: "collection.spaces", aliases: "collection.aliases" };
+const UPDATE: Fields = Fields { spaces: "add_spaces", aliases: "set_aliases" };
+
 /// Something dropped whose rows are still to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
@@ -36,6 +48,9 @@ pub(crate) struct Dropped {
 
 impl Catalogue {
     pub(crate) fn get(&self, tenant: TenantId, name: &str) -> Result<&Arc<Collection>> {
+        if name.is_empty() {
+            return Err(Error::invalid("collection", "must not be empty"));
+        }
         self.by_name.get(&(tenant, name.to_owned())).ok_or_else(|| Error::UnknownCollection(name.to_owned()))
     }
 
@@ -85,7 +100,7 @@ impl Catalogue {
         };
         let change =
             CollectionChange { add_spaces: spaces, set_aliases: aliases, ..CollectionChange::default() };
-        next.change(&mut collection, change)?;
+        next.change(&mut collection, change, &CREATE)?;
         Ok((next.with(tenant, collection.clone()), Arc::new(collection)))
     }
 
@@ -98,7 +113,7 @@ impl Catalogue {
     ) -> Result<(Catalogue, Arc<Collection>, Vec<Dropped>)> {
         let mut collection = Collection::clone(self.get(tenant, name)?);
         let mut next = self.clone();
-        let spaces = next.change(&mut collection, change)?;
+        let spaces = next.change(&mut collection, change, &UPDATE)?;
         let dropped =
             spaces.into_iter().map(|space| Dropped { tenant, collection: collection.id, space: Some(space) });
         let dropped = dropped.collect();
@@ -127,7 +142,12 @@ impl Catalogue {
     }
 
     /// Makes the change, all of it or none, and returns the spaces that were dropped.
-    fn change(&mut self, collection: &mut Collection, change: CollectionChange) -> Result<Vec<SpaceId>> {
+    fn change(
+        &mut self,
+        collection: &mut Collection,
+        change: CollectionChange,
+        fields: &Fields,
+    ) -> Result<Vec<SpaceId>> {
         let mut dropped = Vec::new();
         for name in &change.drop_spaces {
             let unknown = || Error::UnknownSpace { collection: collection.name.clone(), space: name.clone() };
@@ -138,9 +158,16 @@ impl Catalogue {
                 return Err(Error::invalid("remove_aliases", format!("names {alias:?}, which is no alias")));
             }
         }
+        let mut named = BTreeSet::new();
         for (at, spec) in change.add_spaces.into_iter().enumerate() {
-            let field = format!("spaces[{at}]");
+            let field = format!("{}[{at}]", fields.spaces);
             spec.validate(&field)?;
+            if !named.insert(spec.name.clone()) {
+                return Err(Error::invalid(
+                    format!("{field}.name"),
+                    format!("is {:?} for the second time", spec.name),
+                ));
+            }
             match collection.spaces.get(&spec.name) {
                 Some(space) if space.spec == spec => continue,
                 Some(_) => {
@@ -156,12 +183,12 @@ impl Catalogue {
             }
         }
         for (alias, space) in change.set_aliases {
-            validate_collection_name("aliases", &alias)?;
+            validate_collection_name(fields.aliases, &alias)?;
             collection.aliases.insert(alias, space);
         }
         for (alias, space) in &collection.aliases {
             if collection.spaces.contains_key(alias) {
-                return Err(Error::invalid("aliases", format!("names {alias:?}, which is a space")));
+                return Err(Error::invalid(fields.aliases, format!("names {alias:?}, which is a space")));
             }
             if !collection.spaces.contains_key(space) {
                 return Err(Error::UnknownSpace {
@@ -170,7 +197,9 @@ impl Catalogue {
                 });
             }
         }
-        for (what, count) in [("spaces", collection.spaces.len()), ("aliases", collection.aliases.len())] {
+        for (what, count) in
+            [(fields.spaces, collection.spaces.len()), (fields.aliases, collection.aliases.len())]
+        {
             if count > MAX_SPACES {
                 return Err(Error::invalid(
                     what,

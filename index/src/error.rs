@@ -17,6 +17,16 @@ pub enum Error {
         /// What is wrong with it, as the end of a sentence that begins with the field.
         why: String,
     },
+    /// The request asks for or holds more than is allowed: ask for less.
+    #[error("{field} is {got}; at most {limit} is allowed")]
+    OverLimit {
+        /// The field's path in the request.
+        field: String,
+        /// How much or many.
+        got: usize,
+        /// Most allowed.
+        limit: usize,
+    },
     /// There is no such entity.
     #[error("there is no entity {id:?} in collection {collection:?}")]
     NotFound {

@@ -112,7 +112,8 @@ impl Planner<'_> {
         for (space, vector) in entity.vectors {
             let key = self.vector_key(collection, "", &space, "entity.vectors", &vector)?;
             bytes += vector.len() * 4;
-            delta.vectors.insert(key, Register { version, value: Some(VectorContent(vector.into())) });
+            let value = Some(VectorContent(vector.into()));
+            insert_once(&mut delta, "entity.vectors", &space, key, Register { version, value })?;
         }
         self.check_count("entity.chunks", entity.chunks.len(), self.limits.chunks)?;
         for (id, chunk) in entity.chunks {
@@ -178,7 +179,7 @@ impl Planner<'_> {
                 }
                 None => (VectorKey { chunk: String::new(), space: collection.space(&space)?.id }, None),
             };
-            delta.vectors.insert(key, Register { version, value });
+            insert_once(&mut delta, "entity.vectors", &space, key, Register { version, value })?;
         }
         self.check_count("chunks", patch.chunks.len(), self.limits.chunks)?;
         for (id, chunk) in patch.chunks {
@@ -298,7 +299,8 @@ impl Planner<'_> {
         for (space, vector) in chunk.vectors {
             let key = self.vector_key(collection, &id, &space, "chunks.vectors", &vector)?;
             bytes += vector.len() * 4;
-            delta.vectors.insert(key, Register { version, value: Some(VectorContent(vector.into())) });
+            let value = Some(VectorContent(vector.into()));
+            insert_once(delta, "chunks.vectors", &space, key, Register { version, value })?;
         }
         let content = ChunkContent { text: chunk.text, metadata: chunk.metadata, sources: chunk.sources };
         delta.chunks.insert(id, Register { version, value: Some(content) });
@@ -340,20 +342,33 @@ impl Planner<'_> {
 
     fn check_count(&self, field: &str, count: usize, limit: usize) -> Result<()> {
         if count > limit {
-            return Err(Error::invalid(field, format!("are {count}; at most {limit} are allowed")));
+            return Err(Error::OverLimit { field: field.to_owned(), got: count, limit });
         }
         Ok(())
     }
 
     fn check_bytes(&self, bytes: usize) -> Result<()> {
         if bytes > self.limits.entity_bytes {
-            let limit = self.limits.entity_bytes;
-            return Err(Error::invalid(
-                "entity",
-                format!("is about {bytes} bytes large; at most {limit} are allowed"),
-            ));
+            let (field, limit) = ("entity".to_owned(), self.limits.entity_bytes);
+            return Err(Error::OverLimit { field, got: bytes, limit });
         }
         Ok(())
+    }
+}
+
+/// A space may be named by its name or an alias, but once.
+fn insert_once(
+    delta: &mut EntityState,
+    field: &str,
+    space: &str,
+    key: VectorKey,
+    vector: Register<VectorContent>,
+) -> Result<()> {
+    match delta.vectors.insert(key, vector) {
+        None => Ok(()),
+        Some(_) => {
+            Err(Error::invalid(format!("{field}[{space:?}]"), "is the same space as another one named here"))
+        }
     }
 }
 

@@ -73,7 +73,7 @@ impl WriteBatch {
     }
 
     /// Whether the batch only deletes, so that it helps against a full disk.
-    pub(crate) fn only_deletes(&self) -> bool {
+    pub fn only_deletes(&self) -> bool {
         self.puts == 0
     }
 

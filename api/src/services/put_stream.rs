@@ -44,6 +44,8 @@ use crate::{status, v1};
 const GROUPS: usize = 4;
 /// Bytes of items that were read and not answered, by one stream.
 const UNANSWERED_BYTES: usize = 32 << 20;
+/// How long a caller that was refused may go on sending.
+const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Answers that the client has not taken yet.
 const ANSWERS: usize = 2 * GROUP_ITEMS;
 
@@ -126,10 +128,22 @@ async fn read(
             }
             Err(status) => Arrival::Broken(status),
         };
+        let refused = matches!(arrival, Arrival::Broken(_));
         if pass_on(&arrivals, arrival).await.is_err() {
+            if refused {
+                linger(incoming).await;
+            }
             return;
         }
     }
+}
+
+/// Reads on and forgets it, for a while: a stream dropped under a caller that still sends is reset, and the
+/// reset can overtake the answers and the status that are on their way.
+async fn linger(mut incoming: Streaming<v1::PutStreamRequest>) {
+    let rest = async { while let Ok(Some(_)) = incoming.message().await {} };
+    // Whoever goes on for longer does not listen.
+    tokio::time::timeout(LINGER, rest).await.ok();
 }
 
 /// Returns when the server begins to shut down.

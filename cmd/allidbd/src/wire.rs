@@ -73,6 +73,7 @@ fn limits(limits: &LimitOptions) -> Limits {
         batch_queries: limits.batch_queries,
         attributes: limits.attributes,
         entity_bytes: bytes(limits.entity_bytes),
+        answer_bytes: bytes(limits.answer_bytes),
         chunks: limits.chunks,
         vectors: limits.vectors,
         sources: limits.sources,

@@ -12,9 +12,12 @@ use crate::{
     model::{Direction, Edge, EntityRef, TenantId, Timestamp, validate_id, validate_relation},
     query::{Truncation, TruncationReason},
     replica::{Reader, Replica, mirrored, register},
-    row::{EdgeContent, EdgeKey, EntityKey, Scope, key::decode_edge_key},
+    row::{EdgeContent, EdgeKey, EntityKey, Field, Scope, key::decode_edge_key},
     version::Version,
 };
+
+/// Most relations that one request may name.
+const MAX_RELATIONS: usize = 1_000;
 
 /// Which edges are asked for.
 #[derive(Clone, Copy, Debug)]
@@ -117,6 +120,10 @@ pub(crate) fn directions(direction: Direction) -> &'static [Direction] {
 
 /// `place` is what the fields' names begin with: empty, or ending in a dot.
 pub(crate) fn check_choice(place: &str, relations: &[String], min_weight: f64) -> Result<()> {
+    if relations.len() > MAX_RELATIONS {
+        let why = format!("are {}; at most {MAX_RELATIONS} are allowed", relations.len());
+        return Err(Error::invalid(format!("{place}relations"), why));
+    }
     for (at, relation) in relations.iter().enumerate() {
         validate_relation(&format!("{place}relations[{at}]"), relation)?;
     }
@@ -160,7 +167,12 @@ impl Replica {
             stopped.is_none()
         };
         let marker = |entity: &EntityKey| -> Result<Version> {
-            Ok(reader.row(entity)?.map_or(Version::ZERO, |row| row.cleared(Scope::Edges)))
+            Ok(match reader.row(entity)? {
+                None => Version::ZERO,
+                // An expired entity is gone, and its edges with it.
+                Some(row) if row.get(&Field::Existence).is_some() && !row.is_live(reader.now) => Version::MAX,
+                Some(row) => row.cleared(Scope::Edges),
+            })
         };
         let own = marker(&entity)?;
         let mut seen = Vec::new();

@@ -51,6 +51,23 @@ pub struct Entity {
     pub version: Version,
 }
 
+impl Entity {
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let values = |values: &BTreeMap<String, Value>| -> usize {
+            values.iter().map(|(name, value)| name.len() + value.bytes()).sum()
+        };
+        let vectors = |vectors: &BTreeMap<String, Vec<f32>>| -> usize {
+            vectors.iter().map(|(space, vector)| space.len() + vector.len() * 4).sum()
+        };
+        let chunk = |(id, chunk): (&String, &Chunk)| {
+            id.len() + chunk.text.len() + values(&chunk.metadata) + vectors(&chunk.vectors)
+        };
+        let chunks: usize = self.chunks.iter().map(chunk).sum();
+        64 + self.id.len() + values(&self.attributes) + vectors(&self.vectors) + chunks
+    }
+}
+
 /// A piece of an entity's text, with vectors of its own.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Chunk {

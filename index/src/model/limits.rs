@@ -13,6 +13,8 @@ pub struct Limits {
     pub attributes: usize,
     /// Bytes of one entity: ids, names, values, texts and vectors together.
     pub entity_bytes: usize,
+    /// Bytes of the entities in one answer, about.
+    pub answer_bytes: usize,
     /// Chunks of one entity in one write.
     pub chunks: usize,
     /// Vectors of one entity or chunk.
@@ -56,6 +58,7 @@ impl Default for Limits {
             batch_queries: 100,
             attributes: 1_000,
             entity_bytes: 16 << 20,
+            answer_bytes: 64 << 20,
             chunks: 1_000,
             vectors: 64,
             sources: 1_000,

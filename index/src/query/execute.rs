@@ -1,18 +1,18 @@
 //! Running a query at one pinned moment.
 
-use std::collections::HashMap;
+use std::{cmp::Ordering, collections::HashMap};
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{Bounds, Walk},
-    model::{ReadMask, TenantId},
+    model::{Metric, ReadMask, TenantId},
     query::{
-        Answer, Cost, Hit, Query,
+        Answer, Cost, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
         seeds::{Target, check_k, pin},
     },
-    replica::{Reader, Replica, StoredVector, check_mask},
+    replica::{Reader, Replica, StoredVector, check_answer, check_mask},
     row::{EntityKey, Field},
 };
 
@@ -52,22 +52,32 @@ impl Replica {
         let names: HashMap<_, _> = reader.catalogue.all().map(|c| (c.id, c.name.as_str())).collect();
         let name = |entity: &EntityKey| names.get(&entity.collection).copied().unwrap_or_default();
         candidates.sort_unstable_by(|a, b| {
-            b.0.total_cmp(&a.0).then_with(|| name(&a.1).cmp(name(&b.1))).then_with(|| a.1.id.cmp(&b.1.id))
+            let by_nearness = || match scorer.weighs(Signal::Vector) {
+                true => b.2.nearness.total_cmp(&a.2.nearness),
+                // Nothing that was not asked for decides.
+                false => Ordering::Equal,
+            };
+            let by_name = || name(&a.1).cmp(name(&b.1)).then_with(|| a.1.id.cmp(&b.1.id));
+            b.0.total_cmp(&a.0).then_with(by_nearness).then_with(by_name)
         });
         candidates.truncate(query.limit);
         let mut answer = Answer { truncated: found.truncated, ..Answer::default() };
         answer.truncated.extend(walk.truncated());
         answer.cost = Cost { vectors_compared: found.compared, nodes: walk.reached(), edges: walk.edges };
+        let mut bytes = 0;
         for (score, key, candidate, breakdown) in candidates {
             let (Some(collection), Some(row)) = (reader.catalogue.by_id(key.collection), walk.rows.get(&key))
             else {
                 continue;
             };
             let Some(row) = row else { continue };
+            check_answer(bytes, self.limits.answer_bytes)?;
             let mask = space_names_known(&query.read_mask, collection);
+            let entity = reader.materialise(&key, row, collection, &mask)?;
+            bytes += entity.bytes();
             answer.hits.push(Hit {
                 collection: collection.name.clone(),
-                entity: reader.materialise(&key, row, collection, &mask)?,
+                entity,
                 score,
                 chunk_id: candidate.chunk,
                 measure: candidate.measure,
@@ -92,6 +102,14 @@ impl Replica {
         if let Some(spec) = &query.expand {
             spec.validate("expand", limits)?;
         }
+        for (at, seed) in query.seeds.iter().enumerate() {
+            if let Seed::Nearest(Nearest { min_similarity: Some(least), .. }) = seed
+                && !(0.0..=1.0).contains(least)
+            {
+                let place = format!("seeds[{at}].nearest.min_similarity");
+                return Err(Error::invalid(place, format!("is {least}; it must be in [0, 1]")));
+            }
+        }
         match query.threshold {
             Some(threshold) if !(0.0..=1.0).contains(&threshold) => {
                 Err(Error::invalid("threshold", format!("is {threshold}; it must be in [0, 1]")))
@@ -114,6 +132,8 @@ struct Candidate {
     /// The chunk that matched best; empty: the entity's own vector, or none.
     chunk: String,
     measure: Option<f64>,
+    /// Greater is nearer, also where the similarity has no room left to tell.
+    nearness: f64,
 }
 
 impl Reader<'_> {
@@ -142,6 +162,7 @@ impl Reader<'_> {
             signals: Signals { vector: None, graph, importance, updated_at },
             chunk: String::new(),
             measure: None,
+            nearness: f64::NEG_INFINITY,
         };
         if targets.is_empty() {
             return Ok(Some(candidate));
@@ -153,7 +174,11 @@ impl Reader<'_> {
                     return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
                 }
                 let (measure, similarity) = target.measure_and_similarity(&numbers);
-                if candidate.signals.vector.is_none_or(|best| similarity > best) {
+                let nearness = if target.metric == Metric::L2 { -measure } else { measure };
+                let is_better =
+                    |best| similarity > best || (similarity == best && nearness > candidate.nearness);
+                if candidate.signals.vector.is_none_or(is_better) {
+                    candidate.nearness = nearness;
                     candidate.signals.vector = Some(similarity);
                     candidate.measure = Some(measure);
                     candidate.chunk.clone_from(&chunk);

@@ -144,7 +144,7 @@ pub struct Scoring {
     pub as_of: Option<Timestamp>,
 }
 
-/// The weight of each signal: finite and not negative, at least one above zero.
+/// The weight of each signal, in [0, 1], at least one above zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Weights {
     /// Of nearness.

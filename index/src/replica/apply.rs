@@ -89,7 +89,10 @@ impl Replica {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
-        batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
+        // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
+        if batch.is_empty() || !batch.only_deletes() {
+            batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
+        }
         let spaces: Vec<_> = changes.iter().map(|change| std::sync::Arc::clone(&change.space)).collect();
         let publish =
             move |sequence| changes.into_iter().for_each(|change: VectorChange| change.publish(sequence));
@@ -126,6 +129,11 @@ impl Replica {
                     delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
                 }
                 _ => {}
+            }
+            // Whoever takes the place of an entity that expired has none of its edges.
+            let has_expired = !is_live && loaded.after.row.get(&Field::Existence).is_some();
+            if has_expired && delta.row.get(&Field::Existence).is_some() {
+                delta.row.clear(Scope::Edges, version.just_below());
             }
             loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
             existed |= match delta.edges.keys().next() {

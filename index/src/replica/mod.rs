@@ -21,7 +21,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub(crate) use apply::mirrored;
 pub(crate) use loaded::register;
-pub(crate) use read::{Reader, StoredVector, check_mask, decode_row};
+pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};
 pub use read::{ScanPage, ScanRequest};
 
 use crate::{

@@ -96,14 +96,17 @@ impl Replica {
         deadline: Deadline,
     ) -> Vec<Result<Entity>> {
         let reader = self.reader(tenant);
+        let mut bytes = 0;
         let get = |entity: &EntityRef| {
             deadline.check()?;
+            check_answer(bytes, self.limits.answer_bytes)?;
             validate_id("ref.id", &entity.id)?;
             let collection = reader.catalogue.get(tenant, &entity.collection)?;
             check_mask(mask, collection)?;
             let key = EntityKey::new(tenant, collection.id, &entity.id);
             let found = reader.entity(&key, collection, mask)?;
             let (collection, id) = (entity.collection.clone(), entity.id.clone());
+            bytes += found.as_ref().map_or(0, Entity::bytes);
             found.ok_or(Error::NotFound { collection, id })
         };
         refs.iter().map(get).collect()
@@ -123,8 +126,12 @@ impl Replica {
         check_mask(&request.read_mask, &collection)?;
         let mut page = ScanPage::default();
         let mut last = None;
+        let mut answer_bytes = 0;
         for (looked_at, row) in reader.rows_by_id(&collection, request)?.enumerate() {
-            if page.entities.len() == request.limit || looked_at == MAX_SCANNED {
+            // The most that one entity more can bring still fits.
+            let is_full =
+                answer_bytes > 0 && answer_bytes + self.limits.entity_bytes > self.limits.answer_bytes;
+            if page.entities.len() == request.limit || looked_at == MAX_SCANNED || is_full {
                 page.next = last;
                 break;
             }
@@ -140,7 +147,9 @@ impl Replica {
                     None => true,
                 };
                 if is_match {
-                    page.entities.push(reader.materialise(&key, &row, &collection, &request.read_mask)?);
+                    let entity = reader.materialise(&key, &row, &collection, &request.read_mask)?;
+                    answer_bytes += entity.bytes();
+                    page.entities.push(entity);
                 }
             }
             last = Some(key.id);
@@ -182,6 +191,16 @@ impl Replica {
         }
         Ok(count)
     }
+}
+
+/// An answer that already holds too much takes no more.
+pub(crate) fn check_answer(bytes: usize, limit: usize) -> Result<()> {
+    if bytes > limit {
+        return Err(Error::Exhausted(format!(
+            "the answer would be larger than {limit} bytes; ask for less at a time"
+        )));
+    }
+    Ok(())
 }
 
 /// A vector space named by a read mask must exist.

@@ -11,6 +11,7 @@ use crate::{
     placement::PARTITIONS,
     replica::{Replica, mirrored},
     row::key::{by_number, collection_prefix, decode_edge_key, decode_vector_key, numbers_prefix},
+    version::Version,
 };
 
 /// Rows removed by one batch.
@@ -32,17 +33,19 @@ impl Replica {
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, dropped.tenant, dropped.collection);
             if dropped.space.is_some() {
-                let is_of_space = |key: &[u8]| -> Result<bool> {
-                    let (_, vector) =
-                        decode_vector_key(key).map_err(|error| Error::corrupt("vector", key, error))?;
-                    Ok(Some(vector.space) == dropped.space)
-                };
-                self.sweep_rows(keyspaces.vector, &prefix, |key, _, batch| {
-                    if is_of_space(key)? {
-                        batch.delete(keyspaces.vector, key.to_vec());
-                    }
-                    Ok(())
-                })?;
+                // A row of the history goes on with a version.
+                let rows = [(keyspaces.vector, "vector", 0), (keyspaces.history, "history", Version::BYTES)];
+                for (own, name, after) in rows {
+                    self.sweep_rows(own, &prefix, |key, _, batch| {
+                        let named = key.get(..key.len().saturating_sub(after)).unwrap_or_default();
+                        let (_, vector) =
+                            decode_vector_key(named).map_err(|error| Error::corrupt(name, key, error))?;
+                        if Some(vector.space) == dropped.space {
+                            batch.delete(own, key.to_vec());
+                        }
+                        Ok(())
+                    })?;
+                }
                 continue;
             }
             for (own, mirror) in [(keyspaces.edge, keyspaces.edge_in), (keyspaces.edge_in, keyspaces.edge)] {

@@ -27,14 +27,24 @@ impl Measure {
         let distance = match self.0 {
             Metric::Cosine => (1.0 - dot(a, b)).max(0.0),
             Metric::L2 => squared_l2(a, b),
-            Metric::Dot => {
-                // Falls as the product grows and is never negative; a graph needs no more than the order.
-                let product = dot(a, b);
-                if product > 0.0 { 1.0 / (1.0 + product) } else { 1.0 - product }
-            }
+            Metric::Dot => falling(dot(a, b)),
         };
         if distance.is_finite() { distance } else { f32::MAX }
     }
+}
+
+/// Maps products to distances: finite, never negative, smaller for greater products, and as fine as f32 is.
+/// A graph and a ranking need no more than the order.
+fn falling(product: f32) -> f32 {
+    if product.is_nan() {
+        return f32::MAX;
+    }
+    // The bits of floats, with those of negative ones inverted, sort as the floats do.
+    let bits = product.clamp(f32::MIN, f32::MAX).to_bits();
+    let rising = if bits >> 31 == 1 { !bits } else { bits | 1 << 31 };
+    // Inverted they fall; halved and moved down they are the bits of a float from 0 to f32::MAX.
+    const LEAST: u32 = !(f32::MAX.to_bits() | 1 << 31) >> 1;
+    f32::from_bits((!rising >> 1) - LEAST)
 }
 
 /// What callers see of two vectors' nearness: the space's own measure (cosine, dot product, Euclidean
@@ -77,6 +87,32 @@ mod tests {
             assert!(similarity(&near) > similarity(&far), "{metric:?}");
             assert!((0.0..=1.0).contains(&similarity(&far)));
         }
+    }
+
+    #[test]
+    fn products_of_every_size_keep_their_order() {
+        let products = [
+            f32::NEG_INFINITY,
+            f32::MIN,
+            -1e9,
+            -1.0,
+            -1e-20,
+            0.0,
+            1e-40,
+            1e-20,
+            1e-9,
+            1.0,
+            1e3,
+            1.001e3,
+            f32::MAX,
+        ];
+        for pair in products.windows(2) {
+            let (farther, nearer) = (falling(pair[0]), falling(pair[1]));
+            assert!(nearer < farther || pair[0] == f32::NEG_INFINITY, "{pair:?}: {nearer} {farther}");
+            assert!(nearer >= 0.0 && farther.is_finite());
+        }
+        assert_eq!(falling(f32::NAN), f32::MAX);
+        assert_eq!(falling(f32::INFINITY), falling(f32::MAX));
     }
 
     #[test]

@@ -159,6 +159,11 @@ impl SpaceIndex {
         }
     }
 
+    /// Takes the builder away, unless it is at work: freeing a large graph takes seconds.
+    pub(crate) fn take_builder(&self) -> Option<Box<dyn GraphBuilder>> {
+        self.builder.try_lock()?.take()
+    }
+
     /// Forgets a half-built graph after a panic. What was published before stays in use.
     pub(crate) fn abandon_build(&self) {
         *self.builder.lock() = None;

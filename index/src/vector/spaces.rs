@@ -132,8 +132,15 @@ impl Spaces {
         }
     }
 
-    /// Ends background work soon.
+    /// Ends background work soon. Whoever closes need not wait until large graphs are freed.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        let builders: Vec<_> = self.all().iter().filter_map(|space| space.take_builder()).collect();
+        let free = move || drop(builders);
+        if self.background.is_inline() {
+            free()
+        } else {
+            self.background.spawn("vector-free", Box::new(free))
+        }
     }
 }

@@ -73,13 +73,12 @@ fn deleting_an_entity_deletes_its_edges_for_good_and_put_keeps_them() {
     fixture.put(entity("b", &[1.0, 1.0]));
     assert_eq!(neighbors(&fixture, "b", Direction::Both).len(), 2, "put replaces all but the edges");
     fixture.delete("b");
-    for fixture in [fixture.reopen()] {
-        assert!(neighbors(&fixture, "a", Direction::Out).is_empty());
-        assert!(neighbors(&fixture, "c", Direction::In).is_empty());
-        fixture.put(entity("b", &[]));
-        assert!(neighbors(&fixture, "b", Direction::Both).is_empty(), "what comes anew has no old edges");
-        assert!(neighbors(&fixture, "a", Direction::Out).is_empty());
-    }
+    let fixture = fixture.reopen();
+    assert!(neighbors(&fixture, "a", Direction::Out).is_empty());
+    assert!(neighbors(&fixture, "c", Direction::In).is_empty());
+    fixture.put(entity("b", &[]));
+    assert!(neighbors(&fixture, "b", Direction::Both).is_empty(), "what comes anew has no old edges");
+    assert!(neighbors(&fixture, "a", Direction::Out).is_empty());
 }
 
 #[test]
