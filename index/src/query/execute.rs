@@ -6,11 +6,11 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{Bounds, Walk},
-    model::{Metric, ReadMask, TenantId},
+    model::{ReadMask, TenantId},
     query::{
         Answer, Cost, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::{Target, check_k, pin},
+        seeds::{Target, check_k, nearness, pin},
     },
     replica::{Reader, Replica, StoredVector, check_answer, check_mask},
     row::{EntityKey, Field},
@@ -174,7 +174,7 @@ impl Reader<'_> {
                     return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
                 }
                 let (measure, similarity) = target.measure_and_similarity(&numbers);
-                let nearness = if target.metric == Metric::L2 { -measure } else { measure };
+                let nearness = nearness(target.metric, measure);
                 let is_better =
                     |best| similarity > best || (similarity == best && nearness > candidate.nearness);
                 if candidate.signals.vector.is_none_or(is_better) {

@@ -3,21 +3,27 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{
+    codec::Decoder,
     error::{Error, Result},
     graph::Walk,
-    model::{Collection, Metric, ReadMask, SpaceId, validate_id},
+    model::{Collection, CollectionId, Metric, ReadMask, SpaceId, validate_id},
     mutation::check_vector,
+    placement::PARTITIONS,
     query::{Nearest, NearestTarget, Query, Seed, Truncation, TruncationReason},
     replica::{Reader, ScanRequest},
     row::{
         EntityKey,
-        key::{by_number, decode_numbered},
+        key::{by_number, collection_prefix, decode_entity, decode_numbered},
     },
     vector::{SpaceIndex, View, measure_and_similarity},
 };
 
+/// Entities that match a filter and are compared one by one; more are looked for from the nearest on.
+const MAX_MATCHING: usize = 20_000;
+
 /// A vector that candidates are compared with.
 pub(crate) struct Target {
+    collection: CollectionId,
     pub(crate) space: SpaceId,
     pub(crate) metric: Metric,
     pub(crate) vector: Arc<[f32]>,
@@ -30,6 +36,18 @@ impl Target {
     pub(crate) fn measure_and_similarity(&self, vector: &[f32]) -> (f64, f64) {
         measure_and_similarity(self.metric, &self.vector, vector)
     }
+
+    /// The measure so turned that greater is nearer, also where the similarity has no room left to tell; and
+    /// the similarity.
+    fn nearness_and_similarity(&self, vector: &[f32]) -> (f64, f64) {
+        let (measure, similarity) = self.measure_and_similarity(vector);
+        (nearness(self.metric, measure), similarity)
+    }
+}
+
+/// A measure so turned that greater is nearer.
+pub(crate) fn nearness(metric: Metric, measure: f64) -> f64 {
+    if metric == Metric::L2 { -measure } else { measure }
 }
 
 /// The spaces of the targets as of the reader's snapshot.
@@ -90,7 +108,14 @@ impl Reader<'_> {
                 (own.numbers, Some(key))
             }
         };
-        Ok(Target { space: space.id, metric: space.spec.metric, vector, index, itself })
+        Ok(Target {
+            collection: collection.id,
+            space: space.id,
+            metric: space.spec.metric,
+            vector,
+            index,
+            itself,
+        })
     }
 
     /// All seeds of the query.
@@ -168,7 +193,15 @@ impl Reader<'_> {
         let mut entities: Vec<(EntityKey, f64)> = Vec::new();
         let mut rank: HashMap<EntityKey, Option<usize>> = HashMap::new();
         let mut looked_at = 0;
+        let mut rounds = 0;
         loop {
+            rounds += 1;
+            if let (Some(filter), 3) = (&query.filter, rounds)
+                && let Some(matching) = self.nearest_of_matching(filter, target, k, deadline, found)?
+            {
+                entities = matching;
+                break;
+            }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
             let exact = nearest.exact || asked > 4_096.max(4 * k);
@@ -228,6 +261,47 @@ impl Reader<'_> {
         let floor = nearest.min_similarity.unwrap_or(0.0);
         found.seeds.extend(entities.into_iter().filter(|(_, similarity)| *similarity >= floor));
         Ok(())
+    }
+
+    /// The nearest among the entities that match, all of them compared; `None` if they are too many for that.
+    /// Where few match this is far less work than looking for them from the nearest on.
+    fn nearest_of_matching(
+        &self,
+        filter: &crate::filter::Filter,
+        target: &Target,
+        k: usize,
+        deadline: crate::Deadline,
+        found: &mut Found,
+    ) -> Result<Option<Vec<(EntityKey, f64)>>> {
+        let mut matching: Vec<(f64, EntityKey, f64)> = Vec::new();
+        let keyspace = self.replica.keyspaces.entity;
+        for partition in 0..PARTITIONS {
+            deadline.check()?;
+            let prefix = collection_prefix(partition, self.tenant, target.collection);
+            for row in self.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)? {
+                let (row_key, bytes) = row?;
+                let decoded = decode_entity(&mut Decoder::new(&row_key));
+                let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
+                let row = crate::replica::decode_row(&key, &bytes)?;
+                if Some(&key) == target.itself.as_ref()
+                    || !row.is_live(self.now)
+                    || !filter.matches(&self.fields(&key, &row, &ReadMask::fields()))
+                {
+                    continue;
+                }
+                if matching.len() == MAX_MATCHING {
+                    return Ok(None);
+                }
+                let vectors = self.vectors(&key.prefix())?;
+                let of_space = vectors.iter().filter(|stored| stored.space == target.space);
+                let compared = of_space.map(|stored| target.nearness_and_similarity(&stored.numbers));
+                let best = compared.inspect(|_| found.compared += 1).max_by(|a, b| a.0.total_cmp(&b.0));
+                matching.extend(best.map(|(nearness, similarity)| (nearness, key, similarity)));
+            }
+        }
+        matching.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
+        matching.truncate(k);
+        Ok(Some(matching.into_iter().map(|(_, key, similarity)| (key, similarity)).collect()))
     }
 
     /// The similarity of the vector that the index named.

@@ -170,6 +170,50 @@ fn an_expired_entity_is_gone_everywhere_at_once() {
     patch.allow_missing = true;
     update(&fixture, patch).unwrap();
     assert!(fixture.get("a").unwrap().vectors.is_empty());
+    let request = allidb_index::graph::NeighborsRequest {
+        entity: at("a"),
+        relations: vec![],
+        direction: allidb_index::model::Direction::Both,
+        min_weight: 0.0,
+        as_of: None,
+        limit: 10,
+    };
+    let edges = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors;
+    assert!(edges.is_empty(), "nor its edges: {edges:?}");
+}
+
+#[test]
+fn an_answer_is_bounded_in_bytes() {
+    let fixture = Fixture::new();
+    for id in ["a", "b", "c"] {
+        fixture.put(with(entity(id, &[]), "text", "x".repeat(15 << 20).as_str()));
+    }
+    let refs: Vec<_> = ["a", "b", "c"].iter().cycle().take(30).map(|id| at(id)).collect();
+    let got = fixture.replica.get(TENANT, &refs, &ReadMask::everything(), deadline());
+    let (ok, refused): (Vec<_>, Vec<_>) = got.into_iter().partition(Result::is_ok);
+    assert!(ok.len() >= 4 && ok.len() <= 6, "{} answered", ok.len());
+    assert!(refused.iter().all(|result| matches!(result, Err(Error::Exhausted(_)))));
+    assert_eq!(scanned(&fixture, &scan("c", 1_000)), ["a", "b", "c"], "a scan goes on over more pages");
+}
+
+#[test]
+fn a_full_disk_refuses_puts_and_lets_deletes_through() {
+    let fixture = Fixture::new();
+    fixture.put(entity("a", &[1.0, 2.0]));
+    fixture.put(entity("b", &[]));
+    fixture.link("a", "r", "b", 1.0);
+    fixture.replica.engine().flush().unwrap();
+    let used: u64 = fixture.fs.files().iter().map(|(_, bytes)| bytes).sum();
+    // Less than the low-water mark is free, and yet enough for a little more log.
+    fixture.fs.set_capacity(Some(used + (32 << 20)));
+    // The engine looks at the free space now and then, at the latest after so much.
+    fixture.put(with(entity("large", &[]), "text", "x".repeat(9 << 20).as_str()));
+    let put = Write::Put { collection: "c".into(), entity: Box::new(entity("new", &[])) };
+    assert!(matches!(fixture.one(put.clone()), Err(Error::Storage(_))));
+    fixture.delete("a");
+    assert!(fixture.get("a").is_err() && fixture.get("b").is_ok());
+    fixture.fs.set_capacity(None);
+    fixture.one(put).unwrap();
 }
 
 #[test]

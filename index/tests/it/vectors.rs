@@ -175,3 +175,32 @@ fn an_update_never_makes_an_entity_vanish() {
         }
     });
 }
+
+#[test]
+fn products_of_every_size_rank_as_they_are() {
+    for scale in [1e-5, 1.0, 30.0] {
+        let fixture = Fixture::with_space(8, Metric::Dot);
+        let scaled = |seed| -> Vec<Vec<f32>> {
+            clustered(400, 8, seed).into_iter().map(|v| v.into_iter().map(|x| x * scale).collect()).collect()
+        };
+        let vectors = scaled(1);
+        put_all(&fixture, &vectors, 1);
+        for query in scaled(2).iter().take(10) {
+            let product = |at: &usize| {
+                vectors[*at].iter().zip(query).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>()
+            };
+            let mut order: Vec<usize> = (0..vectors.len()).collect();
+            order.sort_by(|a, b| product(b).total_cmp(&product(a)));
+            let mut wide = search(query, 100, false);
+            wide.limit = 10;
+            let answer = fixture.query(&wide);
+            let measures: Vec<f64> = answer.hits.iter().map(|hit| hit.measure.unwrap()).collect();
+            for (got, want) in measures.iter().zip(&order) {
+                assert!(
+                    (got - product(want)).abs() <= 1e-5 * product(want).abs(),
+                    "scale {scale}: {measures:?}"
+                );
+            }
+        }
+    }
+}
