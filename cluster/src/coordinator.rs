@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
-    VectorOptions,
+    VectorOptions, build_pool,
     filter::Filter,
     graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
     model::{
@@ -130,6 +130,7 @@ impl Coordinator {
             fs: Arc::new(RealFs),
             dir: config.data_dir,
             storage: config.storage,
+            build_pool: build_pool(&config.vectors)?,
             vectors: config.vectors,
             limits: config.limits,
             clock: Arc::new(SystemClock),

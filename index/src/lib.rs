@@ -27,5 +27,5 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{Replica, ReplicaOptions, ScanPage, ScanRequest};
-pub use vector::{VectorOptions, measure_and_similarity};
+pub use vector::{BuildPool, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;

@@ -98,6 +98,17 @@ async fn read(
     mut incoming: Streaming<v1::PutStreamRequest>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
+    forward(services, tenant, &mut incoming, arrivals).await;
+    linger(incoming).await;
+}
+
+/// Passes on what comes in, as long as anybody takes it.
+async fn forward(
+    services: Services,
+    tenant: TenantId,
+    incoming: &mut Streaming<v1::PutStreamRequest>,
+    arrivals: mpsc::Sender<Arrival>,
+) {
     let room = Arc::new(Semaphore::new(UNANSWERED_BYTES));
     let mut draining = services.draining.clone();
     let mut first = true;
@@ -128,11 +139,7 @@ async fn read(
             }
             Err(status) => Arrival::Broken(status),
         };
-        let refused = matches!(arrival, Arrival::Broken(_));
         if pass_on(&arrivals, arrival).await.is_err() {
-            if refused {
-                linger(incoming).await;
-            }
             return;
         }
     }

@@ -33,7 +33,7 @@ use crate::{
     mutation::{Mutation, Planner},
     random::Random,
     row::{VectorContent, key::decode_vector_key},
-    vector::{SpaceIndex, Spaces, VectorOptions},
+    vector::{BuildPool, SpaceIndex, Spaces, VectorOptions},
     version::Version,
 };
 
@@ -54,6 +54,8 @@ pub struct ReplicaOptions {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub random: Arc<dyn Random>,
+    /// The threads that build vector graphs.
+    pub build_pool: BuildPool,
     /// Where background work runs.
     pub background: Arc<dyn Background>,
 }
@@ -105,7 +107,8 @@ impl Replica {
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let clock =
             HybridClock::new(options.clock, node, Version::from_time(recorded.saturating_add(slack), node));
-        let spaces = Spaces::new(options.vectors, Arc::clone(&options.background), engine.clone())?;
+        let spaces =
+            Spaces::new(options.vectors, options.build_pool, Arc::clone(&options.background), engine.clone());
         for collection in catalogue.all() {
             add_spaces(&spaces, collection);
         }

@@ -6,7 +6,7 @@ use anndists::dist::Distance;
 use hnsw_rs::hnsw::Hnsw;
 
 use crate::vector::{
-    Measure,
+    BuildPool, Measure,
     flat_graph::FlatGraph,
     rows::{Rows, SharedVector},
 };
@@ -48,19 +48,14 @@ impl Distance<SharedVector> for BlockDistance {
 pub(crate) struct HnswBuilder {
     graph: Hnsw<'static, SharedVector, BlockDistance>,
     covered: usize,
-    pool: std::sync::Arc<rayon::ThreadPool>,
+    pool: BuildPool,
 }
 
 /// Layers that hnsw_rs may use; it allows no more.
 const LAYERS: usize = 16;
 
 impl HnswBuilder {
-    pub(crate) fn new(
-        measure: Measure,
-        options: BuildOptions,
-        expected: usize,
-        pool: std::sync::Arc<rayon::ThreadPool>,
-    ) -> Self {
+    pub(crate) fn new(measure: Measure, options: BuildOptions, expected: usize, pool: BuildPool) -> Self {
         // More than 256 connections would end the process.
         let connections = options.connections.clamp(2, 128);
         let graph = Hnsw::new(connections, expected, LAYERS, options.breadth, BlockDistance(measure));

@@ -16,5 +16,5 @@ mod spaces;
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use space::{SpaceIndex, View};
-pub use spaces::VectorOptions;
+pub use spaces::{BuildPool, VectorOptions, build_pool};
 pub(crate) use spaces::{Spaces, VectorChange};

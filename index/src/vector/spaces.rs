@@ -21,6 +21,23 @@ use crate::{
     },
 };
 
+/// The threads that build graphs: given to a replica, so that several may share them.
+pub type BuildPool = Arc<rayon::ThreadPool>;
+
+/// Starts as many threads for building as the options say.
+///
+/// # Errors
+/// Where the operating system refuses them.
+pub fn build_pool(options: &VectorOptions) -> Result<BuildPool> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(options.build_threads.max(1))
+        .thread_name(|at| format!("vector-build-{at}"))
+        .build();
+    pool.map(Arc::new).map_err(|error| {
+        Error::FailedPrecondition(format!("cannot start the threads that build graphs: {error}"))
+    })
+}
+
 /// How vectors are indexed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VectorOptions {
@@ -63,7 +80,7 @@ pub(crate) struct Spaces {
     by_id: RwLock<HashMap<(CollectionId, SpaceId), Arc<SpaceIndex>>>,
     options: VectorOptions,
     background: Arc<dyn Background>,
-    pool: Arc<rayon::ThreadPool>,
+    pool: BuildPool,
     engine: Engine,
     closed: Arc<AtomicBool>,
 }
@@ -71,16 +88,11 @@ pub(crate) struct Spaces {
 impl Spaces {
     pub(crate) fn new(
         options: VectorOptions,
+        pool: BuildPool,
         background: Arc<dyn Background>,
         engine: Engine,
-    ) -> Result<Self> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(options.build_threads.max(1))
-            .thread_name(|at| format!("vector-build-{at}"))
-            .build()
-            .map_err(|error| Error::FailedPrecondition(format!("cannot start the build threads: {error}")))?;
-        let closed = Arc::default();
-        Ok(Self { by_id: RwLock::default(), options, background, pool: Arc::new(pool), engine, closed })
+    ) -> Self {
+        Self { by_id: RwLock::default(), options, background, pool, engine, closed: Arc::default() }
     }
 
     pub(crate) fn options(&self) -> &VectorOptions {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_index::{
-    Deadline, Error, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions,
+    Deadline, Error, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions, build_pool,
     model::{
         CollectionChange, Edge, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value,
         Write, Written,
@@ -116,11 +116,13 @@ impl Fixture {
 }
 
 fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
+    let vectors = VectorOptions { build_threads: 2, ..VectorOptions::default() };
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
         dir: PathBuf::from("/node"),
         storage: Options { background: Arc::new(Inline), ..Options::default() },
-        vectors: VectorOptions { build_threads: 2, ..VectorOptions::default() },
+        build_pool: build_pool(&vectors).unwrap(),
+        vectors,
         limits: Limits::default(),
         clock: clock.clone(),
         random: Arc::new(SeededRandom::new(1)),
