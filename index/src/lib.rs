@@ -1,4 +1,21 @@
-//! Entities and their indexes.
+//! Entities and their indexes: what is stored, how writes come together, and how it is searched.
+//!
+//! # Map
+//!
+//! | module | concept |
+//! |---|---|
+//! | [`model`] | entities, chunks, edges, collections, values, limits: what callers speak of |
+//! | [`filter`] | one language of conditions for search, scan and count |
+//! | `version`, `clock` | hybrid logical clock readings that order every change |
+//! | `row`, `codec`, `placement`, `keyspaces` | keys and values as they lie in the storage engine, and where |
+//! | `merge` | the one merge function and its laws |
+//! | `mutation` | writes checked and turned into row states |
+//! | `catalogue` | collections, spaces and aliases, and the numbers given to them |
+//! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
+//! | `vector` | exact scan of fresh rows, flat graph over the rest, built in the background |
+//! | [`graph`] | neighbours and bounded expansion |
+//! | [`query`] | seeds, expansion, score, limit |
+//! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod catalogue;
