@@ -8,7 +8,6 @@ use crate::batch::WriteBatch;
 use crate::error::Error;
 use crate::state::Inner;
 use crate::version::SuperVersion;
-use crate::workers::WORKERS;
 
 /// Bytes of batches between two looks at the free space.
 const SPACE_CHECK_BYTES: i64 = 8 << 20;
@@ -107,7 +106,7 @@ impl Inner {
                 return Some(Err(Error::Busy { reason }));
             }
             // Nobody is left who could catch up.
-            (self.options.background.is_inline() || self.workers.load(Ordering::Acquire) < WORKERS)
+            (self.options.background.is_inline() || self.lacks_workers())
                 .then(|| Err(Error::Busy { reason: "flush and compaction do not keep up".to_owned() }))
         })
     }

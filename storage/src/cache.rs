@@ -1,5 +1,6 @@
 //! The block cache: decompressed blocks of all tables under one bound of memory.
 
+use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
@@ -10,39 +11,65 @@ const ENTRY_OVERHEAD_BYTES: usize = 100;
 /// For the estimate of how many blocks there will be.
 const TYPICAL_BLOCK_BYTES: usize = 8 << 10;
 
-/// Blocks by file number and offset. File numbers are never reused, so nothing is ever invalidated; blocks of
-/// deleted files fall out of use.
+/// What is cached of a file.
+#[derive(Clone, Debug)]
+enum Cached {
+    Block(Block),
+    Blob(Bytes),
+}
+
+/// Blocks and separated values by file number and offset. File numbers are never reused, so nothing is ever
+/// invalidated; what belongs to deleted files falls out of use.
 #[derive(Debug)]
 pub(crate) struct BlockCache {
-    blocks: Cache<(u64, u64), Block, ByBytes>,
+    entries: Cache<(u64, u64), Cached, ByBytes>,
 }
 
 #[derive(Clone, Debug)]
 struct ByBytes;
 
-impl Weighter<(u64, u64), Block> for ByBytes {
-    fn weight(&self, _key: &(u64, u64), block: &Block) -> u64 {
-        (block.byte_len() + ENTRY_OVERHEAD_BYTES) as u64
+impl Weighter<(u64, u64), Cached> for ByBytes {
+    fn weight(&self, _key: &(u64, u64), cached: &Cached) -> u64 {
+        let bytes = match cached {
+            Cached::Block(block) => block.byte_len(),
+            Cached::Blob(value) => value.len(),
+        };
+        (bytes + ENTRY_OVERHEAD_BYTES) as u64
     }
 }
 
 impl BlockCache {
     pub(crate) fn new(bytes: usize) -> BlockCache {
         let expected = (bytes / TYPICAL_BLOCK_BYTES).max(16);
-        BlockCache { blocks: Cache::with_weighter(expected, bytes as u64, ByBytes) }
+        BlockCache { entries: Cache::with_weighter(expected, bytes as u64, ByBytes) }
     }
 
     pub(crate) fn get(&self, file: u64, offset: u64) -> Option<Block> {
-        self.blocks.get(&(file, offset))
+        match self.entries.get(&(file, offset))? {
+            Cached::Block(block) => Some(block),
+            Cached::Blob(_) => None,
+        }
     }
 
     pub(crate) fn insert(&self, file: u64, offset: u64, block: Block) {
-        self.blocks.insert((file, offset), block);
+        self.entries.insert((file, offset), Cached::Block(block));
+    }
+
+    /// A separated value.
+    pub(crate) fn blob(&self, file: u64, offset: u64) -> Option<Bytes> {
+        match self.entries.get(&(file, offset))? {
+            Cached::Blob(value) => Some(value),
+            Cached::Block(_) => None,
+        }
+    }
+
+    pub(crate) fn insert_blob(&self, file: u64, offset: u64, value: Bytes) {
+        self.entries.insert((file, offset), Cached::Blob(value));
     }
 
     /// Memory in use, in bytes.
     pub(crate) fn byte_len(&self) -> u64 {
-        self.blocks.weight()
+        self.entries.weight()
     }
 }
 
@@ -57,7 +84,7 @@ mod tests {
         let cache = BlockCache::new(100_000);
         let mut builder = BlockBuilder::new(1);
         builder.add(b"key", 1, Kind::Value, &[1; 1000]);
-        let block = Block::new(bytes::Bytes::copy_from_slice(builder.finish())).unwrap();
+        let block = Block::new(Bytes::copy_from_slice(builder.finish())).unwrap();
         for offset in 0..1_000 {
             cache.insert(1, offset, block.clone());
             assert!(cache.byte_len() <= 100_000);

@@ -273,6 +273,8 @@ impl Inner {
         self.counters().wal_bytes_written.add(appended);
         self.counters().commit_groups.add(1);
         self.counters().batches.add(1 + others.len() as u64);
+        let bytes = own.byte_len + others.iter().map(|other| other.byte_len).sum::<usize>();
+        self.counters().batch_bytes.add(bytes as u64);
         log.last_sequence = sequence;
         Ok(first)
     }

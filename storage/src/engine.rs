@@ -13,6 +13,7 @@ use crate::admission::Admission;
 use crate::batch::WriteBatch;
 use crate::cache::BlockCache;
 use crate::commit::Commit;
+use crate::compaction::Throttle;
 use crate::error::Error;
 use crate::files;
 use crate::fs::Fs;
@@ -86,6 +87,7 @@ impl Engine {
             frozen: recovered.frozen,
             version: Arc::new(recovered.version),
         };
+        let throttle = Throttle::new(options.compaction_bytes_per_second);
         let inner = Arc::new(Inner {
             context,
             options,
@@ -97,6 +99,7 @@ impl Engine {
             poison: OnceLock::new(),
             flushing: Mutex::default(),
             compacting: Mutex::default(),
+            throttle,
             closing: AtomicBool::new(false),
             workers: AtomicU64::new(0),
             failures: Mutex::default(),
@@ -214,7 +217,7 @@ impl Engine {
     pub fn compact(&self, keyspace: Keyspace) -> Result<(), Error> {
         self.inner().check_keyspace(keyspace)?;
         let result = self.inner().compact_all(keyspace);
-        self.inner().note(Worker::Compaction, result)
+        self.inner().note(Worker::Compaction(0), result)
     }
 
     /// Waits until no flush and no compaction is due.
@@ -225,14 +228,16 @@ impl Engine {
         self.inner().wait_idle()
     }
 
-    /// Reads all tables and the manifest and compares them with their checksums.
+    /// Reads all tables, blob files and the manifest and compares them with their checksums.
     ///
     /// # Errors
     /// [`Error::Corruption`] names the first damage that was found.
     pub fn verify(&self) -> Result<(), Error> {
         let inner = self.inner();
         Manifest::read(inner.fs(), inner.dir())?;
-        inner.super_version().version.tables().try_for_each(|(_, table)| table.verify())
+        let version = inner.super_version().version.clone();
+        version.tables().try_for_each(|(_, table)| table.verify())?;
+        version.blobs().values().try_for_each(|live| live.file.verify())
     }
 
     /// Counters and sizes.

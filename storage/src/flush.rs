@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::compaction::Output;
 use crate::error::Error;
 use crate::files;
 use crate::key::Kind;
@@ -9,7 +10,7 @@ use crate::memtable::MemtableSet;
 use crate::options::Keyspace;
 use crate::retention::Retention;
 use crate::state::Inner;
-use crate::table::{Table, TableBuilder, TableMeta};
+use crate::table::Table;
 use crate::version::VersionEdit;
 
 impl Inner {
@@ -19,9 +20,7 @@ impl Inner {
         let _flushing = self.flushing.lock();
         self.check_writable()?;
         let Some(set) = self.super_version().frozen.last().cloned() else { return Ok(false) };
-        let mut created = Vec::new();
-        let added = self.write_tables(&set, &mut created).and_then(|metas| self.open_tables(0, metas));
-        let added = added.inspect_err(|_| self.remove_tables(&created))?;
+        let added = self.write_tables(&set)?;
         let bytes = added.iter().map(|(_, table)| table.meta.bytes).sum();
         let edit = VersionEdit { added, ..VersionEdit::default() };
         self.install(&edit, Some(&set))?;
@@ -35,38 +34,42 @@ impl Inner {
         Ok(true)
     }
 
-    /// Opens new tables for a level.
-    pub(crate) fn open_tables(
-        &self,
-        level: usize,
-        metas: Vec<TableMeta>,
-    ) -> Result<Vec<(usize, Arc<Table>)>, Error> {
-        metas.into_iter().map(|meta| Ok((level, Arc::new(Table::open(&self.context, meta)?)))).collect()
-    }
-
-    fn write_tables(&self, set: &Arc<MemtableSet>, created: &mut Vec<u64>) -> Result<Vec<TableMeta>, Error> {
-        let mut metas = Vec::new();
+    fn write_tables(&self, set: &Arc<MemtableSet>) -> Result<Vec<(usize, Arc<Table>)>, Error> {
+        let mut outputs = Vec::new();
         for (id, entry) in self.keyspaces.iter().enumerate() {
             let keyspace = Keyspace(id as u16);
             if set.is_keyspace_empty(keyspace) {
                 continue;
             }
-            let number = self.next_file_number();
-            created.push(number);
-            let mut builder = TableBuilder::create(self.fs(), self.dir(), number, keyspace, &entry.options)?;
+            let mut output = Output::new(self, keyspace, &entry.options, 0, u64::MAX);
             let mut retention = Retention::new(self.live_snapshots());
             set.for_each(keyspace, |key, sequence, value| {
                 let kind = if value.is_some() { Kind::Value } else { Kind::Tombstone };
                 if retention.keeps(key, sequence, kind, |_| false) {
-                    builder.add(key, sequence, kind, value.unwrap_or_default())?;
+                    output.add(key, sequence, kind, value.unwrap_or_default())?;
                 }
                 Ok(())
             })?;
-            metas.push(builder.finish()?);
+            outputs.push(output);
         }
-        if !metas.is_empty() {
-            self.sync_dir()?;
+        let mut added = Vec::new();
+        for output in outputs {
+            match output.finish() {
+                Ok(mut tables) => added.append(&mut tables),
+                Err(error) => {
+                    forget_new(&added);
+                    return Err(error);
+                }
+            }
         }
-        Ok(metas)
+        Ok(added)
+    }
+}
+
+/// Lets the files of a flush go that came to nothing.
+fn forget_new(tables: &[(usize, Arc<Table>)]) {
+    for (_, table) in tables {
+        table.mark_obsolete();
+        table.blob_uses().for_each(|(_, file)| file.mark_obsolete());
     }
 }

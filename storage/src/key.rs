@@ -11,6 +11,8 @@ pub(crate) enum Kind {
     Tombstone,
     /// The key has a value.
     Value,
+    /// The key has a value that lies in a blob file.
+    Separated,
 }
 
 /// A place between versions: before the first version of `key` that is not newer than `sequence`.

@@ -18,7 +18,8 @@
 //! | `flush`, `compaction` | memtables to tables, tables to tables |
 //! | `retention` | which versions of a key are still seen |
 //! | `table` | sorted tables: blocks, index, filter, footer |
-//! | `cache` | the block cache |
+//! | `blob` | large values apart from their keys |
+//! | `cache` | the cache of blocks and separated values |
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
 //! | `snapshot`, `merge` | point-in-time reads and scans |
@@ -39,6 +40,7 @@
 mod admission;
 mod background;
 mod batch;
+mod blob;
 mod cache;
 mod coding;
 mod commit;

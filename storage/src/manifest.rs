@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::blob::BlobMeta;
 use crate::coding::Decoder;
 use crate::error::Error;
 use crate::files;
@@ -14,7 +15,7 @@ use crate::options::Keyspace;
 use crate::table::TableMeta;
 
 /// The newest format of manifests.
-pub(crate) const MANIFEST_FORMAT: u32 = 1;
+pub(crate) const MANIFEST_FORMAT: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"ALLIMAN\n";
 /// Magic, format, length and crc32.
@@ -37,6 +38,46 @@ pub(crate) struct Manifest {
     pub(crate) next_file: u64,
     #[prost(message, repeated, tag = "5")]
     pub(crate) tables: Vec<TableRecord>,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) blobs: Vec<BlobRecord>,
+}
+
+/// One blob file in a manifest.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub(crate) struct BlobRecord {
+    #[prost(uint32, tag = "1")]
+    pub(crate) keyspace: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) number: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) bytes: u64,
+    #[prost(fixed64, tag = "4")]
+    pub(crate) checksum: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) blobs: u64,
+}
+
+impl BlobRecord {
+    pub(crate) fn new(meta: &BlobMeta) -> BlobRecord {
+        BlobRecord {
+            keyspace: u32::from(meta.keyspace.0),
+            number: meta.number,
+            bytes: meta.bytes,
+            checksum: meta.checksum,
+            blobs: meta.blobs,
+        }
+    }
+
+    /// `None` if the keyspace's id is out of range.
+    pub(crate) fn meta(&self) -> Option<BlobMeta> {
+        Some(BlobMeta {
+            number: self.number,
+            keyspace: Keyspace(u16::try_from(self.keyspace).ok()?),
+            bytes: self.bytes,
+            checksum: self.checksum,
+            blobs: self.blobs,
+        })
+    }
 }
 
 /// One table in a manifest.
@@ -201,17 +242,18 @@ mod tests {
             log: 3,
             next_file: 9,
             tables: vec![TableRecord { level: 1, number: 4, bytes: 100, ..TableRecord::default() }],
+            blobs: vec![BlobRecord { number: 5, bytes: 50, ..BlobRecord::default() }],
         }
     }
 
     #[test]
     fn a_newer_format_is_refused() {
         let mut bytes = sample().to_file();
-        bytes[8] = 2;
-        let crc = checksum(2, &bytes[HEADER_BYTES..]);
+        bytes[8] = 3;
+        let crc = checksum(3, &bytes[HEADER_BYTES..]);
         bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         let error = Manifest::from_file(Path::new("MANIFEST"), &bytes).unwrap_err();
-        assert!(matches!(error, Error::NewerFormat { found: 2, supported: 1, .. }), "{error}");
+        assert!(matches!(error, Error::NewerFormat { found: 3, supported: 2, .. }), "{error}");
     }
 
     proptest! {

@@ -44,14 +44,16 @@ impl Cursor {
         }
     }
 
-    pub(crate) fn value(&self) -> Bytes {
+    /// The value, wherever it lies.
+    pub(crate) fn value(&self) -> Result<Bytes, Error> {
         match self {
-            Cursor::Memtable(cursor) => cursor.value(),
+            Cursor::Memtable(cursor) => Ok(cursor.value()),
             Cursor::Table(cursor) => cursor.value(),
-            Cursor::Level(cursor) => cursor.current.as_ref().map_or_else(Bytes::new, TableCursor::value),
+            Cursor::Level(cursor) => cursor.current.as_ref().map_or(Ok(Bytes::new()), TableCursor::value),
         }
     }
 
+    /// What lies beside the key: the value or a reference to it.
     pub(crate) fn value_bytes(&self) -> &[u8] {
         match self {
             Cursor::Memtable(cursor) => cursor.value_bytes(),

@@ -48,16 +48,20 @@ pub struct KeyspaceOptions {
     pub compression: Compression,
     /// Bits of bloom filter for each key; 10 let about one in a hundred absent keys through. 0: no filter.
     pub filter_bits_per_key: u8,
+    /// Values from this size on lie in blob files, apart from their keys, and are not rewritten with each compaction,
+    /// in bytes. 0: never.
+    pub separation_bytes: usize,
 }
 
 impl KeyspaceOptions {
-    /// The defaults: blocks of 8 KiB, LZ4, 10 bits of filter.
+    /// The defaults: blocks of 8 KiB, LZ4, 10 bits of filter, values from 1 KiB on apart.
     pub fn new(name: &str) -> KeyspaceOptions {
         KeyspaceOptions {
             name: name.to_owned(),
             block_bytes: 8 << 10,
             compression: Compression::Lz4,
             filter_bits_per_key: 10,
+            separation_bytes: 1 << 10,
         }
     }
 }
@@ -79,16 +83,26 @@ pub struct Options {
     pub batch_bytes: usize,
     /// The size at which compaction starts a new table, in bytes.
     pub table_bytes: u64,
+    /// The size at which flush and compaction start a new blob file, in bytes.
+    pub blob_file_bytes: u64,
+    /// The part of a blob file, in percent, that nothing refers to any more at which what remains is moved to another
+    /// one; 100: only when nothing remains.
+    pub blob_garbage_percent: u8,
     /// Tables in level 0 of a keyspace at which compaction starts.
     pub level0_files: usize,
     /// Tables in level 0 at which writers are slowed down.
     pub level0_slowdown_files: usize,
     /// Tables in level 0 at which writers are stopped.
     pub level0_stop_files: usize,
-    /// The size at which level 1 of a keyspace is compacted into level 2, in bytes.
+    /// The size up to which a keyspace has one level below level 0, in bytes; and that of the uppermost one when there
+    /// are more.
     pub level_base_bytes: u64,
     /// How many times larger each further level is.
     pub level_multiplier: u64,
+    /// Compactions that may run at once.
+    pub compaction_threads: usize,
+    /// Bytes a second that all compactions together may write; 0: as many as the disk takes.
+    pub compaction_bytes_per_second: u64,
     /// Below this much free space writes other than deletes are refused, in bytes. Leaves room for
     /// compaction to give space back.
     pub min_free_bytes: u64,
@@ -106,11 +120,15 @@ impl Default for Options {
             wal_segment_bytes: 64 << 20,
             batch_bytes: 64 << 20,
             table_bytes: 64 << 20,
+            blob_file_bytes: 256 << 20,
+            blob_garbage_percent: 50,
             level0_files: 4,
             level0_slowdown_files: 12,
             level0_stop_files: 24,
             level_base_bytes: 256 << 20,
             level_multiplier: 10,
+            compaction_threads: 2,
+            compaction_bytes_per_second: 0,
             min_free_bytes: 256 << 20,
             background: Arc::new(Threads),
         }

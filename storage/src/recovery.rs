@@ -1,6 +1,6 @@
 //! Opening a store: manifest, tables, log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Sequence;
+use crate::blob::BlobFile;
 use crate::error::Error;
 use crate::files::{self, Name};
 use crate::fs::Fs;
@@ -103,15 +104,17 @@ pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> R
     let version = open_tables(context, &manifest, keyspaces.len())?;
     let mut live: BTreeSet<u64> = version.tables().map(|(_, table)| table.meta.number).collect();
     let segments = if created { Vec::new() } else { chain(fs, dir, &names, manifest.log)? };
+    live.extend(version.blobs().keys());
     live.extend(segments.iter().map(|segment| segment.header.number));
     let mut next_file = manifest.next_file.max(1);
     for name in &names {
         let path = match *name {
             Name::Table(number) => files::table(dir, number),
             Name::Log(number) => files::log(dir, number),
+            Name::Blob(number) => files::blob(dir, number),
             _ => continue,
         };
-        if let Name::Table(number) | Name::Log(number) = *name {
+        if let Name::Table(number) | Name::Log(number) | Name::Blob(number) = *name {
             next_file = next_file.max(number.saturating_add(1));
             if !live.contains(&number) {
                 orphans.push(path);
@@ -185,7 +188,7 @@ impl Recovered {
 fn check_is_new(fs: &dyn Fs, dir: &Path, names: &[Name]) -> Result<(), Error> {
     for name in names {
         let holds_data = match *name {
-            Name::Table(_) => true,
+            Name::Table(_) | Name::Blob(_) => true,
             Name::Log(number) => has_records(&read(fs, &files::log(dir, number))?, number),
             _ => false,
         };
@@ -203,12 +206,20 @@ fn check_is_new(fs: &dyn Fs, dir: &Path, names: &[Name]) -> Result<(), Error> {
 fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) -> Result<Version, Error> {
     let path = context.dir.join(files::MANIFEST);
     let mut edit = VersionEdit::default();
+    let mut blobs = BTreeMap::new();
+    for record in &manifest.blobs {
+        let known = (record.keyspace as usize) < manifest.keyspaces.len();
+        let meta = record.meta().filter(|_| known);
+        let meta = meta.ok_or_else(|| Error::corruption(&path, 0, "a blob file of an unknown keyspace"))?;
+        blobs.insert(meta.number, Arc::new(BlobFile::open(context, meta)?));
+    }
     for record in &manifest.tables {
         let known = (record.keyspace as usize) < manifest.keyspaces.len() && (record.level as usize) < LEVELS;
         let meta: Option<TableMeta> = record.meta().filter(|_| known);
         let meta =
             meta.ok_or_else(|| Error::corruption(&path, 0, "a table of an unknown keyspace or level"))?;
-        edit.added.push((record.level as usize, Arc::new(Table::open(context, meta)?)));
+        let table = Table::open(context, meta, |number| blobs.get(&number).cloned())?;
+        edit.added.push((record.level as usize, Arc::new(table)));
     }
     let version = Version::empty(keyspaces).apply(&edit);
     match version.misplaced() {

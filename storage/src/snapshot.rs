@@ -170,8 +170,8 @@ impl Scan {
             }
             let key = current.key_bytes();
             self.last_key = Some(key.clone());
-            if current.kind() == Kind::Value {
-                return Ok(Some((key, current.value())));
+            if current.kind() != Kind::Tombstone {
+                return Ok(Some((key, current.value()?)));
             }
         }
     }
@@ -192,7 +192,10 @@ impl Scan {
             match at {
                 Some((current, (key, sequence))) if candidate.is_none() || same_key(key) => {
                     if sequence <= self.sequence {
-                        let value = (current.kind() == Kind::Value).then(|| current.value());
+                        let value = match current.kind() {
+                            Kind::Tombstone => None,
+                            Kind::Value | Kind::Separated => Some(current.value()?),
+                        };
                         let key = match candidate.take() {
                             Some((key, _)) => key,
                             None => current.key_bytes(),

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -12,11 +11,11 @@ use parking_lot::{Mutex, RwLock};
 use crate::Sequence;
 use crate::admission::Admission;
 use crate::commit::Commit;
-use crate::compaction::Pointers;
+use crate::compaction::{self, Compacting, Throttle};
 use crate::error::Error;
 use crate::files;
 use crate::fs::{Fs, Lock};
-use crate::manifest::{Manifest, TableRecord};
+use crate::manifest::{BlobRecord, Manifest, TableRecord};
 use crate::memtable::MemtableSet;
 use crate::options::{Keyspace, KeyspaceOptions, Options};
 use crate::signal::Signal;
@@ -56,8 +55,10 @@ pub(crate) struct Inner {
     pub(crate) poison: OnceLock<String>,
     /// Held during a flush.
     pub(crate) flushing: Mutex<()>,
-    /// Held during a compaction.
-    pub(crate) compacting: Mutex<Pointers>,
+    /// Which compactions are under way.
+    pub(crate) compacting: Mutex<Compacting>,
+    /// What all compactions together may write.
+    pub(crate) throttle: Throttle,
     pub(crate) closing: AtomicBool,
     pub(crate) workers: AtomicU64,
     /// The last failure of each worker, until it succeeds.
@@ -67,6 +68,11 @@ pub(crate) struct Inner {
     pub(crate) snapshots: Mutex<BTreeMap<Sequence, usize>>,
     pub(crate) next_file: AtomicU64,
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
+}
+
+/// Lets the files of tables go that an edit added in vain, or removed, unless they only changed their level.
+fn forget(tables: &[(usize, Arc<Table>)], edit: &VersionEdit) {
+    tables.iter().filter(|(_, table)| !edit.moves(table)).for_each(|(_, table)| table.mark_obsolete());
 }
 
 impl Inner {
@@ -118,20 +124,6 @@ impl Inner {
 
     pub(crate) fn sync_dir(&self) -> Result<(), Error> {
         self.fs().sync_dir(self.dir()).map_err(|source| Error::io("fsync the directory", self.dir(), source))
-    }
-
-    /// Removes what an unfinished flush or compaction wrote.
-    pub(crate) fn remove_tables(&self, numbers: &[u64]) {
-        for &number in numbers {
-            let path = files::table(self.dir(), number);
-            match self.fs().remove(&path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    // The next open removes it.
-                    tracing::warn!(path = %path.display(), %error, "cannot remove an unfinished table");
-                }
-                _ => {}
-            }
-        }
     }
 
     /// Registers a snapshot of what is visible now.
@@ -198,7 +190,13 @@ impl Inner {
         }
         if let Err(failed) = self.manifest_of(&version, &state).write(self.fs(), self.dir()) {
             if failed.undone {
-                edit.added.iter().for_each(|(_, table)| self.forget_added(edit, table));
+                forget(&edit.added, edit);
+                let old = before.version.blobs();
+                version
+                    .blobs()
+                    .values()
+                    .filter(|live| !old.contains_key(&live.file.meta.number))
+                    .for_each(|live| live.file.mark_obsolete());
                 return Err(failed.error);
             }
             return Err(self.poison(failed.error));
@@ -217,26 +215,17 @@ impl Inner {
             self.update_pressure(&next);
             *current = next;
         }
-        for (_, table) in &edit.removed {
-            self.forget_removed(edit, table);
-        }
+        forget(&edit.removed, edit);
+        let version = self.super_version().version.clone();
+        let old = before
+            .version
+            .blobs()
+            .values()
+            .filter(|old| !version.blobs().contains_key(&old.file.meta.number));
+        old.for_each(|old| old.file.mark_obsolete());
         drop(current_state);
         self.signal.notify();
         Ok(())
-    }
-
-    /// Lets the file of a table go that did not make it into the version; one that only moves is still in use.
-    fn forget_added(&self, edit: &VersionEdit, table: &Arc<Table>) {
-        if !edit.removed.iter().any(|(_, removed)| removed.meta.number == table.meta.number) {
-            table.mark_obsolete();
-        }
-    }
-
-    /// Lets the file of a table go that is no longer in the version, unless it only moved.
-    fn forget_removed(&self, edit: &VersionEdit, table: &Arc<Table>) {
-        if !edit.added.iter().any(|(_, added)| added.meta.number == table.meta.number) {
-            table.mark_obsolete();
-        }
     }
 
     fn manifest_of(&self, version: &Version, state: &ManifestState) -> Manifest {
@@ -246,6 +235,7 @@ impl Inner {
             log: state.log,
             next_file: self.next_file.load(Ordering::Relaxed),
             tables: version.tables().map(|(level, table)| TableRecord::new(level, &table.meta)).collect(),
+            blobs: version.blobs().values().map(|live| BlobRecord::new(&live.file.meta)).collect(),
         }
     }
 
@@ -269,6 +259,12 @@ impl Inner {
         stats.wal_bytes = super_version.active.log_bytes()
             + super_version.frozen.iter().map(|set| set.log_bytes()).sum::<u64>();
         stats.cache_bytes = self.context.cache.byte_len();
+        let blobs = super_version.version.blobs();
+        stats.blob_files = blobs.len();
+        stats.blob_bytes = blobs.values().map(|live| live.file.meta.bytes).sum();
+        stats.blob_garbage_bytes = blobs.values().map(|live| live.garbage_bytes()).sum();
+        stats.running_compactions = self.compacting.lock().len();
+        stats.compaction_debt_bytes = compaction::debt(&self.options, &super_version.version);
         for ((_, keyspace), entry) in super_version.version.keyspaces().zip(&self.keyspaces) {
             let levels = (0..LEVELS)
                 .map(|level| {

@@ -38,6 +38,16 @@ pub struct Stats {
     pub wal_bytes: u64,
     /// Tables on disk.
     pub keyspaces: Vec<KeyspaceStats>,
+    /// How many blob files there are.
+    pub blob_files: usize,
+    /// Blob files on disk.
+    pub blob_bytes: u64,
+    /// The part of them that no table refers to.
+    pub blob_garbage_bytes: u64,
+    /// What compaction still has to take to the next level.
+    pub compaction_debt_bytes: u64,
+    /// Compactions under way.
+    pub running_compactions: usize,
     /// Memory of the block cache.
     pub cache_bytes: u64,
     /// Memory of the indexes and filters of open tables.
@@ -52,6 +62,8 @@ pub struct Stats {
     pub filter_useful: u64,
     /// Batches committed.
     pub batches: u64,
+    /// Bytes of batches committed, before any overhead.
+    pub batch_bytes: u64,
     /// Groups of batches written to the log together.
     pub commit_groups: u64,
     /// Fsyncs of the log.
@@ -68,6 +80,8 @@ pub struct Stats {
     pub flush_bytes_written: u64,
     /// Bytes of tables written by compactions.
     pub compaction_bytes_written: u64,
+    /// Bytes of blob files written by flushes and compactions.
+    pub blob_bytes_written: u64,
     /// Bytes of tables read by compactions.
     pub compaction_bytes_read: u64,
     /// Bytes of blocks read from disk by gets and scans.
@@ -84,6 +98,17 @@ pub struct Stats {
     pub poisoned: Option<String>,
 }
 
+impl Stats {
+    /// How many bytes were written to disk for each byte that was committed; 0 before the first.
+    pub fn write_amplification(&self) -> f64 {
+        let written = self.wal_bytes_written
+            + self.flush_bytes_written
+            + self.compaction_bytes_written
+            + self.blob_bytes_written;
+        if self.batch_bytes == 0 { 0.0 } else { written as f64 / self.batch_bytes as f64 }
+    }
+}
+
 /// The counters behind [`Stats`].
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -92,6 +117,7 @@ pub(crate) struct Counters {
     pub(crate) filter_checks: Counter,
     pub(crate) filter_useful: Counter,
     pub(crate) batches: Counter,
+    pub(crate) batch_bytes: Counter,
     pub(crate) commit_groups: Counter,
     pub(crate) wal_fsyncs: Counter,
     pub(crate) wal_bytes_written: Counter,
@@ -100,6 +126,7 @@ pub(crate) struct Counters {
     pub(crate) trivial_moves: Counter,
     pub(crate) flush_bytes_written: Counter,
     pub(crate) compaction_bytes_written: Counter,
+    pub(crate) blob_bytes_written: Counter,
     pub(crate) compaction_bytes_read: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) slowdowns: Counter,
@@ -130,6 +157,7 @@ impl Counters {
             filter_checks: self.filter_checks.get(),
             filter_useful: self.filter_useful.get(),
             batches: self.batches.get(),
+            batch_bytes: self.batch_bytes.get(),
             commit_groups: self.commit_groups.get(),
             wal_fsyncs: self.wal_fsyncs.get(),
             wal_bytes_written: self.wal_bytes_written.get(),
@@ -138,6 +166,7 @@ impl Counters {
             trivial_moves: self.trivial_moves.get(),
             flush_bytes_written: self.flush_bytes_written.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
+            blob_bytes_written: self.blob_bytes_written.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             bytes_read: self.bytes_read.get(),
             slowdowns: self.slowdowns.get(),

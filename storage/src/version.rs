@@ -1,10 +1,12 @@
 //! Versions: which tables there are; and super-versions, which add the memtables.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::Sequence;
+use crate::blob::BlobFile;
 use crate::error::Error;
 use crate::key::{Kind, Position};
 use crate::memtable::{MemtableCursor, MemtableSet};
@@ -39,14 +41,38 @@ impl KeyspaceVersion {
 
     /// The tables of a level that have keys in the closed range.
     pub(crate) fn overlapping(&self, level: usize, smallest: &[u8], largest: &[u8]) -> Vec<Arc<Table>> {
-        self.level(level).iter().filter(|table| table.overlaps(smallest, largest)).cloned().collect()
+        let tables = self.level(level);
+        if level == 0 {
+            return tables.iter().filter(|table| table.overlaps(smallest, largest)).cloned().collect();
+        }
+        let behind = tables.get(tables.partition_point(|table| *table.meta.largest < *smallest)..);
+        let behind = behind.unwrap_or_default();
+        behind.iter().take_while(|table| *table.meta.smallest <= *largest).cloned().collect()
     }
 }
 
-/// An immutable list of tables.
+/// A blob file, and how much of it tables refer to.
+#[derive(Clone, Debug)]
+pub(crate) struct LiveBlobs {
+    pub(crate) file: Arc<BlobFile>,
+    pub(crate) blobs: u64,
+    /// With lengths and trailers.
+    pub(crate) bytes: u64,
+}
+
+impl LiveBlobs {
+    /// Bytes that nothing refers to.
+    pub(crate) fn garbage_bytes(&self) -> u64 {
+        self.file.meta.blob_bytes().saturating_sub(self.bytes)
+    }
+}
+
+/// An immutable list of tables, and of the blob files they refer to.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     keyspaces: Vec<KeyspaceVersion>,
+    /// By number.
+    blobs: BTreeMap<u64, LiveBlobs>,
 }
 
 /// A step from one version to the next.
@@ -57,9 +83,17 @@ pub(crate) struct VersionEdit {
     pub(crate) removed: Vec<(usize, Arc<Table>)>,
 }
 
+impl VersionEdit {
+    /// Whether a table only changes its level.
+    pub(crate) fn moves(&self, table: &Table) -> bool {
+        let is_it = |other: &(usize, Arc<Table>)| other.1.meta.number == table.meta.number;
+        self.added.iter().any(is_it) && self.removed.iter().any(is_it)
+    }
+}
+
 impl Version {
     pub(crate) fn empty(keyspaces: usize) -> Version {
-        Version { keyspaces: vec![KeyspaceVersion::empty(); keyspaces] }
+        Version { keyspaces: vec![KeyspaceVersion::empty(); keyspaces], blobs: BTreeMap::new() }
     }
 
     pub(crate) fn keyspace(&self, keyspace: Keyspace) -> Option<&KeyspaceVersion> {
@@ -99,7 +133,34 @@ impl Version {
                 tables.insert(at, table.clone());
             }
         }
+        version.count_blobs(edit);
         version
+    }
+
+    /// The blob files that tables refer to.
+    pub(crate) fn blobs(&self) -> &BTreeMap<u64, LiveBlobs> {
+        &self.blobs
+    }
+
+    /// Adds first: a table that takes the place of another keeps the blob files of both in use.
+    fn count_blobs(&mut self, edit: &VersionEdit) {
+        for (_, table) in &edit.added {
+            for (used, file) in table.blob_uses() {
+                let new = || LiveBlobs { file: file.clone(), blobs: 0, bytes: 0 };
+                let live = self.blobs.entry(used.file).or_insert_with(new);
+                live.blobs += used.blobs;
+                live.bytes += used.bytes;
+            }
+        }
+        for (_, table) in &edit.removed {
+            for (used, _) in table.blob_uses() {
+                if let Some(live) = self.blobs.get_mut(&used.file) {
+                    live.blobs = live.blobs.saturating_sub(used.blobs);
+                    live.bytes = live.bytes.saturating_sub(used.bytes);
+                }
+            }
+        }
+        self.blobs.retain(|_, live| live.blobs > 0);
     }
 
     /// Checks what every lookup relies on: from level 1 on tables are in order and disjoint, and no key is in
@@ -115,6 +176,14 @@ impl Version {
 
     fn level_mut(&mut self, keyspace: Keyspace, level: usize) -> Option<&mut Vec<Arc<Table>>> {
         self.keyspaces.get_mut(usize::from(keyspace.0))?.levels.get_mut(level).map(Arc::make_mut)
+    }
+}
+
+fn value_of(table: &Table, kind: Kind, value: Bytes) -> Result<Option<Bytes>, Error> {
+    match kind {
+        Kind::Tombstone => Ok(None),
+        Kind::Value => Ok(Some(value)),
+        Kind::Separated => table.separated(&value).map(Some),
     }
 }
 
@@ -147,7 +216,7 @@ impl SuperVersion {
             if table.overlaps(key, key)
                 && let Some((kind, value)) = table.get(key, hash, sequence)?
             {
-                return Ok((kind == Kind::Value).then_some(value));
+                return value_of(table, kind, value);
             }
         }
         for tables in levels.levels.iter().skip(1) {
@@ -156,7 +225,7 @@ impl SuperVersion {
                 && table.meta.smallest <= key
                 && let Some((kind, value)) = table.get(key, hash, sequence)?
             {
-                return Ok((kind == Kind::Value).then_some(value));
+                return value_of(table, kind, value);
             }
         }
         Ok(None)

@@ -11,14 +11,12 @@ use crate::state::Inner;
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(10);
 
-/// How many workers run while the engine is open.
-pub(crate) const WORKERS: u64 = 2;
-
 /// Those who work in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Worker {
     Flush,
-    Compaction,
+    /// One of several.
+    Compaction(usize),
 }
 
 /// Counts a worker as long as it may touch the store, also if it never gets to run.
@@ -37,17 +35,31 @@ impl Inner {
         if self.options.background.is_inline() {
             return;
         }
-        for (worker, name) in [(Worker::Flush, "allidb-flush"), (Worker::Compaction, "allidb-compact")] {
+        for worker in self.worker_list() {
+            let name = match worker {
+                Worker::Flush => "allidb-flush",
+                Worker::Compaction(_) => "allidb-compact",
+            };
             self.workers.fetch_add(1, Ordering::AcqRel);
             let presence = Presence(self.clone());
             self.options.background.spawn(name, Box::new(move || presence.0.work(worker)));
         }
     }
 
+    fn worker_list(&self) -> impl Iterator<Item = Worker> {
+        let compactions = self.options.compaction_threads.max(1);
+        std::iter::once(Worker::Flush).chain((0..compactions).map(Worker::Compaction))
+    }
+
+    /// Whether a worker has ended although the engine is open.
+    pub(crate) fn lacks_workers(&self) -> bool {
+        self.workers.load(Ordering::Acquire) < self.worker_list().count() as u64
+    }
+
     fn turn(&self, worker: Worker) -> Result<bool, Error> {
         let done = match worker {
             Worker::Flush => self.flush_oldest(),
-            Worker::Compaction => self.compact_once(),
+            Worker::Compaction(_) => self.compact_once(),
         };
         self.note(worker, done)
     }
@@ -61,7 +73,7 @@ impl Inner {
                 }
                 let is_due = match worker {
                     Worker::Flush => self.needs_flush(),
-                    Worker::Compaction => self.needs_compaction(),
+                    Worker::Compaction(_) => self.needs_compaction(),
                 };
                 is_due.then_some(true)
             });
@@ -82,7 +94,7 @@ impl Inner {
         if !self.options.background.is_inline() {
             return;
         }
-        for worker in [Worker::Flush, Worker::Compaction] {
+        for worker in [Worker::Flush, Worker::Compaction(0)] {
             while self.check_writable().is_ok() && matches!(self.turn(worker), Ok(true)) {}
         }
     }
@@ -105,8 +117,11 @@ impl Inner {
     pub(crate) fn wait_idle(&self) -> Result<(), Error> {
         loop {
             self.drain_frozen()?;
-            if !self.turn(Worker::Compaction)? && !self.needs_flush() {
-                return Ok(());
+            if !self.turn(Worker::Compaction(0))? && !self.needs_flush() {
+                self.wait_for_compactions();
+                if !self.needs_compaction() && !self.needs_flush() {
+                    return Ok(());
+                }
             }
         }
     }

@@ -1,9 +1,17 @@
 //! Leveled compaction: tables move down, level by level, and lose what nobody sees any more.
 //!
-//! Level 0 goes to level 1 when it has too many tables; each further level to the next when it is too large,
-//! one table at a time, round robin over the keys.
+//! Level 0 goes to the uppermost level in use when it has too many tables; each further level to the next when it is
+//! larger than its target, one table at a time, round robin over the keys. Tables that refer to blob files full of
+//! garbage are rewritten where they are.
 
+mod levels;
+mod output;
 mod pick;
 mod run;
+mod running;
+mod throttle;
 
-pub(crate) use pick::Pointers;
+pub(crate) use output::Output;
+pub(crate) use pick::debt;
+pub(crate) use running::Compacting;
+pub(crate) use throttle::Throttle;

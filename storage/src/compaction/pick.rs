@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::levels::LevelTargets;
+use super::running::Compacting;
 use crate::options::{Keyspace, Options};
 use crate::table::Table;
 use crate::version::{KeyspaceVersion, LEVELS, Version};
-
-/// Where the last compaction of a level ended: the next one goes on behind.
-pub(crate) type Pointers = BTreeMap<(Keyspace, usize), Bytes>;
 
 /// Tables to merge, and the level that takes the result.
 #[derive(Debug)]
@@ -21,69 +20,139 @@ pub(crate) struct Task {
     pub(crate) target: usize,
     /// Nothing to merge: the tables can change their level as they are.
     pub(crate) is_move: bool,
+    /// Blob files whose values are to be moved to a new one.
+    pub(crate) relocated: Vec<u64>,
 }
 
-/// The size above which a level goes to the next.
-fn level_limit(options: &Options, level: usize) -> u64 {
-    let factor = options.level_multiplier.max(2).saturating_pow(level.saturating_sub(1) as u32);
-    options.level_base_bytes.max(1).saturating_mul(factor)
-}
-
-/// How full a level is; from 1.0 on it has to be compacted.
-fn score(options: &Options, keyspace: &KeyspaceVersion, level: usize) -> f64 {
-    if level == 0 {
-        keyspace.level(0).len() as f64 / options.level0_files.max(1) as f64
-    } else {
-        keyspace.level_bytes(level) as f64 / level_limit(options, level) as f64
+impl Task {
+    /// The smallest and largest key of the inputs.
+    pub(crate) fn range(&self) -> (Bytes, Bytes) {
+        let tables = || self.inputs.iter().map(|(_, table)| &table.meta);
+        let smallest = tables().map(|meta| &meta.smallest).min().cloned().unwrap_or_default();
+        let largest = tables().map(|meta| &meta.largest).max().cloned().unwrap_or_default();
+        (smallest, largest)
     }
 }
 
-/// The compaction that is needed most, if any is.
-pub(crate) fn pick(options: &Options, version: &Version, pointers: &Pointers) -> Option<Task> {
-    let candidates = version.keyspaces().flat_map(|(id, keyspace)| {
-        (0..LEVELS - 1).map(move |level| (score(options, keyspace, level), id, level, keyspace))
+/// The compaction that is needed most and can start now, if there is one.
+pub(crate) fn pick(options: &Options, version: &Version, compacting: &Compacting) -> Option<Task> {
+    let garbage = garbage(options, version);
+    let mut candidates = Vec::new();
+    for (id, keyspace) in version.keyspaces() {
+        let targets = LevelTargets::of(options, keyspace);
+        let level0 = keyspace.level(0).len() as f64 / options.level0_files.max(1) as f64;
+        candidates.push((level0, id, keyspace, 0, targets.base));
+        for level in 1..LEVELS - 1 {
+            let score = targets.score(level, keyspace.level_bytes(level));
+            candidates.push((score, id, keyspace, level, level + 1));
+        }
+    }
+    candidates.retain(|(score, ..)| *score >= 1.0);
+    candidates.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
+    let mut tasks = candidates.into_iter().flat_map(|(_, id, keyspace, level, target)| {
+        sources(compacting, id, keyspace, level)
+            .map(move |sources| merge(id, keyspace, level, target, sources))
     });
-    let (_, id, level, keyspace) =
-        candidates.filter(|(score, ..)| *score >= 1.0).max_by(|(a, ..), (b, ..)| a.total_cmp(b))?;
-    let sources: Vec<Arc<Table>> = if level == 0 {
-        keyspace.level(0).to_vec()
-    } else {
-        let tables = keyspace.level(level);
-        let behind = pointers.get(&(id, level));
-        let next = tables.iter().find(|table| behind.is_none_or(|behind| table.meta.smallest > *behind));
-        next.or(tables.first()).cloned().into_iter().collect()
-    };
-    Some(task(id, keyspace, level, sources))
+    let task = tasks.find(|task| compacting.allows(task));
+    let mut task = task.or_else(|| collect_garbage(version, compacting, &garbage))?;
+    task.relocated = garbage.into_keys().collect();
+    Some(task)
 }
 
-/// Compacts everything into one level, the smallest that may hold it.
+/// Bytes that are to be compacted until nothing is due.
+pub(crate) fn debt(options: &Options, version: &Version) -> u64 {
+    let of_keyspace = |keyspace: &KeyspaceVersion| {
+        let targets = LevelTargets::of(options, keyspace);
+        let is_due = keyspace.level(0).len() >= options.level0_files;
+        let level0 = if is_due { keyspace.level_bytes(0) } else { 0 };
+        level0 + (1..LEVELS).map(|level| targets.debt(level, keyspace.level_bytes(level))).sum::<u64>()
+    };
+    version.keyspaces().map(|(_, keyspace)| of_keyspace(keyspace)).sum()
+}
+
+/// Compacts everything into the last level.
 pub(crate) fn pick_all(options: &Options, version: &Version, id: Keyspace) -> Option<Task> {
     let keyspace = version.keyspace(id)?;
-    let tables: Vec<(usize, Arc<Table>)> = (0..LEVELS)
+    let inputs: Vec<(usize, Arc<Table>)> = (0..LEVELS)
         .flat_map(|level| keyspace.level(level).iter().map(move |table| (level, table.clone())))
         .collect();
-    let deepest = tables.iter().map(|(level, _)| *level).max()?;
-    let bytes = tables.iter().map(|(_, table)| table.meta.bytes).sum::<u64>();
-    let fits = (1..LEVELS - 1).find(|&level| bytes <= level_limit(options, level)).unwrap_or(LEVELS - 1);
-    Some(Task { keyspace: id, inputs: tables, target: deepest.max(fits), is_move: false })
+    let relocated = garbage(options, version).into_keys().collect();
+    let task = Task { keyspace: id, inputs, target: LEVELS - 1, is_move: false, relocated };
+    (!task.inputs.is_empty()).then_some(task)
 }
 
-fn task(id: Keyspace, keyspace: &KeyspaceVersion, level: usize, sources: Vec<Arc<Table>>) -> Task {
-    let target = level + 1;
-    let smallest = sources.iter().map(|table| &table.meta.smallest).min().cloned().unwrap_or_default();
-    let largest = sources.iter().map(|table| &table.meta.largest).max().cloned().unwrap_or_default();
+/// The tables of a level that may go down, in the order in which they should: level 0 as a whole, of others one.
+fn sources<'a>(
+    compacting: &'a Compacting,
+    id: Keyspace,
+    keyspace: &'a KeyspaceVersion,
+    level: usize,
+) -> impl Iterator<Item = Vec<Arc<Table>>> + 'a {
+    let tables = keyspace.level(level);
+    let behind = compacting.pointers.get(&(id, level));
+    let next = tables.partition_point(|table| behind.is_some_and(|behind| table.meta.smallest <= *behind));
+    let next = if level == 0 { 0 } else { next };
+    let (before, after) = tables.split_at_checked(next).unwrap_or((tables, &[]));
+    let whole = (level == 0).then(|| tables.to_vec());
+    let single = (level > 0).then(|| after.iter().chain(before)).into_iter().flatten();
+    let single = single.filter(|table| !compacting.is_busy(table.meta.number));
+    whole.into_iter().chain(single.map(|table| vec![table.clone()]))
+}
+
+fn merge(
+    id: Keyspace,
+    keyspace: &KeyspaceVersion,
+    level: usize,
+    target: usize,
+    sources: Vec<Arc<Table>>,
+) -> Task {
+    let is_disjoint = level > 0 || are_disjoint(&sources);
+    let inputs = sources.into_iter().map(|table| (level, table)).collect();
+    let mut task = Task { keyspace: id, inputs, target, is_move: false, relocated: Vec::new() };
+    let (smallest, largest) = task.range();
     let below = keyspace.overlapping(target, &smallest, &largest);
-    let is_move = below.is_empty() && (level > 0 || are_disjoint(&sources));
-    let inputs = sources
-        .into_iter()
-        .map(|table| (level, table))
-        .chain(below.into_iter().map(|table| (target, table)))
-        .collect();
-    Task { keyspace: id, inputs, target, is_move }
+    task.is_move = below.is_empty() && is_disjoint;
+    task.inputs.extend(below.into_iter().map(|table| (target, table)));
+    task
 }
 
 fn are_disjoint(tables: &[Arc<Table>]) -> bool {
     let mut sorted: Vec<&Arc<Table>> = tables.iter().collect();
     sorted.sort_by(|a, b| a.meta.smallest.cmp(&b.meta.smallest));
     sorted.array_windows().all(|[left, right]| left.meta.largest < right.meta.smallest)
+}
+
+/// The blob files with so much garbage that they are to be given up; with what is still in use.
+fn garbage(options: &Options, version: &Version) -> BTreeMap<u64, u64> {
+    let percent = u64::from(options.blob_garbage_percent.min(100));
+    let full = version.blobs().iter().filter(|(_, live)| {
+        // A file that was just written has none: moving values comes to an end.
+        let garbage = live.garbage_bytes();
+        garbage > 0 && garbage.saturating_mul(100) >= live.file.meta.blob_bytes().saturating_mul(percent)
+    });
+    full.filter(|(_, live)| live.file.damage().is_none())
+        .map(|(number, live)| (*number, live.bytes))
+        .collect()
+}
+
+/// Rewrites the table that holds most of what is in use in files full of garbage.
+fn collect_garbage(version: &Version, compacting: &Compacting, garbage: &BTreeMap<u64, u64>) -> Option<Task> {
+    if garbage.is_empty() {
+        return None;
+    }
+    let held = |table: &Table| -> u64 {
+        let uses = table.blob_uses().map(|(used, _)| used);
+        uses.filter(|used| garbage.contains_key(&used.file)).map(|used| used.bytes).sum()
+    };
+    let tables = version.tables().filter(|(_, table)| !compacting.is_busy(table.meta.number));
+    let tables = tables.map(|(level, table)| (held(table), level, table)).filter(|(held, ..)| *held > 0);
+    let rewrite = |level, table: &Arc<Table>| Task {
+        keyspace: table.meta.keyspace,
+        inputs: vec![(level, table.clone())],
+        target: level,
+        is_move: false,
+        relocated: Vec::new(),
+    };
+    let tasks = tables.map(|(held, level, table)| (held, rewrite(level, table)));
+    tasks.filter(|(_, task)| compacting.allows(task)).max_by_key(|(held, _)| *held).map(|(_, task)| task)
 }

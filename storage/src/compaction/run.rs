@@ -1,7 +1,10 @@
 //! Carries a compaction out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use super::output::Output;
 use super::pick::{self, Task};
 use crate::error::Error;
 use crate::merge::{Cursor, LevelCursor, Merge};
@@ -9,40 +12,79 @@ use crate::options::Keyspace;
 use crate::retention::Retention;
 use crate::snapshot::Direction;
 use crate::state::Inner;
-use crate::table::{Access, Table, TableBuilder, TableCursor, TableMeta};
+use crate::table::{Access, Table, TableCursor};
 use crate::version::{LEVELS, SuperVersion, VersionEdit};
 
 /// Versions between two looks at whether the engine is being closed.
 const CHECK_EVERY: u64 = 4096;
+/// Bytes between two times that compaction is held back.
+const THROTTLE_EVERY: usize = 256 << 10;
+
+/// Ends a compaction's registration.
+struct Registration<'a> {
+    inner: &'a Inner,
+    ticket: u64,
+}
+
+impl Drop for Registration<'_> {
+    fn drop(&mut self) {
+        self.inner.compacting.lock().end(self.ticket);
+        self.inner.signal.notify();
+    }
+}
+
+/// Ends the reservation of a keyspace.
+struct Reservation<'a> {
+    inner: &'a Inner,
+    keyspace: Keyspace,
+}
+
+impl Drop for Reservation<'_> {
+    fn drop(&mut self) {
+        self.inner.compacting.lock().release(self.keyspace);
+        self.inner.signal.notify();
+    }
+}
 
 impl Inner {
-    /// Does the compaction that is needed most; false if none is.
+    /// Does the compaction that is needed most; false if none is that could start now.
     pub(crate) fn compact_once(&self) -> Result<bool, Error> {
-        let mut pointers = self.compacting.lock();
         self.check_writable()?;
+        let mut compacting = self.compacting.lock();
+        // Under the lock: a compaction that has ended is in the version before it gives its tables free.
         let super_version = self.super_version();
-        let Some(task) = pick::pick(&self.options, &super_version.version, &pointers) else {
+        let Some(task) = pick::pick(&self.options, &super_version.version, &compacting) else {
             return Ok(false);
         };
         if let Some((level, table)) = task.inputs.first()
             && *level > 0
+            && task.target > *level
         {
-            pointers.insert((task.keyspace, *level), table.meta.largest.clone());
+            compacting.pointers.insert((task.keyspace, *level), table.meta.largest.clone());
         }
+        let _registration = Registration { inner: self, ticket: compacting.start(&task) };
+        drop(compacting);
         self.run_task(&task, &super_version)?;
         Ok(true)
     }
 
-    /// Whether a compaction is due.
+    /// Whether a compaction is due that could start now.
     pub(crate) fn needs_compaction(&self) -> bool {
-        // The pointers only choose which table goes first.
-        pick::pick(&self.options, &self.super_version().version, &pick::Pointers::new()).is_some()
+        let compacting = self.compacting.lock();
+        pick::pick(&self.options, &self.super_version().version, &compacting).is_some()
+    }
+
+    /// Waits for the compactions that run to end.
+    pub(crate) fn wait_for_compactions(&self) {
+        self.signal.wait(|| (self.compacting.lock().len() == 0).then_some(()));
     }
 
     /// Merges all tables of a keyspace into one level.
     pub(crate) fn compact_all(&self, keyspace: Keyspace) -> Result<(), Error> {
-        let _pointers = self.compacting.lock();
         self.check_writable()?;
+        self.signal.wait(|| self.compacting.lock().reserve(keyspace).then_some(()));
+        let _reservation = Reservation { inner: self, keyspace };
+        self.signal.wait(|| (!self.compacting.lock().runs_in(keyspace)).then_some(()));
         let super_version = self.super_version();
         match pick::pick_all(&self.options, &super_version.version, keyspace) {
             Some(task) => self.run_task(&task, &super_version),
@@ -58,11 +100,7 @@ impl Inner {
             self.counters().trivial_moves.add(edit.added.len() as u64);
             return Ok(());
         }
-        let mut created = Vec::new();
-        let added = self
-            .write_merged(task, super_version, &mut created)
-            .and_then(|metas| self.open_tables(task.target, metas));
-        edit.added = added.inspect_err(|_| self.remove_tables(&created))?;
+        edit.added = self.write_merged(task, super_version)?;
         let written = edit.added.iter().map(|(_, table)| table.meta.bytes).sum();
         let read = task.inputs.iter().map(|(_, table)| table.meta.bytes).sum();
         self.install(&edit, None)?;
@@ -76,25 +114,29 @@ impl Inner {
         &self,
         task: &Task,
         super_version: &SuperVersion,
-        created: &mut Vec<u64>,
-    ) -> Result<Vec<TableMeta>, Error> {
+    ) -> Result<Vec<(usize, Arc<Table>)>, Error> {
         let Some(entry) = self.keyspaces.get(usize::from(task.keyspace.0)) else { return Ok(Vec::new()) };
         let levels = super_version.version.keyspace(task.keyspace);
-        // A tombstone may go when no table of a deeper level has keys where it lies.
+        // A tombstone may go when no table of a deeper level has keys where it lies. Within level 0 older tables may.
         let is_lowest = |key: &[u8]| {
-            levels.is_none_or(|levels| {
-                (task.target + 1..LEVELS).all(|level| {
-                    let tables = levels.level(level);
-                    let index = tables.partition_point(|table| table.meta.largest < key);
-                    tables.get(index).is_none_or(|table| !table.overlaps(key, key))
+            task.target > 0
+                && levels.is_none_or(|levels| {
+                    (task.target + 1..LEVELS).all(|level| {
+                        let tables = levels.level(level);
+                        let index = tables.partition_point(|table| table.meta.largest < key);
+                        tables.get(index).is_none_or(|table| !table.overlaps(key, key))
+                    })
                 })
-            })
         };
         let mut merge = Merge::new(cursors(task)?, Direction::Forward);
         let mut retention = Retention::new(self.live_snapshots());
-        let mut metas = Vec::new();
-        let mut builder: Option<TableBuilder> = None;
+        let table_bytes = self.options.table_bytes;
+        let mut output = Output::new(self, task.keyspace, &entry.options, task.target, table_bytes);
+        let blobs = task.inputs.iter().flat_map(|(_, table)| table.blob_uses());
+        let known: BTreeMap<_, _> = blobs.map(|(used, file)| (used.file, file.clone())).collect();
+        output.refer(known, task.relocated.clone());
         let mut seen = 0u64;
+        let mut unpaid = 0;
         while let Some(cursor) = merge.current() {
             let Some((key, sequence)) = cursor.key() else { break };
             seen += 1;
@@ -102,39 +144,23 @@ impl Inner {
                 self.check_writable()?;
             }
             if retention.keeps(key, sequence, cursor.kind(), is_lowest) {
-                // Versions of one key stay together, or a lookup would have to ask two tables of a level.
-                let full = builder.take_if(|builder| {
-                    builder.byte_len() >= self.options.table_bytes && builder.last_key() != key
-                });
-                if let Some(full) = full {
-                    metas.push(full.finish()?);
+                unpaid += output.add(key, sequence, cursor.kind(), cursor.value_bytes())?;
+                if unpaid >= THROTTLE_EVERY {
+                    self.hold_back(std::mem::take(&mut unpaid));
                 }
-                let builder = match &mut builder {
-                    Some(builder) => builder,
-                    None => {
-                        let number = self.next_file_number();
-                        created.push(number);
-                        let new = TableBuilder::create(
-                            self.fs(),
-                            self.dir(),
-                            number,
-                            task.keyspace,
-                            &entry.options,
-                        )?;
-                        builder.insert(new)
-                    }
-                };
-                builder.add(key, sequence, cursor.kind(), cursor.value_bytes())?;
             }
             merge.advance()?;
         }
-        if let Some(builder) = builder {
-            metas.push(builder.finish()?);
+        output.finish()
+    }
+
+    fn hold_back(&self, bytes: usize) {
+        if !self.options.background.is_inline() {
+            let delay = self.throttle.delay(bytes, Instant::now());
+            if !delay.is_zero() {
+                self.signal.wait_for(delay, || self.check_writable().is_err());
+            }
         }
-        if !metas.is_empty() {
-            self.sync_dir()?;
-        }
-        Ok(metas)
     }
 }
 

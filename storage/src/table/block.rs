@@ -98,7 +98,11 @@ impl Block {
             let start = offset + (bytes.len() - decoder.rest().len());
             let value_start = start.checked_add(suffix)?;
             let value_end = value_start.checked_add(tag >> 1)?;
-            let kind = if tag & 1 == 1 { Kind::Value } else { Kind::Tombstone };
+            let kind = match (tag & 1, tag >> 1) {
+                (1, _) => Kind::Value,
+                (_, 0) => Kind::Tombstone,
+                _ => Kind::Separated,
+            };
             let entry =
                 Entry { shared, suffix: start..value_start, sequence, kind, value: value_start..value_end };
             (value_end <= self.entries_end).then_some(entry)

@@ -26,6 +26,7 @@ impl BlockBuilder {
         }
     }
 
+    /// The value of a [`Kind::Separated`] is a reference, and so never empty; that of a tombstone always is.
     pub(crate) fn add(&mut self, key: &[u8], sequence: Sequence, kind: Kind, value: &[u8]) {
         let shared = if self.since_restart >= self.restart_interval {
             self.restarts.push(self.bytes.len() as u32);

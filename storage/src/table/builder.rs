@@ -1,5 +1,6 @@
 //! Writes a table.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use super::filter;
 use super::footer::Footer;
 use super::frame::{Framer, Handle};
 use super::reader::{Properties, TableMeta};
+use crate::blob::{BlobRef, BlobUse};
 use crate::error::Error;
 use crate::fs::{File, Fs};
 use crate::key::{Kind, common_prefix};
@@ -44,6 +46,14 @@ pub(crate) struct TableBuilder {
     smallest: Bytes,
     last_key: Vec<u8>,
     properties: Properties,
+    /// By file.
+    blobs: BTreeMap<u64, BlobUse>,
+}
+
+impl std::fmt::Debug for TableBuilder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("TableBuilder").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl TableBuilder {
@@ -75,10 +85,12 @@ impl TableBuilder {
             smallest: Bytes::new(),
             last_key: Vec::new(),
             properties: Properties { smallest_sequence: u64::MAX, ..Properties::default() },
+            blobs: BTreeMap::new(),
         })
     }
 
-    /// Appends a version, which must follow the one before in [`crate::key::compare`]'s order.
+    /// Appends a version, which must follow the one before in [`crate::key::compare`]'s order. The value of a
+    /// [`Kind::Separated`] is the encoded [`BlobRef`].
     pub(crate) fn add(
         &mut self,
         key: &[u8],
@@ -104,6 +116,13 @@ impl TableBuilder {
         self.block.add(key, sequence, kind, value);
         self.properties.entries += 1;
         self.properties.tombstones += u64::from(kind == Kind::Tombstone);
+        if kind == Kind::Separated
+            && let Some(blob) = BlobRef::decode(value)
+        {
+            let used = self.blobs.entry(blob.file).or_insert(BlobUse { file: blob.file, blobs: 0, bytes: 0 });
+            used.blobs += 1;
+            used.bytes += blob.stored_bytes();
+        }
         self.properties.smallest_sequence = self.properties.smallest_sequence.min(sequence);
         self.properties.largest_sequence = self.properties.largest_sequence.max(sequence);
         if self.block.byte_len() >= self.block_bytes {
@@ -138,6 +157,7 @@ impl TableBuilder {
         self.properties.smallest = self.smallest.to_vec();
         self.properties.largest = self.last_key.clone();
         self.properties.keyspace = u32::from(self.keyspace.0);
+        self.properties.blobs = std::mem::take(&mut self.blobs).into_values().collect();
         footer.properties = self.append(&self.properties.encode_to_vec());
         footer.encode(self.number, &mut self.buffer);
         self.write()?;

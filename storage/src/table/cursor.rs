@@ -79,12 +79,16 @@ impl TableCursor {
         self.block.as_ref().map_or(Kind::Tombstone, BlockCursor::kind)
     }
 
-    /// The current value.
-    pub(crate) fn value(&self) -> Bytes {
-        self.block.as_ref().map_or_else(Bytes::new, BlockCursor::value)
+    /// The current value, wherever it lies.
+    pub(crate) fn value(&self) -> Result<Bytes, Error> {
+        let Some(block) = &self.block else { return Ok(Bytes::new()) };
+        match block.kind() {
+            Kind::Separated => self.table.separated(block.value_bytes()),
+            Kind::Value | Kind::Tombstone => Ok(block.value()),
+        }
     }
 
-    /// The current value's bytes.
+    /// What the table holds as the current value: of a separated one the reference.
     pub(crate) fn value_bytes(&self) -> &[u8] {
         self.block.as_ref().map_or(&[], BlockCursor::value_bytes)
     }

@@ -120,22 +120,53 @@ impl Framer {
     }
 }
 
+/// A block as it is stored, without its trailer, and checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Payload {
+    bytes: Bytes,
+    compression: u8,
+}
+
+impl Payload {
+    /// Checks a block with its trailer. The error says what is wrong with it.
+    pub(crate) fn check(framed: Bytes, file: u64, offset: u64) -> Result<Payload, &'static str> {
+        let len = framed.len().checked_sub(TRAILER_BYTES).ok_or("a block shorter than its trailer")?;
+        let bytes = framed.slice(..len);
+        let mut trailer = Decoder::new(framed.get(len..).unwrap_or_default());
+        let (Some(compression), Some(expected)) = (trailer.u8(), trailer.u32()) else {
+            return Err("a block shorter than its trailer");
+        };
+        if checksum(file, offset, &bytes, compression) != expected {
+            return Err("a block's checksum does not match");
+        }
+        Ok(Payload { bytes, compression })
+    }
+
+    /// The block itself.
+    pub(crate) fn decompress(self) -> Result<Bytes, &'static str> {
+        match self.compression {
+            STORED => Ok(self.bytes),
+            LZ4 => decompress(&self.bytes).ok_or("a block that does not decompress"),
+            _ => Err("a block of an unknown compression"),
+        }
+    }
+
+    /// Appends it with a new trailer to `out`, which is written at `offset` of file `file`.
+    pub(crate) fn frame(&self, out: &mut Vec<u8>, file: u64, offset: u64) -> Handle {
+        out.extend_from_slice(&self.bytes);
+        push_trailer(out, file, offset, &self.bytes, self.compression)
+    }
+}
+
+fn push_trailer(out: &mut Vec<u8>, file: u64, offset: u64, payload: &[u8], compression: u8) -> Handle {
+    out.push(compression);
+    out.extend_from_slice(&checksum(file, offset, payload, compression).to_le_bytes());
+    Handle { offset, len: payload.len() as u64 }
+}
+
 /// Checks and decompresses a block with its trailer. The error says what is wrong with it.
 pub(crate) fn unframe(framed: &Bytes, file: u64, offset: u64) -> Result<Bytes, &'static str> {
-    let len = framed.len().checked_sub(TRAILER_BYTES).ok_or("a block shorter than its trailer")?;
-    let payload = framed.slice(..len);
-    let mut trailer = Decoder::new(framed.get(len..).unwrap_or_default());
-    let (Some(compression), Some(expected)) = (trailer.u8(), trailer.u32()) else {
-        return Err("a block shorter than its trailer");
-    };
-    if checksum(file, offset, &payload, compression) != expected {
-        return Err("a block's checksum does not match");
-    }
-    match compression {
-        STORED => Ok(payload),
-        LZ4 => decompress(&payload).ok_or("a block that does not decompress"),
-        _ => Err("a block of an unknown compression"),
-    }
+    Payload::check(framed.clone(), file, offset)?.decompress()
 }
 
 fn decompress(payload: &[u8]) -> Option<Bytes> {

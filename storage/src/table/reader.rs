@@ -14,6 +14,7 @@ use super::footer::{FOOTER_BYTES, Footer, FooterError, TABLE_FORMAT};
 use super::frame::{Handle, unframe};
 use super::index::Index;
 use crate::Sequence;
+use crate::blob::{BlobFile, BlobRef, BlobUse};
 use crate::cache::BlockCache;
 use crate::error::Error;
 use crate::files;
@@ -42,6 +43,9 @@ pub(crate) struct Properties {
     pub(crate) entries: u64,
     #[prost(uint64, tag = "7")]
     pub(crate) tombstones: u64,
+    /// By file.
+    #[prost(message, repeated, tag = "8")]
+    pub(crate) blobs: Vec<BlobUse>,
 }
 
 /// What the manifest says about a table.
@@ -80,12 +84,19 @@ pub(crate) struct Table {
     index: Index,
     filter: Option<Filter>,
     properties: Handle,
+    uses: Vec<BlobUse>,
+    /// Those that `uses` names, in the same order.
+    blobs: Vec<Arc<BlobFile>>,
     obsolete: AtomicBool,
 }
 
 impl Table {
-    /// Opens the file and reads footer, index and filter.
-    pub(crate) fn open(context: &TableContext, meta: TableMeta) -> Result<Table, Error> {
+    /// Opens the file and reads footer, index, filter and properties. `blob` finds the blob files that it refers to.
+    pub(crate) fn open(
+        context: &TableContext,
+        meta: TableMeta,
+        blob: impl Fn(u64) -> Option<Arc<BlobFile>>,
+    ) -> Result<Table, Error> {
         let path = files::table(&context.dir, meta.number);
         let file = context.fs.open(&path).map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => {
@@ -118,6 +129,19 @@ impl Table {
             let filter = Filter::new(read(footer.filter)?);
             Some(filter.ok_or_else(|| Error::corruption(&path, footer.filter.offset, "a malformed filter"))?)
         };
+        let at = footer.properties.offset;
+        let malformed = || Error::corruption(&path, at, "malformed properties");
+        let mut uses = Properties::decode(read(footer.properties)?).map_err(|_| malformed())?.blobs;
+        uses.sort_unstable_by_key(|used| used.file);
+        let unknown = |file| {
+            Error::corruption(
+                &path,
+                at,
+                format!("it refers to blob file {file}, which the manifest does not name"),
+            )
+        };
+        let blobs = uses.iter().map(|used| blob(used.file).ok_or_else(|| unknown(used.file)));
+        let blobs = blobs.collect::<Result<_, _>>()?;
         Ok(Table {
             context: context.clone(),
             path,
@@ -125,6 +149,8 @@ impl Table {
             index,
             filter,
             properties: footer.properties,
+            uses,
+            blobs,
             obsolete: AtomicBool::new(false),
             meta,
         })
@@ -156,6 +182,24 @@ impl Table {
             }
         }
         Ok(None)
+    }
+
+    /// The value that an entry of the table refers to; `reference` is what the entry holds.
+    pub(crate) fn separated(&self, reference: &[u8]) -> Result<Bytes, Error> {
+        let malformed = || Error::corruption(&self.path, 0, "a malformed reference to a blob file");
+        let blob = BlobRef::decode(reference).ok_or_else(malformed)?;
+        self.blob_file(blob.file).ok_or_else(malformed)?.get(blob.handle)
+    }
+
+    /// One of the blob files that entries refer to.
+    pub(crate) fn blob_file(&self, number: u64) -> Option<&Arc<BlobFile>> {
+        let at = self.uses.binary_search_by_key(&number, |used| used.file).ok()?;
+        self.blobs.get(at)
+    }
+
+    /// How much entries refer to in which blob files.
+    pub(crate) fn blob_uses(&self) -> impl Iterator<Item = (&BlobUse, &Arc<BlobFile>)> {
+        self.uses.iter().zip(&self.blobs)
     }
 
     /// The number of data blocks.
@@ -265,6 +309,7 @@ impl Table {
             largest_sequence: meta.largest_sequence,
             entries: meta.entries,
             tombstones: meta.tombstones,
+            blobs: self.uses.clone(),
         };
         if Properties::decode(bytes).ok() == Some(expected) {
             Ok(())

@@ -26,16 +26,19 @@ pub(crate) type Change = (usize, Vec<u8>, Option<Vec<u8>>);
 pub(crate) fn tiny() -> Options {
     let mut with_filter = KeyspaceOptions::new("a");
     with_filter.block_bytes = 128;
+    with_filter.separation_bytes = 40;
     let mut without = KeyspaceOptions::new("b");
     without.block_bytes = 256;
     without.compression = Compression::None;
     without.filter_bits_per_key = 0;
+    without.separation_bytes = 0;
     Options {
         keyspaces: vec![with_filter, without],
         memtable_bytes: 4 << 10,
         block_cache_bytes: 4 << 10,
         wal_segment_bytes: 2 << 10,
         table_bytes: 1 << 10,
+        blob_file_bytes: 1 << 10,
         level0_files: 2,
         level_base_bytes: 2 << 10,
         level_multiplier: 3,

@@ -25,6 +25,7 @@ fn compression_block_size_and_filters_change_the_tables() {
     let with = |change: fn(&mut KeyspaceOptions)| {
         let mut options = Options { memtable_bytes: 1 << 20, wal_segment_bytes: 1 << 20, ..tiny() };
         options.keyspaces[0].block_bytes = 4096;
+        options.keyspaces[0].separation_bytes = 0;
         change(&mut options.keyspaces[0]);
         table_bytes(options)
     };
@@ -88,6 +89,7 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
             ..tiny()
         };
         options.keyspaces[0].compression = Compression::None;
+        options.keyspaces[0].separation_bytes = 0;
         change(&mut options);
         let engine = open(&fs, options).unwrap();
         for index in 0..1000u32 {
@@ -106,13 +108,79 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
         stats.keyspaces[0].levels.iter().map(|level| level.tables).sum()
     };
     assert!(tables(&count(|options| options.table_bytes = 4 << 10)) > tables(&usual));
-    let deepest = |stats: &allidb_storage::Stats| {
-        stats.keyspaces[0].levels.iter().rposition(|level| level.tables > 0).unwrap()
+    let levels = |stats: &allidb_storage::Stats| {
+        stats.keyspaces[0].levels.iter().skip(1).filter(|level| level.tables > 0).count()
     };
-    let deep = count(|options| options.level_base_bytes = 4 << 10);
-    assert!(deepest(&deep) > deepest(&usual), "{deep:?}");
-    let steep = count(|options| (options.level_base_bytes, options.level_multiplier) = (4 << 10, 100));
-    assert!(deepest(&deep) > deepest(&steep), "{steep:?}");
+    assert_eq!(levels(&usual), 1);
+    let deep = count(|options| (options.memtable_bytes, options.level_base_bytes) = (8 << 10, 4 << 10));
+    assert!(levels(&deep) > 1, "{deep:?}");
+    let steep = count(|options| {
+        (options.memtable_bytes, options.level_base_bytes, options.level_multiplier) =
+            (8 << 10, 4 << 10, 100);
+    });
+    assert!(levels(&deep) > levels(&steep), "{steep:?}");
+}
+
+/// Overwrites two of three of 50 keys with large values, again and again.
+fn overwritten(change: fn(&mut Options)) -> (SimFs, allidb_storage::Stats) {
+    let fs = SimFs::new();
+    let mut options = Options { level0_files: 2, ..tiny() };
+    options.keyspaces[0].compression = Compression::None;
+    change(&mut options);
+    let engine = open(&fs, options).unwrap();
+    for round in 0..20u8 {
+        for index in (0..50u32).filter(|index| round == 0 || (index * 7 + u32::from(round)) % 3 > 0) {
+            engine.write(put(&engine, &format!("{index:04}"), &[round; 200]), Durability::None).unwrap();
+        }
+        engine.flush().unwrap();
+        engine.wait_idle().unwrap();
+    }
+    for index in 0..50u32 {
+        let value = engine.get(keyspace(&engine, 0), format!("{index:04}").as_bytes()).unwrap();
+        let last = if (index * 7 + 19) % 3 > 0 { 19 } else { 18 };
+        assert_eq!(value.as_deref(), Some([last; 200].as_slice()));
+    }
+    let stats = engine.stats();
+    (fs, stats)
+}
+
+#[test]
+fn large_values_lie_apart_and_their_garbage_is_collected() {
+    let (fs, usual) = overwritten(|_| {});
+    let blobs = fs.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "blob"));
+    assert_eq!(blobs.map(|(_, bytes)| bytes).sum::<u64>(), usual.blob_bytes);
+    // 50 values of 200 bytes are alive, each file is at most half garbage, and a table or two are not compacted.
+    assert!((10_000..30_000).contains(&usual.blob_bytes), "{usual:?}");
+    let (_, inline) = overwritten(|options| options.keyspaces[0].separation_bytes = 201);
+    assert_eq!((inline.blob_files, inline.blob_bytes_written), (0, 0));
+    assert!(usual.compaction_bytes_written * 3 < inline.compaction_bytes_written, "{usual:?} {inline:?}");
+    let (_, large) = overwritten(|options| options.blob_file_bytes = 1 << 20);
+    assert!(large.blob_files < usual.blob_files);
+    let (_, thrifty) = overwritten(|options| options.blob_garbage_percent = 5);
+    assert!(thrifty.blob_garbage_bytes < usual.blob_garbage_bytes.max(1), "{thrifty:?}");
+    assert!(thrifty.blob_bytes_written > usual.blob_bytes_written);
+}
+
+#[test]
+fn compaction_is_held_back_to_its_rate() {
+    let time = |rate| {
+        let mut options =
+            Options { level0_files: 10, memtable_bytes: 1 << 20, wal_segment_bytes: 8 << 20, ..tiny() };
+        options.keyspaces[0].separation_bytes = 0;
+        options.keyspaces[0].compression = Compression::None;
+        options.compaction_bytes_per_second = rate;
+        options.background = std::sync::Arc::new(allidb_storage::Threads);
+        let engine = open(&SimFs::new(), options).unwrap();
+        for index in 0..2000u32 {
+            engine.write(put(&engine, &format!("{index:08}"), &[1; 1000]), Durability::None).unwrap();
+        }
+        engine.flush().unwrap();
+        let start = std::time::Instant::now();
+        engine.compact(keyspace(&engine, 0)).unwrap();
+        start.elapsed()
+    };
+    // 2 MB; what is written within the first tenth of a second is free.
+    assert!(time(4 << 20).as_millis() >= 350);
 }
 
 #[test]

@@ -1,0 +1,159 @@
+//! An open blob file.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::format::{BLOB_FORMAT, BlobMeta, HEADER_BYTES, HeaderError, LENGTH_BYTES, decode_header};
+use crate::error::Error;
+use crate::files;
+use crate::fs::File;
+use crate::table::frame::{Handle, Payload};
+use crate::table::reader::TableContext;
+
+/// Bytes read at a time by [`BlobFile::verify`].
+const VERIFY_BYTES: usize = 1 << 20;
+
+/// A blob file; its tables share it. A file that is damaged or missing as a whole is noticed when a value is read,
+/// so that the others of the store are not lost with it. The file of one that has become obsolete is removed when
+/// the last user lets go of it.
+#[derive(Debug)]
+pub(crate) struct BlobFile {
+    pub(crate) meta: BlobMeta,
+    context: TableContext,
+    path: PathBuf,
+    file: Result<Arc<dyn File>, Error>,
+    obsolete: AtomicBool,
+}
+
+impl BlobFile {
+    /// Opens the file and checks its header and length.
+    pub(crate) fn open(context: &TableContext, meta: BlobMeta) -> Result<BlobFile, Error> {
+        let path = files::blob(&context.dir, meta.number);
+        let file = match open(context, &path, meta) {
+            Err(error @ Error::Corruption { .. }) => {
+                tracing::error!(%error, "values in a blob file cannot be read");
+                Err(error)
+            }
+            file => Ok(file?),
+        };
+        Ok(BlobFile { meta, context: context.clone(), path, file, obsolete: AtomicBool::new(false) })
+    }
+
+    /// Why no value can be read, if so.
+    pub(crate) fn damage(&self) -> Option<&Error> {
+        self.file.as_ref().err()
+    }
+
+    /// A value, through the cache.
+    pub(crate) fn get(&self, handle: Handle) -> Result<Bytes, Error> {
+        let context = &self.context;
+        if let Some(value) = context.cache.blob(self.meta.number, handle.offset) {
+            context.counters.cache_hits.add(1);
+            return Ok(value);
+        }
+        context.counters.cache_misses.add(1);
+        context.counters.bytes_read.add(handle.len);
+        let value = self.value(handle)?;
+        context.cache.insert_blob(self.meta.number, handle.offset, value.clone());
+        Ok(value)
+    }
+
+    /// A value as it is stored, checked, past the cache.
+    pub(crate) fn payload(&self, handle: Handle) -> Result<Payload, Error> {
+        let file = self.file.as_ref().map_err(Error::duplicate)?;
+        let corruption = |what| self.corruption(handle, what);
+        let is_inside = handle.end().is_some_and(|end| end <= self.meta.bytes);
+        let len =
+            handle.framed_len().filter(|_| is_inside).ok_or_else(|| corruption("a value beyond the end"))?;
+        let mut framed = vec![0; len];
+        file.read_exact_at(handle.offset, &mut framed)
+            .map_err(|source| Error::io("read", &self.path, source))?;
+        Payload::check(Bytes::from(framed), self.meta.number, handle.offset).map_err(corruption)
+    }
+
+    fn value(&self, handle: Handle) -> Result<Bytes, Error> {
+        let payload = self.payload(handle)?;
+        payload.decompress().map_err(|what| self.corruption(handle, what))
+    }
+
+    fn corruption(&self, handle: Handle, what: &str) -> Error {
+        Error::corruption(&self.path, handle.offset.saturating_sub(LENGTH_BYTES as u64), what)
+    }
+
+    /// Reads the whole file and compares it with the checksum in the manifest.
+    pub(crate) fn verify(&self) -> Result<(), Error> {
+        let file = self.file.as_ref().map_err(Error::duplicate)?;
+        let read = |offset, buffer: &mut [u8]| {
+            file.read_exact_at(offset, buffer).map_err(|source| Error::io("read", &self.path, source))
+        };
+        let mut hasher = Xxh3Default::new();
+        let mut buffer = vec![0; VERIFY_BYTES];
+        let mut offset = 0;
+        while offset < self.meta.bytes {
+            let len = (self.meta.bytes - offset).min(VERIFY_BYTES as u64);
+            let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
+            read(offset, chunk)?;
+            hasher.update(chunk);
+            offset += len;
+        }
+        if hasher.digest() == self.meta.checksum {
+            return Ok(());
+        }
+        // The checksums of the values say where.
+        let mut offset = HEADER_BYTES as u64;
+        while offset < self.meta.bytes {
+            let mut len = [0; LENGTH_BYTES];
+            read(offset, &mut len)?;
+            let handle =
+                Handle { offset: offset + LENGTH_BYTES as u64, len: u64::from(u32::from_le_bytes(len)) };
+            self.payload(handle)?;
+            offset = handle.end().unwrap_or(u64::MAX);
+        }
+        Err(Error::corruption(&self.path, 0, "it is not what was written"))
+    }
+
+    /// Lets the file be removed when the last user is gone.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for BlobFile {
+    fn drop(&mut self) {
+        if self.obsolete.load(Ordering::Acquire)
+            && let Err(error) = self.context.fs.remove(&self.path)
+        {
+            // The next open removes what the manifest does not name.
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove an obsolete blob file");
+        }
+    }
+}
+
+fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Result<Arc<dyn File>, Error> {
+    let file = context.fs.open(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::corruption(path, 0, "the manifest names it and it is missing"),
+        _ => Error::io("open", path, source),
+    })?;
+    let len = file.byte_len().map_err(|source| Error::io("stat", path, source))?;
+    if len != meta.bytes || len < HEADER_BYTES as u64 {
+        let what = format!("it has {len} bytes and the manifest says {}", meta.bytes);
+        return Err(Error::corruption(path, len.min(meta.bytes), what));
+    }
+    let mut header = [0; HEADER_BYTES];
+    file.read_exact_at(0, &mut header).map_err(|source| Error::io("read", path, source))?;
+    match decode_header(&header) {
+        Ok(named) if named == (meta.number, u32::from(meta.keyspace.0)) => Ok(file),
+        Ok((number, keyspace)) => {
+            let what = format!("it says that it is blob file {number} of keyspace {keyspace}");
+            Err(Error::corruption(path, 12, what))
+        }
+        Err(HeaderError::Damaged(what)) => Err(Error::corruption(path, 0, what)),
+        Err(HeaderError::Newer(found)) => {
+            Err(Error::NewerFormat { path: path.to_path_buf(), found, supported: BLOB_FORMAT })
+        }
+    }
+}
