@@ -12,6 +12,7 @@ use crate::Sequence;
 use crate::admission::Admission;
 use crate::batch::WriteBatch;
 use crate::cache::BlockCache;
+use crate::checkpoint::Checkpoint;
 use crate::commit::Commit;
 use crate::compaction::Throttle;
 use crate::error::Error;
@@ -238,6 +239,17 @@ impl Engine {
         let version = inner.super_version().version.clone();
         version.tables().try_for_each(|(_, table)| table.verify())?;
         version.blobs().values().try_for_each(|live| live.file.verify())
+    }
+
+    /// Makes a second store in `dir` out of hard links to the files of this one: everything that was committed before
+    /// the call, consistent across keyspaces, at the cost of a flush. `dir` must be empty or absent, and on the same file
+    /// system. What is unfinished is not taken for a store when it is opened, and removed where that is possible.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] if `dir` cannot be used, and what the flush or the file system failed with.
+    pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint, Error> {
+        self.flush()?;
+        self.inner().checkpoint(dir)
     }
 
     /// Counters and sizes.

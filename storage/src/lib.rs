@@ -22,6 +22,7 @@
 //! | `cache` | the cache of blocks and separated values |
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
+//! | `checkpoint` | a second store out of hard links |
 //! | `snapshot`, `merge` | point-in-time reads and scans |
 //! | `background`, `workers`, `signal` | where work runs and who waits for it |
 //! | [`fs`] | all access to files, real and simulated |
@@ -42,6 +43,7 @@ mod background;
 mod batch;
 mod blob;
 mod cache;
+mod checkpoint;
 mod coding;
 mod commit;
 mod compaction;
@@ -68,6 +70,7 @@ mod workers;
 
 pub use background::{Background, Inline, Threads};
 pub use batch::WriteBatch;
+pub use checkpoint::Checkpoint;
 pub use engine::Engine;
 pub use error::Error;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};

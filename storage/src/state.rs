@@ -228,7 +228,7 @@ impl Inner {
         Ok(())
     }
 
-    fn manifest_of(&self, version: &Version, state: &ManifestState) -> Manifest {
+    pub(crate) fn manifest_of(&self, version: &Version, state: &ManifestState) -> Manifest {
         Manifest {
             keyspaces: self.keyspaces.iter().map(|entry| entry.options.name.clone()).collect(),
             last_sequence: state.last_sequence,

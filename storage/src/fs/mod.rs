@@ -33,6 +33,10 @@ pub trait Fs: Send + Sync + Debug {
     /// the old or the new file is there.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name, which must not exist, on the same file system. [`io::ErrorKind::CrossesDevices`] if it
+    /// is another one.
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
+
     /// Removes a file. Open handles go on working.
     fn remove(&self, path: &Path) -> io::Result<()>;
 

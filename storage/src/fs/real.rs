@@ -66,6 +66,10 @@ impl Fs for RealFs {
         fs::rename(from, to)
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         fs::remove_file(path)
     }
@@ -147,6 +151,8 @@ mod tests {
         assert_eq!(RealFs.open(&nested.join("other")).unwrap().byte_len().unwrap(), 4);
         assert_eq!(RealFs.list(&nested).unwrap(), ["other"]);
         assert!(RealFs.free_bytes(&nested).unwrap() > 0);
+        RealFs.hard_link(&nested.join("other"), &dir.path().join("link")).unwrap();
+        assert_eq!(RealFs.open(&dir.path().join("link")).unwrap().byte_len().unwrap(), 4);
         RealFs.remove(&nested.join("other")).unwrap();
         RealFs.sync_dir(&nested).unwrap();
     }

@@ -356,6 +356,19 @@ impl Fs for SimFs {
         })
     }
 
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.perform(Operation::Link, to, |disk| {
+            let inode = disk.find(from)?;
+            let (dir, name) = split(to)?;
+            let directory = disk.directory(&dir)?;
+            if directory.entries.contains_key(&name) {
+                return Err(io::ErrorKind::AlreadyExists.into());
+            }
+            directory.change(Entry::Add(name, inode));
+            Ok(())
+        })
+    }
+
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.perform(Operation::Remove, path, |disk| {
             disk.find(path)?;

@@ -21,6 +21,8 @@ pub enum Operation {
     Allocate,
     /// [`Fs::rename`](super::Fs::rename)
     Rename,
+    /// [`Fs::hard_link`](super::Fs::hard_link)
+    Link,
     /// [`Fs::remove`](super::Fs::remove)
     Remove,
     /// [`Fs::sync_dir`](super::Fs::sync_dir)

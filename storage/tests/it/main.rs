@@ -4,6 +4,7 @@
 //! golden-file test write its files anew.
 
 mod basics;
+mod checkpoints;
 mod concurrency;
 mod crash;
 mod faults;
