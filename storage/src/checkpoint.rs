@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::files;
 use crate::manifest::Manifest;
 use crate::state::Inner;
-use crate::wal::record::SegmentHeader;
+use crate::wal::record::{LOG_FORMAT, SegmentHeader};
 use crate::wal::writer::SegmentWriter;
 
 /// What a checkpoint holds.
@@ -74,9 +74,9 @@ impl Inner {
             made.bytes += bytes;
         }
         unfinished.files.push(files::log(dir, manifest.log));
-        let header = SegmentHeader { number: manifest.log, previous: 0, previous_len: 0 };
+        let header = SegmentHeader { format: LOG_FORMAT, number: manifest.log, previous: 0, previous_len: 0 };
         // Makes the links durable as well.
-        SegmentWriter::create(fs, dir, header, self.options.wal_segment_bytes)?;
+        SegmentWriter::create(fs, dir, header, true, self.options.wal_segment_bytes)?;
         self.name_manifest(&manifest, dir, &mut unfinished)?;
         unfinished.files.clear();
         Ok(made)

@@ -20,8 +20,8 @@ use crate::files;
 use crate::memtable::MemtableSet;
 use crate::options::{Durability, MAX_KEY_BYTES};
 use crate::state::Inner;
-use crate::wal::record::SegmentHeader;
-use crate::wal::writer::SegmentWriter;
+use crate::wal::record::{LOG_FORMAT, SegmentHeader};
+use crate::wal::writer::{CompleteSegment, SegmentWriter};
 
 /// Bytes of batches that one group takes to the log.
 const GROUP_BYTES: usize = 4 << 20;
@@ -86,6 +86,8 @@ struct Queue {
 #[derive(Debug)]
 struct Log {
     segment: SegmentWriter,
+    /// Complete segments that are not synced, the oldest first. Most are flushed, and removed, before that is needed.
+    unsynced: Vec<CompleteSegment>,
     /// The sequence of the last batch in the log.
     last_sequence: Sequence,
     /// The memtables that the segment belongs to.
@@ -104,7 +106,7 @@ pub(crate) struct Commit {
 
 impl Commit {
     pub(crate) fn new(segment: SegmentWriter, last_sequence: Sequence, active: Arc<MemtableSet>) -> Commit {
-        let log = Log { segment, last_sequence, memtables: active.clone() };
+        let log = Log { segment, unsynced: Vec::new(), last_sequence, memtables: active.clone() };
         Commit {
             log: Mutex::new(log),
             apply: Mutex::new(active),
@@ -247,6 +249,11 @@ impl Inner {
             let active = self.commit.apply.lock();
             self.rotate(log, active)?;
         }
+        let mut requests = std::iter::once(own).chain(others);
+        if requests.any(|request| request.durability == Durability::Sync) {
+            // Before the records are written, which say so.
+            self.sync_earlier(log)?;
+        }
         let first = log.last_sequence + 1;
         let mark = log.segment.mark();
         let len_before = log.segment.byte_len();
@@ -313,23 +320,42 @@ impl Inner {
         Ok(sequence)
     }
 
-    /// Freezes the memtables that take writes and starts a new segment with new ones. The old segment is synced
-    /// first: what follows must not survive without it.
+    /// Syncs the segments before the one that takes batches, in so far as they are still needed.
+    fn sync_earlier(&self, log: &mut Log) -> Result<(), Error> {
+        let oldest = self.oldest_log.load(Ordering::Acquire);
+        for segment in log.unsynced.iter().filter(|segment| segment.number >= oldest) {
+            segment.sync().map_err(|error| self.poison(error))?;
+            self.counters().wal_fsyncs.add(1);
+        }
+        log.unsynced.clear();
+        log.segment.follow_synced();
+        Ok(())
+    }
+
+    /// Freezes the memtables that take writes and starts a new segment with new ones. The old segment is not synced:
+    /// it may be flushed before anybody asks for that.
     fn rotate(&self, log: &mut Log, mut active: MutexGuard<'_, Arc<MemtableSet>>) -> Result<(), Error> {
-        if let Err(error) = log.segment.finish() {
+        if let Err(error) = log.segment.trim() {
             return Err(self.log_failed(log, None, error));
         }
+        let oldest = self.oldest_log.load(Ordering::Acquire);
+        log.unsynced.retain(|segment| segment.number >= oldest);
+        let is_synced = log.unsynced.is_empty() && log.segment.is_synced();
         let header = SegmentHeader {
+            format: LOG_FORMAT,
             number: self.next_file_number(),
             previous: log.segment.number,
             previous_len: log.segment.byte_len(),
         };
-        let segment =
-            match SegmentWriter::create(self.fs(), self.dir(), header, self.options.wal_segment_bytes) {
-                Ok(segment) => segment,
-                Err(error) => return Err(self.segment_failed(header.number, error)),
-            };
-        self.counters().wal_fsyncs.add(2);
+        let segment_bytes = self.options.wal_segment_bytes;
+        let segment = match SegmentWriter::create(self.fs(), self.dir(), header, is_synced, segment_bytes) {
+            Ok(segment) => segment,
+            Err(error) => return Err(self.segment_failed(header.number, error)),
+        };
+        self.counters().wal_fsyncs.add(1);
+        if !log.segment.is_synced() {
+            log.unsynced.push(log.segment.complete());
+        }
         active.set_log_bytes(log.segment.byte_len());
         log.segment = segment;
         let set = Arc::new(MemtableSet::new(header.number, self.keyspaces.len(), log.last_sequence));
@@ -371,6 +397,7 @@ impl Inner {
     pub(crate) fn sync_log(&self) -> Result<(), Error> {
         let mut log = self.commit.log.lock();
         self.check_writable()?;
+        self.sync_earlier(&mut log)?;
         match log.segment.sync() {
             Ok(synced) => {
                 self.counters().wal_fsyncs.add(u64::from(synced));

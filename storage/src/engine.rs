@@ -28,7 +28,7 @@ use crate::state::{Inner, KeyspaceEntry, ManifestState};
 use crate::stats::{Counters, Stats};
 use crate::table::reader::TableContext;
 use crate::version::{SuperVersion, VersionEdit};
-use crate::wal::record::SegmentHeader;
+use crate::wal::record::{LOG_FORMAT, SegmentHeader};
 use crate::wal::writer::SegmentWriter;
 use crate::workers::Worker;
 
@@ -69,8 +69,9 @@ impl Engine {
         let recovered = recover(&context, &options.keyspaces)?;
         let mut recovery = recovered.recovery;
         let (previous, previous_len) = recovered.previous;
-        let header = SegmentHeader { number: recovered.next_file, previous, previous_len };
-        let segment = SegmentWriter::create(&*context.fs, dir, header, options.wal_segment_bytes)?;
+        let number = recovered.next_file;
+        let header = SegmentHeader { format: LOG_FORMAT, number, previous, previous_len };
+        let segment = SegmentWriter::create(&*context.fs, dir, header, true, options.wal_segment_bytes)?;
         let last_sequence = recovery.last_sequence;
         let active = Arc::new(MemtableSet::new(header.number, recovered.keyspaces.len(), last_sequence));
         let keyspaces = recovered
@@ -108,6 +109,7 @@ impl Engine {
             manifest: Mutex::new(ManifestState { last_sequence: recovered.flushed_sequence, log }),
             snapshots: Mutex::default(),
             next_file: AtomicU64::new(header.number + 1),
+            oldest_log: AtomicU64::new(log),
             lock: Mutex::new(Some(lock)),
         });
         if recovered.needs_manifest {
@@ -122,7 +124,7 @@ impl Engine {
                 _ => {}
             }
         }
-        recovery.removed_files = recovered.orphans.len();
+        recovery.removed_files += recovered.orphans.len();
         inner.update_pressure(&inner.super_version());
         inner.start_workers();
         inner.run_inline();

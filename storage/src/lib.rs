@@ -33,7 +33,8 @@
 //! - A source nearer to the top has only newer versions of a key: the first hit of a lookup is the newest.
 //! - From level 1 on the tables of a level do not overlap, and all versions of a key are in one of them.
 //! - A file that a manifest names was synced before, and so was its directory entry.
-//! - A log segment is started only when the one before is synced, and removed only when its memtables are in tables.
+//! - A record that was synced says that all before it, in earlier segments too, were synced before. A log segment is
+//!   removed only when its memtables are in tables.
 //! - After a failed fsync, or a failed write to the log, nothing is written any more.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]

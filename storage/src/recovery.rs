@@ -18,7 +18,7 @@ use crate::options::KeyspaceOptions;
 use crate::table::reader::TableContext;
 use crate::table::{Table, TableMeta};
 use crate::version::{LEVELS, Version, VersionEdit};
-use crate::wal::reader::{SegmentReader, has_records};
+use crate::wal::reader::{SegmentReader, has_records, vouches_for_earlier};
 use crate::wal::record::{HeaderError, LOG_FORMAT, SegmentHeader};
 
 /// What opening a store found.
@@ -77,7 +77,7 @@ pub(crate) struct Recovered {
     pub(crate) orphans: Vec<PathBuf>,
 }
 
-/// Reads what is in the directory. Changes nothing but the torn end of the newest log segment.
+/// Reads what is in the directory. Changes nothing but the torn end of the log.
 pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> Result<Recovered, Error> {
     let (fs, dir) = (&*context.fs, context.dir.as_path());
     let names = fs.list(dir).map_err(|source| Error::io("list", dir, source))?;
@@ -132,15 +132,21 @@ pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> R
         previous: (0, 0),
         orphans,
     };
-    for (index, segment) in segments.iter().enumerate() {
-        let final_len = segments.get(index + 1).map(|next| next.header.previous_len);
-        recovered.replay(fs, segment, final_len)?;
+    let mut rest = segments.as_slice();
+    while let Some((segment, later)) = rest.split_first() {
+        let goes_on = recovered.replay(fs, segment, later)?;
+        if !goes_on {
+            recovered.discard(fs, dir, later)?;
+        }
+        rest = if goes_on { later } else { &[] };
     }
     Ok(recovered)
 }
 
 impl Recovered {
-    fn replay(&mut self, fs: &dyn Fs, segment: &Segment, final_len: Option<u64>) -> Result<(), Error> {
+    /// False if the log ends within the segment, so that `later` ones count for nothing.
+    fn replay(&mut self, fs: &dyn Fs, segment: &Segment, later: &[Segment]) -> Result<bool, Error> {
+        let final_len = later.first().map(|next| next.header.previous_len);
         let path = &segment.path;
         let file = fs.open(path).map_err(|source| Error::io("open", path, source))?;
         let bytes = Bytes::from(file.read_all().map_err(|source| Error::io("read", path, source))?);
@@ -164,24 +170,53 @@ impl Recovered {
         let len = reader.valid_len();
         self.recovery.segments += 1;
         self.recovery.bytes += len;
-        if final_len.is_none() {
-            // The next segment says where this one ends, which has to be true; and what was replayed may so far be in
-            // the operating system's memory only.
+        let is_short = reader.is_short();
+        if is_short && is_vouched_for(fs, later)? {
+            return Err(
+                reader.corruption("no valid record, although a later segment says that this was synced")
+            );
+        }
+        if final_len.is_none() || is_short {
+            // The next segment says where this one ends, which has to be true.
             if file.byte_len().map_err(|source| Error::io("stat", path, source))? > len {
                 file.set_len(len).map_err(|source| Error::io("truncate", path, source))?;
             }
-            file.sync().map_err(|source| Error::io("fsync", path, source))?;
-            let torn = reader.torn_bytes();
+            let torn = reader.torn_bytes().max(final_len.map_or(0, |end| end.saturating_sub(len)));
             if torn > 0 {
                 tracing::warn!(path = %path.display(), offset = len, bytes = torn, "cut off the torn end of the log");
                 self.recovery.truncated = Some(Truncation { path: path.clone(), offset: len, bytes: torn });
             }
         }
+        // What was replayed may so far be in the operating system's memory only.
+        file.sync().map_err(|source| Error::io("fsync", path, source))?;
         set.set_log_bytes(len);
         self.previous = (segment.header.number, len);
         self.frozen.insert(0, Arc::new(set));
-        Ok(())
+        Ok(!is_short)
     }
+
+    /// Removes segments that follow a torn one. None of their batches was acknowledged as synced.
+    fn discard(&mut self, fs: &dyn Fs, dir: &Path, later: &[Segment]) -> Result<(), Error> {
+        // The last one first: each names the one before.
+        for segment in later.iter().rev() {
+            let path = &segment.path;
+            tracing::warn!(path = %path.display(), "removed a log segment that follows a torn one");
+            fs.remove(path).map_err(|source| Error::io("remove", path, source))?;
+            self.recovery.removed_files += 1;
+        }
+        fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory", dir, source))
+    }
+}
+
+/// Whether one of the segments says that those before were synced. All of format 1 do.
+fn is_vouched_for(fs: &dyn Fs, later: &[Segment]) -> Result<bool, Error> {
+    for segment in later {
+        let number = segment.header.number;
+        if segment.header.format < 2 || vouches_for_earlier(&read(fs, &segment.path)?, number) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// A directory without a manifest may only hold what an interrupted creation leaves.

@@ -67,6 +67,8 @@ pub(crate) struct Inner {
     pub(crate) manifest: Mutex<ManifestState>,
     pub(crate) snapshots: Mutex<BTreeMap<Sequence, usize>>,
     pub(crate) next_file: AtomicU64,
+    /// The oldest log segment that the manifest needs.
+    pub(crate) oldest_log: AtomicU64,
     pub(crate) lock: Mutex<Option<Box<dyn Lock>>>,
 }
 
@@ -202,6 +204,7 @@ impl Inner {
             return Err(self.poison(failed.error));
         }
         *current_state = state;
+        self.oldest_log.store(state.log, Ordering::Release);
         let version = Arc::new(version);
         {
             let mut current = self.current.write();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 
-use super::record::{self, RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES};
+use super::record::{self, RECORD_HEADER_BYTES, RecordHeader, SEGMENT_HEADER_BYTES};
 use crate::Sequence;
 use crate::batch::WriteBatch;
 use crate::error::Error;
@@ -16,7 +16,7 @@ pub(crate) struct SegmentReader {
     number: u64,
     bytes: Bytes,
     offset: usize,
-    /// The length the segment had when the next one was started; all of it was synced.
+    /// The length the segment had when the next one was started.
     final_len: Option<u64>,
 }
 
@@ -52,15 +52,15 @@ impl SegmentReader {
         Ok(Some((header.sequence, batch)))
     }
 
-    /// There is no record here. That is the end of the log unless this place is known to have been synced: by the
-    /// next segment's header, or by a record further on. Without such a witness a later record proves nothing, as
-    /// sectors that were not synced reach the disk in any order.
+    /// Whether records are missing that were there when the next segment was started.
+    pub(crate) fn is_short(&self) -> bool {
+        self.final_len.is_some_and(|len| self.valid_len() < len)
+    }
+
+    /// There is no record here. That is the end of the log unless this place is known to have been synced, by a record
+    /// further on or in a later segment. Without such a witness a later record proves nothing, as sectors that were not
+    /// synced reach the disk in any order.
     fn judge_end(&self) -> Result<(), Error> {
-        if let Some(len) = self.final_len {
-            return Err(self.corruption(&format!(
-                "no valid record, although the segment was synced up to {len} before the next was started"
-            )));
-        }
         let here = self.offset as u64;
         let number = self.number.to_le_bytes();
         // Candidates are found by the log number, which lies eight bytes into the header.
@@ -79,7 +79,8 @@ impl SegmentReader {
         Ok(())
     }
 
-    fn corruption(&self, what: &str) -> Error {
+    /// Damage at the end of the valid records.
+    pub(crate) fn corruption(&self, what: &str) -> Error {
         Error::corruption(&self.path, self.offset as u64, what)
     }
 }
@@ -87,9 +88,18 @@ impl SegmentReader {
 /// Whether a file without a valid segment header holds records all the same, which are only written once the
 /// header is durable.
 pub(crate) fn has_records(bytes: &[u8], number: u64) -> bool {
+    has_record(bytes, number, |_| true)
+}
+
+/// Whether a segment holds a record that says that the segments before were synced.
+pub(crate) fn vouches_for_earlier(bytes: &[u8], number: u64) -> bool {
+    has_record(bytes, number, |record| record.synced > 0)
+}
+
+fn has_record(bytes: &[u8], number: u64, matches: impl Fn(&RecordHeader) -> bool) -> bool {
     (0..bytes.len().saturating_sub(RECORD_HEADER_BYTES - 1)).any(|start| {
         bytes.get(start + 8..start + 16) == Some(&number.to_le_bytes())
-            && record::parse(bytes, start, number).is_some()
+            && record::parse(bytes, start, number).is_some_and(|(record, _)| matches(&record))
     })
 }
 
@@ -161,12 +171,26 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_before_the_next_segment_is_corruption() {
+    fn a_segment_that_lacks_records_before_the_next_is_short() {
         let (bytes, starts) = segment(&[40, 40, 40]);
         let len = bytes.len() as u64;
-        assert_eq!(read(bytes.clone(), Some(len)).unwrap().0, 3);
-        let error = read(bytes[..starts[2]].to_vec(), Some(len)).unwrap_err();
-        assert!(matches!(error, Error::Corruption { offset, .. } if offset == starts[2] as u64), "{error}");
+        let is_short = |bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            let mut reader = SegmentReader::new("5.log".into(), 5, bytes, Some(len));
+            while reader.next().unwrap().is_some() {}
+            (reader.valid_len() as usize, reader.is_short())
+        };
+        assert_eq!(is_short(&bytes), (bytes.len(), false));
+        assert_eq!(is_short(&[bytes.as_slice(), &[0; 100]].concat()), (bytes.len(), false));
+        assert_eq!(is_short(&bytes[..starts[2]]), (starts[2], true));
+    }
+
+    #[test]
+    fn a_record_vouches_for_earlier_segments_wherever_it_lies() {
+        let (bytes, starts) = segment(&[0, 0, 40]);
+        assert!(vouches_for_earlier(&bytes, 5) && !vouches_for_earlier(&bytes, 6));
+        assert!(vouches_for_earlier(&[&vec![0; starts[2]], &bytes[starts[2]..]].concat(), 5));
+        assert!(!vouches_for_earlier(&bytes[..starts[2]], 5));
     }
 
     #[test]

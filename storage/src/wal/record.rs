@@ -3,8 +3,8 @@
 use crate::Sequence;
 use crate::coding::Decoder;
 
-/// The newest format of segments.
-pub(crate) const LOG_FORMAT: u32 = 1;
+/// The newest format of segments. Of format 1 each was synced in full before the next was started.
+pub(crate) const LOG_FORMAT: u32 = 2;
 /// Size of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 40;
 /// Size of a record's header.
@@ -12,10 +12,10 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 32;
 
 const MAGIC: [u8; 8] = *b"ALLIWAL\n";
 
-/// The start of a segment. Written and synced before any record, and only after the segment before was synced
-/// in full: so that one's length is known, and a shorter one has lost something.
+/// The start of a segment. Written and synced before any record, when the segment before is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    pub(crate) format: u32,
     pub(crate) number: u64,
     /// The number of the segment before; 0 for the first.
     pub(crate) previous: u64,
@@ -34,7 +34,7 @@ impl SegmentHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(SEGMENT_HEADER_BYTES);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&LOG_FORMAT.to_le_bytes());
+        bytes.extend_from_slice(&self.format.to_le_bytes());
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&self.previous.to_le_bytes());
         bytes.extend_from_slice(&self.previous_len.to_le_bytes());
@@ -47,17 +47,17 @@ impl SegmentHeader {
         let parse = || {
             let mut decoder = Decoder::new(bytes.get(..SEGMENT_HEADER_BYTES)?);
             let magic = decoder.bytes(MAGIC.len())?;
-            let format = decoder.u32()?;
             let header = SegmentHeader {
+                format: decoder.u32()?,
                 number: decoder.u64()?,
                 previous: decoder.u64()?,
                 previous_len: decoder.u64()?,
             };
             let checked = bytes.get(..SEGMENT_HEADER_BYTES - 4)?;
-            (magic == MAGIC && decoder.u32()? == crc32fast::hash(checked)).then_some((format, header))
+            (magic == MAGIC && decoder.u32()? == crc32fast::hash(checked)).then_some(header)
         };
-        let (format, header) = parse().ok_or(HeaderError::Damaged)?;
-        if format > LOG_FORMAT { Err(HeaderError::Newer(format)) } else { Ok(header) }
+        let header = parse().ok_or(HeaderError::Damaged)?;
+        if header.format > LOG_FORMAT { Err(HeaderError::Newer(header.format)) } else { Ok(header) }
     }
 }
 
@@ -70,7 +70,8 @@ pub(crate) struct RecordHeader {
     /// The segment it was written to: tells what an earlier use of the space left behind.
     pub(crate) log: u64,
     pub(crate) sequence: Sequence,
-    /// The length of the segment that was synced when the record was written.
+    /// The length of the segment that was synced when the record was written. 0 if the segments before may not have
+    /// been synced either.
     pub(crate) synced: u64,
 }
 
@@ -149,7 +150,7 @@ mod tests {
     proptest! {
         #[test]
         fn headers_round_trip_and_notice_each_flipped_bit(number: u64, previous: u64, len: u64, bit in 0usize..320) {
-            let header = SegmentHeader { number, previous, previous_len: len };
+            let header = SegmentHeader { format: LOG_FORMAT, number, previous, previous_len: len };
             let mut bytes = header.encode();
             prop_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
             prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));

@@ -34,17 +34,32 @@ pub(crate) struct SegmentWriter {
     buffer: Vec<u8>,
 }
 
+/// A segment that is complete and may not be synced.
+#[derive(Debug)]
+pub(crate) struct CompleteSegment {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    pub(crate) number: u64,
+}
+
+impl CompleteSegment {
+    pub(crate) fn sync(&self) -> Result<(), Error> {
+        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))
+    }
+}
+
 /// A place to go back to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Mark(usize);
 
 impl SegmentWriter {
-    /// Creates the segment and makes it durable, header and directory entry. The segment before must be synced.
-    /// It will take about `segment_bytes`.
+    /// Creates the segment and makes it durable, header and directory entry. `follows_synced` says whether the segments
+    /// before are synced. It will take about `segment_bytes`.
     pub(crate) fn create(
         fs: &dyn Fs,
         dir: &Path,
         header: SegmentHeader,
+        follows_synced: bool,
         segment_bytes: u64,
     ) -> Result<SegmentWriter, Error> {
         let path = files::log(dir, header.number);
@@ -59,7 +74,7 @@ impl SegmentWriter {
             path,
             number: header.number,
             written: len,
-            synced: len,
+            synced: if follows_synced { len } else { 0 },
             allocated: Some(len),
             allocate_bytes: ALLOCATE_BYTES.min(segment_bytes),
             buffer: Vec::new(),
@@ -131,15 +146,22 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Writes everything, trims the file and makes all of it durable: the segment is complete.
-    pub(crate) fn finish(&mut self) -> Result<(), Error> {
-        self.trim()?;
-        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))?;
-        self.synced = self.written;
-        Ok(())
+    /// Whether everything is durable, in the segments before as well.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.synced == self.byte_len()
     }
 
-    /// Makes all that is written durable; true if there was anything to do.
+    /// The segment that is complete and takes no more batches.
+    pub(crate) fn complete(&self) -> CompleteSegment {
+        CompleteSegment { file: self.file.clone(), path: self.path.clone(), number: self.number }
+    }
+
+    /// The segments before have been synced.
+    pub(crate) fn follow_synced(&mut self) {
+        self.synced = self.synced.max(SEGMENT_HEADER_BYTES as u64);
+    }
+
+    /// Makes all that is written durable; true if there was anything to do. The segments before must be synced.
     pub(crate) fn sync(&mut self) -> Result<bool, Error> {
         self.write()?;
         if self.synced == self.written {

@@ -349,7 +349,7 @@ fn a_lost_or_truncated_file_is_named() {
         damaged.remove(&path).unwrap();
         let is_blob = path.extension().is_some_and(|extension| extension == "blob");
         // A blob file is missed when one of its values is.
-        let named = |engine: &Engine| match contents(engine, &engine.snapshot()) {
+        let named = |engine: &Engine| match engine.verify() {
             Err(Error::Corruption { path: named, .. }) => assert_eq!(named, path),
             other => panic!("{}: {other:?}", path.display()),
         };
