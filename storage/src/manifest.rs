@@ -105,6 +105,12 @@ pub(crate) struct TableRecord {
     pub(crate) entries: u64,
     #[prost(uint64, tag = "11")]
     pub(crate) tombstones: u64,
+    /// 0: the number.
+    #[prost(uint64, tag = "12")]
+    pub(crate) id: u64,
+    /// 0: each entry has its own.
+    #[prost(uint64, tag = "13")]
+    pub(crate) global_sequence: u64,
 }
 
 impl TableRecord {
@@ -121,6 +127,8 @@ impl TableRecord {
             largest_sequence: meta.largest_sequence,
             entries: meta.entries,
             tombstones: meta.tombstones,
+            id: if meta.id == meta.number { 0 } else { meta.id },
+            global_sequence: meta.global_sequence.unwrap_or_default(),
         }
     }
 
@@ -137,6 +145,8 @@ impl TableRecord {
             largest_sequence: self.largest_sequence,
             entries: self.entries,
             tombstones: self.tombstones,
+            id: if self.id == 0 { self.number } else { self.id },
+            global_sequence: (self.global_sequence > 0).then_some(self.global_sequence),
         })
     }
 }

@@ -18,7 +18,7 @@ fn directory(version: &str) -> PathBuf {
 
 fn options() -> Options {
     let mut plain = KeyspaceOptions::new("b");
-    plain.compression = Compression::None;
+    plain.compression = vec![Compression::None];
     plain.filter_bits_per_key = 0;
     Options {
         keyspaces: vec![KeyspaceOptions { block_bytes: 512, ..KeyspaceOptions::new("a") }, plain],

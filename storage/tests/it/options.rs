@@ -30,7 +30,7 @@ fn compression_block_size_and_filters_change_the_tables() {
         table_bytes(options)
     };
     let usual = with(|_| {});
-    assert!(with(|options| options.compression = Compression::None) > usual * 2);
+    assert!(with(|options| options.compression = vec![Compression::None]) > usual * 2);
     assert!(with(|options| options.block_bytes = 128) > usual);
     assert!(with(|options| options.filter_bits_per_key = 0) < usual);
 }
@@ -88,7 +88,7 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
             level_base_bytes: 1 << 20,
             ..tiny()
         };
-        options.keyspaces[0].compression = Compression::None;
+        options.keyspaces[0].compression = vec![Compression::None];
         options.keyspaces[0].separation_bytes = 0;
         change(&mut options);
         let engine = open(&fs, options).unwrap();
