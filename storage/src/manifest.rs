@@ -257,6 +257,19 @@ mod tests {
     }
 
     #[test]
+    fn a_table_built_elsewhere_keeps_its_id_and_its_sequence() {
+        let record =
+            TableRecord { number: 4, smallest_sequence: 9, largest_sequence: 9, ..TableRecord::default() };
+        let own = record.meta().unwrap();
+        assert_eq!((own.id, own.global_sequence), (4, None));
+        assert_eq!(TableRecord::new(0, &own), record);
+        let elsewhere = TableRecord { id: u64::MAX, global_sequence: 9, ..record };
+        let meta = elsewhere.meta().unwrap();
+        assert_eq!((meta.number, meta.id, meta.global_sequence), (4, u64::MAX, Some(9)));
+        assert_eq!(TableRecord::new(0, &meta), elsewhere);
+    }
+
+    #[test]
     fn a_newer_format_is_refused() {
         let mut bytes = sample().to_file();
         bytes[8] = 3;
