@@ -20,7 +20,7 @@ use crate::files;
 use crate::fs::Fs;
 use crate::manifest::Manifest;
 use crate::memtable::MemtableSet;
-use crate::options::{Durability, Keyspace, KeyspaceOptions, Options};
+use crate::options::{Compression, Durability, Keyspace, KeyspaceOptions, Options};
 use crate::recovery::{Recovery, recover};
 use crate::signal::Signal;
 use crate::snapshot::Snapshot;
@@ -288,6 +288,18 @@ fn check_options(options: &Options) -> Result<(), Error> {
         let twice = options.keyspaces.iter().skip(index + 1).any(|other| other.name == keyspace.name);
         if twice || keyspace.name.is_empty() {
             let what = format!("a keyspace without a name or declared twice: {:?}", keyspace.name);
+            return Err(Error::InvalidArgument { what });
+        }
+        let levels = zstd::compression_level_range();
+        let exists = |compression: &Compression| match compression {
+            Compression::Zstd(level) => levels.contains(&i32::from(*level)),
+            Compression::None | Compression::Lz4 => true,
+        };
+        if keyspace.compression.is_empty() || !keyspace.compression.iter().all(exists) {
+            let what = format!(
+                "no compression, or none that exists, for {}: {:?}",
+                keyspace.name, keyspace.compression
+            );
             return Err(Error::InvalidArgument { what });
         }
     }

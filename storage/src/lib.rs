@@ -17,9 +17,9 @@
 //! | `memtable` | skip lists |
 //! | `flush`, `compaction` | memtables to tables, tables to tables |
 //! | `retention` | which versions of a key are still seen |
-//! | `table` | sorted tables: blocks, index, filter, footer |
+//! | `table` | sorted tables: blocks, index and filter (whole or in partitions), footer |
 //! | `blob` | large values apart from their keys |
-//! | `cache` | the cache of blocks and separated values |
+//! | `cache` | the block cache: blocks, partitions of indexes and filters, separated values |
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
 //! | `checkpoint` | a second store out of hard links |

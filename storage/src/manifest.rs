@@ -105,6 +105,12 @@ pub(crate) struct TableRecord {
     pub(crate) entries: u64,
     #[prost(uint64, tag = "11")]
     pub(crate) tombstones: u64,
+    /// 0: the number.
+    #[prost(uint64, tag = "12")]
+    pub(crate) id: u64,
+    /// 0: each entry has its own.
+    #[prost(uint64, tag = "13")]
+    pub(crate) global_sequence: u64,
 }
 
 impl TableRecord {
@@ -121,6 +127,8 @@ impl TableRecord {
             largest_sequence: meta.largest_sequence,
             entries: meta.entries,
             tombstones: meta.tombstones,
+            id: if meta.id == meta.number { 0 } else { meta.id },
+            global_sequence: meta.global_sequence.unwrap_or_default(),
         }
     }
 
@@ -137,6 +145,8 @@ impl TableRecord {
             largest_sequence: self.largest_sequence,
             entries: self.entries,
             tombstones: self.tombstones,
+            id: if self.id == 0 { self.number } else { self.id },
+            global_sequence: (self.global_sequence > 0).then_some(self.global_sequence),
         })
     }
 }
@@ -244,6 +254,19 @@ mod tests {
             tables: vec![TableRecord { level: 1, number: 4, bytes: 100, ..TableRecord::default() }],
             blobs: vec![BlobRecord { number: 5, bytes: 50, ..BlobRecord::default() }],
         }
+    }
+
+    #[test]
+    fn a_table_built_elsewhere_keeps_its_id_and_its_sequence() {
+        let record =
+            TableRecord { number: 4, smallest_sequence: 9, largest_sequence: 9, ..TableRecord::default() };
+        let own = record.meta().unwrap();
+        assert_eq!((own.id, own.global_sequence), (4, None));
+        assert_eq!(TableRecord::new(0, &own), record);
+        let elsewhere = TableRecord { id: u64::MAX, global_sequence: 9, ..record };
+        let meta = elsewhere.meta().unwrap();
+        assert_eq!((meta.number, meta.id, meta.global_sequence), (4, u64::MAX, Some(9)));
+        assert_eq!(TableRecord::new(0, &meta), elsewhere);
     }
 
     #[test]

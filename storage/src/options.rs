@@ -27,14 +27,18 @@ pub enum Durability {
     Sync,
 }
 
-/// How blocks of tables are compressed.
+/// How blocks of tables are compressed, those that become at least an eighth smaller by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Compression {
     /// Not at all.
     None,
-    /// LZ4 blocks, where they save at least an eighth.
+    /// LZ4: quick in both directions.
     #[default]
     Lz4,
+    /// ZSTD, with its compression level: up to 22, and below 1 faster and larger; 0 is ZSTD's default, 3. Smaller than
+    /// LZ4, and slower: for deep levels, where most data lies and which are written seldom. A block of more than
+    /// 64 MiB, that is one with a huge value, is compressed with LZ4 all the same.
+    Zstd(i8),
 }
 
 /// How one keyspace is stored.
@@ -44,25 +48,35 @@ pub struct KeyspaceOptions {
     pub name: String,
     /// The size of a table's block before compression, in bytes. What a read of one key reads.
     pub block_bytes: usize,
-    /// How blocks are compressed.
-    pub compression: Compression,
+    /// How blocks are compressed, by level from 0; the last one counts for all deeper levels. Not empty.
+    pub compression: Vec<Compression>,
     /// Bits of bloom filter for each key; 10 let about one in a hundred absent keys through. 0: no filter.
     pub filter_bits_per_key: u8,
     /// Values from this size on lie in blob files, apart from their keys, and are not rewritten with each compaction,
     /// in bytes. 0: never.
     pub separation_bytes: usize,
+    /// The size of a partition of a table's index together with its filter, in bytes. Those of a table that are
+    /// smaller stay in memory while it is open; larger ones are cut into partitions that are read through the block
+    /// cache, and only the index of the partitions stays in memory. [`usize::MAX`]: never cut.
+    pub index_partition_bytes: usize,
 }
 
 impl KeyspaceOptions {
-    /// The defaults: blocks of 8 KiB, LZ4, 10 bits of filter, values from 1 KiB on apart.
+    /// The defaults: blocks of 8 KiB, LZ4, 10 bits of filter, partitions of 32 KiB, values from 1 KiB on apart.
     pub fn new(name: &str) -> KeyspaceOptions {
         KeyspaceOptions {
             name: name.to_owned(),
             block_bytes: 8 << 10,
-            compression: Compression::Lz4,
+            compression: vec![Compression::Lz4],
             filter_bits_per_key: 10,
             separation_bytes: 1 << 10,
+            index_partition_bytes: 32 << 10,
         }
+    }
+
+    /// How blocks of a level are compressed.
+    pub(crate) fn compression_at(&self, level: usize) -> Compression {
+        self.compression.get(level).or(self.compression.last()).copied().unwrap_or(Compression::None)
     }
 }
 
@@ -75,7 +89,8 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// How many frozen sets of memtables may wait for the flush before writers are stopped.
     pub frozen_memtables: usize,
-    /// Memory of decompressed blocks, in bytes. Indexes and filters of open tables come on top.
+    /// Memory of decompressed blocks, and of partitions of indexes and filters, in bytes. What small tables have of
+    /// these, and the top level of large ones, comes on top: see [`crate::Stats::table_memory_bytes`].
     pub block_cache_bytes: usize,
     /// The size of a segment of the write-ahead log, in bytes.
     pub wal_segment_bytes: u64,

@@ -50,11 +50,12 @@ pub struct Stats {
     pub running_compactions: usize,
     /// Memory of the block cache.
     pub cache_bytes: u64,
-    /// Memory of the indexes and filters of open tables.
+    /// Memory of open tables outside of the cache: indexes and filters of small ones, the top level of the index of
+    /// large ones.
     pub table_memory_bytes: u64,
-    /// Blocks found in the cache.
+    /// Blocks, and partitions of indexes and filters, found in the cache.
     pub cache_hits: u64,
-    /// Blocks read from disk by gets and scans.
+    /// Blocks, and partitions of indexes and filters, read from disk by gets and scans.
     pub cache_misses: u64,
     /// Filters asked.
     pub filter_checks: u64,
@@ -84,7 +85,7 @@ pub struct Stats {
     pub blob_bytes_written: u64,
     /// Bytes of tables read by compactions.
     pub compaction_bytes_read: u64,
-    /// Bytes of blocks read from disk by gets and scans.
+    /// Bytes of blocks and partitions read from disk by gets and scans.
     pub bytes_read: u64,
     /// Writes that were delayed because flush or compaction lagged.
     pub slowdowns: u64,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::format::{BLOB_FORMAT, BlobMeta, HEADER_BYTES, HeaderError, LENGTH_BYTES, decode_header};
+use crate::cache::Cached;
 use crate::error::Error;
 use crate::files;
 use crate::fs::File;
@@ -51,14 +52,14 @@ impl BlobFile {
     /// A value, through the cache.
     pub(crate) fn get(&self, handle: Handle) -> Result<Bytes, Error> {
         let context = &self.context;
-        if let Some(value) = context.cache.blob(self.meta.number, handle.offset) {
+        if let Some(Cached::Blob(value)) = context.cache.get(self.meta.number, handle.offset) {
             context.counters.cache_hits.add(1);
             return Ok(value);
         }
         context.counters.cache_misses.add(1);
         context.counters.bytes_read.add(handle.len);
         let value = self.value(handle)?;
-        context.cache.insert_blob(self.meta.number, handle.offset, value.clone());
+        context.cache.insert(self.meta.number, handle.offset, Cached::Blob(value.clone()));
         Ok(value)
     }
 

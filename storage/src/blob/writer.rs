@@ -10,7 +10,8 @@ use crate::error::Error;
 use crate::files;
 use crate::fs::{File, Fs};
 use crate::options::{Compression, Keyspace};
-use crate::table::frame::{Framer, Handle, Payload};
+use crate::table::codec::Compressor;
+use crate::table::frame::{Handle, Payload, frame};
 
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 1 << 20;
@@ -26,7 +27,7 @@ pub(crate) struct BlobWriter {
     path: PathBuf,
     number: u64,
     keyspace: Keyspace,
-    framer: Framer,
+    compressor: Compressor,
     /// Values in a row that were not compressed.
     incompressible: u32,
     /// Not yet written bytes, which belong at `written`.
@@ -52,6 +53,8 @@ impl BlobWriter {
         compression: Compression,
     ) -> Result<BlobWriter, Error> {
         let path = files::blob(dir, number);
+        let compressor =
+            Compressor::new(compression).map_err(|source| Error::io("compress", &path, source))?;
         let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
         let mut buffer = Vec::with_capacity(WRITE_BYTES + (WRITE_BYTES >> 2));
         buffer.extend_from_slice(&encode_header(number, keyspace));
@@ -60,7 +63,7 @@ impl BlobWriter {
             path,
             number,
             keyspace,
-            framer: Framer::new(compression),
+            compressor,
             incompressible: 0,
             buffer,
             written: 0,
@@ -74,7 +77,8 @@ impl BlobWriter {
         let tries = self.incompressible % (HOPELESS + SKIPPED) < HOPELESS;
         let start = self.begin();
         let offset = self.byte_len();
-        let handle = self.framer.frame(&mut self.buffer, value, self.number, offset, tries);
+        let compressor = tries.then_some(&mut self.compressor);
+        let handle = frame(&mut self.buffer, value, self.number, offset, compressor);
         let is_smaller = handle.len < value.len() as u64;
         self.incompressible = if is_smaller { 0 } else { self.incompressible.wrapping_add(1) };
         self.end(start, handle)

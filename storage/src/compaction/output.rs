@@ -154,9 +154,10 @@ impl<'a> Output<'a> {
             Some(ref mut table) => Ok(table),
             None => {
                 let number = self.inner.next_file_number();
-                self.created.push(files::table(self.inner.dir(), number));
-                let (fs, dir) = (self.inner.fs(), self.inner.dir());
-                let new = TableBuilder::create(fs, dir, number, self.keyspace, self.options)?;
+                let path = files::table(self.inner.dir(), number);
+                self.created.push(path.clone());
+                let (fs, keyspace) = (self.inner.fs(), self.keyspace);
+                let new = TableBuilder::create(fs, path, number, keyspace, self.options, self.level)?;
                 Ok(self.table.insert(new))
             }
         }
@@ -173,7 +174,8 @@ impl<'a> Output<'a> {
                 let number = self.inner.next_file_number();
                 self.created.push(files::blob(self.inner.dir(), number));
                 let (fs, dir) = (self.inner.fs(), self.inner.dir());
-                let new = BlobWriter::create(fs, dir, number, self.keyspace, self.options.compression)?;
+                let compression = self.options.compression_at(self.level);
+                let new = BlobWriter::create(fs, dir, number, self.keyspace, compression)?;
                 Ok(self.blob.insert(new))
             }
         }

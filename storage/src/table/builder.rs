@@ -9,16 +9,17 @@ use prost::Message;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::block_builder::BlockBuilder;
-use super::filter;
+use super::codec::Compressor;
 use super::footer::Footer;
-use super::frame::{Framer, Handle};
-use super::reader::{Properties, TableMeta};
+use super::frame::{Handle, frame};
+use super::index_builder::IndexBuilder;
+use super::meta::{Properties, TableMeta};
+use crate::Sequence;
 use crate::blob::{BlobRef, BlobUse};
 use crate::error::Error;
 use crate::fs::{File, Fs};
 use crate::key::{Kind, common_prefix};
 use crate::options::{Keyspace, KeyspaceOptions};
-use crate::{Sequence, files};
 
 /// Entries between two keys that are written whole: larger saves space, smaller saves time in a lookup.
 const RESTART_INTERVAL: usize = 8;
@@ -29,16 +30,14 @@ const WRITE_BYTES: usize = 1 << 20;
 pub(crate) struct TableBuilder {
     file: Arc<dyn File>,
     path: PathBuf,
-    number: u64,
+    id: u64,
     keyspace: Keyspace,
     block_bytes: usize,
-    filter_bits_per_key: u8,
-    framer: Framer,
+    compressor: Compressor,
     block: BlockBuilder,
-    index: BlockBuilder,
+    index: IndexBuilder,
     /// The last finished block, whose separator is chosen when the next key is known.
     finished: Option<Handle>,
-    hashes: Vec<u64>,
     /// Not yet written bytes, which belong at `written`.
     buffer: Vec<u8>,
     written: u64,
@@ -57,28 +56,29 @@ impl std::fmt::Debug for TableBuilder {
 }
 
 impl TableBuilder {
-    /// Creates the file.
+    /// Creates the file of a table for a level. The engine's own tables have their number as `id`; one that is built
+    /// elsewhere has another.
     pub(crate) fn create(
         fs: &dyn Fs,
-        dir: &Path,
-        number: u64,
+        path: PathBuf,
+        id: u64,
         keyspace: Keyspace,
         options: &KeyspaceOptions,
+        level: usize,
     ) -> Result<TableBuilder, Error> {
-        let path = files::table(dir, number);
+        let compressor = Compressor::new(options.compression_at(level))
+            .map_err(|source| Error::io("compress", &path, source))?;
         let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
         Ok(TableBuilder {
             file,
             path,
-            number,
+            id,
             keyspace,
             block_bytes: options.block_bytes,
-            filter_bits_per_key: options.filter_bits_per_key,
-            framer: Framer::new(options.compression),
+            compressor,
             block: BlockBuilder::new(RESTART_INTERVAL),
-            index: BlockBuilder::new(1),
+            index: IndexBuilder::new(options.filter_bits_per_key, options.index_partition_bytes),
             finished: None,
-            hashes: Vec::new(),
             buffer: Vec::with_capacity(WRITE_BYTES + (WRITE_BYTES >> 2)),
             written: 0,
             hasher: Xxh3Default::new(),
@@ -100,16 +100,15 @@ impl TableBuilder {
     ) -> Result<(), Error> {
         if let Some(handle) = self.finished.take() {
             let separator = separator(&self.last_key, key);
-            self.add_index(separator.as_deref(), handle);
+            self.index.add_block(separator.as_deref().unwrap_or(&self.last_key), handle);
         }
         let first = self.properties.entries == 0;
         if first {
             self.smallest = Bytes::copy_from_slice(key);
         }
-        if first || self.last_key != key {
-            if self.filter_bits_per_key > 0 {
-                self.hashes.push(filter::hash(key));
-            }
+        let continues = !first && self.last_key == key;
+        self.index.add_key(key, continues);
+        if !continues {
             self.last_key.clear();
             self.last_key.extend_from_slice(key);
         }
@@ -145,27 +144,33 @@ impl TableBuilder {
     pub(crate) fn finish(mut self) -> Result<TableMeta, Error> {
         self.finish_block()?;
         if let Some(handle) = self.finished.take() {
-            self.add_index(None, handle);
+            self.index.add_block(&self.last_key, handle);
         }
-        let mut footer = Footer::default();
-        if self.filter_bits_per_key > 0 {
-            let block = filter::build(&self.hashes, self.filter_bits_per_key);
-            footer.filter = self.append(&block);
-        }
-        let mut index = std::mem::replace(&mut self.index, BlockBuilder::new(1));
-        footer.index = self.append(index.finish());
         self.properties.smallest = self.smallest.to_vec();
         self.properties.largest = self.last_key.clone();
         self.properties.keyspace = u32::from(self.keyspace.0);
         self.properties.blobs = std::mem::take(&mut self.blobs).into_values().collect();
-        footer.properties = self.append(&self.properties.encode_to_vec());
-        footer.encode(self.number, &mut self.buffer);
-        self.write()?;
+        let mut footer = Footer { id: self.id, ..Footer::default() };
+        let (id, written, buffer) = (self.id, self.written, &mut self.buffer);
+        // These are never compressed: a lookup needs them at once.
+        let mut append = |block: &[u8]| {
+            let offset = written + buffer.len() as u64;
+            frame(buffer, block, id, offset, None)
+        };
+        self.index.finish(&mut footer, &mut append);
+        footer.properties = append(&self.properties.encode_to_vec());
+        if !footer.encode(&mut self.buffer) {
+            let what = format!("{} would need an index or a filter of 4 GiB", self.path.display());
+            return Err(Error::InvalidArgument { what });
+        }
+        self.hasher.update(&self.buffer);
+        write(&*self.file, &self.path, self.written, &self.buffer)?;
         self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))?;
         Ok(TableMeta {
-            number: self.number,
+            number: self.id,
+            id: self.id,
             keyspace: self.keyspace,
-            bytes: self.written,
+            bytes: self.written + self.buffer.len() as u64,
             checksum: self.hasher.digest(),
             smallest: self.smallest,
             largest: Bytes::from(self.last_key),
@@ -173,48 +178,30 @@ impl TableBuilder {
             largest_sequence: self.properties.largest_sequence,
             entries: self.properties.entries,
             tombstones: self.properties.tombstones,
+            global_sequence: None,
         })
-    }
-
-    fn add_index(&mut self, separator: Option<&[u8]>, handle: Handle) {
-        let mut value = Vec::with_capacity(20);
-        handle.encode(&mut value);
-        self.index.add(separator.unwrap_or(&self.last_key), 0, Kind::Value, &value);
     }
 
     fn finish_block(&mut self) -> Result<(), Error> {
         if self.block.is_empty() {
             return Ok(());
         }
-        let offset = self.offset();
+        let offset = self.written + self.buffer.len() as u64;
         let block = self.block.finish();
-        self.finished = Some(self.framer.frame(&mut self.buffer, block, self.number, offset, true));
+        self.finished = Some(frame(&mut self.buffer, block, self.id, offset, Some(&mut self.compressor)));
         self.block.clear();
         if self.buffer.len() >= WRITE_BYTES {
-            self.write()?;
+            self.hasher.update(&self.buffer);
+            write(&*self.file, &self.path, self.written, &self.buffer)?;
+            self.written += self.buffer.len() as u64;
+            self.buffer.clear();
         }
         Ok(())
     }
+}
 
-    /// Appends a block that is read once, when the table is opened.
-    fn append(&mut self, block: &[u8]) -> Handle {
-        let offset = self.offset();
-        self.framer.frame(&mut self.buffer, block, self.number, offset, false)
-    }
-
-    fn offset(&self) -> u64 {
-        self.written + self.buffer.len() as u64
-    }
-
-    fn write(&mut self) -> Result<(), Error> {
-        self.hasher.update(&self.buffer);
-        self.file
-            .write_all_at(self.written, &self.buffer)
-            .map_err(|source| Error::io("write", &self.path, source))?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
-        Ok(())
-    }
+fn write(file: &dyn File, path: &Path, offset: u64, bytes: &[u8]) -> Result<(), Error> {
+    file.write_all_at(offset, bytes).map_err(|source| Error::io("write", path, source))
 }
 
 /// The shortest key that is at least `last` and below `next`; `None` if that is `last` itself.

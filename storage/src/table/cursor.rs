@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::block::Malformed;
 use super::block_cursor::BlockCursor;
-use super::reader::{Table, Window};
+use super::bulk::Window;
+use super::frame::Handle;
+use super::place::Place;
+use super::reader::Table;
 use crate::Sequence;
 use crate::error::Error;
 use crate::key::{Kind, Position};
 use crate::snapshot::Direction;
 
-/// Bytes that a bulk reader reads at a time.
-const BULK_BYTES: usize = 1 << 20;
-
-/// How blocks are read.
+/// How a table is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Through the block cache.
@@ -30,9 +31,17 @@ pub(crate) struct TableCursor {
     direction: Direction,
     access: Access,
     window: Window,
-    /// The block that `block` walks through.
-    index: usize,
-    block: Option<BlockCursor>,
+    /// The sequence of all versions, if it is not in the entries.
+    global_sequence: Option<Sequence>,
+    current: Option<Current>,
+}
+
+/// The block that a cursor is in.
+#[derive(Debug)]
+struct Current {
+    place: Place,
+    handle: Handle,
+    block: BlockCursor,
 }
 
 impl TableCursor {
@@ -44,44 +53,42 @@ impl TableCursor {
         direction: Direction,
         access: Access,
     ) -> Result<TableCursor, Error> {
-        let blocks = table.blocks();
-        let mut cursor =
-            TableCursor { table, direction, access, window: Window::default(), index: 0, block: None };
-        if blocks == 0 {
-            return Ok(cursor);
-        }
-        let Some(from) = from else {
-            cursor.index = if direction == Direction::Forward { 0 } else { blocks - 1 };
-            cursor.enter(None)?;
-            cursor.skip_finished(None)?;
-            return Ok(cursor);
-        };
+        let from = from.map(|from| table.meta.stored_position(from));
         // Versions of one key may fill several blocks, so the place may be further on than the first that fits.
-        cursor.index = match direction {
-            Direction::Forward => cursor.table.block_at_least(&from.key)?,
-            Direction::Reverse => cursor.table.block_above(&from.key)?.min(blocks - 1),
+        let place = match (&from, direction) {
+            (None, Direction::Forward) => table.first_place(access),
+            (None, Direction::Reverse) => table.last_place(access),
+            (Some(from), Direction::Forward) => table.place_at_least(&from.key, access),
+            (Some(from), Direction::Reverse) => table.place_above(&from.key, access),
+        }?;
+        let mut cursor = TableCursor {
+            global_sequence: table.meta.global_sequence,
+            table,
+            direction,
+            access,
+            window: Window::default(),
+            current: None,
         };
-        if cursor.index < blocks {
-            cursor.enter(Some(from))?;
-            cursor.skip_finished(Some(from))?;
-        }
+        cursor.enter(place, from.as_ref())?;
+        cursor.skip_finished(from.as_ref())?;
         Ok(cursor)
     }
 
     /// The current key and sequence; `None` at the end.
     #[inline]
     pub(crate) fn key(&self) -> Option<(&[u8], Sequence)> {
-        self.block.as_ref()?.key()
+        let (key, sequence) = self.current.as_ref()?.block.key()?;
+        Some((key, self.global_sequence.unwrap_or(sequence)))
     }
 
     /// The current kind.
     pub(crate) fn kind(&self) -> Kind {
-        self.block.as_ref().map_or(Kind::Tombstone, BlockCursor::kind)
+        self.current.as_ref().map_or(Kind::Tombstone, |current| current.block.kind())
     }
 
     /// The current value, wherever it lies.
     pub(crate) fn value(&self) -> Result<Bytes, Error> {
-        let Some(block) = &self.block else { return Ok(Bytes::new()) };
+        let Some(Current { block, .. }) = &self.current else { return Ok(Bytes::new()) };
         match block.kind() {
             Kind::Separated => self.table.separated(block.value_bytes()),
             Kind::Value | Kind::Tombstone => Ok(block.value()),
@@ -90,48 +97,43 @@ impl TableCursor {
 
     /// What the table holds as the current value: of a separated one the reference.
     pub(crate) fn value_bytes(&self) -> &[u8] {
-        self.block.as_ref().map_or(&[], BlockCursor::value_bytes)
+        self.current.as_ref().map_or(&[], |current| current.block.value_bytes())
     }
 
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<(), Error> {
-        let Some(block) = &mut self.block else { return Ok(()) };
-        if block.advance().is_err() {
-            let handle = self.table.handle(self.index)?;
-            return Err(self.table.malformed(handle, super::block::Malformed));
+        let Some(current) = &mut self.current else { return Ok(()) };
+        if current.block.advance().is_err() {
+            return Err(self.table.malformed(current.handle, Malformed));
         }
-        if block.key().is_none() { self.skip_finished(None) } else { Ok(()) }
+        if current.block.key().is_none() { self.skip_finished(None) } else { Ok(()) }
     }
 
     /// Goes on to the next block that has an entry.
     fn skip_finished(&mut self, from: Option<&Position>) -> Result<(), Error> {
-        while self.block.as_ref().is_some_and(|block| block.key().is_none()) {
+        while let Some(current) = self.current.take_if(|current| current.block.key().is_none()) {
             let next = match self.direction {
-                Direction::Forward => self.index.checked_add(1).filter(|&next| next < self.table.blocks()),
-                Direction::Reverse => self.index.checked_sub(1),
+                Direction::Forward => self.table.place_behind(current.place, self.access)?,
+                Direction::Reverse => self.table.place_before(current.place, self.access)?,
             };
-            match next {
-                Some(next) => {
-                    self.index = next;
-                    self.enter(from)?;
-                }
-                None => self.block = None,
-            }
+            self.enter(next, from)?;
         }
         Ok(())
     }
 
-    fn enter(&mut self, from: Option<&Position>) -> Result<(), Error> {
-        let handle = self.table.handle(self.index)?;
+    fn enter(&mut self, place: Option<Place>, from: Option<&Position>) -> Result<(), Error> {
+        let Some(place) = place else { return Ok(()) };
+        let handle = self.table.handle_at(&place)?;
         let block = match self.access {
-            Access::Cached => self.table.cached_block(handle)?,
-            Access::Bulk => self.table.bulk_block(handle, &mut self.window, BULK_BYTES)?,
+            Access::Cached => self.table.cached(handle)?,
+            Access::Bulk => self.table.bulk_block(handle, &mut self.window)?,
         };
         let cursor = match from {
             Some(from) => BlockCursor::seek(block, self.direction, &from.key, from.sequence),
             None => BlockCursor::first(block, self.direction),
         };
-        self.block = Some(cursor.map_err(|malformed| self.table.malformed(handle, malformed))?);
+        let block = cursor.map_err(|malformed| self.table.malformed(handle, malformed))?;
+        self.current = Some(Current { place, handle, block });
         Ok(())
     }
 }

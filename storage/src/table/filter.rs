@@ -31,13 +31,20 @@ fn probes(hash: u64, count: u8) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
+fn lines_for(keys: usize, bits_per_key: u8) -> usize {
+    keys.saturating_mul(usize::from(bits_per_key)).div_ceil(LINE_BITS as usize).max(1)
+}
+
+/// The size of the block for this many keys.
+pub(crate) fn byte_len(keys: usize, bits_per_key: u8) -> usize {
+    HEADER_BYTES + lines_for(keys, bits_per_key) * LINE_BYTES
+}
+
 /// Builds the block for the keys with these hashes.
 pub(crate) fn build(hashes: &[u64], bits_per_key: u8) -> Vec<u8> {
-    let bits = hashes.len().saturating_mul(usize::from(bits_per_key));
-    let lines = bits.div_ceil(LINE_BITS as usize).max(1);
     // ln 2 × bits per key minimises false positives; one fewer suits the uneven load of lines.
     let count = ((f64::from(bits_per_key) * 0.65) as u8).clamp(1, 16);
-    let mut bytes = vec![0; HEADER_BYTES + lines * LINE_BYTES];
+    let mut bytes = vec![0; byte_len(hashes.len(), bits_per_key)];
     let (header, body) = bytes.split_at_mut(HEADER_BYTES);
     header.copy_from_slice(&[BLOCKED, count]);
     let (lines, _) = body.as_chunks_mut::<LINE_BYTES>();

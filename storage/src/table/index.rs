@@ -1,4 +1,5 @@
-//! The block index of an open table: which block may hold a key.
+//! One block of an index: which of the parts it names may hold a key. They are data blocks, or on the top level
+//! partitions.
 
 use bytes::Bytes;
 
@@ -6,11 +7,11 @@ use super::block::{Block, Malformed};
 use super::frame::Handle;
 use crate::key::common_prefix;
 
-/// Separators and handles. The search looks at eight bytes of each separator, those behind what all of them have in
+/// Separators and what lies before each. The search looks at eight bytes of each separator, those behind what all of them have in
 /// common, in one array; only among equal ones it compares whole separators.
 #[derive(Debug)]
 pub(crate) struct Index {
-    /// Every entry is a restart point: separator → handle.
+    /// Every entry is a restart point: separator → value.
     block: Block,
     common: Bytes,
     heads: Vec<u64>,
@@ -30,14 +31,14 @@ fn head(key: &[u8]) -> u64 {
 impl Index {
     pub(crate) fn new(block: Block) -> Result<Index, Malformed> {
         let mut index = Index { common: Bytes::new(), heads: Vec::with_capacity(block.restarts()), block };
-        let blocks = index.blocks();
-        if blocks > 0 {
+        let entries = index.entries();
+        if entries > 0 {
             // They are in order, so what the first and the last share, all share.
-            let (first, last) = (index.separator(0)?, index.separator(blocks - 1)?);
+            let (first, last) = (index.separator(0)?, index.separator(entries - 1)?);
             let common = common_prefix(first, last);
             index.common = Bytes::copy_from_slice(first.get(..common).unwrap_or_default());
         }
-        for at in 0..blocks {
+        for at in 0..entries {
             let separator = index.separator(at)?;
             let rest = separator.strip_prefix(&*index.common).ok_or(Malformed)?;
             let head = head(rest);
@@ -46,29 +47,33 @@ impl Index {
         Ok(index)
     }
 
-    /// The number of data blocks.
-    pub(crate) fn blocks(&self) -> usize {
+    /// How many parts it names.
+    pub(crate) fn entries(&self) -> usize {
         self.block.restarts()
     }
 
     /// Memory it takes, in bytes.
     pub(crate) fn byte_len(&self) -> usize {
-        self.block.byte_len() + 8 * self.heads.len()
+        self.block.byte_len() + self.common.len() + 8 * self.heads.len()
+    }
+
+    /// What it says of a part.
+    pub(crate) fn value(&self, at: usize) -> Result<&[u8], Malformed> {
+        Ok(self.block.bytes(self.block.entry(self.block.restart(at)?)?.value))
     }
 
     /// Where a data block lies.
     pub(crate) fn handle(&self, at: usize) -> Result<Handle, Malformed> {
-        let entry = self.block.entry(self.block.restart(at)?)?;
-        Handle::decode(self.block.bytes(entry.value)).ok_or(Malformed)
+        Handle::decode(self.value(at)?).ok_or(Malformed)
     }
 
-    /// The first block that may hold keys from `key` on; their number if there is none.
-    pub(crate) fn block_at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
+    /// The first part that may hold keys from `key` on; their number if there is none.
+    pub(crate) fn at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
         self.partition(key, |separator| separator < key)
     }
 
-    /// The first block in which keys greater than `key` may start.
-    pub(crate) fn block_above(&self, key: &[u8]) -> Result<usize, Malformed> {
+    /// The first part in which keys greater than `key` may start; their number if there is none.
+    pub(crate) fn above(&self, key: &[u8]) -> Result<usize, Malformed> {
         self.partition(key, |separator| separator <= key)
     }
 
@@ -87,7 +92,7 @@ impl Index {
             }
             // Before all of them, or behind.
             None if key < &*self.common => (0, 0),
-            None => (self.blocks(), self.blocks()),
+            None => (self.entries(), self.entries()),
         };
         while low < high {
             let middle = low + (high - low) / 2;
@@ -125,12 +130,12 @@ mod tests {
             }
             let block = Block::new(Bytes::copy_from_slice(builder.finish())).unwrap();
             let index = Index::new(block).unwrap();
-            prop_assert_eq!(index.blocks(), separators.len());
+            prop_assert_eq!(index.entries(), separators.len());
             for (inside, rest) in keys {
                 let key = if inside { [common.as_slice(), &rest].concat() } else { rest };
                 let at_least = separators.partition_point(|separator| *separator < key);
-                prop_assert_eq!(index.block_at_least(&key).unwrap(), at_least);
-                prop_assert_eq!(index.block_above(&key).unwrap(), separators.partition_point(|s| *s <= key));
+                prop_assert_eq!(index.at_least(&key).unwrap(), at_least);
+                prop_assert_eq!(index.above(&key).unwrap(), separators.partition_point(|s| *s <= key));
                 if let Some(separator) = separators.get(at_least) {
                     prop_assert_eq!(index.handle(at_least).unwrap().offset, separator.len() as u64);
                 }
@@ -140,7 +145,7 @@ mod tests {
         #[test]
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>, key: Vec<u8>) {
             if let Ok(index) = Block::new(Bytes::from(bytes)).and_then(Index::new) {
-                index.block_at_least(&key).ok();
+                index.at_least(&key).ok();
                 index.handle(0).ok();
             }
         }

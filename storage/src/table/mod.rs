@@ -1,18 +1,37 @@
 //! Sorted tables: immutable files of versions in key order.
 //!
 //! See "Table" in `docs/format.md` for the bytes.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `builder`, `index_builder`, `block_builder` | writing: the file, its index and filters, a block |
+//! | `reader`, `cursor`, `bulk`, `verify` | an open table: lookups, walks, reads past the cache, checks |
+//! | `layout`, `top_index`, `place` | index and filters in memory or in partitions, and the way through them |
+//! | `index`, `filter`, `block`, `block_cursor` | one block of each kind |
+//! | `frame`, `codec`, `footer`, `meta` | checksums, compression, the end of the file, what the manifest says |
 
 pub(crate) mod block;
 pub(crate) mod block_builder;
 pub(crate) mod block_cursor;
 pub(crate) mod builder;
+mod bulk;
+pub(crate) mod codec;
 pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod index;
+mod index_builder;
+mod layout;
+mod meta;
+mod place;
 pub(crate) mod reader;
+#[cfg(test)]
+mod tests;
+mod top_index;
+mod verify;
 
 pub(crate) use builder::TableBuilder;
 pub(crate) use cursor::{Access, TableCursor};
-pub(crate) use reader::{Table, TableMeta};
+pub(crate) use meta::TableMeta;
+pub(crate) use reader::Table;

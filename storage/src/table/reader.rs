@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use prost::Message;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use super::block::{Block, Lookup, Malformed};
+use super::cursor::Access;
 use super::filter::Filter;
-use super::footer::{FOOTER_BYTES, Footer, FooterError, TABLE_FORMAT};
+use super::footer::{FOOTER_BYTES, Footer, FooterError, IndexLayout, TABLE_FORMAT};
 use super::frame::{Handle, unframe};
 use super::index::Index;
+use super::layout::{Layout, Part};
+use super::meta::{Properties, TableMeta};
+use super::top_index::TopIndex;
 use crate::Sequence;
 use crate::blob::{BlobFile, BlobRef, BlobUse};
 use crate::cache::BlockCache;
@@ -20,49 +23,7 @@ use crate::error::Error;
 use crate::files;
 use crate::fs::{File, Fs};
 use crate::key::Kind;
-use crate::options::Keyspace;
 use crate::stats::Counters;
-
-/// Bytes read at a time by [`Table::verify`].
-const VERIFY_BYTES: usize = 1 << 20;
-
-/// What a table says about itself, in its properties block.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Properties {
-    #[prost(uint32, tag = "1")]
-    pub(crate) keyspace: u32,
-    #[prost(bytes = "vec", tag = "2")]
-    pub(crate) smallest: Vec<u8>,
-    #[prost(bytes = "vec", tag = "3")]
-    pub(crate) largest: Vec<u8>,
-    #[prost(uint64, tag = "4")]
-    pub(crate) smallest_sequence: u64,
-    #[prost(uint64, tag = "5")]
-    pub(crate) largest_sequence: u64,
-    #[prost(uint64, tag = "6")]
-    pub(crate) entries: u64,
-    #[prost(uint64, tag = "7")]
-    pub(crate) tombstones: u64,
-    /// By file.
-    #[prost(message, repeated, tag = "8")]
-    pub(crate) blobs: Vec<BlobUse>,
-}
-
-/// What the manifest says about a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TableMeta {
-    pub(crate) number: u64,
-    pub(crate) keyspace: Keyspace,
-    pub(crate) bytes: u64,
-    /// xxh3 of the whole file.
-    pub(crate) checksum: u64,
-    pub(crate) smallest: Bytes,
-    pub(crate) largest: Bytes,
-    pub(crate) smallest_sequence: Sequence,
-    pub(crate) largest_sequence: Sequence,
-    pub(crate) entries: u64,
-    pub(crate) tombstones: u64,
-}
 
 /// What every table of an engine needs.
 #[derive(Clone, Debug)]
@@ -73,25 +34,24 @@ pub(crate) struct TableContext {
     pub(crate) counters: Arc<Counters>,
 }
 
-/// An open table with its index and filter in memory. The file of one that has become obsolete is removed
-/// when the last user lets go of it.
+/// An open table. The file of one that has become obsolete is removed when the last user lets go of it.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
-    context: TableContext,
-    path: PathBuf,
-    file: Arc<dyn File>,
-    index: Index,
-    filter: Option<Filter>,
-    properties: Handle,
-    uses: Vec<BlobUse>,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<dyn File>,
+    pub(super) layout: Layout,
+    pub(super) properties: Handle,
+    pub(super) uses: Vec<BlobUse>,
     /// Those that `uses` names, in the same order.
     blobs: Vec<Arc<BlobFile>>,
+    context: TableContext,
     obsolete: AtomicBool,
 }
 
 impl Table {
-    /// Opens the file and reads footer, index, filter and properties. `blob` finds the blob files that it refers to.
+    /// Opens the file and reads the footer, the properties, and what stays in memory of index and filter. `blob` finds
+    /// the blob files that it refers to.
     pub(crate) fn open(
         context: &TableContext,
         meta: TableMeta,
@@ -109,36 +69,31 @@ impl Table {
             let what = format!("it has {len} bytes and the manifest says {}", meta.bytes);
             return Err(Error::corruption(&path, len.min(meta.bytes), what));
         }
-        let start = len
-            .checked_sub(FOOTER_BYTES as u64)
-            .ok_or_else(|| Error::corruption(&path, 0, "it is shorter than a footer"))?;
-        let mut footer = [0; FOOTER_BYTES];
-        file.read_exact_at(start, &mut footer).map_err(|source| Error::io("read", &path, source))?;
-        let footer = Footer::decode(meta.number, &footer).map_err(|error| match error {
-            FooterError::Damaged(what) => Error::corruption(&path, start, what),
-            FooterError::Newer(found) => {
-                Error::NewerFormat { path: path.clone(), found, supported: TABLE_FORMAT }
+        let footer = read_footer(&*file, &path, meta.id, len)?;
+        let read = |handle| read_block(&*file, &path, meta.id, len, handle);
+        let handle = footer.index;
+        let layout = match footer.layout {
+            IndexLayout::Whole => Layout::Whole {
+                handle,
+                index: parse(&path, handle, read(handle)?)?,
+                filter: match footer.filter.len {
+                    0 => None,
+                    _ => Some(parse(&path, footer.filter, read(footer.filter)?)?),
+                },
+            },
+            IndexLayout::Partitioned => {
+                let top = TopIndex::new(parse(&path, handle, read(handle)?)?)
+                    .map_err(|_| Error::corruption(&path, handle.offset, "a malformed top-level index"))?;
+                Layout::Partitioned { handle, top }
             }
-        })?;
-        let read = |handle| read_block(&*file, &path, meta.number, start, handle);
-        let index = Index::new(parse(&path, footer.index.offset, read(footer.index)?)?)
-            .map_err(|_| Error::corruption(&path, footer.index.offset, "a malformed index"))?;
-        let filter = if footer.filter.len == 0 {
-            None
-        } else {
-            let filter = Filter::new(read(footer.filter)?);
-            Some(filter.ok_or_else(|| Error::corruption(&path, footer.filter.offset, "a malformed filter"))?)
         };
         let at = footer.properties.offset;
         let malformed = || Error::corruption(&path, at, "malformed properties");
         let mut uses = Properties::decode(read(footer.properties)?).map_err(|_| malformed())?.blobs;
         uses.sort_unstable_by_key(|used| used.file);
         let unknown = |file| {
-            Error::corruption(
-                &path,
-                at,
-                format!("it refers to blob file {file}, which the manifest does not name"),
-            )
+            let what = format!("it refers to blob file {file}, which the manifest does not name");
+            Error::corruption(&path, at, what)
         };
         let blobs = uses.iter().map(|used| blob(used.file).ok_or_else(|| unknown(used.file)));
         let blobs = blobs.collect::<Result<_, _>>()?;
@@ -146,8 +101,7 @@ impl Table {
             context: context.clone(),
             path,
             file,
-            index,
-            filter,
+            layout,
             properties: footer.properties,
             uses,
             blobs,
@@ -164,24 +118,57 @@ impl Table {
         hash: u64,
         sequence: Sequence,
     ) -> Result<Option<(Kind, Bytes)>, Error> {
-        if let Some(filter) = &self.filter {
-            self.context.counters.filter_checks.add(1);
-            if !filter.may_contain(hash) {
-                self.context.counters.filter_useful.add(1);
-                return Ok(None);
+        if self.meta.global_sequence.is_some_and(|global| sequence < global) {
+            return Ok(None);
+        }
+        match &self.layout {
+            Layout::Whole { index, filter, .. } => {
+                if filter.as_ref().is_some_and(|filter| !self.may_contain(filter, hash)) {
+                    return Ok(None);
+                }
+                Ok(self.search(index, key, sequence)?.found())
+            }
+            Layout::Partitioned { top, .. } => {
+                let first = top.at_least(key).map_err(|_| self.malformed_index())?;
+                let mut partitions = top.partitions().iter().skip(first).peekable();
+                // Of a key that is there, the first partition that may know it knows the newest version.
+                if let Some(filter) = partitions.peek().and_then(|partition| partition.filter)
+                    && !self.may_contain(&self.cached(filter)?, hash)
+                {
+                    return Ok(None);
+                }
+                for partition in partitions {
+                    let index: Arc<Index> = self.cached(partition.index)?;
+                    match self.search(&index, key, sequence)? {
+                        Answer::PastEnd => {}
+                        answer => return Ok(answer.found()),
+                    }
+                }
+                Ok(None)
             }
         }
-        let first = self.block_at_least(key)?;
-        for index in first..self.blocks() {
-            let handle = self.handle(index)?;
-            let block = self.cached_block(handle)?;
+    }
+
+    fn may_contain(&self, filter: &Filter, hash: u64) -> bool {
+        let may_contain = filter.may_contain(hash);
+        self.context.counters.filter_checks.add(1);
+        self.context.counters.filter_useful.add(u64::from(!may_contain));
+        may_contain
+    }
+
+    /// What the blocks of an index say about a key.
+    fn search(&self, index: &Index, key: &[u8], sequence: Sequence) -> Result<Answer, Error> {
+        let first = index.at_least(key).map_err(|_| self.malformed_index())?;
+        for at in first..index.entries() {
+            let handle = index.handle(at).map_err(|_| self.malformed_index())?;
+            let block: Block = self.cached(handle)?;
             match block.get(key, sequence).map_err(|malformed| self.malformed(handle, malformed))? {
-                Lookup::Found(entry) => return Ok(Some((entry.kind, block.slice(entry.value)))),
-                Lookup::Absent => return Ok(None),
+                Lookup::Found(entry) => return Ok(Answer::Found(entry.kind, block.slice(entry.value))),
+                Lookup::Absent => return Ok(Answer::Absent),
                 Lookup::PastEnd => {}
             }
         }
-        Ok(None)
+        Ok(Answer::PastEnd)
     }
 
     /// The value that an entry of the table refers to; `reference` is what the entry holds.
@@ -202,121 +189,41 @@ impl Table {
         self.uses.iter().zip(&self.blobs)
     }
 
-    /// The number of data blocks.
-    pub(crate) fn blocks(&self) -> usize {
-        self.index.blocks()
+    /// A partition of the index; a whole index is the first.
+    pub(super) fn index_partition(&self, partition: usize, access: Access) -> Result<Arc<Index>, Error> {
+        match &self.layout {
+            Layout::Whole { index, .. } => Ok(index.clone()),
+            Layout::Partitioned { top, .. } => {
+                let partition = top.partitions().get(partition).ok_or_else(|| self.malformed_index())?;
+                match access {
+                    Access::Cached => self.cached(partition.index),
+                    Access::Bulk => self.read_part(partition.index),
+                }
+            }
+        }
     }
 
-    /// The first block that may hold keys from `key` on.
-    pub(crate) fn block_at_least(&self, key: &[u8]) -> Result<usize, Error> {
-        self.index.block_at_least(key).map_err(|malformed| self.malformed_index(malformed))
-    }
-
-    /// The first block that holds no key up to `key` behind those keys.
-    pub(crate) fn block_above(&self, key: &[u8]) -> Result<usize, Error> {
-        self.index.block_above(key).map_err(|malformed| self.malformed_index(malformed))
-    }
-
-    /// Where a data block lies.
-    pub(crate) fn handle(&self, index: usize) -> Result<Handle, Error> {
-        self.index.handle(index).map_err(|malformed| self.malformed_index(malformed))
-    }
-
-    /// A data block, through the cache.
-    pub(crate) fn cached_block(&self, handle: Handle) -> Result<Block, Error> {
-        if let Some(block) = self.context.cache.get(self.meta.number, handle.offset) {
+    /// A part of the table, through the cache.
+    pub(super) fn cached<P: Part>(&self, handle: Handle) -> Result<P, Error> {
+        if let Some(part) = self.context.cache.get(self.meta.number, handle.offset).and_then(P::of) {
             self.context.counters.cache_hits.add(1);
-            return Ok(block);
+            return Ok(part);
         }
         self.context.counters.cache_misses.add(1);
         self.context.counters.bytes_read.add(handle.len);
-        let bytes = read_block(&*self.file, &self.path, self.meta.number, self.meta.bytes, handle)?;
-        let block = parse(&self.path, handle.offset, bytes)?;
-        self.context.cache.insert(self.meta.number, handle.offset, block.clone());
-        Ok(block)
+        let part: P = self.read_part(handle)?;
+        self.context.cache.insert(self.meta.number, handle.offset, part.clone().into());
+        Ok(part)
     }
 
-    /// A data block out of `window`, which is moved ahead by `window_bytes` when it does not hold the block.
-    /// For those who read a whole table once and would only push others out of the cache.
-    pub(crate) fn bulk_block(
-        &self,
-        handle: Handle,
-        window: &mut Window,
-        window_bytes: usize,
-    ) -> Result<Block, Error> {
-        let len = handle.framed_len().ok_or_else(|| self.malformed_index(Malformed))?;
-        let inside = |window: &Window| {
-            let start = usize::try_from(handle.offset.checked_sub(window.offset)?).ok()?;
-            let end = start.checked_add(len)?;
-            (end <= window.bytes.len()).then(|| window.bytes.slice(start..end))
-        };
-        let framed = match inside(window) {
-            Some(framed) => framed,
-            None => {
-                let rest = self.meta.bytes.saturating_sub(handle.offset);
-                let wanted = (window_bytes.max(len) as u64).min(rest) as usize;
-                if wanted < len {
-                    return Err(Error::corruption(&self.path, handle.offset, "a block beyond the end"));
-                }
-                let mut bytes = vec![0; wanted];
-                self.file
-                    .read_exact_at(handle.offset, &mut bytes)
-                    .map_err(|source| Error::io("read", &self.path, source))?;
-                *window = Window { offset: handle.offset, bytes: Bytes::from(bytes) };
-                inside(window).ok_or_else(|| self.malformed_index(Malformed))?
-            }
-        };
-        let bytes = unframe(&framed, self.meta.number, handle.offset)
-            .map_err(|what| Error::corruption(&self.path, handle.offset, what))?;
-        parse(&self.path, handle.offset, bytes)
+    /// A part of the table, from the disk.
+    pub(super) fn read_part<P: Part>(&self, handle: Handle) -> Result<P, Error> {
+        parse(&self.path, handle, self.read_block(handle)?)
     }
 
-    /// Reads the whole file and compares it with the checksum in the manifest.
-    pub(crate) fn verify(&self) -> Result<(), Error> {
-        let mut hasher = Xxh3Default::new();
-        let mut offset = 0;
-        let mut buffer = vec![0; VERIFY_BYTES];
-        while offset < self.meta.bytes {
-            let len = (self.meta.bytes - offset).min(VERIFY_BYTES as u64) as usize;
-            let chunk = buffer.get_mut(..len).unwrap_or_default();
-            self.file.read_exact_at(offset, chunk).map_err(|source| Error::io("read", &self.path, source))?;
-            hasher.update(chunk);
-            offset += len as u64;
-        }
-        if hasher.digest() == self.meta.checksum {
-            return self.verify_properties();
-        }
-        // The block checksums say where.
-        for index in 0..self.blocks() {
-            read_block(&*self.file, &self.path, self.meta.number, self.meta.bytes, self.handle(index)?)?;
-        }
-        let data_end = if self.blocks() == 0 { None } else { self.handle(self.blocks() - 1)?.end() };
-        Err(Error::corruption(
-            &self.path,
-            data_end.unwrap_or(0),
-            "behind its data blocks it is not what was written",
-        ))
-    }
-
-    fn verify_properties(&self) -> Result<(), Error> {
-        let bytes = read_block(&*self.file, &self.path, self.meta.number, self.meta.bytes, self.properties)?;
-        let meta = &self.meta;
-        let expected = Properties {
-            keyspace: u32::from(meta.keyspace.0),
-            smallest: meta.smallest.to_vec(),
-            largest: meta.largest.to_vec(),
-            smallest_sequence: meta.smallest_sequence,
-            largest_sequence: meta.largest_sequence,
-            entries: meta.entries,
-            tombstones: meta.tombstones,
-            blobs: self.uses.clone(),
-        };
-        if Properties::decode(bytes).ok() == Some(expected) {
-            Ok(())
-        } else {
-            let offset = self.properties.offset;
-            Err(Error::corruption(&self.path, offset, "its properties are not those in the manifest"))
-        }
+    /// The bytes of a block, from the disk.
+    pub(super) fn read_block(&self, handle: Handle) -> Result<Bytes, Error> {
+        read_block(&*self.file, &self.path, self.meta.id, self.meta.bytes, handle)
     }
 
     /// Lets the file be removed when the last user is gone.
@@ -329,17 +236,32 @@ impl Table {
         self.meta.smallest <= largest && smallest <= self.meta.largest
     }
 
-    /// Memory of index and filter, in bytes.
+    /// Memory that the table takes outside of the cache, in bytes: its index and filter, or the top level of a
+    /// partitioned index.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.index.byte_len() + self.filter.as_ref().map_or(0, Filter::byte_len)
+        self.layout.byte_len()
     }
 
-    pub(crate) fn malformed(&self, handle: Handle, _: Malformed) -> Error {
-        Error::corruption(&self.path, handle.offset, "a malformed block")
+    pub(super) fn malformed(&self, handle: Handle, _: Malformed) -> Error {
+        Error::corruption(&self.path, handle.offset, Block::MALFORMED)
     }
 
-    fn malformed_index(&self, _: Malformed) -> Error {
-        Error::corruption(&self.path, 0, "a malformed index")
+    pub(super) fn malformed_index(&self) -> Error {
+        Error::corruption(&self.path, self.layout.handle().offset, "a malformed index")
+    }
+}
+
+/// What some blocks in a row say about a key.
+enum Answer {
+    Found(Kind, Bytes),
+    Absent,
+    /// The blocks behind may hold it.
+    PastEnd,
+}
+
+impl Answer {
+    fn found(self) -> Option<(Kind, Bytes)> {
+        if let Answer::Found(kind, value) = self { Some((kind, value)) } else { None }
     }
 }
 
@@ -354,23 +276,33 @@ impl Drop for Table {
     }
 }
 
-/// A part of a table's file in memory.
-#[derive(Debug, Default)]
-pub(crate) struct Window {
-    offset: u64,
-    bytes: Bytes,
+/// Reads the end of the table `id`, whose file has `len` bytes.
+pub(super) fn read_footer(file: &dyn File, path: &Path, id: u64, len: u64) -> Result<Footer, Error> {
+    let start = len
+        .checked_sub(FOOTER_BYTES as u64)
+        .ok_or_else(|| Error::corruption(path, 0, "it is shorter than a footer"))?;
+    let mut footer = [0; FOOTER_BYTES];
+    file.read_exact_at(start, &mut footer).map_err(|source| Error::io("read", path, source))?;
+    Footer::decode(id, &footer).map_err(|error| match error {
+        FooterError::Damaged(what) => Error::corruption(path, start, what),
+        FooterError::Newer(found) => {
+            Error::NewerFormat { path: path.to_path_buf(), found, supported: TABLE_FORMAT }
+        }
+    })
 }
 
-fn parse(path: &Path, offset: u64, bytes: Bytes) -> Result<Block, Error> {
-    Block::new(bytes).map_err(|_| Error::corruption(path, offset, "a malformed block"))
+fn parse<P: Part>(path: &Path, handle: Handle, bytes: Bytes) -> Result<P, Error> {
+    P::parse(bytes).map_err(|_| Error::corruption(path, handle.offset, P::MALFORMED))
 }
 
-/// Reads and checks the block at `handle`, which must end before `limit`.
-fn read_block(file: &dyn File, path: &Path, number: u64, limit: u64, handle: Handle) -> Result<Bytes, Error> {
-    let len = handle.framed_len().filter(|_| handle.end().is_some_and(|end| end <= limit));
-    let len = len.ok_or_else(|| Error::corruption(path, handle.offset, "a block beyond the end"))?;
-    let mut framed = vec![0; len];
+/// Reads and checks the block at `handle` of the table `id`, whose file has `len` bytes.
+fn read_block(file: &dyn File, path: &Path, id: u64, len: u64, handle: Handle) -> Result<Bytes, Error> {
+    let end = len.saturating_sub(FOOTER_BYTES as u64);
+    let framed_len = handle.framed_len().filter(|_| handle.end().is_some_and(|block_end| block_end <= end));
+    let framed_len =
+        framed_len.ok_or_else(|| Error::corruption(path, handle.offset, "a block beyond the end"))?;
+    let mut framed = vec![0; framed_len];
     file.read_exact_at(handle.offset, &mut framed).map_err(|source| Error::io("read", path, source))?;
-    unframe(&Bytes::from(framed), number, handle.offset)
+    unframe(&Bytes::from(framed), id, handle.offset)
         .map_err(|what| Error::corruption(path, handle.offset, what))
 }

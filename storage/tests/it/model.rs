@@ -27,9 +27,12 @@ pub(crate) fn tiny() -> Options {
     let mut with_filter = KeyspaceOptions::new("a");
     with_filter.block_bytes = 128;
     with_filter.separation_bytes = 40;
+    with_filter.index_partition_bytes = 150;
+    with_filter.compression = vec![Compression::Lz4, Compression::Zstd(1)];
     let mut without = KeyspaceOptions::new("b");
     without.block_bytes = 256;
-    without.compression = Compression::None;
+    without.compression = vec![Compression::None];
+    without.index_partition_bytes = 60;
     without.filter_bits_per_key = 0;
     without.separation_bytes = 0;
     Options {

@@ -30,9 +30,60 @@ fn compression_block_size_and_filters_change_the_tables() {
         table_bytes(options)
     };
     let usual = with(|_| {});
-    assert!(with(|options| options.compression = Compression::None) > usual * 2);
+    assert!(with(|options| options.compression = vec![Compression::None]) > usual * 2);
+    assert!(with(|options| options.compression = vec![Compression::Zstd(3)]) < usual);
     assert!(with(|options| options.block_bytes = 128) > usual);
     assert!(with(|options| options.filter_bits_per_key = 0) < usual);
+}
+
+#[test]
+fn each_level_has_its_compression() {
+    let bytes = |deeper| {
+        let mut options = Options { memtable_bytes: 1 << 20, wal_segment_bytes: 1 << 20, ..tiny() };
+        options.keyspaces[0].block_bytes = 4096;
+        options.keyspaces[0].compression = vec![Compression::None, deeper];
+        options.keyspaces[0].separation_bytes = 0;
+        let fs = SimFs::new();
+        let engine = open(&fs, options).unwrap();
+        for index in 0..200 {
+            engine
+                .write(put(&engine, &format!("{index:04}"), &[index as u8; 100]), Durability::None)
+                .unwrap();
+        }
+        engine.flush().unwrap();
+        let bytes = || engine.stats().keyspaces[0].levels.iter().map(|level| level.bytes).sum::<u64>();
+        let flushed = bytes();
+        engine.compact(keyspace(&engine, 0)).unwrap();
+        assert_eq!(engine.stats().keyspaces[0].levels[0].tables, 0);
+        (flushed, bytes())
+    };
+    let (lz4, zstd) = (bytes(Compression::Lz4), bytes(Compression::Zstd(9)));
+    assert_eq!(lz4.0, zstd.0, "level 0 is written as its own entry says");
+    assert!(lz4.1 * 2 < lz4.0 && zstd.1 < lz4.1, "{lz4:?} {zstd:?}");
+}
+
+#[test]
+fn partitions_of_indexes_give_their_memory_to_the_cache() {
+    let memory = |partition_bytes| {
+        let mut options = Options { memtable_bytes: 1 << 20, block_cache_bytes: 1 << 20, ..tiny() };
+        options.keyspaces[0].index_partition_bytes = partition_bytes;
+        let engine = open(&SimFs::new(), options).unwrap();
+        let mut batch = WriteBatch::new();
+        for index in 0..2_000 {
+            batch.put(keyspace(&engine, 0), format!("{index:04}"), vec![1; 20]);
+        }
+        engine.write(batch, Durability::None).unwrap();
+        engine.flush().unwrap();
+        assert_eq!(engine.stats().cache_bytes, 0);
+        for index in 0..2_000 {
+            assert!(engine.get(keyspace(&engine, 0), format!("{index:04}").as_bytes()).unwrap().is_some());
+        }
+        let stats = engine.stats();
+        (stats.table_memory_bytes, stats.cache_bytes)
+    };
+    let (whole, partitioned) = (memory(usize::MAX), memory(1 << 10));
+    assert!(partitioned.0 * 8 < whole.0, "{partitioned:?} {whole:?}");
+    assert!(partitioned.1 > whole.1 + (whole.0 - partitioned.0) / 2, "{partitioned:?} {whole:?}");
 }
 
 #[test]
@@ -88,7 +139,7 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
             level_base_bytes: 1 << 20,
             ..tiny()
         };
-        options.keyspaces[0].compression = Compression::None;
+        options.keyspaces[0].compression = vec![Compression::None];
         options.keyspaces[0].separation_bytes = 0;
         change(&mut options);
         let engine = open(&fs, options).unwrap();
@@ -125,7 +176,7 @@ fn smaller_tables_memtables_segments_and_levels_mean_more_of_them() {
 fn overwritten(change: fn(&mut Options)) -> (SimFs, allidb_storage::Stats) {
     let fs = SimFs::new();
     let mut options = Options { level0_files: 2, ..tiny() };
-    options.keyspaces[0].compression = Compression::None;
+    options.keyspaces[0].compression = vec![Compression::None];
     change(&mut options);
     let engine = open(&fs, options).unwrap();
     for round in 0..20u8 {
@@ -167,7 +218,7 @@ fn compaction_is_held_back_to_its_rate() {
         let mut options =
             Options { level0_files: 10, memtable_bytes: 1 << 20, wal_segment_bytes: 8 << 20, ..tiny() };
         options.keyspaces[0].separation_bytes = 0;
-        options.keyspaces[0].compression = Compression::None;
+        options.keyspaces[0].compression = vec![Compression::None];
         options.compaction_bytes_per_second = rate;
         options.background = std::sync::Arc::new(allidb_storage::Threads);
         let engine = open(&SimFs::new(), options).unwrap();
@@ -227,6 +278,11 @@ fn limits_are_refused_with_a_reason() {
     assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
     engine.flush().unwrap();
     assert!(engine.get(keyspace(&engine, 0), &[7; MAX_KEY_BYTES]).unwrap().is_some());
+    for compression in [vec![], vec![Compression::Lz4, Compression::Zstd(23)]] {
+        let keyspaces = vec![KeyspaceOptions { compression, ..KeyspaceOptions::new("x") }];
+        let error = open(&SimFs::new(), Options { keyspaces, ..tiny() }).unwrap_err();
+        assert!(matches!(error, Error::InvalidArgument { .. }), "{error}");
+    }
     for keyspaces in
         [vec![KeyspaceOptions::new("x"), KeyspaceOptions::new("x")], vec![KeyspaceOptions::new("")]]
     {

@@ -76,9 +76,12 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 fn options() -> impl Strategy<Value = Options> {
+    let compression =
+        prop_oneof![Just(Compression::None), Just(Compression::Lz4), (-3i8..4).prop_map(Compression::Zstd)];
+    let sizes = (64usize..2000, 256u64..4000, 256u64..4000, 1usize..5, 500usize..8000, 0usize..600);
     let blobs = (0usize..100, 256u64..4000, 0u8..=100);
-    (64usize..2000, 256u64..4000, 256u64..4000, 1usize..5, 500usize..8000, any::<bool>(), 0u8..12, blobs)
-        .prop_map(|(block, segment, table, level0, memtable, lz4, filter, blobs)| {
+    (sizes, prop::collection::vec(compression, 1..4), 0u8..12, blobs).prop_map(
+        |((block, segment, table, level0, memtable, partition), compression, filter, blobs)| {
             let mut options = tiny();
             options.memtable_bytes = memtable;
             options.wal_segment_bytes = segment;
@@ -86,11 +89,13 @@ fn options() -> impl Strategy<Value = Options> {
             options.level0_files = level0;
             options.keyspaces[0].block_bytes = block;
             options.keyspaces[0].filter_bits_per_key = filter;
-            options.keyspaces[0].compression = if lz4 { Compression::Lz4 } else { Compression::None };
+            options.keyspaces[0].compression = compression;
+            options.keyspaces[0].index_partition_bytes = partition;
             (options.keyspaces[0].separation_bytes, options.blob_file_bytes, options.blob_garbage_percent) =
                 blobs;
             options
-        })
+        },
+    )
 }
 
 fn direction(reverse: bool) -> Direction {
