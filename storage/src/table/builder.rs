@@ -173,6 +173,7 @@ impl TableBuilder {
             largest_sequence: self.properties.largest_sequence,
             entries: self.properties.entries,
             tombstones: self.properties.tombstones,
+            cleaned: 0,
         })
     }
 

@@ -62,6 +62,8 @@ pub(crate) struct TableMeta {
     pub(crate) largest_sequence: Sequence,
     pub(crate) entries: u64,
     pub(crate) tombstones: u64,
+    /// All range tombstones up to this sequence have been applied: no version that one of them deletes is left.
+    pub(crate) cleaned: Sequence,
 }
 
 /// What every table of an engine needs.
@@ -156,14 +158,14 @@ impl Table {
         })
     }
 
-    /// The newest version of `key` that is not newer than `sequence`; `hash` is the key's
+    /// The newest version of `key` that is not newer than `sequence`, with its sequence; `hash` is the key's
     /// [`filter::hash`](super::filter::hash).
     pub(crate) fn get(
         &self,
         key: &[u8],
         hash: u64,
         sequence: Sequence,
-    ) -> Result<Option<(Kind, Bytes)>, Error> {
+    ) -> Result<Option<(Sequence, Kind, Bytes)>, Error> {
         if let Some(filter) = &self.filter {
             self.context.counters.filter_checks.add(1);
             if !filter.may_contain(hash) {
@@ -176,7 +178,9 @@ impl Table {
             let handle = self.handle(index)?;
             let block = self.cached_block(handle)?;
             match block.get(key, sequence).map_err(|malformed| self.malformed(handle, malformed))? {
-                Lookup::Found(entry) => return Ok(Some((entry.kind, block.slice(entry.value)))),
+                Lookup::Found(entry) => {
+                    return Ok(Some((entry.sequence, entry.kind, block.slice(entry.value))));
+                }
                 Lookup::Absent => return Ok(None),
                 Lookup::PastEnd => {}
             }
@@ -215,6 +219,13 @@ impl Table {
     /// The first block that holds no key up to `key` behind those keys.
     pub(crate) fn block_above(&self, key: &[u8]) -> Result<usize, Error> {
         self.index.block_above(key).map_err(|malformed| self.malformed_index(malformed))
+    }
+
+    /// About how many data blocks have keys in `lower..upper`; `None`: from the first, to the last key.
+    pub(crate) fn blocks_between(&self, lower: Option<&[u8]>, upper: Option<&[u8]>) -> Result<usize, Error> {
+        let first = lower.map_or(Ok(0), |lower| self.block_at_least(lower))?;
+        let last = upper.map_or(Ok(self.blocks()), |upper| self.block_at_least(upper))?;
+        Ok((last + 1).min(self.blocks()).saturating_sub(first))
     }
 
     /// Where a data block lies.

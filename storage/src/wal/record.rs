@@ -3,8 +3,8 @@
 use crate::Sequence;
 use crate::coding::Decoder;
 
-/// The newest format of segments.
-pub(crate) const LOG_FORMAT: u32 = 1;
+/// The newest format of segments. Format 1 has no range deletes.
+pub(crate) const LOG_FORMAT: u32 = 2;
 /// Size of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 40;
 /// Size of a record's header.

@@ -1,7 +1,8 @@
 //! Files of earlier releases, which are read for ever.
 //!
-//! `tests/golden/v1` holds a store as this engine wrote it when the format was new. It was made by running this
-//! test with `ALLIDB_WRITE_GOLDEN=1`, which is for a new format only: an existing directory is never written anew.
+//! Each directory of `tests/golden` holds a store as this engine wrote it when the format was new: in `v1` no ranges are
+//! deleted, in `v2` they are. The newest was made by running this test with `ALLIDB_WRITE_GOLDEN=1`, which is for a new
+//! format only: an existing directory is never written anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,9 @@ use std::sync::Arc;
 use allidb_storage::fs::RealFs;
 use allidb_storage::{Compression, Durability, Engine, Inline, KeyspaceOptions, Options};
 
-use crate::model::{Model, Random, apply, batch, contents};
+use crate::model::{Edit, Model, Random, apply, batch, contents};
+
+const NEWEST: &str = "v2";
 
 fn directory(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
@@ -31,14 +34,19 @@ fn options() -> Options {
 }
 
 /// The batches of the golden store: those in tables of level 1, of level 0, and in the log.
-fn history() -> Vec<Vec<Vec<crate::model::Change>>> {
+fn history(version: &str) -> Vec<Vec<Vec<Edit>>> {
     let mut random = Random(2026);
-    [100, 40, 10].into_iter().map(|count| (0..count).map(|_| random.changes()).collect()).collect()
+    let mut batch = || match version {
+        "v1" => random.changes().into_iter().map(Edit::from).collect(),
+        _ => random.edits(),
+    };
+    [100, 40, 10].into_iter().map(|count| (0..count).map(|_| batch()).collect()).collect()
 }
 
 fn write(dir: &Path) {
     let engine = Engine::open(Arc::new(RealFs), dir, options()).unwrap();
-    for (part, batches) in history().iter().enumerate() {
+    let mut snapshot = None;
+    for (part, batches) in history(NEWEST).iter().enumerate() {
         for changes in batches {
             engine.write(batch(&engine, changes), Durability::Sync).unwrap();
         }
@@ -47,18 +55,25 @@ fn write(dir: &Path) {
         }
         if part == 0 {
             engine.compact(engine.keyspace("a").unwrap()).unwrap();
+            // Range tombstones stay in the manifest.
+            snapshot = Some(engine.snapshot());
         }
     }
-    drop(engine);
+    assert!(engine.stats().keyspaces.iter().all(|keyspace| keyspace.range_tombstones > 0));
+    drop((snapshot, engine));
     fs::remove_file(dir.join("LOCK")).unwrap();
 }
 
 #[test]
 fn stores_of_earlier_formats_are_read() {
-    let golden = directory("v1");
-    if std::env::var_os("ALLIDB_WRITE_GOLDEN").is_some() && !golden.exists() {
-        write(&golden);
+    if std::env::var_os("ALLIDB_WRITE_GOLDEN").is_some() && !directory(NEWEST).exists() {
+        write(&directory(NEWEST));
     }
+    ["v1", NEWEST].into_iter().for_each(is_read);
+}
+
+fn is_read(version: &str) {
+    let golden = directory(version);
     let copy = tempfile::tempdir().unwrap();
     let mut kinds = Vec::new();
     for entry in fs::read_dir(&golden).unwrap() {
@@ -70,7 +85,7 @@ fn stores_of_earlier_formats_are_read() {
         assert!(kinds.contains(&kind), "{kind:?} is missing in {kinds:?}");
     }
     let mut model = Model::new();
-    let history = history();
+    let history = history(version);
     history.iter().flatten().for_each(|changes| apply(&mut model, changes));
     let engine = Engine::open(Arc::new(RealFs), copy.path(), options()).unwrap();
     assert_eq!(engine.recovery().batches, 10);
@@ -92,7 +107,7 @@ fn log_segments_are_written_as_the_golden_ones_were() {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path());
     let mut compared = 0;
-    for entry in fs::read_dir(directory("v1")).unwrap() {
+    for entry in fs::read_dir(directory(NEWEST)).unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "log") {
             let written = fs::read(dir.path().join(path.file_name().unwrap())).unwrap();
