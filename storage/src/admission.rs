@@ -1,11 +1,14 @@
 //! Which writes are let in: none without free space, and slower ones while flush and compaction lag.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::batch::WriteBatch;
+use crate::batch::{ChangeKind, WriteBatch};
 use crate::error::Error;
+use crate::options::Keyspace;
+use crate::range_tombstone::MAX_RANGE_TOMBSTONES;
 use crate::state::Inner;
 use crate::version::SuperVersion;
 
@@ -50,6 +53,39 @@ impl Inner {
             }
             Pressure::Stop => self.stop(),
         }
+    }
+
+    /// Refuses range deletes beyond what a keyspace may have of them: each takes memory and a place in every manifest
+    /// until compaction has applied it.
+    pub(crate) fn check_range_deletes(&self, batch: &WriteBatch) -> Result<(), Error> {
+        if batch.range_deletes() == 0 {
+            return Ok(());
+        }
+        let mut added = BTreeMap::<Keyspace, usize>::new();
+        for change in
+            batch.changes().iter().filter(|change| matches!(change.kind, ChangeKind::DeleteRange(_)))
+        {
+            *added.entry(change.keyspace).or_default() += 1;
+        }
+        let super_version = self.super_version();
+        for (keyspace, added) in added {
+            if added > MAX_RANGE_TOMBSTONES {
+                let what = format!("{added} range deletes in a batch; the limit is {MAX_RANGE_TOMBSTONES}");
+                return Err(Error::InvalidArgument { what });
+            }
+            let present = super_version.range_tombstones(keyspace);
+            if present + added > MAX_RANGE_TOMBSTONES {
+                if super_version.active.has_many_range_tombstones() {
+                    // Compaction gets them once they are flushed, for which no further write may come.
+                    self.freeze_active()?;
+                }
+                let reason = format!(
+                    "{present} range deletes wait for compaction, or for snapshots older than they are to be dropped"
+                );
+                return Err(Error::Busy { reason });
+            }
+        }
+        Ok(())
     }
 
     /// Computes anew how far background work lags; to be called after each change of the super-version.

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::Sequence;
-use crate::batch::WriteBatch;
+use crate::batch::{ChangeKind, WriteBatch};
 use crate::error::Error;
 use crate::files;
 use crate::memtable::MemtableSet;
@@ -157,12 +157,14 @@ impl Inner {
         }
         for change in batch.changes() {
             self.check_keyspace(change.keyspace)?;
-            if change.key.len() > MAX_KEY_BYTES {
-                let what = format!("a key of {} bytes; the limit is {MAX_KEY_BYTES}", change.key.len());
+            let upper = if let ChangeKind::DeleteRange(Some(upper)) = &change.kind { upper.len() } else { 0 };
+            let len = change.key.len().max(upper);
+            if len > MAX_KEY_BYTES {
+                let what = format!("a key of {len} bytes; the limit is {MAX_KEY_BYTES}");
                 return Err(Error::InvalidArgument { what });
             }
         }
-        Ok(())
+        self.check_range_deletes(batch)
     }
 
     fn lead(&self, own: Request) -> Result<Sequence, Error> {
@@ -245,6 +247,7 @@ impl Inner {
         self.check_writable()?;
         if log.segment.byte_len() >= self.options.wal_segment_bytes
             || log.memtables.byte_len() >= self.options.memtable_bytes
+            || log.memtables.has_many_range_tombstones()
         {
             let active = self.commit.apply.lock();
             self.rotate(log, active)?;

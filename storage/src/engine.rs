@@ -106,7 +106,7 @@ impl Engine {
             workers: AtomicU64::new(0),
             failures: Mutex::default(),
             current: RwLock::new(Arc::new(current)),
-            manifest: Mutex::new(ManifestState { last_sequence: recovered.flushed_sequence, log }),
+            manifest: Mutex::new(ManifestState { log }),
             snapshots: Mutex::default(),
             next_file: AtomicU64::new(header.number + 1),
             oldest_log: AtomicU64::new(log),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::compaction::Output;
+use crate::cover::{Cover, Source};
 use crate::error::Error;
 use crate::files;
 use crate::key::Kind;
@@ -22,7 +23,12 @@ impl Inner {
         let Some(set) = self.super_version().frozen.last().cloned() else { return Ok(false) };
         let added = self.write_tables(&set)?;
         let bytes = added.iter().map(|(_, table)| table.meta.bytes).sum();
-        let edit = VersionEdit { added, ..VersionEdit::default() };
+        let edit = VersionEdit {
+            added,
+            range_tombstones: set.all_range_tombstones(),
+            last_sequence: Some(set.last_sequence()),
+            ..VersionEdit::default()
+        };
         self.install(&edit, Some(&set))?;
         self.counters().flushes.add(1);
         self.counters().flush_bytes_written.add(bytes);
@@ -41,8 +47,12 @@ impl Inner {
             if set.is_keyspace_empty(keyspace) {
                 continue;
             }
-            let mut output = Output::new(self, keyspace, &entry.options, 0, u64::MAX);
-            let mut retention = Retention::new(self.live_snapshots());
+            let live = self.live_snapshots();
+            let cleaned = live.first().copied().unwrap_or(0).min(set.last_sequence());
+            // Only its own: those of newer memtables may yet be lost in a power cut, and these versions must not be.
+            let cover = Cover::new(vec![Source::Memtables(set.clone(), keyspace)]);
+            let mut retention = Retention::new(live, cover);
+            let mut output = Output::new(self, keyspace, &entry.options, 0, u64::MAX, cleaned);
             set.for_each(keyspace, |key, sequence, value| {
                 let kind = if value.is_some() { Kind::Value } else { Kind::Tombstone };
                 if retention.keeps(key, sequence, kind, |_| false) {

@@ -17,6 +17,7 @@
 //! | `memtable` | skip lists |
 //! | `flush`, `compaction` | memtables to tables, tables to tables |
 //! | `retention` | which versions of a key are still seen |
+//! | `range_tombstone`, `cover` | deletions of whole ranges, and what they hide |
 //! | `table` | sorted tables: blocks, index and filter (whole or in partitions), footer |
 //! | `blob` | large values apart from their keys |
 //! | `cache` | the block cache: blocks, partitions of indexes and filters, separated values |
@@ -32,6 +33,8 @@
 //! - Batches are numbered without gaps; log order, sequence order, publication order and visibility are one order.
 //! - A source nearer to the top has only newer versions of a key: the first hit of a lookup is the newest.
 //! - From level 1 on the tables of a level do not overlap, and all versions of a key are in one of them.
+//! - A range tombstone is in the log and beside its memtables, then in the version and the manifest, until no table holds
+//!   a version that it deletes. What it deletes is dropped only by what becomes durable together with it or after it.
 //! - A file that a manifest names was synced before, and so was its directory entry.
 //! - A record that was synced says that all before it, in earlier segments too, were synced before. A log segment is
 //!   removed only when its memtables are in tables.
@@ -48,6 +51,7 @@ mod checkpoint;
 mod coding;
 mod commit;
 mod compaction;
+mod cover;
 mod engine;
 mod error;
 mod files;
@@ -58,6 +62,7 @@ mod manifest;
 mod memtable;
 mod merge;
 mod options;
+mod range_tombstone;
 mod recovery;
 mod retention;
 mod signal;

@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::files;
 use crate::fs::Fs;
 use crate::options::Keyspace;
+use crate::range_tombstone::RangeTombstone;
 use crate::table::TableMeta;
 
 /// The newest format of manifests.
@@ -40,6 +41,8 @@ pub(crate) struct Manifest {
     pub(crate) tables: Vec<TableRecord>,
     #[prost(message, repeated, tag = "6")]
     pub(crate) blobs: Vec<BlobRecord>,
+    #[prost(message, repeated, tag = "7")]
+    pub(crate) range_tombstones: Vec<RangeTombstoneRecord>,
 }
 
 /// One blob file in a manifest.
@@ -80,6 +83,34 @@ impl BlobRecord {
     }
 }
 
+/// One range tombstone in a manifest.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct RangeTombstoneRecord {
+    #[prost(uint32, tag = "1")]
+    pub(crate) keyspace: u32,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) lower: Bytes,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub(crate) upper: Option<Bytes>,
+    #[prost(uint64, tag = "4")]
+    pub(crate) sequence: u64,
+}
+
+impl RangeTombstoneRecord {
+    pub(crate) fn new(keyspace: Keyspace, tombstone: RangeTombstone) -> RangeTombstoneRecord {
+        let RangeTombstone { lower, upper, sequence } = tombstone;
+        RangeTombstoneRecord { keyspace: u32::from(keyspace.0), lower, upper, sequence }
+    }
+
+    /// `None` if the keyspace's id is out of range, or there are no keys in the range.
+    pub(crate) fn tombstone(&self) -> Option<(Keyspace, RangeTombstone)> {
+        let keyspace = Keyspace(u16::try_from(self.keyspace).ok()?);
+        let RangeTombstoneRecord { lower, upper, sequence, .. } = self.clone();
+        let has_keys = upper.as_ref().is_none_or(|upper| lower < *upper);
+        has_keys.then_some((keyspace, RangeTombstone { lower, upper, sequence }))
+    }
+}
+
 /// One table in a manifest.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct TableRecord {
@@ -111,6 +142,8 @@ pub(crate) struct TableRecord {
     /// 0: each entry has its own.
     #[prost(uint64, tag = "13")]
     pub(crate) global_sequence: u64,
+    #[prost(uint64, tag = "14")]
+    pub(crate) cleaned: u64,
 }
 
 impl TableRecord {
@@ -129,6 +162,7 @@ impl TableRecord {
             tombstones: meta.tombstones,
             id: if meta.id == meta.number { 0 } else { meta.id },
             global_sequence: meta.global_sequence.unwrap_or_default(),
+            cleaned: meta.cleaned,
         }
     }
 
@@ -147,6 +181,7 @@ impl TableRecord {
             tombstones: self.tombstones,
             id: if self.id == 0 { self.number } else { self.id },
             global_sequence: (self.global_sequence > 0).then_some(self.global_sequence),
+            cleaned: self.cleaned,
         })
     }
 }
@@ -253,6 +288,7 @@ mod tests {
             next_file: 9,
             tables: vec![TableRecord { level: 1, number: 4, bytes: 100, ..TableRecord::default() }],
             blobs: vec![BlobRecord { number: 5, bytes: 50, ..BlobRecord::default() }],
+            range_tombstones: vec![RangeTombstoneRecord { sequence: 16, ..RangeTombstoneRecord::default() }],
         }
     }
 
@@ -277,6 +313,23 @@ mod tests {
         bytes[16..20].copy_from_slice(&crc.to_le_bytes());
         let error = Manifest::from_file(Path::new("MANIFEST"), &bytes).unwrap_err();
         assert!(matches!(error, Error::NewerFormat { found: 3, supported: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_range_tombstone_without_keys_or_keyspace_is_refused() {
+        let record = |keyspace, lower, upper: Option<&'static [u8]>| RangeTombstoneRecord {
+            keyspace,
+            lower: Bytes::from_static(lower),
+            upper: upper.map(Bytes::from_static),
+            sequence: 1,
+        };
+        let good = record(1, b"a", Some(b"b"));
+        let (keyspace, tombstone) = good.tombstone().unwrap();
+        assert_eq!(RangeTombstoneRecord::new(keyspace, tombstone), good);
+        assert!(record(1, b"a", None).tombstone().is_some());
+        for bad in [record(1, b"a", Some(b"a")), record(1, b"b", Some(b"a")), record(70_000, b"a", None)] {
+            assert_eq!(bad.tombstone(), None);
+        }
     }
 
     proptest! {

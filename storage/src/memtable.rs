@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as Memory};
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 
-use crate::batch::WriteBatch;
+use crate::batch::{ChangeKind, WriteBatch};
 use crate::key::{Kind, Position, compare};
 use crate::options::Keyspace;
+use crate::range_tombstone::{MAX_RANGE_TOMBSTONES, MemtableRangeTombstones, RangeTombstone};
 use crate::snapshot::Direction;
 use crate::{Sequence, error::Error};
 
@@ -134,6 +135,7 @@ pub(crate) struct MemtableSet {
     /// The segment that holds the same batches.
     pub(crate) log: u64,
     tables: Vec<SkipMap<VersionKey, Option<Bytes>>>,
+    range_tombstones: Vec<MemtableRangeTombstones>,
     bytes: AtomicUsize,
     last_sequence: AtomicU64,
     log_bytes: AtomicU64,
@@ -145,6 +147,7 @@ impl MemtableSet {
         MemtableSet {
             log,
             tables: (0..keyspaces).map(|_| SkipMap::new()).collect(),
+            range_tombstones: (0..keyspaces).map(|_| MemtableRangeTombstones::default()).collect(),
             bytes: AtomicUsize::new(0),
             last_sequence: AtomicU64::new(last_sequence),
             log_bytes: AtomicU64::new(0),
@@ -154,23 +157,39 @@ impl MemtableSet {
     /// Inserts a batch. Keyspaces have been checked; of two changes of one key the later replaces the earlier.
     pub(crate) fn insert(&self, batch: WriteBatch, sequence: Sequence) {
         let mut bytes = 0;
-        for change in batch.into_changes() {
+        let (changes, ranges) = batch.into_parts(sequence);
+        for change in changes {
             if let Some(table) = self.tables.get(usize::from(change.keyspace.0)) {
-                bytes +=
-                    ENTRY_OVERHEAD_BYTES + change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
-                table.insert(VersionKey { key: NodeKey::new(change.key), sequence }, change.value);
+                let value = if let ChangeKind::Put(value) = change.kind { Some(value) } else { None };
+                bytes += ENTRY_OVERHEAD_BYTES + change.key.len() + value.as_ref().map_or(0, Bytes::len);
+                table.insert(VersionKey { key: NodeKey::new(change.key), sequence }, value);
             }
+        }
+        for (keyspace, ranges) in ranges {
+            bytes += self.range_tombstones(keyspace).map_or(0, |tombstones| tombstones.insert(&ranges));
         }
         self.bytes.fetch_add(bytes, Memory::Relaxed);
         self.last_sequence.store(sequence, Memory::Release);
     }
 
-    /// The newest version of `key` that is not newer than `sequence`; inner `None`: a tombstone.
-    pub(crate) fn get(&self, keyspace: Keyspace, key: &[u8], sequence: Sequence) -> Option<Option<Bytes>> {
+    /// The newest version of `key` that is not newer than `sequence`, and its sequence; `None` for the value: a
+    /// tombstone.
+    pub(crate) fn get(
+        &self,
+        keyspace: Keyspace,
+        key: &[u8],
+        sequence: Sequence,
+    ) -> Option<(Sequence, Option<Bytes>)> {
         let table = self.tables.get(usize::from(keyspace.0))?;
         let wanted = (key, sequence);
         let entry = table.lower_bound::<dyn Version + '_>(Bound::Included(&wanted as &dyn Version))?;
-        (entry.key().key.as_slice() == key).then(|| entry.value().clone())
+        (entry.key().key.as_slice() == key).then(|| (entry.key().sequence, entry.value().clone()))
+    }
+
+    /// The range tombstones of a keyspace.
+    #[inline]
+    pub(crate) fn range_tombstones(&self, keyspace: Keyspace) -> Option<&MemtableRangeTombstones> {
+        self.range_tombstones.get(usize::from(keyspace.0))
     }
 
     /// All versions of a keyspace in order.
@@ -191,12 +210,28 @@ impl MemtableSet {
         self.bytes.load(Memory::Relaxed)
     }
 
+    /// The range tombstones of all keyspaces.
+    pub(crate) fn all_range_tombstones(&self) -> Vec<(Keyspace, RangeTombstone)> {
+        let mut all = Vec::new();
+        for (id, tombstones) in self.range_tombstones.iter().enumerate() {
+            all.extend(tombstones.get().iter().map(|tombstone| (Keyspace(id as u16), tombstone)));
+        }
+        all
+    }
+
+    /// Whether there are so many range tombstones that they should be flushed: only then do they go, once compaction
+    /// has applied them.
+    pub(crate) fn has_many_range_tombstones(&self) -> bool {
+        self.range_tombstones.iter().any(|tombstones| tombstones.len() >= MAX_RANGE_TOMBSTONES / 4)
+    }
+
     /// Whether no batch changed anything.
     pub(crate) fn is_empty(&self) -> bool {
         self.tables.iter().all(SkipMap::is_empty)
+            && self.range_tombstones.iter().all(|tombstones| tombstones.len() == 0)
     }
 
-    /// Whether the keyspace has no changes.
+    /// Whether the keyspace has no versions of keys. It may have range tombstones.
     pub(crate) fn is_keyspace_empty(&self, keyspace: Keyspace) -> bool {
         self.tables.get(usize::from(keyspace.0)).is_none_or(SkipMap::is_empty)
     }

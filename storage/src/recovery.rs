@@ -68,8 +68,6 @@ pub(crate) struct Recovered {
     pub(crate) frozen: Vec<Arc<MemtableSet>>,
     /// The manifest does not know all keyspaces, or does not exist.
     pub(crate) needs_manifest: bool,
-    /// Of the last batch in tables.
-    pub(crate) flushed_sequence: Sequence,
     pub(crate) next_file: u64,
     /// The newest segment and its length; 0, 0 if there is none.
     pub(crate) previous: (u64, u64),
@@ -127,7 +125,6 @@ pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> R
         keyspaces,
         version,
         frozen: Vec::new(),
-        flushed_sequence: manifest.last_sequence,
         next_file,
         previous: (0, 0),
         orphans,
@@ -240,7 +237,7 @@ fn check_is_new(fs: &dyn Fs, dir: &Path, names: &[Name]) -> Result<(), Error> {
 
 fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) -> Result<Version, Error> {
     let path = context.dir.join(files::MANIFEST);
-    let mut edit = VersionEdit::default();
+    let mut edit = VersionEdit { last_sequence: Some(manifest.last_sequence), ..VersionEdit::default() };
     let mut blobs = BTreeMap::new();
     for record in &manifest.blobs {
         let known = (record.keyspace as usize) < manifest.keyspaces.len();
@@ -253,10 +250,24 @@ fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) ->
         let meta: Option<TableMeta> = record.meta().filter(|_| known);
         let meta =
             meta.ok_or_else(|| Error::corruption(&path, 0, "a table of an unknown keyspace or level"))?;
+        if meta.cleaned > manifest.last_sequence {
+            return Err(Error::corruption(
+                &path,
+                0,
+                "a table to which range deletes yet to come were applied",
+            ));
+        }
         let table = Table::open(context, meta, |number| blobs.get(&number).cloned())?;
         edit.added.push((record.level as usize, Arc::new(table)));
     }
-    let version = Version::empty(keyspaces).apply(&edit);
+    for record in &manifest.range_tombstones {
+        let known = (record.keyspace as usize) < manifest.keyspaces.len()
+            && (1..=manifest.last_sequence).contains(&record.sequence);
+        let tombstone = record.tombstone().filter(|_| known);
+        let what = "a range tombstone of an unknown keyspace or sequence, or without keys";
+        edit.range_tombstones.push(tombstone.ok_or_else(|| Error::corruption(&path, 0, what))?);
+    }
+    let version = Version::empty(keyspaces).apply(&edit, &[]);
     match version.misplaced() {
         Some(table) => {
             let what = format!("table {} overlaps another one of its level", table.meta.number);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::Sequence;
+use crate::cover::Cover;
 use crate::error::Error;
 use crate::key::{Kind, Position, prefix_successor};
 use crate::merge::Merge;
@@ -92,6 +93,7 @@ impl Snapshot {
         let cursors = super_version.cursors(keyspace, from.as_ref(), until.as_ref(), direction)?;
         Ok(Scan {
             merge: Merge::new(cursors, direction),
+            cover: super_version.cover(keyspace),
             sequence: self.pin.sequence,
             direction,
             until,
@@ -117,6 +119,8 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct Scan {
     merge: Merge,
+    /// What range tombstones hide, if there are any.
+    cover: Option<Cover>,
     sequence: Sequence,
     direction: Direction,
     /// The other end: forward versions at or behind it are not part of the scan, in reverse those before it.
@@ -168,9 +172,11 @@ impl Scan {
             {
                 return Ok(None);
             }
+            let is_hidden =
+                self.cover.as_mut().is_some_and(|cover| cover.hides(key, sequence, self.sequence));
             let key = current.key_bytes();
             self.last_key = Some(key.clone());
-            if current.kind() != Kind::Tombstone {
+            if current.kind() != Kind::Tombstone && !is_hidden {
                 return Ok(Some((key, current.value()?)));
             }
         }
@@ -192,9 +198,13 @@ impl Scan {
             match at {
                 Some((current, (key, sequence))) if candidate.is_none() || same_key(key) => {
                     if sequence <= self.sequence {
+                        let is_hidden = self
+                            .cover
+                            .as_mut()
+                            .is_some_and(|cover| cover.hides(key, sequence, self.sequence));
                         let value = match current.kind() {
-                            Kind::Tombstone => None,
-                            Kind::Value | Kind::Separated => Some(current.value()?),
+                            Kind::Value | Kind::Separated if !is_hidden => Some(current.value()?),
+                            _ => None,
                         };
                         let key = match candidate.take() {
                             Some((key, _)) => key,

@@ -15,7 +15,7 @@ use crate::compaction::{self, Compacting, Throttle};
 use crate::error::Error;
 use crate::files;
 use crate::fs::{Fs, Lock};
-use crate::manifest::{BlobRecord, Manifest, TableRecord};
+use crate::manifest::{BlobRecord, Manifest, RangeTombstoneRecord, TableRecord};
 use crate::memtable::MemtableSet;
 use crate::options::{Keyspace, KeyspaceOptions, Options};
 use crate::signal::Signal;
@@ -35,7 +35,6 @@ pub(crate) struct KeyspaceEntry {
 /// What the manifest says beside the tables.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ManifestState {
-    pub(crate) last_sequence: Sequence,
     pub(crate) log: u64,
 }
 
@@ -142,9 +141,22 @@ impl Inner {
         if let Some(count) = snapshots.get_mut(&sequence) {
             *count -= 1;
             if *count == 0 {
+                let was_oldest = snapshots.first_key_value().is_some_and(|(&oldest, _)| oldest == sequence);
                 snapshots.remove(&sequence);
+                drop(snapshots);
+                if was_oldest && self.current.read().version.has_range_tombstones() {
+                    // It may have been what kept compaction from applying them.
+                    self.signal.notify();
+                }
             }
         }
+    }
+
+    /// The oldest sequence that somebody reads at or may come to read at.
+    pub(crate) fn oldest_snapshot(&self) -> Sequence {
+        let snapshots = self.snapshots.lock();
+        let visible = self.visible.load(Ordering::Acquire);
+        snapshots.first_key_value().map_or(visible, |(&oldest, _)| oldest)
     }
 
     /// The sequences that somebody reads at or may come to read at, ascending; of those after the last one any.
@@ -179,12 +191,11 @@ impl Inner {
         self.check_writable()?;
         let mut state = *current_state;
         let before = self.super_version();
-        let version = before.version.apply(edit);
+        let version = before.version.apply(edit, &self.live_snapshots());
         if let Some(flushed) = flushed {
             // Nothing joins the older end of the list meanwhile.
             let rest = before.frozen.iter().rev().find(|set| set.log != flushed.log);
             state.log = rest.map_or(before.active.log, |set| set.log);
-            state.last_sequence = flushed.last_sequence();
         }
         if let Some(table) = version.misplaced() {
             let path = files::table(self.dir(), table.meta.number);
@@ -234,11 +245,15 @@ impl Inner {
     pub(crate) fn manifest_of(&self, version: &Version, state: &ManifestState) -> Manifest {
         Manifest {
             keyspaces: self.keyspaces.iter().map(|entry| entry.options.name.clone()).collect(),
-            last_sequence: state.last_sequence,
+            last_sequence: version.last_sequence,
             log: state.log,
             next_file: self.next_file.load(Ordering::Relaxed),
             tables: version.tables().map(|(level, table)| TableRecord::new(level, &table.meta)).collect(),
             blobs: version.blobs().values().map(|live| BlobRecord::new(&live.file.meta)).collect(),
+            range_tombstones: version
+                .range_tombstones()
+                .map(|(keyspace, tombstone)| RangeTombstoneRecord::new(keyspace, tombstone))
+                .collect(),
         }
     }
 
@@ -280,7 +295,12 @@ impl Inner {
                     }
                 })
                 .collect();
-            stats.keyspaces.push(KeyspaceStats { name: entry.options.name.clone(), levels });
+            let range_tombstones = keyspace.range_tombstones.len();
+            stats.keyspaces.push(KeyspaceStats {
+                name: entry.options.name.clone(),
+                levels,
+                range_tombstones,
+            });
         }
         stats.table_memory_bytes =
             super_version.version.tables().map(|(_, table)| table.memory_bytes() as u64).sum();

@@ -22,6 +22,8 @@ pub struct KeyspaceStats {
     pub name: String,
     /// By level, from 0.
     pub levels: Vec<LevelStats>,
+    /// Deletions of ranges, cut where they overlap, that are not yet applied to all tables they reach.
+    pub range_tombstones: usize,
 }
 
 /// What an engine did since it was opened, and how large it is. Bytes unless said otherwise.
@@ -77,6 +79,8 @@ pub struct Stats {
     pub compactions: u64,
     /// Tables moved to the next level without being rewritten.
     pub trivial_moves: u64,
+    /// Tables dropped without being read, as a range delete covers all of each.
+    pub dropped_tables: u64,
     /// Bytes of tables written by flushes.
     pub flush_bytes_written: u64,
     /// Bytes of tables written by compactions.
@@ -125,6 +129,7 @@ pub(crate) struct Counters {
     pub(crate) flushes: Counter,
     pub(crate) compactions: Counter,
     pub(crate) trivial_moves: Counter,
+    pub(crate) dropped_tables: Counter,
     pub(crate) flush_bytes_written: Counter,
     pub(crate) compaction_bytes_written: Counter,
     pub(crate) blob_bytes_written: Counter,
@@ -165,6 +170,7 @@ impl Counters {
             flushes: self.flushes.get(),
             compactions: self.compactions.get(),
             trivial_moves: self.trivial_moves.get(),
+            dropped_tables: self.dropped_tables.get(),
             flush_bytes_written: self.flush_bytes_written.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
             blob_bytes_written: self.blob_bytes_written.get(),

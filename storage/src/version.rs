@@ -7,11 +7,13 @@ use bytes::Bytes;
 
 use crate::Sequence;
 use crate::blob::BlobFile;
+use crate::cover::{Cover, Source};
 use crate::error::Error;
 use crate::key::{Kind, Position};
 use crate::memtable::{MemtableCursor, MemtableSet};
 use crate::merge::{Cursor, LevelCursor};
 use crate::options::Keyspace;
+use crate::range_tombstone::{RangeTombstone, RangeTombstones};
 use crate::snapshot::Direction;
 use crate::table::{Access, Table, TableCursor, filter};
 
@@ -24,15 +26,23 @@ pub(crate) const LEVELS: usize = 7;
 pub(crate) struct KeyspaceVersion {
     /// Level 0 newest first, the others by key.
     levels: Vec<Arc<Vec<Arc<Table>>>>,
+    /// Those that are flushed and not yet applied to all tables.
+    pub(crate) range_tombstones: Arc<RangeTombstones>,
 }
 
 impl KeyspaceVersion {
     fn empty() -> KeyspaceVersion {
-        KeyspaceVersion { levels: vec![Arc::default(); LEVELS] }
+        KeyspaceVersion { levels: vec![Arc::default(); LEVELS], range_tombstones: Arc::default() }
     }
 
     pub(crate) fn level(&self, level: usize) -> &[Arc<Table>] {
         self.levels.get(level).map_or(&[], |tables| tables)
+    }
+
+    /// All tables with their levels.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = (usize, Arc<Table>)> {
+        let levels = self.levels.iter().enumerate();
+        levels.flat_map(|(level, tables)| tables.iter().map(move |table| (level, table.clone())))
     }
 
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
@@ -48,6 +58,32 @@ impl KeyspaceVersion {
         let behind = tables.get(tables.partition_point(|table| *table.meta.largest < *smallest)..);
         let behind = behind.unwrap_or_default();
         behind.iter().take_while(|table| *table.meta.smallest <= *largest).cloned().collect()
+    }
+
+    /// Whether some table may hold a version that the range tombstone deletes.
+    fn needs(&self, tombstone: &RangeTombstone) -> bool {
+        let RangeTombstone { lower, upper, sequence } = tombstone;
+        let ends_before = |table: &Table| table.meta.largest < *lower;
+        let starts_behind = |table: &Table| upper.as_ref().is_some_and(|upper| *upper <= table.meta.smallest);
+        let may_hold = |table: &Table| table.meta.smallest_sequence.max(table.meta.cleaned) < *sequence;
+        let (level0, others) = (self.level(0), self.levels.iter().skip(1));
+        level0.iter().any(|table| !ends_before(table) && !starts_behind(table) && may_hold(table))
+            || others
+                .flat_map(|tables| {
+                    let first = tables.partition_point(|table| ends_before(table));
+                    tables.iter().skip(first).take_while(|table| !starts_behind(table))
+                })
+                .any(|table| may_hold(table))
+    }
+
+    /// Takes in flushed range tombstones and lets those go that no table needs any more.
+    fn update_range_tombstones(&mut self, added: Vec<RangeTombstone>, live: &[Sequence]) {
+        let has_new = !added.is_empty();
+        let needed: Vec<RangeTombstone> =
+            self.range_tombstones.iter().chain(added).filter(|tombstone| self.needs(tombstone)).collect();
+        if has_new || needed.len() != self.range_tombstones.len() {
+            self.range_tombstones = Arc::new(RangeTombstones::new(&needed, live));
+        }
     }
 }
 
@@ -67,12 +103,14 @@ impl LiveBlobs {
     }
 }
 
-/// An immutable list of tables, and of the blob files they refer to.
+/// An immutable list of tables, of the blob files they refer to, and of range tombstones.
 #[derive(Clone, Debug)]
 pub(crate) struct Version {
     keyspaces: Vec<KeyspaceVersion>,
     /// By number.
     blobs: BTreeMap<u64, LiveBlobs>,
+    /// The sequence of the last batch that was flushed.
+    pub(crate) last_sequence: Sequence,
 }
 
 /// A step from one version to the next.
@@ -81,6 +119,9 @@ pub(crate) struct VersionEdit {
     pub(crate) added: Vec<(usize, Arc<Table>)>,
     /// By level and file number.
     pub(crate) removed: Vec<(usize, Arc<Table>)>,
+    pub(crate) range_tombstones: Vec<(Keyspace, RangeTombstone)>,
+    /// The last batch of memtables that are flushed by this step.
+    pub(crate) last_sequence: Option<Sequence>,
 }
 
 impl VersionEdit {
@@ -93,7 +134,8 @@ impl VersionEdit {
 
 impl Version {
     pub(crate) fn empty(keyspaces: usize) -> Version {
-        Version { keyspaces: vec![KeyspaceVersion::empty(); keyspaces], blobs: BTreeMap::new() }
+        let keyspaces = vec![KeyspaceVersion::empty(); keyspaces];
+        Version { keyspaces, blobs: BTreeMap::new(), last_sequence: 0 }
     }
 
     pub(crate) fn keyspace(&self, keyspace: Keyspace) -> Option<&KeyspaceVersion> {
@@ -115,8 +157,19 @@ impl Version {
         })
     }
 
-    pub(crate) fn apply(&self, edit: &VersionEdit) -> Version {
+    /// The range tombstones of all keyspaces.
+    pub(crate) fn range_tombstones(&self) -> impl Iterator<Item = (Keyspace, RangeTombstone)> {
+        self.keyspaces().flat_map(|(id, keyspace)| keyspace.range_tombstones.iter().map(move |one| (id, one)))
+    }
+
+    pub(crate) fn has_range_tombstones(&self) -> bool {
+        self.keyspaces.iter().any(|keyspace| !keyspace.range_tombstones.is_empty())
+    }
+
+    /// The version after a step. `live` are the sequences that somebody reads at, ascending, later ones aside.
+    pub(crate) fn apply(&self, edit: &VersionEdit, live: &[Sequence]) -> Version {
         let mut version = self.clone();
+        version.last_sequence = edit.last_sequence.unwrap_or(self.last_sequence);
         for (level, table) in &edit.removed {
             let number = table.meta.number;
             if let Some(tables) = version.level_mut(table.meta.keyspace, *level) {
@@ -134,6 +187,10 @@ impl Version {
             }
         }
         version.count_blobs(edit);
+        for (id, keyspace) in version.keyspaces.iter_mut().enumerate() {
+            let own = edit.range_tombstones.iter().filter(|(of, _)| usize::from(of.0) == id);
+            keyspace.update_range_tombstones(own.map(|(_, tombstone)| tombstone.clone()).collect(), live);
+        }
         version
     }
 
@@ -198,7 +255,8 @@ pub(crate) struct SuperVersion {
 
 impl SuperVersion {
     /// The value of a key as of `sequence`. Sources are asked from the newest on, and the first that knows the
-    /// key has its newest version: a version only ever moves down, and never past an older one.
+    /// key has its newest version: a version only ever moves down, and never past an older one. A range tombstone
+    /// deletes what is older, so all that lies in the sources behind its own.
     pub(crate) fn get(
         &self,
         keyspace: Keyspace,
@@ -206,29 +264,58 @@ impl SuperVersion {
         sequence: Sequence,
     ) -> Result<Option<Bytes>, Error> {
         for memtables in std::iter::once(&self.active).chain(&self.frozen) {
-            if let Some(found) = memtables.get(keyspace, key, sequence) {
-                return Ok(found);
+            let deleted = memtables.range_tombstones(keyspace).map_or(0, |all| all.newest(key, sequence));
+            if let Some((found, value)) = memtables.get(keyspace, key, sequence) {
+                return Ok(value.filter(|_| found >= deleted));
+            }
+            if deleted > 0 {
+                return Ok(None);
             }
         }
         let Some(levels) = self.version.keyspace(keyspace) else { return Ok(None) };
         let hash = filter::hash(key);
+        let deleted = levels.range_tombstones.newest(key, sequence);
         for table in levels.level(0) {
             if table.overlaps(key, key)
-                && let Some((kind, value)) = table.get(key, hash, sequence)?
+                && let Some((found, kind, value)) = table.get(key, hash, sequence)?
             {
-                return value_of(table, kind, value);
+                return if found < deleted { Ok(None) } else { value_of(table, kind, value) };
             }
         }
         for tables in levels.levels.iter().skip(1) {
             let index = tables.partition_point(|table| table.meta.largest < key);
             if let Some(table) = tables.get(index)
                 && table.meta.smallest <= key
-                && let Some((kind, value)) = table.get(key, hash, sequence)?
+                && let Some((found, kind, value)) = table.get(key, hash, sequence)?
             {
-                return value_of(table, kind, value);
+                return if found < deleted { Ok(None) } else { value_of(table, kind, value) };
             }
         }
         Ok(None)
+    }
+
+    /// How many range tombstones a keyspace has, in memory and on disk.
+    pub(crate) fn range_tombstones(&self, keyspace: Keyspace) -> usize {
+        let sets = std::iter::once(&self.active).chain(&self.frozen);
+        let in_memory: usize =
+            sets.filter_map(|set| set.range_tombstones(keyspace)).map(|all| all.len()).sum();
+        in_memory + self.version.keyspace(keyspace).map_or(0, |levels| levels.range_tombstones.len())
+    }
+
+    /// What range tombstones hide in a keyspace; `None` if there are none.
+    pub(crate) fn cover(&self, keyspace: Keyspace) -> Option<Cover> {
+        let mut sources = Vec::new();
+        for memtables in std::iter::once(&self.active).chain(&self.frozen) {
+            if memtables.range_tombstones(keyspace).is_some_and(|all| all.len() > 0) {
+                sources.push(Source::Memtables(memtables.clone(), keyspace));
+            }
+        }
+        if let Some(levels) = self.version.keyspace(keyspace)
+            && !levels.range_tombstones.is_empty()
+        {
+            sources.push(Source::Fixed(levels.range_tombstones.clone()));
+        }
+        (!sources.is_empty()).then(|| Cover::new(sources))
     }
 
     /// Cursors over all sources of a keyspace. Forward from the first version not before `from`; reverse from the last

@@ -17,6 +17,10 @@ use crate::{
 /// Rows removed by one batch.
 const BATCH_ROWS: usize = 1_000;
 
+/// From this many rows of one prefix on, a range delete removes them all. Fewer are cheaper one by one: a range tombstone
+/// is kept until compaction has rewritten every table it reaches.
+const RANGE_ROWS: usize = 32;
+
 impl Replica {
     pub(super) fn sweep_in_background(self: &Arc<Self>, dropped: Dropped) {
         let replica = Arc::clone(self);
@@ -30,6 +34,7 @@ impl Replica {
 
     fn sweep(&self, dropped: Dropped) -> Result<()> {
         let keyspaces = &self.keyspaces;
+        let mut deleted_ranges = false;
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, dropped.tenant, dropped.collection);
             if dropped.space.is_some() {
@@ -53,28 +58,38 @@ impl Replica {
                     let (entity, edge) =
                         decode_edge_key(key).map_err(|error| Error::corrupt("edge", key, error))?;
                     let (other, seen_from_there) = mirrored(&entity, &edge);
-                    batch.delete(mirror, other.edge(&seen_from_there));
-                    batch.delete(own, key.to_vec());
+                    // Those within the collection go with its own rows.
+                    if other.collection != dropped.collection {
+                        batch.delete(mirror, other.edge(&seen_from_there));
+                    }
                     Ok(())
                 })?;
             }
-            for own in
-                [keyspaces.entity, keyspaces.vector, keyspaces.history, keyspaces.chunk, keyspaces.token]
-            {
-                self.sweep_rows(own, &prefix, |key, _, batch| {
-                    batch.delete(own, key.to_vec());
-                    Ok(())
-                })?;
-            }
-            let prefix = numbers_prefix(partition, dropped.tenant, dropped.collection);
-            self.sweep_rows(keyspaces.number, &prefix, |key, value, batch| {
+            let numbers = numbers_prefix(partition, dropped.tenant, dropped.collection);
+            self.sweep_rows(keyspaces.number, &numbers, |key, value, batch| {
                 let number = value.try_into();
                 let number =
                     number.map_err(|_| Error::corrupt("number", key, "it is not eight bytes long"))?;
                 batch.delete(keyspaces.number, by_number(u64::from_be_bytes(number)));
-                batch.delete(keyspaces.number, key.to_vec());
                 Ok(())
             })?;
+            // After what is found through them, which therefore is in the log before.
+            deleted_ranges |= self.sweep_prefix(keyspaces.number, &numbers)?;
+            for own in [
+                keyspaces.edge,
+                keyspaces.edge_in,
+                keyspaces.entity,
+                keyspaces.vector,
+                keyspaces.history,
+                keyspaces.chunk,
+                keyspaces.token,
+            ] {
+                deleted_ranges |= self.sweep_prefix(own, &prefix)?;
+            }
+        }
+        if deleted_ranges {
+            // They fill no memtable, and their space comes back only after a flush.
+            self.engine.flush()?;
         }
         let mut batch = WriteBatch::new();
         batch.delete(keyspaces.cluster, dropped_row(dropped));
@@ -82,6 +97,24 @@ impl Replica {
         Ok(())
     }
 
+    /// Removes all rows of a prefix. True if a range delete did it.
+    fn sweep_prefix(&self, keyspace: Keyspace, prefix: &[u8]) -> Result<bool> {
+        let mut batch = WriteBatch::new();
+        for row in self.engine.snapshot().prefix(keyspace, prefix, Direction::Forward)?.take(RANGE_ROWS) {
+            batch.delete(keyspace, row?.0.to_vec());
+        }
+        let is_range = batch.len() == RANGE_ROWS;
+        if is_range {
+            batch = WriteBatch::new();
+            batch.delete_prefix(keyspace, prefix.to_vec());
+        }
+        if !batch.is_empty() {
+            self.engine.write(batch, Durability::None)?;
+        }
+        Ok(is_range)
+    }
+
+    /// Goes through the rows of a prefix and writes what `remove` adds to a batch.
     fn sweep_rows(
         &self,
         keyspace: Keyspace,

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use allidb_index::{
     Error, ScanRequest,
     filter::{Field, Filter, Operator},
-    model::{Chunk, CollectionChange, EntityPatch, Metric, ReadMask, SpaceSpec, Timestamp, Value, Write},
+    model::{
+        Chunk, CollectionChange, Edge, EntityPatch, EntityRef, Metric, ReadMask, SpaceSpec, Timestamp, Value,
+        Write,
+    },
 };
 
 use crate::fixture::{Fixture, TENANT, at, deadline, entity, with};
@@ -361,4 +364,55 @@ fn deleting_everything_leaves_no_row_behind() {
         let rows = engine.snapshot().prefix(keyspace, &[], allidb_storage::Direction::Forward).unwrap();
         assert_eq!(rows.count(), 0, "rows left in {name}");
     }
+}
+
+#[test]
+fn dropping_a_collection_leaves_no_row_of_it_and_all_of_others() {
+    let fixture = Fixture::new();
+    fixture.replica.create_collection(TENANT, "d", vec![], BTreeMap::new()).unwrap();
+    let rows = |fixture: &Fixture| -> BTreeMap<&str, usize> {
+        let engine = fixture.replica.engine();
+        ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number"]
+            .into_iter()
+            .map(|name| {
+                let keyspace = engine.keyspace(name).unwrap();
+                let rows =
+                    engine.snapshot().prefix(keyspace, &[], allidb_storage::Direction::Forward).unwrap();
+                (name, rows.map(|row| row.unwrap()).count())
+            })
+            .collect()
+    };
+    let in_d = |id: &str| EntityRef::new("d", id);
+    for id in ["x", "y"] {
+        fixture.one(Write::Put { collection: "d".into(), entity: Box::new(entity(id, &[])) }).unwrap();
+    }
+    fixture.one(Write::PutEdge(Box::new(Edge::new(in_d("x"), "r", in_d("y"))))).unwrap();
+    let of_d = rows(&fixture);
+    assert_eq!((of_d["entity"], of_d["edge"], of_d["edge_in"]), (2, 1, 1));
+    // One with so much that ranges are deleted, and one with little.
+    for (id, count) in [("many", 50), ("few", 3)] {
+        let mut full = entity(id, &[1.0, 2.0]);
+        for chunk in 0..count {
+            let vectors = BTreeMap::from([("v".to_owned(), vec![3.0, chunk as f32])]);
+            full.chunks.insert(chunk.to_string(), Chunk { text: "t".into(), vectors, ..Chunk::default() });
+        }
+        fixture.put(full);
+    }
+    for weight in 0..50 {
+        let relation = format!("r{weight}");
+        fixture.link("many", &relation, "few", 1.0);
+        fixture.one(Write::PutEdge(Box::new(Edge::new(at("many"), &relation, in_d("x"))))).unwrap();
+        fixture.one(Write::PutEdge(Box::new(Edge::new(in_d("y"), &relation, at("few"))))).unwrap();
+    }
+    fixture.replica.drop_collection(TENANT, "c").unwrap();
+    assert_eq!(rows(&fixture), of_d);
+    let fixture = fixture.crash();
+    assert_eq!(rows(&fixture), of_d);
+    // Rows that a range delete covered are not even flushed; those few are, as tombstones.
+    let engine = fixture.replica.engine();
+    engine.wait_idle().unwrap();
+    let stats = engine.stats();
+    let chunks = stats.keyspaces.iter().find(|keyspace| keyspace.name == "chunk").unwrap();
+    let entries: u64 = chunks.levels.iter().map(|level| level.entries).sum();
+    assert!(entries <= 3 && chunks.range_tombstones == 0, "{chunks:?}");
 }

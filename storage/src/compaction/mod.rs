@@ -1,9 +1,10 @@
 //! Leveled compaction: tables move down, level by level, and lose what nobody sees any more.
 //!
 //! Level 0 goes to the uppermost level in use when it has too many tables; each further level to the next when it is
-//! larger than its target, one table at a time, round robin over the keys. Tables that refer to blob files full of
-//! garbage are rewritten where they are.
+//! larger than its target, one table at a time, round robin over the keys. Tables of which range tombstones delete much, or
+//! that refer to blob files full of garbage, are rewritten where they are.
 
+mod clean;
 mod levels;
 mod output;
 mod pick;

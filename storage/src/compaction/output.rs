@@ -22,6 +22,7 @@ pub(crate) struct Output<'a> {
     options: &'a KeyspaceOptions,
     level: usize,
     table_bytes: u64,
+    cleaned: Sequence,
     table: Option<TableBuilder>,
     tables: Vec<TableMeta>,
     blob: Option<BlobWriter>,
@@ -36,12 +37,14 @@ pub(crate) struct Output<'a> {
 
 impl<'a> Output<'a> {
     /// For versions of `keyspace` that come to lie in `level`; tables are split at about `table_bytes`.
+    /// Range tombstones have been applied to them up to `cleaned`.
     pub(crate) fn new(
         inner: &'a Inner,
         keyspace: Keyspace,
         options: &'a KeyspaceOptions,
         level: usize,
         table_bytes: u64,
+        cleaned: Sequence,
     ) -> Output<'a> {
         Output {
             inner,
@@ -49,6 +52,7 @@ impl<'a> Output<'a> {
             options,
             level,
             table_bytes,
+            cleaned,
             table: None,
             tables: Vec::new(),
             blob: None,
@@ -124,6 +128,7 @@ impl<'a> Output<'a> {
         }
         let mut tables = Vec::with_capacity(self.tables.len());
         for meta in std::mem::take(&mut self.tables) {
+            let meta = TableMeta { cleaned: self.cleaned, ..meta };
             let table = Table::open(&self.inner.context, meta, |number| self.known.get(&number).cloned())?;
             tables.push((self.level, Arc::new(table)));
         }

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::clean;
 use super::levels::LevelTargets;
 use super::running::Compacting;
+use crate::Sequence;
 use crate::options::{Keyspace, Options};
 use crate::table::Table;
 use crate::version::{KeyspaceVersion, LEVELS, Version};
@@ -34,8 +36,13 @@ impl Task {
     }
 }
 
-/// The compaction that is needed most and can start now, if there is one.
-pub(crate) fn pick(options: &Options, version: &Version, compacting: &Compacting) -> Option<Task> {
+/// The compaction that is needed most and can start now, if there is one. `oldest` is the oldest live snapshot.
+pub(crate) fn pick(
+    options: &Options,
+    version: &Version,
+    compacting: &Compacting,
+    oldest: Sequence,
+) -> Option<Task> {
     let garbage = garbage(options, version);
     let mut candidates = Vec::new();
     for (id, keyspace) in version.keyspaces() {
@@ -54,6 +61,7 @@ pub(crate) fn pick(options: &Options, version: &Version, compacting: &Compacting
             .map(move |sources| merge(id, keyspace, level, target, sources))
     });
     let task = tasks.find(|task| compacting.allows(task));
+    let task = task.or_else(|| clean::pick(version, compacting, oldest));
     let mut task = task.or_else(|| collect_garbage(version, compacting, &garbage))?;
     task.relocated = garbage.into_keys().collect();
     Some(task)

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::clean;
 use super::output::Output;
 use super::pick::{self, Task};
+use crate::cover::{Cover, Source};
 use crate::error::Error;
 use crate::merge::{Cursor, LevelCursor, Merge};
 use crate::options::Keyspace;
@@ -53,7 +55,14 @@ impl Inner {
         let mut compacting = self.compacting.lock();
         // Under the lock: a compaction that has ended is in the version before it gives its tables free.
         let super_version = self.super_version();
-        let Some(task) = pick::pick(&self.options, &super_version.version, &compacting) else {
+        let oldest = self.oldest_snapshot();
+        if let Some(task) = clean::pick_dead(&super_version.version, &compacting, oldest) {
+            let _registration = Registration { inner: self, ticket: compacting.start(&task) };
+            drop(compacting);
+            self.drop_tables(task)?;
+            return Ok(true);
+        }
+        let Some(task) = pick::pick(&self.options, &super_version.version, &compacting, oldest) else {
             return Ok(false);
         };
         if let Some((level, table)) = task.inputs.first()
@@ -71,7 +80,18 @@ impl Inner {
     /// Whether a compaction is due that could start now.
     pub(crate) fn needs_compaction(&self) -> bool {
         let compacting = self.compacting.lock();
-        pick::pick(&self.options, &self.super_version().version, &compacting).is_some()
+        let version = &self.super_version().version;
+        let oldest = self.oldest_snapshot();
+        clean::pick_dead(version, &compacting, oldest).is_some()
+            || pick::pick(&self.options, version, &compacting, oldest).is_some()
+    }
+
+    /// Drops tables of which nothing is left. Readers see the range tombstones that deleted them.
+    fn drop_tables(&self, dead: Task) -> Result<(), Error> {
+        let count = dead.inputs.len() as u64;
+        self.install(&VersionEdit { removed: dead.inputs, ..VersionEdit::default() }, None)?;
+        self.counters().dropped_tables.add(count);
+        Ok(())
     }
 
     /// Waits for the compactions that run to end.
@@ -129,9 +149,13 @@ impl Inner {
                 })
         };
         let mut merge = Merge::new(cursors(task)?, Direction::Forward);
-        let mut retention = Retention::new(self.live_snapshots());
+        let live = self.live_snapshots();
+        let flushed = super_version.version.last_sequence;
+        let cleaned = live.first().copied().unwrap_or(0).min(flushed);
+        let range_tombstones = levels.map(|levels| Source::Fixed(levels.range_tombstones.clone()));
+        let mut retention = Retention::new(live, Cover::new(range_tombstones.into_iter().collect()));
         let table_bytes = self.options.table_bytes;
-        let mut output = Output::new(self, task.keyspace, &entry.options, task.target, table_bytes);
+        let mut output = Output::new(self, task.keyspace, &entry.options, task.target, table_bytes, cleaned);
         let blobs = task.inputs.iter().flat_map(|(_, table)| table.blob_uses());
         let known: BTreeMap<_, _> = blobs.map(|(used, file)| (used.file, file.clone())).collect();
         output.refer(known, task.relocated.clone());

@@ -179,6 +179,7 @@ impl TableBuilder {
             entries: self.properties.entries,
             tombstones: self.properties.tombstones,
             global_sequence: None,
+            cleaned: 0,
         })
     }
 

@@ -55,6 +55,22 @@ impl Layout {
         }
     }
 
+    /// What is known without reading: data blocks, or partitions of a large table.
+    pub(crate) fn parts(&self) -> usize {
+        match self {
+            Layout::Whole { index, .. } => index.entries(),
+            Layout::Partitioned { top, .. } => top.partitions().len(),
+        }
+    }
+
+    /// The first of these parts that may hold keys from `key` on; their number if there is none.
+    pub(crate) fn part_at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
+        match self {
+            Layout::Whole { index, .. } => index.at_least(key),
+            Layout::Partitioned { top, .. } => top.at_least(key),
+        }
+    }
+
     /// The first partition that may know keys from `key` on; their number if there is none.
     pub(crate) fn at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
         match self {

@@ -51,6 +51,8 @@ pub(crate) struct TableMeta {
     pub(crate) tombstones: u64,
     /// The sequence of all entries, which then are stored with [`STORED_SEQUENCE`]; without it each has its own.
     pub(crate) global_sequence: Option<Sequence>,
+    /// All range tombstones up to this sequence have been applied: no version that one of them deletes is left.
+    pub(crate) cleaned: Sequence,
 }
 
 impl TableMeta {

@@ -110,14 +110,14 @@ impl Table {
         })
     }
 
-    /// The newest version of `key` that is not newer than `sequence`; `hash` is the key's
+    /// The newest version of `key` that is not newer than `sequence`, with its sequence; `hash` is the key's
     /// [`filter::hash`](super::filter::hash).
     pub(crate) fn get(
         &self,
         key: &[u8],
         hash: u64,
         sequence: Sequence,
-    ) -> Result<Option<(Kind, Bytes)>, Error> {
+    ) -> Result<Option<(Sequence, Kind, Bytes)>, Error> {
         if self.meta.global_sequence.is_some_and(|global| sequence < global) {
             return Ok(None);
         }
@@ -163,7 +163,10 @@ impl Table {
             let handle = index.handle(at).map_err(|_| self.malformed_index())?;
             let block: Block = self.cached(handle)?;
             match block.get(key, sequence).map_err(|malformed| self.malformed(handle, malformed))? {
-                Lookup::Found(entry) => return Ok(Answer::Found(entry.kind, block.slice(entry.value))),
+                Lookup::Found(entry) => {
+                    let sequence = self.meta.global_sequence.unwrap_or(entry.sequence);
+                    return Ok(Answer::Found(sequence, entry.kind, block.slice(entry.value)));
+                }
                 Lookup::Absent => return Ok(Answer::Absent),
                 Lookup::PastEnd => {}
             }
@@ -201,6 +204,20 @@ impl Table {
                 }
             }
         }
+    }
+
+    /// How many parts of about equal size the table has, and how many of them have keys in `lower..upper` (`None`: from the
+    /// first, to the last key), as far as that is known without reading: data blocks, or partitions of a large table.
+    pub(crate) fn parts_between(
+        &self,
+        lower: Option<&[u8]>,
+        upper: Option<&[u8]>,
+    ) -> Result<(usize, usize), Error> {
+        let parts = self.layout.parts();
+        let at_least = |key| self.layout.part_at_least(key).map_err(|_| self.malformed_index());
+        let first = lower.map_or(Ok(0), at_least)?;
+        let last = upper.map_or(Ok(parts), at_least)?;
+        Ok((parts, (last + 1).min(parts).saturating_sub(first)))
     }
 
     /// A part of the table, through the cache.
@@ -253,15 +270,15 @@ impl Table {
 
 /// What some blocks in a row say about a key.
 enum Answer {
-    Found(Kind, Bytes),
+    Found(Sequence, Kind, Bytes),
     Absent,
     /// The blocks behind may hold it.
     PastEnd,
 }
 
 impl Answer {
-    fn found(self) -> Option<(Kind, Bytes)> {
-        if let Answer::Found(kind, value) = self { Some((kind, value)) } else { None }
+    fn found(self) -> Option<(Sequence, Kind, Bytes)> {
+        if let Answer::Found(sequence, kind, value) = self { Some((sequence, kind, value)) } else { None }
     }
 }
 

@@ -134,7 +134,7 @@ proptest! {
             let split = versions.partition_point(|(at, of)| compare(at, *of, key, *sequence).is_lt());
             let expected = versions.get(split).filter(|(at, _)| at == key).map(|(_, of)| content(key, *of));
             let found = table.get(key, filter::hash(key), *sequence).unwrap();
-            prop_assert_eq!(found.map(|(kind, value)| (kind, value.to_vec())), expected);
+            prop_assert_eq!(found.map(|(_, kind, value)| (kind, value.to_vec())), expected);
         }
         for (key, sequence) in &wanted {
             let split = versions.partition_point(|(at, of)| compare(at, *of, key, *sequence).is_lt());
@@ -183,7 +183,8 @@ proptest! {
         for (key, sequence) in &wanted {
             let expected = (keys.contains(key) && *sequence >= global).then(|| content(key, 1));
             let found = table.get(key, filter::hash(key), *sequence).unwrap();
-            prop_assert_eq!(found.map(|(kind, value)| (kind, value.to_vec())), expected);
+            prop_assert!(found.iter().all(|(sequence, ..)| *sequence == global));
+            prop_assert_eq!(found.map(|(_, kind, value)| (kind, value.to_vec())), expected);
             let split = versions.partition_point(|(at, of)| compare(at, *of, key, *sequence).is_lt());
             let from = Some((key.as_slice(), *sequence));
             prop_assert_eq!(walk(&table, from, Direction::Forward, Access::Bulk), &versions[split..]);

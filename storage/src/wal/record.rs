@@ -3,7 +3,8 @@
 use crate::Sequence;
 use crate::coding::Decoder;
 
-/// The newest format of segments. Of format 1 each was synced in full before the next was started.
+/// The newest format of segments. In format 1 there are no range deletes, and each was synced in full before the next was
+/// started.
 pub(crate) const LOG_FORMAT: u32 = 2;
 /// Size of a segment's header.
 pub(crate) const SEGMENT_HEADER_BYTES: usize = 40;

@@ -5,13 +5,13 @@ use std::path::Path;
 use allidb_storage::fs::SimFs;
 use allidb_storage::{Durability, Engine, Error};
 
-use crate::model::{Change, Model, Random, apply, batch, contents, effort, keyspace, open, tiny};
+use crate::model::{Edit, Model, Random, apply, batch, contents, effort, keyspace, open, tiny};
 
 /// What a workload was told.
 #[derive(Default)]
 struct Told {
     /// Batches in the order in which they were handed to the engine.
-    batches: Vec<Vec<Change>>,
+    batches: Vec<Vec<Edit>>,
     /// How many of them were acknowledged as synced, or are before one that was.
     synced: usize,
     /// The same for the operating system's memory.
@@ -20,7 +20,7 @@ struct Told {
 
 impl Told {
     fn write(&mut self, engine: &Engine, random: &mut Random) -> Result<(), Error> {
-        let changes = random.changes();
+        let changes = random.edits();
         let durability = [Durability::None, Durability::Flush, Durability::Sync, Durability::Sync]
             [random.below(4) as usize];
         self.batches.push(changes.clone());

@@ -1,8 +1,8 @@
 //! Files of earlier releases, which are read for ever.
 //!
-//! `tests/golden/v1` and `v2` hold stores as this engine wrote them when a format was new; the numbers are those of
-//! tables' formats. The newest was made by running this test with `ALLIDB_WRITE_GOLDEN=1`, which is for a new format
-//! only: an existing directory is never written anew.
+//! Each directory of `tests/golden` holds a store as this engine wrote it when a format was new; the numbers are those of
+//! tables' formats, and from `v2` on ranges are deleted. The newest was made by running this test with
+//! `ALLIDB_WRITE_GOLDEN=1`, which is for a new format only: an existing directory is never written anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use allidb_storage::fs::RealFs;
 use allidb_storage::{Compression, Durability, Engine, Inline, KeyspaceOptions, Options};
 
-use crate::model::{Model, Random, apply, batch, contents};
+use crate::model::{Edit, Model, Random, apply, batch, contents};
 
 fn directory(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
@@ -27,7 +27,7 @@ const UNCOMPRESSED: [&str; 6] = [
     "000000000008.table",
     "000000000010.table",
     "000000000007.log",
-    "000000000003.blob",
+    "000000000004.blob",
     "000000000009.blob",
 ];
 
@@ -57,14 +57,19 @@ fn options() -> Options {
 }
 
 /// The batches of the golden store: those in tables of level 1, of level 0, and in the log.
-fn history() -> Vec<Vec<Vec<crate::model::Change>>> {
+fn history(version: &str) -> Vec<Vec<Vec<Edit>>> {
     let mut random = Random(2026);
-    [100, 40, 10].into_iter().map(|count| (0..count).map(|_| random.changes()).collect()).collect()
+    let mut batch = || match version {
+        "v1" => random.changes().into_iter().map(Edit::from).collect(),
+        _ => random.edits(),
+    };
+    [100, 40, 10].into_iter().map(|count| (0..count).map(|_| batch()).collect()).collect()
 }
 
 fn write(dir: &Path) {
     let engine = Engine::open(Arc::new(RealFs), dir, options()).unwrap();
-    for (part, batches) in history().iter().enumerate() {
+    let mut snapshot = None;
+    for (part, batches) in history(NEWEST).iter().enumerate() {
         for changes in batches {
             engine.write(batch(&engine, changes), Durability::Sync).unwrap();
         }
@@ -73,9 +78,12 @@ fn write(dir: &Path) {
         }
         if part == 0 {
             engine.compact(engine.keyspace("a").unwrap()).unwrap();
+            // Range tombstones stay in the manifest.
+            snapshot = Some(engine.snapshot());
         }
     }
-    drop(engine);
+    assert!(engine.stats().keyspaces.iter().all(|keyspace| keyspace.range_tombstones > 0));
+    drop((snapshot, engine));
     fs::remove_file(dir.join("LOCK")).unwrap();
 }
 
@@ -96,7 +104,7 @@ fn stores_of_earlier_formats_are_read() {
             assert!(kinds.contains(&kind), "{kind:?} is missing in {kinds:?}");
         }
         let mut model = Model::new();
-        let history = history();
+        let history = history(version);
         history.iter().flatten().for_each(|changes| apply(&mut model, changes));
         let engine = Engine::open(Arc::new(RealFs), copy.path(), options()).unwrap();
         assert_eq!(engine.recovery().batches, 10);

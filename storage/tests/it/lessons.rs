@@ -6,7 +6,7 @@ use std::sync::Arc;
 use allidb_storage::fs::{File, Fs, RealFs, SimFs};
 use allidb_storage::{Direction, Durability, Engine, Error, Options};
 
-use crate::model::{Model, Random, apply, batch, contents, keyspace, open, put, tiny};
+use crate::model::{Edit, Model, Random, apply, batch, contents, keyspace, open, put, tiny};
 
 fn value(engine: &Engine, key: &str) -> Option<Vec<u8>> {
     engine.get(keyspace(engine, 0), key.as_bytes()).unwrap().map(|value| value.to_vec())
@@ -110,6 +110,71 @@ fn a_delete_is_not_undone_by_replay() {
         drop(engine);
         fs.crash(1);
     }
+}
+
+#[test]
+fn a_range_delete_is_not_undone_by_replay() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    let mut model = Model::new();
+    let mut write = |edits: &[Edit]| {
+        engine.write(batch(&engine, edits), Durability::Sync).unwrap();
+        apply(&mut model, edits);
+    };
+    let set = |key: &str| Edit::Change((0, key.as_bytes().to_vec(), Some(b"1".to_vec())));
+    let range = |lower: &str, upper: &str| Edit::DeleteRange(0, lower.into(), Some(upper.into()));
+    write(&[set("a"), set("b"), set("c"), set("d")]);
+    engine.flush().unwrap();
+    // Of one batch: undone by it, and set by it.
+    write(&[set("b"), set("bb"), range("b", "c"), set("bc")]);
+    write(&[set("d"), set("d2")]);
+    write(&[range("d", "e")]);
+    drop(engine);
+    let kept: Vec<&[u8]> = model.keys().map(|(_, key)| key.as_slice()).collect();
+    assert_eq!(kept, [b"a".as_slice(), b"bc", b"c"]);
+    for round in 0..4 {
+        let engine = open(&fs, tiny()).unwrap();
+        assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model, "round {round}");
+        if round == 2 {
+            engine.flush().unwrap();
+        }
+        drop(engine);
+        fs.crash(round);
+    }
+}
+
+#[test]
+fn range_deletes_count_in_reverse_scans() {
+    let fs = SimFs::new();
+    let engine = open(&fs, tiny()).unwrap();
+    for letter in b'a'..=b'z' {
+        let key = String::from(char::from(letter));
+        engine.write(put(&engine, &key, b"1"), Durability::Sync).unwrap();
+    }
+    let snapshot = engine.snapshot();
+    let range = |lower: u8, upper: u8| [Edit::DeleteRange(0, vec![lower], Some(vec![upper]))];
+    engine.write(batch(&engine, &range(b'd', b'h')), Durability::Sync).unwrap();
+    engine.flush().unwrap();
+    engine.write(batch(&engine, &range(b'g', b'k')), Durability::Sync).unwrap();
+    engine.write(batch(&engine, &range(b'w', b'z')), Durability::Sync).unwrap();
+    let handle = keyspace(&engine, 0);
+    let now = engine.snapshot();
+    let keys = |from: u8, to: u8, direction: Direction| -> Vec<u8> {
+        let scan = now.scan(handle, Bound::Included(&[from]), Bound::Excluded(&[to]), direction).unwrap();
+        scan.map(|row| row.unwrap().0[0]).collect()
+    };
+    // From outside into each range, from inside, from its ends, and wholly within it.
+    for from in b'a'..=b'z' {
+        for to in from..=b'{' {
+            let mut expected: Vec<u8> =
+                b"abcklmnopqrstuvz".iter().copied().filter(|key| (from..to).contains(key)).collect();
+            assert_eq!(keys(from, to, Direction::Forward), expected, "{from}..{to}");
+            expected.reverse();
+            assert_eq!(keys(from, to, Direction::Reverse), expected, "{from}..{to} in reverse");
+        }
+    }
+    let all = snapshot.scan(handle, Bound::Unbounded, Bound::Unbounded, Direction::Reverse).unwrap();
+    assert_eq!(all.count(), 26, "an older snapshot sees them all");
 }
 
 #[test]

@@ -12,4 +12,5 @@ mod golden;
 mod lessons;
 mod model;
 mod options;
+mod range_delete;
 mod state_machine;

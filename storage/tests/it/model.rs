@@ -22,6 +22,20 @@ pub(crate) type Model = BTreeMap<(usize, Vec<u8>), Vec<u8>>;
 /// A change: keyspace, key, value or deletion.
 pub(crate) type Change = (usize, Vec<u8>, Option<Vec<u8>>);
 
+/// A change of one key or of a range of them.
+#[derive(Clone, Debug)]
+pub(crate) enum Edit {
+    Change(Change),
+    /// Keyspace, lower end, upper end.
+    DeleteRange(usize, Vec<u8>, Option<Vec<u8>>),
+}
+
+impl From<Change> for Edit {
+    fn from(change: Change) -> Edit {
+        Edit::Change(change)
+    }
+}
+
 /// Limits so small that a few batches reach every level, everything in the caller's thread.
 pub(crate) fn tiny() -> Options {
     let mut with_filter = KeyspaceOptions::new("a");
@@ -62,12 +76,15 @@ pub(crate) fn keyspace(engine: &Engine, index: usize) -> Keyspace {
 }
 
 /// A batch of these changes.
-pub(crate) fn batch(engine: &Engine, changes: &[Change]) -> WriteBatch {
-    let mut batch = WriteBatch::with_capacity(changes.len());
-    for (index, key, value) in changes {
-        match value {
-            Some(value) => batch.put(keyspace(engine, *index), key.clone(), value.clone()),
-            None => batch.delete(keyspace(engine, *index), key.clone()),
+pub(crate) fn batch<E: Clone + Into<Edit>>(engine: &Engine, edits: &[E]) -> WriteBatch {
+    let mut batch = WriteBatch::with_capacity(edits.len());
+    for edit in edits {
+        match edit.clone().into() {
+            Edit::Change((index, key, Some(value))) => batch.put(keyspace(engine, index), key, value),
+            Edit::Change((index, key, None)) => batch.delete(keyspace(engine, index), key),
+            Edit::DeleteRange(index, lower, upper) => {
+                batch.delete_range(keyspace(engine, index), lower, upper.map(Into::into));
+            }
         }
     }
     batch
@@ -82,12 +99,19 @@ pub(crate) fn put(engine: &Engine, key: &str, value: &[u8]) -> WriteBatch {
 pub(crate) type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Applies changes to the model.
-pub(crate) fn apply(model: &mut Model, changes: &[Change]) {
-    for (index, key, value) in changes {
-        match value {
-            Some(value) => model.insert((*index, key.clone()), value.clone()),
-            None => model.remove(&(*index, key.clone())),
-        };
+pub(crate) fn apply<E: Clone + Into<Edit>>(model: &mut Model, edits: &[E]) {
+    for edit in edits {
+        match edit.clone().into() {
+            Edit::Change((index, key, Some(value))) => {
+                model.insert((index, key), value);
+            }
+            Edit::Change((index, key, None)) => {
+                model.remove(&(index, key));
+            }
+            Edit::DeleteRange(index, lower, upper) => model.retain(|(of, key), _| {
+                *of != index || *key < lower || upper.as_ref().is_some_and(|upper| key >= upper)
+            }),
+        }
     }
 }
 
@@ -144,6 +168,19 @@ impl Random {
                 (self.below(2) as usize, key, value)
             })
             .collect()
+    }
+
+    /// As [`changes`](Random::changes), and now and then a range is deleted in between.
+    pub(crate) fn edits(&mut self) -> Vec<Edit> {
+        let mut edits: Vec<Edit> = self.changes().into_iter().map(Edit::from).collect();
+        if self.below(5) == 0 {
+            let lower = self.below(40);
+            let upper = (self.below(6) > 0).then(|| lower + 1 + self.below(12));
+            let key = |number| format!("key{number:02}").into_bytes();
+            let at = self.below(edits.len() as u64 + 1) as usize;
+            edits.insert(at, Edit::DeleteRange(self.below(2) as usize, key(lower), upper.map(key)));
+        }
+        edits
     }
 }
 

@@ -6,11 +6,11 @@ use allidb_storage::fs::SimFs;
 use allidb_storage::{Compression, Direction, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
-use crate::model::{Change, Model, Rows, apply, batch, contents, effort, keyspace, open, tiny};
+use crate::model::{Change, Edit, Model, Rows, apply, batch, contents, effort, keyspace, open, tiny};
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write(Vec<Change>, Durability),
+    Write(Vec<Edit>, Durability),
     Flush,
     Compact(usize),
     WaitIdle,
@@ -55,10 +55,18 @@ fn change() -> impl Strategy<Value = Change> {
     (0usize..2, key(), value)
 }
 
+fn edit() -> impl Strategy<Value = Edit> {
+    let range = (0usize..2, key(), prop::option::weighted(0.9, key()));
+    prop_oneof![
+        15 => change().prop_map(Edit::from),
+        1 => range.prop_map(|(keyspace, lower, upper)| Edit::DeleteRange(keyspace, lower, upper)),
+    ]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let durability = prop_oneof![Just(Durability::None), Just(Durability::Flush), Just(Durability::Sync)];
     prop_oneof![
-        20 => (prop::collection::vec(change(), 0..8), durability).prop_map(|(c, d)| Step::Write(c, d)),
+        20 => (prop::collection::vec(edit(), 0..8), durability).prop_map(|(c, d)| Step::Write(c, d)),
         2 => Just(Step::Flush),
         1 => (0usize..2).prop_map(Step::Compact),
         1 => Just(Step::WaitIdle),
