@@ -41,9 +41,9 @@ fn options() -> Options {
         ..KeyspaceOptions::new("a")
     };
     let partitioned = KeyspaceOptions {
-        block_bytes: 256,
+        block_bytes: 128,
         compression: vec![Compression::None],
-        index_partition_bytes: 100,
+        index_partition_bytes: 40,
         ..KeyspaceOptions::new("b")
     };
     Options {
