@@ -71,6 +71,7 @@ fn every_row_is_measured_and_nothing_is_left_behind() {
                 continue;
             }
             assert!(figure(&document, &name, "rate") > 0.0);
+            assert!(figure(&document, &name, "cpu") > 0.0);
             let latencies = ["p50", "p99", "p99_9", "max"].map(|metric| figure(&document, &name, metric));
             assert!(latencies[0] > 0.0 && latencies.is_sorted(), "{name}: {latencies:?}");
             if row.contains("fill") || ["overwrite", "mixed 50/50"].contains(&row) {

@@ -105,10 +105,9 @@ impl Child<'_> {
 
     fn get_cold(&self, store: &dyn Store) -> Result<Metrics> {
         let read_before = process::bytes_read_from_disk()?;
-        let timing = self.workload(store).get_present(self.few())?;
+        let mut metrics = times(|| self.workload(store).get_present(self.few()))?;
         let read = process::bytes_read_from_disk()? - read_before;
-        let mut metrics = timing.metrics();
-        metrics.insert(Metric::DiskReads, read as f64 / timing.operations() as f64);
+        metrics.insert(Metric::DiskReads, read as f64 / self.few() as f64);
         Ok(metrics)
     }
 
@@ -139,7 +138,7 @@ impl Child<'_> {
         if !self.plan.has(row) {
             return Ok(());
         }
-        self.row(row, || Ok(((), workload()?.metrics())))
+        self.row(row, || Ok(((), times(workload)?)))
     }
 
     /// A row that writes to the store that all rows share.
@@ -158,11 +157,13 @@ impl Child<'_> {
         workload: impl FnOnce() -> Result<Timing>,
     ) -> Result<Metrics> {
         let written_before = process::bytes_written()?;
+        let cpu_before = process::cpu_seconds();
         let timing = workload()?;
         let last_write = Instant::now();
         let settle = store.settle()?.saturating_duration_since(last_write);
         let written = process::bytes_written()? - written_before;
         let mut metrics = timing.metrics();
+        metrics.insert(Metric::Cpu, timing.per_operation_us(process::cpu_seconds() - cpu_before));
         metrics.insert(Metric::Settle, settle.as_secs_f64());
         metrics.insert(Metric::RateSettled, timing.rate_with(settle));
         let user_bytes = timing.writes() * self.workload(store).entry_bytes();
@@ -214,6 +215,15 @@ impl Child<'_> {
     fn few(&self) -> u64 {
         (self.plan.entries / 20).max(1000)
     }
+}
+
+/// What a workload took, and nothing of what it left to do.
+fn times(workload: impl FnOnce() -> Result<Timing>) -> Result<Metrics> {
+    let cpu_before = process::cpu_seconds();
+    let timing = workload()?;
+    let mut metrics = timing.metrics();
+    metrics.insert(Metric::Cpu, timing.per_operation_us(process::cpu_seconds() - cpu_before));
+    Ok(metrics)
 }
 
 fn print(line: &Line) -> Result<()> {

@@ -79,6 +79,8 @@ pub(super) enum Metric {
     Disk,
     /// Bytes that came from the disk for each operation.
     DiskReads,
+    /// Processor time of all threads for each operation, until idle where the row writes.
+    Cpu,
     /// The largest resident memory of the process during the row.
     PeakMemory,
 }
@@ -98,6 +100,7 @@ impl Metric {
             Self::WriteAmplification => ("write_amplification", "bytes/byte"),
             Self::Disk => ("disk", "bytes"),
             Self::DiskReads => ("disk_reads", "bytes/operation"),
+            Self::Cpu => ("cpu", "us/operation"),
             Self::PeakMemory => ("peak_memory", "bytes"),
         }
     }

@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use rustix::fs::{Advice, fadvise};
+use rustix::{
+    fs::{Advice, fadvise},
+    time::{ClockId, clock_gettime},
+};
 
 /// Bytes handed to the operating system in calls that write, files of all kinds taken together.
 pub(super) fn bytes_written() -> Result<u64> {
@@ -18,6 +21,12 @@ pub(super) fn bytes_written() -> Result<u64> {
 /// Bytes that were fetched from a disk.
 pub(super) fn bytes_read_from_disk() -> Result<u64> {
     counter("/proc/self/io", "read_bytes")
+}
+
+/// Time that all threads of this process have run, in seconds.
+pub(super) fn cpu_seconds() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
 /// The largest resident memory since the last [`reset_peak_memory`], in bytes.
@@ -77,6 +86,8 @@ fn for_each_file(dir: &Path, each: &mut dyn FnMut(&Path) -> io::Result<()>) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::{thread, time::Instant};
+
     use super::*;
 
     #[test]
@@ -89,6 +100,17 @@ mod tests {
         assert!(bytes_written().unwrap() - before >= 20_000);
         drop_page_cache(dir.path()).unwrap();
         assert!((20_000..80_000).contains(&disk_bytes(dir.path()).unwrap()));
+    }
+
+    #[test]
+    fn processor_time_counts_all_threads() {
+        let before = cpu_seconds();
+        let work = || (0..20_000_000_u64).fold(0, |sum, number| std::hint::black_box(sum ^ number));
+        let started = Instant::now();
+        thread::spawn(work).join().unwrap();
+        let (used, elapsed) = (cpu_seconds() - before, started.elapsed().as_secs_f64());
+        // The thread may have had to wait for a core, and other tests may run.
+        assert!(used > 0.001 && used < elapsed * 64.0, "{used} s in {elapsed} s");
     }
 
     #[test]

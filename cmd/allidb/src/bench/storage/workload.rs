@@ -43,8 +43,12 @@ impl Timing {
         ])
     }
 
-    /// The operations.
-    pub(super) fn operations(&self) -> u64 {
+    /// A time for all operations, as microseconds for each.
+    pub(super) fn per_operation_us(&self, seconds: f64) -> f64 {
+        seconds * 1e6 / self.operations() as f64
+    }
+
+    fn operations(&self) -> u64 {
         self.latencies.count()
     }
 
@@ -322,6 +326,7 @@ mod tests {
         let timing = Timing { items: 100, writes: 0, elapsed: Duration::from_secs(2), latencies };
         assert_eq!(timing.metrics()[&Metric::Rate], 50.0);
         assert_eq!(timing.rate_with(Duration::from_secs(2)), 25.0);
+        assert_eq!(timing.per_operation_us(2.0), 2e6);
         assert!((timing.metrics()[&Metric::P50] / 2000.0 - 1.0).abs() < 1e-3);
     }
 }

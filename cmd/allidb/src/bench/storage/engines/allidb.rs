@@ -6,11 +6,15 @@ use allidb_storage::{Direction, Engine, Keyspace, KeyspaceOptions, Options, Writ
 use anyhow::{Context, Result};
 use bytes::Bytes;
 
-use super::{Durability, FILTER_BITS, FROZEN_MEMTABLES, MEMTABLE_BYTES, Setup, Store};
+use super::{
+    BACKGROUND_THREADS, Durability, FILTER_BITS, FROZEN_MEMTABLES, MEMTABLE_BYTES, SEPARATED_FROM_BYTES,
+    Setup, Store,
+};
 use crate::bench::storage::data::Key;
 
 pub(super) const SETTINGS: &str = "blocks of 8 KiB, LZ4, 10 bits of filter a key, memtable 64 MiB (3 more may \
-    wait for the flush), level 1 at most 256 MiB, tables of 64 MiB; buffered writes: Durability::Flush, one \
+    wait for the flush), leveled compaction with dynamic level sizes, a thread for flushes and one for \
+    compactions, values from 1 KiB on in blob files (LZ4, default garbage collection); buffered writes: Durability::Flush, one \
     write(2) a group; durable writes: Durability::Sync, one fdatasync a group";
 
 const KEYSPACE: &str = "bench";
@@ -24,11 +28,14 @@ impl Allidb {
     pub(super) fn open(dir: &Path, setup: Setup) -> Result<Self> {
         let mut keyspace = KeyspaceOptions::new(KEYSPACE);
         keyspace.filter_bits_per_key = FILTER_BITS;
+        keyspace.separation_bytes = SEPARATED_FROM_BYTES;
         let options = Options {
             keyspaces: vec![keyspace],
             memtable_bytes: MEMTABLE_BYTES,
             frozen_memtables: FROZEN_MEMTABLES,
             block_cache_bytes: setup.cache_bytes,
+            // The other one flushes.
+            compaction_threads: BACKGROUND_THREADS - 1,
             ..Options::default()
         };
         let engine = Engine::open(Arc::new(RealFs), dir, options)?;

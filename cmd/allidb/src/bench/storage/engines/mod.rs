@@ -22,11 +22,9 @@ const MEMTABLE_BYTES: usize = 64 << 20;
 const FROZEN_MEMTABLES: usize = 3;
 /// Bits of bloom filter for each key.
 const FILTER_BITS: u8 = 10;
-/// Values from this length on are kept apart from keys, by engines that can.
-#[cfg(feature = "peers")]
+/// Values from this length on are kept apart from keys.
 const SEPARATED_FROM_BYTES: usize = 1024;
-/// Threads for flush and compaction, where that can be set.
-#[cfg(feature = "peers")]
+/// Threads for flush and compaction: one each where they are counted apart.
 const BACKGROUND_THREADS: usize = 2;
 
 /// An engine that this program was built with.
