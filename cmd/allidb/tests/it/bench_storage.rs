@@ -101,7 +101,7 @@ fn rows_can_be_chosen_and_tables_have_a_line_for_each() {
 #[test]
 fn an_interrupted_run_removes_its_files() {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut run = bench(dir.path(), &["--entries", "1000000000", "--values", "100", "--rows", "fill-random"])
+    let mut run = bench(dir.path(), &["--entries", "20000000", "--values", "100", "--rows", "fill-random"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
