@@ -1,5 +1,6 @@
 //! The AlliDB command line.
 
+mod bench;
 mod client;
 mod collections;
 mod dataset;
@@ -79,6 +80,9 @@ enum Command {
     /// Work on data sets.
     #[command(subcommand)]
     Data(sample::DataCommand),
+    /// Measure.
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     #[command(flatten)]
     Call(Call),
 }
@@ -119,6 +123,7 @@ fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
         // The daemon makes a runtime of its own.
         Command::Serve(args) => allidbd::run(args),
         Command::Data(command) => sample::run(command, output),
+        Command::Bench(command) => bench::run(command, output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
         Command::Call(call) => runtime()?.block_on(ask(call, endpoint, output)),
     }

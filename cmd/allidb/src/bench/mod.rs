@@ -1,0 +1,30 @@
+//! `allidb bench`: what the figures in the documentation come from.
+
+mod latency;
+mod machine;
+mod storage;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+use crate::output::Output;
+
+/// Measures AlliDB on this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    Storage(storage::StorageArgs),
+    /// What `bench storage` starts for each engine and size of values.
+    #[command(hide = true)]
+    StorageChild {
+        /// What to measure, as JSON.
+        plan: String,
+    },
+}
+
+/// Runs the command.
+pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
+    match command {
+        BenchCommand::Storage(args) => storage::run(&args, output),
+        BenchCommand::StorageChild { plan } => storage::run_child(&plan),
+    }
+}
