@@ -147,7 +147,7 @@ impl Inner {
         })
     }
 
-    fn check_space(&self, byte_len: usize) -> Result<(), Error> {
+    pub(crate) fn check_space(&self, byte_len: usize) -> Result<(), Error> {
         let required = self.options.min_free_bytes;
         if required == 0 {
             return Ok(());

@@ -84,7 +84,7 @@ struct Queue {
 
 /// What the leader owns while it writes.
 #[derive(Debug)]
-struct Log {
+pub(crate) struct Log {
     segment: SegmentWriter,
     /// Complete segments that are not synced, the oldest first. Most are flushed, and removed, before that is needed.
     unsynced: Vec<CompleteSegment>,
@@ -104,7 +104,29 @@ pub(crate) struct Commit {
     room: Condvar,
 }
 
+impl Log {
+    pub(crate) fn last_sequence(&self) -> Sequence {
+        self.last_sequence
+    }
+
+    /// A sequence that no record has, as what has it is in tables already. There are no batches in memory.
+    pub(crate) fn skip_to(&mut self, active: &MemtableSet, sequence: Sequence) {
+        self.last_sequence = sequence;
+        active.skip_to(sequence);
+    }
+}
+
 impl Commit {
+    /// Keeps writers out of the log.
+    pub(crate) fn lock_log(&self) -> MutexGuard<'_, Log> {
+        self.log.lock()
+    }
+
+    /// Keeps batches from becoming visible.
+    pub(crate) fn lock_apply(&self) -> MutexGuard<'_, Arc<MemtableSet>> {
+        self.apply.lock()
+    }
+
     pub(crate) fn new(segment: SegmentWriter, last_sequence: Sequence, active: Arc<MemtableSet>) -> Commit {
         let log = Log { segment, unsynced: Vec::new(), last_sequence, memtables: active.clone() };
         Commit {
@@ -380,6 +402,17 @@ impl Inner {
             return self.poison(error);
         }
         self.disk_full()
+    }
+
+    /// Flushes all there is, with writers kept out.
+    pub(crate) fn flush_all_of(&self, log: &mut Log) -> Result<(), Error> {
+        // Batches without changes are in the log only.
+        let has_records = log.last_sequence > self.super_version().version.last_sequence;
+        if has_records {
+            let active = self.commit.apply.lock();
+            self.rotate(log, active)?;
+        }
+        self.drain_frozen()
     }
 
     /// Freezes what is in memory, if anything is. Returns the newest frozen segment's number.

@@ -1,7 +1,7 @@
 //! The engine: what users call.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -169,6 +169,27 @@ impl Engine {
     /// As [`commit`](Engine::commit).
     pub fn write(&self, batch: WriteBatch, durability: Durability) -> Result<Sequence, Error> {
         let result = self.inner().commit(batch, durability, None);
+        self.inner().run_inline();
+        result
+    }
+
+    /// Takes over files that a [`SortedFileWriter`](crate::SortedFileWriter) made: all of their entries become visible at
+    /// once, under one sequence and durably, with `publish` as in [`commit`](Engine::commit). They get a second name in
+    /// the store, or are copied where that is impossible, and must not be changed afterwards. Each is read once to check
+    /// it. Writers wait while the last memtables are flushed. Separation of large values begins with the next
+    /// compaction of the entries.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`] names a file that is damaged or none of these, [`Error::InvalidArgument`] if two of them
+    /// overlap, and as [`commit`](Engine::commit). Unless writes are poisoned nothing has changed.
+    pub fn ingest(
+        &self,
+        keyspace: Keyspace,
+        files: &[PathBuf],
+        publish: impl FnOnce(Sequence) + Send + 'static,
+    ) -> Result<Sequence, Error> {
+        self.inner().check_keyspace(keyspace)?;
+        let result = self.inner().ingest(keyspace, files, Box::new(publish));
         self.inner().run_inline();
         result
     }

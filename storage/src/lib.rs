@@ -23,6 +23,7 @@
 //! | `cache` | the block cache: blocks, partitions of indexes and filters, separated values |
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
+//! | `sorted_file`, `ingest` | files built apart, and how they come in |
 //! | `checkpoint` | a second store out of hard links |
 //! | `snapshot`, `merge` | point-in-time reads and scans |
 //! | `background`, `workers`, `signal` | where work runs and who waits for it |
@@ -57,6 +58,7 @@ mod error;
 mod files;
 mod flush;
 pub mod fs;
+mod ingest;
 mod key;
 mod manifest;
 mod memtable;
@@ -67,6 +69,7 @@ mod recovery;
 mod retention;
 mod signal;
 mod snapshot;
+mod sorted_file;
 mod state;
 mod stats;
 mod table;
@@ -82,4 +85,5 @@ pub use error::Error;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
 pub use recovery::{Recovery, Truncation};
 pub use snapshot::{Direction, Scan, Snapshot};
+pub use sorted_file::SortedFileWriter;
 pub use stats::{KeyspaceStats, LevelStats, Stats};

@@ -236,6 +236,11 @@ impl MemtableSet {
         self.tables.get(usize::from(keyspace.0)).is_none_or(SkipMap::is_empty)
     }
 
+    /// The batches up to this sequence are in tables already.
+    pub(crate) fn skip_to(&self, sequence: Sequence) {
+        self.last_sequence.store(sequence, Memory::Release);
+    }
+
     /// The sequence of the last batch, empty batches included.
     pub(crate) fn last_sequence(&self) -> Sequence {
         self.last_sequence.load(Memory::Acquire)

@@ -85,6 +85,8 @@ pub struct Stats {
     pub flush_bytes_written: u64,
     /// Bytes of tables written by compactions.
     pub compaction_bytes_written: u64,
+    /// Bytes of files that were ingested.
+    pub ingested_bytes: u64,
     /// Bytes of blob files written by flushes and compactions.
     pub blob_bytes_written: u64,
     /// Bytes of tables read by compactions.
@@ -132,6 +134,7 @@ pub(crate) struct Counters {
     pub(crate) dropped_tables: Counter,
     pub(crate) flush_bytes_written: Counter,
     pub(crate) compaction_bytes_written: Counter,
+    pub(crate) ingested_bytes: Counter,
     pub(crate) blob_bytes_written: Counter,
     pub(crate) compaction_bytes_read: Counter,
     pub(crate) bytes_read: Counter,
@@ -173,6 +176,7 @@ impl Counters {
             dropped_tables: self.dropped_tables.get(),
             flush_bytes_written: self.flush_bytes_written.get(),
             compaction_bytes_written: self.compaction_bytes_written.get(),
+            ingested_bytes: self.ingested_bytes.get(),
             blob_bytes_written: self.blob_bytes_written.get(),
             compaction_bytes_read: self.compaction_bytes_read.get(),
             bytes_read: self.bytes_read.get(),

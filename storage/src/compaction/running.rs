@@ -43,6 +43,15 @@ impl Compacting {
         })
     }
 
+    /// Whether a running compaction may write to a part of the closed range.
+    pub(crate) fn writes_to(&self, keyspace: Keyspace, smallest: &[u8], largest: &[u8]) -> bool {
+        let in_keyspace = self.running.iter().filter(|running| running.keyspace == keyspace);
+        self.reserved.contains(&keyspace)
+            || in_keyspace
+                .into_iter()
+                .any(|running| *running.smallest <= *largest && *smallest <= *running.largest)
+    }
+
     /// Whether a running compaction has this table.
     pub(crate) fn is_busy(&self, table: u64) -> bool {
         self.running.iter().any(|running| running.tables.contains(&table))

@@ -81,6 +81,11 @@ impl TableCursor {
         Some((key, self.global_sequence.unwrap_or(sequence)))
     }
 
+    /// The sequence that the current entry is stored with.
+    pub(crate) fn stored_sequence(&self) -> Option<Sequence> {
+        self.current.as_ref()?.block.key().map(|(_, sequence)| sequence)
+    }
+
     /// The current kind.
     pub(crate) fn kind(&self) -> Kind {
         self.current.as_ref().map_or(Kind::Tombstone, |current| current.block.kind())

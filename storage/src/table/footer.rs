@@ -72,6 +72,14 @@ impl Footer {
         true
     }
 
+    /// Reads the footer of a table that may be any.
+    pub(crate) fn decode_any(bytes: &[u8]) -> Result<Footer, FooterError> {
+        const ID: std::ops::Range<usize> = 36..44;
+        let id = bytes.get(ID).and_then(|id| id.first_chunk::<8>());
+        let id = id.ok_or(FooterError::Damaged("the footer is too short"))?;
+        Footer::decode(u64::from_le_bytes(*id), bytes)
+    }
+
     /// Reads the footer of the table `id`.
     pub(crate) fn decode(id: u64, bytes: &[u8]) -> Result<Footer, FooterError> {
         const SHORT: FooterError = FooterError::Damaged("the footer is too short");

@@ -11,6 +11,9 @@ use crate::options::Keyspace;
 /// The sequence of every entry in a table that gets its sequence as a whole.
 pub(crate) const STORED_SEQUENCE: Sequence = 1;
 
+/// The keyspace of a table that was built apart from any store.
+pub(crate) const EXTERNAL_KEYSPACE: Keyspace = Keyspace(u16::MAX);
+
 /// What a table says about itself, in its properties block.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Properties {
@@ -60,7 +63,7 @@ impl TableMeta {
     pub(crate) fn properties(&self, blobs: &[BlobUse]) -> Properties {
         let stored = |sequence| self.global_sequence.map_or(sequence, |_| STORED_SEQUENCE);
         Properties {
-            keyspace: u32::from(self.keyspace.0),
+            keyspace: u32::from(self.global_sequence.map_or(self.keyspace, |_| EXTERNAL_KEYSPACE).0),
             smallest: self.smallest.to_vec(),
             largest: self.largest.to_vec(),
             smallest_sequence: stored(self.smallest_sequence),

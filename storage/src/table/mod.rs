@@ -23,7 +23,7 @@ pub(crate) mod frame;
 pub(crate) mod index;
 mod index_builder;
 mod layout;
-mod meta;
+pub(crate) mod meta;
 mod place;
 pub(crate) mod reader;
 #[cfg(test)]

@@ -293,14 +293,30 @@ impl Drop for Table {
     }
 }
 
+/// Reads the end of a table that was built elsewhere, and its properties.
+pub(crate) fn read_external(file: &dyn File, path: &Path, len: u64) -> Result<(Footer, Bytes), Error> {
+    let footer = read_any_footer(file, path, len, Footer::decode_any)?;
+    let properties = read_block(file, path, footer.id, len, footer.properties)?;
+    Ok((footer, properties))
+}
+
 /// Reads the end of the table `id`, whose file has `len` bytes.
 pub(super) fn read_footer(file: &dyn File, path: &Path, id: u64, len: u64) -> Result<Footer, Error> {
+    read_any_footer(file, path, len, |bytes| Footer::decode(id, bytes))
+}
+
+fn read_any_footer(
+    file: &dyn File,
+    path: &Path,
+    len: u64,
+    decode: impl Fn(&[u8]) -> Result<Footer, FooterError>,
+) -> Result<Footer, Error> {
     let start = len
         .checked_sub(FOOTER_BYTES as u64)
         .ok_or_else(|| Error::corruption(path, 0, "it is shorter than a footer"))?;
     let mut footer = [0; FOOTER_BYTES];
     file.read_exact_at(start, &mut footer).map_err(|source| Error::io("read", path, source))?;
-    Footer::decode(id, &footer).map_err(|error| match error {
+    decode(&footer).map_err(|error| match error {
         FooterError::Damaged(what) => Error::corruption(path, start, what),
         FooterError::Newer(found) => {
             Error::NewerFormat { path: path.to_path_buf(), found, supported: TABLE_FORMAT }

@@ -39,8 +39,8 @@ impl Table {
         Err(Error::corruption(&self.path, 0, "it is a sound table, but not the one that was written"))
     }
 
-    /// Reads each part from the disk.
-    fn verify_parts(&self) -> Result<(), Error> {
+    /// Reads each part from the disk: index, filter, data blocks, properties.
+    pub(crate) fn verify_parts(&self) -> Result<(), Error> {
         for partition in 0..self.layout.partitions() {
             let index = self.index_partition(partition, Access::Bulk)?;
             for at in 0..index.entries() {

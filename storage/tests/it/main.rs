@@ -9,6 +9,7 @@ mod concurrency;
 mod crash;
 mod faults;
 mod golden;
+mod ingest;
 mod lessons;
 mod model;
 mod options;
