@@ -25,8 +25,8 @@ pub(crate) enum Cached {
     Index(Arc<Index>),
     /// A partition of a filter.
     Filter(Filter),
-    /// A separated value.
-    Blob(Bytes),
+    /// A block of separated values.
+    Blobs(Bytes),
 }
 
 /// Parts of tables and blob files by file number and offset. File numbers are never reused, so nothing is ever
@@ -46,7 +46,7 @@ impl Weighter<(u64, u64), Cached> for ByBytes {
             Cached::Block(block) => block.byte_len(),
             Cached::Index(index) => index.byte_len(),
             Cached::Filter(filter) => filter.byte_len(),
-            Cached::Blob(value) => value.len(),
+            Cached::Blobs(block) => block.len(),
         };
         (len + ENTRY_OVERHEAD_BYTES) as u64
     }
@@ -93,7 +93,7 @@ mod tests {
                 0 => Cached::Block(block()),
                 1 => Cached::Index(Arc::new(Index::new(block()).unwrap())),
                 2 => Cached::Filter(filter.clone()),
-                _ => Cached::Blob(Bytes::from(vec![1; 1000])),
+                _ => Cached::Blobs(Bytes::from(vec![1; 1000])),
             };
             cache.insert(1, offset, part);
             assert!(cache.byte_len() <= 100_000);

@@ -58,6 +58,8 @@ pub(crate) struct BlobRecord {
     pub(crate) checksum: u64,
     #[prost(uint64, tag = "5")]
     pub(crate) blobs: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) value_bytes: u64,
 }
 
 impl BlobRecord {
@@ -68,6 +70,7 @@ impl BlobRecord {
             bytes: meta.bytes,
             checksum: meta.checksum,
             blobs: meta.blobs,
+            value_bytes: meta.value_bytes,
         }
     }
 
@@ -79,6 +82,7 @@ impl BlobRecord {
             bytes: self.bytes,
             checksum: self.checksum,
             blobs: self.blobs,
+            value_bytes: self.value_bytes,
         })
     }
 }

@@ -55,6 +55,9 @@ pub struct KeyspaceOptions {
     /// Values from this size on lie in blob files, apart from their keys, and are not rewritten with each compaction,
     /// in bytes. 0: never.
     pub separation_bytes: usize,
+    /// How many bytes of separated values, before compression, share a block of a blob file; at most 1 MiB. More make
+    /// scans and compression better, and reads of one value from disk larger. A longer value has a block of its own.
+    pub blob_block_bytes: usize,
     /// The size of a partition of a table's index together with its filter, in bytes. Those of a table that are
     /// smaller stay in memory while it is open; larger ones are cut into partitions that are read through the block
     /// cache, and only the index of the partitions stays in memory. [`usize::MAX`]: never cut.
@@ -70,6 +73,7 @@ impl KeyspaceOptions {
             compression: vec![Compression::Lz4],
             filter_bits_per_key: 10,
             separation_bytes: 1 << 10,
+            blob_block_bytes: 16 << 10,
             index_partition_bytes: 32 << 10,
         }
     }

@@ -280,7 +280,7 @@ impl Inner {
         let blobs = super_version.version.blobs();
         stats.blob_files = blobs.len();
         stats.blob_bytes = blobs.values().map(|live| live.file.meta.bytes).sum();
-        stats.blob_garbage_bytes = blobs.values().map(|live| live.garbage_bytes()).sum();
+        stats.blob_garbage_bytes = blobs.values().map(|live| live.garbage_disk_bytes()).sum();
         stats.running_compactions = self.compacting.lock().len();
         stats.compaction_debt_bytes = compaction::debt(&self.options, &super_version.version);
         for ((_, keyspace), entry) in super_version.version.keyspaces().zip(&self.keyspaces) {

@@ -44,7 +44,7 @@ pub struct Stats {
     pub blob_files: usize,
     /// Blob files on disk.
     pub blob_bytes: u64,
-    /// The part of them that no table refers to.
+    /// About the part of them that no table refers to.
     pub blob_garbage_bytes: u64,
     /// What compaction still has to take to the next level.
     pub compaction_debt_bytes: u64,

@@ -92,14 +92,21 @@ impl KeyspaceVersion {
 pub(crate) struct LiveBlobs {
     pub(crate) file: Arc<BlobFile>,
     pub(crate) blobs: u64,
-    /// With lengths and trailers.
+    /// The length of the values that are referred to.
     pub(crate) bytes: u64,
 }
 
 impl LiveBlobs {
-    /// Bytes that nothing refers to.
+    /// The length of the values that nothing refers to.
     pub(crate) fn garbage_bytes(&self) -> u64 {
-        self.file.meta.blob_bytes().saturating_sub(self.bytes)
+        self.file.meta.value_bytes.saturating_sub(self.bytes)
+    }
+
+    /// What these take on disk, about.
+    pub(crate) fn garbage_disk_bytes(&self) -> u64 {
+        let meta = &self.file.meta;
+        let share = u128::from(meta.bytes) * u128::from(self.garbage_bytes());
+        u64::try_from(share / u128::from(meta.value_bytes.max(1))).unwrap_or(meta.bytes)
     }
 }
 

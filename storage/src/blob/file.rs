@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::format::{BLOB_FORMAT, BlobMeta, HEADER_BYTES, HeaderError, LENGTH_BYTES, decode_header};
+use super::format::{BLOB_FORMAT, BlobMeta, BlobRef, HEADER_BYTES, Header, HeaderError, LENGTH_BYTES};
 use crate::cache::Cached;
 use crate::error::Error;
 use crate::files;
 use crate::fs::File;
-use crate::table::frame::{Handle, Payload};
+use crate::table::frame::{TRAILER_BYTES, unframe};
 use crate::table::reader::TableContext;
 
 /// Bytes read at a time by [`BlobFile::verify`].
@@ -26,68 +26,95 @@ pub(crate) struct BlobFile {
     pub(crate) meta: BlobMeta,
     context: TableContext,
     path: PathBuf,
-    file: Result<Arc<dyn File>, Error>,
+    opened: Result<Opened, Error>,
     obsolete: AtomicBool,
+}
+
+#[derive(Debug)]
+struct Opened {
+    file: Arc<dyn File>,
+    block_bytes: usize,
 }
 
 impl BlobFile {
     /// Opens the file and checks its header and length.
     pub(crate) fn open(context: &TableContext, meta: BlobMeta) -> Result<BlobFile, Error> {
         let path = files::blob(&context.dir, meta.number);
-        let file = match open(context, &path, meta) {
+        let opened = match open(context, &path, meta) {
             Err(error @ Error::Corruption { .. }) => {
                 tracing::error!(%error, "values in a blob file cannot be read");
                 Err(error)
             }
-            file => Ok(file?),
+            opened => Ok(opened?),
         };
-        Ok(BlobFile { meta, context: context.clone(), path, file, obsolete: AtomicBool::new(false) })
+        Ok(BlobFile { meta, context: context.clone(), path, opened, obsolete: AtomicBool::new(false) })
     }
 
     /// Why no value can be read, if so.
     pub(crate) fn damage(&self) -> Option<&Error> {
-        self.file.as_ref().err()
+        self.opened.as_ref().err()
     }
 
-    /// A value, through the cache.
-    pub(crate) fn get(&self, handle: Handle) -> Result<Bytes, Error> {
+    /// The block that a value lies in, through the cache.
+    pub(crate) fn block(&self, blob: &BlobRef) -> Result<Bytes, Error> {
         let context = &self.context;
-        if let Some(Cached::Blob(value)) = context.cache.get(self.meta.number, handle.offset) {
+        if let Some(Cached::Blobs(block)) = context.cache.get(self.meta.number, blob.block) {
             context.counters.cache_hits.add(1);
-            return Ok(value);
+            return Ok(block);
         }
         context.counters.cache_misses.add(1);
-        context.counters.bytes_read.add(handle.len);
-        let value = self.value(handle)?;
-        context.cache.insert(self.meta.number, handle.offset, Cached::Blob(value.clone()));
-        Ok(value)
+        let block = self.read_block(blob)?;
+        context.cache.insert(self.meta.number, blob.block, Cached::Blobs(block.clone()));
+        Ok(block)
     }
 
-    /// A value as it is stored, checked, past the cache.
-    pub(crate) fn payload(&self, handle: Handle) -> Result<Payload, Error> {
-        let file = self.file.as_ref().map_err(Error::duplicate)?;
-        let corruption = |what| self.corruption(handle, what);
-        let is_inside = handle.end().is_some_and(|end| end <= self.meta.bytes);
-        let len =
-            handle.framed_len().filter(|_| is_inside).ok_or_else(|| corruption("a value beyond the end"))?;
-        let mut framed = vec![0; len];
-        file.read_exact_at(handle.offset, &mut framed)
-            .map_err(|source| Error::io("read", &self.path, source))?;
-        Payload::check(Bytes::from(framed), self.meta.number, handle.offset).map_err(corruption)
+    /// The same from the disk.
+    pub(crate) fn read_block(&self, blob: &BlobRef) -> Result<Bytes, Error> {
+        // Only a block that holds nothing else may be longer than the others, so this is never too little.
+        let opened = self.opened()?;
+        let longest = (blob.start + blob.len).max(opened.block_bytes) + LENGTH_BYTES + TRAILER_BYTES;
+        let rest = self.meta.bytes.saturating_sub(blob.block);
+        let len = usize::try_from(rest).unwrap_or(usize::MAX).min(longest);
+        let mut bytes = vec![0; len];
+        let read = opened.file.read_exact_at(blob.block, &mut bytes);
+        read.map_err(|source| Error::io("read", &self.path, source))?;
+        self.context.counters.bytes_read.add(len as u64);
+        self.parse(blob.block, Bytes::from(bytes)).map(|(block, _)| block)
     }
 
-    fn value(&self, handle: Handle) -> Result<Bytes, Error> {
-        let payload = self.payload(handle)?;
-        payload.decompress().map_err(|what| self.corruption(handle, what))
+    /// A value in its block.
+    pub(crate) fn value(&self, block: &Bytes, blob: &BlobRef) -> Result<Bytes, Error> {
+        let end = blob.start + blob.len;
+        if end <= block.len() {
+            Ok(block.slice(blob.start..end))
+        } else {
+            Err(self.corruption(blob.block, "a value beyond the end of its block"))
+        }
     }
 
-    fn corruption(&self, handle: Handle, what: &str) -> Error {
-        Error::corruption(&self.path, handle.offset.saturating_sub(LENGTH_BYTES as u64), what)
+    /// The block at the start of `bytes`, which lie at `offset`; and what it takes with its length and trailer.
+    fn parse(&self, offset: u64, bytes: Bytes) -> Result<(Bytes, u64), Error> {
+        let corruption = |what| self.corruption(offset, what);
+        let len = bytes.first_chunk::<LENGTH_BYTES>().ok_or_else(|| corruption("a block beyond the end"))?;
+        let end = (u32::from_le_bytes(*len) as usize).checked_add(LENGTH_BYTES + TRAILER_BYTES);
+        let end = end.filter(|&end| end <= bytes.len());
+        let end = end.ok_or_else(|| corruption("a block longer than it can be"))?;
+        let framed = bytes.slice(LENGTH_BYTES..end);
+        let block = unframe(&framed, self.meta.number, offset + LENGTH_BYTES as u64).map_err(corruption)?;
+        Ok((block, end as u64))
+    }
+
+    fn opened(&self) -> Result<&Opened, Error> {
+        self.opened.as_ref().map_err(Error::duplicate)
+    }
+
+    fn corruption(&self, offset: u64, what: &str) -> Error {
+        Error::corruption(&self.path, offset, what)
     }
 
     /// Reads the whole file and compares it with the checksum in the manifest.
     pub(crate) fn verify(&self) -> Result<(), Error> {
-        let file = self.file.as_ref().map_err(Error::duplicate)?;
+        let file = &self.opened()?.file;
         let read = |offset, buffer: &mut [u8]| {
             file.read_exact_at(offset, buffer).map_err(|source| Error::io("read", &self.path, source))
         };
@@ -104,17 +131,21 @@ impl BlobFile {
         if hasher.digest() == self.meta.checksum {
             return Ok(());
         }
-        // The checksums of the values say where.
+        // The checksums of the blocks say where.
         let mut offset = HEADER_BYTES as u64;
         while offset < self.meta.bytes {
             let mut len = [0; LENGTH_BYTES];
             read(offset, &mut len)?;
-            let handle =
-                Handle { offset: offset + LENGTH_BYTES as u64, len: u64::from(u32::from_le_bytes(len)) };
-            self.payload(handle)?;
-            offset = handle.end().unwrap_or(u64::MAX);
+            let framed = u64::from(u32::from_le_bytes(len)) + (LENGTH_BYTES + TRAILER_BYTES) as u64;
+            if framed > self.meta.bytes - offset {
+                return Err(self.corruption(offset, "a block beyond the end"));
+            }
+            let mut bytes = vec![0; usize::try_from(framed).unwrap_or(usize::MAX)];
+            read(offset, &mut bytes)?;
+            let (_, len) = self.parse(offset, Bytes::from(bytes))?;
+            offset += len;
         }
-        Err(Error::corruption(&self.path, 0, "it is not what was written"))
+        Err(self.corruption(0, "it is not what was written"))
     }
 
     /// Lets the file be removed when the last user is gone.
@@ -134,7 +165,7 @@ impl Drop for BlobFile {
     }
 }
 
-fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Result<Arc<dyn File>, Error> {
+fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Result<Opened, Error> {
     let file = context.fs.open(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Error::corruption(path, 0, "the manifest names it and it is missing"),
         _ => Error::io("open", path, source),
@@ -146,10 +177,12 @@ fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Resul
     }
     let mut header = [0; HEADER_BYTES];
     file.read_exact_at(0, &mut header).map_err(|source| Error::io("read", path, source))?;
-    match decode_header(&header) {
-        Ok(named) if named == (meta.number, u32::from(meta.keyspace.0)) => Ok(file),
-        Ok((number, keyspace)) => {
-            let what = format!("it says that it is blob file {number} of keyspace {keyspace}");
+    match Header::decode(&header) {
+        Ok(header) if (header.number, header.keyspace) == (meta.number, u32::from(meta.keyspace.0)) => {
+            Ok(Opened { file, block_bytes: header.block_bytes as usize })
+        }
+        Ok(header) => {
+            let what = format!("it says that it is file {} of keyspace {}", header.number, header.keyspace);
             Err(Error::corruption(path, 12, what))
         }
         Err(HeaderError::Damaged(what)) => Err(Error::corruption(path, 0, what)),

@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::Sequence;
 use crate::blob::{BlobFile, BlobMeta, BlobRef, BlobWriter};
 use crate::error::Error;
@@ -31,6 +33,8 @@ pub(crate) struct Output<'a> {
     known: BTreeMap<u64, Arc<BlobFile>>,
     /// Those of them whose values are moved to a new one.
     relocated: Vec<u64>,
+    /// The block that was last read from each of these: values of one block mostly come one after the other.
+    read: BTreeMap<u64, (u64, Bytes)>,
     reference: Vec<u8>,
     created: Vec<PathBuf>,
 }
@@ -59,6 +63,7 @@ impl<'a> Output<'a> {
             blobs: Vec::new(),
             known: BTreeMap::new(),
             relocated: Vec::new(),
+            read: BTreeMap::new(),
             reference: Vec::new(),
             created: Vec::new(),
         }
@@ -141,10 +146,18 @@ impl<'a> Output<'a> {
         if !self.relocated.contains(&blob.file) {
             return Ok(None);
         }
-        let Some(file) = self.known.get(&blob.file) else { return Ok(None) };
-        let payload = file.payload(blob.handle)?;
-        *bytes = blob.stored_bytes() as usize;
-        self.blob_writer()?.add_payload(&payload).map(Some)
+        let Some(file) = self.known.get(&blob.file).cloned() else { return Ok(None) };
+        let block = match self.read.get(&blob.file) {
+            Some((offset, block)) if *offset == blob.block => block.clone(),
+            _ => {
+                let block = file.read_block(&blob)?;
+                self.read.insert(blob.file, (blob.block, block.clone()));
+                block
+            }
+        };
+        let value = file.value(&block, &blob)?;
+        *bytes = value.len();
+        self.blob_writer()?.add(&value).map(Some)
     }
 
     fn table_builder(&mut self, key: &[u8]) -> Result<&mut TableBuilder, Error> {
@@ -179,8 +192,7 @@ impl<'a> Output<'a> {
                 let number = self.inner.next_file_number();
                 self.created.push(files::blob(self.inner.dir(), number));
                 let (fs, dir) = (self.inner.fs(), self.inner.dir());
-                let compression = self.options.compression_at(self.level);
-                let new = BlobWriter::create(fs, dir, number, self.keyspace, compression)?;
+                let new = BlobWriter::create(fs, dir, number, self.keyspace, self.options, self.level)?;
                 Ok(self.blob.insert(new))
             }
         }

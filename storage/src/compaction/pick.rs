@@ -136,7 +136,7 @@ fn garbage(options: &Options, version: &Version) -> BTreeMap<u64, u64> {
     let full = version.blobs().iter().filter(|(_, live)| {
         // A file that was just written has none: moving values comes to an end.
         let garbage = live.garbage_bytes();
-        garbage > 0 && garbage.saturating_mul(100) >= live.file.meta.blob_bytes().saturating_mul(percent)
+        garbage > 0 && garbage.saturating_mul(100) >= live.file.meta.value_bytes.saturating_mul(percent)
     });
     full.filter(|(_, live)| live.file.damage().is_none())
         .map(|(number, live)| (*number, live.bytes))

@@ -57,7 +57,7 @@ impl Inner {
         let super_version = self.super_version();
         let oldest = self.oldest_snapshot();
         if let Some(task) = clean::pick_dead(&super_version.version, &compacting, oldest) {
-            let _registration = Registration { inner: self, ticket: compacting.start(&task) };
+            let registration = Registration { inner: self, ticket: compacting.start(&task) };
             drop(compacting);
             self.drop_tables(task)?;
             return Ok(true);
@@ -71,9 +71,13 @@ impl Inner {
         {
             compacting.pointers.insert((task.keyspace, *level), table.meta.largest.clone());
         }
-        let _registration = Registration { inner: self, ticket: compacting.start(&task) };
+        let registration = Registration { inner: self, ticket: compacting.start(&task) };
         drop(compacting);
-        self.run_task(&task, &super_version)?;
+        let done = self.run_task(&task, &super_version);
+        // Obsolete files are gone before anybody hears that the compaction has ended.
+        drop((task, super_version));
+        drop(registration);
+        done?;
         Ok(true)
     }
 

@@ -120,7 +120,7 @@ impl TableBuilder {
         {
             let used = self.blobs.entry(blob.file).or_insert(BlobUse { file: blob.file, blobs: 0, bytes: 0 });
             used.blobs += 1;
-            used.bytes += blob.stored_bytes();
+            used.bytes += blob.len as u64;
         }
         self.properties.smallest_sequence = self.properties.smallest_sequence.min(sequence);
         self.properties.largest_sequence = self.properties.largest_sequence.max(sequence);

@@ -1,5 +1,7 @@
 //! Walks through a table, in either direction.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,6 +16,10 @@ use crate::Sequence;
 use crate::error::Error;
 use crate::key::{Kind, Position};
 use crate::snapshot::Direction;
+
+/// Blocks of separated values that a cursor holds on to: about as many as there are flushes between two compactions,
+/// since each has written some of the values in a range of keys.
+const RECENT_BLOCKS: usize = 32;
 
 /// How a table is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +40,8 @@ pub(crate) struct TableCursor {
     /// The sequence of all versions, if it is not in the entries.
     global_sequence: Option<Sequence>,
     current: Option<Current>,
+    /// Blocks of separated values, by file and offset: neighbouring keys often have theirs in one.
+    recent: RefCell<VecDeque<(u64, u64, Bytes)>>,
 }
 
 /// The block that a cursor is in.
@@ -68,6 +76,7 @@ impl TableCursor {
             access,
             window: Window::default(),
             current: None,
+            recent: RefCell::default(),
         };
         cursor.enter(place, from.as_ref())?;
         cursor.skip_finished(from.as_ref())?;
@@ -95,9 +104,25 @@ impl TableCursor {
     pub(crate) fn value(&self) -> Result<Bytes, Error> {
         let Some(Current { block, .. }) = &self.current else { return Ok(Bytes::new()) };
         match block.kind() {
-            Kind::Separated => self.table.separated(block.value_bytes()),
+            Kind::Separated => self.separated(block.value_bytes()),
             Kind::Value | Kind::Tombstone => Ok(block.value()),
         }
+    }
+
+    fn separated(&self, reference: &[u8]) -> Result<Bytes, Error> {
+        let (blob, file) = self.table.locate(reference)?;
+        let mut recent = self.recent.borrow_mut();
+        let found = recent.iter().find(|(number, offset, _)| (*number, *offset) == (blob.file, blob.block));
+        if let Some((_, _, block)) = found {
+            return file.value(block, &blob);
+        }
+        let block = file.block(&blob)?;
+        let value = file.value(&block, &blob)?;
+        if recent.len() == RECENT_BLOCKS {
+            recent.pop_front();
+        }
+        recent.push_back((blob.file, blob.block, block));
+        Ok(value)
     }
 
     /// What the table holds as the current value: of a separated one the reference.

@@ -75,11 +75,6 @@ pub(crate) fn frame(
             STORED
         }
     };
-    push_trailer(out, start, id, offset, compression)
-}
-
-/// Appends the trailer of the block that lies in `out` from `start` on.
-fn push_trailer(out: &mut Vec<u8>, start: usize, id: u64, offset: u64, compression: u8) -> Handle {
     let payload = out.get(start..).unwrap_or_default();
     let handle = Handle { offset, len: payload.len() as u64 };
     let checksum = checksum(id, offset, payload, compression);
@@ -88,44 +83,18 @@ fn push_trailer(out: &mut Vec<u8>, start: usize, id: u64, offset: u64, compressi
     handle
 }
 
-/// A block as it is stored, without its trailer, and checked.
-#[derive(Clone, Debug)]
-pub(crate) struct Payload {
-    bytes: Bytes,
-    compression: u8,
-}
-
-impl Payload {
-    /// Checks a block with its trailer. The error says what is wrong with it.
-    pub(crate) fn check(framed: Bytes, id: u64, offset: u64) -> Result<Payload, &'static str> {
-        let len = framed.len().checked_sub(TRAILER_BYTES).ok_or("a block shorter than its trailer")?;
-        let bytes = framed.slice(..len);
-        let mut trailer = Decoder::new(framed.get(len..).unwrap_or_default());
-        let (Some(compression), Some(expected)) = (trailer.u8(), trailer.u32()) else {
-            return Err("a block shorter than its trailer");
-        };
-        if checksum(id, offset, &bytes, compression) != expected {
-            return Err("a block's checksum does not match");
-        }
-        Ok(Payload { bytes, compression })
-    }
-
-    /// The block itself.
-    pub(crate) fn decompress(self) -> Result<Bytes, &'static str> {
-        codec::decompress(self.compression, self.bytes)
-    }
-
-    /// Appends it with a new trailer to `out`, which is written at `offset` of the file `id`.
-    pub(crate) fn frame(&self, out: &mut Vec<u8>, id: u64, offset: u64) -> Handle {
-        let start = out.len();
-        out.extend_from_slice(&self.bytes);
-        push_trailer(out, start, id, offset, self.compression)
-    }
-}
-
 /// Checks and decompresses a block with its trailer. The error says what is wrong with it.
 pub(crate) fn unframe(framed: &Bytes, id: u64, offset: u64) -> Result<Bytes, &'static str> {
-    Payload::check(framed.clone(), id, offset)?.decompress()
+    let len = framed.len().checked_sub(TRAILER_BYTES).ok_or("a block shorter than its trailer")?;
+    let payload = framed.slice(..len);
+    let mut trailer = Decoder::new(framed.get(len..).unwrap_or_default());
+    let (Some(compression), Some(expected)) = (trailer.u8(), trailer.u32()) else {
+        return Err("a block shorter than its trailer");
+    };
+    if checksum(id, offset, &payload, compression) != expected {
+        return Err("a block's checksum does not match");
+    }
+    codec::decompress(compression, payload)
 }
 
 #[cfg(test)]

@@ -176,9 +176,15 @@ impl Table {
 
     /// The value that an entry of the table refers to; `reference` is what the entry holds.
     pub(crate) fn separated(&self, reference: &[u8]) -> Result<Bytes, Error> {
+        let (blob, file) = self.locate(reference)?;
+        file.value(&file.block(&blob)?, &blob)
+    }
+
+    /// Where the value lies that an entry of the table refers to.
+    pub(crate) fn locate(&self, reference: &[u8]) -> Result<(BlobRef, &Arc<BlobFile>), Error> {
         let malformed = || Error::corruption(&self.path, 0, "a malformed reference to a blob file");
         let blob = BlobRef::decode(reference).ok_or_else(malformed)?;
-        self.blob_file(blob.file).ok_or_else(malformed)?.get(blob.handle)
+        Ok((blob, self.blob_file(blob.file).ok_or_else(malformed)?))
     }
 
     /// One of the blob files that entries refer to.

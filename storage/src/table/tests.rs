@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::filter;
 use super::layout::Layout;
+use super::meta::EXTERNAL_KEYSPACE;
 use super::reader::TableContext;
 use super::{Access, Table, TableBuilder, TableCursor, TableMeta};
 use crate::cache::BlockCache;
@@ -162,7 +163,7 @@ proptest! {
         let (fs, context) = context(1 << 20);
         let path = Path::new(DIR).join("built-elsewhere");
         let mut builder =
-            TableBuilder::create(&fs, path.clone(), 0xfeed, Keyspace(0), &options(64, partition_bytes, 10), 6)
+            TableBuilder::create(&fs, path.clone(), 0xfeed, EXTERNAL_KEYSPACE, &options(64, partition_bytes, 10), 6)
                 .unwrap();
         write(&mut builder, &keys.iter().map(|key| (key.clone(), 1)).collect::<Versions>());
         let built = builder.finish().unwrap();
@@ -170,6 +171,7 @@ proptest! {
         fs.rename(&path, &files::table(&context.dir, 3)).unwrap();
         let meta = TableMeta {
             number: 3,
+            keyspace: Keyspace(0),
             global_sequence: Some(global),
             smallest_sequence: global,
             largest_sequence: global,

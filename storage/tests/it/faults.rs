@@ -476,7 +476,7 @@ fn files_of_a_newer_format_are_refused() {
                 file.write_all_at(len - 64, &footer).unwrap();
             }
             Some("blob") => {
-                let mut header = read(0, 24);
+                let mut header = read(0, 28);
                 header[8] = 9;
                 header.extend(crc32fast::hash(&header).to_le_bytes());
                 file.write_all_at(0, &header).unwrap();

@@ -41,6 +41,7 @@ pub(crate) fn tiny() -> Options {
     let mut with_filter = KeyspaceOptions::new("a");
     with_filter.block_bytes = 128;
     with_filter.separation_bytes = 40;
+    with_filter.blob_block_bytes = 150;
     with_filter.index_partition_bytes = 150;
     with_filter.compression = vec![Compression::Lz4, Compression::Zstd(1)];
     let mut without = KeyspaceOptions::new("b");

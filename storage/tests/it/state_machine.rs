@@ -87,7 +87,7 @@ fn options() -> impl Strategy<Value = Options> {
     let compression =
         prop_oneof![Just(Compression::None), Just(Compression::Lz4), (-3i8..4).prop_map(Compression::Zstd)];
     let sizes = (64usize..2000, 256u64..4000, 256u64..4000, 1usize..5, 500usize..8000, 0usize..600);
-    let blobs = (0usize..100, 256u64..4000, 0u8..=100);
+    let blobs = (0usize..100, 256u64..4000, 0u8..=100, 0usize..1000);
     (sizes, prop::collection::vec(compression, 1..4), 0u8..12, blobs).prop_map(
         |((block, segment, table, level0, memtable, partition), compression, filter, blobs)| {
             let mut options = tiny();
@@ -99,8 +99,12 @@ fn options() -> impl Strategy<Value = Options> {
             options.keyspaces[0].filter_bits_per_key = filter;
             options.keyspaces[0].compression = compression;
             options.keyspaces[0].index_partition_bytes = partition;
-            (options.keyspaces[0].separation_bytes, options.blob_file_bytes, options.blob_garbage_percent) =
-                blobs;
+            (
+                options.keyspaces[0].separation_bytes,
+                options.blob_file_bytes,
+                options.blob_garbage_percent,
+                options.keyspaces[0].blob_block_bytes,
+            ) = blobs;
             options
         },
     )
