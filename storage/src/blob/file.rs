@@ -5,18 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use super::format::{BLOB_FORMAT, BlobMeta, HEADER_BYTES, HeaderError, LENGTH_BYTES, decode_header};
 use crate::cache::Cached;
 use crate::error::Error;
 use crate::files;
 use crate::fs::File;
+use crate::quarantine::Damage;
 use crate::table::frame::{Handle, Payload};
 use crate::table::reader::TableContext;
-
-/// Bytes read at a time by [`BlobFile::verify`].
-const VERIFY_BYTES: usize = 1 << 20;
 
 /// A blob file; its tables share it. A file that is damaged or missing as a whole is noticed when a value is read,
 /// so that the others of the store are not lost with it. The file of one that has become obsolete is removed when
@@ -26,7 +23,8 @@ pub(crate) struct BlobFile {
     pub(crate) meta: BlobMeta,
     context: TableContext,
     path: PathBuf,
-    file: Result<Arc<dyn File>, Error>,
+    file: Result<Arc<dyn File>, Damage>,
+    quarantined: AtomicBool,
     obsolete: AtomicBool,
 }
 
@@ -35,18 +33,37 @@ impl BlobFile {
     pub(crate) fn open(context: &TableContext, meta: BlobMeta) -> Result<BlobFile, Error> {
         let path = files::blob(&context.dir, meta.number);
         let file = match open(context, &path, meta) {
-            Err(error @ Error::Corruption { .. }) => {
-                tracing::error!(%error, "values in a blob file cannot be read");
-                Err(error)
-            }
-            file => Ok(file?),
+            Ok(file) => Ok(file),
+            Err(error) => Err(Damage::of(&error).ok_or(error)?),
         };
-        Ok(BlobFile { meta, context: context.clone(), path, file, obsolete: AtomicBool::new(false) })
+        let opened = BlobFile {
+            meta,
+            context: context.clone(),
+            path,
+            file,
+            quarantined: AtomicBool::new(false),
+            obsolete: AtomicBool::new(false),
+        };
+        if let Err(damage) = &opened.file {
+            opened.quarantine(damage);
+        }
+        Ok(opened)
     }
 
     /// Why no value can be read, if so.
-    pub(crate) fn damage(&self) -> Option<&Error> {
+    pub(crate) fn damage(&self) -> Option<&Damage> {
         self.file.as_ref().err()
+    }
+
+    /// Whether damage was found in it: then compaction does not move its values.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Acquire)
+    }
+
+    /// Remembers damage found in the file.
+    pub(crate) fn quarantine(&self, damage: &Damage) {
+        self.context.damages.note(damage);
+        self.quarantined.store(true, Ordering::Release);
     }
 
     /// A value, through the cache.
@@ -65,7 +82,7 @@ impl BlobFile {
 
     /// A value as it is stored, checked, past the cache.
     pub(crate) fn payload(&self, handle: Handle) -> Result<Payload, Error> {
-        let file = self.file.as_ref().map_err(Error::duplicate)?;
+        let file = self.file.as_ref().map_err(Damage::error)?;
         let corruption = |what| self.corruption(handle, what);
         let is_inside = handle.end().is_some_and(|end| end <= self.meta.bytes);
         let len =
@@ -82,39 +99,11 @@ impl BlobFile {
     }
 
     fn corruption(&self, handle: Handle, what: &str) -> Error {
-        Error::corruption(&self.path, handle.offset.saturating_sub(LENGTH_BYTES as u64), what)
-    }
-
-    /// Reads the whole file and compares it with the checksum in the manifest.
-    pub(crate) fn verify(&self) -> Result<(), Error> {
-        let file = self.file.as_ref().map_err(Error::duplicate)?;
-        let read = |offset, buffer: &mut [u8]| {
-            file.read_exact_at(offset, buffer).map_err(|source| Error::io("read", &self.path, source))
-        };
-        let mut hasher = Xxh3Default::new();
-        let mut buffer = vec![0; VERIFY_BYTES];
-        let mut offset = 0;
-        while offset < self.meta.bytes {
-            let len = (self.meta.bytes - offset).min(VERIFY_BYTES as u64);
-            let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
-            read(offset, chunk)?;
-            hasher.update(chunk);
-            offset += len;
+        let error = Error::corruption(&self.path, handle.offset.saturating_sub(LENGTH_BYTES as u64), what);
+        if let Some(damage) = Damage::of(&error) {
+            self.quarantine(&damage);
         }
-        if hasher.digest() == self.meta.checksum {
-            return Ok(());
-        }
-        // The checksums of the values say where.
-        let mut offset = HEADER_BYTES as u64;
-        while offset < self.meta.bytes {
-            let mut len = [0; LENGTH_BYTES];
-            read(offset, &mut len)?;
-            let handle =
-                Handle { offset: offset + LENGTH_BYTES as u64, len: u64::from(u32::from_le_bytes(len)) };
-            self.payload(handle)?;
-            offset = handle.end().unwrap_or(u64::MAX);
-        }
-        Err(Error::corruption(&self.path, 0, "it is not what was written"))
+        error
     }
 
     /// Lets the file be removed when the last user is gone.
@@ -134,7 +123,11 @@ impl Drop for BlobFile {
     }
 }
 
-fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Result<Arc<dyn File>, Error> {
+pub(super) fn open(
+    context: &TableContext,
+    path: &std::path::Path,
+    meta: BlobMeta,
+) -> Result<Arc<dyn File>, Error> {
     let file = context.fs.open(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Error::corruption(path, 0, "the manifest names it and it is missing"),
         _ => Error::io("open", path, source),
