@@ -16,7 +16,7 @@ use crate::{
     services::Services,
     v1::{
         collections_server::CollectionsServer, entities_server::EntitiesServer, graph_server::GraphServer,
-        search_server::SearchServer,
+        maintenance_server::MaintenanceServer, search_server::SearchServer,
     },
 };
 
@@ -110,6 +110,7 @@ pub async fn serve(
         .add_service(bounded!(CollectionsServer))
         .add_service(bounded!(EntitiesServer))
         .add_service(bounded!(GraphServer))
+        .add_service(bounded!(MaintenanceServer))
         .add_service(bounded!(SearchServer))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
@@ -140,12 +141,13 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// The services of the contract, and the empty name for the server as a whole.
-fn names() -> [&'static str; 5] {
+fn names() -> [&'static str; 6] {
     [
         "",
         CollectionsServer::<Services>::NAME,
         EntitiesServer::<Services>::NAME,
         GraphServer::<Services>::NAME,
+        MaintenanceServer::<Services>::NAME,
         SearchServer::<Services>::NAME,
     ]
 }

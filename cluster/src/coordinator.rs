@@ -16,12 +16,16 @@ use allidb_index::{
     },
     query::{Answer, Query},
 };
-use allidb_storage::{Durability, Stats, Threads, fs::RealFs};
+use allidb_storage::{Durability, ScrubOptions, Stats, Threads, fs::RealFs};
 
 use crate::{
     layout::{Layout, NodeId},
+    maintenance::{CompactProgress, Job, Jobs, ScrubProgress},
     pool::Pool,
 };
+
+/// Chores that may wait for the one before.
+const CHORES: usize = 4;
 
 /// How many replicas must agree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -121,6 +125,9 @@ struct Inner {
     reads: Pool,
     /// Gets and the catalogue: short, and not to wait behind searches.
     gets: Pool,
+    /// What operators ask for and wait for.
+    chores: Pool,
+    jobs: Jobs,
 }
 
 impl Coordinator {
@@ -145,6 +152,8 @@ impl Coordinator {
             writes: Pool::start("write", config.write_threads, config.queue)?,
             reads: Pool::start("read", config.read_threads, config.queue)?,
             gets: Pool::start("get", config.read_threads, config.queue)?,
+            chores: Pool::start("maintenance", 1, CHORES)?,
+            jobs: Jobs::default(),
         })))
     }
 
@@ -186,6 +195,7 @@ impl Coordinator {
         self.0.writes.close();
         self.0.reads.close();
         self.0.gets.close();
+        self.0.chores.close();
         self.0.replica.close()
     }
 
@@ -327,6 +337,22 @@ impl Coordinator {
         deadline: Deadline,
     ) -> Result<Answer> {
         self.read(deadline, move |replica| replica.query(tenant, &query, deadline)).await
+    }
+
+    /// Writes everything that is in memory to tables.
+    pub async fn flush(&self) -> Result<()> {
+        let replica = Arc::clone(&self.0.replica);
+        self.0.chores.run(move || Ok(replica.engine().flush()?)).await?
+    }
+
+    /// Flushes, and merges the tables of one keyspace, or of each, into one level. Fails if that is under way already.
+    pub fn compact(&self, keyspace: Option<&str>) -> Result<Job<CompactProgress>> {
+        self.0.jobs.compact(self.0.replica.engine().clone(), keyspace)
+    }
+
+    /// Reads everything on disk and compares it with its checksums. Fails if that is under way already.
+    pub fn scrub(&self, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
+        self.0.jobs.scrub(self.0.replica.engine().clone(), options)
     }
 
     async fn read<T: Send + 'static>(

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
 //! | [`layout`](Layout) | which nodes hold each partition; a layout of one node for now |
+//! | `maintenance` | compaction and scrub that an operator asks for |
 //! | `pool` | bounded threads for the replica's blocking work |
 //!
 //! One node is a ring of one: there is no second path for "not clustered".
@@ -11,8 +12,11 @@
 
 mod coordinator;
 mod layout;
+mod maintenance;
 mod pool;
 
 pub use allidb_index::{Deadline, ScanPage, ScanRequest};
+pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, WriteOptions};
 pub use layout::{Layout, NodeId};
+pub use maintenance::{CompactProgress, Job, ScrubProgress};

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::batch::{ChangeKind, WriteBatch};
+use crate::compaction::level0_due;
 use crate::error::Error;
 use crate::options::Keyspace;
 use crate::range_tombstone::MAX_RANGE_TOMBSTONES;
@@ -92,8 +93,10 @@ impl Inner {
     pub(crate) fn update_pressure(&self, super_version: &SuperVersion) {
         let frozen = super_version.frozen.len();
         let limit = self.options.frozen_memtables.max(1);
-        let level0 =
-            super_version.version.keyspaces().map(|(_, keyspace)| keyspace.level(0).len()).max().unwrap_or(0);
+        // Those that a table in quarantine holds up do not count: no waiting would make them fewer.
+        let level0 = super_version.version.keyspaces();
+        let level0 = level0.map(|(_, keyspace)| level0_due(&self.options, keyspace));
+        let level0 = level0.max().unwrap_or(0);
         let pressure = if frozen >= limit || level0 >= self.options.level0_stop_files {
             Pressure::Stop
         } else if (limit > 2 && frozen + 1 >= limit) || level0 >= self.options.level0_slowdown_files {
@@ -132,6 +135,8 @@ impl Inner {
             self.run_inline();
         }
         self.signal.wait(|| {
+            // Damage that was found meanwhile changes what can be waited for.
+            self.update_pressure(&self.super_version());
             if self.pressure() != Pressure::Stop {
                 return Some(Ok(()));
             }

@@ -423,6 +423,12 @@ impl Inner {
         if active.is_empty() { Ok(()) } else { self.rotate(&mut log, active) }
     }
 
+    /// The number of the segment that takes new batches, and how much of it is synced.
+    pub(crate) fn synced_segment(&self) -> (u64, u64) {
+        let log = self.commit.log.lock();
+        (log.segment.number, log.segment.synced_len())
+    }
+
     /// Hands buffered batches to the operating system, as far as that is possible: for an engine that goes away.
     pub(crate) fn write_buffered(&self) -> Result<(), Error> {
         let mut log = self.commit.log.lock();

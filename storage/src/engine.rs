@@ -1,6 +1,7 @@
 //! The engine: what users call.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -18,10 +19,10 @@ use crate::compaction::Throttle;
 use crate::error::Error;
 use crate::files;
 use crate::fs::Fs;
-use crate::manifest::Manifest;
 use crate::memtable::MemtableSet;
 use crate::options::{Compression, Durability, Keyspace, KeyspaceOptions, Options};
 use crate::recovery::{Recovery, recover};
+use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::signal::Signal;
 use crate::snapshot::Snapshot;
 use crate::state::{Inner, KeyspaceEntry, ManifestState};
@@ -65,6 +66,7 @@ impl Engine {
             dir: dir.to_path_buf(),
             cache: Arc::new(BlockCache::new(options.block_cache_bytes)),
             counters: Arc::new(Counters::default()),
+            damages: Arc::default(),
         };
         let recovered = recover(&context, &options.keyspaces)?;
         let mut recovery = recovered.recovery;
@@ -252,16 +254,20 @@ impl Engine {
         self.inner().wait_idle()
     }
 
-    /// Reads all tables, blob files and the manifest and compares them with their checksums.
+    /// Reads everything on disk as of now: the manifest, the log as far as it was synced, every block of every table,
+    /// every value of every blob file.
+    /// Reads and writes go on meanwhile, and the block cache keeps what it holds. `progress` is called after each
+    /// piece of at most a mebibyte, and every 100 ms, with what was found so far, and stops the scrub by breaking. Tables
+    /// in which damage is found are quarantined: see [`Stats::damages`].
     ///
     /// # Errors
-    /// [`Error::Corruption`] names the first damage that was found.
-    pub fn verify(&self) -> Result<(), Error> {
-        let inner = self.inner();
-        Manifest::read(inner.fs(), inner.dir())?;
-        let version = inner.super_version().version.clone();
-        version.tables().try_for_each(|(_, table)| table.verify())?;
-        version.blobs().values().try_for_each(|live| live.file.verify())
+    /// [`Error::Closed`]. Damage and files that cannot be read are in the report.
+    pub fn scrub(
+        &self,
+        options: ScrubOptions,
+        mut progress: impl FnMut(&ScrubReport) -> ControlFlow<()>,
+    ) -> Result<ScrubReport, Error> {
+        self.inner().scrub(options, &mut progress)
     }
 
     /// Makes a second store in `dir` out of hard links to the files of this one: everything that was committed before

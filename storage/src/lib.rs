@@ -25,8 +25,10 @@
 //! | `recovery` | opening a store |
 //! | `sorted_file`, `ingest` | files built apart, and how they come in |
 //! | `checkpoint` | a second store out of hard links |
+//! | `quarantine`, `scrub`, `sequential` | damage and the tables it makes unusable; looking for it |
 //! | `snapshot`, `merge` | point-in-time reads and scans |
 //! | `background`, `workers`, `signal` | where work runs and who waits for it |
+//! | [`inspect`] | describes single files |
 //! | [`fs`] | all access to files, real and simulated |
 //!
 //! # Invariants
@@ -59,14 +61,18 @@ mod files;
 mod flush;
 pub mod fs;
 mod ingest;
+pub mod inspect;
 mod key;
 mod manifest;
 mod memtable;
 mod merge;
 mod options;
+mod quarantine;
 mod range_tombstone;
 mod recovery;
 mod retention;
+mod scrub;
+mod sequential;
 mod signal;
 mod snapshot;
 mod sorted_file;
@@ -83,7 +89,9 @@ pub use checkpoint::Checkpoint;
 pub use engine::Engine;
 pub use error::Error;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
+pub use quarantine::Damage;
 pub use recovery::{Recovery, Truncation};
+pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::{Direction, Scan, Snapshot};
 pub use sorted_file::SortedFileWriter;
 pub use stats::{KeyspaceStats, LevelStats, Stats};

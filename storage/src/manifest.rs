@@ -148,10 +148,13 @@ pub(crate) struct TableRecord {
     pub(crate) global_sequence: u64,
     #[prost(uint64, tag = "14")]
     pub(crate) cleaned: u64,
+    /// Damage was found in it: whoever opens it looks at all of it first.
+    #[prost(bool, tag = "15")]
+    pub(crate) quarantined: bool,
 }
 
 impl TableRecord {
-    pub(crate) fn new(level: usize, meta: &TableMeta) -> TableRecord {
+    pub(crate) fn new(level: usize, meta: &TableMeta, quarantined: bool) -> TableRecord {
         TableRecord {
             keyspace: u32::from(meta.keyspace.0),
             level: level as u32,
@@ -167,6 +170,7 @@ impl TableRecord {
             id: if meta.id == meta.number { 0 } else { meta.id },
             global_sequence: meta.global_sequence.unwrap_or_default(),
             cleaned: meta.cleaned,
+            quarantined,
         }
     }
 
@@ -226,6 +230,11 @@ impl Manifest {
         fs.sync_dir(dir).map_err(after("fsync the directory of"))
     }
 
+    /// The length of its file.
+    pub(crate) fn file_len(&self) -> u64 {
+        (HEADER_BYTES + self.encoded_len()) as u64
+    }
+
     fn to_file(&self) -> Vec<u8> {
         let body = self.encode_to_vec();
         let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
@@ -237,7 +246,19 @@ impl Manifest {
         bytes
     }
 
-    fn from_file(path: &Path, bytes: &[u8]) -> Result<Manifest, Error> {
+    /// The version of the format that a file claims to have.
+    pub(crate) fn format_of(bytes: &[u8]) -> Option<u32> {
+        let mut decoder = Decoder::new(bytes);
+        decoder.bytes(MAGIC.len())?;
+        decoder.u32()
+    }
+
+    /// What can be read of a damaged file. Nothing in it is certain.
+    pub(crate) fn salvage(bytes: &[u8]) -> Option<Manifest> {
+        Manifest::decode(bytes.get(HEADER_BYTES..)?).ok()
+    }
+
+    pub(crate) fn from_file(path: &Path, bytes: &[u8]) -> Result<Manifest, Error> {
         let corruption = |offset, what| Error::corruption(path, offset, what);
         let mut decoder = Decoder::new(bytes);
         if decoder.bytes(MAGIC.len()) != Some(&MAGIC) {
@@ -302,11 +323,11 @@ mod tests {
             TableRecord { number: 4, smallest_sequence: 9, largest_sequence: 9, ..TableRecord::default() };
         let own = record.meta().unwrap();
         assert_eq!((own.id, own.global_sequence), (4, None));
-        assert_eq!(TableRecord::new(0, &own), record);
+        assert_eq!(TableRecord::new(0, &own, false), record);
         let elsewhere = TableRecord { id: u64::MAX, global_sequence: 9, ..record };
         let meta = elsewhere.meta().unwrap();
         assert_eq!((meta.number, meta.id, meta.global_sequence), (4, u64::MAX, Some(9)));
-        assert_eq!(TableRecord::new(0, &meta), elsewhere);
+        assert_eq!(TableRecord::new(0, &meta, false), elsewhere);
     }
 
     #[test]

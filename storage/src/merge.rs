@@ -76,6 +76,8 @@ impl Cursor {
 #[derive(Debug)]
 pub(crate) struct LevelCursor {
     tables: Arc<Vec<Arc<Table>>>,
+    /// The other end: tables that lie wholly beyond it are not opened.
+    until: Option<Position>,
     direction: Direction,
     access: Access,
     index: usize,
@@ -83,29 +85,48 @@ pub(crate) struct LevelCursor {
 }
 
 impl LevelCursor {
-    /// As [`TableCursor::new`].
+    /// As [`TableCursor::new`]; tables wholly beyond `until` are left out.
     pub(crate) fn new(
         tables: Arc<Vec<Arc<Table>>>,
         from: Option<&Position>,
+        until: Option<&Position>,
         direction: Direction,
         access: Access,
     ) -> Result<LevelCursor, Error> {
-        let last = tables.len().saturating_sub(1);
         // All versions of a key are in one table, so only one table can hold the place.
-        let index = match (from, direction) {
-            (None, Direction::Forward) => 0,
-            (None, Direction::Reverse) => last,
-            (Some(from), Direction::Forward) => tables.partition_point(|table| table.meta.largest < from.key),
+        let first = match (from, direction) {
+            (None, Direction::Forward) => Some(0),
+            (None, Direction::Reverse) => tables.len().checked_sub(1),
+            (Some(from), Direction::Forward) => Some(tables.partition_point(|table| table.is_before(from))),
             (Some(from), Direction::Reverse) => {
-                tables.partition_point(|table| table.meta.smallest <= from.key).saturating_sub(1)
+                tables.partition_point(|table| !table.is_behind(from)).checked_sub(1)
             }
         };
-        let mut cursor = LevelCursor { tables, direction, access, index, current: None };
-        if let Some(table) = cursor.tables.get(index) {
-            cursor.current = Some(TableCursor::new(table.clone(), from, direction, access)?);
-            cursor.skip_finished()?;
-        }
+        let until = until.cloned();
+        let mut cursor = LevelCursor { tables, until, direction, access, index: 0, current: None };
+        cursor.enter(first, from)?;
+        cursor.skip_finished()?;
         Ok(cursor)
+    }
+
+    /// Goes to the table at `index`, or to the end if there is none within the bounds.
+    fn enter(&mut self, index: Option<usize>, from: Option<&Position>) -> Result<(), Error> {
+        let table = index.and_then(|index| Some((index, self.tables.get(index)?)));
+        let within = table.filter(|(_, table)| {
+            !self.until.as_ref().is_some_and(|until| match self.direction {
+                Direction::Forward => table.is_behind(until),
+                Direction::Reverse => table.is_before(until),
+            })
+        });
+        self.current = match within {
+            Some((index, table)) => {
+                let cursor = TableCursor::new(table.clone(), from, self.direction, self.access)?;
+                self.index = index;
+                Some(cursor)
+            }
+            None => None,
+        };
+        Ok(())
     }
 
     #[inline]
@@ -126,12 +147,7 @@ impl LevelCursor {
                 Direction::Forward => self.index.checked_add(1),
                 Direction::Reverse => self.index.checked_sub(1),
             };
-            let Some((next, table)) = next.and_then(|next| Some((next, self.tables.get(next)?))) else {
-                self.current = None;
-                break;
-            };
-            self.current = Some(TableCursor::new(table.clone(), None, self.direction, self.access)?);
-            self.index = next;
+            self.enter(next, None)?;
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,6 +16,8 @@ use crate::fs::Fs;
 use crate::manifest::Manifest;
 use crate::memtable::MemtableSet;
 use crate::options::KeyspaceOptions;
+use crate::quarantine::Damage;
+use crate::table::check::{Check, check};
 use crate::table::reader::TableContext;
 use crate::table::{Table, TableMeta};
 use crate::version::{LEVELS, Version, VersionEdit};
@@ -39,6 +42,9 @@ pub struct Recovery {
     pub truncated: Option<Truncation>,
     /// Files that an interrupted flush, compaction or start had left behind, and that were removed.
     pub removed_files: usize,
+    /// Damage in tables and blob files that the manifest names. They stay as they are, and what is in them cannot be read: see
+    /// [`crate::Stats::damages`]. Once the file is restored, opening the store takes it back.
+    pub quarantined: Vec<Damage>,
 }
 
 /// Bytes at the end of the log that were no complete record. No write in them was acknowledged as synced.
@@ -120,8 +126,15 @@ pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> R
         }
     }
     let mut recovered = Recovered {
-        recovery: Recovery { created, last_sequence: manifest.last_sequence, ..Recovery::default() },
-        needs_manifest: created || keyspaces.len() > manifest.keyspaces.len(),
+        recovery: Recovery {
+            created,
+            last_sequence: manifest.last_sequence,
+            quarantined: context.damages.list(),
+            ..Recovery::default()
+        },
+        needs_manifest: created
+            || keyspaces.len() > manifest.keyspaces.len()
+            || changed_quarantine(&manifest, &version),
         keyspaces,
         version,
         frozen: Vec::new(),
@@ -257,7 +270,7 @@ fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) ->
                 "a table to which range deletes yet to come were applied",
             ));
         }
-        let table = Table::open(context, meta, |number| blobs.get(&number).cloned())?;
+        let table = open_table(context, meta, record.quarantined, &blobs)?;
         edit.added.push((record.level as usize, Arc::new(table)));
     }
     for record in &manifest.range_tombstones {
@@ -275,6 +288,41 @@ fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) ->
         }
         None => Ok(version),
     }
+}
+
+/// Opens a table, or puts it into quarantine. One that was there when the store was last open is looked at as a
+/// whole, since nobody knows who put what there meanwhile.
+fn open_table(
+    context: &TableContext,
+    meta: TableMeta,
+    was_quarantined: bool,
+    blobs: &BTreeMap<u64, Arc<BlobFile>>,
+) -> Result<Table, Error> {
+    let found = match was_quarantined.then(|| check(context, &meta, &mut |_| ControlFlow::Continue(()))) {
+        Some(ControlFlow::Continue(found)) => found,
+        _ => Check::default(),
+    };
+    let unreadable = found.damages.first().filter(|_| found.is_foreign).cloned();
+    let opened = match unreadable {
+        Some(damage) => Err(damage),
+        None => match Table::open(context, meta.clone(), |number| blobs.get(&number).cloned()) {
+            Ok(table) => Ok(table),
+            Err(error) => Err(Damage::of(&error).ok_or(error)?),
+        },
+    };
+    let table = opened.unwrap_or_else(|damage| {
+        let blobs = blobs.values().filter(|blob| blob.meta.keyspace == meta.keyspace).cloned().collect();
+        Table::unreadable(context, meta, damage, blobs)
+    });
+    found.damages.iter().for_each(|damage| table.quarantine(damage));
+    Ok(table)
+}
+
+/// Whether the manifest should say of other tables that they are in quarantine.
+fn changed_quarantine(manifest: &Manifest, version: &Version) -> bool {
+    let recorded = manifest.tables.iter().filter(|table| table.quarantined).map(|table| table.number);
+    let found = version.tables().filter(|(_, table)| table.is_quarantined());
+    recorded.collect::<BTreeSet<u64>>() != found.map(|(_, table)| table.meta.number).collect()
 }
 
 /// The segments from `oldest` on. Each names the one before, so none can be missing unnoticed.

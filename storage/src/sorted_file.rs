@@ -2,6 +2,7 @@
 //!
 //! Such a file is a table whose entries have no sequence of their own: they get one together when the file is ingested.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -141,13 +142,19 @@ fn checksum(file: &dyn File, path: &Path, bytes: u64) -> Result<u64, Error> {
 /// itself is true. `path` is what errors name.
 pub(crate) fn open_and_check(context: &TableContext, meta: TableMeta, path: &Path) -> Result<Table, Error> {
     let table = Arc::new(Table::open(context, meta, |_| None)?);
+    // Before anything is read through the table, which would take damage for one of the store.
+    if let ControlFlow::Continue(found) =
+        crate::table::check::check(context, &table.meta, &mut |_| ControlFlow::Continue(()))
+        && let Some(damage) = found.damages.first()
+    {
+        return Err(damage.error());
+    }
     check(&table, path)?;
     Arc::into_inner(table).ok_or_else(|| Error::corruption(path, 0, "it is in use"))
 }
 
 fn check(table: &Arc<Table>, path: &Path) -> Result<(), Error> {
     let wrong = |what: &str| Err(Error::corruption(path, 0, what));
-    table.verify_parts()?;
     let mut cursor = TableCursor::new(table.clone(), None, Direction::Forward, Access::Bulk)?;
     let (mut entries, mut tombstones) = (0, 0);
     let mut last: Option<Vec<u8>> = None;

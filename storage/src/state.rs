@@ -248,7 +248,10 @@ impl Inner {
             last_sequence: version.last_sequence,
             log: state.log,
             next_file: self.next_file.load(Ordering::Relaxed),
-            tables: version.tables().map(|(level, table)| TableRecord::new(level, &table.meta)).collect(),
+            tables: version
+                .tables()
+                .map(|(level, table)| TableRecord::new(level, &table.meta, table.is_quarantined()))
+                .collect(),
             blobs: version.blobs().values().map(|live| BlobRecord::new(&live.file.meta)).collect(),
             range_tombstones: version
                 .range_tombstones()
@@ -304,6 +307,9 @@ impl Inner {
         }
         stats.table_memory_bytes =
             super_version.version.tables().map(|(_, table)| table.memory_bytes() as u64).sum();
+        stats.quarantined_tables =
+            super_version.version.tables().filter(|(_, table)| table.is_quarantined()).count();
+        stats.damages = self.context.damages.list();
         stats.last_background_error = self.background_error();
         stats.poisoned = self.poison.get().cloned();
         stats

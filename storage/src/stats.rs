@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::quarantine::Damage;
+
 /// Size of one level of a keyspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LevelStats {
@@ -101,6 +103,12 @@ pub struct Stats {
     pub background_errors: u64,
     /// The failure of the last flush or compaction, until one succeeds.
     pub last_background_error: Option<String>,
+    /// Damages found since the store was opened, by whoever read the file; a bounded number.
+    pub damages: Vec<Damage>,
+    /// Tables in which damage was found. Compaction leaves them alone.
+    pub quarantined_tables: usize,
+    /// Bytes read by scrubs.
+    pub scrub_bytes_read: u64,
     /// Why no writes are accepted any more, if so.
     pub poisoned: Option<String>,
 }
@@ -141,6 +149,7 @@ pub(crate) struct Counters {
     pub(crate) slowdowns: Counter,
     pub(crate) stalls: Counter,
     pub(crate) background_errors: Counter,
+    pub(crate) scrub_bytes_read: Counter,
 }
 
 /// A number that only grows.
@@ -183,6 +192,7 @@ impl Counters {
             slowdowns: self.slowdowns.get(),
             stalls: self.stalls.get(),
             background_errors: self.background_errors.get(),
+            scrub_bytes_read: self.scrub_bytes_read.get(),
             ..Stats::default()
         }
     }

@@ -347,15 +347,15 @@ impl SuperVersion {
             Direction::Reverse => (until, from),
         };
         for table in levels.level(0) {
-            let beyond = upper.is_some_and(|upper| upper.key < table.meta.smallest)
-                || lower.is_some_and(|lower| table.meta.largest < lower.key);
+            let beyond = upper.is_some_and(|upper| table.is_behind(upper))
+                || lower.is_some_and(|lower| table.is_before(lower));
             if !beyond {
                 let cursor = TableCursor::new(table.clone(), from, direction, Access::Cached)?;
                 cursors.push(Cursor::Table(Box::new(cursor)));
             }
         }
         for tables in levels.levels.iter().skip(1).filter(|tables| !tables.is_empty()) {
-            let cursor = LevelCursor::new(tables.clone(), from, direction, Access::Cached)?;
+            let cursor = LevelCursor::new(tables.clone(), from, until, direction, Access::Cached)?;
             cursors.push(Cursor::Level(Box::new(cursor)));
         }
         Ok(cursors)

@@ -117,7 +117,7 @@ def reflect(channel):
         print("reflection was not asked: grpcio-reflection is not installed")
         return
     services = set(ProtoReflectionDescriptorDatabase(channel).get_services())
-    wanted = {f"allidb.v1.{name}" for name in ("Collections", "Entities", "Graph", "Search")}
+    wanted = {f"allidb.v1.{name}" for name in ("Collections", "Entities", "Graph", "Maintenance", "Search")}
     assert wanted <= services, services
 
 

@@ -5,6 +5,7 @@ mod backlog;
 mod collections;
 mod entities;
 mod graph;
+mod maintenance;
 mod put_stream;
 mod search;
 
@@ -83,6 +84,12 @@ impl Services {
             })
             .collect()
     }
+}
+
+/// Returns when the server begins to shut down.
+async fn drained(draining: &mut watch::Receiver<bool>) {
+    // An error says that whoever would have told is gone, which is the same.
+    draining.wait_for(|draining| *draining).await.ok();
 }
 
 /// The options of a write, from what its request says.

@@ -25,7 +25,7 @@ use allidb_index::{
 };
 use prost::Message;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -34,6 +34,7 @@ use tonic::{Status, Streaming};
 use super::{
     Caller, Services,
     backlog::{Backlog, GROUP_ITEMS, Group, Item, Target, Ticket},
+    drained,
     entities::put_from_proto,
     graph::put_edge_from_proto,
     item_failed, item_result, unanswered, write_options,
@@ -151,12 +152,6 @@ async fn linger(mut incoming: Streaming<v1::PutStreamRequest>) {
     let rest = async { while let Ok(Some(_)) = incoming.message().await {} };
     // Whoever goes on for longer does not listen.
     tokio::time::timeout(LINGER, rest).await.ok();
-}
-
-/// Returns when the server begins to shut down.
-async fn drained(draining: &mut watch::Receiver<bool>) {
-    // An error says that whoever would have told is gone, which is the same.
-    draining.wait_for(|draining| *draining).await.ok();
 }
 
 /// Whether to go on reading: not after what cannot be mended, nor for nobody.

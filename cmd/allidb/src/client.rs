@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allidb_api::v1::{
     collections_client::CollectionsClient, entities_client::EntitiesClient, graph_client::GraphClient,
-    search_client::SearchClient,
+    maintenance_client::MaintenanceClient, search_client::SearchClient,
 };
 use anyhow::Result;
 use tonic::transport::{Channel, Endpoint};
@@ -47,6 +47,10 @@ impl Client {
 
     pub(crate) fn search(&self) -> SearchClient<Channel> {
         SearchClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
+        MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn collections(&self) -> CollectionsClient<Channel> {

@@ -16,6 +16,7 @@ mod hits;
 mod import;
 mod ivecs;
 mod ledger;
+mod maintenance;
 mod npy;
 mod output;
 mod progress;
@@ -23,6 +24,7 @@ mod put_stream;
 mod query;
 mod query_file;
 mod sample;
+mod storage_files;
 mod update;
 mod value_json;
 mod vector_numbers;
@@ -42,7 +44,7 @@ use crate::{
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, or some items of an import were rejected
+  1  failed, some items of an import were rejected, or damage was found
   2  the arguments are wrong
   3  there is no such entity or collection
   4  the server cannot be reached
@@ -83,6 +85,9 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Look into the files of a store.
+    #[command(subcommand)]
+    Storage(storage_files::StorageCommand),
     #[command(flatten)]
     Call(Call),
 }
@@ -102,6 +107,12 @@ enum Call {
     Query(Box<query::QueryArgs>),
     Neighbors(graph::NeighborsArgs),
     Import(import::ImportArgs),
+    /// Write everything that is in memory to tables.
+    Flush,
+    /// Merge the tables of each keyspace into one level; gives space back.
+    Compact(maintenance::CompactArgs),
+    /// Read everything on disk and compare it with its checksums, while the daemon serves.
+    Scrub(maintenance::ScrubArgs),
 }
 
 fn main() -> ExitCode {
@@ -124,6 +135,7 @@ fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
         Command::Serve(args) => allidbd::run(args),
         Command::Data(command) => sample::run(command, output),
         Command::Bench(command) => bench::run(command, output),
+        Command::Storage(command) => storage_files::run(command, output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
         Command::Call(call) => runtime()?.block_on(ask(call, endpoint, output)),
     }
@@ -146,6 +158,9 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Query(args) => query::run(*args, &client, output).await,
         Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
+        Call::Flush => maintenance::flush(&client, output).await,
+        Call::Compact(args) => maintenance::compact(args, &client, output).await,
+        Call::Scrub(args) => maintenance::scrub(args, &client, output).await,
     }
 }
 

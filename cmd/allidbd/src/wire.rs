@@ -1,5 +1,7 @@
 //! Options to the parts' own settings, and the parts' figures to metrics. The only place that knows both.
 
+use std::{collections::BTreeSet, path::Path};
+
 use allidb_api::server::Settings;
 use allidb_cluster::Coordinator;
 use allidb_index::model::Limits;
@@ -129,6 +131,10 @@ pub(crate) fn export(coordinator: &Coordinator) {
     counter!("allidb_storage_slowdowns_total").absolute(storage.slowdowns);
     counter!("allidb_storage_stalls_total").absolute(storage.stalls);
     counter!("allidb_storage_background_errors_total").absolute(storage.background_errors);
+    counter!("allidb_storage_scrub_read_bytes_total").absolute(storage.scrub_bytes_read);
+    let damaged: BTreeSet<&Path> = storage.damages.iter().map(|damage| damage.path.as_path()).collect();
+    gauge!("allidb_storage_damaged_files").set(damaged.len() as f64);
+    gauge!("allidb_storage_quarantined_tables").set(storage.quarantined_tables as f64);
     // Keyspaces are the engine's own names, a handful.
     for keyspace in storage.keyspaces {
         let (mut tables, mut size) = (0, 0);

@@ -1,22 +1,19 @@
 //! An open blob file.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use xxhash_rust::xxh3::Xxh3Default;
 
 use super::format::{BLOB_FORMAT, BlobMeta, BlobRef, HEADER_BYTES, Header, HeaderError, LENGTH_BYTES};
 use crate::cache::Cached;
 use crate::error::Error;
 use crate::files;
 use crate::fs::File;
+use crate::quarantine::Damage;
 use crate::table::frame::{TRAILER_BYTES, unframe};
 use crate::table::reader::TableContext;
-
-/// Bytes read at a time by [`BlobFile::verify`].
-const VERIFY_BYTES: usize = 1 << 20;
 
 /// A blob file; its tables share it. A file that is damaged or missing as a whole is noticed when a value is read,
 /// so that the others of the store are not lost with it. The file of one that has become obsolete is removed when
@@ -26,13 +23,14 @@ pub(crate) struct BlobFile {
     pub(crate) meta: BlobMeta,
     context: TableContext,
     path: PathBuf,
-    opened: Result<Opened, Error>,
+    opened: Result<Opened, Damage>,
+    quarantined: AtomicBool,
     obsolete: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Opened {
-    file: Arc<dyn File>,
+pub(super) struct Opened {
+    pub(super) file: Arc<dyn File>,
     block_bytes: usize,
 }
 
@@ -41,18 +39,37 @@ impl BlobFile {
     pub(crate) fn open(context: &TableContext, meta: BlobMeta) -> Result<BlobFile, Error> {
         let path = files::blob(&context.dir, meta.number);
         let opened = match open(context, &path, meta) {
-            Err(error @ Error::Corruption { .. }) => {
-                tracing::error!(%error, "values in a blob file cannot be read");
-                Err(error)
-            }
-            opened => Ok(opened?),
+            Ok(opened) => Ok(opened),
+            Err(error) => Err(Damage::of(&error).ok_or(error)?),
         };
-        Ok(BlobFile { meta, context: context.clone(), path, opened, obsolete: AtomicBool::new(false) })
+        let file = BlobFile {
+            meta,
+            context: context.clone(),
+            path,
+            opened,
+            quarantined: AtomicBool::new(false),
+            obsolete: AtomicBool::new(false),
+        };
+        if let Err(damage) = &file.opened {
+            file.quarantine(damage);
+        }
+        Ok(file)
     }
 
     /// Why no value can be read, if so.
-    pub(crate) fn damage(&self) -> Option<&Error> {
+    pub(crate) fn damage(&self) -> Option<&Damage> {
         self.opened.as_ref().err()
+    }
+
+    /// Whether damage was found in it: then compaction does not move its values.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.quarantined.load(Ordering::Acquire)
+    }
+
+    /// Remembers damage found in the file.
+    pub(crate) fn quarantine(&self, damage: &Damage) {
+        self.context.damages.note(damage);
+        self.quarantined.store(true, Ordering::Release);
     }
 
     /// The block that a value lies in, through the cache.
@@ -79,7 +96,8 @@ impl BlobFile {
         let read = opened.file.read_exact_at(blob.block, &mut bytes);
         read.map_err(|source| Error::io("read", &self.path, source))?;
         self.context.counters.bytes_read.add(len as u64);
-        self.parse(blob.block, Bytes::from(bytes)).map(|(block, _)| block)
+        let block = block_at(self.meta.number, blob.block, &Bytes::from(bytes));
+        block.map(|(block, _)| block).map_err(|what| self.corruption(blob.block, what))
     }
 
     /// A value in its block.
@@ -92,60 +110,16 @@ impl BlobFile {
         }
     }
 
-    /// The block at the start of `bytes`, which lie at `offset`; and what it takes with its length and trailer.
-    fn parse(&self, offset: u64, bytes: Bytes) -> Result<(Bytes, u64), Error> {
-        let corruption = |what| self.corruption(offset, what);
-        let len = bytes.first_chunk::<LENGTH_BYTES>().ok_or_else(|| corruption("a block beyond the end"))?;
-        let end = (u32::from_le_bytes(*len) as usize).checked_add(LENGTH_BYTES + TRAILER_BYTES);
-        let end = end.filter(|&end| end <= bytes.len());
-        let end = end.ok_or_else(|| corruption("a block longer than it can be"))?;
-        let framed = bytes.slice(LENGTH_BYTES..end);
-        let block = unframe(&framed, self.meta.number, offset + LENGTH_BYTES as u64).map_err(corruption)?;
-        Ok((block, end as u64))
-    }
-
     fn opened(&self) -> Result<&Opened, Error> {
-        self.opened.as_ref().map_err(Error::duplicate)
+        self.opened.as_ref().map_err(Damage::error)
     }
 
     fn corruption(&self, offset: u64, what: &str) -> Error {
-        Error::corruption(&self.path, offset, what)
-    }
-
-    /// Reads the whole file and compares it with the checksum in the manifest.
-    pub(crate) fn verify(&self) -> Result<(), Error> {
-        let file = &self.opened()?.file;
-        let read = |offset, buffer: &mut [u8]| {
-            file.read_exact_at(offset, buffer).map_err(|source| Error::io("read", &self.path, source))
-        };
-        let mut hasher = Xxh3Default::new();
-        let mut buffer = vec![0; VERIFY_BYTES];
-        let mut offset = 0;
-        while offset < self.meta.bytes {
-            let len = (self.meta.bytes - offset).min(VERIFY_BYTES as u64);
-            let chunk = buffer.get_mut(..len as usize).unwrap_or_default();
-            read(offset, chunk)?;
-            hasher.update(chunk);
-            offset += len;
+        let error = Error::corruption(&self.path, offset, what);
+        if let Some(damage) = Damage::of(&error) {
+            self.quarantine(&damage);
         }
-        if hasher.digest() == self.meta.checksum {
-            return Ok(());
-        }
-        // The checksums of the blocks say where.
-        let mut offset = HEADER_BYTES as u64;
-        while offset < self.meta.bytes {
-            let mut len = [0; LENGTH_BYTES];
-            read(offset, &mut len)?;
-            let framed = u64::from(u32::from_le_bytes(len)) + (LENGTH_BYTES + TRAILER_BYTES) as u64;
-            if framed > self.meta.bytes - offset {
-                return Err(self.corruption(offset, "a block beyond the end"));
-            }
-            let mut bytes = vec![0; usize::try_from(framed).unwrap_or(usize::MAX)];
-            read(offset, &mut bytes)?;
-            let (_, len) = self.parse(offset, Bytes::from(bytes))?;
-            offset += len;
-        }
-        Err(self.corruption(0, "it is not what was written"))
+        error
     }
 
     /// Lets the file be removed when the last user is gone.
@@ -165,7 +139,18 @@ impl Drop for BlobFile {
     }
 }
 
-fn open(context: &TableContext, path: &std::path::Path, meta: BlobMeta) -> Result<Opened, Error> {
+/// The block at the start of `bytes`, which lie at `offset` of blob file `number`; and what it takes there with its length
+/// and trailer. The error says what is wrong.
+pub(crate) fn block_at(number: u64, offset: u64, bytes: &Bytes) -> Result<(Bytes, u64), &'static str> {
+    let len = bytes.first_chunk::<LENGTH_BYTES>().ok_or("a block beyond the end")?;
+    let end = (u32::from_le_bytes(*len) as usize).checked_add(LENGTH_BYTES + TRAILER_BYTES);
+    let end = end.filter(|&end| end <= bytes.len()).ok_or("a block longer than it can be")?;
+    let block = unframe(&bytes.slice(LENGTH_BYTES..end), number, offset + LENGTH_BYTES as u64)?;
+    Ok((block, end as u64))
+}
+
+/// An open file whose header is right.
+pub(super) fn open(context: &TableContext, path: &Path, meta: BlobMeta) -> Result<Opened, Error> {
     let file = context.fs.open(path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => Error::corruption(path, 0, "the manifest names it and it is missing"),
         _ => Error::io("open", path, source),

@@ -5,10 +5,13 @@
 //! garbage: then compaction takes what is still referenced along into a new file, and the old one goes with the last
 //! table that refers to it. See "Blob file" in `docs/format.md` for the bytes.
 
+pub(crate) mod check;
 mod file;
 mod format;
 mod writer;
 
-pub(crate) use file::BlobFile;
-pub(crate) use format::{BlobMeta, BlobRef, BlobUse};
+pub(crate) use file::{BlobFile, block_at};
+pub(crate) use format::{
+    BLOB_FORMAT, BlobMeta, BlobRef, BlobUse, HEADER_BYTES, Header, HeaderError, LENGTH_BYTES,
+};
 pub(crate) use writer::BlobWriter;

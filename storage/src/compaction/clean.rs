@@ -52,7 +52,8 @@ fn free_tables(
     keyspace: &KeyspaceVersion,
     compacting: &Compacting,
 ) -> impl Iterator<Item = (usize, Arc<Table>)> {
-    keyspace.tables().filter(|(_, table)| !compacting.is_busy(table.meta.number))
+    let is_free = |table: &Table| !compacting.is_busy(table.meta.number) && !table.is_quarantined();
+    keyspace.tables().filter(move |(_, table)| is_free(table))
 }
 
 fn rewrite(keyspace: Keyspace, target: usize, inputs: Vec<(usize, Arc<Table>)>) -> Task {

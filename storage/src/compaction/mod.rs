@@ -8,11 +8,12 @@ mod clean;
 mod levels;
 mod output;
 mod pick;
+mod quarantine;
 mod run;
 mod running;
 mod throttle;
 
 pub(crate) use output::Output;
-pub(crate) use pick::debt;
+pub(crate) use pick::{debt, level0_due};
 pub(crate) use running::Compacting;
 pub(crate) use throttle::Throttle;

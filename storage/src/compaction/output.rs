@@ -127,7 +127,7 @@ impl<'a> Output<'a> {
             self.inner.counters().blob_bytes_written.add(meta.bytes);
             let file = BlobFile::open(&self.inner.context, meta)?;
             if let Some(damage) = file.damage() {
-                return Err(damage.duplicate());
+                return Err(damage.error());
             }
             self.known.insert(meta.number, Arc::new(file));
         }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::clean;
 use super::levels::LevelTargets;
+use super::quarantine;
 use super::running::Compacting;
 use crate::Sequence;
 use crate::options::{Keyspace, Options};
@@ -34,6 +35,11 @@ impl Task {
         let largest = tables().map(|meta| &meta.largest).max().cloned().unwrap_or_default();
         (smallest, largest)
     }
+
+    /// Whether a table that it would take is in quarantine.
+    fn is_held_up(&self) -> bool {
+        self.inputs.iter().any(|(_, table)| table.is_quarantined())
+    }
 }
 
 /// The compaction that is needed most and can start now, if there is one. `oldest` is the oldest live snapshot.
@@ -47,7 +53,8 @@ pub(crate) fn pick(
     let mut candidates = Vec::new();
     for (id, keyspace) in version.keyspaces() {
         let targets = LevelTargets::of(options, keyspace);
-        let level0 = keyspace.level(0).len() as f64 / options.level0_files.max(1) as f64;
+        let level0 = quarantine::level0_sources(keyspace, targets.base).len();
+        let level0 = level0 as f64 / options.level0_files.max(1) as f64;
         candidates.push((level0, id, keyspace, 0, targets.base));
         for level in 1..LEVELS - 1 {
             let score = targets.score(level, keyspace.level_bytes(level));
@@ -57,14 +64,19 @@ pub(crate) fn pick(
     candidates.retain(|(score, ..)| *score >= 1.0);
     candidates.sort_by(|(a, ..), (b, ..)| b.total_cmp(a));
     let mut tasks = candidates.into_iter().flat_map(|(_, id, keyspace, level, target)| {
-        sources(compacting, id, keyspace, level)
+        sources(compacting, id, keyspace, level, target)
             .map(move |sources| merge(id, keyspace, level, target, sources))
     });
-    let task = tasks.find(|task| compacting.allows(task));
+    let task = tasks.find(|task| compacting.allows(task) && !task.is_held_up());
     let task = task.or_else(|| clean::pick(version, compacting, oldest));
     let mut task = task.or_else(|| collect_garbage(version, compacting, &garbage))?;
     task.relocated = garbage.into_keys().collect();
     Some(task)
+}
+
+/// How many tables of level 0 could go down together.
+pub(crate) fn level0_due(options: &Options, keyspace: &KeyspaceVersion) -> usize {
+    quarantine::level0_sources(keyspace, LevelTargets::of(options, keyspace).base).len()
 }
 
 /// Bytes that are to be compacted until nothing is due.
@@ -78,30 +90,32 @@ pub(crate) fn debt(options: &Options, version: &Version) -> u64 {
     version.keyspaces().map(|(_, keyspace)| of_keyspace(keyspace)).sum()
 }
 
-/// Compacts everything into the last level.
-pub(crate) fn pick_all(options: &Options, version: &Version, id: Keyspace) -> Option<Task> {
-    let keyspace = version.keyspace(id)?;
-    let inputs: Vec<(usize, Arc<Table>)> = (0..LEVELS)
-        .flat_map(|level| keyspace.level(level).iter().map(move |table| (level, table.clone())))
-        .collect();
-    let relocated = garbage(options, version).into_keys().collect();
-    let task = Task { keyspace: id, inputs, target: LEVELS - 1, is_move: false, relocated };
-    (!task.inputs.is_empty()).then_some(task)
+/// Compacts everything into the last level: one task, or several around tables in quarantine.
+pub(crate) fn pick_all(options: &Options, version: &Version, id: Keyspace) -> Vec<Task> {
+    let Some(keyspace) = version.keyspace(id) else { return Vec::new() };
+    let relocated: Vec<u64> = garbage(options, version).into_keys().collect();
+    let task = |inputs| {
+        let relocated = relocated.clone();
+        Task { keyspace: id, inputs, target: LEVELS - 1, is_move: false, relocated }
+    };
+    quarantine::runs(keyspace).into_iter().map(task).collect()
 }
 
-/// The tables of a level that may go down, in the order in which they should: level 0 as a whole, of others one.
+/// The tables of a level that may go down, in the order in which they should: level 0 as far as it can go together, of
+/// others one.
 fn sources<'a>(
     compacting: &'a Compacting,
     id: Keyspace,
     keyspace: &'a KeyspaceVersion,
     level: usize,
+    target: usize,
 ) -> impl Iterator<Item = Vec<Arc<Table>>> + 'a {
     let tables = keyspace.level(level);
     let behind = compacting.pointers.get(&(id, level));
     let next = tables.partition_point(|table| behind.is_some_and(|behind| table.meta.smallest <= *behind));
     let next = if level == 0 { 0 } else { next };
     let (before, after) = tables.split_at_checked(next).unwrap_or((tables, &[]));
-    let whole = (level == 0).then(|| tables.to_vec());
+    let whole = (level == 0).then(|| quarantine::level0_sources(keyspace, target));
     let single = (level > 0).then(|| after.iter().chain(before)).into_iter().flatten();
     let single = single.filter(|table| !compacting.is_busy(table.meta.number));
     whole.into_iter().chain(single.map(|table| vec![table.clone()]))
@@ -138,9 +152,7 @@ fn garbage(options: &Options, version: &Version) -> BTreeMap<u64, u64> {
         let garbage = live.garbage_bytes();
         garbage > 0 && garbage.saturating_mul(100) >= live.file.meta.value_bytes.saturating_mul(percent)
     });
-    full.filter(|(_, live)| live.file.damage().is_none())
-        .map(|(number, live)| (*number, live.bytes))
-        .collect()
+    full.filter(|(_, live)| !live.file.is_quarantined()).map(|(number, live)| (*number, live.bytes)).collect()
 }
 
 /// Rewrites the table that holds most of what is in use in files full of garbage.
@@ -162,5 +174,6 @@ fn collect_garbage(version: &Version, compacting: &Compacting, garbage: &BTreeMa
         relocated: Vec::new(),
     };
     let tasks = tables.map(|(held, level, table)| (held, rewrite(level, table)));
-    tasks.filter(|(_, task)| compacting.allows(task)).max_by_key(|(held, _)| *held).map(|(_, task)| task)
+    let tasks = tasks.filter(|(_, task)| compacting.allows(task) && !task.is_held_up());
+    tasks.max_by_key(|(held, _)| *held).map(|(_, task)| task)
 }

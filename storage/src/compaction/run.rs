@@ -57,7 +57,7 @@ impl Inner {
         let super_version = self.super_version();
         let oldest = self.oldest_snapshot();
         if let Some(task) = clean::pick_dead(&super_version.version, &compacting, oldest) {
-            let registration = Registration { inner: self, ticket: compacting.start(&task) };
+            let _registration = Registration { inner: self, ticket: compacting.start(&task) };
             drop(compacting);
             self.drop_tables(task)?;
             return Ok(true);
@@ -110,10 +110,8 @@ impl Inner {
         let _reservation = Reservation { inner: self, keyspace };
         self.signal.wait(|| (!self.compacting.lock().runs_in(keyspace)).then_some(()));
         let super_version = self.super_version();
-        match pick::pick_all(&self.options, &super_version.version, keyspace) {
-            Some(task) => self.run_task(&task, &super_version),
-            None => Ok(()),
-        }
+        let tasks = pick::pick_all(&self.options, &super_version.version, keyspace);
+        tasks.iter().try_for_each(|task| self.run_task(task, &super_version))
     }
 
     fn run_task(&self, task: &Task, super_version: &SuperVersion) -> Result<(), Error> {
@@ -179,6 +177,10 @@ impl Inner {
             }
             merge.advance()?;
         }
+        if let Some(damage) = task.inputs.iter().find_map(|(_, table)| table.damage()) {
+            // Found by somebody else meanwhile: the file stays.
+            return Err(damage.error());
+        }
         output.finish()
     }
 
@@ -204,7 +206,7 @@ fn cursors(task: &Task) -> Result<Vec<Cursor>, Error> {
         }
     }
     for tables in levels.into_iter().filter(|tables| !tables.is_empty()) {
-        let cursor = LevelCursor::new(Arc::new(tables), None, Direction::Forward, Access::Bulk)?;
+        let cursor = LevelCursor::new(Arc::new(tables), None, None, Direction::Forward, Access::Bulk)?;
         cursors.push(Cursor::Level(Box::new(cursor)));
     }
     Ok(cursors)

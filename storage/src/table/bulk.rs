@@ -30,6 +30,10 @@ impl Window {
 impl Table {
     /// A data block out of `window`, which is moved ahead when it does not hold the block.
     pub(crate) fn bulk_block(&self, handle: Handle, window: &mut Window) -> Result<Block, Error> {
+        self.read_ahead(handle, window).map_err(|error| self.report(error))
+    }
+
+    fn read_ahead(&self, handle: Handle, window: &mut Window) -> Result<Block, Error> {
         let beyond = || Error::corruption(&self.path, handle.offset, "a block beyond the end");
         let len = handle.framed_len().ok_or_else(beyond)?;
         let framed = match window.get(handle, len) {
@@ -41,7 +45,8 @@ impl Table {
                     return Err(beyond());
                 }
                 let mut bytes = vec![0; wanted];
-                self.file
+                self.content()?
+                    .file
                     .read_exact_at(handle.offset, &mut bytes)
                     .map_err(|source| Error::io("read", &self.path, source))?;
                 *window = Window { offset: handle.offset, bytes: Bytes::from(bytes) };

@@ -12,6 +12,14 @@ const MAGIC: [u8; 8] = *b"ALLISST\n";
 /// Magic, format and checksum stay at these places for ever, whatever comes before; from format 2 on the id, too.
 const CHECKED_BYTES: usize = FOOTER_BYTES - 12;
 
+/// The format, and the id from format 2 on, that the bytes of a footer claim.
+pub(crate) fn claims(bytes: &[u8]) -> Option<(u32, Option<u64>)> {
+    let (parts, format) = bytes.get(..CHECKED_BYTES)?.split_last_chunk::<4>()?;
+    let format = u32::from_le_bytes(*format);
+    let id = if format < 2 { None } else { Some(decode_2(&mut Decoder::new(parts))?.0.id) };
+    Some((format, id))
+}
+
 /// How index and filter are laid out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum IndexLayout {

@@ -5,7 +5,8 @@
 //! | module | concept |
 //! |---|---|
 //! | `builder`, `index_builder`, `block_builder` | writing: the file, its index and filters, a block |
-//! | `reader`, `cursor`, `bulk`, `verify` | an open table: lookups, walks, reads past the cache, checks |
+//! | `reader`, `cursor`, `bulk` | an open table: lookups, walks, reads past the cache |
+//! | `parts`, `check` | looking for damage |
 //! | `layout`, `top_index`, `place` | index and filters in memory or in partitions, and the way through them |
 //! | `index`, `filter`, `block`, `block_cursor` | one block of each kind |
 //! | `frame`, `codec`, `footer`, `meta` | checksums, compression, the end of the file, what the manifest says |
@@ -15,6 +16,7 @@ pub(crate) mod block_builder;
 pub(crate) mod block_cursor;
 pub(crate) mod builder;
 mod bulk;
+pub(crate) mod check;
 pub(crate) mod codec;
 pub(crate) mod cursor;
 pub(crate) mod filter;
@@ -22,14 +24,14 @@ pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod index;
 mod index_builder;
-mod layout;
+pub(crate) mod layout;
 pub(crate) mod meta;
+pub(crate) mod parts;
 mod place;
 pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
 mod top_index;
-mod verify;
 
 pub(crate) use builder::TableBuilder;
 pub(crate) use cursor::{Access, TableCursor};

@@ -25,18 +25,18 @@ impl Table {
 
     /// The last block; `None` if there is none.
     pub(crate) fn last_place(&self, access: Access) -> Result<Option<Place>, Error> {
-        self.last_of(self.layout.partitions(), access)
+        self.last_of(self.layout()?.partitions(), access)
     }
 
     /// The first block that may hold keys from `key` on; `None` if there is none.
     pub(crate) fn place_at_least(&self, key: &[u8], access: Access) -> Result<Option<Place>, Error> {
-        let partition = self.layout.at_least(key).map_err(|_| self.malformed_index())?;
+        let partition = self.layout()?.at_least(key).map_err(|_| self.malformed_index())?;
         self.place_from(partition, access, |index| index.at_least(key).map_err(|_| self.malformed_index()))
     }
 
     /// The first block in which keys greater than `key` may start, or else the last one; `None` if there is no block.
     pub(crate) fn place_above(&self, key: &[u8], access: Access) -> Result<Option<Place>, Error> {
-        let partition = self.layout.above(key).map_err(|_| self.malformed_index())?;
+        let partition = self.layout()?.above(key).map_err(|_| self.malformed_index())?;
         let search = |index: &Index| index.above(key).map_err(|_| self.malformed_index());
         match self.place_from(partition, access, search)? {
             Some(place) => Ok(Some(place)),
@@ -73,7 +73,7 @@ impl Table {
         access: Access,
         search: impl Fn(&Index) -> Result<usize, Error>,
     ) -> Result<Option<Place>, Error> {
-        while partition < self.layout.partitions() {
+        while partition < self.layout()?.partitions() {
             let index = self.index_partition(partition, access)?;
             let at = search(&index)?;
             if at < index.entries() {

@@ -1,8 +1,8 @@
 //! An open table.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use prost::Message;
@@ -22,7 +22,8 @@ use crate::cache::BlockCache;
 use crate::error::Error;
 use crate::files;
 use crate::fs::{File, Fs};
-use crate::key::Kind;
+use crate::key::{Kind, Position, compare};
+use crate::quarantine::{Damage, Damages};
 use crate::stats::Counters;
 
 /// What every table of an engine needs.
@@ -32,6 +33,7 @@ pub(crate) struct TableContext {
     pub(crate) dir: PathBuf,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) damages: Arc<Damages>,
 }
 
 /// An open table. The file of one that has become obsolete is removed when the last user lets go of it.
@@ -39,14 +41,22 @@ pub(crate) struct TableContext {
 pub(crate) struct Table {
     pub(crate) meta: TableMeta,
     pub(super) path: PathBuf,
-    pub(super) file: Arc<dyn File>,
-    pub(super) layout: Layout,
-    pub(super) properties: Handle,
-    pub(super) uses: Vec<BlobUse>,
+    /// The damage instead if the file cannot be opened for it.
+    content: Result<Content, Damage>,
+    uses: Vec<BlobUse>,
     /// Those that `uses` names, in the same order.
     blobs: Vec<Arc<BlobFile>>,
     context: TableContext,
+    /// What put it into quarantine.
+    damage: OnceLock<Damage>,
     obsolete: AtomicBool,
+}
+
+/// What a table that could be opened is read through.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) file: Arc<dyn File>,
+    pub(super) layout: Layout,
 }
 
 impl Table {
@@ -100,14 +110,71 @@ impl Table {
         Ok(Table {
             context: context.clone(),
             path,
-            file,
-            layout,
-            properties: footer.properties,
+            content: Ok(Content { file, layout }),
             uses,
             blobs,
+            damage: OnceLock::new(),
             obsolete: AtomicBool::new(false),
             meta,
         })
+    }
+
+    /// Stands for a table that cannot be opened because of `damage`: whatever is asked of it fails. Nobody knows to which
+    /// blob files it refers, so it keeps all of `blobs` as they are.
+    pub(crate) fn unreadable(
+        context: &TableContext,
+        meta: TableMeta,
+        damage: Damage,
+        blobs: Vec<Arc<BlobFile>>,
+    ) -> Table {
+        context.damages.note(&damage);
+        let all = |blob: &Arc<BlobFile>| {
+            let meta = &blob.meta;
+            BlobUse { file: meta.number, blobs: meta.blobs.max(1), bytes: meta.value_bytes }
+        };
+        let uses = blobs.iter().map(all).collect();
+        Table {
+            context: context.clone(),
+            path: damage.path.clone(),
+            content: Err(damage.clone()),
+            uses,
+            blobs,
+            damage: OnceLock::from(damage),
+            obsolete: AtomicBool::new(false),
+            meta,
+        }
+    }
+
+    /// The damage that was found in it first.
+    pub(crate) fn damage(&self) -> Option<&Damage> {
+        self.damage.get()
+    }
+
+    /// Whether damage was found in it: then compaction leaves it alone.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.damage().is_some()
+    }
+
+    /// Remembers damage found in the file.
+    pub(crate) fn quarantine(&self, damage: &Damage) {
+        self.context.damages.note(damage);
+        self.damage.get_or_init(|| damage.clone());
+    }
+
+    /// Passes an error on, and quarantines the table if it tells of damage.
+    pub(super) fn report(&self, error: Error) -> Error {
+        if let Some(damage) = Damage::of(&error) {
+            self.quarantine(&damage);
+        }
+        error
+    }
+
+    pub(super) fn content(&self) -> Result<&Content, Error> {
+        self.content.as_ref().map_err(Damage::error)
+    }
+
+    pub(super) fn layout(&self) -> Result<&Layout, Error> {
+        Ok(&self.content()?.layout)
     }
 
     /// The newest version of `key` that is not newer than `sequence`, with its sequence; `hash` is the key's
@@ -121,7 +188,7 @@ impl Table {
         if self.meta.global_sequence.is_some_and(|global| sequence < global) {
             return Ok(None);
         }
-        match &self.layout {
+        match self.layout()? {
             Layout::Whole { index, filter, .. } => {
                 if filter.as_ref().is_some_and(|filter| !self.may_contain(filter, hash)) {
                     return Ok(None);
@@ -182,7 +249,8 @@ impl Table {
 
     /// Where the value lies that an entry of the table refers to.
     pub(crate) fn locate(&self, reference: &[u8]) -> Result<(BlobRef, &Arc<BlobFile>), Error> {
-        let malformed = || Error::corruption(&self.path, 0, "a malformed reference to a blob file");
+        let malformed =
+            || self.report(Error::corruption(&self.path, 0, "a malformed reference to a blob file"));
         let blob = BlobRef::decode(reference).ok_or_else(malformed)?;
         Ok((blob, self.blob_file(blob.file).ok_or_else(malformed)?))
     }
@@ -200,7 +268,7 @@ impl Table {
 
     /// A partition of the index; a whole index is the first.
     pub(super) fn index_partition(&self, partition: usize, access: Access) -> Result<Arc<Index>, Error> {
-        match &self.layout {
+        match self.layout()? {
             Layout::Whole { index, .. } => Ok(index.clone()),
             Layout::Partitioned { top, .. } => {
                 let partition = top.partitions().get(partition).ok_or_else(|| self.malformed_index())?;
@@ -219,8 +287,9 @@ impl Table {
         lower: Option<&[u8]>,
         upper: Option<&[u8]>,
     ) -> Result<(usize, usize), Error> {
-        let parts = self.layout.parts();
-        let at_least = |key| self.layout.part_at_least(key).map_err(|_| self.malformed_index());
+        let layout = self.layout()?;
+        let parts = layout.parts();
+        let at_least = |key| layout.part_at_least(key).map_err(|_| self.malformed_index());
         let first = lower.map_or(Ok(0), at_least)?;
         let last = upper.map_or(Ok(parts), at_least)?;
         Ok((parts, (last + 1).min(parts).saturating_sub(first)))
@@ -241,17 +310,29 @@ impl Table {
 
     /// A part of the table, from the disk.
     pub(super) fn read_part<P: Part>(&self, handle: Handle) -> Result<P, Error> {
-        parse(&self.path, handle, self.read_block(handle)?)
+        self.read_block(handle)
+            .and_then(|bytes| parse(&self.path, handle, bytes))
+            .map_err(|error| self.report(error))
     }
 
     /// The bytes of a block, from the disk.
-    pub(super) fn read_block(&self, handle: Handle) -> Result<Bytes, Error> {
-        read_block(&*self.file, &self.path, self.meta.id, self.meta.bytes, handle)
+    fn read_block(&self, handle: Handle) -> Result<Bytes, Error> {
+        read_block(&*self.content()?.file, &self.path, self.meta.id, self.meta.bytes, handle)
     }
 
     /// Lets the file be removed when the last user is gone.
     pub(crate) fn mark_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// Whether all its versions lie before the position.
+    pub(crate) fn is_before(&self, position: &Position) -> bool {
+        compare(&self.meta.largest, 1, &position.key, position.sequence).is_lt()
+    }
+
+    /// Whether none of its versions lies before the position.
+    pub(crate) fn is_behind(&self, position: &Position) -> bool {
+        compare(&self.meta.smallest, Sequence::MAX, &position.key, position.sequence).is_ge()
     }
 
     /// Whether keys of the table lie within the closed range.
@@ -262,15 +343,16 @@ impl Table {
     /// Memory that the table takes outside of the cache, in bytes: its index and filter, or the top level of a
     /// partitioned index.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.layout.byte_len()
+        self.content.as_ref().map_or(0, |content| content.layout.byte_len())
     }
 
     pub(super) fn malformed(&self, handle: Handle, _: Malformed) -> Error {
-        Error::corruption(&self.path, handle.offset, Block::MALFORMED)
+        self.report(Error::corruption(&self.path, handle.offset, Block::MALFORMED))
     }
 
     pub(super) fn malformed_index(&self) -> Error {
-        Error::corruption(&self.path, self.layout.handle().offset, "a malformed index")
+        let offset = self.content.as_ref().map_or(0, |content| content.layout.handle().offset);
+        self.report(Error::corruption(&self.path, offset, "a malformed index"))
     }
 }
 
@@ -330,12 +412,18 @@ fn read_any_footer(
     })
 }
 
-fn parse<P: Part>(path: &Path, handle: Handle, bytes: Bytes) -> Result<P, Error> {
+pub(super) fn parse<P: Part>(path: &Path, handle: Handle, bytes: Bytes) -> Result<P, Error> {
     P::parse(bytes).map_err(|_| Error::corruption(path, handle.offset, P::MALFORMED))
 }
 
 /// Reads and checks the block at `handle` of the table `id`, whose file has `len` bytes.
-fn read_block(file: &dyn File, path: &Path, id: u64, len: u64, handle: Handle) -> Result<Bytes, Error> {
+pub(crate) fn read_block(
+    file: &dyn File,
+    path: &Path,
+    id: u64,
+    len: u64,
+    handle: Handle,
+) -> Result<Bytes, Error> {
     let end = len.saturating_sub(FOOTER_BYTES as u64);
     let framed_len = handle.framed_len().filter(|_| handle.end().is_some_and(|block_end| block_end <= end));
     let framed_len =

@@ -1,6 +1,7 @@
 //! Tables as a whole: what was built is found again, in both layouts of the index.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use super::meta::EXTERNAL_KEYSPACE;
 use super::reader::TableContext;
 use super::{Access, Table, TableBuilder, TableCursor, TableMeta};
 use crate::cache::BlockCache;
-use crate::error::Error;
 use crate::files;
 use crate::fs::{Fs, SimFs};
 use crate::key::{Kind, Position, compare};
 use crate::options::{Compression, Keyspace, KeyspaceOptions};
+use crate::quarantine::Damage;
 use crate::snapshot::Direction;
 use crate::stats::Counters;
+use crate::table::check::check;
 
 type Versions = Vec<(Vec<u8>, u64)>;
 
@@ -32,6 +34,7 @@ fn context(cache_bytes: usize) -> (SimFs, TableContext) {
         dir: PathBuf::from(DIR),
         cache: Arc::new(BlockCache::new(cache_bytes)),
         counters: Arc::new(Counters::default()),
+        damages: Arc::default(),
     };
     (fs, context)
 }
@@ -75,8 +78,16 @@ fn build(
     Arc::new(Table::open(context, builder.finish().unwrap(), |_| None).unwrap())
 }
 
+/// What a look at all of the file finds.
+fn damages(context: &TableContext, meta: &TableMeta) -> Vec<Damage> {
+    match check(context, meta, &mut |_| ControlFlow::Continue(())) {
+        ControlFlow::Continue(found) => found.damages,
+        ControlFlow::Break(()) => panic!("nobody stopped it"),
+    }
+}
+
 fn is_partitioned(table: &Table) -> bool {
-    matches!(table.layout, Layout::Partitioned { .. })
+    matches!(table.layout().unwrap(), Layout::Partitioned { .. })
 }
 
 /// Keys with one version each.
@@ -150,7 +161,7 @@ proptest! {
         prop_assert_eq!(walk(&table, None, Direction::Forward, Access::Cached), versions.clone());
         prop_assert_eq!(walk(&table, None, Direction::Forward, Access::Bulk), versions.clone());
         prop_assert_eq!(walk(&table, None, Direction::Reverse, Access::Cached), reversed(&versions));
-        table.verify().unwrap();
+        assert_eq!(damages(&context, &table.meta), []);
     }
 
     #[test]
@@ -180,7 +191,7 @@ proptest! {
         let error = Table::open(&context, TableMeta { id: 3, ..meta.clone() }, |_| None).unwrap_err();
         prop_assert!(error.to_string().contains("it is another table"), "{}", error);
         let table = Arc::new(Table::open(&context, meta, |_| None).unwrap());
-        table.verify().unwrap();
+        assert_eq!(damages(&context, &table.meta), []);
         let versions: Versions = keys.iter().map(|key| (key.clone(), global)).collect();
         for (key, sequence) in &wanted {
             let expected = (keys.contains(key) && *sequence >= global).then(|| content(key, 1));
@@ -208,7 +219,7 @@ fn only_large_tables_are_partitioned_and_they_keep_little_in_memory() {
     assert_eq!([&large, &whole, &small].map(|table| is_partitioned(table)), [true, false, false]);
     assert!(large.memory_bytes() * 15 < whole.memory_bytes(), "{} bytes", large.memory_bytes());
     assert!(small.memory_bytes() < 2 << 10);
-    let Layout::Partitioned { top, .. } = &large.layout else { panic!() };
+    let Layout::Partitioned { top, .. } = large.layout().unwrap() else { panic!() };
     for partition in top.partitions() {
         let bytes = partition.index.len + partition.filter.unwrap().len;
         assert!(bytes < (2 << 10) + 300, "{bytes} bytes in one partition");
@@ -221,7 +232,7 @@ fn a_key_whose_versions_go_over_a_border_is_in_the_filters_on_both_sides() {
     let versions: Versions =
         [b"a", b"b", b"c"].iter().flat_map(|key| (1..=200).rev().map(|at| (key.to_vec(), at))).collect();
     let table = build(&context, 1, &versions, &options(64, 0, 10), 0);
-    let Layout::Partitioned { top, .. } = &table.layout else { panic!() };
+    let Layout::Partitioned { top, .. } = table.layout().unwrap() else { panic!() };
     assert!(top.partitions().len() > 100);
     for (number, partition) in top.partitions().iter().enumerate() {
         let filter: filter::Filter = table.cached(partition.filter.unwrap()).unwrap();
@@ -234,7 +245,7 @@ fn a_key_whose_versions_go_over_a_border_is_in_the_filters_on_both_sides() {
 }
 
 #[test]
-fn verify_names_the_part_that_is_damaged() {
+fn a_check_names_the_part_that_is_damaged() {
     for (partition_bytes, partitioned) in [(100, true), (usize::MAX, false)] {
         let (fs, context) = context(0);
         let table = build(&context, 1, &numbered(60), &options(128, partition_bytes, 10), 2);
@@ -243,20 +254,18 @@ fn verify_names_the_part_that_is_damaged() {
         let mut parts = BTreeSet::new();
         for offset in 0..table.meta.bytes {
             assert!(fs.flip_bit(&path, offset, 3));
-            match table.verify().unwrap_err() {
-                // A part is named by its start, from its first byte to its last.
-                Error::Corruption { offset: named, path: at, .. } => {
-                    assert!(
-                        at == path && (named == offset || parts.last() == Some(&named)),
-                        "{named}: {offset}"
-                    );
-                    parts.insert(named);
-                }
-                error => panic!("{error}"),
-            }
+            // A part is named by its start, from its first byte to its last.
+            let found = damages(&context, &table.meta);
+            assert_eq!(found.len(), 1, "{offset}: {found:?}");
+            let named = found[0].offset;
+            assert!(
+                found[0].path == path && (named == offset || parts.last() == Some(&named)),
+                "{named}: {offset}"
+            );
+            parts.insert(named);
             assert!(fs.flip_bit(&path, offset, 3));
         }
-        table.verify().unwrap();
+        assert_eq!(damages(&context, &table.meta), []);
         assert!(parts.len() > 10, "{parts:?}");
     }
 }
@@ -266,9 +275,9 @@ fn a_sound_table_that_is_not_the_one_written_is_noticed() {
     let (_fs, context) = context(0);
     let table = build(&context, 1, &numbered(60), &options(128, 100, 10), 0);
     let other = TableMeta { checksum: table.meta.checksum ^ 1, ..table.meta.clone() };
-    assert!(Table::open(&context, other, |_| None).unwrap().verify().is_err());
+    assert_eq!(damages(&context, &other).len(), 1);
     let other = TableMeta { entries: 61, ..table.meta.clone() };
-    assert!(Table::open(&context, other, |_| None).unwrap().verify().is_err());
+    assert_eq!(damages(&context, &other).len(), 1);
 }
 
 #[test]

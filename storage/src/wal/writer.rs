@@ -86,6 +86,11 @@ impl SegmentWriter {
         self.written + self.buffer.len() as u64
     }
 
+    /// How much of the file is synced.
+    pub(crate) fn synced_len(&self) -> u64 {
+        self.synced
+    }
+
     /// Where the buffer ends now.
     pub(crate) fn mark(&self) -> Mark {
         Mark(self.buffer.len())

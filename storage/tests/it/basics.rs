@@ -7,6 +7,8 @@ use std::sync::Arc;
 use allidb_storage::fs::RealFs;
 use allidb_storage::{Direction, Durability, Engine, Error, KeyspaceOptions, Options, WriteBatch};
 
+use crate::model::assert_whole;
+
 fn options() -> Options {
     Options {
         keyspaces: vec![KeyspaceOptions::new("a"), KeyspaceOptions::new("b")],
@@ -62,7 +64,7 @@ fn what_is_written_is_read_before_and_after_flush_compaction_and_reopen() {
     assert_eq!(engine.stats().memtable_bytes, 0);
     engine.compact(engine.keyspace("a").unwrap()).unwrap();
     check(&engine);
-    engine.verify().unwrap();
+    assert_whole(&engine);
     engine.close().unwrap();
     let engine = open(dir.path());
     assert_eq!((engine.recovery().batches, engine.recovery().last_sequence), (0, 3));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use allidb_storage::fs::{Fault, Fs, Operation, SimFs};
 use allidb_storage::{Durability, Engine, Error};
 
-use crate::model::{Model, Random, apply, batch, contents, effort, keyspace, open, put, tiny};
+use crate::model::{Model, Random, apply, assert_whole, batch, contents, effort, keyspace, open, put, tiny};
 
 const CHECKPOINT: &str = "/checkpoint";
 
@@ -47,9 +47,9 @@ fn a_checkpoint_is_a_store_of_its_own() {
     assert_eq!(copy.recovery().last_sequence, made.sequence);
     assert_eq!(contents(&copy, &copy.snapshot()).unwrap(), model);
     assert_eq!(copy.write(put(&copy, "new", b"1"), Durability::Sync).unwrap(), made.sequence + 1);
-    copy.verify().unwrap();
+    assert_whole(&copy);
     copy.compact(keyspace(&copy, 0)).unwrap();
-    engine.verify().unwrap();
+    assert_whole(&engine);
 }
 
 #[test]

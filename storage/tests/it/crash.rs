@@ -5,7 +5,7 @@ use std::path::Path;
 use allidb_storage::fs::SimFs;
 use allidb_storage::{Durability, Engine, Error};
 
-use crate::model::{Edit, Model, Random, apply, batch, contents, effort, keyspace, open, tiny};
+use crate::model::{Edit, Model, Random, apply, assert_whole, batch, contents, effort, keyspace, open, tiny};
 
 /// What a workload was told.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Told {
             apply(&mut model, changes);
         }
         assert_eq!(contents(engine, &engine.snapshot()).unwrap(), model, "{context}");
-        engine.verify().unwrap();
+        assert_whole(engine);
     }
 }
 

@@ -1,18 +1,13 @@
 //! Single failures: what is refused, what is told, and what goes on.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use allidb_storage::fs::{Effect, Fault, Fs, Operation, SimFs};
 use allidb_storage::{Background, Durability, Engine, Error, Options};
 
+use crate::damage::{is_table, store_with_every_kind_of_file};
 use crate::model::{Model, Random, apply, batch, contents, keyspace, open, put, tiny};
-
-fn error_kind(operation: Operation, kind: io::ErrorKind) -> Fault {
-    Fault { effect: Effect::Fail(kind), ..Fault::once(operation) }
-}
 
 fn value(engine: &Engine, key: &str) -> Option<Vec<u8>> {
     engine.get(keyspace(engine, 0), key.as_bytes()).unwrap().map(|value| value.to_vec())
@@ -152,10 +147,6 @@ fn a_flush_that_cannot_write_is_tried_again_and_shown() {
     }
 }
 
-fn is_table(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "table")
-}
-
 #[test]
 fn a_failed_compaction_changes_nothing_and_is_tried_again() {
     for (operation, suffix) in
@@ -251,143 +242,6 @@ fn a_disk_that_fills_up_in_the_middle_of_anything_loses_nothing_and_service_resu
     }
 }
 
-/// A store with tables on several levels, a sealed and an open log segment, and what it held after each batch.
-fn store_with_every_kind_of_file() -> (SimFs, Vec<Model>) {
-    let fs = SimFs::new();
-    let mut random = Random(11);
-    let mut history = vec![Model::new()];
-    let mut write = |engine: &Engine, durability| {
-        let changes = random.changes();
-        engine.write(batch(engine, &changes), durability)?;
-        let mut model = history.last().unwrap().clone();
-        apply(&mut model, &changes);
-        history.push(model);
-        Ok::<(), Error>(())
-    };
-    // Rotated by the length of segments.
-    let engine = open(&fs, Options { memtable_bytes: 1 << 20, ..tiny() }).unwrap();
-    for _ in 0..80 {
-        write(&engine, Durability::Flush).unwrap();
-    }
-    engine.flush().unwrap();
-    // From here on flushes fail, so that frozen memtables and their log segments stay.
-    fs.inject(Fault { times: u64::MAX, ..error_kind(Operation::Create, io::ErrorKind::Other).on(".table") });
-    for _ in 0..40 {
-        write(&engine, Durability::Sync).unwrap();
-    }
-    drop(engine);
-    fs.heal();
-    (fs, history)
-}
-
-#[test]
-fn a_flipped_bit_in_any_file_is_named_and_never_answered() {
-    let (fs, history) = store_with_every_kind_of_file();
-    let names: BTreeSet<PathBuf> = fs.files().into_iter().map(|(path, _)| path).collect();
-    let logs: Vec<&PathBuf> =
-        names.iter().filter(|path| path.extension().is_some_and(|extension| extension == "log")).collect();
-    assert!(logs.len() >= 2, "{names:?}");
-    assert!(names.iter().filter(|path| is_table(path)).count() >= 3, "{names:?}");
-    assert!(
-        names.iter().any(|path| path.extension().is_some_and(|extension| extension == "blob")),
-        "{names:?}"
-    );
-    let newest_log = logs[logs.len() - 1].clone();
-    let latest = history.last().unwrap();
-    let mut cut_off = 0;
-    for (path, len) in fs.files() {
-        if path.ends_with("LOCK") {
-            continue;
-        }
-        for offset in 0..len {
-            let damaged = fs.fork();
-            assert!(damaged.flip_bit(&path, offset, (offset % 8) as u8));
-            let context = format!("{} at {offset}", path.display());
-            let named = |error: &Error| match error {
-                Error::Corruption { path: named, offset: at, .. } => {
-                    assert_eq!(named, &path, "{context}: {error}");
-                    assert!(*at <= offset, "{context}: {error}");
-                }
-                error => panic!("{context}: {error}"),
-            };
-            let engine = match open(&damaged, Options { level0_files: 100, ..tiny() }) {
-                Ok(engine) => engine,
-                Err(error) => {
-                    named(&error);
-                    continue;
-                }
-            };
-            if path == newest_log {
-                // Only the end that nothing says was synced may be taken for torn; then the rest is right.
-                let truncated = engine.recovery().truncated.as_ref();
-                let truncated = truncated.unwrap_or_else(|| panic!("{context}: not noticed"));
-                assert!(truncated.path == path && truncated.offset <= offset, "{context}");
-                let count = engine.recovery().last_sequence as usize;
-                assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), history[count], "{context}");
-                cut_off += 1;
-                continue;
-            }
-            match contents(&engine, &engine.snapshot()) {
-                Ok(found) => assert_eq!(&found, latest, "{context}: wrong data"),
-                Err(error) => named(&error),
-            }
-            named(&engine.verify().unwrap_err());
-        }
-    }
-    let (_, newest_len) = fs.files().into_iter().find(|(path, _)| *path == newest_log).unwrap();
-    assert!(cut_off < newest_len / 2, "{cut_off} of {newest_len} bytes of the newest segment go unnoticed");
-}
-
-#[test]
-fn a_lost_or_truncated_file_is_named() {
-    let (fs, history) = store_with_every_kind_of_file();
-    // A compaction might do without the file.
-    let options = || Options { level0_files: 100, ..tiny() };
-    for (path, len) in fs.files() {
-        if path.ends_with("LOCK") {
-            continue;
-        }
-        let damaged = fs.fork();
-        damaged.remove(&path).unwrap();
-        let is_blob = path.extension().is_some_and(|extension| extension == "blob");
-        // A blob file is missed when one of its values is, or, if all of them are older ones, by a check.
-        let named = |engine: &Engine| {
-            let error = match contents(engine, &engine.snapshot()) {
-                Err(error) => error,
-                Ok(found) => {
-                    assert_eq!(&found, history.last().unwrap(), "{}: wrong data", path.display());
-                    engine.verify().unwrap_err()
-                }
-            };
-            assert!(
-                matches!(&error, Error::Corruption { path: named, .. } if *named == path),
-                "{}: {error}",
-                path.display()
-            );
-        };
-        if let Ok(engine) = open(&damaged, options()) {
-            if is_blob {
-                named(&engine);
-                continue;
-            }
-            // The newest segment is the only one that nothing refers to: it may not have been there yet.
-            assert!(
-                path.extension().unwrap() == "log" && engine.recovery().segments > 0,
-                "{}",
-                path.display()
-            );
-        }
-        let damaged = fs.fork();
-        damaged.open(&path).unwrap().set_len(len / 2).unwrap();
-        match open(&damaged, options()) {
-            Ok(engine) if is_blob => named(&engine),
-            Ok(engine) => assert!(engine.recovery().truncated.is_some(), "{}", path.display()),
-            Err(Error::Corruption { path: named, .. }) => assert_eq!(named, path),
-            Err(error) => panic!("{}: {error}", path.display()),
-        }
-    }
-}
-
 #[test]
 fn a_panic_in_publish_stops_writes_and_hangs_nobody() {
     let fs = SimFs::new();
@@ -424,7 +278,7 @@ fn memory_stays_bounded_while_the_flush_fails() {
 
 /// Threads that the operating system refuses to start.
 #[derive(Debug)]
-struct NoThreads;
+pub(crate) struct NoThreads;
 
 impl Background for NoThreads {
     fn spawn(&self, _name: &str, work: Box<dyn FnOnce() + Send>) {

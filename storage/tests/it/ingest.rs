@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use allidb_storage::fs::{Fault, Fs, Operation, SimFs};
 use allidb_storage::{Compression, Durability, Engine, Error, KeyspaceOptions, SortedFileWriter};
 
-use crate::model::{Model, Random, apply, batch, contents, effort, keyspace, open, put, tiny};
+use crate::model::{Model, Random, apply, assert_whole, batch, contents, effort, keyspace, open, put, tiny};
 
 fn options() -> KeyspaceOptions {
     KeyspaceOptions {
@@ -88,7 +88,7 @@ fn ingested_rows_are_there_at_once_and_after_reopen_and_can_be_changed() {
         apply_rows(&mut model, 0, &high);
         assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
         assert_eq!(contents(&engine, &before.0).unwrap(), before.1, "an older snapshot sees ingested rows");
-        engine.verify().unwrap();
+        assert_whole(&engine);
         drop((before, engine));
         // Durable without any later write.
         fs.crash(seed);
@@ -193,7 +193,7 @@ fn an_ingest_that_fails_half_way_can_be_tried_again() {
             let rows = rows(&mut Random(9), 0..40);
             let path = file(&fs, "file", &rows);
             fs.inject(Fault { skip, ..Fault::once(operation) });
-            let failed = engine.ingest(keyspace(&engine, 0), &[path.clone()], |_| {});
+            let failed = engine.ingest(keyspace(&engine, 0), std::slice::from_ref(&path), |_| {});
             fs.heal();
             if failed.is_ok() {
                 apply_rows(&mut model, 0, &rows);
@@ -230,7 +230,7 @@ fn a_power_cut_at_any_operation_of_an_ingest_leaves_all_of_it_or_nothing() {
         let fs = base.fork();
         let engine = open(&fs, tiny()).unwrap();
         let before = fs.operations();
-        engine.ingest(keyspace(&engine, 0), &[path.clone()], |_| {}).unwrap();
+        engine.ingest(keyspace(&engine, 0), std::slice::from_ref(&path), |_| {}).unwrap();
         fs.operations() - before
     };
     for at in 0..operations {
@@ -238,14 +238,14 @@ fn a_power_cut_at_any_operation_of_an_ingest_leaves_all_of_it_or_nothing() {
             let fs = base.fork();
             let engine = open(&fs, tiny()).unwrap();
             fs.power_off_at(fs.operations() + at);
-            let result = engine.ingest(keyspace(&engine, 0), &[path.clone()], |_| {});
+            let result = engine.ingest(keyspace(&engine, 0), std::slice::from_ref(&path), |_| {});
             drop(engine);
             fs.crash(seed);
             let engine = open(&fs, tiny()).unwrap();
             let found = contents(&engine, &engine.snapshot()).unwrap();
             let is_whole = found == with;
             assert!(is_whole || (found == without && result.is_err()), "operation {at}, seed {seed}");
-            engine.verify().unwrap();
+            assert_whole(&engine);
         }
     }
 }

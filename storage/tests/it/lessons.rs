@@ -6,7 +6,7 @@ use std::sync::Arc;
 use allidb_storage::fs::{File, Fs, RealFs, SimFs};
 use allidb_storage::{Direction, Durability, Engine, Error, Options};
 
-use crate::model::{Edit, Model, Random, apply, batch, contents, keyspace, open, put, tiny};
+use crate::model::{Edit, Model, Random, apply, assert_whole, batch, contents, keyspace, open, put, tiny};
 
 fn value(engine: &Engine, key: &str) -> Option<Vec<u8>> {
     engine.get(keyspace(engine, 0), key.as_bytes()).unwrap().map(|value| value.to_vec())
@@ -92,7 +92,7 @@ fn everything_is_there_after_reopening_a_store_of_many_keys() {
         let found = engine.get(handle, &index.wrapping_mul(0x9e37_79b1).to_be_bytes()).unwrap();
         assert_eq!(found.as_deref(), Some(index.to_le_bytes().as_slice()), "{index}");
     }
-    engine.verify().unwrap();
+    assert_whole(&engine);
 }
 
 #[test]

@@ -1,13 +1,14 @@
 //! What a store should hold, and a small store to compare it with.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::path::Path;
 use std::sync::Arc;
 
 use allidb_storage::fs::SimFs;
 use allidb_storage::{
-    Compression, Direction, Engine, Error, Inline, Keyspace, KeyspaceOptions, Options, Snapshot, WriteBatch,
+    Compression, Direction, Engine, Error, Inline, Keyspace, KeyspaceOptions, Options, ScrubOptions,
+    Snapshot, WriteBatch,
 };
 
 /// The directory of simulated stores.
@@ -141,6 +142,14 @@ pub(crate) fn contents(engine: &Engine, snapshot: &Snapshot) -> Result<Model, Er
         }
     }
     Ok(model)
+}
+
+/// Nothing on disk is damaged.
+pub(crate) fn assert_whole(engine: &Engine) {
+    let report = engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(report.damages, []);
+    assert!(!report.cancelled);
+    assert_eq!(engine.stats().damages, []);
 }
 
 /// A generator of test data: splitmix64.

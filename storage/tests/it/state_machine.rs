@@ -6,7 +6,9 @@ use allidb_storage::fs::SimFs;
 use allidb_storage::{Compression, Direction, Durability, Engine, Options, Snapshot};
 use proptest::prelude::*;
 
-use crate::model::{Change, Edit, Model, Rows, apply, batch, contents, effort, keyspace, open, tiny};
+use crate::model::{
+    Change, Edit, Model, Rows, apply, assert_whole, batch, contents, effort, keyspace, open, tiny,
+};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -248,6 +250,6 @@ proptest! {
             prop_assert_eq!(&contents(&run.engine, snapshot).unwrap(), model);
         }
         prop_assert_eq!(contents(&run.engine, &run.engine.snapshot()).unwrap(), run.model);
-        run.engine.verify().unwrap();
+        assert_whole(&run.engine);
     }
 }

@@ -2,6 +2,7 @@
 
 mod lifecycle;
 mod limits;
+mod maintenance;
 mod ports;
 mod put_stream;
 mod running;

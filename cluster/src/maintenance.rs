@@ -1,0 +1,219 @@
+//! Work on the store that an operator asks for, on threads of its own: it takes long, and searches must not wait for it.
+
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use allidb_index::{Error, Result};
+use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
+use tokio::sync::mpsc;
+
+/// How often a job tells how far it has come, unless it has something else to tell.
+const TELL_EVERY: Duration = Duration::from_millis(200);
+/// Messages that its caller has not taken yet.
+const UNREAD: usize = 16;
+
+/// A job under way. Dropping it stops the job as soon as it can stop.
+#[derive(Debug)]
+pub struct Job<T> {
+    messages: mpsc::Receiver<Result<T>>,
+}
+
+impl<T> Job<T> {
+    /// What the job has to tell next; `None` once it has ended. Safe to cancel.
+    pub async fn next(&mut self) -> Option<Result<T>> {
+        self.messages.recv().await
+    }
+}
+
+/// How far a compaction has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompactProgress {
+    /// The keyspace that is compacted now; empty once all are done.
+    pub keyspace: String,
+    /// Keyspaces that are done.
+    pub keyspaces_done: usize,
+    /// Keyspaces in all.
+    pub keyspaces_total: usize,
+    /// Bytes of tables that are done.
+    pub bytes_done: u64,
+    /// Bytes of tables when it began.
+    pub bytes_total: u64,
+    /// Tables with damage in them, which are left alone, and so is what lies over or under them.
+    pub quarantined_tables: usize,
+    /// This is the result.
+    pub finished: bool,
+}
+
+/// How far a scrub has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScrubProgress {
+    /// Files read to their end.
+    pub files_done: u64,
+    /// Files when it began.
+    pub files_total: u64,
+    /// Bytes read.
+    pub bytes_done: u64,
+    /// Bytes there were to read when it began.
+    pub bytes_total: u64,
+    /// Damages found since the message before.
+    pub damages: Vec<Damage>,
+    /// This is the result.
+    pub finished: bool,
+}
+
+/// Lets one job of a kind run at a time.
+#[derive(Debug, Default)]
+pub(crate) struct Jobs {
+    compacting: Arc<AtomicBool>,
+    scrubbing: Arc<AtomicBool>,
+}
+
+/// The right to be the one job of its kind.
+struct Turn(Arc<AtomicBool>);
+
+impl Turn {
+    fn take(running: &Arc<AtomicBool>, what: &str) -> Result<Turn> {
+        match running.compare_exchange(false, true, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => Ok(Turn(Arc::clone(running))),
+            Err(_) => Err(Error::FailedPrecondition(format!("a {what} is under way; wait for its end"))),
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl Jobs {
+    /// Flushes, and merges all tables of the keyspace, or of each keyspace, into one level.
+    pub(crate) fn compact(&self, engine: Engine, keyspace: Option<&str>) -> Result<Job<CompactProgress>> {
+        let mut names: Vec<String> =
+            engine.stats().keyspaces.into_iter().map(|keyspace| keyspace.name).collect();
+        if let Some(wanted) = keyspace {
+            if !names.iter().any(|name| name == wanted) {
+                return Err(Error::invalid("keyspace", format!("must be one of {}", names.join(", "))));
+            }
+            names.retain(|name| name == wanted);
+        }
+        let turn = Turn::take(&self.compacting, "compaction")?;
+        start("compact", turn, move |messages| compact(&engine, &names, messages))
+    }
+
+    /// Reads everything on disk and compares it with its checksums.
+    pub(crate) fn scrub(&self, engine: Engine, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
+        let turn = Turn::take(&self.scrubbing, "scrub")?;
+        start("scrub", turn, move |messages| scrub(&engine, options, messages))
+    }
+}
+
+type Messages<T> = mpsc::Sender<Result<T>>;
+
+fn start<T: Send + 'static>(
+    name: &str,
+    turn: Turn,
+    work: impl FnOnce(&Messages<T>) -> Result<Option<T>> + Send + 'static,
+) -> Result<Job<T>> {
+    let (sender, messages) = mpsc::channel(UNREAD);
+    let span = tracing::Span::current();
+    let run = move || {
+        let result = span.in_scope(|| work(&sender));
+        // Whoever is told of the end may begin the next one.
+        drop(turn);
+        if let Some(last) = result.transpose() {
+            // Nobody may be left who wants to know.
+            sender.blocking_send(last).ok();
+        }
+    };
+    thread::Builder::new()
+        .name(format!("allidb-{name}"))
+        .spawn(run)
+        .map_err(|error| Error::FailedPrecondition(format!("cannot start a {name} thread: {error}")))?;
+    Ok(Job { messages })
+}
+
+/// `None` if nobody wants the result any more.
+fn compact(
+    engine: &Engine,
+    names: &[String],
+    messages: &Messages<CompactProgress>,
+) -> Result<Option<CompactProgress>> {
+    engine.flush()?;
+    let stats = engine.stats();
+    let bytes_of = |name: &String| -> u64 {
+        let levels = stats.keyspaces.iter().filter(|keyspace| keyspace.name == *name);
+        levels.flat_map(|keyspace| &keyspace.levels).map(|level| level.bytes).sum()
+    };
+    let mut progress = CompactProgress {
+        keyspaces_total: names.len(),
+        bytes_total: names.iter().map(bytes_of).sum(),
+        ..CompactProgress::default()
+    };
+    for name in names {
+        progress.keyspace.clone_from(name);
+        if messages.blocking_send(Ok(progress.clone())).is_err() {
+            return Ok(None);
+        }
+        // One that only the disk knows is of another release.
+        if let Some(keyspace) = engine.keyspace(name) {
+            engine.compact(keyspace)?;
+        }
+        progress.keyspaces_done += 1;
+        progress.bytes_done += bytes_of(name);
+    }
+    progress.keyspace.clear();
+    progress.quarantined_tables = engine.stats().quarantined_tables;
+    progress.finished = true;
+    Ok(Some(progress))
+}
+
+/// `None` if nobody wants the result any more.
+fn scrub(
+    engine: &Engine,
+    options: ScrubOptions,
+    messages: &Messages<ScrubProgress>,
+) -> Result<Option<ScrubProgress>> {
+    let mut told = 0;
+    let mut told_at: Option<Instant> = None;
+    let report = engine.scrub(options, |report| {
+        if messages.is_closed() {
+            return ControlFlow::Break(());
+        }
+        let due = told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY);
+        // A caller that does not keep up is told the next time.
+        if (due || report.damages.len() > told)
+            && messages.try_send(Ok(progress(report, told, false))).is_ok()
+        {
+            told = report.damages.len();
+            told_at = Some(Instant::now());
+        }
+        ControlFlow::Continue(())
+    })?;
+    tracing::info!(
+        files = report.files,
+        bytes = report.bytes,
+        damages = report.damages.len(),
+        cancelled = report.cancelled,
+        "scrubbed"
+    );
+    Ok((!report.cancelled).then(|| progress(&report, told, true)))
+}
+
+fn progress(report: &ScrubReport, told: usize, finished: bool) -> ScrubProgress {
+    ScrubProgress {
+        files_done: report.files,
+        files_total: report.files_total,
+        bytes_done: report.bytes,
+        bytes_total: report.bytes_total,
+        damages: report.damages.get(told..).unwrap_or_default().to_vec(),
+        finished,
+    }
+}

@@ -1,0 +1,133 @@
+//! `allidb flush`, `allidb compact` and `allidb scrub`: what operators do to the store of a running daemon.
+
+use std::time::Instant;
+
+use allidb_api::v1::{CompactRequest, Damage, FlushRequest, ScrubRequest};
+use allidbd::config::ByteSize;
+use anyhow::{Result, bail};
+use clap::Args;
+use serde_json::{Value as Json, json};
+
+use crate::{
+    client::Client,
+    failure::Failure,
+    output::{Output, table},
+    progress::Progress,
+};
+
+/// What to compact.
+#[derive(Args, Debug)]
+pub(crate) struct CompactArgs {
+    /// Only this keyspace of the storage engine, such as `entity` or `vector`.
+    #[arg(long, value_name = "NAME")]
+    keyspace: Option<String>,
+}
+
+/// How to scrub.
+#[derive(Args, Debug)]
+pub(crate) struct ScrubArgs {
+    /// How much to read in a second at most, such as 100MiB; as fast as it comes unless given.
+    #[arg(long, value_name = "SIZE")]
+    rate: Option<ByteSize>,
+}
+
+/// Runs `flush`.
+pub(crate) async fn flush(client: &Client, output: Output) -> Result<()> {
+    let begun = Instant::now();
+    client.maintenance().flush(FlushRequest {}).await.map_err(Failure::from_status)?;
+    let seconds = begun.elapsed().as_secs_f64();
+    output.either(format!("flushed in {seconds:.1} s"), json!({ "seconds": seconds }))?;
+    Ok(())
+}
+
+/// Runs `compact`.
+pub(crate) async fn compact(args: CompactArgs, client: &Client, output: Output) -> Result<()> {
+    let begun = Instant::now();
+    let request = CompactRequest { keyspace: args.keyspace.unwrap_or_default() };
+    let answers = client.maintenance().compact(request).await.map_err(Failure::from_status)?;
+    let mut answers = answers.into_inner();
+    let mut progress: Option<Progress> = None;
+    while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
+        let bar = progress.get_or_insert_with(|| Progress::of_bytes("compact", told.bytes_total));
+        bar.at(told.bytes_done);
+        if told.finished {
+            bar.finish();
+            let seconds = begun.elapsed().as_secs_f64();
+            let mut sentence = format!(
+                "compacted {} of tables in {} keyspaces in {seconds:.1} s",
+                size(told.bytes_total),
+                told.keyspaces_done
+            );
+            if told.quarantined_tables > 0 {
+                sentence.push_str(&format!(
+                    "; left {} damaged tables alone, and what lies over and under them",
+                    told.quarantined_tables
+                ));
+            }
+            output.either(
+                sentence,
+                json!({
+                    "keyspaces": told.keyspaces_done, "bytes": told.bytes_total,
+                    "quarantined_tables": told.quarantined_tables, "seconds": seconds,
+                }),
+            )?;
+            return Ok(());
+        }
+    }
+    bail!("the server ended the call without a result")
+}
+
+/// Runs `scrub`. Damage is a failure of the command, although the call went well.
+pub(crate) async fn scrub(args: ScrubArgs, client: &Client, output: Output) -> Result<()> {
+    let begun = Instant::now();
+    let request = ScrubRequest { bytes_per_second: args.rate.map_or(0, |rate| rate.0) };
+    let answers = client.maintenance().scrub(request).await.map_err(Failure::from_status)?;
+    let mut answers = answers.into_inner();
+    let mut damages: Vec<Damage> = Vec::new();
+    let mut progress: Option<Progress> = None;
+    while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
+        let bar = progress.get_or_insert_with(|| Progress::of_bytes("scrub", told.bytes_total));
+        bar.at(told.bytes_done);
+        damages.extend(told.damages);
+        if told.finished {
+            bar.finish();
+            let seconds = begun.elapsed().as_secs_f64();
+            if output.is_json() {
+                output.document(&json!({
+                    "files": told.files_done, "bytes": told.bytes_done, "seconds": seconds,
+                    "damages": damages.iter().map(damage_to_json).collect::<Vec<_>>(),
+                }))?;
+            } else {
+                if !damages.is_empty() {
+                    show(&damages, output)?;
+                }
+                let read = size(told.bytes_done);
+                output.line(format!("{} files, {read} read in {seconds:.1} s", told.files_done))?;
+            }
+            return match damages.len() {
+                0 => Ok(()),
+                1 => bail!("1 damage was found"),
+                count => bail!("{count} damages were found"),
+            };
+        }
+    }
+    bail!("the server ended the call without a result")
+}
+
+fn damage_to_json(damage: &Damage) -> Json {
+    json!({ "file": damage.file, "offset": damage.offset, "what": damage.what })
+}
+
+fn show(damages: &[Damage], output: Output) -> Result<()> {
+    let mut shown = table(&["file", "offset", "damage"]);
+    for damage in damages {
+        shown.add_row([damage.file.as_str(), &damage.offset.to_string(), &damage.what]);
+    }
+    output.table(&shown)?;
+    Ok(())
+}
+
+/// Bytes for people.
+fn size(bytes: u64) -> String {
+    indicatif::BinaryBytes(bytes).to_string()
+}

@@ -1,0 +1,214 @@
+//! The operator's commands against a daemon that is a process of its own.
+
+use std::{
+    fs::{self, File},
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+/// How long any condition may take to come true.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < LIMIT, "{what}: not within {} s", LIMIT.as_secs());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn allidb() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_allidb"));
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"ALLIDB") {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A daemon, killed when dropped.
+struct Daemon {
+    child: Child,
+    grpc: String,
+    http: String,
+}
+
+impl Daemon {
+    fn start(dir: &Path) -> Self {
+        let ports = dir.join("ports.json");
+        fs::remove_file(&ports).ok();
+        let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
+        let mut command = allidb();
+        command.args(["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
+        command.arg("--data-dir").arg(dir.join("data")).arg("--port-file").arg(&ports);
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
+        let mut child = command.spawn().expect("started");
+        let text = eventually("the port file", || {
+            assert!(child.try_wait().expect("a child of ours").is_none(), "{}", said(dir));
+            fs::read_to_string(&ports).ok()
+        });
+        let addresses: Json = serde_json::from_str(&text).expect("JSON");
+        let address = |port: &str| addresses[port].as_str().expect("an address").to_owned();
+        Self { child, grpc: address("grpc"), http: address("http") }
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        allidb().args(["--endpoint", &self.grpc]).args(args).output().expect("run")
+    }
+
+    /// The document that a command prints, and whether it succeeded.
+    fn json(&self, args: &[&str]) -> (Json, bool) {
+        let output = self.run(&[&["--output", "json"], args].concat());
+        let document = serde_json::from_slice(&output.stdout);
+        (document.unwrap_or_else(|error| panic!("{args:?}: {error}: {output:?}")), output.status.success())
+    }
+
+    fn metric(&self, name: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.http).expect("the daemon listens");
+        let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(str::to_owned)
+    }
+
+    /// Ends it as an operator would.
+    fn stop(mut self) {
+        let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");
+        kill_process(id, Signal::TERM).expect("signalled");
+        let status = eventually("the end", || self.child.try_wait().expect("a child of ours"));
+        assert!(status.success(), "{status}");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn said(dir: &Path) -> String {
+    fs::read_to_string(dir.join("log")).unwrap_or_default()
+}
+
+fn inspect(path: &Path) -> (Json, bool) {
+    let output = allidb().args(["--output", "json", "storage", "inspect"]).arg(path).output().expect("run");
+    (serde_json::from_slice(&output.stdout).expect("a document"), output.status.success())
+}
+
+/// The only table of entities, and where its first block lies.
+fn table_of_entities(data: &Path) -> (PathBuf, u64) {
+    let (manifest, whole) = inspect(&data.join("MANIFEST"));
+    assert!(whole, "{manifest}");
+    let names = manifest["keyspaces"].as_array().expect("names");
+    let id = names.iter().position(|name| name == "entity").expect("entities");
+    let tables = manifest["tables"].as_array().expect("tables");
+    let mut of_entities = tables.iter().filter(|table| table["keyspace"] == id);
+    let number = of_entities.next().expect("a table")["number"].as_u64().expect("a number");
+    assert!(of_entities.next().is_none(), "{manifest}");
+    let path = data.join(format!("{number:012}.table"));
+    let (table, whole) = inspect(&path);
+    assert!(whole, "{table}");
+    (path, table["blocks"][0]["offset"].as_u64().expect("an offset"))
+}
+
+#[test]
+fn an_operator_flushes_compacts_and_scrubs_and_finds_a_flipped_byte() {
+    let dir = TempDir::new().expect("a directory");
+    let data = dir.path().join("data");
+    let daemon = Daemon::start(dir.path());
+    assert!(daemon.run(&["collection", "create", "things"]).status.success());
+    let put = |daemon: &Daemon, id: &str| {
+        daemon.run(&["put", "-c", "things", &format!(r#"{{"id": "{id}", "type": "thing"}}"#)])
+    };
+    for id in ["a", "b", "c"] {
+        assert!(put(&daemon, id).status.success());
+        assert!(daemon.json(&["flush"]).1);
+    }
+    let (compacted, done) = daemon.json(&["compact", "--keyspace", "entity"]);
+    assert!(done && compacted["keyspaces"] == 1 && compacted["quarantined_tables"] == 0, "{compacted}");
+    let (compacted, done) = daemon.json(&["compact"]);
+    assert!(done && compacted["keyspaces"].as_u64() > Some(5), "{compacted}");
+    let refused = daemon.run(&["compact", "--keyspace", "nonsense"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("must be one of"), "{refused:?}");
+    let (scrubbed, whole) = daemon.json(&["scrub", "--rate", "1GiB"]);
+    assert!(whole && scrubbed["damages"] == Json::Array(Vec::new()), "{scrubbed}");
+    assert!(scrubbed["files"].as_u64() > Some(3) && scrubbed["bytes"].as_u64() > Some(0), "{scrubbed}");
+    for command in ["flush", "compact", "scrub"] {
+        let output = daemon.run(&[command]);
+        assert!(output.status.success() && !output.stdout.is_empty(), "{output:?}");
+    }
+    daemon.stop();
+
+    let (path, offset) = table_of_entities(&data);
+    let mut bytes = fs::read(&path).expect("readable");
+    bytes[offset as usize + 5] ^= 4;
+    fs::write(&path, &bytes).expect("written");
+    let (described, whole) = inspect(&path);
+    assert!(!whole && described["damages"][0]["offset"] == offset, "{described}");
+
+    let daemon = Daemon::start(dir.path());
+    let (scrubbed, whole) = daemon.json(&["scrub"]);
+    assert!(!whole, "{scrubbed}");
+    let damages = scrubbed["damages"].as_array().expect("damages");
+    assert_eq!(damages.len(), 1, "{scrubbed}");
+    assert_eq!(damages[0]["file"], path.file_name().expect("a name").to_str().expect("a text"));
+    assert_eq!(damages[0]["offset"], offset);
+    let output = daemon.run(&["scrub"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("checksum"), "{output:?}");
+    // What lies there is refused, and everything else works.
+    let refused = daemon.run(&["get", "-c", "things", "b"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("DATA_LOSS"), "{refused:?}");
+    assert!(put(&daemon, "new").status.success());
+    assert!(daemon.run(&["get", "-c", "things", "new"]).status.success());
+    let (compacted, done) = daemon.json(&["compact"]);
+    assert!(done && compacted["quarantined_tables"] == 1, "{compacted}");
+    assert!(path.exists(), "the damaged table is gone");
+    assert!(said(dir.path()).contains("found damage"), "{}", said(dir.path()));
+    eventually("the metric", || {
+        (daemon.metric("allidb_storage_damaged_files")? == "1"
+            && daemon.metric("allidb_storage_quarantined_tables")? == "1")
+            .then_some(())
+    });
+    assert_ne!(daemon.metric("allidb_storage_scrub_read_bytes_total").as_deref(), Some("0"));
+    daemon.stop();
+
+    bytes[offset as usize + 5] ^= 4;
+    fs::write(&path, &bytes).expect("written");
+    let daemon = Daemon::start(dir.path());
+    assert!(daemon.run(&["get", "-c", "things", "b"]).status.success());
+    assert!(daemon.json(&["scrub"]).1);
+    daemon.stop();
+}
+
+#[test]
+fn what_cannot_be_described_is_refused() {
+    let dir = TempDir::new().expect("a directory");
+    let notes = dir.path().join("notes.txt");
+    fs::write(&notes, "nothing").expect("written");
+    for path in [notes, dir.path().join("000000000001.table")] {
+        let output = allidb().args(["storage", "inspect"]).arg(&path).output().expect("run");
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let name = path.file_name().expect("a name").to_str().expect("a text");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(name), "{output:?}");
+    }
+}
