@@ -104,8 +104,9 @@ pub struct Options {
     pub table_bytes: u64,
     /// The size at which flush and compaction start a new blob file, in bytes.
     pub blob_file_bytes: u64,
-    /// The part of a blob file, in percent, that nothing refers to any more at which what remains is moved to another
-    /// one; 100: only when nothing remains.
+    /// The part of a keyspace's separated values, in percent, that nothing refers to any more from which on the blob files
+    /// that hold most of it are given up, and what is still in use there is moved. More saves writing, less saves
+    /// space; 100: a file goes only when nothing of it is in use.
     pub blob_garbage_percent: u8,
     /// Tables in level 0 of a keyspace at which compaction starts.
     pub level0_files: usize,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use allidb_api::v1::{
     self, collections_client::CollectionsClient, entities_client::EntitiesClient, graph_client::GraphClient,
-    put_stream_request::Item, search_client::SearchClient,
+    maintenance_client::MaintenanceClient, put_stream_request::Item, search_client::SearchClient,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -41,6 +41,21 @@ impl Client {
 
     pub(crate) fn search(&self) -> SearchClient<Channel> {
         SearchClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES)
+    }
+
+    /// Reads everything on disk. What is damaged there.
+    pub(crate) async fn scrub(&self) -> Vec<v1::Damage> {
+        let mut maintenance = MaintenanceClient::new(self.channel.clone());
+        let request = v1::ScrubRequest { bytes_per_second: 0 };
+        let mut answers = maintenance.scrub(request).await.expect("a scrub begins").into_inner();
+        let mut damages = Vec::new();
+        let mut finished = false;
+        while let Some(answer) = answers.message().await.expect("the scrub goes on") {
+            damages.extend(answer.damages);
+            finished = answer.finished;
+        }
+        assert!(finished, "the scrub was cut off");
+        damages
     }
 
     /// Makes a collection with one space, compared by cosine.

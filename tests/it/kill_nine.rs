@@ -17,7 +17,8 @@ use crate::{process::Process, random::Random};
 
 pub(super) const COLLECTION: &str = "survivors";
 pub(super) const SPACE: &str = "main";
-pub(super) const DIMENSION: usize = 16;
+/// So that vectors are separated from their rows.
+pub(super) const DIMENSION: usize = 320;
 
 /// Acknowledgements after which the daemon is killed.
 const KILL_AFTER: std::ops::Range<usize> = 20..2_500;
@@ -61,4 +62,5 @@ async fn acknowledged_writes_survive_and_nothing_is_there_by_halves() {
     // Once more after a clean end, which flushes all of it.
     process.end_and_restart().await;
     check::everything(&process.client(), &ledger, &mut random).await;
+    assert_eq!(process.client().scrub().await, []);
 }

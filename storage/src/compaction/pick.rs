@@ -12,7 +12,7 @@ use super::running::Compacting;
 use crate::Sequence;
 use crate::options::{Keyspace, Options};
 use crate::table::Table;
-use crate::version::{KeyspaceVersion, LEVELS, Version};
+use crate::version::{KeyspaceVersion, LEVELS, LiveBlobs, Version};
 
 /// Tables to merge, and the level that takes the result.
 #[derive(Debug)]
@@ -144,15 +144,33 @@ fn are_disjoint(tables: &[Arc<Table>]) -> bool {
     sorted.array_windows().all(|[left, right]| left.meta.largest < right.meta.smallest)
 }
 
-/// The blob files with so much garbage that they are to be given up; with what is still in use.
+/// The blob files that are to be given up, with what is still in use: of each keyspace with too much garbage those that
+/// hold most of it, so that little has to be moved.
 fn garbage(options: &Options, version: &Version) -> BTreeMap<u64, u64> {
-    let percent = u64::from(options.blob_garbage_percent.min(100));
-    let full = version.blobs().iter().filter(|(_, live)| {
+    let percent = u128::from(options.blob_garbage_percent.min(100));
+    let mut keyspaces: BTreeMap<Keyspace, Vec<&LiveBlobs>> = BTreeMap::new();
+    for live in version.blobs().values() {
+        keyspaces.entry(live.file.meta.keyspace).or_default().push(live);
+    }
+    let mut given_up = BTreeMap::new();
+    for mut files in keyspaces.into_values() {
+        let sum = |of: fn(&LiveBlobs) -> u64| files.iter().map(|live| u128::from(of(live))).sum::<u128>();
+        let mut garbage = sum(LiveBlobs::garbage_bytes);
+        let mut all = sum(|live| live.file.meta.value_bytes);
         // A file that was just written has none: moving values comes to an end.
-        let garbage = live.garbage_bytes();
-        garbage > 0 && garbage.saturating_mul(100) >= live.file.meta.value_bytes.saturating_mul(percent)
-    });
-    full.filter(|(_, live)| !live.file.is_quarantined()).map(|(number, live)| (*number, live.bytes)).collect()
+        files.retain(|live| live.garbage_bytes() > 0 && !live.file.is_quarantined());
+        let share = |live: &LiveBlobs| live.garbage_bytes() as f64 / live.file.meta.value_bytes.max(1) as f64;
+        files.sort_by(|a, b| share(b).total_cmp(&share(a)));
+        for live in files {
+            if garbage * 100 < all * percent {
+                break;
+            }
+            garbage -= u128::from(live.garbage_bytes());
+            all -= u128::from(live.garbage_bytes());
+            given_up.insert(live.file.meta.number, live.bytes);
+        }
+    }
+    given_up
 }
 
 /// Rewrites the table that holds most of what is in use in files full of garbage.

@@ -547,7 +547,8 @@ fn a_foreign_file_in_place_of_a_damaged_one_is_refused() {
 #[test]
 fn a_damaged_value_in_a_blob_file_is_named_and_its_file_left_alone() {
     let fs = SimFs::new();
-    let options = || Options { blob_file_bytes: 1 << 20, table_bytes: 1 << 20, ..quiet() };
+    let options =
+        || Options { blob_file_bytes: 1 << 20, blob_garbage_percent: 30, table_bytes: 1 << 20, ..quiet() };
     let engine = open(&fs, options()).unwrap();
     let handle = keyspace(&engine, 0);
     let all = |value: u8, keys: std::ops::Range<u8>| -> Vec<Change> {
