@@ -43,7 +43,7 @@ pub(crate) struct Admission {
 impl Inner {
     /// Waits until the batch may be written.
     pub(crate) fn admit(&self, batch: &WriteBatch, byte_len: usize) -> Result<(), Error> {
-        if !batch.only_deletes() {
+        if !batch.may_use_reserve() {
             self.check_space(byte_len)?;
         }
         match self.pressure() {

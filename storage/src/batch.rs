@@ -41,6 +41,7 @@ pub struct WriteBatch {
     byte_len: usize,
     puts: usize,
     range_deletes: usize,
+    uses_reserve: bool,
 }
 
 impl WriteBatch {
@@ -138,6 +139,16 @@ impl WriteBatch {
     /// Whether the batch only deletes, so that it helps against a full disk.
     pub fn only_deletes(&self) -> bool {
         self.puts == 0
+    }
+
+    /// Lets the batch through although less than [`Options::min_free_bytes`](crate::Options::min_free_bytes) is free, as if
+    /// it only deleted: for small puts that lead to more space, such as a note that something is to be swept.
+    pub fn use_reserve(&mut self) {
+        self.uses_reserve = true;
+    }
+
+    pub(crate) fn may_use_reserve(&self) -> bool {
+        self.uses_reserve || self.only_deletes()
     }
 
     fn push(&mut self, change: Change) {

@@ -255,7 +255,11 @@ impl Replica {
         dropped: &[Dropped],
     ) -> Result<()> {
         let mut current = self.catalogue.write();
-        let batch = catalogue.rows(self.keyspaces.cluster, tenant, collection, dropped);
+        let mut batch = catalogue.rows(self.keyspaces.cluster, tenant, collection, dropped);
+        if !dropped.is_empty() {
+            // On a full disk this is what makes room.
+            batch.use_reserve();
+        }
         self.engine.write(batch, Durability::Sync)?;
         if catalogue.by_id(collection.id).is_some() {
             add_spaces(&self.spaces, collection);

@@ -218,6 +218,13 @@ fn a_full_disk_refuses_puts_and_lets_deletes_through() {
     assert!(fixture.get("a").is_err() && fixture.get("b").is_ok());
     fixture.fs.set_capacity(None);
     fixture.one(put(entity("new", &[]))).unwrap();
+    // Dropping everything is the way out as well.
+    fixture.fs.set_capacity(Some(used + (32 << 20)));
+    let large = with(entity("large", &[]), "text", "x".repeat(9 << 20).as_str());
+    assert!(matches!(fixture.one(put(large)), Err(Error::Storage(_))));
+    assert!(matches!(fixture.one(put(entity("newer", &[]))), Err(Error::Storage(_))));
+    fixture.replica.drop_collection(TENANT, "c").unwrap();
+    assert!(fixture.get("b").is_err());
 }
 
 #[test]
