@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::key::{Kind, Position, compare};
 use crate::memtable::MemtableCursor;
 use crate::snapshot::Direction;
-use crate::table::{Access, Table, TableCursor};
+use crate::table::{Access, Table, TableCursor, UnreadValue};
 
 /// A place in one sorted source.
 #[derive(Debug)]
@@ -50,6 +50,18 @@ impl Cursor {
             Cursor::Memtable(cursor) => Ok(cursor.value()),
             Cursor::Table(cursor) => cursor.value(),
             Cursor::Level(cursor) => cursor.current.as_ref().map_or(Ok(Bytes::new()), TableCursor::value),
+        }
+    }
+
+    /// The value without reading it if it is a separated one.
+    pub(crate) fn unread_value(&self) -> UnreadValue {
+        match self {
+            Cursor::Memtable(cursor) => UnreadValue::Here(cursor.value()),
+            Cursor::Table(cursor) => cursor.unread_value(),
+            Cursor::Level(cursor) => cursor
+                .current
+                .as_ref()
+                .map_or_else(|| UnreadValue::Here(Bytes::new()), TableCursor::unread_value),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::key::{Kind, Position, prefix_successor};
 use crate::merge::Merge;
 use crate::options::Keyspace;
 use crate::state::Inner;
+use crate::table::UnreadValue;
 
 /// The order in which a scan returns keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -182,9 +183,10 @@ impl Scan {
         }
     }
 
-    /// Versions of a key come oldest first, so the last one that is old enough counts, once the key is over.
+    /// Versions of a key come oldest first, so the last one that is old enough counts, once the key is over. Only its value
+    /// is read.
     fn next_reverse(&mut self) -> Result<Option<(Bytes, Bytes)>, Error> {
-        let mut candidate: Option<(Bytes, Option<Bytes>)> = None;
+        let mut candidate: Option<(Bytes, Option<UnreadValue>)> = None;
         loop {
             self.step()?;
             let current = self.merge.current();
@@ -203,7 +205,7 @@ impl Scan {
                             .as_mut()
                             .is_some_and(|cover| cover.hides(key, sequence, self.sequence));
                         let value = match current.kind() {
-                            Kind::Value | Kind::Separated if !is_hidden => Some(current.value()?),
+                            Kind::Value | Kind::Separated if !is_hidden => Some(current.unread_value()),
                             _ => None,
                         };
                         let key = match candidate.take() {
@@ -215,7 +217,7 @@ impl Scan {
                     self.behind = true;
                 }
                 _ => match candidate.take() {
-                    Some((key, Some(value))) => return Ok(Some((key, value))),
+                    Some((key, Some(value))) => return Ok(Some((key, value.read()?))),
                     // A deleted key: go on with the current version, which belongs to the next key.
                     Some((_, None)) => {}
                     None => return Ok(None),

@@ -30,6 +30,23 @@ pub(crate) enum Access {
     Bulk,
 }
 
+/// A value that outlives the cursor's place.
+#[derive(Debug)]
+pub(crate) enum UnreadValue {
+    Here(Bytes),
+    /// The table whose entry holds the reference.
+    Apart(Arc<Table>, Bytes),
+}
+
+impl UnreadValue {
+    pub(crate) fn read(self) -> Result<Bytes, Error> {
+        match self {
+            UnreadValue::Here(value) => Ok(value),
+            UnreadValue::Apart(table, reference) => table.separated(&reference),
+        }
+    }
+}
+
 /// A place in a table.
 #[derive(Debug)]
 pub(crate) struct TableCursor {
@@ -106,6 +123,17 @@ impl TableCursor {
         match block.kind() {
             Kind::Separated => self.separated(block.value_bytes()),
             Kind::Value | Kind::Tombstone => Ok(block.value()),
+        }
+    }
+
+    /// The current value without reading it if it is a separated one.
+    pub(crate) fn unread_value(&self) -> UnreadValue {
+        match &self.current {
+            Some(Current { block, .. }) if block.kind() == Kind::Separated => {
+                UnreadValue::Apart(self.table.clone(), block.value())
+            }
+            Some(Current { block, .. }) => UnreadValue::Here(block.value()),
+            None => UnreadValue::Here(Bytes::new()),
         }
     }
 

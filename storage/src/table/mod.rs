@@ -34,6 +34,6 @@ mod tests;
 mod top_index;
 
 pub(crate) use builder::TableBuilder;
-pub(crate) use cursor::{Access, TableCursor};
+pub(crate) use cursor::{Access, TableCursor, UnreadValue};
 pub(crate) use meta::TableMeta;
 pub(crate) use reader::Table;

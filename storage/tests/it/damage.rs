@@ -590,3 +590,18 @@ fn a_damaged_value_in_a_blob_file_is_named_and_its_file_left_alone() {
     assert_eq!(engine.get(keyspace(&engine, 0), &[8]).unwrap().unwrap()[0], 1);
     assert_whole(&engine);
 }
+
+#[test]
+fn damage_in_a_value_that_is_overwritten_hides_nothing() {
+    let fs = SimFs::new();
+    let engine = open(&fs, quiet()).unwrap();
+    engine.write(put(&engine, "key", &[1; 100]), Durability::Sync).unwrap();
+    engine.flush().unwrap();
+    let path = fs.files().into_iter().map(|(path, _)| path).find(|path| is_blob(path)).unwrap();
+    let snapshot = engine.snapshot();
+    engine.write(put(&engine, "key", &[2; 100]), Durability::Sync).unwrap();
+    assert!(fs.flip_bit(&path, 40, 2));
+    // Both ways: in reverse the old version comes first.
+    assert_eq!(contents(&engine, &engine.snapshot()).unwrap().len(), 1);
+    assert_names(&contents(&engine, &snapshot).unwrap_err(), &path, "the old version");
+}
