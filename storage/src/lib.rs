@@ -60,6 +60,8 @@ mod error;
 mod files;
 mod flush;
 pub mod fs;
+#[cfg(test)]
+mod fuzz;
 mod ingest;
 pub mod inspect;
 mod key;

@@ -24,6 +24,9 @@ use crate::version::{LEVELS, Version, VersionEdit};
 use crate::wal::reader::{SegmentReader, has_records, vouches_for_earlier};
 use crate::wal::record::{HeaderError, LOG_FORMAT, SegmentHeader};
 
+/// No file and no batch comes to a number like this, so the sums of numbers below cannot overflow.
+const NUMBER_LIMIT: u64 = u64::MAX / 3;
+
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -125,6 +128,10 @@ pub(crate) fn recover(context: &TableContext, declared: &[KeyspaceOptions]) -> R
             }
         }
     }
+    if next_file > NUMBER_LIMIT || manifest.last_sequence > NUMBER_LIMIT {
+        let what = format!("file {next_file} or batch {} cannot be", manifest.last_sequence);
+        return Err(Error::corruption(&dir.join(files::MANIFEST), 0, what));
+    }
     let mut recovered = Recovered {
         recovery: Recovery {
             created,
@@ -207,14 +214,16 @@ impl Recovered {
 
     /// Removes segments that follow a torn one. None of their batches was acknowledged as synced.
     fn discard(&mut self, fs: &dyn Fs, dir: &Path, later: &[Segment]) -> Result<(), Error> {
-        // The last one first: each names the one before.
+        // The last one first, durably before the next: each names the one before, which a power cut must not take away
+        // from it.
         for segment in later.iter().rev() {
             let path = &segment.path;
             tracing::warn!(path = %path.display(), "removed a log segment that follows a torn one");
             fs.remove(path).map_err(|source| Error::io("remove", path, source))?;
+            fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory", dir, source))?;
             self.recovery.removed_files += 1;
         }
-        fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory", dir, source))
+        Ok(())
     }
 }
 

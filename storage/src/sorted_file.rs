@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::blob::BlobUse;
 use crate::error::Error;
+use crate::files;
 use crate::fs::{File, Fs};
 use crate::key::Kind;
 use crate::options::{Keyspace, KeyspaceOptions, MAX_KEY_BYTES};
@@ -141,15 +142,22 @@ fn checksum(file: &dyn File, path: &Path, bytes: u64) -> Result<u64, Error> {
 /// Opens the file of a future table and reads all of it: whether its keys are in order and everything it says about
 /// itself is true. `path` is what errors name.
 pub(crate) fn open_and_check(context: &TableContext, meta: TableMeta, path: &Path) -> Result<Table, Error> {
-    let table = Arc::new(Table::open(context, meta, |_| None)?);
+    let ours = files::table(&context.dir, meta.number);
+    let blame = |error| match error {
+        Error::Corruption { path: named, offset, what } if named == ours => {
+            Error::corruption(path, offset, what)
+        }
+        error => error,
+    };
+    let table = Arc::new(Table::open(context, meta, |_| None).map_err(blame)?);
     // Before anything is read through the table, which would take damage for one of the store.
     if let ControlFlow::Continue(found) =
         crate::table::check::check(context, &table.meta, &mut |_| ControlFlow::Continue(()))
         && let Some(damage) = found.damages.first()
     {
-        return Err(damage.error());
+        return Err(blame(damage.error()));
     }
-    check(&table, path)?;
+    check(&table, path).map_err(blame)?;
     Arc::into_inner(table).ok_or_else(|| Error::corruption(path, 0, "it is in use"))
 }
 

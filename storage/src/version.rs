@@ -91,7 +91,9 @@ impl KeyspaceVersion {
 #[derive(Clone, Debug)]
 pub(crate) struct LiveBlobs {
     pub(crate) file: Arc<BlobFile>,
-    pub(crate) blobs: u64,
+    /// How many tables do. Counted apart from what they say of themselves, so that one that is wrong about it takes
+    /// nothing away from the others.
+    tables: usize,
     /// The length of the values that are referred to.
     pub(crate) bytes: u64,
 }
@@ -210,21 +212,21 @@ impl Version {
     fn count_blobs(&mut self, edit: &VersionEdit) {
         for (_, table) in &edit.added {
             for (used, file) in table.blob_uses() {
-                let new = || LiveBlobs { file: file.clone(), blobs: 0, bytes: 0 };
+                let new = || LiveBlobs { file: file.clone(), tables: 0, bytes: 0 };
                 let live = self.blobs.entry(used.file).or_insert_with(new);
-                live.blobs += used.blobs;
-                live.bytes += used.bytes;
+                live.tables += 1;
+                live.bytes = live.bytes.saturating_add(used.bytes);
             }
         }
         for (_, table) in &edit.removed {
             for (used, _) in table.blob_uses() {
                 if let Some(live) = self.blobs.get_mut(&used.file) {
-                    live.blobs = live.blobs.saturating_sub(used.blobs);
+                    live.tables = live.tables.saturating_sub(1);
                     live.bytes = live.bytes.saturating_sub(used.bytes);
                 }
             }
         }
-        self.blobs.retain(|_, live| live.blobs > 0);
+        self.blobs.retain(|_, live| live.tables > 0);
     }
 
     /// Checks what every lookup relies on: from level 1 on tables are in order and disjoint, and no key is in

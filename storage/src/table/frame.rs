@@ -75,6 +75,11 @@ pub(crate) fn frame(
             STORED
         }
     };
+    push_trailer(out, start, id, offset, compression)
+}
+
+/// Appends the trailer of the block that lies in `out` from `start` on.
+pub(crate) fn push_trailer(out: &mut Vec<u8>, start: usize, id: u64, offset: u64, compression: u8) -> Handle {
     let payload = out.get(start..).unwrap_or_default();
     let handle = Handle { offset, len: payload.len() as u64 };
     let checksum = checksum(id, offset, payload, compression);

@@ -31,7 +31,7 @@ mod place;
 pub(crate) mod reader;
 #[cfg(test)]
 mod tests;
-mod top_index;
+pub(crate) mod top_index;
 
 pub(crate) use builder::TableBuilder;
 pub(crate) use cursor::{Access, TableCursor, UnreadValue};

@@ -1,9 +1,10 @@
 //! Power cuts and kills at every operation of a workload.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use allidb_storage::fs::SimFs;
-use allidb_storage::{Durability, Engine, Error};
+use allidb_storage::fs::{Fs, SimFs};
+use allidb_storage::{Durability, Engine, Error, KeyspaceOptions, SortedFileWriter};
 
 use crate::model::{Edit, Model, Random, apply, assert_whole, batch, contents, effort, keyspace, open, tiny};
 
@@ -16,6 +17,8 @@ struct Told {
     synced: usize,
     /// The same for the operating system's memory.
     flushed: usize,
+    /// What checkpoints that were acknowledged have to hold.
+    checkpoints: Vec<(PathBuf, Model)>,
 }
 
 impl Told {
@@ -32,6 +35,65 @@ impl Told {
             Durability::None => {}
         }
         Ok(())
+    }
+
+    fn acknowledged(&mut self) {
+        (self.synced, self.flushed) = (self.batches.len(), self.batches.len());
+    }
+
+    /// A value large enough for blob files of its own, over others, whose space becomes garbage.
+    fn write_large(&mut self, engine: &Engine, random: &mut Random) -> Result<(), Error> {
+        let key = format!("key{:02}", random.below(6)).into_bytes();
+        let changes = vec![Edit::from((0, key, Some(vec![random.next() as u8; 700])))];
+        self.batches.push(changes.clone());
+        engine.write(batch(engine, &changes), Durability::Sync)?;
+        self.acknowledged();
+        Ok(())
+    }
+
+    /// A file that was built elsewhere, with deletions.
+    fn ingest(&mut self, fs: &SimFs, engine: &Engine, random: &mut Random) -> Result<(), Error> {
+        let path = PathBuf::from(format!("/outside{}", self.batches.len()));
+        let index = random.below(2) as usize;
+        let mut writer =
+            SortedFileWriter::create(fs, &path, 1 << 60 | random.next(), &KeyspaceOptions::new(""))?;
+        let (from, mut rows) = (random.below(30), Vec::new());
+        for key in (from..from + 10).map(|key| format!("key{key:02}").into_bytes()) {
+            let value = (random.below(4) > 0).then(|| vec![random.next() as u8; 60]);
+            match &value {
+                Some(value) => writer.put(&key, value)?,
+                None => writer.delete(&key)?,
+            }
+            rows.push(Edit::from((index, key, value)));
+        }
+        writer.finish()?;
+        self.batches.push(rows);
+        engine.ingest(keyspace(engine, index), &[path], |_| {})?;
+        self.acknowledged();
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, engine: &Engine) -> Result<(), Error> {
+        let dir = PathBuf::from(format!("/checkpoint{}", self.batches.len()));
+        engine.checkpoint(&dir)?;
+        self.acknowledged();
+        let mut model = Model::new();
+        self.batches.iter().for_each(|changes| apply(&mut model, changes));
+        self.checkpoints.push((dir, model));
+        Ok(())
+    }
+
+    fn check_checkpoints(&self, fs: &SimFs, context: &str) {
+        for (dir, model) in &self.checkpoints {
+            let engine = Engine::open(Arc::new(fs.clone()), dir, tiny())
+                .unwrap_or_else(|error| panic!("{context}: {error}"));
+            assert_eq!(
+                &contents(&engine, &engine.snapshot()).unwrap(),
+                model,
+                "{context}: {}",
+                dir.display()
+            );
+        }
     }
 
     /// Writes with flushes, compactions, snapshots and a restart in between.
@@ -54,6 +116,33 @@ impl Told {
                     engine.compact(keyspace(&engine, 0))?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// As [`workload`](Told::workload), with large values whose garbage is collected, ingested files and checkpoints.
+    fn rich_workload(&mut self, fs: &SimFs, seed: u64) -> Result<(), Error> {
+        let mut random = Random(seed);
+        fs.create_dir_all(Path::new("/")).map_err(|error| panic!("{error}"))?;
+        for _ in 0..2 {
+            let engine = open(fs, tiny())?;
+            let mut snapshot = None;
+            for turn in 0..24 {
+                match turn % 8 {
+                    1 | 2 | 4 => self.write_large(&engine, &mut random)?,
+                    5 => self.ingest(fs, &engine, &mut random)?,
+                    _ => self.write(&engine, &mut random)?,
+                }
+                match turn {
+                    3 => snapshot = Some(engine.snapshot()),
+                    11 => self.checkpoint(&engine)?,
+                    14 => engine.compact(keyspace(&engine, 0))?,
+                    17 => snapshot = None,
+                    20 => engine.compact(keyspace(&engine, 1))?,
+                    _ => {}
+                }
+            }
+            drop(snapshot);
         }
         Ok(())
     }
@@ -117,6 +206,39 @@ fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
                 fs.crash(at * 31 + crash);
                 let synced = told.synced;
                 recover_and_go_on(&fs, &mut told, synced, &context);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_power_cut_amid_ingests_checkpoints_and_garbage_collection_loses_nothing_acknowledged() {
+    for seed in 300..300 + effort() {
+        let fs = SimFs::new();
+        let mut told = Told::default();
+        told.rich_workload(&fs, seed).unwrap();
+        let engine = open(&fs, tiny()).unwrap();
+        let written = engine.stats();
+        assert!(written.blob_files > 0 && told.checkpoints.len() == 2 && told.batches.len() == 48);
+        drop(engine);
+        for at in 0..fs.operations() {
+            for crash in 0..2 {
+                let context = format!("workload {seed}, power cut at {at}, crash {crash}");
+                let fs = SimFs::new();
+                fs.power_off_at(at);
+                let mut told = Told::default();
+                // It may end well, if all that failed was the removal of files that nobody needs.
+                told.rich_workload(&fs, seed).ok();
+                fs.crash(at * 31 + crash);
+                if crash == 1 {
+                    // And again while it recovers.
+                    fs.power_off_at(fs.operations() + at % 7);
+                    drop(open(&fs, tiny()));
+                    fs.crash(at);
+                }
+                let synced = told.synced;
+                recover_and_go_on(&fs, &mut told, synced, &context);
+                told.check_checkpoints(&fs, &context);
             }
         }
     }

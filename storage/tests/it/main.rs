@@ -3,6 +3,7 @@
 //! `ALLIDB_SIM_SEEDS=n` makes the crash tests try n times as many seeds and histories; `ALLIDB_WRITE_GOLDEN=1` lets the
 //! golden-file test write its files anew.
 
+mod adversity;
 mod basics;
 mod checkpoints;
 mod concurrency;
@@ -13,8 +14,10 @@ mod golden;
 mod ingest;
 mod inspect;
 mod lessons;
+mod log_segments;
 mod model;
 mod options;
 mod range_delete;
 mod scrub;
 mod state_machine;
+mod variety;
