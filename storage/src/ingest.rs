@@ -121,11 +121,10 @@ impl Inner {
             edit.added.push((level, Arc::new(table)));
         }
         let bytes = edit.added.iter().map(|(_, table)| table.meta.bytes).sum();
-        // From here on the files belong to the tables.
+        // From here on the files belong to the tables. Where it is open which manifest a crash would leave they stay, and the
+        // next open removes what that one does not name.
         arriving.files.clear();
-        self.install(&edit, None).inspect_err(|_| {
-            edit.added.iter().for_each(|(_, table)| table.mark_obsolete());
-        })?;
+        self.install(&edit, None)?;
         drop(compacting);
         self.counters().ingested_bytes.add(bytes);
         let active = self.commit.lock_apply();

@@ -214,6 +214,37 @@ fn an_ingest_that_fails_half_way_can_be_tried_again() {
 }
 
 #[test]
+fn an_ingest_of_which_nobody_knows_whether_it_is_durable_keeps_its_files() {
+    let (mut there, mut absent) = (0, 0);
+    for operation in [Operation::SyncDir, Operation::Rename, Operation::Sync] {
+        for skip in 0..8 {
+            let fs = SimFs::new();
+            let (engine, model) = filled(&fs, 10);
+            engine.flush().unwrap();
+            let rows = rows(&mut Random(10), 0..40);
+            let path = file(&fs, "file", &rows);
+            fs.inject(Fault { skip, ..Fault::once(operation) });
+            engine.ingest(keyspace(&engine, 0), &[path], |_| {}).ok();
+            if engine.stats().poisoned.is_none() {
+                continue;
+            }
+            drop(engine);
+            fs.kill();
+            // The manifest may name the files, and then they are needed.
+            let engine = open(&fs, tiny()).unwrap_or_else(|error| panic!("{operation:?} {skip}: {error}"));
+            let mut with = model.clone();
+            apply_rows(&mut with, 0, &rows);
+            let found = contents(&engine, &engine.snapshot()).unwrap();
+            assert!(found == with || found == model, "{operation:?} {skip}: a part of the files");
+            there += usize::from(found == with);
+            absent += usize::from(found == model);
+            engine.verify().unwrap();
+        }
+    }
+    assert!(there > 0 && absent > 0, "{there} times with the files, {absent} times without");
+}
+
+#[test]
 fn a_power_cut_at_any_operation_of_an_ingest_leaves_all_of_it_or_nothing() {
     let fs = SimFs::new();
     let (engine, model) = filled(&fs, 11);
