@@ -1,9 +1,15 @@
-//! Random histories against a map: writes, flushes, compactions, reopening and snapshots in any order.
+//! Random histories against a map: writes, ingested files, flushes, compactions, snapshots, checkpoints, and reopening with
+//! other options, in any order. The one in which everything fails is `adversity`.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use allidb_storage::fs::SimFs;
-use allidb_storage::{Compression, Direction, Durability, Engine, Options, Snapshot};
+use allidb_storage::fs::{Fs, SimFs};
+use allidb_storage::{
+    Compression, Direction, Durability, Engine, KeyspaceOptions, Options, Snapshot, SortedFileWriter,
+};
 use proptest::prelude::*;
 
 use crate::model::{
@@ -17,7 +23,11 @@ enum Step {
     Compact(usize),
     WaitIdle,
     /// With or without a flush before.
-    Reopen(bool),
+    Reopen(bool, Box<Options>),
+    /// Sorted rows, `None` deletes, in so many files.
+    Ingest(usize, BTreeMap<Vec<u8>, Option<Vec<u8>>>, usize),
+    /// Opened and compared at once, and at the end.
+    Checkpoint,
     Snapshot,
     DropSnapshot(prop::sample::Index),
     Get(usize, Vec<u8>),
@@ -65,6 +75,11 @@ fn edit() -> impl Strategy<Value = Edit> {
     ]
 }
 
+fn rows() -> impl Strategy<Value = BTreeMap<Vec<u8>, Option<Vec<u8>>>> {
+    let value = prop::option::weighted(0.7, prop::collection::vec(any::<u8>(), 0..80));
+    prop::collection::btree_map(key(), value, 1..20)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     let durability = prop_oneof![Just(Durability::None), Just(Durability::Flush), Just(Durability::Sync)];
     prop_oneof![
@@ -72,7 +87,9 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Flush),
         1 => (0usize..2).prop_map(Step::Compact),
         1 => Just(Step::WaitIdle),
-        1 => any::<bool>().prop_map(Step::Reopen),
+        2 => (any::<bool>(), options()).prop_map(|(flush, options)| Step::Reopen(flush, Box::new(options))),
+        2 => (0usize..2, rows(), 1usize..4).prop_map(|(keyspace, rows, files)| Step::Ingest(keyspace, rows, files)),
+        1 => Just(Step::Checkpoint),
         2 => Just(Step::Snapshot),
         1 => any::<prop::sample::Index>().prop_map(Step::DropSnapshot),
         4 => (0usize..2, key()).prop_map(|(k, key)| Step::Get(k, key)),
@@ -157,6 +174,8 @@ struct Run {
     model: Model,
     sequence: u64,
     snapshots: Vec<(Snapshot, Model)>,
+    checkpoints: Vec<(PathBuf, Model)>,
+    files: u64,
 }
 
 impl Run {
@@ -167,6 +186,43 @@ impl Run {
             Some((snapshot, model)) => (snapshot.clone(), model.clone()),
             None => (self.engine.snapshot(), self.model.clone()),
         }
+    }
+
+    fn ingest(&mut self, index: usize, rows: BTreeMap<Vec<u8>, Option<Vec<u8>>>, files: usize) {
+        let rows: Vec<_> = rows.into_iter().collect();
+        let (mut paths, mut edits) = (Vec::new(), Vec::new());
+        for part in rows.chunks(rows.len().div_ceil(files)) {
+            self.files += 1;
+            let path = PathBuf::from(format!("/outside{}", self.files));
+            let options = KeyspaceOptions {
+                block_bytes: self.options.keyspaces[0].block_bytes,
+                index_partition_bytes: self.options.keyspaces[0].index_partition_bytes,
+                compression: self.options.keyspaces[0].compression.clone(),
+                ..KeyspaceOptions::new("")
+            };
+            let mut writer =
+                SortedFileWriter::create(&self.fs, &path, 1 << 60 | self.files, &options).unwrap();
+            for (key, value) in part {
+                match value {
+                    Some(value) => writer.put(key, value).unwrap(),
+                    None => writer.delete(key).unwrap(),
+                }
+                edits.push((index, key.clone(), value.clone()));
+            }
+            writer.finish().unwrap();
+            paths.push(path);
+        }
+        let sequence = self.engine.ingest(keyspace(&self.engine, index), &paths, |_| {}).unwrap();
+        self.sequence += 1;
+        assert_eq!(sequence, self.sequence);
+        apply(&mut self.model, &edits);
+        paths.iter().for_each(|path| self.fs.remove(path).unwrap());
+    }
+
+    fn check_checkpoint(&self, dir: &Path, model: &Model) {
+        let engine = Engine::open(Arc::new(self.fs.clone()), dir, tiny()).unwrap();
+        assert_eq!(&contents(&engine, &engine.snapshot()).unwrap(), model, "a checkpoint is another store");
+        assert_whole(&engine);
     }
 
     fn step(&mut self, step: Step) {
@@ -180,8 +236,9 @@ impl Run {
             Step::Flush => self.engine.flush().unwrap(),
             Step::Compact(index) => self.engine.compact(keyspace(&self.engine, index)).unwrap(),
             Step::WaitIdle => self.engine.wait_idle().unwrap(),
-            Step::Reopen(flush) => {
+            Step::Reopen(flush, options) => {
                 self.snapshots.clear();
+                self.options = *options;
                 let engine = self.engine.clone();
                 if flush {
                     engine.close().unwrap();
@@ -194,6 +251,15 @@ impl Run {
                 self.engine = open(&self.fs, self.options.clone()).unwrap();
                 assert_eq!(self.engine.recovery().last_sequence, self.sequence);
                 assert_eq!(self.engine.recovery().truncated, None);
+            }
+            Step::Ingest(index, rows, files) => self.ingest(index, rows, files),
+            Step::Checkpoint => {
+                let dir = PathBuf::from(format!("/checkpoint{}", self.checkpoints.len()));
+                let made = self.engine.checkpoint(&dir).unwrap();
+                // Batches without changes at the end are in the log only.
+                assert!(made.sequence <= self.sequence);
+                self.check_checkpoint(&dir, &self.model);
+                self.checkpoints.push((dir, self.model.clone()));
             }
             Step::Snapshot => {
                 if self.snapshots.len() < 5 {
@@ -242,14 +308,17 @@ proptest! {
     fn every_history_agrees_with_a_map(options in options(), steps in prop::collection::vec(step(), 1..150)) {
         let fs = SimFs::new();
         let engine = open(&fs, options.clone()).unwrap();
-        let mut run = Run { fs, options, engine, model: Model::new(), sequence: 0, snapshots: Vec::new() };
+        let mut run = Run { fs, options, engine, model: Model::new(), sequence: 0, snapshots: Vec::new(), checkpoints: Vec::new(), files: 0 };
         for step in steps {
             run.step(step);
         }
         for (snapshot, model) in &run.snapshots {
             prop_assert_eq!(&contents(&run.engine, snapshot).unwrap(), model);
         }
-        prop_assert_eq!(contents(&run.engine, &run.engine.snapshot()).unwrap(), run.model);
+        prop_assert_eq!(&contents(&run.engine, &run.engine.snapshot()).unwrap(), &run.model);
         assert_whole(&run.engine);
+        for (dir, model) in &run.checkpoints {
+            run.check_checkpoint(dir, model);
+        }
     }
 }
