@@ -71,7 +71,7 @@ impl Inner {
             let name = if is_blob { files::blob } else { files::table };
             self.link(&name(self.dir(), number), &name(dir, number), &mut unfinished)?;
             made.files += 1;
-            made.bytes = made.bytes.saturating_add(bytes);
+            made.bytes += bytes;
         }
         unfinished.files.push(files::log(dir, manifest.log));
         let header = SegmentHeader { format: LOG_FORMAT, number: manifest.log, previous: 0, previous_len: 0 };

@@ -26,6 +26,8 @@ use crate::wal::record::{HeaderError, LOG_FORMAT, SegmentHeader};
 
 /// No file and no batch comes to a number like this, so the sums of numbers below cannot overflow.
 const NUMBER_LIMIT: u64 = u64::MAX / 3;
+/// Nor has any file so many bytes or entries.
+const SIZE_LIMIT: u64 = 1 << 48;
 
 /// What opening a store found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -259,6 +261,11 @@ fn check_is_new(fs: &dyn Fs, dir: &Path, names: &[Name]) -> Result<(), Error> {
 
 fn open_tables(context: &TableContext, manifest: &Manifest, keyspaces: usize) -> Result<Version, Error> {
     let path = context.dir.join(files::MANIFEST);
+    let tables = manifest.tables.iter().flat_map(|table| [table.bytes, table.entries, table.tombstones]);
+    let blobs = manifest.blobs.iter().flat_map(|blob| [blob.bytes, blob.blobs, blob.value_bytes]);
+    if let Some(size) = tables.chain(blobs).find(|&size| size > SIZE_LIMIT) {
+        return Err(Error::corruption(&path, 0, format!("a file with {size} bytes or entries cannot be")));
+    }
     let mut edit = VersionEdit { last_sequence: Some(manifest.last_sequence), ..VersionEdit::default() };
     let mut blobs = BTreeMap::new();
     for record in &manifest.blobs {

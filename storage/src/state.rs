@@ -282,10 +282,8 @@ impl Inner {
         stats.cache_bytes = self.context.cache.byte_len();
         let blobs = super_version.version.blobs();
         stats.blob_files = blobs.len();
-        // A damaged blob file may be said to have any length.
-        stats.blob_bytes = blobs.values().map(|live| live.file.meta.bytes).fold(0, u64::saturating_add);
-        stats.blob_garbage_bytes =
-            blobs.values().map(|live| live.garbage_disk_bytes()).fold(0, u64::saturating_add);
+        stats.blob_bytes = blobs.values().map(|live| live.file.meta.bytes).sum();
+        stats.blob_garbage_bytes = blobs.values().map(|live| live.garbage_disk_bytes()).sum();
         stats.running_compactions = self.compacting.lock().len();
         stats.compaction_debt_bytes = compaction::debt(&self.options, &super_version.version);
         for ((_, keyspace), entry) in super_version.version.keyspaces().zip(&self.keyspaces) {
@@ -295,11 +293,8 @@ impl Inner {
                     LevelStats {
                         tables: tables.len(),
                         bytes: keyspace.level_bytes(level),
-                        entries: tables.iter().map(|table| table.meta.entries).fold(0, u64::saturating_add),
-                        tombstones: tables
-                            .iter()
-                            .map(|table| table.meta.tombstones)
-                            .fold(0, u64::saturating_add),
+                        entries: tables.iter().map(|table| table.meta.entries).sum(),
+                        tombstones: tables.iter().map(|table| table.meta.tombstones).sum(),
                     }
                 })
                 .collect();

@@ -180,9 +180,7 @@ fn collect_garbage(version: &Version, compacting: &Compacting, garbage: &BTreeMa
     }
     let held = |table: &Table| -> u64 {
         let uses = table.blob_uses().map(|(used, _)| used);
-        uses.filter(|used| garbage.contains_key(&used.file))
-            .map(|used| used.bytes)
-            .fold(0, u64::saturating_add)
+        uses.filter(|used| garbage.contains_key(&used.file)).map(|used| used.bytes).sum()
     };
     let tables = version.tables().filter(|(_, table)| !compacting.is_busy(table.meta.number));
     let tables = tables.map(|(level, table)| (held(table), level, table)).filter(|(held, ..)| *held > 0);

@@ -200,12 +200,16 @@ fn messages_and_references() {
             }
             manifest.range_tombstones.iter().for_each(|record| drop(record.tombstone()));
         });
-        let handle = Handle { offset: mutation.number(28), len: mutation.number(300) };
-        let reference = BlobRef { file: mutation.number(4), handle };
+        let (file, block) = (mutation.number(4), mutation.number(32));
+        let (start, len) = (mutation.number(100) as usize, mutation.number(300) as usize);
+        let reference = BlobRef { file, block, start, len };
         let mut bytes = Vec::new();
         reference.encode(&mut bytes);
-        assert_eq!(BlobRef::decode(&bytes), Some(reference));
+        // One whose end overflows is refused.
+        let sound = start.checked_add(len).map(|_| reference);
+        assert_eq!(BlobRef::decode(&bytes), sound);
         mutation.bytes(&mut bytes);
-        within(1024, || BlobRef::decode(&bytes).map(|decoded| decoded.stored_bytes()));
+        let decoded = within(1024, || BlobRef::decode(&bytes));
+        assert!(decoded.is_none_or(|decoded| decoded.start.checked_add(decoded.len).is_some()));
     });
 }

@@ -1,7 +1,7 @@
 //! Whole stores with one file changed: opened, read in every way, written to, compacted and opened again.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::files::{self, Name};
 use crate::fs::{Fault, Fs, Operation, SimFs};
 use crate::manifest::{MANIFEST_FORMAT, Manifest};
 use crate::{
-    Compression, Direction, Durability, Engine, Error, Inline, Keyspace, KeyspaceOptions, Options, WriteBatch,
+    Compression, Direction, Durability, Engine, Error, Inline, Keyspace, KeyspaceOptions, Options,
+    ScrubOptions, WriteBatch,
 };
 
 const DIR: &str = "/store";
@@ -199,7 +200,7 @@ pub(super) fn exercise(fs: &SimFs, sound: bool) -> bool {
         }
         before.push(forward);
     }
-    expect_damage(engine.verify());
+    expect_damage(engine.scrub(ScrubOptions::default(), |_| ControlFlow::Continue(())));
     let mut batch = WriteBatch::new();
     batch.put(handles[0], "zz", vec![9; 200]);
     batch.delete_range(handles[1], "zz", None);
@@ -208,7 +209,11 @@ pub(super) fn exercise(fs: &SimFs, sound: bool) -> bool {
     for handle in handles {
         expect_damage(engine.compact(handle));
     }
-    expect_damage(engine.checkpoint(Path::new("/checkpoint")));
+    match engine.checkpoint(Path::new("/checkpoint")) {
+        // A file that the manifest names and that is not there.
+        Err(Error::Io { op: "link", .. }) => {}
+        made => drop(expect_damage(made)),
+    }
     let _stats = engine.stats();
     let healthy = engine.stats().poisoned.is_none();
     let closed = expect_damage(engine.close()).is_some();
@@ -358,7 +363,7 @@ fn change_manifest(mutation: &mut Mutation, manifest: &mut Manifest) {
     }
     let at = mutation.below(manifest.blobs.len());
     if let Some(blob) = manifest.blobs.get_mut(at) {
-        for number in [&mut blob.number, &mut blob.bytes, &mut blob.blobs] {
+        for number in [&mut blob.number, &mut blob.bytes, &mut blob.blobs, &mut blob.value_bytes] {
             mutation.maybe(number, 8);
         }
     }
@@ -405,9 +410,10 @@ fn blob_files_behind_right_checksums() {
             // A sound file, with other values than those that are referred to.
             let compression = *mutation.pick(&[Compression::None, Compression::Lz4, Compression::Zstd(1)]);
             let keyspace = Keyspace(mutation.below(3) as u16);
+            let options = KeyspaceOptions { compression: vec![compression], ..KeyspaceOptions::new("") };
             fs.remove(&path).unwrap();
             let mut writer =
-                BlobWriter::create(fs, Path::new(DIR), record.number, keyspace, compression).unwrap();
+                BlobWriter::create(fs, Path::new(DIR), record.number, keyspace, &options, 1).unwrap();
             for _ in 0..mutation.below(30) {
                 let value = vec![mutation.next() as u8; mutation.below(120)];
                 writer.add(&value).unwrap();

@@ -238,7 +238,7 @@ fn an_ingest_of_which_nobody_knows_whether_it_is_durable_keeps_its_files() {
             assert!(found == with || found == model, "{operation:?} {skip}: a part of the files");
             there += usize::from(found == with);
             absent += usize::from(found == model);
-            engine.verify().unwrap();
+            assert_whole(&engine);
         }
     }
     assert!(there > 0 && absent > 0, "{there} times with the files, {absent} times without");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use allidb_storage::fs::{Fault, Fs, Operation, SimFs};
 use allidb_storage::{Durability, Engine, Error, Options};
 
-use crate::model::{Edit, Model, Random, apply, batch, contents, effort, open, tiny};
+use crate::model::{Edit, Model, Random, apply, assert_whole, batch, contents, effort, open, tiny};
 
 fn options() -> Options {
     Options { wal_segment_bytes: 600, memtable_bytes: 1 << 20, frozen_memtables: 100, ..tiny() }
@@ -97,7 +97,7 @@ impl Written {
         assert_eq!(engine.recovery().last_sequence as usize, self.batches.len(), "{context}");
         let all = self.model(self.batches.len());
         assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), all, "{context}");
-        engine.verify().unwrap();
+        assert_whole(&engine);
         count
     }
 }
