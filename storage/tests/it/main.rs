@@ -1,6 +1,6 @@
 //! Tests of the storage engine through its public interface.
 //!
-//! `ALLIDB_SIM_SEEDS=n` makes the crash tests try n times as many seeds and histories; `ALLIDB_WRITE_GOLDEN=1` lets the
+//! `ALLIDB_SIM_SEEDS=n` makes the crash tests and random histories try n times as many seeds; `ALLIDB_WRITE_GOLDEN=1` lets the
 //! golden-file test write its files anew.
 
 mod adversity;
