@@ -414,7 +414,7 @@ impl Run {
         } else {
             self.fs.kill();
         }
-        self.log.push(format!("{}", if power { "power cut" } else { "kill" }));
+        self.log.push(if power { "power cut" } else { "kill" }.to_owned());
         // A failed fsync drops what the operating system had.
         let certain = if power || poisoned { self.synced } else { self.flushed };
         self.fs.set_capacity(None);
