@@ -19,7 +19,12 @@ fn threaded() -> Options {
 fn eight_synced_writers_share_fsyncs_and_keep_one_order() {
     let dir = tempfile::tempdir().unwrap();
     let fs: Arc<dyn Fs> = Arc::new(RealFs);
-    let options = || Options { wal_segment_bytes: 64 << 10, memtable_bytes: 256 << 10, ..threaded() };
+    let options = || Options {
+        wal_segment_bytes: 64 << 10,
+        memtable_bytes: 256 << 10,
+        memory_bytes: 2 << 20,
+        ..threaded()
+    };
     let engine = Engine::open(fs.clone(), dir.path(), options()).unwrap();
     let published = Arc::new(Mutex::new(Vec::new()));
     let writers = 8;
@@ -48,7 +53,10 @@ fn eight_synced_writers_share_fsyncs_and_keep_one_order() {
     assert_eq!(*published.lock().unwrap(), (1..=total).collect::<Vec<u64>>());
     let stats = engine.stats();
     assert_eq!(stats.batches, total);
-    assert!(stats.commit_groups < total && stats.wal_fsyncs < total, "nothing was grouped: {stats:?}");
+    assert!(
+        stats.commit_groups < total && stats.wal_fsyncs.count() < total,
+        "nothing was grouped: {stats:?}"
+    );
     drop(engine);
     let engine = Engine::open(fs, dir.path(), options()).unwrap();
     assert_eq!(engine.recovery().last_sequence, total);

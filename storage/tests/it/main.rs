@@ -13,6 +13,7 @@ mod golden;
 mod ingest;
 mod inspect;
 mod lessons;
+mod memory;
 mod model;
 mod options;
 mod range_delete;
