@@ -19,7 +19,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{Config, port_file, wire};
+use crate::{Config, figures, port_file, wire};
 
 /// How often figures of the parts beneath are put into metrics.
 const EXPORT_EVERY: Duration = Duration::from_secs(5);
@@ -63,7 +63,11 @@ impl Daemon {
             let opened = opened.clone();
             move || opened.get().is_some_and(Coordinator::is_ready)
         });
-        let routes = http::router(recorder.clone(), probes.clone());
+        let figures = {
+            let (recorder, opened) = (recorder.clone(), opened.clone());
+            move || recorder.render() + &opened.get().map_or_else(String::new, figures::text)
+        };
+        let routes = http::router(figures, probes.clone());
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
@@ -175,7 +179,7 @@ async fn export(coordinator: Coordinator, recorder: metrics_exporter_prometheus:
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        wire::export(&coordinator);
+        figures::export(&coordinator);
         recorder.run_upkeep();
     }
 }
