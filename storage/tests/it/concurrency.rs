@@ -162,6 +162,7 @@ fn writers_are_slowed_and_stopped_while_the_flush_lags_and_go_on_afterwards() {
     }
     let stats = engine.stats();
     assert!(stats.slowdowns > 0 && stats.stalls > 0, "{stats:?}");
+    assert!(stats.stall_micros >= 1_000, "{stats:?}");
     engine.flush().unwrap();
     assert_eq!(engine.snapshot().prefix(keyspace(&engine, 0), b"", Direction::Forward).unwrap().count(), 600);
 }

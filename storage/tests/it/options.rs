@@ -2,7 +2,7 @@
 
 use std::ops::Bound;
 
-use allidb_storage::fs::SimFs;
+use allidb_storage::fs::{Operation, SimFs};
 use allidb_storage::{
     Compression, Direction, Durability, Engine, Error, KeyspaceOptions, MAX_KEY_BYTES, Options, WriteBatch,
 };
@@ -268,10 +268,14 @@ fn too_many_tables_in_level_0_slow_writers_and_then_refuse_them() {
         let engine = open(&SimFs::new(), options).unwrap();
         engine.write(put(&engine, "key", b"1"), Durability::Sync).unwrap();
         engine.flush().unwrap();
-        engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
-        engine.stats().slowdowns
+        engine.write(put(&engine, "key", &[2; 200 << 10]), Durability::Sync).unwrap();
+        let stats = engine.stats();
+        (stats.slowdowns, stats.slowdown_micros)
     };
-    assert_eq!((slowdowns(1), slowdowns(2)), (1, 0));
+    let (slowed, micros) = slowdowns(1);
+    // Three lots of 64 KiB, two milliseconds each.
+    assert!(slowed == 1 && micros >= 6_000, "{micros}");
+    assert_eq!(slowdowns(2), (0, 0));
 }
 
 #[test]
@@ -372,6 +376,24 @@ fn durability_decides_what_is_synced() {
         (before.0 + 5, before.1 + 2),
         "synced by request"
     );
+}
+
+#[test]
+fn fsyncs_of_the_log_are_timed() {
+    let fs = SimFs::new();
+    let engine = open(&fs, Options { wal_segment_bytes: 1 << 20, ..tiny() }).unwrap();
+    let slow = |engine: &Engine| {
+        let bounds = allidb_storage::Latency::BOUNDS_MICROS;
+        let first = bounds.partition_point(|&bound| bound <= 16_384);
+        engine.stats().wal_fsyncs.counts()[first..].iter().sum::<u64>()
+    };
+    engine.write(put(&engine, "key", b"1"), Durability::Sync).unwrap();
+    let before = (engine.stats().wal_fsyncs, slow(&engine));
+    fs.set_delay(Operation::Sync, std::time::Duration::from_millis(20));
+    engine.write(put(&engine, "key", b"2"), Durability::Sync).unwrap();
+    let after = (engine.stats().wal_fsyncs, slow(&engine));
+    assert_eq!((after.0.count(), after.1), (before.0.count() + 1, before.1 + 1));
+    assert!(after.0.sum_micros() >= before.0.sum_micros() + 20_000, "{after:?}");
 }
 
 #[test]
