@@ -18,6 +18,7 @@ pub struct Latency {
 impl Latency {
     /// The upper bounds of the buckets, each of which belongs to its bucket: powers of two from 32 µs to 8.4 s, in
     /// microseconds. A last bucket has none.
+    #[expect(clippy::indexing_slicing, reason = "evaluated when this is compiled")]
     pub const BOUNDS_MICROS: [u64; BOUNDS] = {
         let mut bounds = [FIRST_BOUND_MICROS; BOUNDS];
         let mut bucket = 1;
