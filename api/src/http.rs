@@ -9,11 +9,13 @@ use axum::{
     Router,
     extract::State,
     http::{StatusCode, header},
-    response::IntoResponse,
     routing::get,
 };
-use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::{net::TcpListener, sync::watch};
+
+/// The type of what `/metrics` answers.
+const METRICS_TYPE: [(header::HeaderName, &str); 1] =
+    [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
 
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,22 +56,18 @@ impl Probes {
     }
 }
 
-/// The routes of the HTTP port.
-pub fn router(metrics: PrometheusHandle, probes: Probes) -> Router {
+/// The routes of the HTTP port. `metrics` renders all figures in the text format of Prometheus.
+pub fn router(metrics: impl Fn() -> String + Clone + Send + Sync + 'static, probes: Probes) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok" }))
         .route("/startupz", get(async |State(probes): State<Probes>| probe(probes.is_past(Phase::Starting))))
         .route("/readyz", get(async |State(probes): State<Probes>| probe(probes.is_ready())))
         .with_state(probes)
-        .merge(Router::new().route("/metrics", get(render)).with_state(metrics))
+        .route("/metrics", get(async move || (METRICS_TYPE, metrics())))
 }
 
 fn probe(holds: bool) -> (StatusCode, &'static str) {
     if holds { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
-}
-
-async fn render(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
 }
 
 /// Serves `routes` until `stop` turns true.
@@ -100,7 +98,7 @@ mod tests {
     async fn probes_follow_the_phases() {
         let probes = Probes::new(|| true);
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-        let routes = router(metrics, probes.clone());
+        let routes = router(move || metrics.render(), probes.clone());
         let status = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             routes.clone().oneshot(request).await.expect("infallible").status()

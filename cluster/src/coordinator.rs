@@ -68,6 +68,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How the storage engine works.
     pub storage: allidb_storage::Options,
+    /// How each keyspace is stored; its name counts for nothing.
+    pub keyspace: allidb_storage::KeyspaceOptions,
     /// How vectors are indexed.
     pub vectors: VectorOptions,
     /// Bounds on requests.
@@ -87,6 +89,7 @@ impl Config {
         Self {
             data_dir: data_dir.into(),
             storage: allidb_storage::Options::default(),
+            keyspace: allidb_storage::KeyspaceOptions::new(""),
             vectors: VectorOptions { build_threads: (cores / 2).max(1), ..VectorOptions::default() },
             limits: Limits::default(),
             write_threads: 16,
@@ -137,6 +140,7 @@ impl Coordinator {
             fs: Arc::new(RealFs),
             dir: config.data_dir,
             storage: config.storage,
+            keyspace: config.keyspace,
             build_pool: build_pool(&config.vectors)?,
             vectors: config.vectors,
             limits: config.limits,

@@ -19,11 +19,11 @@ pub(crate) struct Keyspaces {
     pub(crate) local: Keyspace,
 }
 
-/// What the storage engine is to be opened with.
-pub(crate) fn keyspace_options() -> Vec<KeyspaceOptions> {
+/// What the storage engine is to be opened with: all of them like `template`, which has no say about names.
+pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOptions> {
     let names =
         ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number", "cluster", "local"];
-    names.into_iter().map(KeyspaceOptions::new).collect()
+    names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
 
 impl Keyspaces {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::batch::{ChangeKind, WriteBatch};
 use crate::compaction::level0_due;
@@ -124,13 +124,22 @@ impl Inner {
         let before = self.admission.slow_bytes.fetch_add(bytes, Ordering::Relaxed);
         let lots = (before + bytes) / SLOW_BYTES - before / SLOW_BYTES;
         if lots > 0 {
+            let start = Instant::now();
             thread::sleep(SLOW_DELAY * u32::try_from(lots).unwrap_or(u32::MAX));
+            self.counters().slowdown_micros.add_time(start.elapsed());
         }
     }
 
     /// Waits until background work has caught up. If it fails, waiting is of no use.
     fn stop(&self) -> Result<(), Error> {
         self.counters().stalls.add(1);
+        let start = Instant::now();
+        let caught_up = self.wait_to_catch_up();
+        self.counters().stall_micros.add_time(start.elapsed());
+        caught_up
+    }
+
+    fn wait_to_catch_up(&self) -> Result<(), Error> {
         if self.options.background.is_inline() {
             self.run_inline();
         }

@@ -58,6 +58,11 @@ impl BlockCache {
         BlockCache { parts: Cache::with_weighter(expected, bytes as u64, ByBytes) }
     }
 
+    /// Another bound; what is beyond it goes.
+    pub(crate) fn set_capacity(&self, bytes: usize) {
+        self.parts.set_capacity(bytes as u64);
+    }
+
     pub(crate) fn get(&self, file: u64, offset: u64) -> Option<Cached> {
         self.parts.get(&(file, offset))
     }
@@ -100,6 +105,24 @@ mod tests {
         }
         assert!(cache.byte_len() > 50_000);
         assert!(cache.get(2, 999).is_none());
+    }
+
+    #[test]
+    fn a_smaller_bound_holds_at_once_and_a_larger_one_is_used() {
+        let cache = BlockCache::new(100_000);
+        let fill = |file| (0..1_000).for_each(|offset| cache.insert(file, offset, Cached::Block(block())));
+        fill(1);
+        // Back and forth as memtables come and go, with everything read twice or only once.
+        for file in 2..20 {
+            (0..50).filter(|&offset| cache.get(file - 1, 999 - offset).is_some()).count();
+            cache.set_capacity(20_000);
+            assert!(cache.byte_len() <= 20_000);
+            fill(file);
+            assert!((10_000..=20_000).contains(&cache.byte_len()));
+            cache.set_capacity(100_000);
+            fill(file);
+            assert!((60_000..=100_000).contains(&cache.byte_len()), "{}", cache.byte_len());
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::Sequence;
 use crate::batch::{ChangeKind, WriteBatch};
 use crate::error::Error;
 use crate::files;
-use crate::memtable::MemtableSet;
+use crate::memtable::{self, MemtableSet};
 use crate::options::{Durability, MAX_KEY_BYTES};
 use crate::state::Inner;
 use crate::wal::record::{LOG_FORMAT, SegmentHeader};
@@ -25,7 +25,7 @@ use crate::wal::writer::{CompleteSegment, SegmentWriter};
 
 /// Bytes of batches that one group takes to the log.
 const GROUP_BYTES: usize = 4 << 20;
-/// Bytes of batches that may wait; further writers wait before they queue up.
+/// Memory of batches that may wait; further writers wait before they queue up.
 const QUEUE_BYTES: usize = 32 << 20;
 
 /// Called with a batch's sequence between its insertion and its visibility.
@@ -35,9 +35,18 @@ pub(crate) type Publish = Box<dyn FnOnce(Sequence) + Send>;
 pub(crate) struct Request {
     batch: WriteBatch,
     byte_len: usize,
+    /// What the batch will take in the memtables.
+    memory_bytes: usize,
     durability: Durability,
     publish: Option<Publish>,
     waiter: Option<Arc<Waiter>>,
+}
+
+impl Request {
+    /// What it counts while it waits: small changes take more memory than in the log.
+    fn queued_bytes(&self) -> usize {
+        self.byte_len.max(self.memory_bytes)
+    }
 }
 
 impl fmt::Debug for Request {
@@ -150,7 +159,8 @@ impl Inner {
         let byte_len = batch.byte_len();
         self.check_batch(&batch, byte_len)?;
         self.admit(&batch, byte_len)?;
-        let mut request = Request { batch, byte_len, durability, publish, waiter: None };
+        let memory_bytes = memtable::memory_bytes(&batch);
+        let mut request = Request { batch, byte_len, memory_bytes, durability, publish, waiter: None };
         let mut queue = self.commit.queue.lock();
         while queue.bytes > QUEUE_BYTES {
             self.commit.room.wait(&mut queue);
@@ -162,7 +172,7 @@ impl Inner {
         }
         let waiter = Arc::new(Waiter { state: Mutex::new(Wait::Queued), changed: Condvar::new() });
         request.waiter = Some(waiter.clone());
-        queue.bytes += byte_len;
+        queue.bytes += request.queued_bytes();
         queue.requests.push_back(request);
         drop(queue);
         match waiter.wait() {
@@ -234,7 +244,7 @@ impl Inner {
         while bytes < GROUP_BYTES
             && let Some(request) = queue.requests.pop_front()
         {
-            queue.bytes -= request.byte_len;
+            queue.bytes -= request.queued_bytes();
             bytes += request.byte_len;
             others.push(request);
         }
@@ -250,7 +260,7 @@ impl Inner {
             let mut queue = self.commit.queue.lock();
             let next = queue.requests.pop_front();
             match &next {
-                Some(request) => queue.bytes -= request.byte_len,
+                Some(request) => queue.bytes -= request.queued_bytes(),
                 None => queue.led = false,
             }
             self.commit.room.notify_all();
@@ -267,8 +277,10 @@ impl Inner {
     fn log_group(&self, log: &mut Log, own: &Request, others: &[Request]) -> Result<Sequence, Error> {
         // Under the lock: whoever came before may have failed.
         self.check_writable()?;
+        let memory_bytes = own.memory_bytes + others.iter().map(|other| other.memory_bytes).sum::<usize>();
+        let used = log.memtables.byte_len();
         if log.segment.byte_len() >= self.options.wal_segment_bytes
-            || log.memtables.byte_len() >= self.options.memtable_bytes
+            || (used > 0 && used + memory_bytes > self.options.memtable_bytes)
             || log.memtables.has_many_range_tombstones()
         {
             let active = self.commit.apply.lock();
@@ -295,11 +307,11 @@ impl Inner {
         let appended = log.segment.byte_len() - len_before;
         let written = match durability {
             Durability::Sync => log.segment.sync(),
-            Durability::None if !log.segment.is_buffer_full() => Ok(false),
-            Durability::Flush | Durability::None => log.segment.write().map(|()| false),
+            Durability::None if !log.segment.is_buffer_full() => Ok(None),
+            Durability::Flush | Durability::None => log.segment.write().map(|()| None),
         };
         match written {
-            Ok(synced) => self.counters().wal_fsyncs.add(u64::from(synced)),
+            Ok(time) => time.into_iter().for_each(|time| self.counters().wal_fsyncs.add(time)),
             Err(error) => return Err(self.log_failed(log, Some(mark), error)),
         }
         self.counters().wal_bytes_written.add(appended);
@@ -308,6 +320,10 @@ impl Inner {
         let bytes = own.byte_len + others.iter().map(|other| other.byte_len).sum::<usize>();
         self.counters().batch_bytes.add(bytes as u64);
         log.last_sequence = sequence;
+        // Before it is inserted: meanwhile the next group is judged by it.
+        if log.memtables.reserve(memory_bytes) > self.options.memtable_bytes {
+            self.share_memory();
+        }
         Ok(first)
     }
 
@@ -349,8 +365,8 @@ impl Inner {
     fn sync_earlier(&self, log: &mut Log) -> Result<(), Error> {
         let oldest = self.oldest_log.load(Ordering::Acquire);
         for segment in log.unsynced.iter().filter(|segment| segment.number >= oldest) {
-            segment.sync().map_err(|error| self.poison(error))?;
-            self.counters().wal_fsyncs.add(1);
+            let time = segment.sync().map_err(|error| self.poison(error))?;
+            self.counters().wal_fsyncs.add(time);
         }
         log.unsynced.clear();
         log.segment.follow_synced();
@@ -373,11 +389,9 @@ impl Inner {
             previous_len: log.segment.byte_len(),
         };
         let segment_bytes = self.options.wal_segment_bytes;
-        let segment = match SegmentWriter::create(self.fs(), self.dir(), header, is_synced, segment_bytes) {
-            Ok(segment) => segment,
-            Err(error) => return Err(self.segment_failed(header.number, error)),
-        };
-        self.counters().wal_fsyncs.add(1);
+        let created = SegmentWriter::create(self.fs(), self.dir(), header, is_synced, segment_bytes);
+        let (segment, time) = created.map_err(|error| self.segment_failed(header.number, error))?;
+        self.counters().wal_fsyncs.add(time);
         if !log.segment.is_synced() {
             log.unsynced.push(log.segment.complete());
         }
@@ -441,8 +455,8 @@ impl Inner {
         self.check_writable()?;
         self.sync_earlier(&mut log)?;
         match log.segment.sync() {
-            Ok(synced) => {
-                self.counters().wal_fsyncs.add(u64::from(synced));
+            Ok(time) => {
+                time.into_iter().for_each(|time| self.counters().wal_fsyncs.add(time));
                 Ok(())
             }
             Err(error) => Err(self.log_failed(&mut log, None, error)),

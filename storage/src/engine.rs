@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::files;
 use crate::fs::Fs;
 use crate::memtable::MemtableSet;
-use crate::options::{Compression, Durability, Keyspace, KeyspaceOptions, Options};
+use crate::options::{Durability, Keyspace, KeyspaceOptions, Options};
 use crate::recovery::{Recovery, recover};
 use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::signal::Signal;
@@ -54,7 +54,7 @@ impl Engine {
     /// [`Error::Locked`] if it is open already, [`Error::Corruption`] if a file is damaged or missing,
     /// [`Error::NewerFormat`], [`Error::InvalidArgument`] for options that contradict each other, [`Error::Io`].
     pub fn open(fs: Arc<dyn Fs>, dir: &Path, options: Options) -> Result<Engine, Error> {
-        check_options(&options)?;
+        options.check()?;
         fs.create_dir_all(dir).map_err(|source| Error::io("create", dir, source))?;
         let lock_path = dir.join(files::LOCK);
         let lock = fs.lock(&lock_path).map_err(|source| match source.kind() {
@@ -64,7 +64,7 @@ impl Engine {
         let context = TableContext {
             fs,
             dir: dir.to_path_buf(),
-            cache: Arc::new(BlockCache::new(options.block_cache_bytes)),
+            cache: Arc::new(BlockCache::new(options.memory_bytes)),
             counters: Arc::new(Counters::default()),
             damages: Arc::default(),
         };
@@ -73,7 +73,7 @@ impl Engine {
         let (previous, previous_len) = recovered.previous;
         let number = recovered.next_file;
         let header = SegmentHeader { format: LOG_FORMAT, number, previous, previous_len };
-        let segment = SegmentWriter::create(&*context.fs, dir, header, true, options.wal_segment_bytes)?;
+        let (segment, _) = SegmentWriter::create(&*context.fs, dir, header, true, options.wal_segment_bytes)?;
         let last_sequence = recovery.last_sequence;
         let active = Arc::new(MemtableSet::new(header.number, recovered.keyspaces.len(), last_sequence));
         let keyspaces = recovered
@@ -91,6 +91,7 @@ impl Engine {
             frozen: recovered.frozen,
             version: Arc::new(recovered.version),
         };
+        let memory_bytes = options.memory_bytes;
         let throttle = Throttle::new(options.compaction_bytes_per_second);
         let inner = Arc::new(Inner {
             context,
@@ -104,6 +105,7 @@ impl Engine {
             flushing: Mutex::default(),
             compacting: Mutex::default(),
             throttle,
+            cache_bytes: Mutex::new(memory_bytes),
             closing: AtomicBool::new(false),
             workers: AtomicU64::new(0),
             failures: Mutex::default(),
@@ -128,6 +130,7 @@ impl Engine {
         }
         recovery.removed_files += recovered.orphans.len();
         inner.update_pressure(&inner.super_version());
+        inner.share_memory();
         inner.start_workers();
         inner.run_inline();
         Ok(Engine { shared: Arc::new(Shared { inner, recovery }) })
@@ -308,30 +311,4 @@ impl Drop for Shared {
             tracing::warn!(%error, "the last unsynced batches could not be written to the log");
         }
     }
-}
-
-fn check_options(options: &Options) -> Result<(), Error> {
-    for (index, keyspace) in options.keyspaces.iter().enumerate() {
-        let twice = options.keyspaces.iter().skip(index + 1).any(|other| other.name == keyspace.name);
-        if twice || keyspace.name.is_empty() {
-            let what = format!("a keyspace without a name or declared twice: {:?}", keyspace.name);
-            return Err(Error::InvalidArgument { what });
-        }
-        let levels = zstd::compression_level_range();
-        let exists = |compression: &Compression| match compression {
-            Compression::Zstd(level) => levels.contains(&i32::from(*level)),
-            Compression::None | Compression::Lz4 => true,
-        };
-        if keyspace.compression.is_empty() || !keyspace.compression.iter().all(exists) {
-            let what = format!(
-                "no compression, or none that exists, for {}: {:?}",
-                keyspace.name, keyspace.compression
-            );
-            return Err(Error::InvalidArgument { what });
-        }
-    }
-    if options.batch_bytes > 1 << 30 {
-        return Err(Error::InvalidArgument { what: "batch_bytes is more than 1 GiB".to_owned() });
-    }
-    Ok(())
 }

@@ -9,7 +9,7 @@
 //! | module | concept |
 //! |---|---|
 //! | [`engine`](Engine), `state` | what users call; what everything shares |
-//! | `options`, `error`, `stats` | choices, failures, counters |
+//! | `options`, `error`, `stats`, `latency` | choices, failures, counters |
 //! | `batch` | a batch and its bytes |
 //! | `commit` | group commit: one order for log, memtables and visibility |
 //! | `admission` | free space, slowing down and stopping writers |
@@ -21,6 +21,7 @@
 //! | `table` | sorted tables: blocks, index and filter (whole or in partitions), footer |
 //! | `blob` | large values apart from their keys |
 //! | `cache` | the block cache: blocks, partitions of indexes and filters, separated values |
+//! | `memory` | one budget for memtables, cache and open tables |
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
 //! | `sorted_file`, `ingest` | files built apart, and how they come in |
@@ -65,7 +66,9 @@ mod fuzz;
 mod ingest;
 pub mod inspect;
 mod key;
+mod latency;
 mod manifest;
+mod memory;
 mod memtable;
 mod merge;
 mod options;
@@ -90,6 +93,7 @@ pub use batch::WriteBatch;
 pub use checkpoint::Checkpoint;
 pub use engine::Engine;
 pub use error::Error;
+pub use latency::Latency;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
 pub use quarantine::Damage;
 pub use recovery::{Recovery, Truncation};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::background::{Background, Threads};
+use crate::error::Error;
 
 /// The number of a batch: batches are numbered without gaps, from 1, in the order in which they become
 /// visible.
@@ -39,6 +40,16 @@ pub enum Compression {
     /// LZ4, and slower: for deep levels, where most data lies and which are written seldom. A block of more than
     /// 64 MiB, that is one with a huge value, is compressed with LZ4 all the same.
     Zstd(i8),
+}
+
+impl Compression {
+    /// Whether ZSTD has such a level; true for the others.
+    pub fn exists(self) -> bool {
+        match self {
+            Compression::Zstd(level) => zstd::compression_level_range().contains(&i32::from(level)),
+            Compression::None | Compression::Lz4 => true,
+        }
+    }
 }
 
 /// How one keyspace is stored.
@@ -93,9 +104,11 @@ pub struct Options {
     pub memtable_bytes: usize,
     /// How many frozen sets of memtables may wait for the flush before writers are stopped.
     pub frozen_memtables: usize,
-    /// Memory of decompressed blocks, and of partitions of indexes and filters, in bytes. What small tables have of
-    /// these, and the top level of large ones, comes on top: see [`crate::Stats::table_memory_bytes`].
-    pub block_cache_bytes: usize,
+    /// Memory of everything together, in bytes: memtables, what open tables keep of their indexes and filters, and the
+    /// cache of blocks, partitions and separated values, which gets what the others leave. At least
+    /// [`least_memory_bytes`](Options::least_memory_bytes). Beyond it come, for a time, batches on their way into the
+    /// memtables and the buffers of flushes and compactions: see "Memory" in `docs/architecture.md`.
+    pub memory_bytes: usize,
     /// The size of a segment of the write-ahead log, in bytes.
     pub wal_segment_bytes: u64,
     /// The largest batch, in bytes.
@@ -136,7 +149,7 @@ impl Default for Options {
             keyspaces: Vec::new(),
             memtable_bytes: 64 << 20,
             frozen_memtables: 3,
-            block_cache_bytes: 256 << 20,
+            memory_bytes: 512 << 20,
             wal_segment_bytes: 64 << 20,
             batch_bytes: 64 << 20,
             table_bytes: 64 << 20,
@@ -152,5 +165,37 @@ impl Default for Options {
             min_free_bytes: 256 << 20,
             background: Arc::new(Threads),
         }
+    }
+}
+
+impl Options {
+    /// Refuses options that contradict each other, or that nothing can be done with.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let refuse = |what| Err(Error::InvalidArgument { what });
+        for (index, keyspace) in self.keyspaces.iter().enumerate() {
+            let twice = self.keyspaces.iter().skip(index + 1).any(|other| other.name == keyspace.name);
+            if twice || keyspace.name.is_empty() {
+                return refuse(format!("a keyspace without a name or declared twice: {:?}", keyspace.name));
+            }
+            if keyspace.compression.is_empty()
+                || !keyspace.compression.iter().all(|compression| compression.exists())
+            {
+                return refuse(format!(
+                    "no compression, or none that exists, for {}: {:?}",
+                    keyspace.name, keyspace.compression
+                ));
+            }
+        }
+        if self.batch_bytes > 1 << 30 {
+            return refuse("batch_bytes is more than 1 GiB".to_owned());
+        }
+        let (budget, least) = (self.memory_bytes, self.least_memory_bytes());
+        if budget < least {
+            return refuse(format!(
+                "memory_bytes is {budget}; with memtable_bytes {} and frozen_memtables {} it must be at least {least}",
+                self.memtable_bytes, self.frozen_memtables
+            ));
+        }
+        Ok(())
     }
 }

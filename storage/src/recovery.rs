@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::files::{self, Name};
 use crate::fs::Fs;
 use crate::manifest::Manifest;
-use crate::memtable::MemtableSet;
+use crate::memtable::{self, MemtableSet};
 use crate::options::KeyspaceOptions;
 use crate::quarantine::Damage;
 use crate::table::check::{Check, check};
@@ -181,6 +181,7 @@ impl Recovered {
             if batch.changes().iter().any(|change| usize::from(change.keyspace.0) >= self.keyspaces.len()) {
                 return Err(Error::corruption(path, offset, "a change to a keyspace that does not exist"));
             }
+            set.reserve(memtable::memory_bytes(&batch));
             set.insert(batch, sequence);
             self.recovery.last_sequence = sequence;
             self.recovery.batches += 1;

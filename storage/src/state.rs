@@ -58,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) compacting: Mutex<Compacting>,
     /// What all compactions together may write.
     pub(crate) throttle: Throttle,
+    /// What the cache may take; the lock orders those who change it.
+    pub(crate) cache_bytes: Mutex<usize>,
     pub(crate) closing: AtomicBool,
     pub(crate) workers: AtomicU64,
     /// The last failure of each worker, until it succeeds.
@@ -179,6 +181,8 @@ impl Inner {
         let next = Arc::new(SuperVersion { active, frozen, version: current.version.clone() });
         self.update_pressure(&next);
         *current = next;
+        drop(current);
+        self.share_memory();
     }
 
     /// Makes a new version durable and then current. `flushed` are memtables that are in its tables.
@@ -229,6 +233,7 @@ impl Inner {
             self.update_pressure(&next);
             *current = next;
         }
+        self.share_memory();
         forget(&edit.removed, edit);
         let version = self.super_version().version.clone();
         let old = before
@@ -280,6 +285,8 @@ impl Inner {
         stats.wal_bytes = super_version.active.log_bytes()
             + super_version.frozen.iter().map(|set| set.log_bytes()).sum::<u64>();
         stats.cache_bytes = self.context.cache.byte_len();
+        stats.cache_capacity_bytes = *self.cache_bytes.lock() as u64;
+        stats.memory_budget_bytes = self.options.memory_bytes as u64;
         let blobs = super_version.version.blobs();
         stats.blob_files = blobs.len();
         stats.blob_bytes = blobs.values().map(|live| live.file.meta.bytes).sum();
@@ -305,8 +312,9 @@ impl Inner {
                 range_tombstones,
             });
         }
-        stats.table_memory_bytes =
-            super_version.version.tables().map(|(_, table)| table.memory_bytes() as u64).sum();
+        stats.table_memory_bytes = super_version.version.memory_bytes() as u64;
+        stats.memory_bytes =
+            stats.memtable_bytes + stats.frozen_memtable_bytes + stats.cache_bytes + stats.table_memory_bytes;
         stats.quarantined_tables =
             super_version.version.tables().filter(|(_, table)| table.is_quarantined()).count();
         stats.damages = self.context.damages.list();

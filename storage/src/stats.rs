@@ -1,6 +1,9 @@
 //! Counters, and the snapshot of them that users see.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::latency::{Latency, LatencyCounter};
 
 use crate::quarantine::Damage;
 
@@ -52,8 +55,14 @@ pub struct Stats {
     pub compaction_debt_bytes: u64,
     /// Compactions under way.
     pub running_compactions: usize,
-    /// Memory of the block cache.
+    /// Memory in use of the budget: memtables, the cache, and open tables.
+    pub memory_bytes: u64,
+    /// The budget: [`Options::memory_bytes`](crate::Options::memory_bytes).
+    pub memory_budget_bytes: u64,
+    /// Memory of the cache.
     pub cache_bytes: u64,
+    /// What the cache may take at the moment: what memtables and open tables leave of the budget.
+    pub cache_capacity_bytes: u64,
     /// Memory of open tables outside of the cache: indexes and filters of small ones, the top level of the index of
     /// large ones.
     pub table_memory_bytes: u64,
@@ -71,8 +80,8 @@ pub struct Stats {
     pub batch_bytes: u64,
     /// Groups of batches written to the log together.
     pub commit_groups: u64,
-    /// Fsyncs of the log.
-    pub wal_fsyncs: u64,
+    /// How long fsyncs of the log took.
+    pub wal_fsyncs: Latency,
     /// Bytes of batches and record headers written to the log.
     pub wal_bytes_written: u64,
     /// Flushes of a set of memtables.
@@ -97,8 +106,12 @@ pub struct Stats {
     pub bytes_read: u64,
     /// Writes that were delayed because flush or compaction lagged.
     pub slowdowns: u64,
+    /// How long they were delayed, all together, in microseconds.
+    pub slowdown_micros: u64,
     /// Writes that were stopped until flush or compaction caught up.
     pub stalls: u64,
+    /// How long they were stopped, all together, in microseconds.
+    pub stall_micros: u64,
     /// Flushes and compactions that failed.
     pub background_errors: u64,
     /// The failure of the last flush or compaction, until one succeeds.
@@ -134,7 +147,7 @@ pub(crate) struct Counters {
     pub(crate) batches: Counter,
     pub(crate) batch_bytes: Counter,
     pub(crate) commit_groups: Counter,
-    pub(crate) wal_fsyncs: Counter,
+    pub(crate) wal_fsyncs: LatencyCounter,
     pub(crate) wal_bytes_written: Counter,
     pub(crate) flushes: Counter,
     pub(crate) compactions: Counter,
@@ -147,7 +160,9 @@ pub(crate) struct Counters {
     pub(crate) compaction_bytes_read: Counter,
     pub(crate) bytes_read: Counter,
     pub(crate) slowdowns: Counter,
+    pub(crate) slowdown_micros: Counter,
     pub(crate) stalls: Counter,
+    pub(crate) stall_micros: Counter,
     pub(crate) background_errors: Counter,
     pub(crate) scrub_bytes_read: Counter,
 }
@@ -159,6 +174,11 @@ pub(crate) struct Counter(AtomicU64);
 impl Counter {
     pub(crate) fn add(&self, amount: u64) {
         self.0.fetch_add(amount, Ordering::Relaxed);
+    }
+
+    /// Adds a time to a counter of microseconds.
+    pub(crate) fn add_time(&self, time: Duration) {
+        self.add(u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -177,7 +197,7 @@ impl Counters {
             batches: self.batches.get(),
             batch_bytes: self.batch_bytes.get(),
             commit_groups: self.commit_groups.get(),
-            wal_fsyncs: self.wal_fsyncs.get(),
+            wal_fsyncs: self.wal_fsyncs.read(),
             wal_bytes_written: self.wal_bytes_written.get(),
             flushes: self.flushes.get(),
             compactions: self.compactions.get(),
@@ -190,7 +210,9 @@ impl Counters {
             compaction_bytes_read: self.compaction_bytes_read.get(),
             bytes_read: self.bytes_read.get(),
             slowdowns: self.slowdowns.get(),
+            slowdown_micros: self.slowdown_micros.get(),
             stalls: self.stalls.get(),
+            stall_micros: self.stall_micros.get(),
             background_errors: self.background_errors.get(),
             scrub_bytes_read: self.scrub_bytes_read.get(),
             ..Stats::default()

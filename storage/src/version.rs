@@ -166,6 +166,11 @@ impl Version {
         })
     }
 
+    /// Memory that the open tables take outside of the cache, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.tables().map(|(_, table)| table.memory_bytes()).sum()
+    }
+
     /// The range tombstones of all keyspaces.
     pub(crate) fn range_tombstones(&self) -> impl Iterator<Item = (Keyspace, RangeTombstone)> {
         self.keyspaces().flat_map(|(id, keyspace)| keyspace.range_tombstones.iter().map(move |one| (id, one)))

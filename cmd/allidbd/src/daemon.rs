@@ -19,10 +19,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{Config, port_file, wire};
+use crate::{Config, figures, port_file, wire};
 
-/// How often figures of the parts beneath are put into metrics.
-const EXPORT_EVERY: Duration = Duration::from_secs(5);
+/// How often the recorder of metrics makes room.
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How long the probes are still answered once everything else is over.
 const LAST_PROBES: Duration = Duration::from_secs(1);
 
@@ -37,7 +37,7 @@ pub struct Daemon {
     stop_http: watch::Sender<bool>,
     grpc_served: JoinHandle<()>,
     http_served: JoinHandle<()>,
-    exporting: JoinHandle<()>,
+    keeping_up: JoinHandle<()>,
     failures: mpsc::Receiver<anyhow::Error>,
     grace: Duration,
 }
@@ -63,7 +63,17 @@ impl Daemon {
             let opened = opened.clone();
             move || opened.get().is_some_and(Coordinator::is_ready)
         });
-        let routes = http::router(recorder.clone(), probes.clone());
+        let figures = {
+            let (recorder, opened) = (recorder.clone(), opened.clone());
+            move || match opened.get() {
+                Some(coordinator) => {
+                    figures::export(coordinator);
+                    recorder.render() + &figures::text(coordinator)
+                }
+                None => recorder.render(),
+            }
+        };
+        let routes = http::router(figures, probes.clone());
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
@@ -72,7 +82,7 @@ impl Daemon {
         opened.set(coordinator.clone()).ok();
         let serving = server::serve(grpc_port, coordinator.clone(), wire::settings(&config), grpc_stopped);
         let grpc_served = report(failed, "gRPC", serving);
-        let exporting = tokio::spawn(export(coordinator.clone(), recorder));
+        let keeping_up = tokio::spawn(keep_up(recorder));
         probes.enter(Phase::Serving);
         if let Some(path) = &config.listen.port_file {
             port_file::write(path, grpc, http)?;
@@ -87,7 +97,7 @@ impl Daemon {
             stop_http,
             grpc_served,
             http_served,
-            exporting,
+            keeping_up,
             failures,
             grace: config.shutdown.grace.0,
         })
@@ -123,7 +133,7 @@ impl Daemon {
             tracing::warn!("requests are cut off, the grace is over");
             self.grpc_served.abort();
         }
-        self.exporting.abort();
+        self.keeping_up.abort();
         tracing::info!("flushing and closing the store");
         let coordinator = self.coordinator.clone();
         tokio::task::spawn_blocking(move || coordinator.close())
@@ -170,12 +180,11 @@ where
     })
 }
 
-async fn export(coordinator: Coordinator, recorder: metrics_exporter_prometheus::PrometheusHandle) {
-    let mut ticks = interval(EXPORT_EVERY);
+async fn keep_up(recorder: metrics_exporter_prometheus::PrometheusHandle) {
+    let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        wire::export(&coordinator);
         recorder.run_upkeep();
     }
 }

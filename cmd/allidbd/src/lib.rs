@@ -12,6 +12,7 @@
 mod args;
 pub mod config;
 mod daemon;
+mod figures;
 mod logs;
 mod port_file;
 mod signals;

@@ -1,12 +1,9 @@
-//! Options to the parts' own settings, and the parts' figures to metrics. The only place that knows both.
-
-use std::{collections::BTreeSet, path::Path};
+//! Options to the parts' own settings. The only place that knows both.
 
 use allidb_api::server::Settings;
 use allidb_cluster::Coordinator;
 use allidb_index::model::Limits;
 use anyhow::Context;
-use metrics::{counter, gauge};
 
 use crate::config::{ByteSize, Config, LimitOptions};
 
@@ -35,6 +32,7 @@ fn node(config: &Config) -> allidb_cluster::Config {
     let or_automatic = |threads: usize, automatic: usize| if threads == 0 { automatic } else { threads };
     allidb_cluster::Config {
         storage: storage(config),
+        keyspace: keyspace(config),
         vectors: allidb_index::VectorOptions {
             build_threads: or_automatic(config.vectors.build_threads, automatic.vectors.build_threads),
             connections: config.vectors.connections,
@@ -49,22 +47,38 @@ fn node(config: &Config) -> allidb_cluster::Config {
     }
 }
 
-fn storage(config: &Config) -> allidb_storage::Options {
+pub(crate) fn storage(config: &Config) -> allidb_storage::Options {
     let storage = &config.storage;
     allidb_storage::Options {
         memtable_bytes: bytes(storage.memtable_bytes),
         frozen_memtables: storage.frozen_memtables,
-        block_cache_bytes: bytes(storage.block_cache_bytes),
+        memory_bytes: bytes(storage.memory_bytes),
         wal_segment_bytes: storage.wal_segment_bytes.0,
         batch_bytes: bytes(storage.batch_bytes),
         table_bytes: storage.table_bytes.0,
+        blob_file_bytes: storage.blob_file_bytes.0,
+        blob_garbage_percent: storage.blob_garbage_percent,
         level0_files: storage.level0_files,
         level0_slowdown_files: storage.level0_slowdown_files,
         level0_stop_files: storage.level0_stop_files,
         level_base_bytes: storage.level_base_bytes.0,
         level_multiplier: storage.level_multiplier,
+        compaction_threads: storage.compaction_threads,
+        compaction_bytes_per_second: storage.compaction_bytes_per_second.0,
         min_free_bytes: storage.min_free_bytes.0,
         ..allidb_storage::Options::default()
+    }
+}
+
+/// What all keyspaces have in common.
+fn keyspace(config: &Config) -> allidb_storage::KeyspaceOptions {
+    let storage = &config.storage;
+    allidb_storage::KeyspaceOptions {
+        block_bytes: bytes(storage.block_bytes),
+        compression: storage.compression.iter().map(|compression| compression.0).collect(),
+        filter_bits_per_key: storage.filter_bits_per_key,
+        separation_bytes: bytes(storage.separation_bytes),
+        ..allidb_storage::KeyspaceOptions::new("")
     }
 }
 
@@ -101,52 +115,6 @@ fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.0).unwrap_or(usize::MAX)
 }
 
-/// Sets the metrics of what lies beneath the services.
-pub(crate) fn export(coordinator: &Coordinator) {
-    let counts = coordinator.counts();
-    let storage = counts.storage;
-    gauge!("allidb_ready").set(f64::from(u8::from(coordinator.is_ready())));
-    gauge!("allidb_vectors").set(counts.vectors as f64);
-    gauge!("allidb_vectors_in_graphs").set(counts.vectors_in_graphs as f64);
-    gauge!("allidb_vectors_dead").set(counts.vectors_dead as f64);
-    gauge!("allidb_queued_requests", "kind" => "write").set(counts.writes_queued as f64);
-    gauge!("allidb_queued_requests", "kind" => "read").set(counts.reads_queued as f64);
-    gauge!("allidb_storage_memtable_bytes")
-        .set((storage.memtable_bytes + storage.frozen_memtable_bytes) as f64);
-    gauge!("allidb_storage_frozen_memtables").set(storage.frozen_memtables as f64);
-    gauge!("allidb_storage_wal_bytes").set(storage.wal_bytes as f64);
-    gauge!("allidb_storage_cache_bytes").set(storage.cache_bytes as f64);
-    gauge!("allidb_storage_table_memory_bytes").set(storage.table_memory_bytes as f64);
-    counter!("allidb_storage_cache_hits_total").absolute(storage.cache_hits);
-    counter!("allidb_storage_cache_misses_total").absolute(storage.cache_misses);
-    counter!("allidb_storage_batches_total").absolute(storage.batches);
-    counter!("allidb_storage_commit_groups_total").absolute(storage.commit_groups);
-    counter!("allidb_storage_wal_fsyncs_total").absolute(storage.wal_fsyncs);
-    counter!("allidb_storage_wal_written_bytes_total").absolute(storage.wal_bytes_written);
-    counter!("allidb_storage_flushes_total").absolute(storage.flushes);
-    counter!("allidb_storage_compactions_total").absolute(storage.compactions);
-    counter!("allidb_storage_flush_written_bytes_total").absolute(storage.flush_bytes_written);
-    counter!("allidb_storage_compaction_written_bytes_total").absolute(storage.compaction_bytes_written);
-    counter!("allidb_storage_read_bytes_total").absolute(storage.bytes_read);
-    counter!("allidb_storage_slowdowns_total").absolute(storage.slowdowns);
-    counter!("allidb_storage_stalls_total").absolute(storage.stalls);
-    counter!("allidb_storage_background_errors_total").absolute(storage.background_errors);
-    counter!("allidb_storage_scrub_read_bytes_total").absolute(storage.scrub_bytes_read);
-    let damaged: BTreeSet<&Path> = storage.damages.iter().map(|damage| damage.path.as_path()).collect();
-    gauge!("allidb_storage_damaged_files").set(damaged.len() as f64);
-    gauge!("allidb_storage_quarantined_tables").set(storage.quarantined_tables as f64);
-    // Keyspaces are the engine's own names, a handful.
-    for keyspace in storage.keyspaces {
-        let (mut tables, mut size) = (0, 0);
-        for level in &keyspace.levels {
-            tables += level.tables;
-            size += level.bytes;
-        }
-        gauge!("allidb_storage_tables", "keyspace" => keyspace.name.clone()).set(tables as f64);
-        gauge!("allidb_storage_table_bytes", "keyspace" => keyspace.name).set(size as f64);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -171,8 +139,10 @@ mod tests {
         for section in ["storage", "vectors", "threads", "limits"] {
             for (option, value) in defaults[section].as_object().expect("a section") {
                 let mut changed = defaults.clone();
-                changed[section][option] = match value.as_str() {
-                    Some(text) if text.ends_with('s') => "3333s".into(),
+                changed[section][option] = match (value.as_str(), option.as_str()) {
+                    (Some(text), _) if text.ends_with('s') => "3333s".into(),
+                    (_, "compression") => serde_json::json!(["none", "zstd:3"]),
+                    (_, "blob_garbage_percent" | "filter_bits_per_key") => 33.into(),
                     _ => 3_333.into(),
                 };
                 let changed: Config = serde_json::from_value(changed).expect("still a configuration");

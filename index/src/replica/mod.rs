@@ -46,6 +46,8 @@ pub struct ReplicaOptions {
     pub dir: PathBuf,
     /// How the storage engine works; its keyspaces are set by the replica.
     pub storage: allidb_storage::Options,
+    /// How each keyspace is stored; the replica gives the names.
+    pub keyspace: allidb_storage::KeyspaceOptions,
     /// How vectors are indexed.
     pub vectors: VectorOptions,
     /// Bounds on requests.
@@ -89,7 +91,7 @@ impl Replica {
     /// Opens the store, reads the catalogue and builds the vector index from the rows.
     pub fn open(options: ReplicaOptions) -> Result<Arc<Self>> {
         let mut storage = options.storage;
-        storage.keyspaces = keyspace_options();
+        storage.keyspaces = keyspace_options(&options.keyspace);
         let engine = Engine::open(options.fs, &options.dir, storage)?;
         let keyspaces = Keyspaces::of(&engine)?;
         let (catalogue, dropped) = Catalogue::load(&engine, keyspaces.cluster)?;

@@ -120,6 +120,7 @@ fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
         dir: PathBuf::from("/node"),
+        keyspace: allidb_storage::KeyspaceOptions::new(""),
         storage: Options { background: Arc::new(Inline), ..Options::default() },
         build_pool: build_pool(&vectors).unwrap(),
         vectors,

@@ -26,6 +26,9 @@ use crate::key::{Kind, Position, compare};
 use crate::quarantine::{Damage, Damages};
 use crate::stats::Counters;
 
+/// Memory of an open table beside what is counted: its path, its file's handle, the allocations' headers.
+const OVERHEAD_BYTES: usize = 512;
+
 /// What every table of an engine needs.
 #[derive(Clone, Debug)]
 pub(crate) struct TableContext {
@@ -341,9 +344,12 @@ impl Table {
     }
 
     /// Memory that the table takes outside of the cache, in bytes: its index and filter, or the top level of a
-    /// partitioned index.
+    /// partitioned index, and what is known of it.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.content.as_ref().map_or(0, |content| content.layout.byte_len())
+        let meta = self.meta.smallest.len() + self.meta.largest.len();
+        let blobs = (size_of::<BlobUse>() + size_of::<Arc<BlobFile>>()) * self.uses.len();
+        let layout = self.content.as_ref().map_or(0, |content| content.layout.byte_len());
+        size_of::<Table>() + OVERHEAD_BYTES + meta + blobs + layout
     }
 
     pub(super) fn malformed(&self, handle: Handle, _: Malformed) -> Error {

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::record::{self, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::Sequence;
@@ -13,6 +14,9 @@ use crate::fs::{File, Fs};
 
 /// Unwritten bytes from which on they are written, although nobody waits for that.
 const BUFFER_BYTES: usize = 256 << 10;
+
+/// Capacity that the buffer keeps once it is written.
+const KEPT_BUFFER_BYTES: usize = 8 << 20;
 
 /// Space that is allocated ahead of the records: within it a sync need not make a new length durable.
 const ALLOCATE_BYTES: u64 = 4 << 20;
@@ -43,9 +47,16 @@ pub(crate) struct CompleteSegment {
 }
 
 impl CompleteSegment {
-    pub(crate) fn sync(&self) -> Result<(), Error> {
-        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))
+    /// Returns how long it took.
+    pub(crate) fn sync(&self) -> Result<Duration, Error> {
+        sync(&*self.file, &self.path)
     }
+}
+
+fn sync(file: &dyn File, path: &Path) -> Result<Duration, Error> {
+    let start = Instant::now();
+    file.sync().map_err(|source| Error::io("fsync", path, source))?;
+    Ok(start.elapsed())
 }
 
 /// A place to go back to.
@@ -54,22 +65,22 @@ pub(crate) struct Mark(usize);
 
 impl SegmentWriter {
     /// Creates the segment and makes it durable, header and directory entry. `follows_synced` says whether the segments
-    /// before are synced. It will take about `segment_bytes`.
+    /// before are synced. It will take about `segment_bytes`. Returns also how long the fsync of the file took.
     pub(crate) fn create(
         fs: &dyn Fs,
         dir: &Path,
         header: SegmentHeader,
         follows_synced: bool,
         segment_bytes: u64,
-    ) -> Result<SegmentWriter, Error> {
+    ) -> Result<(SegmentWriter, Duration), Error> {
         let path = files::log(dir, header.number);
         let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
         let bytes = header.encode();
         file.write_all_at(0, &bytes).map_err(|source| Error::io("write", &path, source))?;
-        file.sync().map_err(|source| Error::io("fsync", &path, source))?;
+        let time = sync(&*file, &path)?;
         fs.sync_dir(dir).map_err(|source| Error::io("fsync the directory of", &path, source))?;
         let len = SEGMENT_HEADER_BYTES as u64;
-        Ok(SegmentWriter {
+        let segment = SegmentWriter {
             file,
             path,
             number: header.number,
@@ -78,7 +89,8 @@ impl SegmentWriter {
             allocated: Some(len),
             allocate_bytes: ALLOCATE_BYTES.min(segment_bytes),
             buffer: Vec::new(),
-        })
+        };
+        Ok((segment, time))
     }
 
     /// The length with what is not yet written.
@@ -118,6 +130,8 @@ impl SegmentWriter {
             .map_err(|source| Error::io("write", &self.path, source))?;
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
+        // What a huge batch needed is not kept for the small ones that follow.
+        self.buffer.shrink_to(KEPT_BUFFER_BYTES);
         Ok(())
     }
 
@@ -166,15 +180,16 @@ impl SegmentWriter {
         self.synced = self.synced.max(SEGMENT_HEADER_BYTES as u64);
     }
 
-    /// Makes all that is written durable; true if there was anything to do. The segments before must be synced.
-    pub(crate) fn sync(&mut self) -> Result<bool, Error> {
+    /// Makes all that is written durable. The segments before must be synced. Returns how long the fsync took; `None` if
+    /// there was nothing to do.
+    pub(crate) fn sync(&mut self) -> Result<Option<Duration>, Error> {
         self.write()?;
         if self.synced == self.written {
-            return Ok(false);
+            return Ok(None);
         }
-        self.file.sync().map_err(|source| Error::io("fsync", &self.path, source))?;
+        let time = sync(&*self.file, &self.path)?;
         self.synced = self.written;
-        Ok(true)
+        Ok(Some(time))
     }
 
     /// After a write that failed for want of space: forgets what was appended since `mark`, and cuts off what of

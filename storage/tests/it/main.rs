@@ -15,6 +15,7 @@ mod ingest;
 mod inspect;
 mod lessons;
 mod log_segments;
+mod memory;
 mod model;
 mod options;
 mod range_delete;

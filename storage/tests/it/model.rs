@@ -54,7 +54,7 @@ pub(crate) fn tiny() -> Options {
     Options {
         keyspaces: vec![with_filter, without],
         memtable_bytes: 4 << 10,
-        block_cache_bytes: 4 << 10,
+        memory_bytes: 24 << 10,
         wal_segment_bytes: 2 << 10,
         table_bytes: 1 << 10,
         blob_file_bytes: 1 << 10,
@@ -67,8 +67,10 @@ pub(crate) fn tiny() -> Options {
     }
 }
 
-/// Opens the simulated store.
+/// Opens the simulated store, with as much memory as its memtables need.
 pub(crate) fn open(fs: &SimFs, options: Options) -> Result<Engine, Error> {
+    let memory_bytes = options.memory_bytes.max(options.least_memory_bytes());
+    let options = Options { memory_bytes, ..options };
     Engine::open(Arc::new(fs.clone()), Path::new(DIR), options)
 }
 

@@ -34,6 +34,11 @@ const TIMES: &[(&str, u64)] = &[
 ];
 
 impl ByteSize {
+    /// From kibibytes.
+    pub const fn kib(kib: u64) -> Self {
+        Self(kib << 10)
+    }
+
     /// From mebibytes.
     pub const fn mib(mib: u64) -> Self {
         Self(mib << 20)

@@ -108,7 +108,7 @@ mod tests {
         let near = |path| nearest(path, &options);
         assert_eq!(near("listen.gprc"), Some("listen.grpc"));
         assert_eq!(near("data-dir"), Some("data_dir"));
-        assert_eq!(near("storage.block_cache"), Some("storage.block_cache_bytes"));
+        assert_eq!(near("storage.memory_byte"), Some("storage.memory_bytes"));
         assert_eq!(near("memtable_bytes"), Some("storage.memtable_bytes"));
         assert_eq!(near("unheard.of"), None);
     }

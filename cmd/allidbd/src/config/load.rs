@@ -179,13 +179,41 @@ impl Config {
         if storage.level_multiplier < 2 {
             bail!("`storage.level_multiplier` is {}; it must be at least 2", storage.level_multiplier);
         }
+        self.check_storage()?;
         self.refuse_zeros()
+    }
+
+    fn check_storage(&self) -> anyhow::Result<()> {
+        let storage = &self.storage;
+        if storage.compression.is_empty() {
+            bail!("`storage.compression` is empty; it must name one for level 0 at least, as in [lz4]");
+        }
+        if storage.blob_garbage_percent > 100 {
+            bail!("`storage.blob_garbage_percent` is {}; it must be 1 to 100", storage.blob_garbage_percent);
+        }
+        let least = crate::wire::storage(self).least_memory_bytes();
+        if storage.memory_bytes.0 < least as u64 {
+            bail!(
+                "`storage.memory_bytes` is {}; beside `memtable_bytes` {}, of which `frozen_memtables` {} more may \
+                 wait for the flush, it must be at least {least}",
+                storage.memory_bytes,
+                storage.memtable_bytes,
+                storage.frozen_memtables
+            );
+        }
+        Ok(())
     }
 
     /// A bound of nothing would refuse everything; where 0 has a meaning, the option says so.
     fn refuse_zeros(&self) -> anyhow::Result<()> {
-        const MAY_BE_ZERO: &[&str] =
-            &["vectors.build_threads", "threads.read", "storage.min_free_bytes", "storage.block_cache_bytes"];
+        const MAY_BE_ZERO: &[&str] = &[
+            "vectors.build_threads",
+            "threads.read",
+            "storage.min_free_bytes",
+            "storage.filter_bits_per_key",
+            "storage.separation_bytes",
+            "storage.compaction_bytes_per_second",
+        ];
         let config = serde_json::to_value(self)?;
         for path in known::paths(&config) {
             let value = config.pointer(&format!("/{}", path.replace('.', "/")));

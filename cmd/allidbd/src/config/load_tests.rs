@@ -57,11 +57,11 @@ fn sizes_and_times_are_written_for_people_or_as_numbers() {
     let file = "storage: {memtable_bytes: 8MiB, wal_segment_bytes: 1048576}\nshutdown: {grace: 1.5}\n";
     with_file(file, |jail, args| {
         jail.set_env("ALLIDB__LIMITS__DEADLINE", "250ms");
-        jail.set_env("ALLIDB__STORAGE__BLOCK_CACHE_BYTES", "1048576");
+        jail.set_env("ALLIDB__STORAGE__SEPARATION_BYTES", "1048576");
         let config = load(&args).expect("sizes and times");
         assert_eq!(config.storage.memtable_bytes, ByteSize::mib(8));
         assert_eq!(config.storage.wal_segment_bytes, ByteSize::mib(1));
-        assert_eq!(config.storage.block_cache_bytes, ByteSize::mib(1));
+        assert_eq!(config.storage.separation_bytes, ByteSize::mib(1));
         assert_eq!(config.limits.deadline.0, Duration::from_millis(250));
         assert_eq!(config.shutdown.grace.0, Duration::from_millis(1_500));
     });
@@ -143,5 +143,56 @@ fn bounds_of_nothing_and_contradictions_are_refused() {
     with_file("vectors: {connections: 257}\n", |_, args| assert!(refused(&args).contains("2 to 256")));
     with_file("storage: {level0_stop_files: 5}\n", |_, args| {
         assert!(refused(&args).contains("must not fall"))
+    });
+}
+
+#[test]
+fn compression_is_a_list_by_level() {
+    with_file("storage: {compression: [none, lz4, 'zstd:3']}\n", |jail, args| {
+        let of = |args: &ServeArgs| {
+            let config = load(args).expect("a list");
+            config.storage.compression.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&args), ["none", "lz4", "zstd:3"]);
+        jail.set_env("ALLIDB__STORAGE__COMPRESSION", "[lz4, zstd:9]");
+        assert_eq!(of(&args), ["lz4", "zstd:9"]);
+    });
+    with_file("storage: {compression: [lz4, zstd:23]}\n", |_, args| {
+        let message = refused(&args);
+        assert!(
+            message.contains("storage.compression") && message.contains("zstd:1 to zstd:22"),
+            "{message}"
+        );
+    });
+    with_file("storage: {compression: []}\n", |_, args| {
+        assert!(refused(&args).contains("`storage.compression` is empty"));
+    });
+}
+
+#[test]
+fn storage_options_that_cannot_work_are_refused_with_what_was_meant() {
+    with_file("storage: {memory_bytes: 64MiB}\n", |_, args| {
+        let message = refused(&args);
+        for part in ["`storage.memory_bytes` is 64MiB", "`memtable_bytes` 64MiB", "`frozen_memtables` 3"] {
+            assert!(message.contains(part), "{message}");
+        }
+        // 256 MiB of memtables and a fifteenth of that.
+        assert!(message.ends_with("at least 286331154"), "{message}");
+    });
+    with_file("storage: {memory_bytes: 72MiB, memtable_bytes: 16MiB}\n", |_, args| {
+        load(&args).expect("enough");
+    });
+    with_file("storage: {blob_garbage_percent: 101}\n", |_, args| {
+        assert!(refused(&args).contains("1 to 100"));
+    });
+    with_file("storage: {blob_garbage_percent: 0}\n", |_, args| {
+        assert!(refused(&args).contains("`storage.blob_garbage_percent` is 0"));
+    });
+    with_file("storage: {block_cache_bytes: 64MiB}\n", |_, args| {
+        assert!(refused(&args).contains("`storage.block_cache_bytes`, which is no option"));
+    });
+    let zeros = "storage: {separation_bytes: 0, filter_bits_per_key: 0, compaction_bytes_per_second: 0}\n";
+    with_file(zeros, |_, args| {
+        load(&args).expect("zero has a meaning here");
     });
 }

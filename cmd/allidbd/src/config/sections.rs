@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ByteSize, Span};
+use super::{ByteSize, Compression, Span};
 
 /// Declares a section: the struct, its defaults, and what the reference says of each option.
 macro_rules! section {
@@ -82,18 +82,34 @@ section! {
 section! {
     /// The storage engine.
     StorageOptions {
+        /// Memory of everything together: fresh writes (all memtables), the cache, and what open tables keep. The
+        /// cache gets what the others leave. Requests, the vector indexes, and for a time the buffers of flushes
+        /// and compactions come on top.
+        memory_bytes: ByteSize = ByteSize::mib(512);
         /// Memory of fresh writes before they are flushed to tables.
         memtable_bytes: ByteSize = ByteSize::mib(64);
         /// How many flushes may be behind before writers are stopped.
         frozen_memtables: usize = 3;
-        /// Memory of decompressed blocks.
-        block_cache_bytes: ByteSize = ByteSize::mib(256);
         /// The size of a segment of the write-ahead log.
         wal_segment_bytes: ByteSize = ByteSize::mib(64);
         /// The largest batch the log takes.
         batch_bytes: ByteSize = ByteSize::mib(64);
         /// The size of a table that compaction writes.
         table_bytes: ByteSize = ByteSize::mib(64);
+        /// The size of a table's block before compression: what a read of one row reads.
+        block_bytes: ByteSize = ByteSize::kib(8);
+        /// How blocks are compressed, by level from 0, the last one for all deeper levels: none, lz4, or zstd:1 to
+        /// zstd:22, as in [lz4, lz4, zstd:3].
+        compression: Vec<Compression> = vec![Compression(allidb_storage::Compression::Lz4)];
+        /// Bits of bloom filter for each key; 10 let one in a hundred absent keys through. 0: no filter.
+        filter_bits_per_key: u8 = 10;
+        /// Values from this size on are kept apart from their keys, so that compaction need not rewrite them;
+        /// 0: never.
+        separation_bytes: ByteSize = ByteSize::kib(1);
+        /// The size of a file of values that are kept apart.
+        blob_file_bytes: ByteSize = ByteSize::mib(256);
+        /// The part of such a file, in percent, that must be garbage before the rest is moved to another; 1 to 100.
+        blob_garbage_percent: u8 = 50;
         /// Tables in level 0 of a keyspace at which compaction starts.
         level0_files: usize = 4;
         /// Tables in level 0 at which writers are slowed down.
@@ -104,6 +120,10 @@ section! {
         level_base_bytes: ByteSize = ByteSize::mib(256);
         /// How many times larger each further level is.
         level_multiplier: u64 = 10;
+        /// Compactions that may run at once.
+        compaction_threads: usize = 2;
+        /// Bytes a second that all compactions together may write; 0: as many as the disk takes.
+        compaction_bytes_per_second: ByteSize = ByteSize(0);
         /// Below this much free space on the disk writes other than deletes are refused.
         min_free_bytes: ByteSize = ByteSize::mib(256);
     }

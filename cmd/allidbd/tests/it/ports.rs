@@ -79,3 +79,72 @@ async fn probes_and_metrics_are_served() {
     assert!(text.contains("allidb_storage_batches_total"), "{text}");
     assert!(!text.contains("secret-id"), "an id became a label");
 }
+
+/// The figures of the storage engine with their types, as a scraper sees them.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_storage_engine_tells_its_figures() {
+    let running = Running::start().await;
+    running.put(entity("a", 1)).await.expect("put");
+    let figures = http_get(running.daemon.http_addr(), "/metrics").await;
+    for (kind, names) in [
+        (
+            "gauge",
+            &[
+                "memory_bytes",
+                "memory_budget_bytes",
+                "cache_bytes",
+                "cache_capacity_bytes",
+                "write_amplification_ratio",
+                "compaction_debt_bytes",
+                "running_compactions",
+                "blob_bytes",
+                "blob_garbage_bytes",
+                "range_tombstones",
+                "poisoned",
+            ][..],
+        ),
+        (
+            "counter",
+            &[
+                "slowdowns_total",
+                "slowdown_seconds_total",
+                "stalls_total",
+                "stall_seconds_total",
+                "cache_hits_total",
+                "cache_misses_total",
+                "filter_checks_total",
+                "filter_useful_total",
+                "ingested_bytes_total",
+                "background_errors_total",
+            ],
+        ),
+        ("histogram", &["wal_fsync_seconds"]),
+    ] {
+        for name in names {
+            let kind = format!("# TYPE allidb_storage_{name} {kind}\n");
+            assert_eq!(figures.matches(&kind).count(), 1, "{kind}{figures}");
+            assert!(figures.contains(&format!("# HELP allidb_storage_{name} ")), "{name} has no help");
+            let value = |line: &&str| line.starts_with(&format!("allidb_storage_{name}"));
+            assert!(figures.lines().any(|line| value(&line)), "{name} has no value");
+        }
+    }
+    let buckets: Vec<(f64, u64)> = figures
+        .lines()
+        .filter_map(|line| {
+            line.strip_prefix("allidb_storage_wal_fsync_seconds_bucket{le=\"")?.split_once("\"} ")
+        })
+        .map(|(bound, count)| (bound.parse().expect("a bound"), count.parse().expect("a count")))
+        .collect();
+    assert_eq!((buckets.len(), buckets[0].0), (20, 0.000_032));
+    assert!(buckets.is_sorted() && buckets[19].0.is_infinite(), "{buckets:?}");
+    let value = |name: &str| -> f64 {
+        let line = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("{name} in {figures}"))
+    };
+    // The put was synced.
+    let count = value("allidb_storage_wal_fsync_seconds_count");
+    assert!(count >= 1.0 && count == buckets[19].1 as f64, "{buckets:?}");
+    assert!(value("allidb_storage_wal_fsync_seconds_sum") > 0.0);
+    assert_eq!(value("allidb_storage_memory_budget_bytes"), f64::from(512 << 20));
+    running.daemon.shutdown().await.expect("closed");
+}

@@ -33,7 +33,7 @@ impl Allidb {
             keyspaces: vec![keyspace],
             memtable_bytes: MEMTABLE_BYTES,
             frozen_memtables: FROZEN_MEMTABLES,
-            block_cache_bytes: setup.cache_bytes,
+            memory_bytes: setup.configured_memory_bytes(),
             // The other one flushes.
             compaction_threads: BACKGROUND_THREADS - 1,
             ..Options::default()

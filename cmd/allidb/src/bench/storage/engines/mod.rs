@@ -90,9 +90,11 @@ pub(super) struct Setup {
 }
 
 impl Setup {
-    /// The memory that an engine was told to keep to.
+    /// The memory that an engine was told to keep to. Ours takes it as one budget, of which the cache has at least a
+    /// sixteenth.
     pub(super) fn configured_memory_bytes(self) -> usize {
-        self.cache_bytes + MEMTABLE_BYTES * (1 + FROZEN_MEMTABLES)
+        let memtables = MEMTABLE_BYTES * (1 + FROZEN_MEMTABLES);
+        memtables + self.cache_bytes.max(memtables.div_ceil(15))
     }
 
     /// Whether values are to be kept apart from keys.

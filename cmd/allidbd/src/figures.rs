@@ -1,0 +1,226 @@
+//! The parts' figures as metrics: each with its help beside it.
+
+use std::{collections::BTreeSet, fmt::Write, path::Path};
+
+use allidb_cluster::Coordinator;
+use allidb_storage::{KeyspaceStats, Latency, Stats};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+/// Sets the metrics of what lies beneath the services.
+pub(crate) fn export(coordinator: &Coordinator) {
+    let counts = coordinator.counts();
+    flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
+    level("allidb_vectors", "Vectors in all spaces", counts.vectors as u64);
+    level("allidb_vectors_in_graphs", "Vectors that graphs cover", counts.vectors_in_graphs as u64);
+    level(
+        "allidb_vectors_dead",
+        "Replaced and deleted vectors that are still held",
+        counts.vectors_dead as u64,
+    );
+    describe_gauge!("allidb_queued_requests", "Requests that wait for a thread");
+    gauge!("allidb_queued_requests", "kind" => "write").set(counts.writes_queued as f64);
+    gauge!("allidb_queued_requests", "kind" => "read").set(counts.reads_queued as f64);
+    memory(&counts.storage);
+    disk(&counts.storage);
+    writes(&counts.storage);
+    background(&counts.storage);
+    reads(&counts.storage);
+    keyspaces(counts.storage.keyspaces);
+}
+
+/// What the recorder cannot hold, in the text format of Prometheus: it takes single times, and these are counted already,
+/// and whole numbers.
+pub(crate) fn text(coordinator: &Coordinator) -> String {
+    let storage = coordinator.counts().storage;
+    histogram(
+        "allidb_storage_wal_fsync_seconds",
+        "How long fsyncs of the write-ahead log took",
+        &storage.wal_fsyncs,
+    ) + &seconds_total(
+        "allidb_storage_slowdown_seconds_total",
+        "How long writes were delayed",
+        storage.slowdown_micros,
+    ) + &seconds_total(
+        "allidb_storage_stall_seconds_total",
+        "How long writes were stopped",
+        storage.stall_micros,
+    )
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
+}
+
+fn seconds_total(name: &str, help: &str, micros: u64) -> String {
+    format!("# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n\n", seconds(micros))
+}
+
+fn histogram(name: &str, help: &str, latency: &Latency) -> String {
+    let mut text = format!("# HELP {name} {help}\n# TYPE {name} histogram\n");
+    let mut count = 0;
+    for (bound, in_bucket) in Latency::BOUNDS_MICROS.iter().zip(latency.counts()) {
+        count += in_bucket;
+        // Writing to a string cannot fail.
+        writeln!(text, "{name}_bucket{{le=\"{}\"}} {count}", seconds(*bound)).ok();
+    }
+    let (sum, count) = (seconds(latency.sum_micros()), latency.count());
+    writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}\n").ok();
+    text
+}
+
+fn level(name: &'static str, help: &'static str, value: u64) {
+    describe_gauge!(name, help);
+    gauge!(name).set(value as f64);
+}
+
+fn flag(name: &'static str, help: &'static str, holds: bool) {
+    level(name, help, u64::from(holds));
+}
+
+fn total(name: &'static str, help: &'static str, value: u64) {
+    describe_counter!(name, help);
+    counter!(name).absolute(value);
+}
+
+fn memory(storage: &Stats) {
+    level(
+        "allidb_storage_memory_bytes",
+        "Memory in use of the storage engine's budget",
+        storage.memory_bytes,
+    );
+    level(
+        "allidb_storage_memory_budget_bytes",
+        "The budget of memory of the storage engine",
+        storage.memory_budget_bytes,
+    );
+    let memtables = storage.memtable_bytes + storage.frozen_memtable_bytes;
+    level("allidb_storage_memtable_bytes", "Memory of memtables, frozen ones among them", memtables);
+    level(
+        "allidb_storage_frozen_memtables",
+        "Sets of memtables that wait for the flush",
+        storage.frozen_memtables as u64,
+    );
+    level("allidb_storage_cache_bytes", "Memory of the cache", storage.cache_bytes);
+    level(
+        "allidb_storage_cache_capacity_bytes",
+        "What the cache may take at the moment",
+        storage.cache_capacity_bytes,
+    );
+    level(
+        "allidb_storage_table_memory_bytes",
+        "Memory of open tables outside of the cache",
+        storage.table_memory_bytes,
+    );
+}
+
+fn disk(storage: &Stats) {
+    level("allidb_storage_wal_bytes", "Segments of the write-ahead log on disk", storage.wal_bytes);
+    level("allidb_storage_blob_files", "Files of separated values", storage.blob_files as u64);
+    level("allidb_storage_blob_bytes", "Files of separated values on disk", storage.blob_bytes);
+    level(
+        "allidb_storage_blob_garbage_bytes",
+        "The part of the files of separated values that nothing refers to",
+        storage.blob_garbage_bytes,
+    );
+    let damaged: BTreeSet<&Path> = storage.damages.iter().map(|damage| damage.path.as_path()).collect();
+    level("allidb_storage_damaged_files", "Files in which damage was found", damaged.len() as u64);
+    level(
+        "allidb_storage_quarantined_tables",
+        "Damaged tables that are left alone",
+        storage.quarantined_tables as u64,
+    );
+    total("allidb_storage_scrub_read_bytes_total", "Bytes that scrubs have read", storage.scrub_bytes_read);
+}
+
+fn writes(storage: &Stats) {
+    total("allidb_storage_batches_total", "Batches committed", storage.batches);
+    total("allidb_storage_batch_bytes_total", "Bytes of batches committed", storage.batch_bytes);
+    total(
+        "allidb_storage_commit_groups_total",
+        "Groups of batches written to the log together",
+        storage.commit_groups,
+    );
+    total("allidb_storage_wal_fsyncs_total", "Fsyncs of the write-ahead log", storage.wal_fsyncs.count());
+    total("allidb_storage_wal_written_bytes_total", "Bytes written to the log", storage.wal_bytes_written);
+    total("allidb_storage_ingested_bytes_total", "Bytes of files ingested", storage.ingested_bytes);
+    total(
+        "allidb_storage_slowdowns_total",
+        "Writes delayed as flush or compaction lagged",
+        storage.slowdowns,
+    );
+    total(
+        "allidb_storage_stalls_total",
+        "Writes stopped until flush or compaction caught up",
+        storage.stalls,
+    );
+    flag("allidb_storage_poisoned", "Whether no writes are accepted any more", storage.poisoned.is_some());
+}
+
+fn background(storage: &Stats) {
+    describe_gauge!(
+        "allidb_storage_write_amplification_ratio",
+        "Bytes written to disk for each byte committed, since the start"
+    );
+    gauge!("allidb_storage_write_amplification_ratio").set(storage.write_amplification());
+    level(
+        "allidb_storage_compaction_debt_bytes",
+        "What compaction still has to take to the next level",
+        storage.compaction_debt_bytes,
+    );
+    level("allidb_storage_running_compactions", "Compactions under way", storage.running_compactions as u64);
+    total("allidb_storage_flushes_total", "Flushes of memtables", storage.flushes);
+    total("allidb_storage_compactions_total", "Compactions that wrote tables", storage.compactions);
+    total("allidb_storage_trivial_moves_total", "Tables moved down without rewriting", storage.trivial_moves);
+    total(
+        "allidb_storage_dropped_tables_total",
+        "Tables dropped unread after range deletes",
+        storage.dropped_tables,
+    );
+    total("allidb_storage_flush_written_bytes_total", "Bytes of tables flushed", storage.flush_bytes_written);
+    total(
+        "allidb_storage_compaction_written_bytes_total",
+        "Bytes of tables written by compactions",
+        storage.compaction_bytes_written,
+    );
+    total(
+        "allidb_storage_compaction_read_bytes_total",
+        "Bytes of tables read by compactions",
+        storage.compaction_bytes_read,
+    );
+    total(
+        "allidb_storage_blob_written_bytes_total",
+        "Bytes of separated values written by flushes and compactions",
+        storage.blob_bytes_written,
+    );
+    total(
+        "allidb_storage_background_errors_total",
+        "Flushes and compactions that failed",
+        storage.background_errors,
+    );
+}
+
+fn reads(storage: &Stats) {
+    total("allidb_storage_cache_hits_total", "Parts of files found in the cache", storage.cache_hits);
+    total("allidb_storage_cache_misses_total", "Parts of files not found in the cache", storage.cache_misses);
+    total("allidb_storage_filter_checks_total", "Filters asked for a key", storage.filter_checks);
+    total("allidb_storage_filter_useful_total", "Filters that saved a look", storage.filter_useful);
+    total("allidb_storage_read_bytes_total", "Bytes read from disk by gets and scans", storage.bytes_read);
+}
+
+/// Keyspaces are the engine's own names, a handful.
+fn keyspaces(keyspaces: Vec<KeyspaceStats>) {
+    describe_gauge!("allidb_storage_tables", "Tables");
+    describe_gauge!("allidb_storage_table_bytes", "Tables on disk");
+    describe_gauge!("allidb_storage_range_tombstones", "Deletes of ranges that compaction has yet to apply");
+    for keyspace in keyspaces {
+        let (mut tables, mut size) = (0, 0);
+        for level in &keyspace.levels {
+            tables += level.tables;
+            size += level.bytes;
+        }
+        let name = keyspace.name;
+        gauge!("allidb_storage_tables", "keyspace" => name.clone()).set(tables as f64);
+        gauge!("allidb_storage_table_bytes", "keyspace" => name.clone()).set(size as f64);
+        gauge!("allidb_storage_range_tombstones", "keyspace" => name).set(keyspace.range_tombstones as f64);
+    }
+}
