@@ -74,7 +74,13 @@ impl Inner {
             made.bytes += bytes;
         }
         unfinished.files.push(files::log(dir, manifest.log));
-        let header = SegmentHeader { format: LOG_FORMAT, number: manifest.log, previous: 0, previous_len: 0 };
+        let header = SegmentHeader {
+            format: LOG_FORMAT,
+            number: manifest.log,
+            previous: 0,
+            previous_len: 0,
+            previous_synced: true,
+        };
         // Makes the links durable as well.
         SegmentWriter::create(fs, dir, header, true, self.options.wal_segment_bytes)?;
         self.name_manifest(&manifest, dir, &mut unfinished)?;

@@ -387,6 +387,7 @@ impl Inner {
             number: self.next_file_number(),
             previous: log.segment.number,
             previous_len: log.segment.byte_len(),
+            previous_synced: is_synced,
         };
         let segment_bytes = self.options.wal_segment_bytes;
         let created = SegmentWriter::create(self.fs(), self.dir(), header, is_synced, segment_bytes);

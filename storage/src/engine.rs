@@ -1,5 +1,6 @@
 //! The engine: what users call.
 
+use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -35,9 +36,15 @@ use crate::workers::Worker;
 
 /// A store that is open. Clones share it; when the last one is dropped, background work stops and the
 /// directory is released, without a flush.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Engine").field("dir", &self.inner().dir()).finish_non_exhaustive()
+    }
 }
 
 /// What the clones of an [`Engine`] share: dropped with the last one, while snapshots may live on.
@@ -72,7 +79,8 @@ impl Engine {
         let mut recovery = recovered.recovery;
         let (previous, previous_len) = recovered.previous;
         let number = recovered.next_file;
-        let header = SegmentHeader { format: LOG_FORMAT, number, previous, previous_len };
+        let header =
+            SegmentHeader { format: LOG_FORMAT, number, previous, previous_len, previous_synced: true };
         let (segment, _) = SegmentWriter::create(&*context.fs, dir, header, true, options.wal_segment_bytes)?;
         let last_sequence = recovery.last_sequence;
         let active = Arc::new(MemtableSet::new(header.number, recovered.keyspaces.len(), last_sequence));

@@ -230,11 +230,11 @@ impl Recovered {
     }
 }
 
-/// Whether one of the segments says that those before were synced. All of format 1 do.
+/// Whether one of the segments, or a record in it, says that those before were synced.
 fn is_vouched_for(fs: &dyn Fs, later: &[Segment]) -> Result<bool, Error> {
     for segment in later {
         let number = segment.header.number;
-        if segment.header.format < 2 || vouches_for_earlier(&read(fs, &segment.path)?, number) {
+        if segment.header.previous_synced || vouches_for_earlier(&read(fs, &segment.path)?, number) {
             return Ok(true);
         }
     }

@@ -106,7 +106,8 @@ fn batches() {
 #[test]
 fn segments() {
     rounds("segments", 4_000, |mutation| {
-        let header = SegmentHeader { format: 2, number: 5, previous: 3, previous_len: 777 };
+        let header =
+            SegmentHeader { format: 2, number: 5, previous: 3, previous_len: 777, previous_synced: true };
         let mut records = Vec::new();
         for sequence in 1..=mutation.below(8) as u64 {
             records.push(Record { log: 5, sequence, synced: 40, body: encoded(&batch(mutation)) });

@@ -46,6 +46,8 @@ pub struct LogHeader {
     pub previous: u64,
     /// The final length of the segment before.
     pub previous_len: u64,
+    /// Whether that and all before were synced when it was started.
+    pub previous_synced: bool,
 }
 
 /// A record of the log: one batch.
@@ -92,8 +94,8 @@ pub(super) fn inspect(
         what: what.to_owned(),
     };
     match SegmentHeader::decode(&bytes) {
-        Ok(SegmentHeader { format, number: own, previous, previous_len }) => {
-            found.header = Some(LogHeader { format, number: own, previous, previous_len });
+        Ok(SegmentHeader { format, number: own, previous, previous_len, previous_synced }) => {
+            found.header = Some(LogHeader { format, number: own, previous, previous_len, previous_synced });
             if own != number {
                 found.damages.push(damage(12, &format!("it says that it is segment {own}")));
             }

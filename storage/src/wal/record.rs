@@ -11,6 +11,9 @@ pub(crate) const SEGMENT_HEADER_BYTES: usize = 40;
 /// Size of a record's header.
 pub(crate) const RECORD_HEADER_BYTES: usize = 32;
 
+/// The bit of the previous segment's length that says that it was synced.
+const PREVIOUS_SYNCED: u64 = 1 << 63;
+
 const MAGIC: [u8; 8] = *b"ALLIWAL\n";
 
 /// The start of a segment. Written and synced before any record, when the segment before is complete.
@@ -22,6 +25,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous: u64,
     /// Its final length.
     pub(crate) previous_len: u64,
+    /// Whether it and all before it were synced by then; of format 1 they always were.
+    pub(crate) previous_synced: bool,
 }
 
 /// Why a segment's header was refused.
@@ -38,7 +43,8 @@ impl SegmentHeader {
         bytes.extend_from_slice(&self.format.to_le_bytes());
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&self.previous.to_le_bytes());
-        bytes.extend_from_slice(&self.previous_len.to_le_bytes());
+        let synced = if self.previous_synced { PREVIOUS_SYNCED } else { 0 };
+        bytes.extend_from_slice(&(self.previous_len | synced).to_le_bytes());
         let checksum = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&checksum.to_le_bytes());
         bytes
@@ -48,11 +54,14 @@ impl SegmentHeader {
         let parse = || {
             let mut decoder = Decoder::new(bytes.get(..SEGMENT_HEADER_BYTES)?);
             let magic = decoder.bytes(MAGIC.len())?;
+            let (format, number, previous) = (decoder.u32()?, decoder.u64()?, decoder.u64()?);
+            let len = decoder.u64()?;
             let header = SegmentHeader {
-                format: decoder.u32()?,
-                number: decoder.u64()?,
-                previous: decoder.u64()?,
-                previous_len: decoder.u64()?,
+                format,
+                number,
+                previous,
+                previous_len: if format < 2 { len } else { len & !PREVIOUS_SYNCED },
+                previous_synced: format < 2 || len & PREVIOUS_SYNCED > 0,
             };
             let checked = bytes.get(..SEGMENT_HEADER_BYTES - 4)?;
             (magic == MAGIC && decoder.u32()? == crc32fast::hash(checked)).then_some(header)
@@ -150,8 +159,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn headers_round_trip_and_notice_each_flipped_bit(number: u64, previous: u64, len: u64, bit in 0usize..320) {
-            let header = SegmentHeader { format: LOG_FORMAT, number, previous, previous_len: len };
+        fn headers_round_trip_and_notice_each_flipped_bit(
+            number: u64, previous: u64, previous_len in 0..1u64 << 63, previous_synced: bool, bit in 0usize..320,
+        ) {
+            let header =
+                SegmentHeader { format: LOG_FORMAT, number, previous, previous_len, previous_synced };
             let mut bytes = header.encode();
             prop_assert_eq!(bytes.len(), SEGMENT_HEADER_BYTES);
             prop_assert_eq!(SegmentHeader::decode(&bytes), Ok(header));

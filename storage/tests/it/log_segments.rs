@@ -237,3 +237,29 @@ fn bit_rot_in_an_older_synced_segment_is_never_cut_off() {
         }
     }
 }
+
+#[test]
+fn bit_rot_at_the_end_of_a_synced_segment_is_damage_even_if_nothing_was_synced_since() {
+    let fs = SimFs::new();
+    let mut written = Written::default();
+    let mut random = Random(6);
+    let engine = open(&fs, options()).unwrap();
+    keep_segments(&fs);
+    // The first record of the newest segment is not synced, and the last of the one before is.
+    while segments(&fs).len() < 3 {
+        written.write(&engine, &mut random, Durability::Sync).unwrap();
+        engine.sync().unwrap();
+        let count = segments(&fs).len();
+        written.write(&engine, &mut random, Durability::Flush).unwrap();
+        if segments(&fs).len() == count {
+            engine.sync().unwrap();
+        }
+    }
+    drop(engine);
+    let all = segments(&fs);
+    let (path, len) = &all[all.len() - 2];
+    assert!(fs.flip_bit(path, len - 1, 3));
+    let error = open(&fs, options()).unwrap_err();
+    assert!(matches!(&error, Error::Corruption { path: named, .. } if named == path), "{error}");
+    assert_eq!(segments(&fs), all);
+}
