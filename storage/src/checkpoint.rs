@@ -45,7 +45,7 @@ impl Drop for Unfinished<'_> {
 }
 
 impl Inner {
-    /// Links everything that is in tables into `dir`.
+    /// Flushes, and links everything into `dir`.
     pub(crate) fn checkpoint(&self, dir: &Path) -> Result<Checkpoint, Error> {
         let fs = self.fs();
         fs.create_dir_all(dir).map_err(|source| Error::io("create", dir, source))?;
@@ -54,8 +54,13 @@ impl Inner {
             let what = format!("a checkpoint needs an empty directory, and {} holds {name}", dir.display());
             return Err(Error::InvalidArgument { what });
         }
-        // The version keeps its files from being removed.
+        // Most is flushed before writers are kept out. The version keeps its files from being removed.
+        self.freeze_active()?;
+        self.drain_frozen()?;
         let (version, mut manifest) = {
+            let mut log = self.commit.lock_log();
+            self.check_writable()?;
+            self.flush_all_of(&mut log)?;
             let state = self.manifest.lock();
             let version = self.super_version().version.clone();
             let manifest = self.manifest_of(&version, &state);

@@ -288,7 +288,6 @@ impl Engine {
     /// # Errors
     /// [`Error::InvalidArgument`] if `dir` cannot be used, and what the flush or the file system failed with.
     pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint, Error> {
-        self.flush()?;
         self.inner().checkpoint(dir)
     }
 

@@ -176,6 +176,8 @@ impl EntityRow {
                 Some(value) => put_value(&mut out, value),
             }
         }
+        // The store keeps it as it is until it is flushed.
+        out.shrink_to_fit();
         out
     }
 

@@ -44,6 +44,8 @@ pub(crate) fn encode_register<C: Content>(register: &Register<C>) -> Vec<u8> {
             content.encode(&mut out);
         }
     }
+    // The store keeps it as it is until it is flushed.
+    out.shrink_to_fit();
     out
 }
 
