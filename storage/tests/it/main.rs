@@ -4,6 +4,7 @@
 //! golden-file test write its files anew.
 
 mod adversity;
+mod around_damage;
 mod basics;
 mod checkpoints;
 mod concurrency;
