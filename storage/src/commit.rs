@@ -5,18 +5,18 @@
 //! over hand, so that the next group is written and synced while this one is applied, and still none can
 //! overtake another.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::Sequence;
 use crate::batch::{ChangeKind, WriteBatch};
 use crate::error::Error;
 use crate::files;
+use crate::group_queue::{Follower, GroupQueue, Turn};
 use crate::memtable::{self, MemtableSet};
 use crate::options::{Durability, MAX_KEY_BYTES};
 use crate::state::Inner;
@@ -39,7 +39,6 @@ pub(crate) struct Request {
     memory_bytes: usize,
     durability: Durability,
     publish: Option<Publish>,
-    waiter: Option<Arc<Waiter>>,
 }
 
 impl Request {
@@ -53,42 +52,6 @@ impl fmt::Debug for Request {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Request").field("byte_len", &self.byte_len).finish_non_exhaustive()
     }
-}
-
-#[derive(Debug)]
-enum Wait {
-    Queued,
-    /// The one before hands the lead over.
-    Lead(Request),
-    Done(Result<Sequence, Error>),
-}
-
-#[derive(Debug)]
-struct Waiter {
-    state: Mutex<Wait>,
-    changed: Condvar,
-}
-
-impl Waiter {
-    fn set(&self, state: Wait) {
-        *self.state.lock() = state;
-        self.changed.notify_one();
-    }
-
-    fn wait(&self) -> Wait {
-        let mut state = self.state.lock();
-        while matches!(*state, Wait::Queued) {
-            self.changed.wait(&mut state);
-        }
-        std::mem::replace(&mut *state, Wait::Queued)
-    }
-}
-
-#[derive(Debug, Default)]
-struct Queue {
-    requests: VecDeque<Request>,
-    bytes: usize,
-    led: bool,
 }
 
 /// What the leader owns while it writes.
@@ -109,8 +72,7 @@ pub(crate) struct Commit {
     log: Mutex<Log>,
     /// The memtables that take the next batch.
     apply: Mutex<Arc<MemtableSet>>,
-    queue: Mutex<Queue>,
-    room: Condvar,
+    queue: GroupQueue<Request, Result<Sequence, Error>>,
 }
 
 impl Log {
@@ -138,12 +100,7 @@ impl Commit {
 
     pub(crate) fn new(segment: SegmentWriter, last_sequence: Sequence, active: Arc<MemtableSet>) -> Commit {
         let log = Log { segment, unsynced: Vec::new(), last_sequence, memtables: active.clone() };
-        Commit {
-            log: Mutex::new(log),
-            apply: Mutex::new(active),
-            queue: Mutex::default(),
-            room: Condvar::new(),
-        }
+        Commit { log: Mutex::new(log), apply: Mutex::new(active), queue: GroupQueue::new(QUEUE_BYTES) }
     }
 }
 
@@ -160,25 +117,11 @@ impl Inner {
         self.check_batch(&batch, byte_len)?;
         self.admit(&batch, byte_len)?;
         let memory_bytes = memtable::memory_bytes(&batch);
-        let mut request = Request { batch, byte_len, memory_bytes, durability, publish, waiter: None };
-        let mut queue = self.commit.queue.lock();
-        while queue.bytes > QUEUE_BYTES {
-            self.commit.room.wait(&mut queue);
-        }
-        if !queue.led {
-            queue.led = true;
-            drop(queue);
-            return self.lead(request);
-        }
-        let waiter = Arc::new(Waiter { state: Mutex::new(Wait::Queued), changed: Condvar::new() });
-        request.waiter = Some(waiter.clone());
-        queue.bytes += request.queued_bytes();
-        queue.requests.push_back(request);
-        drop(queue);
-        match waiter.wait() {
-            Wait::Lead(request) => self.lead(request),
-            Wait::Done(result) => result,
-            Wait::Queued => Err(Error::Closed),
+        let request = Request { batch, byte_len, memory_bytes, durability, publish };
+        let queued_bytes = request.queued_bytes();
+        match self.commit.queue.join(request, queued_bytes) {
+            Turn::Lead(own) => self.lead(own),
+            Turn::Done(result) => result,
         }
     }
 
@@ -201,83 +144,53 @@ impl Inner {
 
     fn lead(&self, own: Request) -> Result<Sequence, Error> {
         let mut log = self.commit.log.lock();
-        let others = self.gather(own.byte_len);
+        let mut bytes = own.byte_len;
+        let others = self.commit.queue.gather(|next| {
+            let takes = bytes < GROUP_BYTES;
+            bytes += next.byte_len;
+            takes
+        });
         let first = match self.log_group(&mut log, &own, &others) {
             Ok(first) => first,
             Err(error) => {
-                self.hand_over();
+                self.commit.queue.hand_over();
                 drop(log);
-                for other in &others {
-                    if let Some(waiter) = &other.waiter {
-                        waiter.set(Wait::Done(Err(error.duplicate())));
-                    }
+                for other in others {
+                    other.split().1.finish(Err(error.duplicate()));
                 }
                 return Err(error);
             }
         };
         let active = self.commit.apply.lock();
         active.set_log_bytes(log.segment.byte_len());
-        self.hand_over();
+        self.commit.queue.hand_over();
         drop(log);
         let result = self.apply(&active, own.batch, own.publish, first);
         let mut sequence = first;
-        let mut waiters = Vec::with_capacity(others.len());
+        let mut finished = Vec::with_capacity(others.len());
         for other in others {
             sequence += 1;
-            let result = self.apply(&active, other.batch, other.publish, sequence);
-            waiters.push((other.waiter, result));
+            let (request, finish) = other.split();
+            finished.push((finish, self.apply(&active, request.batch, request.publish, sequence)));
         }
         drop(active);
-        for (waiter, result) in waiters {
-            if let Some(waiter) = waiter {
-                waiter.set(Wait::Done(result));
-            }
+        for (finish, result) in finished {
+            finish.finish(result);
         }
         result
     }
 
-    /// Takes those who queue out of the queue, up to the size of a group.
-    fn gather(&self, own_bytes: usize) -> Vec<Request> {
-        let mut queue = self.commit.queue.lock();
-        let mut bytes = own_bytes;
-        let mut others = Vec::new();
-        while bytes < GROUP_BYTES
-            && let Some(request) = queue.requests.pop_front()
-        {
-            queue.bytes -= request.queued_bytes();
-            bytes += request.byte_len;
-            others.push(request);
-        }
-        if !others.is_empty() {
-            self.commit.room.notify_all();
-        }
-        others
-    }
-
-    /// Lets the next in the queue lead, or nobody.
-    fn hand_over(&self) {
-        let next = {
-            let mut queue = self.commit.queue.lock();
-            let next = queue.requests.pop_front();
-            match &next {
-                Some(request) => queue.bytes -= request.queued_bytes(),
-                None => queue.led = false,
-            }
-            self.commit.room.notify_all();
-            next
-        };
-        if let Some(request) = next
-            && let Some(waiter) = request.waiter.clone()
-        {
-            waiter.set(Wait::Lead(request));
-        }
-    }
-
     /// Writes a group to the log as durably as its most demanding member asks for. Returns the first sequence.
-    fn log_group(&self, log: &mut Log, own: &Request, others: &[Request]) -> Result<Sequence, Error> {
+    fn log_group(
+        &self,
+        log: &mut Log,
+        own: &Request,
+        others: &[Follower<Request, Result<Sequence, Error>>],
+    ) -> Result<Sequence, Error> {
         // Under the lock: whoever came before may have failed.
         self.check_writable()?;
-        let memory_bytes = own.memory_bytes + others.iter().map(|other| other.memory_bytes).sum::<usize>();
+        let requests = || std::iter::once(own).chain(others.iter().map(|other| &other.request));
+        let memory_bytes = requests().map(|request| request.memory_bytes).sum::<usize>();
         let used = log.memtables.byte_len();
         if log.segment.byte_len() >= self.options.wal_segment_bytes
             || (used > 0 && used + memory_bytes > self.options.memtable_bytes)
@@ -286,8 +199,7 @@ impl Inner {
             let active = self.commit.apply.lock();
             self.rotate(log, active)?;
         }
-        let mut requests = std::iter::once(own).chain(others);
-        if requests.any(|request| request.durability == Durability::Sync) {
+        if requests().any(|request| request.durability == Durability::Sync) {
             // Before the records are written, which say so.
             self.sync_earlier(log)?;
         }
@@ -296,7 +208,7 @@ impl Inner {
         let len_before = log.segment.byte_len();
         let mut durability = Durability::None;
         let mut sequence = log.last_sequence;
-        for request in std::iter::once(own).chain(others) {
+        for request in requests() {
             sequence += 1;
             durability = durability.max(request.durability);
             if !log.segment.append(&request.batch, sequence) {
@@ -317,7 +229,7 @@ impl Inner {
         self.counters().wal_bytes_written.add(appended);
         self.counters().commit_groups.add(1);
         self.counters().batches.add(1 + others.len() as u64);
-        let bytes = own.byte_len + others.iter().map(|other| other.byte_len).sum::<usize>();
+        let bytes = requests().map(|request| request.byte_len).sum::<usize>();
         self.counters().batch_bytes.add(bytes as u64);
         log.last_sequence = sequence;
         // Before it is inserted: meanwhile the next group is judged by it.

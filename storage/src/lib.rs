@@ -11,7 +11,7 @@
 //! | [`engine`](Engine), `state` | what users call; what everything shares |
 //! | `options`, `error`, `stats`, `latency` | choices, failures, counters |
 //! | `batch` | a batch and its bytes |
-//! | `commit` | group commit: one order for log, memtables and visibility |
+//! | `commit`, `group_queue`, `sync` | group commit: one order for log, memtables and visibility |
 //! | `admission` | free space, slowing down and stopping writers |
 //! | `wal` | segments and records of the log; torn or corrupt |
 //! | `memtable` | skip lists |
@@ -63,6 +63,9 @@ mod flush;
 pub mod fs;
 #[cfg(test)]
 mod fuzz;
+mod group_queue;
+#[cfg(test)]
+mod group_queue_tests;
 mod ingest;
 pub mod inspect;
 mod key;
@@ -83,6 +86,7 @@ mod snapshot;
 mod sorted_file;
 mod state;
 mod stats;
+mod sync;
 mod table;
 mod version;
 mod wal;
