@@ -7,6 +7,7 @@ use shuttle::thread;
 
 /// The queue once more, with locks that shuttle schedules.
 #[path = "group_queue.rs"]
+#[allow(clippy::duplicate_mod, reason = "the same source under other locks is what is wanted")]
 mod group_queue;
 
 /// Shuttle's locks with the interface of parking_lot's.
