@@ -280,3 +280,21 @@ fn a_power_cut_at_any_operation_of_an_ingest_leaves_all_of_it_or_nothing() {
         }
     }
 }
+
+#[test]
+fn a_file_on_another_file_system_is_copied() {
+    let fs = SimFs::new();
+    let (engine, mut model) = filled(&fs, 13);
+    let rows = rows(&mut Random(13), 0..40);
+    let path = file(&fs, "file", &rows);
+    let elsewhere = std::io::ErrorKind::CrossesDevices;
+    fs.inject(Fault { effect: allidb_storage::fs::Effect::Fail(elsewhere), ..Fault::once(Operation::Link) });
+    engine.ingest(keyspace(&engine, 0), std::slice::from_ref(&path), |_| {}).unwrap();
+    apply_rows(&mut model, 0, &rows);
+    // The original is not needed any more, whatever becomes of it.
+    fs.remove(&path).unwrap();
+    drop(engine);
+    fs.crash(13);
+    let engine = open(&fs, tiny()).unwrap();
+    assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+}
