@@ -7,7 +7,7 @@ use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use crate::table::block::Block;
+use crate::table::data_block::DataBlock;
 use crate::table::filter::Filter;
 use crate::table::index::Index;
 
@@ -20,7 +20,7 @@ const TYPICAL_BLOCK_BYTES: usize = 8 << 10;
 #[derive(Clone, Debug)]
 pub(crate) enum Cached {
     /// A data block.
-    Block(Block),
+    Block(Arc<DataBlock>),
     /// A partition of an index.
     Index(Arc<Index>),
     /// A partition of a filter.
@@ -81,6 +81,7 @@ impl BlockCache {
 mod tests {
     use super::*;
     use crate::key::Kind;
+    use crate::table::block::Block;
     use crate::table::block_builder::BlockBuilder;
 
     fn block() -> Block {
@@ -89,13 +90,17 @@ mod tests {
         Block::new(Bytes::copy_from_slice(builder.finish())).unwrap()
     }
 
+    fn data_block() -> Arc<DataBlock> {
+        Arc::new(DataBlock::new(block()).unwrap())
+    }
+
     #[test]
     fn memory_stays_within_the_bound() {
         let cache = BlockCache::new(100_000);
         let filter = Filter::new(crate::table::filter::build(&[1; 1000], 10).into()).unwrap();
         for offset in 0..1_000 {
             let part = match offset % 4 {
-                0 => Cached::Block(block()),
+                0 => Cached::Block(data_block()),
                 1 => Cached::Index(Arc::new(Index::new(block()).unwrap())),
                 2 => Cached::Filter(filter.clone()),
                 _ => Cached::Blobs(Bytes::from(vec![1; 1000])),
@@ -110,7 +115,8 @@ mod tests {
     #[test]
     fn a_smaller_bound_holds_at_once_and_a_larger_one_is_used() {
         let cache = BlockCache::new(100_000);
-        let fill = |file| (0..1_000).for_each(|offset| cache.insert(file, offset, Cached::Block(block())));
+        let fill =
+            |file| (0..1_000).for_each(|offset| cache.insert(file, offset, Cached::Block(data_block())));
         fill(1);
         // Back and forth as memtables come and go, with everything read twice or only once.
         for file in 2..20 {
@@ -132,7 +138,7 @@ mod tests {
         let read = |file, offset| {
             let found = cache.get(file, offset).is_some();
             if !found {
-                cache.insert(file, offset, Cached::Block(block()));
+                cache.insert(file, offset, Cached::Block(data_block()));
             }
             found
         };

@@ -28,6 +28,7 @@ use crate::signal::Signal;
 use crate::snapshot::Snapshot;
 use crate::state::{Inner, KeyspaceEntry, ManifestState};
 use crate::stats::{Counters, Stats};
+use crate::table::pins::PinBudget;
 use crate::table::reader::TableContext;
 use crate::version::{SuperVersion, VersionEdit};
 use crate::wal::record::{LOG_FORMAT, SegmentHeader};
@@ -72,6 +73,7 @@ impl Engine {
             fs,
             dir: dir.to_path_buf(),
             cache: Arc::new(BlockCache::new(options.memory_bytes)),
+            pins: Arc::new(PinBudget::new(options.pinned_bytes())),
             counters: Arc::new(Counters::default()),
             damages: Arc::default(),
         };

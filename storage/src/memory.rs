@@ -6,6 +6,8 @@ use crate::version::SuperVersion;
 
 /// The part of the budget that is left to the cache and to open tables however much memtables take: one in sixteen.
 const LEAST_PART: usize = 16;
+/// The part of what memtables leave that pinned partitions may take: one in four.
+const PINNED_PART: usize = 4;
 /// The capacity of the cache changes in steps, so that it does not change with every table.
 const STEPS: usize = 64;
 
@@ -16,6 +18,12 @@ impl Options {
         let sets = self.frozen_memtables.max(1).saturating_add(1);
         let memtables = self.memtable_bytes.saturating_mul(sets);
         memtables.saturating_add(memtables.div_ceil(LEAST_PART - 1))
+    }
+
+    /// What pinned partitions of indexes and filters may take, in bytes: a part of what memtables leave in any case.
+    pub(crate) fn pinned_bytes(&self) -> usize {
+        let sets = self.frozen_memtables.max(1).saturating_add(1);
+        self.memory_bytes.saturating_sub(self.memtable_bytes.saturating_mul(sets)) / PINNED_PART
     }
 
     /// What the cache may take beside these memtables and open tables, in bytes.

@@ -202,7 +202,8 @@ impl MemtableSet {
         key: &[u8],
         sequence: Sequence,
     ) -> Option<(Sequence, Option<Bytes>)> {
-        let table = self.tables.get(usize::from(keyspace.0))?;
+        // An empty list is not worth being pinned.
+        let table = self.tables.get(usize::from(keyspace.0)).filter(|table| !table.is_empty())?;
         let wanted = (key, sequence);
         let entry = table.lower_bound::<dyn Version + '_>(Bound::Included(&wanted as &dyn Version))?;
         (entry.key().key.as_slice() == key).then(|| (entry.key().sequence, entry.value().clone()))

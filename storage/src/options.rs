@@ -69,9 +69,10 @@ pub struct KeyspaceOptions {
     /// How many bytes of separated values, before compression, share a block of a blob file; at most 1 MiB. More make
     /// scans and compression better, and reads of one value from disk larger. A longer value has a block of its own.
     pub blob_block_bytes: usize,
-    /// The size of a partition of a table's index together with its filter, in bytes. Those of a table that are
-    /// smaller stay in memory while it is open; larger ones are cut into partitions that are read through the block
-    /// cache, and only the index of the partitions stays in memory. [`usize::MAX`]: never cut.
+    /// The size of a partition of a table's index together with its filter, in bytes; 32 times that in level 0. Those of a
+    /// table that are smaller stay in memory while it is open. Larger ones are cut into partitions, of which only the index
+    /// stays in memory in any case: they themselves do so as long as those of all tables fit into a quarter of the budget that
+    /// memtables leave, and are read through the block cache otherwise. [`usize::MAX`]: never cut.
     pub index_partition_bytes: usize,
 }
 
@@ -84,7 +85,7 @@ impl KeyspaceOptions {
             compression: vec![Compression::Lz4],
             filter_bits_per_key: 10,
             separation_bytes: 1 << 10,
-            blob_block_bytes: 16 << 10,
+            blob_block_bytes: 8 << 10,
             index_partition_bytes: 32 << 10,
         }
     }

@@ -14,6 +14,7 @@ use crate::table::block::Block;
 use crate::table::block_builder::BlockBuilder;
 use crate::table::block_cursor::BlockCursor;
 use crate::table::codec::{self, Compressor};
+use crate::table::data_block::DataBlock;
 use crate::table::filter::{self, Filter};
 use crate::table::footer::{Footer, IndexLayout};
 use crate::table::frame::{Handle, push_trailer, unframe};
@@ -74,8 +75,9 @@ fn data_blocks() {
                 walk(BlockCursor::first(block.clone(), direction), limit);
                 for _ in 0..4 {
                     let (key, sequence) = (key(mutation), mutation.number(2));
-                    walk(BlockCursor::seek(block.clone(), direction, &key, sequence), limit);
-                    block.get(&key, sequence).ok();
+                    let seek = |restart| BlockCursor::seek(block.clone(), restart, direction, &key, sequence);
+                    walk(block.restart_before(&key, sequence).and_then(seek), limit);
+                    DataBlock::new(block.clone()).and_then(|block| block.get(&key, sequence)).ok();
                 }
             }
         });

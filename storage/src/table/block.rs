@@ -136,12 +136,18 @@ impl Block {
         Ok(low.saturating_sub(1))
     }
 
-    /// The newest version of `key` that is not newer than `sequence`.
+    /// The newest version of `key` that is not newer than `sequence`, from the restart point on that
+    /// [`restart_before`](Block::restart_before) gives for it.
     ///
     /// Keys are never put together: while entries are passed, `common` is how many bytes the last one has in
     /// common with `key`, and an entry that shares more than those with its predecessor compares like it.
-    pub(crate) fn get(&self, key: &[u8], sequence: Sequence) -> Result<Lookup, Malformed> {
-        let mut offset = self.restart(self.restart_before(key, sequence)?)?;
+    pub(crate) fn get_from(
+        &self,
+        restart: usize,
+        key: &[u8],
+        sequence: Sequence,
+    ) -> Result<Lookup, Malformed> {
+        let mut offset = self.restart(restart)?;
         let mut common = 0;
         while offset < self.entries_end {
             let entry = self.entry(offset)?;
@@ -172,6 +178,7 @@ impl Block {
 mod tests {
     use super::*;
     use crate::table::block_builder::BlockBuilder;
+    use crate::table::data_block::DataBlock;
     use proptest::prelude::*;
 
     proptest! {
@@ -190,10 +197,13 @@ mod tests {
             let expected_len = builder.byte_len();
             let block = Block::new(Bytes::copy_from_slice(builder.finish())).unwrap();
             prop_assert_eq!(block.byte_len(), expected_len);
+            let data = DataBlock::new(block.clone()).unwrap();
             for (key, sequence) in wanted {
                 let expected = versions.range((key.clone(), 0)..=(key.clone(), sequence)).next_back();
                 let last = ordered.last().unwrap().0;
-                match block.get(&key, sequence).unwrap() {
+                let restart = block.restart_before(&key, sequence).unwrap();
+                prop_assert_eq!(data.restart_before(&key, sequence).unwrap(), restart);
+                match data.get(&key, sequence).unwrap() {
                     Lookup::Found(entry) => {
                         let ((_, found), value) = expected.unwrap();
                         prop_assert_eq!(entry.sequence, *found);
@@ -211,8 +221,10 @@ mod tests {
         #[test]
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>, key: Vec<u8>, sequence: u64) {
             if let Ok(block) = Block::new(Bytes::from(bytes)) {
-                block.get(&key, sequence).ok();
                 block.restart_before(&key, sequence).ok();
+                if let Ok(block) = DataBlock::new(block) {
+                    block.get(&key, sequence).ok();
+                }
             }
         }
     }

@@ -4,6 +4,9 @@ use crate::Sequence;
 use crate::coding::put_varint;
 use crate::key::{Kind, common_prefix};
 
+/// Bytes of entries after which one carries its whole key, however few they are: a lookup passes half of them.
+const RESTART_BYTES: usize = 512;
+
 /// Appends entries in order; see "Block" in `docs/format.md`.
 #[derive(Debug)]
 pub(crate) struct BlockBuilder {
@@ -15,7 +18,7 @@ pub(crate) struct BlockBuilder {
 }
 
 impl BlockBuilder {
-    /// Every `restart_interval`-th entry carries its whole key.
+    /// At least every `restart_interval`-th entry carries its whole key.
     pub(crate) fn new(restart_interval: usize) -> BlockBuilder {
         BlockBuilder {
             bytes: Vec::new(),
@@ -28,7 +31,10 @@ impl BlockBuilder {
 
     /// The value of a [`Kind::Separated`] is a reference, and so never empty; that of a tombstone always is.
     pub(crate) fn add(&mut self, key: &[u8], sequence: Sequence, kind: Kind, value: &[u8]) {
-        let shared = if self.since_restart >= self.restart_interval {
+        let last_restart = self.restarts.last().map_or(0, |&restart| restart as usize);
+        let shared = if self.since_restart >= self.restart_interval
+            || self.bytes.len() - last_restart >= RESTART_BYTES
+        {
             self.restarts.push(self.bytes.len() as u32);
             self.since_restart = 0;
             0

@@ -52,14 +52,15 @@ impl BlockCursor {
         Ok(cursor)
     }
 
-    /// Forward: on the first entry that is not before the position. Reverse: on the last one before it.
+    /// Forward: on the first entry that is not before the position. Reverse: on the last one before it. `restart` is what
+    /// [`Block::restart_before`] gives for the position.
     pub(crate) fn seek(
         block: Block,
+        restart: usize,
         direction: Direction,
         key: &[u8],
         sequence: Sequence,
     ) -> Result<BlockCursor, Malformed> {
-        let restart = block.restart_before(key, sequence)?;
         let next = block.restart(restart)?;
         let mut cursor = BlockCursor {
             block,
@@ -221,9 +222,10 @@ mod tests {
             prop_assert_eq!(walk(all), versions.clone());
             let all = BlockCursor::first(block.clone(), Direction::Reverse).unwrap();
             prop_assert_eq!(walk(all), reversed(&versions));
-            let rest = BlockCursor::seek(block.clone(), Direction::Forward, &key, sequence).unwrap();
+            let at = block.restart_before(&key, sequence).unwrap();
+            let rest = BlockCursor::seek(block.clone(), at, Direction::Forward, &key, sequence).unwrap();
             prop_assert_eq!(walk(rest), &versions[split..]);
-            let rest = BlockCursor::seek(block, Direction::Reverse, &key, sequence).unwrap();
+            let rest = BlockCursor::seek(block, at, Direction::Reverse, &key, sequence).unwrap();
             prop_assert_eq!(walk(rest), reversed(&versions[..split]));
         }
 
@@ -231,7 +233,8 @@ mod tests {
         fn garbage_is_refused_without_a_panic(bytes: Vec<u8>, key: Vec<u8>, reverse: bool) {
             let direction = if reverse { Direction::Reverse } else { Direction::Forward };
             if let Ok(block) = Block::new(Bytes::from(bytes))
-                && let Ok(mut cursor) = BlockCursor::seek(block, direction, &key, 3)
+                && let Ok(restart) = block.restart_before(&key, 3)
+                && let Ok(mut cursor) = BlockCursor::seek(block, restart, direction, &key, 3)
             {
                 for _ in 0..100 {
                     if cursor.advance().is_err() {

@@ -21,8 +21,11 @@ use crate::fs::{File, Fs};
 use crate::key::{Kind, common_prefix};
 use crate::options::{Keyspace, KeyspaceOptions};
 
-/// Entries between two keys that are written whole: larger saves space, smaller saves time in a lookup.
+/// The most entries between two keys that are written whole: larger saves space, smaller saves time in a lookup.
 const RESTART_INTERVAL: usize = 8;
+/// Partitions of a table of level 0 are so many times as large, so that it seldom has more than one, which an open table keeps
+/// in memory: these tables are few and small, and each lookup asks all of them.
+const LEVEL0_PARTITION_FACTOR: usize = 32;
 /// Bytes collected before they are written.
 const WRITE_BYTES: usize = 1 << 20;
 
@@ -69,6 +72,10 @@ impl TableBuilder {
         let compressor = Compressor::new(options.compression_at(level))
             .map_err(|source| Error::io("compress", &path, source))?;
         let file = fs.create(&path).map_err(|source| Error::io("create", &path, source))?;
+        let mut partition_bytes = options.index_partition_bytes;
+        if level == 0 {
+            partition_bytes = partition_bytes.saturating_mul(LEVEL0_PARTITION_FACTOR);
+        }
         Ok(TableBuilder {
             file,
             path,
@@ -77,7 +84,7 @@ impl TableBuilder {
             block_bytes: options.block_bytes,
             compressor,
             block: BlockBuilder::new(RESTART_INTERVAL),
-            index: IndexBuilder::new(options.filter_bits_per_key, options.index_partition_bytes),
+            index: IndexBuilder::new(options.filter_bits_per_key, partition_bytes),
             finished: None,
             buffer: Vec::with_capacity(WRITE_BYTES + (WRITE_BYTES >> 2)),
             written: 0,

@@ -5,7 +5,6 @@ use bytes::Bytes;
 
 use super::block::Block;
 use super::frame::{Handle, unframe};
-use super::layout::Part;
 use super::reader::Table;
 use crate::error::Error;
 
@@ -55,6 +54,6 @@ impl Table {
         };
         let bytes = unframe(&framed, self.meta.id, handle.offset)
             .map_err(|what| Error::corruption(&self.path, handle.offset, what))?;
-        Block::parse(bytes).map_err(|malformed| self.malformed(handle, malformed))
+        Block::new(bytes).map_err(|malformed| self.malformed(handle, malformed))
     }
 }

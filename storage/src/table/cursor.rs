@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::block::Malformed;
 use super::block_cursor::BlockCursor;
 use super::bulk::Window;
+use super::data_block::DataBlock;
 use super::frame::Handle;
 use super::place::Place;
 use super::reader::Table;
@@ -182,13 +183,24 @@ impl TableCursor {
     fn enter(&mut self, place: Option<Place>, from: Option<&Position>) -> Result<(), Error> {
         let Some(place) = place else { return Ok(()) };
         let handle = self.table.handle_at(&place)?;
-        let block = match self.access {
-            Access::Cached => self.table.cached(handle)?,
-            Access::Bulk => self.table.bulk_block(handle, &mut self.window)?,
+        let from = from.map(|from| (&*from.key, from.sequence));
+        let (block, restart) = match self.access {
+            Access::Cached => {
+                let cached: Arc<DataBlock> = self.table.cached(handle)?;
+                let restart = from.map(|(key, sequence)| cached.restart_before(key, sequence));
+                (cached.block().clone(), restart)
+            }
+            Access::Bulk => {
+                let block = self.table.bulk_block(handle, &mut self.window)?;
+                let restart = from.map(|(key, sequence)| block.restart_before(key, sequence));
+                (block, restart)
+            }
         };
-        let cursor = match from {
-            Some(from) => BlockCursor::seek(block, self.direction, &from.key, from.sequence),
-            None => BlockCursor::first(block, self.direction),
+        let cursor = match (from, restart) {
+            (Some((key, sequence)), Some(restart)) => {
+                restart.and_then(|restart| BlockCursor::seek(block, restart, self.direction, key, sequence))
+            }
+            _ => BlockCursor::first(block, self.direction),
         };
         let block = cursor.map_err(|malformed| self.table.malformed(handle, malformed))?;
         self.current = Some(Current { place, handle, block });

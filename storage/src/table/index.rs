@@ -1,50 +1,25 @@
 //! One block of an index: which of the parts it names may hold a key. They are data blocks, or on the top level
 //! partitions.
 
-use bytes::Bytes;
-
 use super::block::{Block, Malformed};
 use super::frame::Handle;
-use crate::key::common_prefix;
+use super::heads::Heads;
 
-/// Separators and what lies before each. The search looks at eight bytes of each separator, those behind what all of them have in
-/// common, in one array; only among equal ones it compares whole separators.
+/// Separators and what lies before each.
 #[derive(Debug)]
 pub(crate) struct Index {
     /// Every entry is a restart point: separator → value.
     block: Block,
-    common: Bytes,
-    heads: Vec<u64>,
+    heads: Heads,
 }
 
-/// The first eight bytes as a number; shorter keys are filled up with zeros.
-fn head(key: &[u8]) -> u64 {
-    match key.first_chunk::<8>() {
-        Some(head) => u64::from_be_bytes(*head),
-        None => {
-            key.iter().fold(0, |head, &byte| head << 8 | u64::from(byte))
-                << (64 - 8 * key.len() as u32).min(63)
-        }
-    }
+fn separator(block: &Block, at: usize) -> Result<&[u8], Malformed> {
+    Ok(block.bytes(block.entry(block.restart(at)?)?.suffix))
 }
 
 impl Index {
     pub(crate) fn new(block: Block) -> Result<Index, Malformed> {
-        let mut index = Index { common: Bytes::new(), heads: Vec::with_capacity(block.restarts()), block };
-        let entries = index.entries();
-        if entries > 0 {
-            // They are in order, so what the first and the last share, all share.
-            let (first, last) = (index.separator(0)?, index.separator(entries - 1)?);
-            let common = common_prefix(first, last);
-            index.common = Bytes::copy_from_slice(first.get(..common).unwrap_or_default());
-        }
-        for at in 0..entries {
-            let separator = index.separator(at)?;
-            let rest = separator.strip_prefix(&*index.common).ok_or(Malformed)?;
-            let head = head(rest);
-            index.heads.push(head);
-        }
-        Ok(index)
+        Ok(Index { heads: Heads::new(block.restarts(), |at| separator(&block, at))?, block })
     }
 
     /// How many parts it names.
@@ -54,7 +29,7 @@ impl Index {
 
     /// Memory it takes, in bytes.
     pub(crate) fn byte_len(&self) -> usize {
-        self.block.byte_len() + self.common.len() + 8 * self.heads.len()
+        self.block.byte_len() + self.heads.byte_len()
     }
 
     /// What it says of a part.
@@ -69,40 +44,12 @@ impl Index {
 
     /// The first part that may hold keys from `key` on; their number if there is none.
     pub(crate) fn at_least(&self, key: &[u8]) -> Result<usize, Malformed> {
-        self.partition(key, |separator| separator < key)
+        self.heads.partition_point(key, |at| Ok(separator(&self.block, at)? < key))
     }
 
     /// The first part in which keys greater than `key` may start; their number if there is none.
     pub(crate) fn above(&self, key: &[u8]) -> Result<usize, Malformed> {
-        self.partition(key, |separator| separator <= key)
-    }
-
-    fn separator(&self, at: usize) -> Result<&[u8], Malformed> {
-        Ok(self.block.bytes(self.block.entry(self.block.restart(at)?)?.suffix))
-    }
-
-    fn partition(&self, key: &[u8], before: impl Fn(&[u8]) -> bool) -> Result<usize, Malformed> {
-        let (mut low, mut high) = match key.strip_prefix(&*self.common) {
-            Some(rest) => {
-                let head = head(rest);
-                let low = self.heads.partition_point(|&other| other < head);
-                let equal =
-                    self.heads.get(low..).unwrap_or_default().iter().take_while(|&&other| other == head);
-                (low, low + equal.count())
-            }
-            // Before all of them, or behind.
-            None if key < &*self.common => (0, 0),
-            None => (self.entries(), self.entries()),
-        };
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if before(self.separator(middle)?) {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
-        }
-        Ok(low)
+        self.heads.partition_point(key, |at| Ok(separator(&self.block, at)? <= key))
     }
 }
 
@@ -111,6 +58,7 @@ mod tests {
     use super::*;
     use crate::key::Kind;
     use crate::table::block_builder::BlockBuilder;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     proptest! {

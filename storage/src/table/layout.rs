@@ -5,9 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::block::{Block, Malformed};
+use super::data_block::DataBlock;
 use super::filter::Filter;
 use super::frame::Handle;
 use super::index::Index;
+use super::pins::Pins;
 use super::top_index::TopIndex;
 use crate::cache::Cached;
 
@@ -26,6 +28,8 @@ pub(crate) enum Layout {
         /// Where it came from.
         handle: Handle,
         top: TopIndex,
+        /// What stays in memory of the rest.
+        pins: Option<Pins>,
     },
 }
 
@@ -44,7 +48,7 @@ impl Layout {
             Layout::Whole { index, filter, .. } => {
                 index.byte_len() + filter.as_ref().map_or(0, Filter::byte_len)
             }
-            Layout::Partitioned { top, .. } => top.byte_len(),
+            Layout::Partitioned { top, pins, .. } => top.byte_len() + pins.as_ref().map_or(0, Pins::byte_len),
         }
     }
 
@@ -99,20 +103,20 @@ pub(crate) trait Part: Clone + Into<Cached> {
     fn of(cached: Cached) -> Option<Self>;
 }
 
-impl Part for Block {
+impl Part for Arc<DataBlock> {
     const MALFORMED: &'static str = "a malformed block";
 
-    fn parse(bytes: Bytes) -> Result<Block, Malformed> {
-        Block::new(bytes)
+    fn parse(bytes: Bytes) -> Result<Arc<DataBlock>, Malformed> {
+        DataBlock::new(Block::new(bytes)?).map(Arc::new)
     }
 
-    fn of(cached: Cached) -> Option<Block> {
+    fn of(cached: Cached) -> Option<Arc<DataBlock>> {
         if let Cached::Block(block) = cached { Some(block) } else { None }
     }
 }
 
-impl From<Block> for Cached {
-    fn from(block: Block) -> Cached {
+impl From<Arc<DataBlock>> for Cached {
+    fn from(block: Arc<DataBlock>) -> Cached {
         Cached::Block(block)
     }
 }

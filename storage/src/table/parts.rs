@@ -94,7 +94,7 @@ impl Parts {
                 let at = footer.index;
                 let top = parts.take(&source, Part::Index, at, |source| {
                     let malformed = |_| source.damage(at.offset, "a malformed top-level index");
-                    TopIndex::new(source.parse(at)?).map_err(malformed)
+                    Block::new(source.read(at)?).and_then(TopIndex::new).map_err(malformed)
                 });
                 for partition in top.iter().flat_map(TopIndex::partitions) {
                     parts.index(&source, partition.index);

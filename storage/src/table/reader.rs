@@ -9,12 +9,14 @@ use prost::Message;
 
 use super::block::{Block, Lookup, Malformed};
 use super::cursor::Access;
+use super::data_block::DataBlock;
 use super::filter::Filter;
 use super::footer::{FOOTER_BYTES, Footer, FooterError, IndexLayout, TABLE_FORMAT};
 use super::frame::{Handle, unframe};
 use super::index::Index;
 use super::layout::{Layout, Part};
 use super::meta::{Properties, TableMeta};
+use super::pins::{PinBudget, Pins};
 use super::top_index::TopIndex;
 use crate::Sequence;
 use crate::blob::{BlobFile, BlobRef, BlobUse};
@@ -35,6 +37,7 @@ pub(crate) struct TableContext {
     pub(crate) fs: Arc<dyn Fs>,
     pub(crate) dir: PathBuf,
     pub(crate) cache: Arc<BlockCache>,
+    pub(crate) pins: Arc<PinBudget>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) damages: Arc<Damages>,
 }
@@ -95,9 +98,10 @@ impl Table {
                 },
             },
             IndexLayout::Partitioned => {
-                let top = TopIndex::new(parse(&path, handle, read(handle)?)?)
+                let top = Block::new(read(handle)?)
+                    .and_then(TopIndex::new)
                     .map_err(|_| Error::corruption(&path, handle.offset, "a malformed top-level index"))?;
-                Layout::Partitioned { handle, top }
+                Layout::Partitioned { handle, pins: Pins::reserve(&context.pins, &top), top }
             }
         };
         let at = footer.properties.offset;
@@ -198,17 +202,23 @@ impl Table {
                 }
                 Ok(self.search(index, key, sequence)?.found())
             }
-            Layout::Partitioned { top, .. } => {
+            Layout::Partitioned { top, pins, .. } => {
                 let first = top.at_least(key).map_err(|_| self.malformed_index())?;
-                let mut partitions = top.partitions().iter().skip(first).peekable();
                 // Of a key that is there, the first partition that may know it knows the newest version.
-                if let Some(filter) = partitions.peek().and_then(|partition| partition.filter)
-                    && !self.may_contain(&self.cached(filter)?, hash)
-                {
-                    return Ok(None);
+                if let Some(filter) = top.partitions().get(first).and_then(|partition| partition.filter) {
+                    let may_contain = match pins {
+                        Some(pins) => {
+                            let read = || self.missed(filter);
+                            pins.filter(first, read, |filter| self.may_contain(filter, hash))?
+                        }
+                        None => self.may_contain(&self.cached(filter)?, hash),
+                    };
+                    if !may_contain {
+                        return Ok(None);
+                    }
                 }
-                for partition in partitions {
-                    let index: Arc<Index> = self.cached(partition.index)?;
+                for partition in first..top.partitions().len() {
+                    let index = self.index_partition(partition, Access::Cached)?;
                     match self.search(&index, key, sequence)? {
                         Answer::PastEnd => {}
                         answer => return Ok(answer.found()),
@@ -231,11 +241,12 @@ impl Table {
         let first = index.at_least(key).map_err(|_| self.malformed_index())?;
         for at in first..index.entries() {
             let handle = index.handle(at).map_err(|_| self.malformed_index())?;
-            let block: Block = self.cached(handle)?;
+            let block: Arc<DataBlock> = self.cached(handle)?;
             match block.get(key, sequence).map_err(|malformed| self.malformed(handle, malformed))? {
                 Lookup::Found(entry) => {
                     let sequence = self.meta.global_sequence.unwrap_or(entry.sequence);
-                    return Ok(Answer::Found(sequence, entry.kind, block.slice(entry.value)));
+                    let value = block.block().slice(entry.value);
+                    return Ok(Answer::Found(sequence, entry.kind, value));
                 }
                 Lookup::Absent => return Ok(Answer::Absent),
                 Lookup::PastEnd => {}
@@ -273,11 +284,12 @@ impl Table {
     pub(super) fn index_partition(&self, partition: usize, access: Access) -> Result<Arc<Index>, Error> {
         match self.layout()? {
             Layout::Whole { index, .. } => Ok(index.clone()),
-            Layout::Partitioned { top, .. } => {
-                let partition = top.partitions().get(partition).ok_or_else(|| self.malformed_index())?;
-                match access {
-                    Access::Cached => self.cached(partition.index),
-                    Access::Bulk => self.read_part(partition.index),
+            Layout::Partitioned { top, pins, .. } => {
+                let handle = top.partitions().get(partition).ok_or_else(|| self.malformed_index())?.index;
+                match (access, pins) {
+                    (Access::Cached, Some(pins)) => pins.index(partition, || self.missed(handle)),
+                    (Access::Cached, None) => self.cached(handle),
+                    (Access::Bulk, _) => self.read_part(handle),
                 }
             }
         }
@@ -304,11 +316,16 @@ impl Table {
             self.context.counters.cache_hits.add(1);
             return Ok(part);
         }
-        self.context.counters.cache_misses.add(1);
-        self.context.counters.bytes_read.add(handle.len);
-        let part: P = self.read_part(handle)?;
+        let part: P = self.missed(handle)?;
         self.context.cache.insert(self.meta.number, handle.offset, part.clone().into());
         Ok(part)
+    }
+
+    /// A part of the table that should have been in memory.
+    fn missed<P: Part>(&self, handle: Handle) -> Result<P, Error> {
+        self.context.counters.cache_misses.add(1);
+        self.context.counters.bytes_read.add(handle.len);
+        self.read_part(handle)
     }
 
     /// A part of the table, from the disk.
@@ -353,7 +370,7 @@ impl Table {
     }
 
     pub(super) fn malformed(&self, handle: Handle, _: Malformed) -> Error {
-        self.report(Error::corruption(&self.path, handle.offset, Block::MALFORMED))
+        self.report(Error::corruption(&self.path, handle.offset, <Arc<DataBlock>>::MALFORMED))
     }
 
     pub(super) fn malformed_index(&self) -> Error {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use super::data_block::DataBlock;
 use super::filter;
 use super::layout::Layout;
 use super::meta::EXTERNAL_KEYSPACE;
+use super::pins::PinBudget;
 use super::reader::TableContext;
 use super::{Access, Table, TableBuilder, TableCursor, TableMeta};
 use crate::cache::BlockCache;
@@ -33,6 +35,7 @@ fn context(cache_bytes: usize) -> (SimFs, TableContext) {
         fs: Arc::new(fs.clone()),
         dir: PathBuf::from(DIR),
         cache: Arc::new(BlockCache::new(cache_bytes)),
+        pins: Arc::new(PinBudget::new(0)),
         counters: Arc::new(Counters::default()),
         damages: Arc::default(),
     };
@@ -213,9 +216,9 @@ proptest! {
 fn only_large_tables_are_partitioned_and_they_keep_little_in_memory() {
     let (_fs, context) = context(1 << 20);
     let versions = numbered(5_000);
-    let large = build(&context, 1, &versions, &options(256, 2 << 10, 10), 0);
-    let whole = build(&context, 2, &versions, &options(256, usize::MAX, 10), 0);
-    let small = build(&context, 3, &versions[..50], &options(256, 2 << 10, 10), 0);
+    let large = build(&context, 1, &versions, &options(256, 2 << 10, 10), 1);
+    let whole = build(&context, 2, &versions, &options(256, usize::MAX, 10), 1);
+    let small = build(&context, 3, &versions[..50], &options(256, 2 << 10, 10), 1);
     assert_eq!([&large, &whole, &small].map(|table| is_partitioned(table)), [true, false, false]);
     let [large_bytes, whole_bytes, small_bytes] =
         [&large, &whole, &small].map(|table| table.layout().unwrap().byte_len());
@@ -234,14 +237,15 @@ fn a_key_whose_versions_go_over_a_border_is_in_the_filters_on_both_sides() {
     let (_fs, context) = context(1 << 20);
     let versions: Versions =
         [b"a", b"b", b"c"].iter().flat_map(|key| (1..=200).rev().map(|at| (key.to_vec(), at))).collect();
-    let table = build(&context, 1, &versions, &options(64, 0, 10), 0);
+    let table = build(&context, 1, &versions, &options(64, 0, 10), 1);
     let Layout::Partitioned { top, .. } = table.layout().unwrap() else { panic!() };
     assert!(top.partitions().len() > 100);
     for (number, partition) in top.partitions().iter().enumerate() {
         let filter: filter::Filter = table.cached(partition.filter.unwrap()).unwrap();
         let index = table.index_partition(number, Access::Cached).unwrap();
-        let block = table.cached(index.handle(0).unwrap()).unwrap();
-        let cursor = super::block_cursor::BlockCursor::first(block, Direction::Forward).unwrap();
+        let block: Arc<DataBlock> = table.cached(index.handle(0).unwrap()).unwrap();
+        let cursor =
+            super::block_cursor::BlockCursor::first(block.block().clone(), Direction::Forward).unwrap();
         let (key, _) = cursor.key().unwrap();
         assert!(filter.may_contain(filter::hash(key)), "partition {number} denies its first key");
     }
@@ -287,7 +291,7 @@ fn a_sound_table_that_is_not_the_one_written_is_noticed() {
 fn partitions_go_through_the_cache_and_bulk_reads_past_it() {
     let (_fs, context) = context(1 << 20);
     let versions = numbered(2_000);
-    let table = build(&context, 1, &versions, &options(256, 1 << 10, 10), 0);
+    let table = build(&context, 1, &versions, &options(256, 1 << 10, 10), 1);
     assert_eq!(walk(&table, None, Direction::Forward, Access::Bulk).len(), versions.len());
     assert_eq!(context.cache.byte_len(), 0, "a bulk read leaves nothing in the cache");
     let misses = |key: &[u8]| {
@@ -306,10 +310,43 @@ fn partitions_go_through_the_cache_and_bulk_reads_past_it() {
 }
 
 #[test]
+fn pinned_partitions_are_read_once_and_give_their_room_back() {
+    let (_fs, mut context) = context(0);
+    let versions = numbered(2_000);
+    let options = options(256, 1 << 10, 10);
+    context.pins = Arc::new(PinBudget::new(20 << 10));
+    let misses = |table: &Table, key: &[u8]| {
+        let before = context.counters.cache_misses.get();
+        assert!(table.get(key, filter::hash(key), u64::MAX).unwrap().is_some());
+        context.counters.cache_misses.get() - before
+    };
+    let first = build(&context, 1, &versions, &options, 1);
+    assert_eq!(misses(&first, b"key000100"), 3, "filter, index, block");
+    assert_eq!(misses(&first, b"key000100"), 1, "only the block, which does not stay");
+    let second = build(&context, 2, &versions, &options, 1);
+    assert_eq!(misses(&second, b"key000100"), 3);
+    assert_eq!(misses(&second, b"key000100"), 3, "there is no room for a second table's");
+    assert!(first.memory_bytes() > second.memory_bytes() + (4 << 10), "it counts as memory of the table");
+    drop(first);
+    let third = build(&context, 3, &versions, &options, 1);
+    assert_eq!(misses(&third, b"key000100"), 3);
+    assert_eq!(misses(&third, b"key000100"), 1);
+}
+
+#[test]
+fn tables_of_level_0_are_not_partitioned_unless_they_are_huge() {
+    let (_fs, context) = context(0);
+    let table = |number, keys, level| build(&context, number, &numbered(keys), &options(64, 100, 10), level);
+    assert!(is_partitioned(&table(1, 100, 1)));
+    assert!(!is_partitioned(&table(2, 100, 0)));
+    assert!(is_partitioned(&table(3, 2_000, 0)));
+}
+
+#[test]
 fn a_scan_of_more_than_the_cache_holds_keeps_what_is_read_often() {
     let (_fs, context) = context(64 << 10);
-    let hot = build(&context, 1, &numbered(300), &options(1 << 10, 512, 10), 0);
-    let large = build(&context, 2, &numbered(20_000), &options(1 << 10, 512, 10), 0);
+    let hot = build(&context, 1, &numbered(300), &options(1 << 10, 512, 10), 1);
+    let large = build(&context, 2, &numbered(20_000), &options(1 << 10, 512, 10), 1);
     let read_hot = || {
         let before = context.counters.cache_misses.get();
         for (key, _) in numbered(300) {

@@ -1,6 +1,7 @@
 //! Appends to the newest segment.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +22,12 @@ const KEPT_BUFFER_BYTES: usize = 8 << 20;
 /// Space that is allocated ahead of the records: within it a sync need not make a new length durable.
 const ALLOCATE_BYTES: u64 = 4 << 20;
 
+/// Zeros that are written ahead of durable records: blocks that are only allocated are marked as written by a commit of
+/// the file system's journal, which a sync then waits for; with blocks that were written before it waits for the data alone.
+const ZEROS_AHEAD_BYTES: u64 = 128 << 10;
+/// Where zeros are of use: fewer bytes seldom reach a new block, and with more the journal's part of a sync is small.
+const ZEROS_AHEAD_OF: RangeInclusive<usize> = 1 << 10..=16 << 10;
+
 /// The segment that takes new batches.
 #[derive(Debug)]
 pub(crate) struct SegmentWriter {
@@ -33,6 +40,8 @@ pub(crate) struct SegmentWriter {
     synced: u64,
     /// How long the file is, zeros included; `None` if the file system does not allocate ahead.
     allocated: Option<u64>,
+    /// Up to where zeros were written ahead.
+    zeroed: u64,
     /// How much is allocated at a time.
     allocate_bytes: u64,
     buffer: Vec<u8>,
@@ -57,6 +66,10 @@ fn sync(file: &dyn File, path: &Path) -> Result<Duration, Error> {
     let start = Instant::now();
     file.sync().map_err(|source| Error::io("fsync", path, source))?;
     Ok(start.elapsed())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A place to go back to.
@@ -87,6 +100,7 @@ impl SegmentWriter {
             written: len,
             synced: if follows_synced { len } else { 0 },
             allocated: Some(len),
+            zeroed: 0,
             allocate_bytes: ALLOCATE_BYTES.min(segment_bytes),
             buffer: Vec::new(),
         };
@@ -143,9 +157,25 @@ impl SegmentWriter {
             Ok(()) => self.allocated = Some(target),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.allocated = None,
             // There may still be room for the records themselves.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            Err(error) if is_full(&error) => {}
             Err(source) => return Err(Error::io("allocate", &self.path, source)),
+        }
+        Ok(())
+    }
+
+    /// Writes zeros behind the records, if the next ones are likely to be synced in small portions as well.
+    fn write_zeros_ahead(&mut self) -> Result<(), Error> {
+        let end = self.byte_len();
+        let target = self.allocated.map_or(0, |allocated| allocated.min(end + ZEROS_AHEAD_BYTES));
+        if end <= self.zeroed || target <= end || !ZEROS_AHEAD_OF.contains(&self.buffer.len()) {
+            return Ok(());
+        }
+        let zeros = vec![0; (target - end) as usize];
+        match self.file.write_all_at(end, &zeros) {
+            Ok(()) => self.zeroed = target,
+            // Only slower.
+            Err(error) if is_full(&error) => {}
+            Err(source) => return Err(Error::io("write", &self.path, source)),
         }
         Ok(())
     }
@@ -162,6 +192,7 @@ impl SegmentWriter {
     fn cut(&mut self) -> Result<(), Error> {
         self.file.set_len(self.written).map_err(|source| Error::io("truncate", &self.path, source))?;
         self.allocated = self.allocated.map(|_| self.written);
+        self.zeroed = self.zeroed.min(self.written);
         Ok(())
     }
 
@@ -183,10 +214,12 @@ impl SegmentWriter {
     /// Makes all that is written durable. The segments before must be synced. Returns how long the fsync took; `None` if
     /// there was nothing to do.
     pub(crate) fn sync(&mut self) -> Result<Option<Duration>, Error> {
-        self.write()?;
-        if self.synced == self.written {
+        if self.is_synced() {
             return Ok(None);
         }
+        self.allocate()?;
+        self.write_zeros_ahead()?;
+        self.write()?;
         let time = sync(&*self.file, &self.path)?;
         self.synced = self.written;
         Ok(Some(time))

@@ -38,12 +38,13 @@ fn options() -> Options {
         block_bytes: 512,
         compression: vec![Compression::None, Compression::Zstd(3)],
         separation_bytes: 40,
+        blob_block_bytes: 16 << 10,
         ..KeyspaceOptions::new("a")
     };
     let partitioned = KeyspaceOptions {
         block_bytes: 128,
         compression: vec![Compression::None],
-        index_partition_bytes: 40,
+        index_partition_bytes: 1,
         ..KeyspaceOptions::new("b")
     };
     Options {
