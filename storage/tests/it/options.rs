@@ -65,7 +65,8 @@ fn each_level_has_its_compression() {
 #[test]
 fn partitions_of_indexes_give_their_memory_to_the_cache() {
     let memory = |partition_bytes| {
-        let mut options = Options { memtable_bytes: 256 << 10, ..tiny() };
+        let mut options =
+            Options { memtable_bytes: 256 << 10, frozen_memtables: 1, table_bytes: 1 << 20, ..tiny() };
         // Too little is left for partitions to stay outside of the cache.
         options.memory_bytes = options.least_memory_bytes();
         options.keyspaces[0].index_partition_bytes = partition_bytes;
