@@ -14,7 +14,7 @@
 //! | `commit`, `group_queue`, `sync` | group commit: one order for log, memtables and visibility |
 //! | `admission` | free space, slowing down and stopping writers |
 //! | `wal` | segments and records of the log; torn or corrupt |
-//! | `memtable` | skip lists |
+//! | `memtable`, `arena` | skip lists, and where their values lie |
 //! | `flush`, `compaction` | memtables to tables, tables to tables |
 //! | `retention` | which versions of a key are still seen |
 //! | `range_tombstone`, `cover` | deletions of whole ranges, and what they hide |
@@ -47,6 +47,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod admission;
+mod arena;
 mod background;
 mod batch;
 mod blob;

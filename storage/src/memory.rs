@@ -15,25 +15,27 @@ impl Options {
     /// The smallest budget that holds all memtables these options allow for, those that take writes and those that wait
     /// for the flush, and something of a cache, in bytes.
     pub fn least_memory_bytes(&self) -> usize {
-        let sets = self.frozen_memtables.max(1).saturating_add(1);
-        let memtables = self.memtable_bytes.saturating_mul(sets);
+        let memtables = self.all_memtables_bytes();
         memtables.saturating_add(memtables.div_ceil(LEAST_PART - 1))
     }
 
     /// What pinned partitions of indexes and filters may take, in bytes: a part of what memtables leave in any case.
     pub(crate) fn pinned_bytes(&self) -> usize {
-        let sets = self.frozen_memtables.max(1).saturating_add(1);
-        self.memory_bytes.saturating_sub(self.memtable_bytes.saturating_mul(sets)) / PINNED_PART
+        self.memory_bytes.saturating_sub(self.all_memtables_bytes()) / PINNED_PART
+    }
+
+    /// What memtables take if as many wait for the flush as may.
+    fn all_memtables_bytes(&self) -> usize {
+        self.memtable_bytes.saturating_mul(self.frozen_memtables.max(1).saturating_add(1))
     }
 
     /// What the cache may take beside these memtables and open tables, in bytes.
     fn cache_bytes(&self, active: usize, frozen: usize, tables: usize) -> usize {
         let budget = self.memory_bytes;
-        // They have their room before they fill it, and so has one set that waits for the flush: if that came and went, the
-        // cache would lose with each flush what it has to read again afterwards.
-        let active = active.max(self.memtable_bytes);
-        let frozen = frozen.max(self.memtable_bytes);
-        let left = budget.saturating_sub(active.saturating_add(frozen).saturating_add(tables));
+        // They have their room before they fill it: what a cache gives back in small pieces no allocator can give to a memtable
+        // in large ones, so that memory would grow beyond the budget, and the cache would have to read again what it lost.
+        let memtables = active.saturating_add(frozen).max(self.all_memtables_bytes());
+        let left = budget.saturating_sub(memtables.saturating_add(tables));
         let step = (budget / STEPS).max(1);
         let least = (budget / LEAST_PART).saturating_sub(tables).max(step);
         (left / step * step).max(least)
@@ -67,10 +69,10 @@ mod tests {
     #[test]
     fn the_cache_gets_what_the_others_leave() {
         let options = options();
-        assert_eq!(options.cache_bytes(0, 0, 0), 4_400);
-        assert_eq!(options.cache_bytes(1_000, 1_000, 0), 4_400, "both have had their room");
-        assert_eq!(options.cache_bytes(0, 0, 350), 4_000, "in steps of a hundred, and never too much");
-        assert_eq!(options.cache_bytes(1_500, 2_000, 0), 2_900);
+        assert_eq!(options.cache_bytes(0, 0, 0), 2_400);
+        assert_eq!(options.cache_bytes(1_000, 3_000, 0), 2_400, "they have had their room");
+        assert_eq!(options.cache_bytes(0, 0, 350), 2_000, "in steps of a hundred, and never too much");
+        assert_eq!(options.cache_bytes(2_500, 3_000, 0), 900);
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering as Memory};
 
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
+use parking_lot::Mutex;
 
+use crate::arena::Arena;
 use crate::batch::{Change, ChangeKind, WriteBatch};
 use crate::key::{Kind, Position, compare};
 use crate::options::Keyspace;
@@ -158,6 +160,7 @@ pub(crate) struct MemtableSet {
     pub(crate) log: u64,
     tables: Vec<SkipMap<VersionKey, Option<Bytes>>>,
     range_tombstones: Vec<MemtableRangeTombstones>,
+    values: Mutex<Arena>,
     bytes: AtomicUsize,
     last_sequence: AtomicU64,
     log_bytes: AtomicU64,
@@ -170,6 +173,7 @@ impl MemtableSet {
             log,
             tables: (0..keyspaces).map(|_| SkipMap::new()).collect(),
             range_tombstones: (0..keyspaces).map(|_| MemtableRangeTombstones::default()).collect(),
+            values: Mutex::default(),
             bytes: AtomicUsize::new(0),
             last_sequence: AtomicU64::new(last_sequence),
             log_bytes: AtomicU64::new(0),
@@ -180,9 +184,13 @@ impl MemtableSet {
     /// replaces the earlier.
     pub(crate) fn insert(&self, batch: WriteBatch, sequence: Sequence) {
         let (changes, ranges) = batch.into_parts(sequence);
+        let mut values = self.values.lock();
         for change in changes {
             if let Some(table) = self.tables.get(usize::from(change.keyspace.0)) {
-                let value = if let ChangeKind::Put(value) = change.kind { Some(value) } else { None };
+                let value = match change.kind {
+                    ChangeKind::Put(value) => Some(values.store(value)),
+                    ChangeKind::Delete | ChangeKind::DeleteRange(_) => None,
+                };
                 table.insert(VersionKey { key: NodeKey::new(change.key), sequence }, value);
             }
         }

@@ -84,8 +84,8 @@ fn memory_keeps_to_its_budget_whatever_is_done() {
         let stats = engine.stats();
         assert!(stats.flushes > 10 && stats.compactions > 0, "{stats:?}");
     }
-    // Otherwise nothing was shown.
-    assert!(fullest > 200 << 10 && grown && shrunk, "{fullest} {grown} {shrunk}");
+    // Otherwise nothing was shown. Nothing waits for the flush here, so the room for that is not used.
+    assert!(fullest > 150 << 10 && grown && shrunk, "{fullest} {grown} {shrunk}");
 }
 
 #[test]
