@@ -310,7 +310,8 @@ impl Inner {
         }
         active.set_log_bytes(log.segment.byte_len());
         log.segment = segment;
-        let set = Arc::new(MemtableSet::new(header.number, self.keyspaces.len(), log.last_sequence));
+        let (keyspaces, chunks) = (self.keyspaces.len(), self.chunks.clone());
+        let set = Arc::new(MemtableSet::new(header.number, keyspaces, log.last_sequence, chunks));
         self.freeze(set.clone());
         log.memtables = set.clone();
         *active = set;

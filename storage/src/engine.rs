@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::Sequence;
 use crate::admission::Admission;
+use crate::arena::Chunks;
 use crate::batch::WriteBatch;
 use crate::cache::BlockCache;
 use crate::checkpoint::Checkpoint;
@@ -85,7 +86,9 @@ impl Engine {
             SegmentHeader { format: LOG_FORMAT, number, previous, previous_len, previous_synced: true };
         let (segment, _) = SegmentWriter::create(&*context.fs, dir, header, true, options.wal_segment_bytes)?;
         let last_sequence = recovery.last_sequence;
-        let active = Arc::new(MemtableSet::new(header.number, recovered.keyspaces.len(), last_sequence));
+        let chunks = Arc::new(Chunks::new(options.all_memtables_bytes()));
+        let keyspaces = recovered.keyspaces.len();
+        let active = Arc::new(MemtableSet::new(header.number, keyspaces, last_sequence, chunks.clone()));
         let keyspaces = recovered
             .keyspaces
             .iter()
@@ -108,6 +111,7 @@ impl Engine {
             options,
             keyspaces,
             commit: Commit::new(segment, last_sequence, active),
+            chunks,
             admission: Admission::default(),
             signal: Signal::default(),
             visible: AtomicU64::new(last_sequence),

@@ -25,7 +25,7 @@ impl Options {
     }
 
     /// What memtables take if as many wait for the flush as may.
-    fn all_memtables_bytes(&self) -> usize {
+    pub(crate) fn all_memtables_bytes(&self) -> usize {
         self.memtable_bytes.saturating_mul(self.frozen_memtables.max(1).saturating_add(1))
     }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 use parking_lot::Mutex;
 
-use crate::arena::Arena;
+use crate::arena::{Arena, Chunks};
 use crate::batch::{Change, ChangeKind, WriteBatch};
 use crate::key::{Kind, Position, compare};
 use crate::options::Keyspace;
@@ -160,6 +160,7 @@ pub(crate) struct MemtableSet {
     pub(crate) log: u64,
     tables: Vec<SkipMap<VersionKey, Option<Bytes>>>,
     range_tombstones: Vec<MemtableRangeTombstones>,
+    /// Dropped after the tables, which use its chunks.
     values: Mutex<Arena>,
     bytes: AtomicUsize,
     last_sequence: AtomicU64,
@@ -168,12 +169,17 @@ pub(crate) struct MemtableSet {
 
 impl MemtableSet {
     /// Empty memtables for this many keyspaces. `last_sequence` is that of the last batch before.
-    pub(crate) fn new(log: u64, keyspaces: usize, last_sequence: Sequence) -> MemtableSet {
+    pub(crate) fn new(
+        log: u64,
+        keyspaces: usize,
+        last_sequence: Sequence,
+        chunks: Arc<Chunks>,
+    ) -> MemtableSet {
         MemtableSet {
             log,
             tables: (0..keyspaces).map(|_| SkipMap::new()).collect(),
             range_tombstones: (0..keyspaces).map(|_| MemtableRangeTombstones::default()).collect(),
-            values: Mutex::default(),
+            values: Mutex::new(Arena::new(chunks)),
             bytes: AtomicUsize::new(0),
             last_sequence: AtomicU64::new(last_sequence),
             log_bytes: AtomicU64::new(0),

@@ -169,7 +169,8 @@ impl Recovered {
         let path = &segment.path;
         let file = fs.open(path).map_err(|source| Error::io("open", path, source))?;
         let bytes = Bytes::from(file.read_all().map_err(|source| Error::io("read", path, source))?);
-        let set = MemtableSet::new(segment.header.number, self.keyspaces.len(), self.recovery.last_sequence);
+        let (keyspaces, last_sequence) = (self.keyspaces.len(), self.recovery.last_sequence);
+        let set = MemtableSet::new(segment.header.number, keyspaces, last_sequence, Arc::default());
         let mut reader = SegmentReader::new(path.clone(), segment.header.number, bytes, final_len);
         let mut offset = reader.valid_len();
         while let Some((sequence, batch)) = reader.next()? {

@@ -10,6 +10,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::Sequence;
 use crate::admission::Admission;
+use crate::arena::Chunks;
 use crate::commit::Commit;
 use crate::compaction::{self, Compacting, Throttle};
 use crate::error::Error;
@@ -46,6 +47,8 @@ pub(crate) struct Inner {
     /// By id.
     pub(crate) keyspaces: Vec<KeyspaceEntry>,
     pub(crate) commit: Commit,
+    /// Memory for the values of memtables.
+    pub(crate) chunks: Arc<Chunks>,
     pub(crate) admission: Admission,
     pub(crate) signal: Signal,
     /// The sequence of the last visible batch.

@@ -9,7 +9,7 @@ use super::reader::Table;
 use crate::error::Error;
 
 /// Bytes read at a time.
-const WINDOW_BYTES: usize = 1 << 20;
+const WINDOW_BYTES: usize = 256 << 10;
 
 /// A part of a table's file in memory.
 #[derive(Debug, Default)]
