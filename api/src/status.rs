@@ -207,9 +207,12 @@ fn from_storage(error: &allidb_storage::Error) -> (Code, String, ErrorDetails) {
         Storage::Closed => {
             (Code::Unavailable, "the server is shutting down".to_owned(), info(reason::SHUTTING_DOWN))
         }
-        Storage::Corruption { .. } => {
+        Storage::Corruption { path, offset, .. } => {
             tracing::error!(%error, "stored data is damaged");
-            (Code::DataLoss, "stored data is damaged".to_owned(), info(reason::CORRUPT))
+            // The name of the file and not the way to it: enough for who runs the server, of no use to others.
+            let file = path.file_name().unwrap_or_default().display();
+            let message = format!("stored data is damaged: {file} at offset {offset}");
+            (Code::DataLoss, message, info(reason::CORRUPT))
         }
         _ => internal(&error.to_string()),
     }

@@ -41,14 +41,15 @@ enum NodeKey {
 }
 
 impl NodeKey {
-    fn new(key: Bytes) -> NodeKey {
+    /// `share` gives a long key a place of its own.
+    fn new(key: &[u8], share: impl FnOnce(&[u8]) -> Bytes) -> NodeKey {
         let mut bytes = [0; INLINE_KEY_BYTES];
         match bytes.get_mut(..key.len()) {
             Some(target) => {
-                target.copy_from_slice(&key);
+                target.copy_from_slice(key);
                 NodeKey::Inline { len: key.len() as u8, bytes }
             }
-            None => NodeKey::Shared(key),
+            None => NodeKey::Shared(share(key)),
         }
     }
 
@@ -161,7 +162,7 @@ pub(crate) struct MemtableSet {
     tables: Vec<SkipMap<VersionKey, Option<Bytes>>>,
     range_tombstones: Vec<MemtableRangeTombstones>,
     /// Dropped after the tables, which use its chunks.
-    values: Mutex<Arena>,
+    arena: Mutex<Arena>,
     bytes: AtomicUsize,
     last_sequence: AtomicU64,
     log_bytes: AtomicU64,
@@ -179,7 +180,7 @@ impl MemtableSet {
             log,
             tables: (0..keyspaces).map(|_| SkipMap::new()).collect(),
             range_tombstones: (0..keyspaces).map(|_| MemtableRangeTombstones::default()).collect(),
-            values: Mutex::new(Arena::new(chunks)),
+            arena: Mutex::new(Arena::new(chunks)),
             bytes: AtomicUsize::new(0),
             last_sequence: AtomicU64::new(last_sequence),
             log_bytes: AtomicU64::new(0),
@@ -190,14 +191,15 @@ impl MemtableSet {
     /// replaces the earlier.
     pub(crate) fn insert(&self, batch: WriteBatch, sequence: Sequence) {
         let (changes, ranges) = batch.into_parts(sequence);
-        let mut values = self.values.lock();
+        let mut arena = self.arena.lock();
         for change in changes {
             if let Some(table) = self.tables.get(usize::from(change.keyspace.0)) {
                 let value = match change.kind {
-                    ChangeKind::Put(value) => Some(values.store(value)),
+                    ChangeKind::Put(value) => Some(arena.store(&value)),
                     ChangeKind::Delete | ChangeKind::DeleteRange(_) => None,
                 };
-                table.insert(VersionKey { key: NodeKey::new(change.key), sequence }, value);
+                let key = NodeKey::new(&change.key, |key| arena.store(key));
+                table.insert(VersionKey { key, sequence }, value);
             }
         }
         let mut bytes = 0;
@@ -320,8 +322,10 @@ impl MemtableCursor {
     ) -> MemtableCursor {
         let mut cursor =
             MemtableCursor { set, keyspace, direction, chunk: Vec::new(), at: 0, chunk_len: FIRST_CHUNK };
-        let from =
-            from.map(|from| VersionKey { key: NodeKey::new(from.key.clone()), sequence: from.sequence });
+        let from = from.map(|from| VersionKey {
+            key: NodeKey::new(&from.key, |_| from.key.clone()),
+            sequence: from.sequence,
+        });
         match (&from, direction) {
             (None, _) => cursor.fill(Bound::Unbounded, Bound::Unbounded),
             (Some(from), Direction::Forward) => cursor.fill(Bound::Included(from), Bound::Unbounded),

@@ -284,6 +284,7 @@ impl Inner {
         let mut stats = self.counters().read();
         stats.memtable_bytes = super_version.active.byte_len() as u64;
         stats.frozen_memtables = super_version.frozen.len();
+        stats.spare_memtable_bytes = self.chunks.byte_len() as u64;
         stats.frozen_memtable_bytes = super_version.frozen.iter().map(|set| set.byte_len() as u64).sum();
         stats.wal_bytes = super_version.active.log_bytes()
             + super_version.frozen.iter().map(|set| set.log_bytes()).sum::<u64>();
@@ -316,8 +317,11 @@ impl Inner {
             });
         }
         stats.table_memory_bytes = super_version.version.memory_bytes() as u64;
-        stats.memory_bytes =
-            stats.memtable_bytes + stats.frozen_memtable_bytes + stats.cache_bytes + stats.table_memory_bytes;
+        stats.memory_bytes = stats.memtable_bytes
+            + stats.spare_memtable_bytes
+            + stats.frozen_memtable_bytes
+            + stats.cache_bytes
+            + stats.table_memory_bytes;
         stats.quarantined_tables =
             super_version.version.tables().filter(|(_, table)| table.is_quarantined()).count();
         stats.damages = self.context.damages.list();

@@ -39,6 +39,8 @@ pub struct Stats {
     pub memtable_bytes: u64,
     /// Memory of frozen memtables that wait for the flush.
     pub frozen_memtable_bytes: u64,
+    /// Memory that flushed memtables have left for those to come.
+    pub spare_memtable_bytes: u64,
     /// How many sets of memtables wait for the flush.
     pub frozen_memtables: usize,
     /// Log segments on disk.

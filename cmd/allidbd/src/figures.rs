@@ -96,6 +96,11 @@ fn memory(storage: &Stats) {
     let memtables = storage.memtable_bytes + storage.frozen_memtable_bytes;
     level("allidb_storage_memtable_bytes", "Memory of memtables, frozen ones among them", memtables);
     level(
+        "allidb_storage_spare_memtable_bytes",
+        "Memory that flushed memtables have left for those to come",
+        storage.spare_memtable_bytes,
+    );
+    level(
         "allidb_storage_frozen_memtables",
         "Sets of memtables that wait for the flush",
         storage.frozen_memtables as u64,

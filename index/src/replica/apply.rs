@@ -90,8 +90,13 @@ impl Replica {
         }
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
-        if batch.is_empty() || !batch.only_deletes() {
+        let changes_nothing = batch.is_empty();
+        if changes_nothing || !batch.only_deletes() {
             batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
+        }
+        if changes_nothing {
+            // What was deleted already, say, is let through when the disk is full, as what is deleted only now.
+            batch.use_reserve();
         }
         let spaces: Vec<_> = changes.iter().map(|change| std::sync::Arc::clone(&change.space)).collect();
         let publish =

@@ -68,9 +68,9 @@ impl SegmentReader {
             if self.bytes.get(start + 8..start + 16) != Some(&number) {
                 continue;
             }
-            if let Some((witness, _)) = record::parse(&self.bytes, start, self.number)
-                && witness.synced > here
-            {
+            // Only of one that says so the checksum is worth computing.
+            let says_so = |witness: &RecordHeader| witness.synced > here;
+            if is_record(&self.bytes, start, self.number, says_so) {
                 return Err(self.corruption(&format!(
                     "no valid record, although the record at {start} says that this was synced"
                 )));
@@ -99,8 +99,14 @@ pub(crate) fn vouches_for_earlier(bytes: &[u8], number: u64) -> bool {
 fn has_record(bytes: &[u8], number: u64, matches: impl Fn(&RecordHeader) -> bool) -> bool {
     (0..bytes.len().saturating_sub(RECORD_HEADER_BYTES - 1)).any(|start| {
         bytes.get(start + 8..start + 16) == Some(&number.to_le_bytes())
-            && record::parse(bytes, start, number).is_some_and(|(record, _)| matches(&record))
+            && is_record(bytes, start, number, &matches)
     })
+}
+
+/// Whether a record starts here whose header matches.
+fn is_record(bytes: &[u8], start: usize, number: u64, matches: impl Fn(&RecordHeader) -> bool) -> bool {
+    let header = bytes.get(start..).and_then(RecordHeader::decode);
+    header.is_some_and(|header| matches(&header)) && record::parse(bytes, start, number).is_some()
 }
 
 #[cfg(test)]

@@ -29,8 +29,11 @@ fn small() -> Options {
 
 fn check(engine: &Engine) {
     let stats = engine.stats();
-    let parts =
-        stats.memtable_bytes + stats.frozen_memtable_bytes + stats.cache_bytes + stats.table_memory_bytes;
+    let parts = stats.memtable_bytes
+        + stats.spare_memtable_bytes
+        + stats.frozen_memtable_bytes
+        + stats.cache_bytes
+        + stats.table_memory_bytes;
     assert_eq!(stats.memory_bytes, parts, "{stats:?}");
     assert!(stats.memory_bytes <= stats.memory_budget_bytes, "{stats:?}");
     assert!(stats.cache_bytes <= stats.cache_capacity_bytes, "{stats:?}");
