@@ -69,6 +69,12 @@ impl Catalogue {
             .collect()
     }
 
+    /// Every collection, and whose it is.
+    pub(crate) fn owned(&self) -> impl Iterator<Item = (TenantId, &Arc<Collection>)> {
+        self.by_name.iter().map(|((tenant, _), collection)| (*tenant, collection))
+    }
+
+    /// Every collection.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Collection>> {
         self.by_id.values()
     }

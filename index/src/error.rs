@@ -105,6 +105,15 @@ impl Error {
         Self::CorruptRow { keyspace, key, what: what.to_string() }
     }
 
+    /// Whether what is stored is damaged.
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::CorruptRow { .. } => true,
+            Self::Storage(error) => matches!(**error, allidb_storage::Error::Corruption { .. }),
+            _ => false,
+        }
+    }
+
     /// Whether the same request may succeed later without anyone's doing.
     pub fn is_retryable(&self) -> bool {
         match self {

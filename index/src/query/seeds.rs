@@ -78,6 +78,7 @@ impl Reader<'_> {
         let unknown =
             || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
         let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
+        self.replica.spaces.check_damage(collection.id)?;
         let (vector, itself): (Arc<[f32]>, _) = match &nearest.target {
             NearestTarget::Vector(vector) => {
                 check_vector(&format!("{place}.vector"), space, vector)?;

@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use allidb_storage::{Background, Direction, Durability, Engine, WriteBatch, fs::Fs};
+use allidb_storage::{Background, Direction, Durability, Engine, Snapshot, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use apply::mirrored;
@@ -31,8 +31,12 @@ use crate::{
     keyspaces::{Keyspaces, keyspace_options},
     model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, Write},
     mutation::{Mutation, Planner},
+    placement::PARTITIONS,
     random::Random,
-    row::{VectorContent, key::decode_vector_key},
+    row::{
+        VectorContent,
+        key::{collection_prefix, decode_vector_key},
+    },
     vector::{BuildPool, SpaceIndex, Spaces, VectorOptions},
     version::Version,
 };
@@ -137,12 +141,51 @@ impl Replica {
         Ok(replica)
     }
 
-    /// Reads every vector row into the index of its space.
+    /// Reads every vector row into the index of its space. Where rows are damaged the searches of their collection say so from
+    /// then on. All else goes on: gets, writes, scrub, and the collection can be dropped.
     fn load_vectors(&self) -> Result<()> {
-        let catalogue = self.catalogue();
         let snapshot = self.engine.snapshot();
+        let loaded = match self.load_vectors_of(&snapshot, &[]) {
+            Err(error) if error.is_damage() => self.load_vectors_around_damage(&snapshot)?,
+            loaded => loaded?,
+        };
+        self.spaces.all().iter().for_each(|space| self.spaces.maintain(space));
+        if loaded > 0 {
+            tracing::info!(vectors = loaded, "vector index loaded; its graph is built in the background");
+        }
+        Ok(())
+    }
+
+    /// Begins anew and reads each collection apart.
+    fn load_vectors_around_damage(&self, snapshot: &Snapshot) -> Result<u64> {
+        let catalogue = self.catalogue();
+        let mut loaded = 0;
+        for (tenant, collection) in catalogue.owned() {
+            for space in collection.spaces.values() {
+                self.spaces.drop_space(collection.id, space.id);
+            }
+            add_spaces(&self.spaces, collection);
+            for partition in 0..PARTITIONS {
+                let prefix = collection_prefix(partition, tenant, collection.id);
+                match self.load_vectors_of(snapshot, &prefix) {
+                    Err(error) if error.is_damage() => {
+                        let name = &collection.name;
+                        tracing::error!(collection = name, %error, "vectors are damaged: searches of the collection fail");
+                        self.spaces.note_damage(collection.id, error);
+                        break;
+                    }
+                    vectors => loaded += vectors?,
+                }
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Reads the vector rows with this prefix; returns how many vectors that were.
+    fn load_vectors_of(&self, snapshot: &Snapshot, prefix: &[u8]) -> Result<u64> {
+        let catalogue = self.catalogue();
         let mut loaded = 0_u64;
-        for row in snapshot.prefix(self.keyspaces.vector, &[], Direction::Forward)? {
+        for row in snapshot.prefix(self.keyspaces.vector, prefix, Direction::Forward)? {
             let (key, bytes) = row?;
             let (entity, vector) =
                 decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
@@ -164,11 +207,7 @@ impl Replica {
                 loaded += 1;
             }
         }
-        self.spaces.all().iter().for_each(|space| self.spaces.maintain(space));
-        if loaded > 0 {
-            tracing::info!(vectors = loaded, "vector index loaded; its graph is built in the background");
-        }
-        Ok(())
+        Ok(loaded)
     }
 
     pub(crate) fn catalogue(&self) -> Arc<Catalogue> {

@@ -78,6 +78,8 @@ impl VectorChange {
 /// All vector spaces of a node.
 pub(crate) struct Spaces {
     by_id: RwLock<HashMap<(CollectionId, SpaceId), Arc<SpaceIndex>>>,
+    /// Of collections some of whose vectors could not be read.
+    damages: RwLock<HashMap<CollectionId, Error>>,
     options: VectorOptions,
     background: Arc<dyn Background>,
     pool: BuildPool,
@@ -92,7 +94,15 @@ impl Spaces {
         background: Arc<dyn Background>,
         engine: Engine,
     ) -> Self {
-        Self { by_id: RwLock::default(), options, background, pool, engine, closed: Arc::default() }
+        Self {
+            by_id: RwLock::default(),
+            damages: RwLock::default(),
+            options,
+            background,
+            pool,
+            engine,
+            closed: Arc::default(),
+        }
     }
 
     pub(crate) fn options(&self) -> &VectorOptions {
@@ -106,6 +116,16 @@ impl Spaces {
 
     pub(crate) fn drop_space(&self, collection: CollectionId, space: SpaceId) {
         self.by_id.write().remove(&(collection, space));
+    }
+
+    /// Remembers why vectors of a collection could not be read.
+    pub(crate) fn note_damage(&self, collection: CollectionId, damage: Error) {
+        self.damages.write().insert(collection, damage);
+    }
+
+    /// Fails if vectors of the collection could not be read: a search would miss them.
+    pub(crate) fn check_damage(&self, collection: CollectionId) -> Result<()> {
+        self.damages.read().get(&collection).map_or(Ok(()), |damage| Err(damage.clone()))
     }
 
     pub(crate) fn get(&self, collection: CollectionId, space: SpaceId) -> Option<Arc<SpaceIndex>> {

@@ -1,14 +1,17 @@
 //! Vector search: fresh, exact where asked, and close to exact through the graph, whatever was overwritten.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use allidb_index::{
     filter::{Field, Filter, Operator},
-    model::{Metric, Value, Write},
+    model::{EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 
-use crate::fixture::{Fixture, at, entity, ids, with};
+use crate::fixture::{Fixture, TENANT, at, deadline, entity, ids, with};
 
 /// Points around a few hundred centres, the same for the same seed.
 fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -203,4 +206,37 @@ fn products_of_every_size_rank_as_they_are() {
             }
         }
     }
+}
+
+#[test]
+fn damaged_vectors_cost_the_searches_of_their_collection_and_nothing_else() {
+    // So long that each has a block of a blob file to itself.
+    const DIMENSION: usize = 4_000;
+    let fixture = Fixture::with_space(DIMENSION as u32, Metric::L2);
+    let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::L2)];
+    fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new()).unwrap();
+    let put = |fixture: &Fixture, collection: &str, id: &str| {
+        let entity = Box::new(entity(id, &[0.5; DIMENSION]));
+        fixture.one(Write::Put { collection: collection.into(), entity }).unwrap();
+    };
+    ["c", "d"].iter().for_each(|collection| put(&fixture, collection, "a"));
+    fixture.replica.engine().flush().unwrap();
+    let files = fixture.fs.files();
+    let (blob, _) = files.iter().find(|(path, _)| path.extension().is_some_and(|end| end == "blob")).unwrap();
+    assert!(fixture.fs.flip_bit(blob, 1_000, 0));
+    let fixture = fixture.crash();
+    let search = |collection: &str| {
+        let nearest = Nearest::to_vector("v", vec![0.5; DIMENSION]);
+        let query = Query { limit: 9, ..Query::new(collection, vec![Seed::Nearest(nearest)]) };
+        fixture.replica.query(TENANT, &query, deadline()).map(|answer| ids(&answer))
+    };
+    let (damaged, sound) = if search("c").is_err() { ("c", "d") } else { ("d", "c") };
+    put(&fixture, damaged, "b");
+    let error = search(damaged).unwrap_err().to_string();
+    assert!(error.contains(&*blob.file_name().unwrap().to_string_lossy()), "{error}");
+    put(&fixture, sound, "b");
+    assert_eq!(search(sound).unwrap(), ["a", "b"]);
+    let by_id = Query::new(damaged, vec![Seed::Ids(vec![EntityRef::new(damaged, "b")])]);
+    let answer = fixture.replica.query(TENANT, &by_id, deadline()).unwrap();
+    assert_eq!(ids(&answer), ["b"], "what needs no vectors is answered");
 }

@@ -151,11 +151,12 @@ pub fn inspect(fs: &dyn Fs, path: &Path, options: InspectOptions) -> Result<Insp
         Name::Log(number) => log::inspect(&*open()?, path, number, options).map(Inspection::Log),
         Name::Table(number) => table::inspect(&*open()?, path, number, options).map(Inspection::Table),
         Name::Blob(number) => blob::inspect(&*open()?, path, number).map(Inspection::Blob),
-        Name::Lock | Name::Foreign => Err(Error::InvalidArgument {
-            what: format!(
-                "{} is not named like a manifest, a log segment, a table or a blob file",
-                path.display()
-            ),
-        }),
+        Name::Lock | Name::Foreign => {
+            // What is missing is reported as that.
+            open()?;
+            let path = path.display();
+            let what = format!("{path} is not named like a manifest, a log segment, a table or a blob file");
+            Err(Error::InvalidArgument { what })
+        }
     }
 }

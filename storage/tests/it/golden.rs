@@ -9,9 +9,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use allidb_storage::fs::RealFs;
-use allidb_storage::{Compression, Durability, Engine, Inline, KeyspaceOptions, Options};
+use allidb_storage::{
+    Background, Compression, Durability, Engine, Inline, KeyspaceOptions, Options, SortedFileWriter,
+};
 
-use crate::model::{Edit, Model, Random, apply, assert_whole, batch, contents};
+use crate::faults::NoThreads;
+use crate::model::{Change, Edit, Model, Random, apply, assert_whole, batch, contents};
 
 fn directory(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(version)
@@ -136,4 +139,93 @@ fn files_are_written_as_the_golden_ones_were() {
         }
     }
     assert_eq!(layouts, [2, 1, 2], "the footers say which index is whole, 1, and which is in partitions, 2");
+}
+
+/// A store of the newest formats with what `NEWEST` lacks: an ingested table, partitions and blobs that are compressed with LZ4, and log
+/// segments that follow each other unsynced.
+const MORE: &str = "v2-more";
+/// Batches in tables, and in the log.
+const MORE_BATCHES: (usize, usize) = (60, 12);
+
+fn more_options(background: Arc<dyn Background>) -> Options {
+    let keyspace = |name| KeyspaceOptions {
+        block_bytes: 128,
+        compression: vec![Compression::Lz4],
+        index_partition_bytes: 1,
+        separation_bytes: 40,
+        ..KeyspaceOptions::new(name)
+    };
+    let keyspaces = vec![keyspace("a"), keyspace("b")];
+    let memtable_bytes = 4 << 10;
+    Options { keyspaces, memtable_bytes, table_bytes: 8 << 10, background, ..options() }
+}
+
+fn more_rows() -> impl Iterator<Item = Change> {
+    (0..40).map(|row: u8| {
+        let value = (row % 4 > 0).then(|| vec![row; usize::from(row) * 3]);
+        (0, format!("row{row:02}").into_bytes(), value)
+    })
+}
+
+fn more_history() -> Vec<Vec<Edit>> {
+    let mut random = Random(38);
+    (0..MORE_BATCHES.0 + MORE_BATCHES.1).map(|_| random.edits()).collect()
+}
+
+fn write_more(dir: &Path) {
+    let outside = tempfile::tempdir_in(dir.parent().unwrap()).unwrap();
+    let path = outside.path().join("rows");
+    let keyspace = &more_options(Arc::new(Inline)).keyspaces[0];
+    let mut file = SortedFileWriter::create(&RealFs, &path, 1 << 60, keyspace).unwrap();
+    for (_, key, value) in more_rows() {
+        match value {
+            Some(value) => file.put(&key, &value).unwrap(),
+            None => file.delete(&key).unwrap(),
+        }
+    }
+    file.finish().unwrap();
+    let history = more_history();
+    let (in_tables, in_log) = history.split_at(MORE_BATCHES.0);
+    let engine = Engine::open(Arc::new(RealFs), dir, more_options(Arc::new(Inline))).unwrap();
+    for changes in in_tables {
+        engine.write(batch(&engine, changes), Durability::Flush).unwrap();
+    }
+    engine.ingest(engine.keyspace("a").unwrap(), &[path], |_| ()).unwrap();
+    engine.close().unwrap();
+    // Nobody flushes, so memtables and their segments wait.
+    let engine = Engine::open(Arc::new(RealFs), dir, more_options(Arc::new(NoThreads))).unwrap();
+    for changes in in_log {
+        engine.write(batch(&engine, changes), Durability::Flush).unwrap();
+    }
+    assert!(engine.stats().frozen_memtables > 0);
+    drop(engine);
+    fs::remove_file(dir.join("LOCK")).unwrap();
+}
+
+#[test]
+fn a_store_with_ingested_tables_and_unsynced_segments_is_read() {
+    let golden = directory(MORE);
+    if std::env::var_os("ALLIDB_WRITE_GOLDEN").is_some() && !golden.exists() {
+        write_more(&golden);
+    }
+    let copy = tempfile::tempdir().unwrap();
+    let mut logs = 0;
+    for entry in fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path();
+        logs += usize::from(path.extension().is_some_and(|extension| extension == "log"));
+        fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    assert!(logs > 1, "{logs} segments");
+    let mut model = Model::new();
+    for (index, changes) in more_history().iter().enumerate() {
+        apply(&mut model, changes);
+        if index + 1 == MORE_BATCHES.0 {
+            apply(&mut model, &more_rows().collect::<Vec<_>>());
+        }
+    }
+    let engine = Engine::open(Arc::new(RealFs), copy.path(), more_options(Arc::new(Inline))).unwrap();
+    assert_eq!(engine.recovery().batches, MORE_BATCHES.1 as u64);
+    assert_eq!(engine.recovery().truncated, None);
+    assert_eq!(contents(&engine, &engine.snapshot()).unwrap(), model);
+    assert_whole(&engine);
 }
