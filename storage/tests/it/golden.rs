@@ -162,7 +162,7 @@ fn more_options(background: Arc<dyn Background>) -> Options {
 
 fn more_rows() -> impl Iterator<Item = Change> {
     (0..40).map(|row: u8| {
-        let value = (row % 4 > 0).then(|| vec![row; usize::from(row) * 3]);
+        let value = (!row.is_multiple_of(4)).then(|| vec![row; usize::from(row) * 3]);
         (0, format!("row{row:02}").into_bytes(), value)
     })
 }
