@@ -215,8 +215,9 @@ fn damaged_vectors_cost_the_searches_of_their_collection_and_nothing_else() {
     let fixture = Fixture::with_space(DIMENSION as u32, Metric::L2);
     let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::L2)];
     fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new()).unwrap();
+    let vector = &clustered(1, DIMENSION, 1)[0];
     let put = |fixture: &Fixture, collection: &str, id: &str| {
-        let entity = Box::new(entity(id, &[0.5; DIMENSION]));
+        let entity = Box::new(entity(id, vector));
         fixture.one(Write::Put { collection: collection.into(), entity }).unwrap();
     };
     ["c", "d"].iter().for_each(|collection| put(&fixture, collection, "a"));
@@ -226,7 +227,7 @@ fn damaged_vectors_cost_the_searches_of_their_collection_and_nothing_else() {
     assert!(fixture.fs.flip_bit(blob, 1_000, 0));
     let fixture = fixture.crash();
     let search = |collection: &str| {
-        let nearest = Nearest::to_vector("v", vec![0.5; DIMENSION]);
+        let nearest = Nearest::to_vector("v", vector.clone());
         let query = Query { limit: 9, ..Query::new(collection, vec![Seed::Nearest(nearest)]) };
         fixture.replica.query(TENANT, &query, deadline()).map(|answer| ids(&answer))
     };
