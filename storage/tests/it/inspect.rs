@@ -177,8 +177,8 @@ fn files_of_other_names_are_refused_and_read_only_ones_are_read() {
     assert_eq!(inspect(&RealFs, &copy, EVERYTHING).unwrap().damages(), []);
     let file = RealFs.open_read(&copy).unwrap();
     assert!(file.write_at(0, b"x").is_err(), "opened for writing");
-    fs::write(dir.path().join("notes.txt"), "").unwrap();
     for name in ["notes.txt", "LOCK"] {
+        fs::write(dir.path().join(name), "").unwrap();
         let refused = inspect(&RealFs, &dir.path().join(name), EVERYTHING);
         assert!(matches!(refused, Err(Error::InvalidArgument { .. })), "{refused:?}");
     }
