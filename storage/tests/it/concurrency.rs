@@ -124,11 +124,16 @@ fn snapshots_stay_consistent_while_writers_flushes_and_compactions_run() {
     let stats = engine.stats();
     assert!(stats.flushes > 5 && stats.compactions > 1, "{stats:?}");
     assert_eq!(stats.poisoned, None);
-    // Obsolete tables are gone.
-    let tables = fs.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "table")).count();
     let known: usize =
         stats.keyspaces.iter().flat_map(|keyspace| &keyspace.levels).map(|level| level.tables).sum();
-    assert_eq!(tables, known);
+    let tables =
+        || fs.files().iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "table")).count();
+    // Obsolete tables go with whoever read them last: a compaction that has just ended, maybe.
+    let limit = Instant::now() + Duration::from_secs(10);
+    while tables() != known {
+        assert!(Instant::now() < limit, "{} tables instead of {known}", tables());
+        thread::yield_now();
+    }
 }
 
 #[test]
