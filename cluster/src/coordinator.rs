@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
-    VectorOptions, build_pool,
+    VectorCounts, VectorOptions, build_pool,
     filter::Filter,
     graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
     model::{
@@ -104,12 +104,8 @@ impl Config {
 pub struct Counts {
     /// The storage engine's.
     pub storage: Stats,
-    /// Vectors in all spaces.
-    pub vectors: usize,
-    /// Those that graphs cover.
-    pub vectors_in_graphs: usize,
-    /// Replaced and deleted ones that are still held.
-    pub vectors_dead: usize,
+    /// The vector index's.
+    pub vectors: VectorCounts,
     /// Writes that wait for a thread.
     pub writes_queued: usize,
     /// Reads that wait for a thread.
@@ -183,12 +179,9 @@ impl Coordinator {
 
     /// Figures for metrics.
     pub fn counts(&self) -> Counts {
-        let (vectors, vectors_in_graphs, vectors_dead) = self.0.replica.vector_counts();
         Counts {
             storage: self.0.replica.engine().stats(),
-            vectors,
-            vectors_in_graphs,
-            vectors_dead,
+            vectors: self.0.replica.vector_counts(),
             writes_queued: self.0.writes.queued(),
             reads_queued: self.0.reads.queued() + self.0.gets.queued(),
         }

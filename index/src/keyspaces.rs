@@ -15,14 +15,30 @@ pub(crate) struct Keyspaces {
     pub(crate) edge_in: Keyspace,
     pub(crate) token: Keyspace,
     pub(crate) number: Keyspace,
+    /// Which vectors changed since they were last sealed.
+    pub(crate) vector_log: Keyspace,
+    /// Which segments make up a vector space, and their dead rows.
+    pub(crate) vector_segment: Keyspace,
     pub(crate) cluster: Keyspace,
     pub(crate) local: Keyspace,
 }
 
 /// What the storage engine is to be opened with: all of them like `template`, which has no say about names.
 pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOptions> {
-    let names =
-        ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number", "cluster", "local"];
+    let names = [
+        "entity",
+        "vector",
+        "history",
+        "chunk",
+        "edge",
+        "edge_in",
+        "token",
+        "number",
+        "cluster",
+        "local",
+        "vector_log",
+        "vector_segment",
+    ];
     names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
 
@@ -42,6 +58,8 @@ impl Keyspaces {
             edge_in: keyspace("edge_in")?,
             token: keyspace("token")?,
             number: keyspace("number")?,
+            vector_log: keyspace("vector_log")?,
+            vector_segment: keyspace("vector_segment")?,
             cluster: keyspace("cluster")?,
             local: keyspace("local")?,
         })

@@ -12,7 +12,7 @@
 //! | `mutation` | writes checked and turned into row states |
 //! | `catalogue` | collections, spaces and aliases, and the numbers given to them |
 //! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
-//! | `vector` | exact scan of fresh rows, flat graph over the rest, built in the background |
+//! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
 //! | [`graph`] | neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
@@ -44,5 +44,5 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{Replica, ReplicaOptions, ScanPage, ScanRequest};
-pub use vector::{BuildPool, VectorOptions, build_pool, measure_and_similarity};
+pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;

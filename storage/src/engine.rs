@@ -236,6 +236,11 @@ impl Engine {
         self.inner().visible.load(Ordering::Acquire)
     }
 
+    /// The oldest sequence that somebody reads at or may come to read at.
+    pub fn oldest_snapshot(&self) -> Sequence {
+        self.inner().oldest_snapshot()
+    }
+
     /// Makes all batches durable that were committed before the call.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
-use allidb_cluster::Coordinator;
+use allidb_cluster::{Coordinator, VectorCounts};
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -10,13 +10,7 @@ use metrics::{counter, describe_counter, describe_gauge, gauge};
 pub(crate) fn export(coordinator: &Coordinator) {
     let counts = coordinator.counts();
     flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
-    level("allidb_vectors", "Vectors in all spaces", counts.vectors as u64);
-    level("allidb_vectors_in_graphs", "Vectors that graphs cover", counts.vectors_in_graphs as u64);
-    level(
-        "allidb_vectors_dead",
-        "Replaced and deleted vectors that are still held",
-        counts.vectors_dead as u64,
-    );
+    vectors(&counts.vectors);
     describe_gauge!("allidb_queued_requests", "Requests that wait for a thread");
     gauge!("allidb_queued_requests", "kind" => "write").set(counts.writes_queued as f64);
     gauge!("allidb_queued_requests", "kind" => "read").set(counts.reads_queued as f64);
@@ -26,6 +20,24 @@ pub(crate) fn export(coordinator: &Coordinator) {
     background(&counts.storage);
     reads(&counts.storage);
     keyspaces(counts.storage.keyspaces);
+}
+
+fn vectors(counts: &VectorCounts) {
+    level("allidb_vectors", "Vectors in all spaces", counts.vectors as u64);
+    level("allidb_vectors_in_graphs", "Vectors in sealed segments, under a graph", counts.in_graphs as u64);
+    level("allidb_vectors_dead", "Replaced and deleted vectors that are still held", counts.dead as u64);
+    level("allidb_vectors_memory_bytes", "Fresh vectors held in memory", counts.memory_bytes as u64);
+    level(
+        "allidb_vectors_mapped_bytes",
+        "Segments mapped into memory: the kernel takes their pages back when it needs them",
+        counts.mapped_bytes as u64,
+    );
+    level("allidb_vectors_building", "Vectors so far in the graph being built", counts.rows_building as u64);
+    describe_counter!(
+        "allidb_vectors_built_total",
+        "Vectors written to segments; a vector counts again with every merge"
+    );
+    counter!("allidb_vectors_built_total").absolute(counts.rows_built);
 }
 
 /// What the recorder cannot hold, in the text format of Prometheus: it takes single times, and these are counted already,

@@ -1,6 +1,9 @@
 //! Finding where a query begins.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use crate::{
     codec::Decoder,
@@ -15,7 +18,7 @@ use crate::{
         EntityKey,
         key::{by_number, collection_prefix, decode_entity, decode_numbered},
     },
-    vector::{SpaceIndex, View, measure_and_similarity},
+    vector::{Search, SpaceIndex, View, measure_and_similarity},
 };
 
 /// Entities that match a filter and are compared one by one; more are looked for from the nearest on.
@@ -59,6 +62,17 @@ pub(crate) struct Found {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
+}
+
+/// An entity that was compared: how near its vector is (greater is nearer), and how similar.
+type Compared = (EntityKey, f64, f64);
+
+/// What a search has come upon.
+#[derive(Default)]
+struct Near {
+    entities: Vec<Compared>,
+    /// Entities that passed, and those that did not.
+    tested: HashSet<EntityKey>,
 }
 
 impl Reader<'_> {
@@ -191,67 +205,49 @@ impl Reader<'_> {
         let breadth = if nearest.ef == 0 { self.replica.spaces.options().search_breadth } else { nearest.ef };
         let prepared = target.index.measure().prepare(&target.vector);
         let mut asked = if query.filter.is_some() { 4 * k } else { k + usize::from(target.itself.is_some()) };
-        let mut entities: Vec<(EntityKey, f64)> = Vec::new();
-        let mut rank: HashMap<EntityKey, Option<usize>> = HashMap::new();
-        let mut looked_at = 0;
+        let mut near = Near::default();
         let mut rounds = 0;
+        let mut rows_tell = !view.is_complete();
         loop {
             rounds += 1;
-            if let (Some(filter), 3) = (&query.filter, rounds)
-                && let Some(matching) = self.nearest_of_matching(filter, target, k, deadline, found)?
-            {
-                entities = matching;
-                break;
+            if rows_tell || (query.filter.is_some() && rounds == 3) {
+                let most = if rows_tell { usize::MAX } else { MAX_MATCHING };
+                if let Some(matching) =
+                    self.compare_rows(query.filter.as_ref(), most, target, k, deadline, found)?
+                {
+                    near.entities = matching;
+                    break;
+                }
             }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
             let exact = nearest.exact || asked > 4_096.max(4 * k);
-            let search = view.search(
-                target.index.measure(),
-                &prepared,
-                asked,
-                breadth,
-                exact,
-                self.snapshot.sequence(),
-            );
+            let search =
+                Search { k: asked, breadth, exact, sequence: self.snapshot.sequence(), accept: None };
+            let search = match view.search(&prepared, &search) {
+                Ok(search) => search,
+                Err(error) if self.replica.spaces.heal(&target.index, &error) => {
+                    rows_tell = true;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             found.compared += search.compared;
             let got = search.nearest.len();
-            if looked_at > 0 {
-                // A broader search may order the first ones differently: begin again, with rows at hand.
-                entities.clear();
-                rank.clear();
-            }
-            looked_at = got;
+            // A broader search may order the first ones differently: begin again, with rows at hand.
+            near = Near::default();
             for (tested, (_, number)) in search.nearest.into_iter().enumerate() {
                 if tested % 64 == 0 {
                     deadline.check()?;
                 }
-                let Some((key, chunk)) = self.numbered(number)? else { continue };
-                if Some(&key) == target.itself.as_ref() || rank.contains_key(&key) {
-                    continue;
-                }
-                let now = self.now;
-                let passes = match walk.row(&key)? {
-                    Some(row) if row.is_live(now) => match &query.filter {
-                        Some(filter) => filter.matches(&self.fields(&key, row, &ReadMask::fields())),
-                        None => true,
-                    },
-                    _ => false,
-                };
-                if !passes {
-                    rank.insert(key, None);
-                    continue;
-                }
-                let similarity = self.best(&key, &chunk, target)?;
-                rank.insert(key.clone(), Some(entities.len()));
-                entities.push((key, similarity));
-                if entities.len() == k {
+                self.test(number, query, target, walk, &mut near)?;
+                if near.entities.len() == k && !exact {
                     break;
                 }
             }
             let is_all = got < asked || asked >= limits.candidates;
-            if entities.len() >= k || is_all {
-                if entities.len() < k && asked >= limits.candidates && got == asked {
+            if near.entities.len() >= k || is_all {
+                if near.entities.len() < k && asked >= limits.candidates && got >= asked {
                     let count = limits.candidates as u64;
                     found.truncated.push(Truncation { reason: TruncationReason::MaxCandidates, count });
                 }
@@ -259,57 +255,107 @@ impl Reader<'_> {
             }
             asked *= 8;
         }
+        let Near { mut entities, .. } = near;
+        // The index orders by codes, these are measured by the vectors themselves.
+        entities.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        entities.truncate(k);
         let floor = nearest.min_similarity.unwrap_or(0.0);
-        found.seeds.extend(entities.into_iter().filter(|(_, similarity)| *similarity >= floor));
+        let passing = entities.into_iter().filter(|(_, _, similarity)| *similarity >= floor);
+        found.seeds.extend(passing.map(|(key, _, similarity)| (key, similarity)));
         Ok(())
     }
 
-    /// The nearest among the entities that match, all of them compared; `None` if they are too many for that.
-    /// Where few match this is far less work than looking for them from the nearest on.
-    fn nearest_of_matching(
+    /// Adds the entity that a number stands for, if it is there, passes, and is not known yet.
+    fn test(
         &self,
-        filter: &crate::filter::Filter,
+        number: u64,
+        query: &Query,
+        target: &Target,
+        walk: &mut Walk<'_>,
+        near: &mut Near,
+    ) -> Result<()> {
+        let Some((key, chunk)) = self.numbered(number)? else { return Ok(()) };
+        if Some(&key) == target.itself.as_ref() || !near.tested.insert(key.clone()) {
+            return Ok(());
+        }
+        let now = self.now;
+        let passes = match walk.row(&key)? {
+            Some(row) if row.is_live(now) => match &query.filter {
+                Some(filter) => filter.matches(&self.fields(&key, row, &ReadMask::fields())),
+                None => true,
+            },
+            _ => false,
+        };
+        if passes {
+            let (nearness, similarity) = self.compare(&key, &chunk, target)?;
+            near.entities.push((key, nearness, similarity));
+        }
+        Ok(())
+    }
+
+    /// The nearest among the stored entities that match, all of them compared; `None` if more than `most` match. Where few match
+    /// this is far less work than looking for them from the nearest on; and it is right whatever state the index is in.
+    fn compare_rows(
+        &self,
+        filter: Option<&crate::filter::Filter>,
+        most: usize,
         target: &Target,
         k: usize,
         deadline: crate::Deadline,
         found: &mut Found,
-    ) -> Result<Option<Vec<(EntityKey, f64)>>> {
-        let mut matching: Vec<(f64, EntityKey, f64)> = Vec::new();
+    ) -> Result<Option<Vec<Compared>>> {
+        let mut near: Vec<Compared> = Vec::new();
+        let mut matching = 0;
+        let keep_nearest = |near: &mut Vec<Compared>| {
+            near.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            near.truncate(k);
+        };
         let keyspace = self.replica.keyspaces.entity;
         for partition in 0..PARTITIONS {
-            deadline.check()?;
             let prefix = collection_prefix(partition, self.tenant, target.collection);
-            for row in self.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)? {
+            for (at, row) in
+                self.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)?.enumerate()
+            {
+                if at % 64 == 0 {
+                    deadline.check()?;
+                }
                 let (row_key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&row_key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
                 let row = crate::replica::decode_row(&key, &bytes)?;
+                let passes = |filter: &crate::filter::Filter| {
+                    filter.matches(&self.fields(&key, &row, &ReadMask::fields()))
+                };
                 if Some(&key) == target.itself.as_ref()
                     || !row.is_live(self.now)
-                    || !filter.matches(&self.fields(&key, &row, &ReadMask::fields()))
+                    || !filter.is_none_or(passes)
                 {
                     continue;
                 }
-                if matching.len() == MAX_MATCHING {
+                matching += 1;
+                if matching > most {
                     return Ok(None);
                 }
                 let vectors = self.vectors(&key.prefix())?;
                 let of_space = vectors.iter().filter(|stored| stored.space == target.space);
                 let compared = of_space.map(|stored| target.nearness_and_similarity(&stored.numbers));
                 let best = compared.inspect(|_| found.compared += 1).max_by(|a, b| a.0.total_cmp(&b.0));
-                matching.extend(best.map(|(nearness, similarity)| (nearness, key, similarity)));
+                near.extend(best.map(|(nearness, similarity)| (key, nearness, similarity)));
+                if near.len() >= 1_024.max(4 * k) {
+                    keep_nearest(&mut near);
+                }
             }
         }
-        matching.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then_with(|| a.1.cmp(&b.1)));
-        matching.truncate(k);
-        Ok(Some(matching.into_iter().map(|(_, key, similarity)| (key, similarity)).collect()))
+        keep_nearest(&mut near);
+        Ok(Some(near))
     }
 
-    /// The similarity of the vector that the index named.
-    fn best(&self, key: &EntityKey, chunk: &str, target: &Target) -> Result<f64> {
+    /// How near and how similar the vector is that the index named.
+    fn compare(&self, key: &EntityKey, chunk: &str, target: &Target) -> Result<(f64, f64)> {
         let vectors = self.vectors(&key.chunk(chunk))?;
         let of_space = vectors.iter().find(|stored| stored.space == target.space);
-        Ok(of_space.map_or(0.0, |stored| target.measure_and_similarity(&stored.numbers).1))
+        Ok(of_space
+            .map_or((f64::NEG_INFINITY, 0.0), |stored| target.nearness_and_similarity(&stored.numbers)))
     }
 
     /// Whose number it is. A number that is gone belonged to something deleted since.
@@ -370,27 +416,19 @@ pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {
     Ok(())
 }
 
-/// Pins one moment: a reader, and every target's space as of its snapshot. Rows may be moved between
-/// slots at any time; a view taken across such a move is taken again.
+/// Pins one moment: a reader, and every target's space as of its snapshot. A view that was taken after segments had changed is no
+/// good for an older snapshot; then both are taken again.
 pub(crate) fn pin<'a>(
     begin: impl Fn() -> Reader<'a>,
     query: &Query,
     collection: &str,
 ) -> Result<(Reader<'a>, Arc<Collection>, Vec<Target>, Views)> {
     loop {
-        let before = begin();
-        let collection = Arc::clone(before.catalogue.get(before.tenant, collection)?);
-        let indexes: Vec<(SpaceId, Arc<SpaceIndex>)> = collection
-            .spaces
-            .values()
-            .filter_map(|space| Some((space.id, before.replica.spaces.get(collection.id, space.id)?)))
-            .collect();
-        let generations: HashMap<SpaceId, u64> =
-            indexes.iter().map(|(id, index)| (*id, index.generation())).collect();
         let reader = begin();
+        let collection = Arc::clone(reader.catalogue.get(reader.tenant, collection)?);
         let targets = reader.targets(query, &collection)?;
         let views: Views = targets.iter().map(|target| (target.space, target.index.view())).collect();
-        if views.iter().all(|(space, view)| generations.get(space) == Some(&view.generation())) {
+        if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
             return Ok((reader, collection, targets, views));
         }
     }

@@ -3,7 +3,10 @@
 //! The replica latches the entities, reads their merged rows, merges the mutations, writes what changed,
 //! and publishes the index changes under the batch's sequence. What lies on disk is therefore always merged.
 
-use std::collections::{BTreeMap, HashMap};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use allidb_storage::{Durability, WriteBatch};
 
@@ -18,7 +21,7 @@ use crate::{
         EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
         key::{by_number, encode_numbered},
     },
-    vector::VectorChange,
+    vector::{VectorChange, journal_key},
     version::Version,
 };
 
@@ -84,28 +87,37 @@ impl Replica {
             results.push(self.merge(&mut working, mutation, now));
         }
         let mut batch = WriteBatch::new();
-        let mut changes = Vec::new();
+        let mut changes: Vec<VectorChange> = Vec::new();
         for (entity, loaded) in &mut working {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
         let changes_nothing = batch.is_empty();
-        if changes_nothing || !batch.only_deletes() {
+        let only_deletes = batch.only_deletes();
+        if changes_nothing || !only_deletes {
             batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
         }
-        if changes_nothing {
-            // What was deleted already, say, is let through when the disk is full, as what is deleted only now.
+        for VectorChange { space, writing, number, .. } in &changes {
+            let key = journal_key(space.id, writing.growing().generation, *number);
+            batch.put(self.keyspaces.vector_log, key, Vec::new());
+        }
+        if changes_nothing || only_deletes {
+            // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
+            // the journal says of it.
             batch.use_reserve();
         }
-        let spaces: Vec<_> = changes.iter().map(|change| std::sync::Arc::clone(&change.space)).collect();
-        let publish =
-            move |sequence| changes.into_iter().for_each(|change: VectorChange| change.publish(sequence));
+        let spaces: Vec<_> = changes.iter().map(|change| Arc::clone(&change.space)).collect();
+        let changes = Arc::new(changes);
+        let published = Arc::clone(&changes);
+        let publish = move |sequence| published.iter().for_each(|change| change.publish(sequence));
         self.engine.commit(batch, durability, publish)?;
+        // The segments that the changes went to are sealed only when all that is in them is visible.
+        drop(changes);
         let mut seen: Vec<*const crate::vector::SpaceIndex> = Vec::new();
         for space in spaces {
-            if !seen.contains(&std::sync::Arc::as_ptr(&space)) {
-                seen.push(std::sync::Arc::as_ptr(&space));
+            if !seen.contains(&Arc::as_ptr(&space)) {
+                seen.push(Arc::as_ptr(&space));
                 self.spaces.maintain(&space);
             }
         }
@@ -276,15 +288,19 @@ impl Replica {
             if let Some(old) = before.vectors.get(key) {
                 self.keep_history(catalogue, entity, key, old, batch)?;
             }
-            let vector = register.value.as_ref().map(|vector| space.measure().prepare(&vector.0).into());
-            changes.push(VectorChange { space, number, vector });
+            let writing = space.begin_write();
+            let encode =
+                |vector: &VectorContent| writing.growing().encode(space.measure().prepare(&vector.0));
+            let vector = register.value.as_ref().map(encode);
+            changes.push(VectorChange { space, writing, number, vector });
         }
         for key in removed {
             batch.delete(self.keyspaces.vector, entity.vector(key));
             self.forget_history(entity, key, 0, batch)?;
             let Some(number) = numbers[key.chunk.as_str()] else { continue };
             if let Some(space) = self.spaces.get(entity.collection, key.space) {
-                changes.push(VectorChange { space, number, vector: None });
+                let writing = space.begin_write();
+                changes.push(VectorChange { space, writing, number, vector: None });
             }
         }
         // A number goes with the last vector that it stood for.

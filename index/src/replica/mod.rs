@@ -16,11 +16,12 @@ use std::{
     },
 };
 
-use allidb_storage::{Background, Direction, Durability, Engine, Snapshot, WriteBatch, fs::Fs};
+use allidb_storage::{Background, Durability, Engine, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use apply::mirrored;
 pub(crate) use loaded::register;
+pub(crate) use numbers::Numbers;
 pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};
 pub use read::{ScanPage, ScanRequest};
 
@@ -31,13 +32,8 @@ use crate::{
     keyspaces::{Keyspaces, keyspace_options},
     model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, Write},
     mutation::{Mutation, Planner},
-    placement::PARTITIONS,
     random::Random,
-    row::{
-        VectorContent,
-        key::{collection_prefix, decode_vector_key},
-    },
-    vector::{BuildPool, SpaceIndex, Spaces, VectorOptions},
+    vector::{BuildPool, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions},
     version::Version,
 };
 
@@ -75,7 +71,7 @@ pub struct Replica {
     pub(crate) limits: Limits,
     pub(crate) spaces: Spaces,
     latches: latch::Latches,
-    numbers: numbers::Numbers,
+    numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
     /// One change of the catalogue at a time.
@@ -92,11 +88,11 @@ const CURSOR_KEY: &[u8] = b"cursor_key";
 const CLOCK_SLACK_MS: u64 = 1_000;
 
 impl Replica {
-    /// Opens the store, reads the catalogue and builds the vector index from the rows.
+    /// Opens the store, the catalogue and the vector index.
     pub fn open(options: ReplicaOptions) -> Result<Arc<Self>> {
         let mut storage = options.storage;
         storage.keyspaces = keyspace_options(&options.keyspace);
-        let engine = Engine::open(options.fs, &options.dir, storage)?;
+        let engine = Engine::open(Arc::clone(&options.fs), &options.dir, storage)?;
         let keyspaces = Keyspaces::of(&engine)?;
         let (catalogue, dropped) = Catalogue::load(&engine, keyspaces.cluster)?;
         let node = u64::from_be_bytes(founded(&engine, keyspaces.local, NODE, &*options.random)?);
@@ -113,12 +109,25 @@ impl Replica {
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let clock =
             HybridClock::new(options.clock, node, Version::from_time(recorded.saturating_add(slack), node));
-        let spaces =
-            Spaces::new(options.vectors, options.build_pool, Arc::clone(&options.background), engine.clone());
-        for collection in catalogue.all() {
-            add_spaces(&spaces, collection);
+        let numbers = Arc::new(Numbers::open(&engine, keyspaces.local)?);
+        let spaces = Spaces::new(SpacesContext {
+            options: options.vectors,
+            pool: options.build_pool,
+            background: Arc::clone(&options.background),
+            engine: engine.clone(),
+            keyspaces,
+            numbers: Arc::clone(&numbers),
+            fs: options.fs,
+            dir: options.dir,
+        })?;
+        let snapshot = engine.snapshot();
+        for (tenant, collection) in catalogue.owned() {
+            for definition in definitions(tenant, collection) {
+                spaces.open(&snapshot, definition)?;
+            }
         }
-        let numbers = numbers::Numbers::open(&engine, keyspaces.local)?;
+        drop(snapshot);
+        spaces.remove_orphans()?;
         let replica = Arc::new(Self {
             engine,
             keyspaces,
@@ -134,80 +143,12 @@ impl Replica {
             cursor_key,
             closed: Arc::default(),
         });
-        replica.load_vectors()?;
+        replica.spaces.verify();
+        replica.spaces.all().iter().for_each(|space| replica.spaces.maintain(space));
         for dropped in dropped {
             replica.sweep_in_background(dropped);
         }
         Ok(replica)
-    }
-
-    /// Reads every vector row into the index of its space. Where rows are damaged the searches of their collection say so from
-    /// then on. All else goes on: gets, writes, scrub, and the collection can be dropped.
-    fn load_vectors(&self) -> Result<()> {
-        let snapshot = self.engine.snapshot();
-        let loaded = match self.load_vectors_of(&snapshot, &[]) {
-            Err(error) if error.is_damage() => self.load_vectors_around_damage(&snapshot)?,
-            loaded => loaded?,
-        };
-        self.spaces.all().iter().for_each(|space| self.spaces.maintain(space));
-        if loaded > 0 {
-            tracing::info!(vectors = loaded, "vector index loaded; its graph is built in the background");
-        }
-        Ok(())
-    }
-
-    /// Begins anew and reads each collection apart.
-    fn load_vectors_around_damage(&self, snapshot: &Snapshot) -> Result<u64> {
-        let catalogue = self.catalogue();
-        let mut loaded = 0;
-        for (tenant, collection) in catalogue.owned() {
-            for space in collection.spaces.values() {
-                self.spaces.drop_space(collection.id, space.id);
-            }
-            add_spaces(&self.spaces, collection);
-            for partition in 0..PARTITIONS {
-                let prefix = collection_prefix(partition, tenant, collection.id);
-                match self.load_vectors_of(snapshot, &prefix) {
-                    Err(error) if error.is_damage() => {
-                        let name = &collection.name;
-                        tracing::error!(collection = name, %error, "vectors are damaged: searches of the collection fail");
-                        self.spaces.note_damage(collection.id, error);
-                        break;
-                    }
-                    vectors => loaded += vectors?,
-                }
-            }
-        }
-        Ok(loaded)
-    }
-
-    /// Reads the vector rows with this prefix; returns how many vectors that were.
-    fn load_vectors_of(&self, snapshot: &Snapshot, prefix: &[u8]) -> Result<u64> {
-        let catalogue = self.catalogue();
-        let mut loaded = 0_u64;
-        for row in snapshot.prefix(self.keyspaces.vector, prefix, Direction::Forward)? {
-            let (key, bytes) = row?;
-            let (entity, vector) =
-                decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
-            if catalogue.by_id(entity.collection).is_none() {
-                continue;
-            }
-            let Some(space) = self.spaces.get(entity.collection, vector.space) else { continue };
-            let register = loaded::register::<VectorContent>("vector", &key, &bytes)?;
-            let number_key = entity.number(&vector.chunk);
-            let number = snapshot.get(self.keyspaces.number, &number_key)?;
-            let number =
-                number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
-            let number = number[..].try_into();
-            let number =
-                number.map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
-            if let Some(content) = register.value {
-                let prepared = space.measure().prepare(&content.0).into();
-                space.upsert(u64::from_be_bytes(number), prepared, snapshot.sequence());
-                loaded += 1;
-            }
-        }
-        Ok(loaded)
     }
 
     pub(crate) fn catalogue(&self) -> Arc<Catalogue> {
@@ -301,10 +242,18 @@ impl Replica {
             // On a full disk this is what makes room.
             batch.use_reserve();
         }
-        self.engine.write(batch, Durability::Sync)?;
+        let mut founded = Vec::new();
         if catalogue.by_id(collection.id).is_some() {
-            add_spaces(&self.spaces, collection);
+            let is_new = |definition: &SpaceDefinition| {
+                self.spaces.get(definition.collection, definition.space).is_none()
+            };
+            founded.extend(definitions(tenant, collection).filter(is_new));
         }
+        for definition in &founded {
+            self.spaces.found(*definition, &mut batch)?;
+        }
+        self.engine.write(batch, Durability::Sync)?;
+        founded.into_iter().for_each(|definition| self.spaces.add(definition));
         for dropped in dropped {
             if let Some(space) = dropped.space {
                 self.spaces.drop_space(dropped.collection, space);
@@ -314,10 +263,9 @@ impl Replica {
         Ok(())
     }
 
-    /// Vectors in all spaces, those covered by graphs, and dead ones still held.
-    pub fn vector_counts(&self) -> (usize, usize, usize) {
-        let counts = self.spaces.all().into_iter().map(|space: Arc<SpaceIndex>| space.counts());
-        counts.fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2))
+    /// Figures of the vector index.
+    pub fn vector_counts(&self) -> VectorCounts {
+        self.spaces.counts()
     }
 
     /// Ends background work and closes the store.
@@ -329,10 +277,15 @@ impl Replica {
     }
 }
 
-fn add_spaces(spaces: &Spaces, collection: &Collection) {
-    for space in collection.spaces.values() {
-        spaces.add(collection.id, space.id, space.spec.metric, space.spec.dimension);
-    }
+fn definitions(tenant: TenantId, collection: &Collection) -> impl Iterator<Item = SpaceDefinition> {
+    let collection_id = collection.id;
+    collection.spaces.values().map(move |space| SpaceDefinition {
+        tenant,
+        collection: collection_id,
+        space: space.id,
+        metric: space.spec.metric,
+        dimension: space.spec.dimension,
+    })
 }
 
 /// Random bytes that are made once and then stay.

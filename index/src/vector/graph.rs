@@ -1,0 +1,333 @@
+//! Building a navigable small-world graph (Malkov and Yashunin, "Efficient and robust approximate nearest neighbor
+//! search using Hierarchical Navigable Small World graphs", 2016) over rows of 8-bit codes, on several threads.
+//!
+//! All rows are known from the start, so layers are laid out flat at once: no node is allocated by itself, and
+//! readers need no lock. A reader may see a list while it is changed; whatever it reads is a row that is in the
+//! graph.
+
+use std::{
+    cell::RefCell,
+    sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+};
+
+use parking_lot::Mutex;
+
+use crate::vector::{
+    kernel::{CodeKind, Isa, dot_rows, prefetch},
+    pool::{Candidate, Pool},
+    visited::Visited,
+};
+
+/// How graphs are built.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BuildOptions {
+    /// Most neighbours of a node in each layer; twice that in the bottom one.
+    pub(crate) connections: usize,
+    /// Breadth of the walk that finds the neighbours of a new node.
+    pub(crate) breadth: usize,
+    /// A neighbour is left out when one already chosen is nearer to it by this factor. Above one keeps longer edges.
+    pub(crate) slack: f32,
+}
+
+/// Rows to build a graph over, as 8-bit codes, of which 128 stands for zero, also where a row has more room than
+/// dimensions. The distance of two rows is bias + bias − step · step · Σ code · code.
+#[derive(Debug, Default)]
+pub(crate) struct BuildRows {
+    pub(crate) codes: Vec<u8>,
+    pub(crate) row_bytes: usize,
+    pub(crate) steps: Vec<f32>,
+    pub(crate) biases: Vec<f32>,
+}
+
+/// One row as others are compared with it.
+#[derive(Default)]
+struct Probe {
+    digits: Vec<i8>,
+    sum: i32,
+    step: f32,
+    bias: f32,
+}
+
+impl BuildRows {
+    pub(crate) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    fn prefetch(&self, row: u32) {
+        prefetch(&self.codes[row as usize * self.row_bytes..][..self.row_bytes]);
+        prefetch(std::slice::from_ref(&self.steps[row as usize]));
+        prefetch(std::slice::from_ref(&self.biases[row as usize]));
+    }
+
+    fn probe(&self, row: u32, probe: &mut Probe) {
+        let start = row as usize * self.row_bytes;
+        let codes = &self.codes[start..start + self.row_bytes];
+        probe.digits.clear();
+        probe.digits.extend(codes.iter().map(|code| (code ^ 128) as i8));
+        probe.sum = probe.digits.iter().map(|digit| i32::from(*digit)).sum();
+        probe.step = self.steps[row as usize];
+        probe.bias = self.biases[row as usize];
+    }
+
+    fn distances(&self, probe: &Probe, rows: &[u32], sums: &mut Vec<i32>, out: &mut Vec<f32>) {
+        sums.clear();
+        sums.resize(rows.len(), 0);
+        dot_rows(Isa::best(), CodeKind::Bits8, &self.codes, self.row_bytes, rows, &probe.digits, sums);
+        out.clear();
+        out.extend(rows.iter().zip(&*sums).map(|(row, sum)| {
+            let product = (sum - 128 * probe.sum) as f32;
+            let row = *row as usize;
+            probe.bias + self.biases[row] - probe.step * self.steps[row] * product
+        }));
+    }
+}
+
+/// Where a graph is built, and who watches.
+pub(crate) struct BuildRun<'a> {
+    pub(crate) pool: Option<&'a rayon::ThreadPool>,
+    pub(crate) is_cancelled: &'a (dyn Fn() -> bool + Sync),
+    /// Counts the rows inserted.
+    pub(crate) inserted: &'a AtomicUsize,
+}
+
+/// No row: fills the lists of neighbours up.
+pub(crate) const NONE: u32 = u32::MAX;
+
+/// A graph, finished or in the making.
+pub(crate) struct Graph {
+    options: BuildOptions,
+    rows: usize,
+    entry: u32,
+    /// Neighbours in the bottom layer, `2 * connections` a row, [`NONE`] behind the last.
+    base: Vec<AtomicU32>,
+    /// Where the lists of a row in the layers above begin, `connections` a layer.
+    upper_starts: Vec<u32>,
+    upper: Vec<AtomicU32>,
+}
+
+/// Locks of lists of neighbours; a row has that of its number modulo this.
+const LOCKS: usize = 1 << 14;
+
+/// Highest layer of a row, drawn so that each layer has one row in `connections` of the one below.
+fn top_layer(row: u32, connections: usize) -> usize {
+    let mut mixed = (u64::from(row) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    let uniform = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    (-uniform.ln() / (connections as f64).ln()) as usize
+}
+
+#[derive(Default)]
+struct Scratch {
+    pool: Pool,
+    visited: Visited,
+    probe: Probe,
+    other: Probe,
+    fresh: Vec<u32>,
+    sums: Vec<i32>,
+    distances: Vec<f32>,
+    nearest: Vec<Candidate>,
+    chosen: Vec<u32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+impl Graph {
+    pub(crate) fn entry(&self) -> u32 {
+        self.entry
+    }
+
+    pub(crate) fn layers(&self) -> usize {
+        if self.rows == 0 { 0 } else { self.top(self.entry) + 1 }
+    }
+
+    fn top(&self, row: u32) -> usize {
+        let row = row as usize;
+        (self.upper_starts[row + 1] - self.upper_starts[row]) as usize
+    }
+
+    fn list(&self, row: u32, layer: usize) -> &[AtomicU32] {
+        if layer == 0 {
+            let width = 2 * self.options.connections;
+            &self.base[row as usize * width..][..width]
+        } else {
+            let width = self.options.connections;
+            let at = self.upper_starts[row as usize] as usize + layer - 1;
+            &self.upper[at * width..][..width]
+        }
+    }
+
+    /// Neighbours of a row in a layer that it is in.
+    pub(crate) fn neighbours(&self, row: u32, layer: usize) -> impl Iterator<Item = u32> {
+        self.list(row, layer).iter().map(|id| id.load(Ordering::Relaxed)).take_while(|id| *id != NONE)
+    }
+
+    /// The rows of a layer above the bottom.
+    pub(crate) fn rows_of_layer(&self, layer: usize) -> impl Iterator<Item = u32> {
+        (0..self.rows as u32).filter(move |row| self.top(*row) >= layer)
+    }
+
+    /// Builds a graph over the rows, on the threads of the pool or, without one, in this call, where equal rows give
+    /// equal graphs. `None` if it was cancelled.
+    pub(crate) fn build(rows: &BuildRows, options: BuildOptions, run: &BuildRun<'_>) -> Option<Graph> {
+        let count = rows.len();
+        let mut upper_starts = Vec::with_capacity(count + 1);
+        let (mut entry, mut highest, mut lists) = (0, 0, 0);
+        for row in 0..count as u32 {
+            upper_starts.push(lists);
+            let top = top_layer(row, options.connections);
+            lists += top as u32;
+            if top > highest {
+                (entry, highest) = (row, top);
+            }
+        }
+        upper_starts.push(lists);
+        let none = |len: usize| (0..len).map(|_| AtomicU32::new(NONE)).collect();
+        let graph = Graph {
+            options,
+            rows: count,
+            entry,
+            base: none(count * 2 * options.connections),
+            upper: none(lists as usize * options.connections),
+            upper_starts,
+        };
+        let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        let next = AtomicUsize::new(0);
+        let work = || {
+            SCRATCH.with_borrow_mut(|scratch| {
+                while !(run.is_cancelled)() {
+                    let row = next.fetch_add(1, Ordering::Relaxed);
+                    if row >= count {
+                        return;
+                    }
+                    if row as u32 != entry {
+                        graph.insert(rows, row as u32, &locks, scratch);
+                    }
+                    run.inserted.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        };
+        match run.pool {
+            Some(pool) => pool.scope(|scope| {
+                (0..pool.current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+            }),
+            None => work(),
+        }
+        (!(run.is_cancelled)()).then_some(graph)
+    }
+
+    fn insert(&self, rows: &BuildRows, row: u32, locks: &[Mutex<()>], scratch: &mut Scratch) {
+        rows.probe(row, &mut scratch.probe);
+        let top = self.top(row);
+        let mut at = self.entry;
+        let mut layer = self.top(self.entry);
+        while layer > top {
+            at = self.descend(rows, at, layer, scratch);
+            layer -= 1;
+        }
+        let mut from = vec![at];
+        let mut chosen = Vec::with_capacity(top + 1);
+        for layer in (0..=top.min(layer)).rev() {
+            self.search(rows, &from, layer, scratch);
+            scratch.nearest.clear();
+            scratch.nearest.extend(scratch.pool.candidates().iter().filter(|c| c.row() != row));
+            from = scratch.nearest.iter().map(|c| c.row()).collect();
+            self.select(rows, self.options.connections, scratch);
+            chosen.push((layer, scratch.chosen.clone()));
+        }
+        // From the bottom up: whoever comes upon the row in a layer finds its neighbours in those below.
+        for (layer, chosen) in chosen.into_iter().rev() {
+            for (slot, id) in self.list(row, layer).iter().zip(&chosen) {
+                slot.store(*id, Ordering::Release);
+            }
+            for &neighbour in &chosen {
+                let _locked = locks[neighbour as usize % LOCKS].lock();
+                self.link(rows, neighbour, row, layer, scratch);
+            }
+        }
+    }
+
+    /// The nearest row that steps to ever nearer neighbours lead to.
+    fn descend(&self, rows: &BuildRows, from: u32, layer: usize, scratch: &mut Scratch) -> u32 {
+        let Scratch { probe, fresh, sums, distances, .. } = scratch;
+        rows.distances(probe, &[from], sums, distances);
+        let mut nearest = Candidate::new(distances[0], from);
+        loop {
+            fresh.clear();
+            fresh.extend(self.neighbours(nearest.row(), layer));
+            rows.distances(probe, fresh, sums, distances);
+            let best = fresh.iter().zip(&*distances).map(|(id, d)| Candidate::new(*d, *id)).min();
+            match best {
+                Some(best) if best < nearest => nearest = best,
+                _ => return nearest.row(),
+            }
+        }
+    }
+
+    /// Leaves in the pool the rows of the layer that are nearest to the probe.
+    fn search(&self, rows: &BuildRows, from: &[u32], layer: usize, scratch: &mut Scratch) {
+        let Scratch { pool, visited, probe, fresh, sums, distances, .. } = scratch;
+        pool.begin(self.options.breadth);
+        visited.begin(self.rows);
+        fresh.clear();
+        fresh.extend(from.iter().filter(|id| visited.insert(**id)));
+        loop {
+            rows.distances(probe, fresh, sums, distances);
+            for (id, distance) in fresh.iter().zip(&*distances) {
+                pool.offer(Candidate::new(*distance, *id));
+            }
+            let Some(next) = pool.expand() else { return };
+            fresh.clear();
+            for id in self.neighbours(next.row(), layer).filter(|id| visited.insert(*id)) {
+                rows.prefetch(id);
+                fresh.push(id);
+            }
+            if let Some(next) = pool.next() {
+                prefetch(self.list(next.row(), layer));
+            }
+        }
+    }
+
+    /// Chooses from `nearest` at most `most` neighbours of which none hides another: a row is left out when it is
+    /// nearer to one already chosen than to the row they are for.
+    fn select(&self, rows: &BuildRows, most: usize, scratch: &mut Scratch) {
+        let Scratch { other, sums, distances, nearest, chosen, .. } = scratch;
+        chosen.clear();
+        for candidate in nearest.iter() {
+            if chosen.len() == most {
+                return;
+            }
+            rows.probe(candidate.row(), other);
+            rows.distances(other, chosen, sums, distances);
+            if distances.iter().all(|between| candidate.distance() < self.options.slack * between) {
+                chosen.push(candidate.row());
+            }
+        }
+    }
+
+    /// Adds `new` to the neighbours of `row`; where there is no room, chooses anew among them.
+    fn link(&self, rows: &BuildRows, row: u32, new: u32, layer: usize, scratch: &mut Scratch) {
+        let list = self.list(row, layer);
+        let mut ids: Vec<u32> = self.neighbours(row, layer).collect();
+        if ids.contains(&new) {
+            return;
+        }
+        if ids.len() < list.len() {
+            list[ids.len()].store(new, Ordering::Relaxed);
+            return;
+        }
+        ids.push(new);
+        let Scratch { other, sums, distances, nearest, .. } = scratch;
+        rows.probe(row, other);
+        rows.distances(other, &ids, sums, distances);
+        nearest.clear();
+        nearest.extend(ids.iter().zip(&*distances).map(|(id, d)| Candidate::new(*d, *id)));
+        nearest.sort_unstable();
+        self.select(rows, list.len(), scratch);
+        for (at, slot) in list.iter().enumerate() {
+            slot.store(scratch.chosen.get(at).copied().unwrap_or(NONE), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The growing segment: fresh rows in memory, found by the very next query.
+//!
+//! Rows are appended in chunks of a fixed size; full chunks are never moved or locked again. A search scans the 8-bit
+//! codes of all rows, exactly, and measures the best of them by their f32.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use allidb_storage::Sequence;
+use parking_lot::RwLock;
+
+use crate::{
+    model::Metric,
+    vector::{
+        Measure,
+        kernel::{CodeKind, Isa, dot_rows},
+        pool::{Candidate, Pool},
+        quantize::{Grid, QueryCodes},
+        rotation::Rotation,
+    },
+};
+
+/// Rows of a chunk.
+const CHUNK: usize = 256;
+const ALIVE: u64 = u64::MAX;
+/// Stands for no row in the map of numbers.
+const REMOVED: u32 = u32::MAX;
+
+/// A segment that still grows, or waits to be sealed.
+#[derive(Debug)]
+pub(crate) struct Growing {
+    measure: Measure,
+    dimension: usize,
+    rotation: Arc<Rotation>,
+    /// Rows of this and older generations are journaled until they are sealed.
+    pub(crate) generation: u64,
+    capacity: usize,
+    /// Writers that may still add rows.
+    writers: AtomicUsize,
+    removals: AtomicUsize,
+    rows: RwLock<Rows>,
+}
+
+/// A vector on its way into the segment.
+#[derive(Debug)]
+pub(crate) struct FreshRow {
+    vector: Vec<f32>,
+    codes: Vec<u8>,
+    step: f32,
+    half_square: f32,
+}
+
+#[derive(Debug, Default)]
+struct Rows {
+    full: Vec<Arc<Chunk>>,
+    tail: Chunk,
+    /// Number to its newest row.
+    newest: HashMap<u64, u32>,
+}
+
+#[derive(Debug, Default)]
+struct Chunk {
+    rows: Vec<Row>,
+    codes: Vec<u8>,
+    steps: Vec<f32>,
+    /// Half the squared lengths.
+    half_squares: Vec<f32>,
+    vectors: Vec<f32>,
+}
+
+#[derive(Debug)]
+struct Row {
+    /// Whose vector it is.
+    number: u64,
+    /// The sequence that wrote it.
+    born: Sequence,
+    /// The sequence that replaced or removed it.
+    dead: AtomicU64,
+}
+
+impl Row {
+    fn is_visible(&self, at: Sequence) -> bool {
+        self.born <= at && at < self.dead.load(Ordering::Acquire)
+    }
+}
+
+/// Holds the segment open for a row that is on its way.
+#[derive(Debug)]
+pub(crate) struct Writing(Arc<Growing>);
+
+impl Writing {
+    pub(crate) fn new(growing: &Arc<Growing>) -> Self {
+        growing.writers.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(growing))
+    }
+
+    pub(crate) fn growing(&self) -> &Growing {
+        &self.0
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Growing {
+    pub(crate) fn new(
+        measure: Measure,
+        dimension: usize,
+        rotation: Arc<Rotation>,
+        generation: u64,
+        capacity: usize,
+    ) -> Self {
+        Self {
+            measure,
+            dimension,
+            rotation,
+            generation,
+            capacity,
+            writers: AtomicUsize::new(0),
+            removals: AtomicUsize::new(0),
+            rows: RwLock::default(),
+        }
+    }
+
+    /// Rows, dead ones counted.
+    pub(crate) fn len(&self) -> usize {
+        let rows = self.rows.read();
+        rows.full.len() * CHUNK + rows.tail.rows.len()
+    }
+
+    /// Whether so much is journaled that it should be sealed.
+    pub(crate) fn is_full(&self) -> bool {
+        self.len() + self.removals.load(Ordering::Relaxed) >= self.capacity
+    }
+
+    /// Whether no writer holds it open.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.writers.load(Ordering::Acquire) == 0
+    }
+
+    /// Bytes of memory that rows take, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        self.len() * (5 * self.dimension + 64)
+    }
+
+    /// A vector in the form in which it is kept here.
+    pub(crate) fn encode(&self, prepared: Vec<f32>) -> FreshRow {
+        let mut rotated = prepared.clone();
+        self.rotation.apply(&mut rotated);
+        let half_square = rotated.iter().map(|x| x * x).sum::<f32>() / 2.0;
+        let mut codes = vec![0; CodeKind::Bits8.row_bytes(self.dimension)];
+        let step = Grid(CodeKind::Bits8).encode(&mut rotated, &mut codes);
+        FreshRow { vector: prepared, codes, step, half_square }
+    }
+
+    /// Adds a row: the number's vector from `born` on.
+    pub(crate) fn push(&self, number: u64, fresh: &FreshRow, born: Sequence) {
+        let mut rows = self.rows.write();
+        let row = (rows.full.len() * CHUNK + rows.tail.rows.len()) as u32;
+        rows.newest.insert(number, row);
+        let tail = &mut rows.tail;
+        tail.rows.push(Row { number, born, dead: AtomicU64::new(ALIVE) });
+        tail.codes.extend_from_slice(&fresh.codes);
+        tail.steps.push(fresh.step);
+        tail.half_squares.push(fresh.half_square);
+        tail.vectors.extend_from_slice(&fresh.vector);
+        if tail.rows.len() == CHUNK {
+            let full = Arc::new(std::mem::take(tail));
+            rows.full.push(full);
+        }
+    }
+
+    /// The number has no vector any more. Removals are journaled as rows are, and count with them.
+    pub(crate) fn note_removal(&self, number: u64) {
+        self.rows.write().newest.insert(number, REMOVED);
+        self.removals.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The number's row is gone from `sequence` on; false if it has none that is alive.
+    pub(crate) fn kill(&self, number: u64, sequence: Sequence) -> bool {
+        let rows = self.rows.read();
+        let Some(row) = rows.newest.get(&number).filter(|row| **row != REMOVED) else { return false };
+        let (chunk, at) = (*row as usize / CHUNK, *row as usize % CHUNK);
+        let row = rows.full.get(chunk).map_or(&rows.tail.rows[..], |chunk| &chunk.rows).get(at);
+        let killed =
+            row.map(|row| row.dead.compare_exchange(ALIVE, sequence, Ordering::AcqRel, Ordering::Acquire));
+        matches!(killed, Some(Ok(_)))
+    }
+
+    /// Whether the number was written or removed while this segment grew.
+    pub(crate) fn knows(&self, number: u64) -> bool {
+        self.rows.read().newest.contains_key(&number)
+    }
+
+    /// Calls `each` with every row: its number, and when it died, if it did.
+    pub(crate) fn for_each(&self, mut each: impl FnMut(u64, Option<Sequence>)) {
+        let rows = self.rows.read();
+        for row in rows.full.iter().map(|chunk| &**chunk).chain([&rows.tail]).flat_map(|chunk| &chunk.rows) {
+            let dead = row.dead.load(Ordering::Acquire);
+            each(row.number, (dead != ALIVE).then_some(dead));
+        }
+    }
+
+    /// Rows that are dead.
+    pub(crate) fn dead(&self) -> usize {
+        let rows = self.rows.read();
+        let chunks = rows.full.iter().map(|chunk| &**chunk).chain([&rows.tail]);
+        chunks.flat_map(|chunk| &chunk.rows).filter(|row| row.dead.load(Ordering::Acquire) != ALIVE).count()
+    }
+
+    /// Appends to `found` the `k` nearest rows visible at `sequence` that are accepted, by their exact distance: distance and
+    /// number. Returns how many were compared.
+    pub(crate) fn scan(
+        &self,
+        prepared: &[f32],
+        k: usize,
+        exact: bool,
+        sequence: Sequence,
+        accept: Option<&dyn Fn(u64) -> bool>,
+        found: &mut Vec<(f32, u64)>,
+    ) -> u64 {
+        let mut rotated = prepared.to_vec();
+        self.rotation.apply(&mut rotated);
+        let query = QueryCodes::new(CodeKind::Bits8, &rotated);
+        let mut scan = Scan {
+            growing: self,
+            prepared,
+            offset: Grid(CodeKind::Bits8).middle() * query.high_sum as f32,
+            query,
+            exact,
+            sequence,
+            accept,
+            pool: Pool::default(),
+            batch: Vec::with_capacity(CHUNK),
+            sums: Vec::with_capacity(CHUNK),
+            compared: 0,
+        };
+        // Codes of eight bits err by less than what lies between neighbours so far apart in rank.
+        let breadth = if exact { k } else { 2 * k + 32 };
+        scan.pool.begin(breadth);
+        let rows = self.rows.read();
+        let full = rows.full.clone();
+        // The tail may move when the lock is gone: its best are measured now.
+        let mut measured = Vec::new();
+        scan.chunk(&rows.tail, full.len());
+        let tail_starts = (full.len() * CHUNK) as u32;
+        for candidate in scan.pool.candidates() {
+            let at = (candidate.row() - tail_starts) as usize;
+            measured.push(scan.measured(&rows.tail, at, *candidate));
+        }
+        drop(rows);
+        scan.pool.begin(breadth);
+        for (at, chunk) in full.iter().enumerate() {
+            scan.chunk(chunk, at);
+        }
+        for candidate in scan.pool.candidates() {
+            let chunk = &full[candidate.row() as usize / CHUNK];
+            measured.push(scan.measured(chunk, candidate.row() as usize % CHUNK, *candidate));
+        }
+        measured.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        found.extend(measured.into_iter().take(k));
+        scan.compared
+    }
+}
+
+struct Scan<'a> {
+    growing: &'a Growing,
+    prepared: &'a [f32],
+    query: QueryCodes,
+    offset: f32,
+    exact: bool,
+    sequence: Sequence,
+    accept: Option<&'a dyn Fn(u64) -> bool>,
+    pool: Pool,
+    batch: Vec<u32>,
+    sums: Vec<i32>,
+    compared: u64,
+}
+
+impl Scan<'_> {
+    fn chunk(&mut self, chunk: &Chunk, at: usize) {
+        let is_wanted =
+            |row: &Row| row.is_visible(self.sequence) && self.accept.is_none_or(|accept| accept(row.number));
+        self.batch.clear();
+        self.batch.extend((0..chunk.rows.len() as u32).filter(|at| is_wanted(&chunk.rows[*at as usize])));
+        self.compared += self.batch.len() as u64;
+        let first = (at * CHUNK) as u32;
+        let dimension = self.growing.dimension;
+        if self.exact {
+            for row in &self.batch {
+                let vector = &chunk.vectors[*row as usize * dimension..][..dimension];
+                let distance = self.growing.measure.distance(self.prepared, vector);
+                self.pool.offer(Candidate::new(distance, first + row));
+            }
+            return;
+        }
+        self.sums.clear();
+        self.sums.resize(self.batch.len(), 0);
+        let row_bytes = CodeKind::Bits8.row_bytes(dimension);
+        let (isa, kind, digits) = (Isa::best(), CodeKind::Bits8, &self.query.high);
+        dot_rows(isa, kind, &chunk.codes, row_bytes, &self.batch, digits, &mut self.sums);
+        let is_l2 = self.growing.measure.0 == Metric::L2;
+        for (row, sum) in self.batch.iter().zip(&self.sums) {
+            let at = *row as usize;
+            let product = (*sum as f32 - self.offset) * chunk.steps[at] * self.query.step;
+            let bias = if is_l2 { chunk.half_squares[at] } else { 0.0 };
+            self.pool.offer(Candidate::new(bias - product, first + row));
+        }
+    }
+
+    fn measured(&self, chunk: &Chunk, at: usize, candidate: Candidate) -> (f32, u64) {
+        let dimension = self.growing.dimension;
+        let vector = || &chunk.vectors[at * dimension..][..dimension];
+        let distance = if self.exact {
+            candidate.distance()
+        } else {
+            self.growing.measure.distance(self.prepared, vector())
+        };
+        (distance, chunk.rows[at].number)
+    }
+}

@@ -1,0 +1,205 @@
+//! Sealed segments: immutable files of coded rows and the graph over them, mapped into memory.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `layout` | the bytes of the file |
+//! | `writer` | coding rows, building their graph, writing the file |
+//! | `search` | walking the graph, scanning all rows, re-ranking |
+//!
+//! Opening reads the header and nothing else. A block is verified when a search first touches it, until the whole file has
+//! been verified once in the background; from then on searches go unchecked.
+
+mod layout;
+mod search;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use allidb_storage::fs::{Fs, Mapped};
+
+use crate::{
+    error::{Error, Result},
+    vector::{graph::NONE, rotation::Rotation},
+};
+use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
+
+pub(crate) use search::{Probe, Searcher};
+pub(crate) use writer::{SegmentSpec, write};
+
+/// An open segment.
+#[derive(Debug)]
+pub(crate) struct Segment {
+    path: PathBuf,
+    header: Header,
+    /// Where each of [`Section::ALL`] lies.
+    sections: [Range<usize>; Section::ALL.len()],
+    mapped: Mapped,
+    rotation: Rotation,
+    /// A bit for each block that was found whole.
+    verified: Box<[AtomicU64]>,
+    all_verified: AtomicBool,
+}
+
+impl Segment {
+    /// Opens a segment file.
+    ///
+    /// # Errors
+    /// If it cannot be read, was written by a newer release, or its header is damaged.
+    pub(crate) fn open(fs: &dyn Fs, path: &Path) -> Result<Segment> {
+        let io = |source| allidb_storage::Error::Io { op: "map", path: path.to_owned(), source };
+        let mapped = fs.open_read(path).and_then(|file| file.map()).map_err(io)?;
+        mapped.expect_random_reads();
+        let bytes = mapped.bytes();
+        let damaged = |offset: usize, what: &str| damage(path, offset, what);
+        let header = match Header::decode(&bytes[..bytes.len().min(BLOCK)]) {
+            Ok(header) => header,
+            Err(HeaderError::Damaged(what)) => return Err(damaged(0, what)),
+            Err(HeaderError::Newer(found)) => {
+                let newer =
+                    allidb_storage::Error::NewerFormat { path: path.to_owned(), found, supported: FORMAT };
+                return Err(newer.into());
+            }
+        };
+        if bytes.len() != header.file_len() {
+            return Err(damaged(bytes.len(), "the file has another length than its header says"));
+        }
+        let checksums = header.section(Section::Checksums);
+        if crc32fast::hash(&bytes[checksums.clone()]) != header.checksums {
+            return Err(damaged(checksums.start, "the checksums of the blocks do not match theirs"));
+        }
+        let blocks = checksums.start / BLOCK;
+        let segment = Segment {
+            path: path.to_owned(),
+            rotation: Rotation::new(header.dimension as usize, header.seed),
+            verified: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
+            all_verified: AtomicBool::new(false),
+            sections: Section::ALL.map(|section| header.section(section)),
+            header,
+            mapped,
+        };
+        // Every query needs the centre.
+        segment.verify(segment.place(Section::Centre))?;
+        Ok(segment)
+    }
+
+    /// What its file is named after; never given to another one.
+    pub(crate) fn id(&self) -> u64 {
+        self.header.id
+    }
+
+    /// The file.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// How many rows it has.
+    pub(crate) fn rows(&self) -> usize {
+        self.header.rows as usize
+    }
+
+    /// Bytes of the file, and whether they are mapped rather than held in memory.
+    pub(crate) fn bytes(&self) -> (usize, bool) {
+        (self.mapped.bytes().len(), self.mapped.is_mapped())
+    }
+
+    fn place(&self, section: Section) -> Range<usize> {
+        self.sections[section as usize].clone()
+    }
+
+    /// Whose vector a row holds.
+    ///
+    /// # Errors
+    /// If that part of the file is damaged.
+    pub(crate) fn number(&self, row: u32) -> Result<u64> {
+        self.verify_items(Section::Numbers, 8, row)?;
+        Ok(self.slice::<u64>(Section::Numbers)[row as usize])
+    }
+
+    /// The row that holds the number's vector.
+    ///
+    /// # Errors
+    /// If that part of the file is damaged.
+    pub(crate) fn row_of(&self, number: u64) -> Result<Option<u32>> {
+        let (mut low, mut high) = (0, self.header.rows);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.number(middle)?.cmp(&number) {
+                std::cmp::Ordering::Equal => return Ok(Some(middle)),
+                std::cmp::Ordering::Less => low = middle + 1,
+                std::cmp::Ordering::Greater => high = middle,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Verifies every block; afterwards searches need not.
+    ///
+    /// # Errors
+    /// At the first damaged block.
+    pub(crate) fn verify_all(&self) -> Result<()> {
+        for section in Section::ALL.into_iter().filter(|section| *section != Section::Checksums) {
+            self.verify(self.place(section))?;
+        }
+        self.all_verified.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The items of a section. Whether they are whole is another question.
+    fn slice<T: bytemuck::AnyBitPattern>(&self, section: Section) -> &[T] {
+        // Sections begin at block boundaries and hold whole items, so that the cast finds them aligned.
+        bytemuck::cast_slice(&self.mapped.bytes()[self.place(section)])
+    }
+
+    #[inline]
+    fn verify_items(&self, section: Section, item: usize, at: u32) -> Result<()> {
+        if self.all_verified.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let start = self.place(section).start + at as usize * item;
+        self.verify(start..start + item)
+    }
+
+    /// Verifies the blocks of a range of the file that were not verified yet.
+    fn verify(&self, range: Range<usize>) -> Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        for block in range.start / BLOCK..range.end.div_ceil(BLOCK) {
+            let (word, bit) = (&self.verified[block / 64], 1 << (block % 64));
+            if word.load(Ordering::Acquire) & bit == 0 {
+                self.verify_block(block)?;
+                word.fetch_or(bit, Ordering::AcqRel);
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_block(&self, block: usize) -> Result<()> {
+        let start = block * BLOCK;
+        let bytes = &self.mapped.bytes()[start..start + BLOCK];
+        let expected = self.slice::<u32>(Section::Checksums)[block - 1];
+        if checksum(self.header.id, block, bytes) != expected {
+            return Err(damage(&self.path, start, "a block's checksum does not match"));
+        }
+        // What a walk follows must lead somewhere, whoever made the file.
+        let is_in = |section| self.place(section).contains(&start);
+        if is_in(Section::Links) || is_in(Section::UpperLinks) || is_in(Section::UpperRows) {
+            let ids: &[u32] = bytemuck::cast_slice(bytes);
+            if ids.iter().any(|id| *id >= self.header.rows && *id != NONE) {
+                return Err(damage(&self.path, start, "a neighbour is no row of the segment"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn damage(path: &Path, offset: usize, what: &str) -> Error {
+    let (path, offset, what) = (path.to_owned(), offset as u64, what.to_owned());
+    allidb_storage::Error::Corruption { path, offset, what }.into()
+}

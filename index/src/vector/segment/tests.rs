@@ -1,0 +1,290 @@
+//! Segments against brute force, and against every kind of damage.
+
+use std::{path::Path, sync::Arc, sync::atomic::AtomicUsize};
+
+use allidb_storage::fs::{Fs, SimFs};
+
+use super::*;
+use crate::vector::Measure;
+use crate::{
+    model::Metric,
+    vector::{
+        graph::{BuildOptions, BuildRun},
+        kernel::CodeKind,
+        pool::Candidate,
+    },
+};
+
+const PATH: &str = "/s/1.segment";
+
+/// Points around a few centres, the same for the same seed.
+fn points(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut uniform = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
+    };
+    let centres: Vec<Vec<f32>> = (0..40).map(|_| (0..dimension).map(|_| uniform() * 3.0).collect()).collect();
+    (0..count).map(|at| centres[at % 40].iter().map(|x| x + uniform()).collect()).collect()
+}
+
+fn spec(metric: Metric, dimension: usize, kind: CodeKind, has_residuals: bool) -> SegmentSpec {
+    let build = BuildOptions { connections: 12, breadth: 60, slack: 1.1 };
+    SegmentSpec { id: 7, covered: 5, seed: 42, metric, dimension, kind, has_residuals, build }
+}
+
+/// A segment of these vectors; the n-th has number 10 n + 3.
+fn segment(fs: &SimFs, spec: &SegmentSpec, vectors: &[Vec<f32>]) -> Segment {
+    fs.create_dir_all(Path::new("/s")).unwrap();
+    let numbers: Vec<u64> = (0..vectors.len() as u64).map(|at| 10 * at + 3).collect();
+    let measure = Measure(spec.metric);
+    let vector = |at: usize, out: &mut Vec<f32>| {
+        *out = measure.prepare(&vectors[at]);
+        Ok(())
+    };
+    let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
+    assert!(write(fs, Path::new(PATH), spec, &numbers, &vector, &run).unwrap());
+    Segment::open(fs, Path::new(PATH)).unwrap()
+}
+
+/// Rows by their exact distance.
+fn exact(metric: Metric, vectors: &[Vec<f32>], query: &[f32]) -> Vec<(f32, u32)> {
+    let measure = Measure(metric);
+    let query = measure.prepare(query);
+    let mut all: Vec<(f32, u32)> = (vectors.iter().enumerate())
+        .map(|(at, vector)| (measure.distance(&query, &measure.prepare(vector)), at as u32))
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all
+}
+
+fn rows(candidates: &[Candidate]) -> Vec<u32> {
+    candidates.iter().map(|candidate| candidate.row()).collect()
+}
+
+#[test]
+fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        for (kind, has_residuals, least) in [
+            (CodeKind::Bits4, true, 0.97),
+            (CodeKind::Bits8, true, 0.97),
+            (CodeKind::Bits8, false, 0.95),
+            (CodeKind::Bits1, true, 0.6),
+        ] {
+            for dimension in [20, 100] {
+                let fs = SimFs::new();
+                let vectors = points(1_500, dimension, 1);
+                let segment = segment(&fs, &spec(metric, dimension, kind, has_residuals), &vectors);
+                let mut searcher = Searcher::default();
+                let (mut found, queries) = (0, points(40, dimension, 2));
+                for query in &queries {
+                    let prepared = Measure(metric).prepare(query);
+                    let mut probe = Probe::new(&prepared);
+                    let truth = exact(metric, &vectors, query);
+                    let near = segment.walk(&mut probe, 100, 100, None, &mut searcher).unwrap();
+                    let top: Vec<u32> = truth[..10].iter().map(|(_, row)| *row).collect();
+                    found += rows(&near)[..10].iter().filter(|row| top.contains(row)).count();
+                    if has_residuals && kind != CodeKind::Bits1 {
+                        for candidate in &near {
+                            let (want, _) = truth.iter().find(|(_, row)| *row == candidate.row()).unwrap();
+                            let error = (candidate.distance() - want).abs();
+                            assert!(
+                                error < 5e-3 * want.abs().max(1.0),
+                                "{metric:?} {kind:?}: {error} off {want}"
+                            );
+                        }
+                    }
+                    let all = segment.scan(&mut probe, 0..1_500, 10, true, &mut searcher).unwrap();
+                    assert!(
+                        top.iter().all(|row| rows(&all).contains(row)),
+                        "{metric:?} {kind:?}: exact is exact"
+                    );
+                }
+                let recall = found as f64 / (10 * queries.len()) as f64;
+                assert!(recall >= least, "{metric:?} {kind:?} {dimension}: recall {recall}");
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_not_accepted_are_walked_through() {
+    let fs = SimFs::new();
+    let vectors = points(2_000, 16, 1);
+    let segment = segment(&fs, &spec(Metric::L2, 16, CodeKind::Bits4, true), &vectors);
+    let mut searcher = Searcher::default();
+    for (every, least) in [(2, 0.95), (10, 0.95), (100, 0.95)] {
+        let (mut found, mut wanted) = (0, 0);
+        for query in points(20, 16, 3) {
+            let accept = |row: u32| row.is_multiple_of(every);
+            let near = segment.walk(&mut Probe::new(&query), 80, 25, Some(&accept), &mut searcher).unwrap();
+            let near = rows(&near[..10.min(near.len())]);
+            assert!(near.iter().all(|row| accept(*row)));
+            let top =
+                exact(Metric::L2, &vectors, &query).into_iter().filter(|(_, row)| accept(*row)).take(10);
+            for (_, row) in top {
+                wanted += 1;
+                found += usize::from(near.contains(&row));
+            }
+        }
+        assert!(
+            f64::from(found as u32) >= least * f64::from(wanted as u32),
+            "1 in {every}: {found} of {wanted}"
+        );
+    }
+}
+
+#[test]
+fn numbers_lead_to_rows_and_back() {
+    let fs = SimFs::new();
+    let segment = segment(&fs, &spec(Metric::Cosine, 3, CodeKind::Bits4, true), &points(100, 3, 1));
+    for row in 0..100 {
+        assert_eq!(segment.number(row).unwrap(), u64::from(row) * 10 + 3);
+        assert_eq!(segment.row_of(u64::from(row) * 10 + 3).unwrap(), Some(row));
+        assert_eq!(segment.row_of(u64::from(row) * 10 + 4).unwrap(), None);
+    }
+}
+
+#[test]
+fn tiny_and_strange_sets_are_no_special_case() {
+    let strange = [f32::MAX, -f32::MAX, 0.0, f32::MIN_POSITIVE, 1e-40, 1e30];
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        for kind in [CodeKind::Bits8, CodeKind::Bits4, CodeKind::Bits1] {
+            for count in [1, 2, 6] {
+                for dimension in [1, 2, 65] {
+                    let fs = SimFs::new();
+                    let vectors: Vec<Vec<f32>> =
+                        strange[..count].iter().map(|x| vec![*x; dimension]).collect();
+                    let segment = segment(&fs, &spec(metric, dimension, kind, true), &vectors);
+                    for query in &vectors {
+                        let prepared = Measure(metric).prepare(query);
+                        let mut probe = Probe::new(&prepared);
+                        let mut searcher = Searcher::default();
+                        let near = segment.walk(&mut probe, 10, 10, None, &mut searcher).unwrap();
+                        assert_eq!(near.len(), count, "{metric:?} {kind:?} {dimension}");
+                        let all = segment.scan(&mut probe, 0..count as u32, 10, true, &mut searcher).unwrap();
+                        assert_eq!(all.len(), count);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Everything that a search can do with a segment.
+fn use_it(fs: &SimFs) -> Result<()> {
+    let segment = Segment::open(fs, Path::new(PATH))?;
+    let query = vec![0.3; segment.header.dimension as usize];
+    let mut searcher = Searcher::default();
+    let near = segment.walk(&mut Probe::new(&query), 50, 20, Some(&|row| row % 7 != 0), &mut searcher)?;
+    near.iter().try_for_each(|candidate| segment.number(candidate.row()).map(|_| ()))?;
+    segment.scan(&mut Probe::new(&query), 0..segment.rows() as u32, 10, true, &mut searcher)?;
+    for number in [3, 13, 500, u64::MAX] {
+        segment.row_of(number)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_found_by_verifying_and_never_followed() {
+    let fs = SimFs::new();
+    let dimension = 20;
+    let len = segment(&fs, &spec(Metric::L2, dimension, CodeKind::Bits4, true), &points(300, dimension, 1))
+        .bytes()
+        .0;
+    let path = Path::new(PATH);
+    let header = fs.open_read(path).unwrap().read_all().unwrap();
+    let header = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize + 4;
+    for at in (0..header).chain((BLOCK..len).step_by(997)) {
+        assert!(fs.flip_bit(path, at as u64, (at % 8) as u8));
+        let found = Segment::open(&fs, path).and_then(|segment| segment.verify_all());
+        let error = found.expect_err(&format!("byte {at} is not covered"));
+        assert!(error.is_damage(), "{at}: {error}");
+        if let Err(error) = use_it(&fs) {
+            assert!(error.to_string().contains("1.segment"), "{error}");
+        }
+        assert!(fs.flip_bit(path, at as u64, (at % 8) as u8));
+    }
+    Segment::open(&fs, path).unwrap().verify_all().unwrap();
+}
+
+#[test]
+fn no_bytes_make_it_panic() {
+    let fs = SimFs::new();
+    let whole = {
+        segment(&fs, &spec(Metric::Cosine, 10, CodeKind::Bits4, true), &points(200, 10, 1));
+        fs.open_read(Path::new(PATH)).unwrap().read_all().unwrap()
+    };
+    let mut state = 12_345_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state % below as u64) as usize
+    };
+    for round in 0..400 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random(3) {
+            let below = if random(2) == 0 { bytes.len().min(160) } else { bytes.len() };
+            let at = random(below);
+            match random(3) {
+                0 => bytes.truncate(at.max(1)),
+                1 => bytes[at] = random(256) as u8,
+                _ => {
+                    let end = (at + 1 + random(64)).min(bytes.len());
+                    bytes[at..end].fill(if random(2) == 0 { 0 } else { 0xff });
+                }
+            }
+        }
+        if round % 2 == 0 && bytes.len() == whole.len() {
+            sign(&mut bytes);
+        }
+        fs.remove(Path::new(PATH)).unwrap();
+        let file: Arc<dyn allidb_storage::fs::File> = fs.create(Path::new(PATH)).unwrap();
+        file.write_all_at(0, &bytes).unwrap();
+        if let Err(error) = use_it(&fs) {
+            assert!(error.to_string().contains("1.segment"), "round {round}: {error}");
+        }
+    }
+}
+
+/// Makes all checksums match, as those of whoever means harm would.
+fn sign(bytes: &mut [u8]) {
+    let Ok(mut header) = Header::decode(&whole_header(bytes)) else { return };
+    let place = header.section(Section::Checksums);
+    if place.end != bytes.len() {
+        return;
+    }
+    for block in 1..place.start / BLOCK {
+        let sum = checksum(header.id, block, &bytes[block * BLOCK..(block + 1) * BLOCK]);
+        bytes[place.start + 4 * (block - 1)..][..4].copy_from_slice(&sum.to_le_bytes());
+    }
+    header.checksums = crc32fast::hash(&bytes[place]);
+    let encoded = header.encode();
+    bytes[..encoded.len()].copy_from_slice(&encoded);
+}
+
+/// The header block with a checksum that matches.
+fn whole_header(bytes: &[u8]) -> Vec<u8> {
+    let mut header = bytes[..BLOCK.min(bytes.len())].to_vec();
+    let end = header.get(12..16).map_or(0, |len| u32::from_le_bytes(len.try_into().unwrap()) as usize);
+    if end.saturating_add(4) <= header.len() {
+        let sum = crc32fast::hash(&header[..end]).to_le_bytes();
+        header[end..end + 4].copy_from_slice(&sum);
+    }
+    header
+}
+
+#[test]
+fn a_segment_of_a_newer_release_is_refused_as_such() {
+    let fs = SimFs::new();
+    drop(segment(&fs, &spec(Metric::Cosine, 2, CodeKind::Bits4, true), &points(5, 2, 1)));
+    let file = fs.open(Path::new(PATH)).unwrap();
+    let mut bytes = file.read_all().unwrap();
+    bytes[8] = 2;
+    file.write_all_at(0, &whole_header(&bytes)).unwrap();
+    let refused = Segment::open(&fs, Path::new(PATH)).unwrap_err();
+    assert!(refused.to_string().contains("has format 2"), "{refused}");
+}
