@@ -219,7 +219,7 @@ section! {
         /// `pretty` for people, `json` for programs.
         format: LogFormat = LogFormat::Pretty;
         /// What is logged, such as `info` or `allidb_storage=debug,info`.
-        filter: String = "info,hnsw_rs=warn".to_owned();
+        filter: String = "info".to_owned();
     }
 }
 
