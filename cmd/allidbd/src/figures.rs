@@ -24,7 +24,12 @@ pub(crate) fn export(coordinator: &Coordinator) {
 
 fn vectors(counts: &VectorCounts) {
     level("allidb_vectors", "Vectors in all spaces", counts.vectors as u64);
-    level("allidb_vectors_in_graphs", "Vectors in sealed segments, under a graph", counts.in_graphs as u64);
+    level(
+        "allidb_vectors_in_graphs",
+        "Vectors in segments under a graph; others are scanned",
+        counts.in_graphs as u64,
+    );
+    level("allidb_vectors_segments", "Segment files of all spaces", counts.segments as u64);
     level("allidb_vectors_dead", "Replaced and deleted vectors that are still held", counts.dead as u64);
     level("allidb_vectors_memory_bytes", "Fresh vectors held in memory", counts.memory_bytes as u64);
     level(
@@ -32,12 +37,26 @@ fn vectors(counts: &VectorCounts) {
         "Segments mapped into memory: the kernel takes their pages back when it needs them",
         counts.mapped_bytes as u64,
     );
-    level("allidb_vectors_building", "Vectors so far in the graph being built", counts.rows_building as u64);
+    level(
+        "allidb_vectors_inserting",
+        "Vectors so far inserted into graphs being built",
+        counts.rows_inserting as u64,
+    );
+    level(
+        "allidb_vectors_to_insert",
+        "Vectors to be inserted into graphs being built",
+        counts.rows_to_insert as u64,
+    );
     describe_counter!(
-        "allidb_vectors_built_total",
+        "allidb_vectors_written_total",
         "Vectors written to segments; a vector counts again with every merge"
     );
-    counter!("allidb_vectors_built_total").absolute(counts.rows_built);
+    counter!("allidb_vectors_written_total").absolute(counts.rows_written);
+    describe_counter!(
+        "allidb_vectors_inserted_total",
+        "Vectors inserted into graphs; a merge inserts those of all but its largest segment"
+    );
+    counter!("allidb_vectors_inserted_total").absolute(counts.rows_inserted);
 }
 
 /// What the recorder cannot hold, in the text format of Prometheus: it takes single times, and these are counted already,

@@ -4,7 +4,7 @@
 //! and publishes the index changes under the batch's sequence. What lies on disk is therefore always merged.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -14,7 +14,7 @@ use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
     merge::{EntityState, Register},
-    model::{Timestamp, Value, Written},
+    model::{CollectionId, Timestamp, Value, Written},
     mutation::{Condition, Mutation, Part},
     replica::{Replica, loaded::Loaded},
     row::{
@@ -69,6 +69,14 @@ impl Replica {
     }
 
     fn apply_batch(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Vec<Result<Written>>> {
+        let parts = mutations.iter().flat_map(|mutation| &mutation.parts);
+        let growing: HashSet<CollectionId> = (parts)
+            .filter(|part| part.delta.vectors.values().any(|vector| vector.value.is_some()))
+            .map(|part| part.entity.collection)
+            .collect();
+        if !growing.is_empty() {
+            self.spaces.wait_for_room(|collection| growing.contains(&collection))?;
+        }
         // Held until the batch is visible, so that no collection is dropped under it.
         let catalogue = self.catalogue.read();
         let entities = mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| &part.entity));

@@ -144,6 +144,7 @@ impl Replica {
             closed: Arc::default(),
         });
         replica.spaces.verify();
+        replica.spaces.watch();
         replica.spaces.all().iter().for_each(|space| replica.spaces.maintain(space));
         for dropped in dropped {
             replica.sweep_in_background(dropped);

@@ -138,7 +138,7 @@ impl Growing {
 
     /// Whether so much is journaled that it should be sealed.
     pub(crate) fn is_full(&self) -> bool {
-        self.len() + self.removals.load(Ordering::Relaxed) >= self.capacity
+        self.fill() >= self.capacity
     }
 
     /// Whether no writer holds it open.
@@ -207,6 +207,25 @@ impl Growing {
             let dead = row.dead.load(Ordering::Acquire);
             each(row.number, (dead != ALIVE).then_some(dead));
         }
+    }
+
+    /// Calls `work` with the rows visible at `at`, by ascending number: number and prepared vector.
+    pub(crate) fn with_visible<R>(&self, at: Sequence, work: impl FnOnce(&[(u64, &[f32])]) -> R) -> R {
+        let rows = self.rows.read();
+        let mut visible: Vec<(u64, &[f32])> = Vec::new();
+        for chunk in rows.full.iter().map(|chunk| &**chunk).chain([&rows.tail]) {
+            let of_chunk = chunk.rows.iter().zip(chunk.vectors.chunks_exact(self.dimension));
+            visible.extend(
+                of_chunk.filter(|(row, _)| row.is_visible(at)).map(|(row, vector)| (row.number, vector)),
+            );
+        }
+        visible.sort_unstable_by_key(|(number, _)| *number);
+        work(&visible)
+    }
+
+    /// Rows and removals: what of it is journaled.
+    pub(crate) fn fill(&self) -> usize {
+        self.len() + self.removals.load(Ordering::Relaxed)
     }
 
     /// Rows that are dead.

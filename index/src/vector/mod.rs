@@ -2,7 +2,8 @@
 //!
 //! | module | concept |
 //! |---|---|
-//! | `spaces` | all spaces of a node; sealing, merging and restoring them in the background |
+//! | `spaces` | all spaces of a node |
+//! | `upkeep`, `merge` | sealing, merging and restoring them in the background; which segments are merged |
 //! | `space` | one space: which segments it has, what dies in them, searching them together |
 //! | `growing` | the segment in memory: appended to, scanned exactly |
 //! | `segment` | sealed segments: file format, writer, search |
@@ -22,6 +23,7 @@ mod graph;
 mod growing;
 mod kernel;
 mod measure;
+mod merge;
 mod pool;
 mod quantize;
 mod rotation;
@@ -29,6 +31,7 @@ mod segment;
 mod space;
 mod spaces;
 mod stored;
+mod upkeep;
 mod visited;
 
 pub(crate) use measure::Measure;

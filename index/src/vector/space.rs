@@ -5,12 +5,12 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
     },
 };
 
 use allidb_storage::Sequence;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::{
     error::{Error, Result},
@@ -19,6 +19,7 @@ use crate::{
         Measure,
         deaths::Deaths,
         growing::{FreshRow, Growing, Writing},
+        merge,
         rotation::Rotation,
         segment::{Probe, Searcher, Segment},
     },
@@ -28,8 +29,15 @@ use crate::{
 const GROWING_ROWS: usize = 16_000;
 /// Bytes of f32 in a growing segment at most.
 const GROWING_BYTES: usize = 32 << 20;
-/// Full segments that wait in memory while missing rows are read again.
-const MAX_FROZEN: usize = 4;
+/// Full segments that wait in memory to be sealed, before writes wait for them.
+const MAX_FROZEN: usize = 8;
+/// A growing segment with so many rows is sealed when nobody has written for [`IDLE_TICKS`].
+const IDLE_ROWS: usize = 1_000;
+const IDLE_TICKS: u32 = 5;
+/// Any growing segment is sealed, and its memory given back, when nobody has written for so long.
+const UNUSED_TICKS: u32 = 600;
+/// Most ticks that pass between two tries of work that fails.
+const MAX_REST: u32 = 64;
 /// Every segment is rotated alike, so that a query is rotated once.
 pub(crate) const ROTATION_SEED: u64 = 0x616c_6c69;
 
@@ -41,8 +49,13 @@ pub(crate) struct SpaceIndex {
     pub(crate) dimension: usize,
     rotation: Arc<Rotation>,
     state: RwLock<State>,
-    /// Set while some thread maintains this space.
-    maintained: AtomicBool,
+    /// Set while some thread does that kind of work for this space.
+    busy: [AtomicBool; Work::ALL.len()],
+    idle: Mutex<Idle>,
+    failures: AtomicU32,
+    /// Ticks that are still to pass before failed work is tried again.
+    rest: AtomicU32,
+    pub(crate) progress: Progress,
     /// Set when the space was dropped: its files go.
     dropped: AtomicBool,
 }
@@ -59,6 +72,36 @@ struct State {
     missing: Option<HashSet<u64>>,
     /// What was read again is safe when this generation is sealed.
     complete_from: Option<u64>,
+}
+
+/// What is done for a space in the background.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Work {
+    /// Writing full growing segments to files.
+    Seal,
+    /// Making one segment with a graph of several; reading missing rows again.
+    Merge,
+}
+
+impl Work {
+    pub(crate) const ALL: [Work; 2] = [Work::Seal, Work::Merge];
+}
+
+/// How far the graph is that is being built.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Rows that were inserted.
+    pub(crate) inserted: AtomicUsize,
+    /// Rows that are to be inserted, zero while nothing is built.
+    pub(crate) to_insert: AtomicUsize,
+}
+
+/// What the growing segment was like at the last tick.
+#[derive(Debug, Default)]
+struct Idle {
+    generation: u64,
+    fill: usize,
+    ticks: u32,
 }
 
 /// A sealed segment and what has died in it.
@@ -113,16 +156,19 @@ pub(crate) struct Search<'a> {
 pub(crate) struct SpaceCounts {
     pub(crate) vectors: usize,
     pub(crate) in_graphs: usize,
+    pub(crate) segments: usize,
     pub(crate) dead: usize,
     pub(crate) memory_bytes: usize,
     pub(crate) mapped_bytes: usize,
 }
 
-/// What maintenance turns into one new segment.
-#[derive(Debug)]
-pub(crate) struct Inputs {
-    pub(crate) frozen: Vec<Arc<Growing>>,
-    pub(crate) sealed: Vec<Arc<Sealed>>,
+/// What is turned into one new segment.
+#[derive(Clone, Debug)]
+pub(crate) enum Inputs {
+    /// A full growing segment that nobody writes to any more.
+    Frozen(Arc<Growing>),
+    /// Sealed segments.
+    Sealed(Vec<Arc<Sealed>>),
 }
 
 thread_local! {
@@ -149,8 +195,19 @@ impl SpaceIndex {
             missing: (!is_complete).then(HashSet::new),
             complete_from: None,
         };
-        let (maintained, dropped) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { id, measure, dimension, rotation, state: RwLock::new(state), maintained, dropped }
+        Self {
+            id,
+            measure,
+            dimension,
+            rotation,
+            state: RwLock::new(state),
+            busy: Default::default(),
+            idle: Mutex::default(),
+            failures: AtomicU32::new(0),
+            rest: AtomicU32::new(0),
+            progress: Progress::default(),
+            dropped: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn measure(&self) -> Measure {
@@ -239,7 +296,7 @@ impl SpaceIndex {
         self.state.read().missing.is_some()
     }
 
-    /// Whether more rows wait in memory than one segment should hold.
+    /// Whether as much waits to be sealed as may.
     pub(crate) fn has_backlog(&self) -> bool {
         self.state.read().frozen.len() >= MAX_FROZEN
     }
@@ -266,7 +323,8 @@ impl SpaceIndex {
         }
         for sealed in &state.sealed {
             counts.vectors += sealed.living();
-            counts.in_graphs += sealed.living();
+            counts.segments += 1;
+            counts.in_graphs += if sealed.segment.is_flat() { 0 } else { sealed.living() };
             counts.dead += sealed.deaths.count();
             match sealed.segment.bytes() {
                 (bytes, true) => counts.mapped_bytes += bytes,
@@ -286,13 +344,46 @@ impl SpaceIndex {
         }
     }
 
-    /// Begins maintenance, unless another thread is at it.
-    pub(crate) fn begin_maintenance(&self) -> bool {
-        !self.maintained.swap(true, Ordering::AcqRel)
+    /// Begins a kind of work, unless another thread is at it.
+    pub(crate) fn begin(&self, work: Work) -> bool {
+        !self.busy[work as usize].swap(true, Ordering::AcqRel)
     }
 
-    pub(crate) fn end_maintenance(&self) {
-        self.maintained.store(false, Ordering::Release);
+    /// Ends it. After a failure some time passes before anything is tried again.
+    pub(crate) fn end(&self, work: Work, has_failed: bool) {
+        if has_failed {
+            let failures = self.failures.fetch_add(1, Ordering::Relaxed);
+            self.rest.store((1 << failures.min(31)).min(MAX_REST), Ordering::Relaxed);
+        } else {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+        self.busy[work as usize].store(false, Ordering::Release);
+    }
+
+    /// Whether work failed not long ago.
+    pub(crate) fn rests(&self) -> bool {
+        self.rest.load(Ordering::Relaxed) > 0
+    }
+
+    /// A second has passed. A growing segment that nobody writes to is closed, so that it can be sealed.
+    pub(crate) fn tick(&self) {
+        let rest = self.rest.load(Ordering::Relaxed);
+        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
+        let mut idle = self.idle.lock();
+        let is_stale = {
+            let growing = &self.state.read().growing;
+            let (generation, fill) = (growing.generation, growing.fill());
+            let is_still = idle.generation == generation && idle.fill == fill;
+            let ticks = if is_still { idle.ticks.saturating_add(1) } else { 0 };
+            *idle = Idle { generation, fill, ticks };
+            fill >= IDLE_ROWS && ticks >= IDLE_TICKS || fill > 0 && ticks >= UNUSED_TICKS
+        };
+        if is_stale {
+            let mut state = self.state.write();
+            if state.growing.generation == idle.generation && state.frozen.len() < MAX_FROZEN {
+                self.rotate(&mut state);
+            }
+        }
     }
 
     pub(crate) fn mark_dropped(&self) {
@@ -303,20 +394,19 @@ impl SpaceIndex {
         self.dropped.load(Ordering::Acquire)
     }
 
-    /// Whether [`SpaceIndex::due`] would find anything, or would soon.
-    pub(crate) fn is_due(&self) -> bool {
+    /// What a kind of work should be done on now, if anything.
+    pub(crate) fn due(&self, work: Work) -> Option<Inputs> {
         let state = self.state.read();
-        state.frozen.first().is_some_and(|frozen| frozen.is_settled()) || !merged(&state.sealed, 0).is_empty()
-    }
-
-    /// What should become one segment now: all that waits to be sealed, and with it as many sealed segments as keep their
-    /// number small. `None` if nothing is due.
-    pub(crate) fn due(&self) -> Option<Inputs> {
-        let state = self.state.read();
-        let frozen: Vec<_> = state.frozen.iter().take_while(|frozen| frozen.is_settled()).cloned().collect();
-        let fresh: usize = frozen.iter().map(|frozen| frozen.len() - frozen.dead()).sum();
-        let sealed = merged(&state.sealed, fresh);
-        (!frozen.is_empty() || !sealed.is_empty()).then_some(Inputs { frozen, sealed })
+        match work {
+            Work::Seal => {
+                let first = state.frozen.first().filter(|frozen| frozen.is_settled());
+                first.map(|frozen| Inputs::Frozen(Arc::clone(frozen)))
+            }
+            Work::Merge => {
+                let chosen = merge::choose(&state.sealed);
+                (!chosen.is_empty()).then_some(Inputs::Sealed(chosen))
+            }
+        }
     }
 
     /// Puts a new segment, of the rows of `inputs` that were alive at `at`, in their place. `now` is the newest visible sequence.
@@ -338,15 +428,17 @@ impl SpaceIndex {
         if let Some(new) = &new {
             // What died while the segment was built.
             let mut died = Vec::new();
-            for sealed in &inputs.sealed {
-                for (row, sequence) in sealed.deaths.since(at) {
-                    died.push((sealed.segment.number(row)?, sequence));
-                }
-            }
-            for frozen in &inputs.frozen {
-                frozen.for_each(|number, dead| {
+            match inputs {
+                Inputs::Frozen(frozen) => frozen.for_each(|number, dead| {
                     died.extend(dead.filter(|dead| *dead > at).map(|dead| (number, dead)))
-                });
+                }),
+                Inputs::Sealed(inputs) => {
+                    for sealed in inputs {
+                        for (row, sequence) in sealed.deaths.since(at) {
+                            died.push((sealed.segment.number(row)?, sequence));
+                        }
+                    }
+                }
             }
             for (number, sequence) in died {
                 if let Some(row) = new.segment.row_of(number)? {
@@ -354,8 +446,12 @@ impl SpaceIndex {
                 }
             }
         }
-        state.frozen.retain(|frozen| !inputs.frozen.iter().any(|input| Arc::ptr_eq(input, frozen)));
-        state.sealed.retain(|sealed| !inputs.sealed.iter().any(|input| Arc::ptr_eq(input, sealed)));
+        match inputs {
+            Inputs::Frozen(input) => state.frozen.retain(|frozen| !Arc::ptr_eq(input, frozen)),
+            Inputs::Sealed(inputs) => {
+                state.sealed.retain(|sealed| !inputs.iter().any(|input| Arc::ptr_eq(input, sealed)));
+            }
+        }
         state.sealed.extend(new);
         state.changed_at = state.changed_at.max(now());
         Ok(())
@@ -394,38 +490,6 @@ fn kill(state: &State, number: u64, sequence: Sequence) {
             Err(error) => tracing::error!(number, %error, "cannot look up a row of a segment"),
         }
     }
-}
-
-/// Segments besides the largest one at most.
-const MAX_SMALL: usize = 3;
-
-/// Which of the sealed segments are merged, together with so many fresh rows: those with many dead rows; the smallest, when
-/// there are more than [`MAX_SMALL`] besides the largest; and whatever is not much larger than what is merged anyway, so that a
-/// row takes part in a number of merges that is logarithmic in the rows.
-fn merged(sealed: &[Arc<Sealed>], fresh: usize) -> Vec<Arc<Sealed>> {
-    let mut by_size: Vec<&Arc<Sealed>> = sealed.iter().collect();
-    by_size.sort_by_key(|sealed| sealed.living());
-    let is_wasteful = |sealed: &Sealed| {
-        let dead = sealed.deaths.count();
-        dead > 1_000 && dead * 5 > sealed.segment.rows() || dead > 0 && dead == sealed.segment.rows()
-    };
-    let after = sealed.len() + usize::from(fresh > 0);
-    let too_many = after > MAX_SMALL + 1;
-    let mut rows = fresh;
-    let mut chosen: Vec<Arc<Sealed>> = Vec::new();
-    for sealed in by_size {
-        let is_near = rows > 0 && sealed.living() <= rows;
-        let is_next_of_too_many = too_many && chosen.is_empty();
-        if is_wasteful(sealed) || is_near || is_next_of_too_many {
-            rows += sealed.living();
-            chosen.push(Arc::clone(sealed));
-        }
-    }
-    // One alone and whole would be written again for nothing.
-    if fresh == 0 && chosen.len() == 1 && !is_wasteful(&chosen[0]) {
-        chosen.clear();
-    }
-    chosen
 }
 
 impl View {
@@ -476,6 +540,9 @@ impl View {
                     let rows =
                         (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row)));
                     segment.scan(&mut probe, rows, k, true, searcher)?
+                } else if segment.is_flat() {
+                    let rows = (0..segment.rows() as u32).filter(|row| filter.is_none_or(|f| f(*row)));
+                    segment.scan(&mut probe, rows, keep, false, searcher)?
                 } else {
                     segment.walk(&mut probe, breadth.max(k), keep, filter, searcher)?
                 };

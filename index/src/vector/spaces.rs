@@ -1,36 +1,28 @@
-//! All vector spaces of a node: opening them, sealing and merging their segments, reading missing rows again.
+//! All vector spaces of a node: opening, founding and dropping them, and what of them has to be remembered.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use allidb_storage::{Background, Direction, Durability, Engine, Sequence, Snapshot, WriteBatch, fs::Fs};
+use allidb_storage::{Background, Durability, Engine, Sequence, Snapshot, WriteBatch, fs::Fs};
 use parking_lot::RwLock;
 
 use crate::{
     error::{Error, Result},
     keyspaces::Keyspaces,
     model::{CollectionId, Metric, SpaceId, TenantId},
-    placement::PARTITIONS,
-    replica::{Numbers, register},
-    row::{
-        VectorContent,
-        key::{collection_prefix, decode_vector_key},
-    },
+    replica::Numbers,
     vector::{
         SpaceIndex,
         deaths::Deaths,
-        graph::{BuildOptions, BuildRun},
         growing::{FreshRow, Writing},
-        kernel::CodeKind,
-        segment::{self, Segment, SegmentSpec},
-        space::{Inputs, ROTATION_SEED, SpaceCounts},
+        segment::Segment,
+        space::SpaceCounts,
         stored::{Inventory, journal, vector_of},
     },
 };
@@ -71,8 +63,6 @@ impl Default for VectorOptions {
     }
 }
 
-/// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
-const SLACK: f32 = 1.1;
 /// Of the journal of a new space.
 const FIRST_GENERATION: u64 = 1;
 /// The directory of segments within the node's.
@@ -114,24 +104,24 @@ type SpaceKey = (CollectionId, SpaceId);
 
 /// All vector spaces of a node.
 #[derive(Clone)]
-pub(crate) struct Spaces(Arc<Inner>);
+pub(crate) struct Spaces(pub(super) Arc<Inner>);
 
-struct Inner {
-    by_id: RwLock<HashMap<SpaceKey, (TenantId, Arc<SpaceIndex>)>>,
+pub(super) struct Inner {
+    pub(super) by_id: RwLock<HashMap<SpaceKey, (TenantId, Arc<SpaceIndex>)>>,
     /// Of collections some of whose vectors could not be read.
-    damages: RwLock<HashMap<CollectionId, Error>>,
-    options: VectorOptions,
-    background: Arc<dyn Background>,
-    pool: BuildPool,
-    engine: Engine,
-    keyspaces: Keyspaces,
-    numbers: Arc<Numbers>,
-    fs: Arc<dyn Fs>,
+    pub(super) damages: RwLock<HashMap<CollectionId, Error>>,
+    pub(super) options: VectorOptions,
+    pub(super) background: Arc<dyn Background>,
+    pub(super) pool: BuildPool,
+    pub(super) engine: Engine,
+    pub(super) keyspaces: Keyspaces,
+    pub(super) numbers: Arc<Numbers>,
+    pub(super) fs: Arc<dyn Fs>,
     dir: PathBuf,
     /// Rows written to segments: each counts again with every merge.
-    rows_built: AtomicU64,
-    /// Rows in the graph that is being built.
-    inserted: AtomicUsize,
+    pub(super) rows_written: AtomicU64,
+    /// Rows inserted into graphs.
+    pub(super) rows_inserted: AtomicU64,
     closed: AtomicBool,
 }
 
@@ -164,8 +154,8 @@ impl Spaces {
             numbers,
             fs,
             dir,
-            rows_built: AtomicU64::new(0),
-            inserted: AtomicUsize::new(0),
+            rows_written: AtomicU64::new(0),
+            rows_inserted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         })))
     }
@@ -308,78 +298,27 @@ impl Spaces {
     /// Counts over all spaces.
     pub(crate) fn counts(&self) -> VectorCounts {
         let mut all = VectorCounts {
-            rows_built: self.0.rows_built.load(Ordering::Relaxed),
-            rows_building: self.0.inserted.load(Ordering::Relaxed),
+            rows_written: self.0.rows_written.load(Ordering::Relaxed),
+            rows_inserted: self.0.rows_inserted.load(Ordering::Relaxed),
             ..VectorCounts::default()
         };
-        for SpaceCounts { vectors, in_graphs, dead, memory_bytes, mapped_bytes } in
-            self.all().iter().map(|space| space.counts())
-        {
+        for space in self.all() {
+            let SpaceCounts { vectors, in_graphs, segments, dead, memory_bytes, mapped_bytes } =
+                space.counts();
             all.vectors += vectors;
             all.in_graphs += in_graphs;
+            all.segments += segments;
             all.dead += dead;
             all.memory_bytes += memory_bytes;
             all.mapped_bytes += mapped_bytes;
+            all.rows_inserting += space.progress.inserted.load(Ordering::Relaxed);
+            all.rows_to_insert += space.progress.to_insert.load(Ordering::Relaxed);
         }
         all
     }
 
-    /// Sees to a space in the background, if there is anything to do.
-    pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
-        if !self.0.needs_work(space) || !space.begin_maintenance() {
-            return;
-        }
-        let (spaces, space) = (self.clone(), Arc::clone(space));
-        let work = move || {
-            loop {
-                // A defect in building must not take the node down: searches go on without what was being built.
-                let worked = catch_unwind(AssertUnwindSafe(|| spaces.0.work(&space)));
-                space.end_maintenance();
-                match worked {
-                    Ok(Ok(())) => {}
-                    Ok(Err(_)) if spaces.0.is_over(&space) => return,
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "vectors could not be sealed; the next write tries again");
-                        return;
-                    }
-                    Err(_) => {
-                        tracing::error!("sealing vectors panicked; the next write tries again");
-                        return;
-                    }
-                }
-                // What became due just before the end was left to this thread.
-                if !spaces.0.needs_work(&space) || !space.begin_maintenance() {
-                    return;
-                }
-            }
-        };
-        if self.0.background.is_inline() {
-            work();
-        } else {
-            self.0.background.spawn("vector-build", Box::new(work));
-        }
-    }
-
-    /// Verifies the segments that were opened, in the background: afterwards searches need not.
-    pub(crate) fn verify(&self) {
-        let spaces = self.clone();
-        let work = move || {
-            for space in spaces.all() {
-                for sealed in space.inventory().0 {
-                    if spaces.0.is_over(&space) {
-                        continue;
-                    }
-                    if let Err(error) = sealed.segment.verify_all() {
-                        spaces.heal(&space, &error);
-                    }
-                }
-            }
-        };
-        if self.0.background.is_inline() {
-            work();
-        } else {
-            self.0.background.spawn("vector-verify", Box::new(work));
-        }
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.closed.load(Ordering::Acquire)
     }
 
     /// Ends background work soon.
@@ -393,8 +332,10 @@ impl Spaces {
 pub struct VectorCounts {
     /// Vectors that can be found.
     pub vectors: usize,
-    /// Those in sealed segments, under a graph.
+    /// Those under a graph.
     pub in_graphs: usize,
+    /// Segment files.
+    pub segments: usize,
     /// Replaced or removed ones that are still held.
     pub dead: usize,
     /// Bytes of fresh vectors held in memory.
@@ -402,22 +343,26 @@ pub struct VectorCounts {
     /// Bytes of segment files mapped into memory.
     pub mapped_bytes: usize,
     /// Rows written to segments since the start; a row counts again with every merge.
-    pub rows_built: u64,
-    /// Rows so far in the graph that is being built.
-    pub rows_building: usize,
+    pub rows_written: u64,
+    /// Rows inserted into graphs since the start; those of a merge's largest segment are kept as they are.
+    pub rows_inserted: u64,
+    /// Rows so far inserted into graphs that are being built.
+    pub rows_inserting: usize,
+    /// Rows to be inserted into graphs that are being built.
+    pub rows_to_insert: usize,
 }
 
 impl Inner {
-    fn path(&self, file: u64) -> PathBuf {
+    pub(super) fn path(&self, file: u64) -> PathBuf {
         self.dir.join(format!("{file:012}.{EXTENSION}"))
     }
 
-    fn is_over(&self, space: &SpaceIndex) -> bool {
+    pub(super) fn is_over(&self, space: &SpaceIndex) -> bool {
         self.closed.load(Ordering::Acquire) || space.is_dropped()
     }
 
     /// Removes a file; readers that have it open go on.
-    fn remove(&self, path: &Path) {
+    pub(super) fn remove(&self, path: &Path) {
         if let Err(error) = self.fs.remove(path) {
             tracing::warn!(path = %path.display(), %error, "cannot remove a segment; the next start does");
         }
@@ -433,161 +378,8 @@ impl Inner {
         }
     }
 
-    fn needs_work(&self, space: &SpaceIndex) -> bool {
-        !self.is_over(space) && (self.must_restore(space) || space.is_due())
-    }
-
-    /// Whether rows are missing that can be read.
-    fn must_restore(&self, space: &SpaceIndex) -> bool {
-        space.is_missing_rows() && !self.damages.read().contains_key(&space.id.0)
-    }
-
-    fn work(&self, space: &SpaceIndex) -> Result<()> {
-        while !self.is_over(space) {
-            if self.must_restore(space) {
-                match self.restore(space) {
-                    Err(error) if error.is_damage() => {
-                        tracing::error!(%error, "vectors are damaged: searches of their collection fail");
-                        self.damages.write().insert(space.id.0, error);
-                    }
-                    restored => restored?,
-                }
-            } else if let Some(inputs) = space.due() {
-                self.seal(space, &inputs)?;
-            } else {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads every stored vector of a space that is neither in a segment nor fresh.
-    fn restore(&self, space: &SpaceIndex) -> Result<()> {
-        let (collection, space_id) = space.id;
-        let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
-        let snapshot = self.engine.snapshot();
-        for partition in 0..PARTITIONS {
-            let prefix = collection_prefix(partition, tenant, collection);
-            for row in snapshot.prefix(self.keyspaces.vector, &prefix, Direction::Forward)? {
-                if self.is_over(space) {
-                    return Ok(());
-                }
-                let (key, bytes) = row?;
-                let (entity, vector) =
-                    decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
-                if vector.space != space_id {
-                    continue;
-                }
-                let Some(content) = register::<VectorContent>("vector", &key, &bytes)?.value else {
-                    continue;
-                };
-                let number_key = entity.number(&vector.chunk);
-                let number = snapshot.get(self.keyspaces.number, &number_key)?;
-                let number =
-                    number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
-                let number = number[..].try_into();
-                let number = number
-                    .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
-                let writing = space.begin_write();
-                let fresh = writing.growing().encode(space.measure().prepare(&content.0));
-                drop(writing);
-                space.restore(u64::from_be_bytes(number), &fresh, snapshot.sequence());
-                // What was restored must not pile up in memory.
-                if space.has_backlog()
-                    && let Some(inputs) = space.due()
-                {
-                    self.seal(space, &inputs)?;
-                }
-            }
-        }
-        space.end_restore();
-        Ok(())
-    }
-
-    /// Makes one segment of the inputs, puts it in their place, and remembers that.
-    fn seal(&self, space: &SpaceIndex, inputs: &Inputs) -> Result<()> {
-        let snapshot = self.engine.snapshot();
-        let at = snapshot.sequence();
-        let mut numbers: Vec<u64> = Vec::new();
-        for frozen in &inputs.frozen {
-            frozen
-                .for_each(|number, dead| numbers.extend(dead.is_none_or(|dead| dead > at).then_some(number)));
-        }
-        for sealed in &inputs.sealed {
-            for row in (0..sealed.segment.rows() as u32).filter(|row| sealed.deaths.is_visible(*row, at)) {
-                numbers.push(sealed.segment.number(row)?);
-            }
-        }
-        numbers.sort_unstable();
-        numbers.dedup();
-        let new = if numbers.is_empty() { None } else { self.build(space, &snapshot, &numbers)? };
-        if new.is_none() && !numbers.is_empty() {
-            return Ok(());
-        }
-        space.install(inputs, new, at, &|| self.engine.visible_sequence())?;
-        self.remember(space)?;
-        for sealed in &inputs.sealed {
-            self.remove(sealed.segment.path());
-        }
-        Ok(())
-    }
-
-    /// Writes a segment of these numbers' vectors; `None` if that is not needed any more.
-    fn build(&self, space: &SpaceIndex, snapshot: &Snapshot, numbers: &[u64]) -> Result<Option<Segment>> {
-        let id = self.numbers.next(&self.engine)?;
-        let spec = SegmentSpec {
-            id,
-            covered: snapshot.sequence(),
-            seed: ROTATION_SEED,
-            metric: space.measure().0,
-            dimension: space.dimension,
-            kind: CodeKind::Bits4,
-            has_residuals: true,
-            build: BuildOptions {
-                connections: self.options.connections.clamp(2, 256),
-                breadth: self.options.build_breadth.max(8),
-                slack: SLACK,
-            },
-        };
-        let vector = |at: usize, out: &mut Vec<f32>| {
-            let number = numbers[at];
-            let content = vector_of(snapshot, &self.keyspaces, space.id.1, number)?;
-            let content = content.ok_or_else(|| {
-                Error::Internal(format!("number {number} has a row in the index and no vector"))
-            })?;
-            *out = space.measure().prepare(&content.0);
-            if out.len() == space.dimension {
-                Ok(())
-            } else {
-                Err(Error::Internal(format!("vector of number {number} has {} dimensions", out.len())))
-            }
-        };
-        let is_cancelled = || self.is_over(space);
-        self.inserted.store(0, Ordering::Relaxed);
-        let run = BuildRun {
-            pool: (!self.background.is_inline()).then_some(&*self.pool),
-            is_cancelled: &is_cancelled,
-            inserted: &self.inserted,
-        };
-        let path = self.path(id);
-        let written = segment::write(&*self.fs, &path, &spec, numbers, &vector, &run);
-        self.inserted.store(0, Ordering::Relaxed);
-        let opened = written.and_then(|is_whole| {
-            let segment = is_whole.then(|| Segment::open(&*self.fs, &path)).transpose()?;
-            segment.as_ref().map_or(Ok(()), Segment::verify_all)?;
-            Ok(segment)
-        });
-        match &opened {
-            Ok(Some(segment)) => {
-                self.rows_built.fetch_add(segment.rows() as u64, Ordering::Relaxed);
-            }
-            Ok(None) | Err(_) => self.remove(&path),
-        }
-        opened
-    }
-
     /// Makes durable which segments make up the space, and forgets the journal of what they hold.
-    fn remember(&self, space: &SpaceIndex) -> Result<()> {
+    pub(super) fn remember(&self, space: &SpaceIndex) -> Result<()> {
         let (sealed, generation, is_complete) = space.inventory();
         let oldest = self.engine.oldest_snapshot();
         let mut segments = Vec::new();

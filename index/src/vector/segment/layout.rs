@@ -8,15 +8,13 @@ use std::ops::Range;
 use crate::{
     codec::{DecodeError, Decoder},
     model::Metric,
-    vector::kernel::CodeKind,
+    vector::{graph::MAX_LAYERS, kernel::CodeKind},
 };
 
 /// Bytes that share a checksum.
 pub(crate) const BLOCK: usize = 16 << 10;
 /// The newest format.
 pub(crate) const FORMAT: u32 = 1;
-/// Layers above the bottom one at most.
-pub(crate) const MAX_LAYERS: usize = 16;
 
 /// Magic, format, length and a checksum behind as many bytes stay at their places for ever, whatever comes between.
 const MAGIC: [u8; 8] = *b"ALLIVEC\n";
@@ -81,7 +79,7 @@ pub(crate) struct Header {
     pub(crate) kind: CodeKind,
     /// Whether residuals follow, of eight bits.
     pub(crate) has_residuals: bool,
-    /// Most neighbours in the bottom layer.
+    /// Most neighbours in the bottom layer; zero: there is no graph.
     pub(crate) width: u32,
     /// Most neighbours in the layers above.
     pub(crate) upper_width: u32,

@@ -30,7 +30,7 @@ use crate::{
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 
 pub(crate) use search::{Probe, Searcher};
-pub(crate) use writer::{SegmentSpec, write};
+pub(crate) use writer::{SegmentRows, SegmentSpec, write};
 
 /// An open segment.
 #[derive(Debug)]
@@ -101,6 +101,32 @@ impl Segment {
     /// How many rows it has.
     pub(crate) fn rows(&self) -> usize {
         self.header.rows as usize
+    }
+
+    /// Whether there is no graph, so that searches scan.
+    pub(crate) fn is_flat(&self) -> bool {
+        self.header.width == 0
+    }
+
+    /// Most neighbours of a row in each layer but the bottom one.
+    pub(crate) fn connections(&self) -> usize {
+        self.header.upper_width as usize
+    }
+
+    /// Neighbours of a row in a layer, none if it is not in it; only to be read when the file has been verified.
+    pub(crate) fn links(&self, row: u32, layer: usize) -> &[u32] {
+        if layer == 0 {
+            let width = self.header.width as usize;
+            return &self.slice(Section::Links)[row as usize * width..][..width];
+        }
+        let width = self.header.upper_width as usize;
+        let Some(below) = self.header.layers.get(..layer) else { return &[] };
+        let end = below.iter().sum::<u32>() as usize;
+        let start = end - below[layer - 1] as usize;
+        match self.slice::<u32>(Section::UpperRows)[start..end].binary_search(&row) {
+            Ok(at) => &self.slice(Section::UpperLinks)[(start + at) * width..][..width],
+            Err(_) => &[],
+        }
     }
 
     /// Bytes of the file, and whether they are mapped rather than held in memory.

@@ -31,7 +31,7 @@ fn points(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
 }
 
 fn spec(metric: Metric, dimension: usize, kind: CodeKind, has_residuals: bool) -> SegmentSpec {
-    let build = BuildOptions { connections: 12, breadth: 60, slack: 1.1 };
+    let build = Some(BuildOptions { connections: 12, breadth: 60, slack: 1.1 });
     SegmentSpec { id: 7, covered: 5, seed: 42, metric, dimension, kind, has_residuals, build }
 }
 
@@ -45,7 +45,8 @@ fn segment(fs: &SimFs, spec: &SegmentSpec, vectors: &[Vec<f32>]) -> Segment {
         Ok(())
     };
     let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
-    assert!(write(fs, Path::new(PATH), spec, &numbers, &vector, &run).unwrap());
+    let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: None };
+    assert!(write(fs, Path::new(PATH), spec, &rows, &run).unwrap());
     Segment::open(fs, Path::new(PATH)).unwrap()
 }
 
@@ -133,6 +134,28 @@ fn rows_that_are_not_accepted_are_walked_through() {
             f64::from(found as u32) >= least * f64::from(wanted as u32),
             "1 in {every}: {found} of {wanted}"
         );
+    }
+}
+
+#[test]
+fn a_segment_without_a_graph_is_scanned() {
+    for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
+        let fs = SimFs::new();
+        let vectors = points(1_000, 40, 1);
+        let flat = SegmentSpec { build: None, ..spec(metric, 40, CodeKind::Bits4, true) };
+        let segment = segment(&fs, &flat, &vectors);
+        assert!(segment.is_flat());
+        segment.verify_all().unwrap();
+        let mut searcher = Searcher::default();
+        let mut found = 0;
+        for query in points(20, 40, 2) {
+            let prepared = Measure(metric).prepare(&query);
+            let near = segment.scan(&mut Probe::new(&prepared), 0..1_000, 25, false, &mut searcher).unwrap();
+            let near = rows(&near[..10]);
+            found +=
+                exact(metric, &vectors, &query)[..10].iter().filter(|(_, row)| near.contains(row)).count();
+        }
+        assert!(found >= 196, "{metric:?}: {found} of 200");
     }
 }
 

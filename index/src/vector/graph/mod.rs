@@ -4,6 +4,14 @@
 //! All rows are known from the start, so layers are laid out flat at once: no node is allocated by itself, and
 //! readers need no lock. A reader may see a list while it is changed; whatever it reads is a row that is in the
 //! graph.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `keep` | going on from the graph of an older segment |
+
+mod keep;
+#[cfg(test)]
+mod tests;
 
 use std::{
     cell::RefCell,
@@ -11,6 +19,8 @@ use std::{
 };
 
 use parking_lot::Mutex;
+
+pub(crate) use keep::Kept;
 
 use crate::vector::{
     kernel::{CodeKind, Isa, dot_rows, prefetch},
@@ -29,10 +39,12 @@ pub(crate) struct BuildOptions {
     pub(crate) slack: f32,
 }
 
-/// Rows to build a graph over, as 8-bit codes, of which 128 stands for zero, also where a row has more room than
+/// Rows to build a graph over: whose they are, and their 8-bit codes, of which 128 stands for zero, also where a row has more room than
 /// dimensions. The distance of two rows is bias + bias − step · step · Σ code · code.
 #[derive(Debug, Default)]
 pub(crate) struct BuildRows {
+    /// Ascending. A row's layers are drawn from it.
+    pub(crate) numbers: Vec<u64>,
     pub(crate) codes: Vec<u8>,
     pub(crate) row_bytes: usize,
     pub(crate) steps: Vec<f32>,
@@ -105,16 +117,19 @@ pub(crate) struct Graph {
     upper: Vec<AtomicU32>,
 }
 
+/// Layers above the bottom one at most.
+pub(crate) const MAX_LAYERS: usize = 16;
+
 /// Locks of lists of neighbours; a row has that of its number modulo this.
 const LOCKS: usize = 1 << 14;
 
-/// Highest layer of a row, drawn so that each layer has one row in `connections` of the one below.
-fn top_layer(row: u32, connections: usize) -> usize {
-    let mut mixed = (u64::from(row) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+/// Highest layer of a number's row, drawn so that each layer has one row in `connections` of the one below.
+fn top_layer(number: u64, connections: usize) -> usize {
+    let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     let uniform = ((mixed >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-    (-uniform.ln() / (connections as f64).ln()) as usize
+    ((-uniform.ln() / (connections as f64).ln()) as usize).min(MAX_LAYERS)
 }
 
 #[derive(Default)]
@@ -170,52 +185,85 @@ impl Graph {
     }
 
     /// Builds a graph over the rows, on the threads of the pool or, without one, in this call, where equal rows give
-    /// equal graphs. `None` if it was cancelled.
-    pub(crate) fn build(rows: &BuildRows, options: BuildOptions, run: &BuildRun<'_>) -> Option<Graph> {
+    /// equal graphs. What is kept of an older graph is not built again. `None` if it was cancelled.
+    pub(crate) fn build(
+        rows: &BuildRows,
+        options: BuildOptions,
+        kept: Option<&Kept<'_>>,
+        run: &BuildRun<'_>,
+    ) -> Option<Graph> {
+        let mut graph = Graph::empty(rows, options);
+        let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        let is_kept: Vec<bool> = match kept {
+            Some(kept) => {
+                let is_kept = graph.keep(rows, kept, run);
+                let stays = (0..rows.len() as u32).filter(|row| is_kept[*row as usize]);
+                // Walks begin where there is a graph already, until the row on top is in it, too.
+                if let Some(start) = stays.max_by_key(|row| (graph.top(*row), std::cmp::Reverse(*row)))
+                    && !is_kept[graph.entry as usize]
+                {
+                    let entry = std::mem::replace(&mut graph.entry, start);
+                    SCRATCH.with_borrow_mut(|scratch| graph.insert(rows, entry, &locks, scratch));
+                    graph.entry = entry;
+                }
+                is_kept
+            }
+            None => Vec::new(),
+        };
+        graph.for_each_row(run, |row, scratch| {
+            if row != graph.entry && !is_kept.get(row as usize).is_some_and(|is_kept| *is_kept) {
+                graph.insert(rows, row, &locks, scratch);
+                run.inserted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        (!(run.is_cancelled)()).then_some(graph)
+    }
+
+    /// A graph without edges.
+    fn empty(rows: &BuildRows, options: BuildOptions) -> Graph {
         let count = rows.len();
         let mut upper_starts = Vec::with_capacity(count + 1);
         let (mut entry, mut highest, mut lists) = (0, 0, 0);
-        for row in 0..count as u32 {
+        for (row, number) in rows.numbers.iter().enumerate() {
             upper_starts.push(lists);
-            let top = top_layer(row, options.connections);
+            let top = top_layer(*number, options.connections);
             lists += top as u32;
             if top > highest {
-                (entry, highest) = (row, top);
+                (entry, highest) = (row as u32, top);
             }
         }
         upper_starts.push(lists);
         let none = |len: usize| (0..len).map(|_| AtomicU32::new(NONE)).collect();
-        let graph = Graph {
+        Graph {
             options,
             rows: count,
             entry,
             base: none(count * 2 * options.connections),
             upper: none(lists as usize * options.connections),
             upper_starts,
-        };
-        let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
+        }
+    }
+
+    /// Calls `work` once with each row, on all threads of the run, until it is cancelled.
+    fn for_each_row(&self, run: &BuildRun<'_>, work: impl Fn(u32, &mut Scratch) + Sync) {
         let next = AtomicUsize::new(0);
-        let work = || {
+        let take = || {
             SCRATCH.with_borrow_mut(|scratch| {
                 while !(run.is_cancelled)() {
                     let row = next.fetch_add(1, Ordering::Relaxed);
-                    if row >= count {
+                    if row >= self.rows {
                         return;
                     }
-                    if row as u32 != entry {
-                        graph.insert(rows, row as u32, &locks, scratch);
-                    }
-                    run.inserted.fetch_add(1, Ordering::Relaxed);
+                    work(row as u32, scratch);
                 }
             });
         };
         match run.pool {
             Some(pool) => pool.scope(|scope| {
-                (0..pool.current_num_threads()).for_each(|_| scope.spawn(|_| work()));
+                (0..pool.current_num_threads()).for_each(|_| scope.spawn(|_| take()));
             }),
-            None => work(),
+            None => take(),
         }
-        (!(run.is_cancelled)()).then_some(graph)
     }
 
     fn insert(&self, rows: &BuildRows, row: u32, locks: &[Mutex<()>], scratch: &mut Scratch) {

@@ -1,0 +1,121 @@
+//! Graphs against brute force over the same codes, fresh and after much has come and gone.
+
+use super::*;
+use crate::vector::{quantize::Grid, rotation::Rotation};
+
+const OPTIONS: BuildOptions = BuildOptions { connections: 12, breadth: 60, slack: 1.1 };
+const DIMENSION: usize = 24;
+
+struct Points(u64);
+
+impl Points {
+    fn uniform(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1_u64 << 24) as f32 - 0.5
+    }
+
+    fn next(&mut self) -> Vec<f32> {
+        (0..DIMENSION).map(|_| self.uniform()).collect()
+    }
+}
+
+fn rows(vectors: &[(u64, Vec<f32>)]) -> BuildRows {
+    let row_bytes = CodeKind::Bits8.row_bytes(DIMENSION);
+    let codes = vec![128; vectors.len() * row_bytes];
+    let mut rows = BuildRows { row_bytes, codes, ..BuildRows::default() };
+    let rotation = Rotation::new(DIMENSION, 1);
+    for (at, (number, vector)) in vectors.iter().enumerate() {
+        let mut vector = vector.clone();
+        rotation.apply(&mut vector);
+        rows.numbers.push(*number);
+        rows.biases.push(vector.iter().map(|x| x * x).sum::<f32>() / 2.0);
+        let codes = &mut rows.codes[at * row_bytes..][..row_bytes];
+        rows.steps.push(Grid(CodeKind::Bits8).encode(&mut vector, codes));
+    }
+    rows
+}
+
+fn build(rows: &BuildRows, kept: Option<&Kept<'_>>) -> Graph {
+    let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
+    Graph::build(rows, OPTIONS, kept, &run).unwrap()
+}
+
+/// How many of the ten nearest of every 20th row a walk finds.
+fn recall(graph: &Graph, rows: &BuildRows) -> f64 {
+    let mut scratch = Scratch::default();
+    let all: Vec<u32> = (0..rows.len() as u32).collect();
+    let (mut found, mut wanted) = (0, 0);
+    for row in (0..rows.len() as u32).step_by(20) {
+        rows.probe(row, &mut scratch.probe);
+        let mut at = graph.entry;
+        for layer in (1..graph.layers()).rev() {
+            at = graph.descend(rows, at, layer, &mut scratch);
+        }
+        graph.search(rows, &[at], 0, &mut scratch);
+        let near: Vec<u32> = scratch.pool.candidates().iter().take(10).map(|c| c.row()).collect();
+        let Scratch { probe, sums, distances, .. } = &mut scratch;
+        rows.distances(probe, &all, sums, distances);
+        let mut truth: Vec<Candidate> =
+            all.iter().zip(&*distances).map(|(id, d)| Candidate::new(*d, *id)).collect();
+        truth.sort_unstable();
+        wanted += 10;
+        found += truth[..10].iter().filter(|candidate| near.contains(&candidate.row())).count();
+    }
+    f64::from(found as u32) / f64::from(wanted)
+}
+
+#[test]
+fn a_graph_that_rows_come_to_and_go_from_stays_as_good_as_a_fresh_one() {
+    let mut points = Points(7);
+    let mut vectors: Vec<(u64, Vec<f32>)> = (0..3_000).map(|number| (number, points.next())).collect();
+    let mut built = rows(&vectors);
+    let mut graph = build(&built, None);
+    for round in 0..15 {
+        // A fifth goes, as many come; of these, half under the number of one that was there.
+        let mut next: Vec<(u64, Vec<f32>, u32)> = Vec::new();
+        for (row, (number, vector)) in vectors.iter().enumerate() {
+            match points.uniform() {
+                x if x < -0.4 => {}
+                x if x < -0.3 => next.push((*number, points.next(), NONE)),
+                _ => next.push((*number, vector.clone(), row as u32)),
+            }
+        }
+        let mut number = vectors.last().unwrap().0;
+        while next.len() < 3_000 {
+            number += 1;
+            next.push((number, points.next(), NONE));
+        }
+        let old_rows: Vec<u32> = next.iter().map(|(_, _, old)| *old).collect();
+        let mut new_rows = vec![NONE; vectors.len()];
+        for (new, old) in old_rows.iter().enumerate().filter(|(_, old)| **old != NONE) {
+            new_rows[*old as usize] = new as u32;
+        }
+        let old = graph;
+        let lists: Vec<Vec<Vec<u32>>> = (0..old.rows as u32)
+            .map(|row| (0..=old.top(row)).map(|layer| old.neighbours(row, layer).collect()).collect())
+            .collect();
+        let links = |row: u32, layer: usize| lists[row as usize].get(layer).map_or(&[][..], |list| list);
+        vectors = next.into_iter().map(|(number, vector, _)| (number, vector)).collect();
+        built = rows(&vectors);
+        graph = build(&built, Some(&Kept { old_rows, new_rows, links: &links }));
+        let rows_with_edges = (0..3_000).filter(|row| graph.neighbours(*row, 0).next().is_some()).count();
+        assert_eq!(rows_with_edges, 3_000, "round {round}");
+    }
+    let (kept, fresh) = (recall(&graph, &built), recall(&build(&built, None), &built));
+    assert!(fresh > 0.9, "{fresh}");
+    assert!(kept > fresh - 0.01, "after fifteen rounds {kept}, built afresh {fresh}");
+}
+
+#[test]
+fn a_graph_of_which_nothing_is_left_is_built_afresh() {
+    let mut points = Points(7);
+    let vectors: Vec<(u64, Vec<f32>)> = (0..500).map(|number| (number, points.next())).collect();
+    let built = rows(&vectors);
+    let nothing = |_: u32, _: usize| &[][..];
+    for old_rows in [vec![NONE; 500], (0..500).collect()] {
+        let graph = build(&built, Some(&Kept { old_rows, new_rows: vec![NONE; 500], links: &nothing }));
+        assert!(recall(&graph, &built) > 0.9);
+    }
+}

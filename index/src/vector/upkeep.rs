@@ -1,0 +1,418 @@
+//! What is done for vector spaces in the background: sealing full segments, merging sealed ones, reading missing rows again,
+//! verifying files.
+//!
+//! Sealing is quick and keeps memory bounded; merging builds graphs and takes as long as that does. Each is done by
+//! one thread at most for each space, and work that fails is tried again after ever longer times.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use allidb_storage::{Direction, Sequence, Snapshot};
+
+use crate::{
+    error::{Error, Result},
+    model::CollectionId,
+    placement::PARTITIONS,
+    replica::register,
+    row::{
+        VectorContent,
+        key::{collection_prefix, decode_vector_key},
+    },
+    vector::{
+        SpaceIndex,
+        graph::{BuildOptions, BuildRun, Kept, NONE},
+        growing::Growing,
+        kernel::CodeKind,
+        merge::GRAPH_ROWS,
+        segment::{self, Segment, SegmentRows, SegmentSpec},
+        space::{Inputs, ROTATION_SEED, Sealed, Work},
+        spaces::{Inner, Spaces},
+        stored::vector_of,
+    },
+};
+
+/// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
+const SLACK: f32 = 1.1;
+/// How often spaces are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a write waits for room, and how often it looks.
+const ROOM_WITHIN: Duration = Duration::from_secs(10);
+const ROOM_EVERY: Duration = Duration::from_millis(5);
+
+impl Spaces {
+    /// Sees to a space in the background, if there is anything to do.
+    pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
+        for work in Work::ALL {
+            if self.0.needs(work, space) && space.begin(work) {
+                let (spaces, space) = (self.clone(), Arc::clone(space));
+                let background = Arc::clone(&self.0.background);
+                let name = match work {
+                    Work::Seal => "vector-seal",
+                    Work::Merge => "vector-merge",
+                };
+                let task = move || spaces.work(work, &space);
+                if background.is_inline() {
+                    task();
+                } else {
+                    background.spawn(name, Box::new(task));
+                }
+            }
+        }
+    }
+
+    /// Works until nothing of its kind is due.
+    fn work(&self, work: Work, space: &Arc<SpaceIndex>) {
+        loop {
+            // A defect in building must not take the node down: searches go on without what was being built.
+            let worked = catch_unwind(AssertUnwindSafe(|| match work {
+                Work::Seal => self.0.seal_all(space),
+                Work::Merge => self.0.merge_all(space),
+            }));
+            let has_failed = match worked {
+                Ok(Ok(())) => false,
+                Ok(Err(_)) if self.0.is_over(space) => false,
+                Ok(Err(error)) => {
+                    tracing::warn!(?work, %error, "vectors could not be written to a segment; it is tried again");
+                    !self.heal(space, &error)
+                }
+                Err(_) => {
+                    tracing::error!(?work, "writing vectors to a segment panicked; it is tried again");
+                    true
+                }
+            };
+            space.end(work, has_failed);
+            // What became due just before the end was left to this thread.
+            if has_failed || !self.0.needs(work, space) || !space.begin(work) {
+                break;
+            }
+        }
+        if work == Work::Seal {
+            self.maintain(space);
+        }
+    }
+
+    /// Looks after all spaces for as long as there are any.
+    pub(crate) fn watch(&self) {
+        if self.0.background.is_inline() {
+            return;
+        }
+        let spaces = Arc::downgrade(&self.0);
+        let watch = move || {
+            loop {
+                std::thread::sleep(TICK);
+                let Some(spaces) = Weak::upgrade(&spaces).map(Spaces) else { return };
+                if spaces.is_closed() {
+                    return;
+                }
+                for space in spaces.all() {
+                    space.tick();
+                    spaces.maintain(&space);
+                }
+            }
+        };
+        self.0.background.spawn("vector-watch", Box::new(watch));
+    }
+
+    /// Waits until no space of the collections has as much waiting to be sealed as it may.
+    ///
+    /// # Errors
+    /// If that takes too long: sealing fails, or cannot keep up.
+    pub(crate) fn wait_for_room(&self, collections: impl Fn(CollectionId) -> bool) -> Result<()> {
+        let begun = Instant::now();
+        let full = || {
+            let all = self.0.by_id.read();
+            let mut full = all.values().map(|(_, space)| space).filter(|space| space.has_backlog());
+            full.find(|space| collections(space.id.0)).cloned()
+        };
+        while let Some(space) = full() {
+            self.maintain(&space);
+            if begun.elapsed() > ROOM_WITHIN || (self.0.background.is_inline() && space.has_backlog()) {
+                return Err(Error::Exhausted(
+                    "fresh vectors are not written to segments as fast as they come; try again later"
+                        .to_owned(),
+                ));
+            }
+            std::thread::sleep(ROOM_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Verifies the segments that were opened, in the background: afterwards searches need not.
+    pub(crate) fn verify(&self) {
+        let spaces = self.clone();
+        let work = move || {
+            for space in spaces.all() {
+                for sealed in space.inventory().0 {
+                    if spaces.0.is_over(&space) {
+                        continue;
+                    }
+                    if let Err(error) = sealed.segment.verify_all() {
+                        spaces.heal(&space, &error);
+                    }
+                }
+            }
+        };
+        if self.0.background.is_inline() {
+            work();
+        } else {
+            self.0.background.spawn("vector-verify", Box::new(work));
+        }
+    }
+}
+
+impl Inner {
+    fn needs(&self, work: Work, space: &SpaceIndex) -> bool {
+        let restores = || work == Work::Merge && self.must_restore(space);
+        !self.is_over(space) && !space.rests() && (restores() || space.due(work).is_some())
+    }
+
+    /// Whether rows are missing that can be read.
+    fn must_restore(&self, space: &SpaceIndex) -> bool {
+        space.is_missing_rows() && !self.damages.read().contains_key(&space.id.0)
+    }
+
+    fn seal_all(&self, space: &SpaceIndex) -> Result<()> {
+        while let Some(Inputs::Frozen(frozen)) = space.due(Work::Seal).filter(|_| !self.is_over(space)) {
+            self.seal(space, &frozen)?;
+        }
+        Ok(())
+    }
+
+    fn merge_all(&self, space: &SpaceIndex) -> Result<()> {
+        while !self.is_over(space) {
+            if self.must_restore(space) {
+                match self.restore(space) {
+                    Err(error) if error.is_damage() => {
+                        tracing::error!(%error, "vectors are damaged: searches of their collection fail");
+                        self.damages.write().insert(space.id.0, error);
+                    }
+                    restored => restored?,
+                }
+            } else if let Some(Inputs::Sealed(inputs)) = space.due(Work::Merge) {
+                self.merge(space, inputs)?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads every stored vector of a space that is neither in a segment nor fresh.
+    fn restore(&self, space: &SpaceIndex) -> Result<()> {
+        let (collection, space_id) = space.id;
+        let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
+        let snapshot = self.engine.snapshot();
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, tenant, collection);
+            for row in snapshot.prefix(self.keyspaces.vector, &prefix, Direction::Forward)? {
+                if self.is_over(space) {
+                    return Ok(());
+                }
+                let (key, bytes) = row?;
+                let (entity, vector) =
+                    decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
+                if vector.space != space_id {
+                    continue;
+                }
+                let Some(content) = register::<VectorContent>("vector", &key, &bytes)?.value else {
+                    continue;
+                };
+                let number_key = entity.number(&vector.chunk);
+                let number = snapshot.get(self.keyspaces.number, &number_key)?;
+                let number =
+                    number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
+                let number = number[..].try_into();
+                let number = number
+                    .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
+                let writing = space.begin_write();
+                let fresh = writing.growing().encode(space.measure().prepare(&content.0));
+                drop(writing);
+                space.restore(u64::from_be_bytes(number), &fresh, snapshot.sequence());
+                self.seal_what_was_restored(space)?;
+            }
+        }
+        space.end_restore();
+        Ok(())
+    }
+
+    /// What was restored must not pile up in memory.
+    fn seal_what_was_restored(&self, space: &SpaceIndex) -> Result<()> {
+        while space.has_backlog() && !self.is_over(space) {
+            if space.begin(Work::Seal) {
+                let sealed = self.seal_all(space);
+                space.end(Work::Seal, sealed.is_err());
+                sealed?;
+            }
+            // Another thread seals, or somebody still writes to the oldest.
+            std::thread::sleep(ROOM_EVERY);
+        }
+        Ok(())
+    }
+
+    /// Writes a growing segment to a file. A graph comes when it is merged.
+    fn seal(&self, space: &SpaceIndex, frozen: &Arc<Growing>) -> Result<()> {
+        let at = self.engine.snapshot().sequence();
+        let written = frozen.with_visible(at, |visible| {
+            let numbers: Vec<u64> = visible.iter().map(|(number, _)| *number).collect();
+            let vector = |nth: usize, out: &mut Vec<f32>| {
+                out.clear();
+                out.extend_from_slice(visible[nth].1);
+                Ok(())
+            };
+            let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: None };
+            if numbers.is_empty() { Ok(None) } else { self.write(space, at, &rows, None).map(Some) }
+        })?;
+        let new = match written {
+            None => None,
+            Some(Some(segment)) => Some(segment),
+            // Cancelled.
+            Some(None) => return Ok(()),
+        };
+        space.install(&Inputs::Frozen(Arc::clone(frozen)), new, at, &|| self.engine.visible_sequence())?;
+        self.remember(space)
+    }
+
+    /// Makes one segment of several.
+    fn merge(&self, space: &SpaceIndex, inputs: Vec<Arc<Sealed>>) -> Result<()> {
+        let snapshot = self.engine.snapshot();
+        let at = snapshot.sequence();
+        let mut numbers: Vec<u64> = Vec::new();
+        for sealed in &inputs {
+            sealed.segment.verify_all()?;
+            for row in (0..sealed.segment.rows() as u32).filter(|row| sealed.deaths.is_visible(*row, at)) {
+                numbers.push(sealed.segment.number(row)?);
+            }
+        }
+        numbers.sort_unstable();
+        numbers.dedup();
+        let build = (numbers.len() >= GRAPH_ROWS).then_some(BuildOptions {
+            connections: self.options.connections.clamp(2, 256),
+            breadth: self.options.build_breadth.max(8),
+            slack: SLACK,
+        });
+        let base = build.and_then(|build| base(&inputs, build.connections, numbers.len()));
+        let links = |row: u32, layer: usize| base.map_or(&[][..], |base| base.segment.links(row, layer));
+        let kept = base.map(|base| kept(base, &numbers, at, &links)).transpose()?;
+        let vector = |nth: usize, out: &mut Vec<f32>| self.prepared(space, &snapshot, numbers[nth], out);
+        let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: kept.as_ref() };
+        let new = if numbers.is_empty() { None } else { self.write(space, at, &rows, build)? };
+        if new.is_none() && !numbers.is_empty() {
+            return Ok(());
+        }
+        let inputs = Inputs::Sealed(inputs);
+        space.install(&inputs, new, at, &|| self.engine.visible_sequence())?;
+        self.remember(space)?;
+        if let Inputs::Sealed(inputs) = &inputs {
+            inputs.iter().for_each(|sealed| self.remove(sealed.segment.path()));
+        }
+        Ok(())
+    }
+
+    /// The stored vector of a number, prepared.
+    fn prepared(
+        &self,
+        space: &SpaceIndex,
+        snapshot: &Snapshot,
+        number: u64,
+        out: &mut Vec<f32>,
+    ) -> Result<()> {
+        let content = vector_of(snapshot, &self.keyspaces, space.id.1, number)?;
+        let content = content.ok_or_else(|| {
+            Error::Internal(format!("number {number} has a row in the index and no vector"))
+        })?;
+        *out = space.measure().prepare(&content.0);
+        if out.len() == space.dimension {
+            Ok(())
+        } else {
+            Err(Error::Internal(format!("vector of number {number} has {} dimensions", out.len())))
+        }
+    }
+
+    /// Writes a segment; `None` if that is not needed any more.
+    fn write(
+        &self,
+        space: &SpaceIndex,
+        at: Sequence,
+        rows: &SegmentRows<'_>,
+        build: Option<BuildOptions>,
+    ) -> Result<Option<Segment>> {
+        let id = self.numbers.next(&self.engine)?;
+        let spec = SegmentSpec {
+            id,
+            covered: at,
+            seed: ROTATION_SEED,
+            metric: space.measure().0,
+            dimension: space.dimension,
+            kind: CodeKind::Bits4,
+            has_residuals: true,
+            build,
+        };
+        let is_cancelled = || self.is_over(space);
+        let progress = &space.progress;
+        let kept = rows.kept.map_or(0, |kept| kept.new_rows.iter().filter(|row| **row != NONE).count());
+        if build.is_some() {
+            progress.inserted.store(0, Ordering::Relaxed);
+            progress.to_insert.store(rows.numbers.len() - kept, Ordering::Relaxed);
+        }
+        let run = BuildRun {
+            pool: (!self.background.is_inline()).then_some(&*self.pool),
+            is_cancelled: &is_cancelled,
+            inserted: &progress.inserted,
+        };
+        let path = self.path(id);
+        let written = segment::write(&*self.fs, &path, &spec, rows, &run);
+        if build.is_some() {
+            let inserted = progress.inserted.swap(0, Ordering::Relaxed);
+            progress.to_insert.store(0, Ordering::Relaxed);
+            self.rows_inserted.fetch_add(inserted as u64, Ordering::Relaxed);
+        }
+        let opened = written.and_then(|is_whole| {
+            let segment = is_whole.then(|| Segment::open(&*self.fs, &path)).transpose()?;
+            segment.as_ref().map_or(Ok(()), Segment::verify_all)?;
+            Ok(segment)
+        });
+        match &opened {
+            Ok(Some(segment)) => {
+                self.rows_written.fetch_add(segment.rows() as u64, Ordering::Relaxed);
+            }
+            Ok(None) | Err(_) => self.remove(&path),
+        }
+        opened
+    }
+}
+
+/// The segment whose graph is gone on from: the largest, if it makes up a good part of the rows.
+fn base(inputs: &[Arc<Sealed>], connections: usize, rows: usize) -> Option<&Sealed> {
+    let fits = |sealed: &&Arc<Sealed>| {
+        !sealed.segment.is_flat()
+            && sealed.segment.connections() == connections
+            && 3 * sealed.living() >= rows
+    };
+    inputs.iter().filter(fits).max_by_key(|sealed| sealed.living()).map(|sealed| &**sealed)
+}
+
+/// Which rows of the base are among the numbers still, and where.
+fn kept<'a>(
+    base: &Sealed,
+    numbers: &[u64],
+    at: Sequence,
+    links: &'a (dyn Fn(u32, usize) -> &'a [u32] + Sync),
+) -> Result<Kept<'a>> {
+    let mut kept =
+        Kept { old_rows: vec![NONE; numbers.len()], new_rows: vec![NONE; base.segment.rows()], links };
+    let mut row = 0;
+    for old in (0..base.segment.rows() as u32).filter(|old| base.deaths.is_visible(*old, at)) {
+        let number = base.segment.number(old)?;
+        while numbers.get(row).is_some_and(|other| *other < number) {
+            row += 1;
+        }
+        if numbers.get(row) == Some(&number) {
+            kept.old_rows[row] = old;
+            kept.new_rows[old as usize] = row as u32;
+        }
+    }
+    Ok(kept)
+}
