@@ -3,6 +3,7 @@
 mod bench;
 mod client;
 mod collections;
+mod daemon;
 mod dataset;
 mod demo;
 mod duration_text;

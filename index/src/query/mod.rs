@@ -1,6 +1,7 @@
 //! The query: seeds → expand → score → limit.
 
 mod execute;
+mod numbers;
 mod score;
 mod seeds;
 mod tree;

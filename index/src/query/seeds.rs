@@ -358,6 +358,14 @@ impl Reader<'_> {
             .map_or((f64::NEG_INFINITY, 0.0), |stored| target.nearness_and_similarity(&stored.numbers)))
     }
 
+    /// The number of an entity's own vectors, if it has any.
+    pub(crate) fn number(&self, entity: &EntityKey) -> Result<Option<u64>> {
+        let key = entity.number("");
+        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
+        let number = bytes[..].try_into().map(u64::from_be_bytes);
+        number.map(Some).map_err(|_| Error::corrupt("number", &key, "it is not eight bytes long"))
+    }
+
     /// Whose number it is. A number that is gone belonged to something deleted since.
     fn numbered(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
         let key = by_number(number);

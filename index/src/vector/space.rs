@@ -344,6 +344,14 @@ impl SpaceIndex {
         }
     }
 
+    /// Closes the growing segment if there is anything in it, and room for it to wait.
+    pub(crate) fn close_growing(&self) {
+        let mut state = self.state.write();
+        if state.growing.fill() > 0 && state.frozen.len() < MAX_FROZEN {
+            self.rotate(&mut state);
+        }
+    }
+
     /// Begins a kind of work, unless another thread is at it.
     pub(crate) fn begin(&self, work: Work) -> bool {
         !self.busy[work as usize].swap(true, Ordering::AcqRel)
@@ -358,6 +366,13 @@ impl SpaceIndex {
             self.failures.store(0, Ordering::Relaxed);
         }
         self.busy[work as usize].store(false, Ordering::Release);
+    }
+
+    /// Whether work is under way or due.
+    pub(crate) fn is_busy(&self) -> bool {
+        let is_busy =
+            |work: Work| self.busy[work as usize].load(Ordering::Acquire) || self.due(work).is_some();
+        self.is_missing_rows() || Work::ALL.into_iter().any(is_busy)
     }
 
     /// Whether work failed not long ago.

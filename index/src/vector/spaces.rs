@@ -312,6 +312,7 @@ impl Spaces {
             all.memory_bytes += memory_bytes;
             all.mapped_bytes += mapped_bytes;
             all.rows_inserting += space.progress.inserted.load(Ordering::Relaxed);
+            all.busy_spaces += usize::from(space.is_busy());
             all.rows_to_insert += space.progress.to_insert.load(Ordering::Relaxed);
         }
         all
@@ -350,6 +351,8 @@ pub struct VectorCounts {
     pub rows_inserting: usize,
     /// Rows to be inserted into graphs that are being built.
     pub rows_to_insert: usize,
+    /// Spaces for which something is done in the background, or should be.
+    pub busy_spaces: usize,
 }
 
 impl Inner {

@@ -2,7 +2,9 @@
 
 mod latency;
 mod machine;
+mod process;
 mod storage;
+mod vector;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -19,6 +21,13 @@ pub(crate) enum BenchCommand {
         /// What to measure, as JSON.
         plan: String,
     },
+    Vector(vector::VectorArgs),
+    /// What `bench vector` starts for each engine.
+    #[command(hide = true)]
+    VectorChild {
+        /// What to measure, as JSON.
+        plan: String,
+    },
 }
 
 /// Runs the command.
@@ -26,5 +35,7 @@ pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
     match command {
         BenchCommand::Storage(args) => storage::run(&args, output),
         BenchCommand::StorageChild { plan } => storage::run_child(&plan),
+        BenchCommand::Vector(args) => vector::run(&args, output),
+        BenchCommand::VectorChild { plan } => vector::run_child(&plan),
     }
 }

@@ -1,6 +1,5 @@
 //! `allidb demo`: the whole product on data that the program carries with it.
 
-mod daemon;
 mod narrator;
 mod questions;
 mod sample_files;
@@ -16,8 +15,7 @@ use clap::Args;
 use tempfile::TempDir;
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::output::Output;
-use daemon::Daemon;
+use crate::{daemon::Daemon, output::Output};
 use narrator::Narrator;
 
 /// Shows what AlliDB does: starts a daemon of its own, loads 2,000 WordNet synsets, asks, changes,

@@ -12,7 +12,6 @@ use serde_json::json;
 
 use super::{
     Place,
-    daemon::Daemon,
     narrator::Narrator,
     questions::{
         APPLES, BRAMLEY, COLLECTION, DELICIOUS, DIMENSION, FOOD, FOOD_LEFT, HUMMINGBIRD, HUMMINGBIRD_ID,
@@ -23,6 +22,7 @@ use super::{
 use crate::{
     client::Client,
     collections::{self, parse_metric},
+    daemon::Daemon,
     entity_json::{entity_ref, id_of},
     failure::Failure,
     import::{self, Job},

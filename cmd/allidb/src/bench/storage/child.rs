@@ -13,9 +13,9 @@ use rustix::process::{Signal, getpid, kill_process, set_parent_process_death_sig
 use super::{
     engines::{Durability, Setup, Store},
     plan::{Line, Metric, Metrics, Phase, Plan, Row},
-    process,
     workload::{Timing, Workload},
 };
+use crate::bench::process;
 
 /// Runs a plan and writes a line of JSON to standard output whenever a row begins or ends.
 pub(crate) fn run(plan: &str) -> Result<()> {

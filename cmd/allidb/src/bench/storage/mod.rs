@@ -5,7 +5,6 @@
 //! | `plan` | rows, metrics, and what processes tell each other |
 //! | `child`, `workload`, `data` | a measuring process, its loops, their keys and values |
 //! | `engines` | each engine behind one face |
-//! | `process` | what the operating system counts |
 //! | `rounds` | one process after the other |
 //! | `report` | medians, ratios, tables, documents |
 
@@ -13,7 +12,6 @@ mod child;
 mod data;
 mod engines;
 mod plan;
-mod process;
 mod report;
 mod rounds;
 mod workload;

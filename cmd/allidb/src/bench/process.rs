@@ -14,28 +14,44 @@ use rustix::{
 };
 
 /// Bytes handed to the operating system in calls that write, files of all kinds taken together.
-pub(super) fn bytes_written() -> Result<u64> {
+pub(crate) fn bytes_written() -> Result<u64> {
     counter("/proc/self/io", "wchar")
 }
 
 /// Bytes that were fetched from a disk.
-pub(super) fn bytes_read_from_disk() -> Result<u64> {
+pub(crate) fn bytes_read_from_disk() -> Result<u64> {
     counter("/proc/self/io", "read_bytes")
 }
 
 /// Time that all threads of this process have run, in seconds.
-pub(super) fn cpu_seconds() -> f64 {
+pub(crate) fn cpu_seconds() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 * 1e-9
 }
 
+/// Time that all threads of another process have run, in seconds.
+pub(crate) fn cpu_seconds_of(process: u32) -> Result<f64> {
+    let path = format!("/proc/{process}/stat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    // See proc_pid_stat(5): behind the name, which is in parentheses, field 14 is user and 15 system time.
+    let fields = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace());
+    let ticks = fields.into_iter().flatten().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.sum::<Result<u64, _>>().with_context(|| path)?;
+    Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+}
+
+/// Memory that is no page of a file, in bytes.
+pub(crate) fn anonymous_memory() -> Result<u64> {
+    Ok(counter("/proc/self/status", "RssAnon")? << 10)
+}
+
 /// The largest resident memory since the last [`reset_peak_memory`], in bytes.
-pub(super) fn peak_memory() -> Result<u64> {
+pub(crate) fn peak_memory() -> Result<u64> {
     Ok(counter("/proc/self/status", "VmHWM")? << 10)
 }
 
 /// Begins a new peak.
-pub(super) fn reset_peak_memory() -> Result<()> {
+pub(crate) fn reset_peak_memory() -> Result<()> {
     // See proc_pid_clear_refs(5).
     fs::write("/proc/self/clear_refs", "5").context("/proc/self/clear_refs")
 }
@@ -49,7 +65,7 @@ fn counter(path: &str, name: &str) -> Result<u64> {
 }
 
 /// Bytes that the files below a directory take on disk: whole blocks, what is preallocated among them.
-pub(super) fn disk_bytes(dir: &Path) -> Result<u64> {
+pub(crate) fn disk_bytes(dir: &Path) -> Result<u64> {
     let mut bytes = 0;
     for_each_file(dir, &mut |path| {
         bytes += fs::metadata(path)?.blocks() * 512;
@@ -60,7 +76,7 @@ pub(super) fn disk_bytes(dir: &Path) -> Result<u64> {
 
 /// Makes the operating system forget the contents of the files below a directory. Pages must be clean for
 /// that, so they are written first.
-pub(super) fn drop_page_cache(dir: &Path) -> Result<()> {
+pub(crate) fn drop_page_cache(dir: &Path) -> Result<()> {
     for_each_file(dir, &mut |path| {
         let file = File::open(path)?;
         file.sync_all()?;

@@ -1,4 +1,4 @@
-//! The demo's own daemon: this program again, with `serve`, on ports that the system chooses.
+//! A daemon of this program's own: itself again, with `serve`, on ports that the system chooses.
 
 use std::{
     fs::{self, File},
@@ -32,7 +32,7 @@ struct Ports {
 
 /// A running daemon. Dropping it kills the process; [`Daemon::stop`] ends it in order.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     /// `None` once it has ended or was let go.
     child: Option<Child>,
     ports: Ports,
@@ -41,7 +41,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts a daemon on `dir` and waits until it is ready.
-    pub(super) async fn start(dir: &Path) -> Result<Self> {
+    pub(crate) async fn start(dir: &Path) -> Result<Self> {
         let port_file = dir.join("ports.json");
         if port_file.exists() {
             // It is the one of the last run; waiting for it would find the wrong ports.
@@ -101,16 +101,16 @@ impl Daemon {
     }
 
     /// Where clients connect.
-    pub(super) fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://{}", self.ports.grpc)
     }
 
     /// Where metrics, health and REST are.
-    pub(super) fn http(&self) -> String {
+    pub(crate) fn http(&self) -> String {
         format!("http://{}", self.ports.http)
     }
 
-    pub(super) fn process_id(&self) -> Option<u32> {
+    pub(crate) fn process_id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
@@ -122,7 +122,7 @@ impl Daemon {
     }
 
     /// Asks the daemon to end (SIGTERM) and waits for it.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub(crate) async fn stop(&mut self) -> Result<()> {
         let Some(id) = self.process_id() else { return Ok(()) };
         let id = i32::try_from(id).ok().and_then(Pid::from_raw).context("not a process id")?;
         // An error means that it has ended already, which is what we wait for.
@@ -148,7 +148,7 @@ impl Daemon {
     }
 
     /// Lets the process run on after this program.
-    pub(super) fn detach(&mut self) {
+    pub(crate) fn detach(&mut self) {
         self.child = None;
     }
 
