@@ -10,7 +10,7 @@ use crate::{
     query::{
         Answer, Cost, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::{Target, check_k, nearness, pin},
+        seeds::{Match, Target, check_k, pin},
     },
     replica::{Reader, Replica, StoredVector, check_answer, check_mask},
     row::{EntityKey, Field},
@@ -26,6 +26,7 @@ impl Replica {
         let mut looked_up = Walk::new(&reader, Vec::new());
         let found = reader.seeds(query, &collection, &targets, &views, &mut looked_up, deadline)?;
         drop(views);
+        let matches = found.matches;
         let mut walk = Walk::new(&reader, found.seeds).with_rows(looked_up.rows);
         if let Some(spec) = &query.expand {
             walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
@@ -41,7 +42,7 @@ impl Replica {
             if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
                 continue;
             }
-            if let Some(candidate) = reader.candidate(&entity, query, &targets, &mut walk)? {
+            if let Some(candidate) = reader.candidate(&entity, query, &targets, &matches, &mut walk)? {
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
@@ -53,7 +54,7 @@ impl Replica {
         let name = |entity: &EntityKey| names.get(&entity.collection).copied().unwrap_or_default();
         candidates.sort_unstable_by(|a, b| {
             let by_nearness = || match scorer.weighs(Signal::Vector) {
-                true => b.2.nearness.total_cmp(&a.2.nearness),
+                true => b.2.nearness().total_cmp(&a.2.nearness()),
                 // Nothing that was not asked for decides.
                 false => Ordering::Equal,
             };
@@ -79,8 +80,8 @@ impl Replica {
                 collection: collection.name.clone(),
                 entity,
                 score,
-                chunk_id: candidate.chunk,
-                measure: candidate.measure,
+                measure: candidate.best.as_ref().map(|best| best.measure),
+                chunk_id: candidate.best.map(|best| best.chunk).unwrap_or_default(),
                 hops: walk.visits.get(&key).map_or(0, |visit| visit.hops),
                 breakdown: if query.explain { breakdown } else { Vec::new() },
                 path: if query.explain { walk.path(&key) } else { Vec::new() },
@@ -129,11 +130,14 @@ fn space_names_known(mask: &ReadMask, collection: &crate::model::Collection) -> 
 /// What scoring needs to know of a candidate.
 struct Candidate {
     signals: Signals,
-    /// The chunk that matched best; empty: the entity's own vector, or none.
-    chunk: String,
-    measure: Option<f64>,
-    /// Greater is nearer, also where the similarity has no room left to tell.
-    nearness: f64,
+    /// Its best vector, if one was compared.
+    best: Option<Match>,
+}
+
+impl Candidate {
+    fn nearness(&self) -> f64 {
+        self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.nearness)
+    }
 }
 
 impl Reader<'_> {
@@ -143,6 +147,7 @@ impl Reader<'_> {
         entity: &EntityKey,
         query: &Query,
         targets: &[Target],
+        matches: &HashMap<(EntityKey, usize), Match>,
         walk: &mut Walk<'_>,
     ) -> Result<Option<Candidate>> {
         let graph = walk.visits.get(entity).map_or(0.0, |visit| visit.score);
@@ -158,33 +163,30 @@ impl Reader<'_> {
             _ => None,
         };
         let updated_at = Some(row.touched.timestamp());
-        let mut candidate = Candidate {
-            signals: Signals { vector: None, graph, importance, updated_at },
-            chunk: String::new(),
-            measure: None,
-            nearness: f64::NEG_INFINITY,
+        let known = (0..targets.len()).map(|nth| matches.get(&(entity.clone(), nth)));
+        let best = match known.collect::<Option<Vec<&Match>>>() {
+            Some(known) => known.into_iter().cloned().reduce(better),
+            // Only some, or none, of the targets brought it: its vectors are compared with all.
+            None => self.best_match(entity, targets)?,
         };
-        if targets.is_empty() {
-            return Ok(Some(candidate));
-        }
+        let vector = best.as_ref().map(|best| best.similarity);
+        Ok(Some(Candidate { signals: Signals { vector, graph, importance, updated_at }, best }))
+    }
+
+    /// How near an entity is to the target that one of its vectors is nearest to.
+    fn best_match(&self, entity: &EntityKey, targets: &[Target]) -> Result<Option<Match>> {
+        let mut best: Option<Match> = None;
         for StoredVector { chunk, space, numbers } in self.vectors(&entity.prefix())? {
             for target in targets.iter().filter(|target| target.space == space) {
-                if target.vector.len() != numbers.len() {
-                    let key = entity.chunk(&chunk);
-                    return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
-                }
-                let (measure, similarity) = target.measure_and_similarity(&numbers);
-                let nearness = nearness(target.metric, measure);
-                let is_better =
-                    |best| similarity > best || (similarity == best && nearness > candidate.nearness);
-                if candidate.signals.vector.is_none_or(is_better) {
-                    candidate.nearness = nearness;
-                    candidate.signals.vector = Some(similarity);
-                    candidate.measure = Some(measure);
-                    candidate.chunk.clone_from(&chunk);
-                }
+                target.check_dimension(&entity.chunk(&chunk), &numbers)?;
+                let other = target.compare(chunk.clone(), &numbers);
+                best = Some(best.map_or(other.clone(), |best| better(best, other)));
             }
         }
-        Ok(Some(candidate))
+        Ok(best)
     }
+}
+
+fn better(best: Match, other: Match) -> Match {
+    if other.is_better_than(&best) { other } else { best }
 }

@@ -1,9 +1,6 @@
 //! Finding where a query begins.
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     codec::Decoder,
@@ -13,9 +10,9 @@ use crate::{
     mutation::check_vector,
     placement::PARTITIONS,
     query::{Nearest, NearestTarget, Query, Seed, Truncation, TruncationReason},
-    replica::{Reader, ScanRequest},
+    replica::{Reader, ScanRequest, register},
     row::{
-        EntityKey,
+        EntityKey, VectorContent, VectorKey,
         key::{by_number, collection_prefix, decode_entity, decode_numbered},
     },
     vector::{Search, SpaceIndex, View, measure_and_similarity},
@@ -36,43 +33,69 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    pub(crate) fn measure_and_similarity(&self, vector: &[f32]) -> (f64, f64) {
-        measure_and_similarity(self.metric, &self.vector, vector)
+    /// # Errors
+    /// If a stored vector does not fit the space.
+    pub(crate) fn check_dimension(&self, key: &[u8], vector: &[f32]) -> Result<()> {
+        if vector.len() == self.vector.len() {
+            return Ok(());
+        }
+        Err(Error::corrupt("vector", key, "it has another dimension than its space"))
     }
 
-    /// The measure so turned that greater is nearer, also where the similarity has no room left to tell; and
-    /// the similarity.
-    fn nearness_and_similarity(&self, vector: &[f32]) -> (f64, f64) {
-        let (measure, similarity) = self.measure_and_similarity(vector);
-        (nearness(self.metric, measure), similarity)
+    /// How near a vector of the entity is.
+    pub(crate) fn compare(&self, chunk: String, vector: &[f32]) -> Match {
+        let (measure, similarity) = measure_and_similarity(self.metric, &self.vector, vector);
+        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
     }
 }
 
 /// A measure so turned that greater is nearer.
-pub(crate) fn nearness(metric: Metric, measure: f64) -> f64 {
+fn nearness(metric: Metric, measure: f64) -> f64 {
     if metric == Metric::L2 { -measure } else { measure }
 }
 
 /// The spaces of the targets as of the reader's snapshot.
 pub(crate) type Views = HashMap<SpaceId, View>;
 
+/// How near an entity is to a target.
+#[derive(Clone, Debug)]
+pub(crate) struct Match {
+    /// Whose vector it is; empty: the entity's own.
+    pub(crate) chunk: String,
+    /// In the space's own measure.
+    pub(crate) measure: f64,
+    /// In [0, 1].
+    pub(crate) similarity: f64,
+    /// Greater is nearer, also where the similarity has no room left to tell.
+    pub(crate) nearness: f64,
+}
+
+impl Match {
+    pub(crate) fn is_better_than(&self, other: &Match) -> bool {
+        self.similarity > other.similarity
+            || (self.similarity == other.similarity && self.nearness > other.nearness)
+    }
+}
+
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
+    /// What was compared with the n-th target: the best vector of each seed that it brought.
+    pub(crate) matches: HashMap<(EntityKey, usize), Match>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
 }
 
-/// An entity that was compared: how near its vector is (greater is nearer), and how similar.
-type Compared = (EntityKey, f64, f64);
+/// An entity that was compared.
+type Compared = (EntityKey, Match);
 
 /// What a search has come upon.
 #[derive(Default)]
 struct Near {
     entities: Vec<Compared>,
-    /// Entities that passed, and those that did not.
-    tested: HashSet<EntityKey>,
+    /// Entities that passed, with their places among these, and those that did not.
+    tested: HashMap<EntityKey, Option<usize>>,
 }
 
 impl Reader<'_> {
@@ -144,7 +167,7 @@ impl Reader<'_> {
         deadline: crate::Deadline,
     ) -> Result<Found> {
         let mut found = Found::default();
-        let mut targets = targets.iter();
+        let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
             deadline.check()?;
             match seed {
@@ -186,7 +209,7 @@ impl Reader<'_> {
         &self,
         query: &Query,
         nearest: &Nearest,
-        target: &Target,
+        (nth, target): (usize, &Target),
         views: &Views,
         walk: &mut Walk<'_>,
         deadline: crate::Deadline,
@@ -240,7 +263,7 @@ impl Reader<'_> {
                 if tested % 64 == 0 {
                     deadline.check()?;
                 }
-                self.test(number, query, target, walk, &mut near)?;
+                self.test(number, query, target, exact, walk, &mut near)?;
                 if near.entities.len() == k && !exact {
                     break;
                 }
@@ -257,26 +280,42 @@ impl Reader<'_> {
         }
         let Near { mut entities, .. } = near;
         // The index orders by codes, these are measured by the vectors themselves.
-        entities.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        entities.sort_unstable_by(nearest_first);
         entities.truncate(k);
         let floor = nearest.min_similarity.unwrap_or(0.0);
-        let passing = entities.into_iter().filter(|(_, _, similarity)| *similarity >= floor);
-        found.seeds.extend(passing.map(|(key, _, similarity)| (key, similarity)));
+        for (key, found_match) in entities.into_iter().filter(|(_, best)| best.similarity >= floor) {
+            found.seeds.push((key.clone(), found_match.similarity));
+            found.matches.insert((key, nth), found_match);
+        }
         Ok(())
     }
 
-    /// Adds the entity that a number stands for, if it is there, passes, and is not known yet.
+    /// Adds the entity that a number stands for, if it is there and passes. Where all vectors are compared, the best of an
+    /// entity's counts; otherwise the one that the index finds nearest.
     fn test(
         &self,
         number: u64,
         query: &Query,
         target: &Target,
+        exact: bool,
         walk: &mut Walk<'_>,
         near: &mut Near,
     ) -> Result<()> {
         let Some((key, chunk)) = self.numbered(number)? else { return Ok(()) };
-        if Some(&key) == target.itself.as_ref() || !near.tested.insert(key.clone()) {
+        if Some(&key) == target.itself.as_ref() {
             return Ok(());
+        }
+        match near.tested.get(&key) {
+            Some(Some(at)) if exact => {
+                let other = self.compare(&key, chunk, target)?;
+                let best = &mut near.entities[*at].1;
+                if let Some(other) = other.filter(|other| other.is_better_than(best)) {
+                    *best = other;
+                }
+                return Ok(());
+            }
+            Some(_) => return Ok(()),
+            None => {}
         }
         let now = self.now;
         let passes = match walk.row(&key)? {
@@ -286,10 +325,9 @@ impl Reader<'_> {
             },
             _ => false,
         };
-        if passes {
-            let (nearness, similarity) = self.compare(&key, &chunk, target)?;
-            near.entities.push((key, nearness, similarity));
-        }
+        let compared = if passes { self.compare(&key, chunk, target)? } else { None };
+        near.tested.insert(key.clone(), compared.is_some().then_some(near.entities.len()));
+        near.entities.extend(compared.map(|compared| (key, compared)));
         Ok(())
     }
 
@@ -307,7 +345,7 @@ impl Reader<'_> {
         let mut near: Vec<Compared> = Vec::new();
         let mut matching = 0;
         let keep_nearest = |near: &mut Vec<Compared>| {
-            near.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+            near.sort_unstable_by(nearest_first);
             near.truncate(k);
         };
         let keyspace = self.replica.keyspaces.entity;
@@ -336,11 +374,13 @@ impl Reader<'_> {
                 if matching > most {
                     return Ok(None);
                 }
-                let vectors = self.vectors(&key.prefix())?;
-                let of_space = vectors.iter().filter(|stored| stored.space == target.space);
-                let compared = of_space.map(|stored| target.nearness_and_similarity(&stored.numbers));
-                let best = compared.inspect(|_| found.compared += 1).max_by(|a, b| a.0.total_cmp(&b.0));
-                near.extend(best.map(|(nearness, similarity)| (key, nearness, similarity)));
+                let vectors = self.vectors(&key.prefix())?.into_iter();
+                let of_space = vectors.filter(|stored| stored.space == target.space);
+                let compared = of_space.map(|stored| target.compare(stored.chunk, &stored.numbers));
+                let best = compared
+                    .inspect(|_| found.compared += 1)
+                    .reduce(|best, other| if other.is_better_than(&best) { other } else { best });
+                near.extend(best.map(|best| (key, best)));
                 if near.len() >= 1_024.max(4 * k) {
                     keep_nearest(&mut near);
                 }
@@ -350,12 +390,18 @@ impl Reader<'_> {
         Ok(Some(near))
     }
 
-    /// How near and how similar the vector is that the index named.
-    fn compare(&self, key: &EntityKey, chunk: &str, target: &Target) -> Result<(f64, f64)> {
-        let vectors = self.vectors(&key.chunk(chunk))?;
-        let of_space = vectors.iter().find(|stored| stored.space == target.space);
-        Ok(of_space
-            .map_or((f64::NEG_INFINITY, 0.0), |stored| target.nearness_and_similarity(&stored.numbers)))
+    /// How near the vector is that the index named, if it is there.
+    fn compare(&self, key: &EntityKey, chunk: String, target: &Target) -> Result<Option<Match>> {
+        let vector_key = VectorKey { chunk, space: target.space };
+        let row_key = key.vector(&vector_key);
+        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.vector, &row_key)? else {
+            return Ok(None);
+        };
+        let Some(VectorContent(numbers)) = register("vector", &row_key, &bytes)?.value else {
+            return Ok(None);
+        };
+        target.check_dimension(&row_key, &numbers)?;
+        Ok(Some(target.compare(vector_key.chunk, &numbers)))
     }
 
     /// The number of an entity's own vectors, if it has any.
@@ -415,6 +461,10 @@ impl Reader<'_> {
         }
         Ok(())
     }
+}
+
+fn nearest_first(a: &Compared, b: &Compared) -> std::cmp::Ordering {
+    b.1.nearness.total_cmp(&a.1.nearness).then_with(|| a.0.cmp(&b.0))
 }
 
 pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {

@@ -103,9 +103,8 @@ impl Report {
         for series in all {
             let points = points(series);
             let best = points.iter().map(|point| point.recall).fold(0.0, f64::max);
-            let rates: [(&str, fn(&Point) -> f64); 2] =
-                [("a second", |point| point.rate), ("a CPU second", |point| point.cpu_rate)];
-            for (unit, rate) in rates {
+            for unit in ["a second", "a CPU second"] {
+                let rate = |point: &Point| if unit == "a second" { point.rate } else { point.cpu_rate };
                 let mut row = vec![
                     series.0.title().to_owned(),
                     series.1.title().to_owned(),
