@@ -90,6 +90,7 @@ fn nearest_from_proto(path: &Path<'_>, nearest: v1::Nearest, limits: &Limits) ->
         exact: nearest.exact,
         ef: or_default(&path.field("ef"), nearest.ef, 0, limits.ef)?,
         min_similarity: optional_finite(&path.field("min_similarity"), nearest.min_similarity)?,
+        rescore: nearest.rescore,
     })
 }
 

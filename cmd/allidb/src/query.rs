@@ -106,6 +106,9 @@ pub(crate) struct QuestionArgs {
     /// Leave out seeds below this similarity, from 0 to 1.
     #[arg(long)]
     min_similarity: Option<f64>,
+    /// Measure what is found by the stored vectors rather than by the index's codes.
+    #[arg(long)]
+    rescore: bool,
     /// Show how each score came about, and the path by which each hit was reached.
     #[arg(long)]
     explain: bool,
@@ -171,6 +174,7 @@ impl QuestionArgs {
             exact: self.exact,
             ef: self.ef,
             min_similarity: self.min_similarity,
+            rescore: self.rescore,
             target: Some(target),
         }))
     }

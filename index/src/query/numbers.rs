@@ -53,7 +53,7 @@ impl Replica {
             let breadth = if breadth == 0 { self.spaces.options().search_breadth } else { breadth };
             let search = Search { k, breadth, exact: false, sequence, accept: None };
             let found = view.search(&index.measure().prepare(vector), &search)?;
-            return Ok(found.nearest.into_iter().map(|(distance, number)| (number, distance)).collect());
+            return Ok(found.nearest.into_iter().map(|near| (near.number, near.distance)).collect());
         }
     }
 

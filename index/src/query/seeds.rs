@@ -13,9 +13,9 @@ use crate::{
     replica::{Reader, ScanRequest, register},
     row::{
         EntityKey, VectorContent, VectorKey,
-        key::{by_number, collection_prefix, decode_entity, decode_numbered},
+        key::{collection_prefix, decode_entity},
     },
-    vector::{Search, SpaceIndex, View, measure_and_similarity},
+    vector::{Neighbour, Owner, Search, SpaceIndex, View, measure_and_similarity},
 };
 
 /// Entities that match a filter and are compared one by one; more are looked for from the nearest on.
@@ -40,6 +40,12 @@ impl Target {
             return Ok(());
         }
         Err(Error::corrupt("vector", key, "it has another dimension than its space"))
+    }
+
+    /// How near a vector is of which the index tells the distance.
+    fn trust(&self, chunk: String, distance: f32) -> Match {
+        let (measure, similarity) = self.index.measure().seen(distance);
+        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
     }
 
     /// How near a vector of the entity is.
@@ -89,6 +95,15 @@ pub(crate) struct Found {
 
 /// An entity that was compared.
 type Compared = (EntityKey, Match);
+
+/// What tells how near a found vector is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Measures {
+    /// The index.
+    Codes,
+    /// The stored vector; of an entity with several, the best of `all`.
+    Vectors { all: bool },
+}
 
 /// What a search has come upon.
 #[derive(Default)]
@@ -259,11 +274,18 @@ impl Reader<'_> {
             let got = search.nearest.len();
             // A broader search may order the first ones differently: begin again, with rows at hand.
             near = Near::default();
-            for (tested, (_, number)) in search.nearest.into_iter().enumerate() {
+            for (tested, found) in search.nearest.into_iter().enumerate() {
                 if tested % 64 == 0 {
                     deadline.check()?;
                 }
-                self.test(number, query, target, exact, walk, &mut near)?;
+                let measures =
+                    if exact || nearest.rescore || target.index.measure().is_rough(found.distance, &prepared)
+                    {
+                        Measures::Vectors { all: exact }
+                    } else {
+                        Measures::Codes
+                    };
+                self.test(found, query, target, measures, walk, &mut near)?;
                 if near.entities.len() == k && !exact {
                     break;
                 }
@@ -294,19 +316,20 @@ impl Reader<'_> {
     /// entity's counts; otherwise the one that the index finds nearest.
     fn test(
         &self,
-        number: u64,
+        found: Neighbour,
         query: &Query,
         target: &Target,
-        exact: bool,
+        measures: Measures,
         walk: &mut Walk<'_>,
         near: &mut Near,
     ) -> Result<()> {
-        let Some((key, chunk)) = self.numbered(number)? else { return Ok(()) };
+        let Owner { id, chunk } = found.owner;
+        let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
         if Some(&key) == target.itself.as_ref() {
             return Ok(());
         }
         match near.tested.get(&key) {
-            Some(Some(at)) if exact => {
+            Some(Some(at)) if measures == (Measures::Vectors { all: true }) => {
                 let other = self.compare(&key, chunk, target)?;
                 let best = &mut near.entities[*at].1;
                 if let Some(other) = other.filter(|other| other.is_better_than(best)) {
@@ -325,7 +348,11 @@ impl Reader<'_> {
             },
             _ => false,
         };
-        let compared = if passes { self.compare(&key, chunk, target)? } else { None };
+        let compared = match measures {
+            _ if !passes => None,
+            Measures::Codes => Some(target.trust(chunk, found.distance)),
+            Measures::Vectors { .. } => self.compare(&key, chunk, target)?,
+        };
         near.tested.insert(key.clone(), compared.is_some().then_some(near.entities.len()));
         near.entities.extend(compared.map(|compared| (key, compared)));
         Ok(())
@@ -410,13 +437,6 @@ impl Reader<'_> {
         let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
         let number = bytes[..].try_into().map(u64::from_be_bytes);
         number.map(Some).map_err(|_| Error::corrupt("number", &key, "it is not eight bytes long"))
-    }
-
-    /// Whose number it is. A number that is gone belonged to something deleted since.
-    fn numbered(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
-        let key = by_number(number);
-        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
-        decode_numbered(&bytes).map(Some).map_err(|error| Error::corrupt("number", &key, error))
     }
 
     fn matching(

@@ -74,6 +74,9 @@ pub struct Nearest {
     pub k: usize,
     /// Compares with every vector rather than walking the index.
     pub exact: bool,
+    /// Measures what is found by the stored vectors rather than by the index's codes, which err by about a hundred-thousandth;
+    /// `exact` always does.
+    pub rescore: bool,
     /// Breadth of the index walk; 0: chosen by the server.
     pub ef: usize,
     /// Seeds below this similarity (the vector signal) are left out.
@@ -84,7 +87,7 @@ impl Nearest {
     /// The nearest to `vector`, as many as the query's limit.
     pub fn to_vector(space: impl Into<String>, vector: Vec<f32>) -> Self {
         let target = NearestTarget::Vector(vector);
-        Self { space: space.into(), target, k: 0, exact: false, ef: 0, min_similarity: None }
+        Self { space: space.into(), target, k: 0, exact: false, rescore: false, ef: 0, min_similarity: None }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
         EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
         key::{by_number, encode_numbered},
     },
-    vector::{VectorChange, journal_key},
+    vector::{Owner, VectorChange, journal_key},
     version::Version,
 };
 
@@ -297,8 +297,10 @@ impl Replica {
                 self.keep_history(catalogue, entity, key, old, batch)?;
             }
             let writing = space.begin_write();
-            let encode =
-                |vector: &VectorContent| writing.growing().encode(space.measure().prepare(&vector.0));
+            let encode = |vector: &VectorContent| {
+                let owner = Owner::encode(&entity.id, &key.chunk);
+                writing.growing().encode(space.measure().prepare(&vector.0), owner)
+            };
             let vector = register.value.as_ref().map(encode);
             changes.push(VectorChange { space, writing, number, vector });
         }

@@ -53,6 +53,15 @@ pub(crate) struct FreshRow {
     codes: Vec<u8>,
     step: f32,
     half_square: f32,
+    owner: Box<[u8]>,
+}
+
+/// A row on its way into a file.
+pub(crate) struct VisibleRow<'a> {
+    pub(crate) number: u64,
+    pub(crate) owner: &'a [u8],
+    /// Prepared.
+    pub(crate) vector: &'a [f32],
 }
 
 #[derive(Debug, Default)]
@@ -75,8 +84,9 @@ struct Chunk {
 
 #[derive(Debug)]
 struct Row {
-    /// Whose vector it is.
     number: u64,
+    /// Whose vector it is: see [`Owner`](super::owner::Owner).
+    owner: Box<[u8]>,
     /// The sequence that wrote it.
     born: Sequence,
     /// The sequence that replaced or removed it.
@@ -148,17 +158,17 @@ impl Growing {
 
     /// Bytes of memory that rows take, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        self.len() * (5 * self.dimension + 64)
+        self.len() * (5 * self.dimension + 128)
     }
 
     /// A vector in the form in which it is kept here.
-    pub(crate) fn encode(&self, prepared: Vec<f32>) -> FreshRow {
+    pub(crate) fn encode(&self, prepared: Vec<f32>, owner: Box<[u8]>) -> FreshRow {
         let mut rotated = prepared.clone();
         self.rotation.apply(&mut rotated);
         let half_square = rotated.iter().map(|x| x * x).sum::<f32>() / 2.0;
         let mut codes = vec![0; CodeKind::Bits8.row_bytes(self.dimension)];
         let step = Grid(CodeKind::Bits8).encode(&mut rotated, &mut codes);
-        FreshRow { vector: prepared, codes, step, half_square }
+        FreshRow { vector: prepared, codes, step, half_square, owner }
     }
 
     /// Adds a row: the number's vector from `born` on.
@@ -167,7 +177,8 @@ impl Growing {
         let row = (rows.full.len() * CHUNK + rows.tail.rows.len()) as u32;
         rows.newest.insert(number, row);
         let tail = &mut rows.tail;
-        tail.rows.push(Row { number, born, dead: AtomicU64::new(ALIVE) });
+        let dead = AtomicU64::new(ALIVE);
+        tail.rows.push(Row { number, owner: fresh.owner.clone(), born, dead });
         tail.codes.extend_from_slice(&fresh.codes);
         tail.steps.push(fresh.step);
         tail.half_squares.push(fresh.half_square);
@@ -209,17 +220,26 @@ impl Growing {
         }
     }
 
-    /// Calls `work` with the rows visible at `at`, by ascending number: number and prepared vector.
-    pub(crate) fn with_visible<R>(&self, at: Sequence, work: impl FnOnce(&[(u64, &[f32])]) -> R) -> R {
+    /// Whose vector a row is.
+    pub(crate) fn owner(&self, row: u32) -> Box<[u8]> {
         let rows = self.rows.read();
-        let mut visible: Vec<(u64, &[f32])> = Vec::new();
+        let (chunk, at) = (row as usize / CHUNK, row as usize % CHUNK);
+        rows.full.get(chunk).map_or(&rows.tail.rows, |chunk| &chunk.rows)[at].owner.clone()
+    }
+
+    /// Calls `work` with the rows visible at `at`, by ascending number.
+    pub(crate) fn with_visible<R>(&self, at: Sequence, work: impl FnOnce(&[VisibleRow<'_>]) -> R) -> R {
+        let rows = self.rows.read();
+        let mut visible: Vec<VisibleRow<'_>> = Vec::new();
         for chunk in rows.full.iter().map(|chunk| &**chunk).chain([&rows.tail]) {
             let of_chunk = chunk.rows.iter().zip(chunk.vectors.chunks_exact(self.dimension));
-            visible.extend(
-                of_chunk.filter(|(row, _)| row.is_visible(at)).map(|(row, vector)| (row.number, vector)),
-            );
+            visible.extend(of_chunk.filter(|(row, _)| row.is_visible(at)).map(|(row, vector)| VisibleRow {
+                number: row.number,
+                owner: &row.owner,
+                vector,
+            }));
         }
-        visible.sort_unstable_by_key(|(number, _)| *number);
+        visible.sort_unstable_by_key(|row| row.number);
         work(&visible)
     }
 
@@ -236,7 +256,7 @@ impl Growing {
     }
 
     /// Appends to `found` the `k` nearest rows visible at `sequence` that are accepted, by their exact distance: distance and
-    /// number. Returns how many were compared.
+    /// number and row. Returns how many were compared.
     pub(crate) fn scan(
         &self,
         prepared: &[f32],
@@ -244,7 +264,7 @@ impl Growing {
         exact: bool,
         sequence: Sequence,
         accept: Option<&dyn Fn(u64) -> bool>,
-        found: &mut Vec<(f32, u64)>,
+        found: &mut Vec<(f32, u64, u32)>,
     ) -> u64 {
         let mut rotated = prepared.to_vec();
         self.rotation.apply(&mut rotated);
@@ -335,7 +355,7 @@ impl Scan<'_> {
         }
     }
 
-    fn measured(&self, chunk: &Chunk, at: usize, candidate: Candidate) -> (f32, u64) {
+    fn measured(&self, chunk: &Chunk, at: usize, candidate: Candidate) -> (f32, u64, u32) {
         let dimension = self.growing.dimension;
         let vector = || &chunk.vectors[at * dimension..][..dimension];
         let distance = if self.exact {
@@ -343,6 +363,6 @@ impl Scan<'_> {
         } else {
             self.growing.measure.distance(self.prepared, vector())
         };
-        (distance, chunk.rows[at].number)
+        (distance, chunk.rows[at].number, candidate.row())
     }
 }

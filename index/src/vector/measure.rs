@@ -31,6 +31,28 @@ impl Measure {
         };
         if distance.is_nan() { f32::MAX } else { distance.clamp(f32::MIN, f32::MAX) }
     }
+
+    /// What callers see of a distance: the space's own measure, and the similarity.
+    pub(crate) fn seen(self, distance: f32) -> (f64, f64) {
+        let distance = f64::from(distance);
+        let measure = match self.0 {
+            Metric::Cosine => (1.0 - distance).clamp(-1.0, 1.0),
+            Metric::L2 => distance.max(0.0).sqrt(),
+            Metric::Dot => -distance,
+        };
+        (measure, similarity(self.0, measure))
+    }
+
+    /// Whether too little is left of a distance by codes, which errs by about a hundred-thousandth of the lengths of what is
+    /// compared: of vectors that are nearly the same, and of numbers that f32 hardly holds. `prepared` is the query.
+    pub(crate) fn is_rough(self, distance: f32, prepared: &[f32]) -> bool {
+        let is_extreme = |x: f32| !(1e-30..1e30).contains(&x.abs());
+        match self.0 {
+            Metric::Cosine => distance < 0.01,
+            Metric::L2 => is_extreme(distance) || distance < 0.01 * dot(prepared, prepared),
+            Metric::Dot => is_extreme(distance),
+        }
+    }
 }
 
 /// What callers see of two vectors' nearness: the space's own measure (cosine, dot product, Euclidean
@@ -39,20 +61,22 @@ pub fn measure_and_similarity(metric: Metric, a: &[f32], b: &[f32]) -> (f64, f64
     let sum = |term: fn(f64, f64) -> f64| -> f64 {
         a.iter().zip(b).map(|(a, b)| term(f64::from(*a), f64::from(*b))).sum()
     };
-    match metric {
+    let measure = match metric {
         Metric::Cosine => {
             let lengths = (sum(|a, _| a * a) * sum(|_, b| b * b)).sqrt();
-            let cosine = if lengths == 0.0 { 0.0 } else { (sum(|a, b| a * b) / lengths).clamp(-1.0, 1.0) };
-            (cosine, (cosine + 1.0) / 2.0)
+            if lengths == 0.0 { 0.0 } else { (sum(|a, b| a * b) / lengths).clamp(-1.0, 1.0) }
         }
-        Metric::L2 => {
-            let distance = sum(|a, b| (a - b) * (a - b)).sqrt();
-            (distance, 1.0 / (1.0 + distance))
-        }
-        Metric::Dot => {
-            let product = sum(|a, b| a * b);
-            (product, 1.0 / (1.0 + (-product).exp()))
-        }
+        Metric::L2 => sum(|a, b| (a - b) * (a - b)).sqrt(),
+        Metric::Dot => sum(|a, b| a * b),
+    };
+    (measure, similarity(metric, measure))
+}
+
+fn similarity(metric: Metric, measure: f64) -> f64 {
+    match metric {
+        Metric::Cosine => (measure + 1.0) / 2.0,
+        Metric::L2 => 1.0 / (1.0 + measure),
+        Metric::Dot => 1.0 / (1.0 + (-measure).exp()),
     }
 }
 

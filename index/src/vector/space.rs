@@ -20,6 +20,7 @@ use crate::{
         deaths::Deaths,
         growing::{FreshRow, Growing, Writing},
         merge,
+        owner::Owner,
         rotation::Rotation,
         segment::{Probe, Searcher, Segment},
     },
@@ -127,12 +128,21 @@ pub(crate) struct View {
     is_complete: bool,
 }
 
+/// A vector that a search found.
+#[derive(Clone, Debug)]
+pub(crate) struct Neighbour {
+    /// To the query, in the index's terms.
+    pub(crate) distance: f32,
+    pub(crate) number: u64,
+    pub(crate) owner: Owner,
+}
+
 /// What a search found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Nearest first, by distance and then number: distance and number. Where `exact` was asked, distances within rounding of the
+    /// Nearest first, by distance and then number. Where `exact` was asked, distances within rounding of the
     /// last one may follow it.
-    pub(crate) nearest: Vec<(f32, u64)>,
+    pub(crate) nearest: Vec<Neighbour>,
     /// Distances computed.
     pub(crate) compared: u64,
 }
@@ -528,13 +538,17 @@ impl View {
             return Ok(found);
         }
         let Search { k, breadth, exact, sequence, accept } = *search;
-        for growing in &self.growing {
-            found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut found.nearest);
+        // Distance, number, segment (the growing ones come first), row.
+        let mut nearest: Vec<(f32, u64, usize, u32)> = Vec::new();
+        let mut scanned = Vec::new();
+        for (at, growing) in self.growing.iter().enumerate() {
+            found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
+            nearest.extend(scanned.drain(..).map(|(distance, number, row)| (distance, number, at, row)));
         }
         let mut probe = Probe::new(prepared);
         SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
             searcher.compared = 0;
-            for sealed in &self.sealed {
+            for (at, sealed) in self.sealed.iter().enumerate() {
                 let Sealed { segment, deaths } = &**sealed;
                 let failed: Cell<Option<Error>> = Cell::new(None);
                 let is_accepted = |row: u32| {
@@ -565,19 +579,28 @@ impl View {
                     return Err(error);
                 }
                 for candidate in near {
-                    found.nearest.push((candidate.distance(), segment.number(candidate.row())?));
+                    let (distance, row) = (candidate.distance(), candidate.row());
+                    nearest.push((distance, segment.number(row)?, self.growing.len() + at, row));
                 }
             }
             found.compared += searcher.compared;
             Ok(())
         })?;
-        found.nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        if exact && let Some((last, _)) = found.nearest.get(k - 1) {
+        nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        if exact && let Some((last, ..)) = nearest.get(k - 1) {
             // Sealed segments know distances to about one part in ten thousand.
             let bound = last + last.abs() * 1e-3 + 1e-4;
-            found.nearest.retain(|(distance, _)| *distance <= bound);
+            nearest.retain(|(distance, ..)| *distance <= bound);
         } else {
-            found.nearest.truncate(k);
+            nearest.truncate(k);
+        }
+        for (distance, number, segment, row) in nearest {
+            let owner = match segment.checked_sub(self.growing.len()) {
+                None => Owner::decode(&self.growing[segment].owner(row))
+                    .map_err(|error| Error::Internal(format!("an owner in memory: {error}")))?,
+                Some(sealed) => self.sealed[sealed].segment.owner_of(row)?,
+            };
+            found.nearest.push(Neighbour { distance, number, owner });
         }
         Ok(found)
     }

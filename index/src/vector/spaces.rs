@@ -21,6 +21,7 @@ use crate::{
         SpaceIndex,
         deaths::Deaths,
         growing::{FreshRow, Writing},
+        owner::Owner,
         segment::Segment,
         space::SpaceCounts,
         stored::{Inventory, journal, vector_of},
@@ -206,8 +207,9 @@ impl Spaces {
         for number in changed {
             let writing = index.begin_write();
             match vector_of(snapshot, &inner.keyspaces, space, number) {
-                Ok(Some(content)) => {
-                    let fresh = writing.growing().encode(index.measure().prepare(&content.0));
+                Ok(Some((entity, chunk, content))) => {
+                    let owner = Owner::encode(&entity.id, &chunk);
+                    let fresh = writing.growing().encode(index.measure().prepare(&content.0), owner);
                     index.upsert(&writing, number, &fresh, sequence);
                 }
                 Ok(None) => index.remove(&writing, number, sequence),

@@ -10,7 +10,7 @@ use crate::{
     keyspaces::Keyspaces,
     model::{CollectionId, SpaceId},
     row::{
-        VectorContent, VectorKey, decode_register,
+        EntityKey, VectorContent, VectorKey, decode_register,
         key::{by_number, decode_numbered},
     },
 };
@@ -167,14 +167,16 @@ pub(crate) fn vector_of(
     keyspaces: &Keyspaces,
     space: SpaceId,
     number: u64,
-) -> Result<Option<VectorContent>> {
+) -> Result<Option<(EntityKey, String, VectorContent)>> {
     let key = by_number(number);
     let Some(bytes) = snapshot.get(keyspaces.number, &key)? else { return Ok(None) };
     let (entity, chunk) = decode_numbered(&bytes).map_err(|error| Error::corrupt("number", &key, error))?;
-    let key = entity.vector(&VectorKey { chunk, space });
+    let vector_key = VectorKey { chunk, space };
+    let key = entity.vector(&vector_key);
     let Some(bytes) = snapshot.get(keyspaces.vector, &key)? else { return Ok(None) };
     let register = decode_register::<VectorContent>(&bytes);
-    Ok(register.map_err(|error| Error::corrupt("vector", &key, error))?.value)
+    let content = register.map_err(|error| Error::corrupt("vector", &key, error))?.value;
+    Ok(content.map(|content| (entity, vector_key.chunk, content)))
 }
 
 #[cfg(test)]

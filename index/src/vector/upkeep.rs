@@ -14,11 +14,11 @@ use allidb_storage::{Direction, Sequence, Snapshot};
 
 use crate::{
     error::{Error, Result},
-    model::CollectionId,
+    model::{CollectionId, TenantId},
     placement::PARTITIONS,
     replica::register,
     row::{
-        VectorContent,
+        EntityKey, VectorContent, VectorKey,
         key::{collection_prefix, decode_vector_key},
     },
     vector::{
@@ -27,10 +27,10 @@ use crate::{
         growing::Growing,
         kernel::CodeKind,
         merge::GRAPH_ROWS,
+        owner::Owner,
         segment::{self, Segment, SegmentRows, SegmentSpec},
         space::{Inputs, ROTATION_SEED, Sealed, Work},
         spaces::{Inner, Spaces},
-        stored::vector_of,
     },
 };
 
@@ -228,7 +228,8 @@ impl Inner {
                 let number = number
                     .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
                 let writing = space.begin_write();
-                let fresh = writing.growing().encode(space.measure().prepare(&content.0));
+                let owner = Owner::encode(&entity.id, &vector.chunk);
+                let fresh = writing.growing().encode(space.measure().prepare(&content.0), owner);
                 drop(writing);
                 space.restore(u64::from_be_bytes(number), &fresh, snapshot.sequence());
                 self.seal_what_was_restored(space)?;
@@ -256,13 +257,18 @@ impl Inner {
     fn seal(&self, space: &SpaceIndex, frozen: &Arc<Growing>) -> Result<()> {
         let at = self.engine.snapshot().sequence();
         let written = frozen.with_visible(at, |visible| {
-            let numbers: Vec<u64> = visible.iter().map(|(number, _)| *number).collect();
-            let vector = |nth: usize, out: &mut Vec<f32>| {
+            let numbers: Vec<u64> = visible.iter().map(|row| row.number).collect();
+            let owner = |nth: usize, out: &mut Vec<u8>| {
                 out.clear();
-                out.extend_from_slice(visible[nth].1);
+                out.extend_from_slice(visible[nth].owner);
                 Ok(())
             };
-            let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: None };
+            let vector = |nth: usize, out: &mut Vec<f32>| {
+                out.clear();
+                out.extend_from_slice(visible[nth].vector);
+                Ok(())
+            };
+            let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: None };
             if numbers.is_empty() { Ok(None) } else { self.write(space, at, &rows, None).map(Some) }
         })?;
         let new = match written {
@@ -279,15 +285,17 @@ impl Inner {
     fn merge(&self, space: &SpaceIndex, inputs: Vec<Arc<Sealed>>) -> Result<()> {
         let snapshot = self.engine.snapshot();
         let at = snapshot.sequence();
-        let mut numbers: Vec<u64> = Vec::new();
-        for sealed in &inputs {
+        // Number, input, row.
+        let mut living: Vec<(u64, usize, u32)> = Vec::new();
+        for (input, sealed) in inputs.iter().enumerate() {
             sealed.segment.verify_all()?;
             for row in (0..sealed.segment.rows() as u32).filter(|row| sealed.deaths.is_visible(*row, at)) {
-                numbers.push(sealed.segment.number(row)?);
+                living.push((sealed.segment.number(row)?, input, row));
             }
         }
-        numbers.sort_unstable();
-        numbers.dedup();
+        living.sort_unstable();
+        living.dedup_by_key(|(number, ..)| *number);
+        let numbers: Vec<u64> = living.iter().map(|(number, ..)| *number).collect();
         let build = (numbers.len() >= GRAPH_ROWS).then_some(BuildOptions {
             connections: self.options.connections.clamp(2, 256),
             breadth: self.options.build_breadth.max(8),
@@ -296,8 +304,19 @@ impl Inner {
         let base = build.and_then(|build| base(&inputs, build.connections, numbers.len()));
         let links = |row: u32, layer: usize| base.map_or(&[][..], |base| base.segment.links(row, layer));
         let kept = base.map(|base| kept(base, &numbers, at, &links)).transpose()?;
-        let vector = |nth: usize, out: &mut Vec<f32>| self.prepared(space, &snapshot, numbers[nth], out);
-        let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: kept.as_ref() };
+        let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
+        let owner = |nth: usize, out: &mut Vec<u8>| {
+            let (_, input, row) = living[nth];
+            out.clear();
+            out.extend_from_slice(inputs[input].segment.owner(row)?);
+            Ok(())
+        };
+        let vector = |nth: usize, out: &mut Vec<f32>| {
+            let (_, input, row) = living[nth];
+            let owner = inputs[input].segment.owner_of(row)?;
+            self.prepared(space, &snapshot, tenant, owner, out)
+        };
+        let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: kept.as_ref() };
         let new = if numbers.is_empty() { None } else { self.write(space, at, &rows, build)? };
         if new.is_none() && !numbers.is_empty() {
             return Ok(());
@@ -311,24 +330,30 @@ impl Inner {
         Ok(())
     }
 
-    /// The stored vector of a number, prepared.
+    /// The stored vector of an owner, prepared.
     fn prepared(
         &self,
         space: &SpaceIndex,
         snapshot: &Snapshot,
-        number: u64,
+        tenant: TenantId,
+        owner: Owner,
         out: &mut Vec<f32>,
     ) -> Result<()> {
-        let content = vector_of(snapshot, &self.keyspaces, space.id.1, number)?;
-        let content = content.ok_or_else(|| {
-            Error::Internal(format!("number {number} has a row in the index and no vector"))
-        })?;
-        *out = space.measure().prepare(&content.0);
-        if out.len() == space.dimension {
-            Ok(())
-        } else {
-            Err(Error::Internal(format!("vector of number {number} has {} dimensions", out.len())))
+        let (collection, space_id) = space.id;
+        let entity = EntityKey { tenant, collection, id: owner.id };
+        let key = entity.vector(&VectorKey { chunk: owner.chunk, space: space_id });
+        let bytes = snapshot.get(self.keyspaces.vector, &key)?;
+        let content = match &bytes {
+            Some(bytes) => register::<VectorContent>("vector", &key, bytes)?.value,
+            None => None,
+        };
+        let content =
+            content.ok_or_else(|| Error::corrupt("vector", &key, "the index has it and it is not there"))?;
+        if content.0.len() != space.dimension {
+            return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
         }
+        *out = space.measure().prepare(&content.0);
+        Ok(())
     }
 
     /// Writes a segment; `None` if that is not needed any more.

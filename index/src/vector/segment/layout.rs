@@ -43,12 +43,16 @@ pub(crate) enum Section {
     UpperLinks,
     /// u64 a row, ascending: whose vector it is.
     Numbers,
+    /// u64 a row: where its owner ends in the next section; it begins where that of the row before ends.
+    OwnerEnds,
+    /// Whose vector each row is.
+    Owners,
     /// crc32 of each block of the file but the first and those of this section.
     Checksums,
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 11] = [
+    pub(crate) const ALL: [Section; 13] = [
         Section::Centre,
         Section::Codes,
         Section::Steps,
@@ -59,6 +63,8 @@ impl Section {
         Section::UpperRows,
         Section::UpperLinks,
         Section::Numbers,
+        Section::OwnerEnds,
+        Section::Owners,
         Section::Checksums,
     ];
 }
@@ -87,6 +93,8 @@ pub(crate) struct Header {
     pub(crate) entry: u32,
     /// Rows in each layer above the bottom, from the second lowest up.
     pub(crate) layers: Vec<u32>,
+    /// Bytes of all owners.
+    pub(crate) owner_bytes: u64,
     /// The longest that codes and residuals leave over of any row.
     pub(crate) error: f32,
     /// Of the section of checksums.
@@ -134,7 +142,8 @@ impl Header {
             Section::Links => 4 * rows * self.width as usize,
             Section::UpperRows => 4 * upper,
             Section::UpperLinks => 4 * upper * self.upper_width as usize,
-            Section::Numbers => 8 * rows,
+            Section::Numbers | Section::OwnerEnds => 8 * rows,
+            Section::Owners => self.owner_bytes as usize,
             Section::Checksums => {
                 let sections = Section::ALL.into_iter().filter(|section| *section != Section::Checksums);
                 4 * sections.map(|section| self.section_len(section).div_ceil(BLOCK)).sum::<usize>()
@@ -182,6 +191,7 @@ impl Header {
             out.extend(number.to_le_bytes());
         }
         self.layers.iter().for_each(|rows| out.extend(rows.to_le_bytes()));
+        out.extend(self.owner_bytes.to_le_bytes());
         out.extend(self.error.to_le_bytes());
         out.extend(self.checksums.to_le_bytes());
         let len = out.len() as u32;
@@ -211,6 +221,7 @@ impl Header {
             return Err(HeaderError::Damaged("it has too many layers"));
         }
         let layers = (0..layers).map(|_| from.u32_le()).collect::<Result<Vec<_>, _>>()?;
+        let owner_bytes = from.u64_le()?;
         let (error, checksums) = (f32::from_bits(from.u32_le()?), from.u32_le()?);
         let metric = match metric {
             1 => Metric::Cosine,
@@ -229,6 +240,7 @@ impl Header {
             && width <= 1 << 10
             && upper_width <= 1 << 10
             && (entry < rows || (rows == 0 && entry == 0))
+            && owner_bytes < 1 << 40
             && layers.iter().all(|count| *count <= rows);
         if !is_sane {
             return Err(HeaderError::Damaged("its numbers cannot be"));
@@ -247,6 +259,7 @@ impl Header {
             upper_width,
             entry,
             layers,
+            owner_bytes,
             error,
             checksums,
         })

@@ -25,7 +25,7 @@ use allidb_storage::fs::{Fs, Mapped};
 
 use crate::{
     error::{Error, Result},
-    vector::{graph::NONE, rotation::Rotation},
+    vector::{graph::NONE, owner::Owner, rotation::Rotation},
 };
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 
@@ -138,13 +138,50 @@ impl Segment {
         self.sections[section as usize].clone()
     }
 
-    /// Whose vector a row holds.
+    /// The number of a row.
     ///
     /// # Errors
     /// If that part of the file is damaged.
     pub(crate) fn number(&self, row: u32) -> Result<u64> {
         self.verify_items(Section::Numbers, 8, row)?;
         Ok(self.slice::<u64>(Section::Numbers)[row as usize])
+    }
+
+    /// Whose vector a row holds, as [`Owner`](crate::vector::owner::Owner) encodes it.
+    ///
+    /// # Errors
+    /// If that part of the file is damaged.
+    pub(crate) fn owner(&self, row: u32) -> Result<&[u8]> {
+        let ends: &[u64] = self.slice(Section::OwnerEnds);
+        let start = match row.checked_sub(1) {
+            None => 0,
+            Some(before) => {
+                self.verify_items(Section::OwnerEnds, 8, before)?;
+                ends[before as usize]
+            }
+        };
+        self.verify_items(Section::OwnerEnds, 8, row)?;
+        let end = ends[row as usize];
+        let place = self.place(Section::Owners);
+        if start > end || end > place.len() as u64 {
+            let offset = self.place(Section::OwnerEnds).start + 8 * row as usize;
+            return Err(damage(&self.path, offset, "an owner ends where it cannot"));
+        }
+        let range = place.start + start as usize..place.start + end as usize;
+        if !self.all_verified.load(Ordering::Acquire) {
+            self.verify(range.clone())?;
+        }
+        Ok(&self.mapped.bytes()[range])
+    }
+
+    /// A row's owner, decoded.
+    ///
+    /// # Errors
+    /// If that part of the file is damaged.
+    pub(crate) fn owner_of(&self, row: u32) -> Result<Owner> {
+        let bytes = self.owner(row)?;
+        let damaged = |_| damage(&self.path, self.place(Section::Owners).start, "an owner cannot be read");
+        Owner::decode(bytes).map_err(damaged)
     }
 
     /// The row that holds the number's vector.

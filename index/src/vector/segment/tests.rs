@@ -45,7 +45,11 @@ fn segment(fs: &SimFs, spec: &SegmentSpec, vectors: &[Vec<f32>]) -> Segment {
         Ok(())
     };
     let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
-    let rows = SegmentRows { numbers: &numbers, vector: &vector, kept: None };
+    let owner = |at: usize, out: &mut Vec<u8>| {
+        *out = Owner::encode(&format!("e{at}"), if at.is_multiple_of(2) { "" } else { "c" }).into();
+        Ok(())
+    };
+    let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: None };
     assert!(write(fs, Path::new(PATH), spec, &rows, &run).unwrap());
     Segment::open(fs, Path::new(PATH)).unwrap()
 }
@@ -164,6 +168,8 @@ fn numbers_lead_to_rows_and_back() {
     let fs = SimFs::new();
     let segment = segment(&fs, &spec(Metric::Cosine, 3, CodeKind::Bits4, true), &points(100, 3, 1));
     for row in 0..100 {
+        let owner = segment.owner_of(row).unwrap();
+        assert_eq!((owner.id, owner.chunk.is_empty()), (format!("e{row}"), row % 2 == 0));
         assert_eq!(segment.number(row).unwrap(), u64::from(row) * 10 + 3);
         assert_eq!(segment.row_of(u64::from(row) * 10 + 3).unwrap(), Some(row));
         assert_eq!(segment.row_of(u64::from(row) * 10 + 4).unwrap(), None);
@@ -202,7 +208,10 @@ fn use_it(fs: &SimFs) -> Result<()> {
     let query = vec![0.3; segment.header.dimension as usize];
     let mut searcher = Searcher::default();
     let near = segment.walk(&mut Probe::new(&query), 50, 20, Some(&|row| row % 7 != 0), &mut searcher)?;
-    near.iter().try_for_each(|candidate| segment.number(candidate.row()).map(|_| ()))?;
+    for candidate in &near {
+        segment.number(candidate.row())?;
+        segment.owner_of(candidate.row())?;
+    }
     segment.scan(&mut Probe::new(&query), 0..segment.rows() as u32, 10, true, &mut searcher)?;
     for number in [3, 13, 500, u64::MAX] {
         segment.row_of(number)?;

@@ -42,6 +42,8 @@ pub(crate) struct SegmentSpec {
 pub(crate) struct SegmentRows<'a> {
     /// Ascending.
     pub(crate) numbers: &'a [u64],
+    /// Gives whose the n-th number is.
+    pub(crate) owner: &'a dyn Fn(usize, &mut Vec<u8>) -> Result<()>,
     /// Gives the prepared vector of the n-th number.
     pub(crate) vector: &'a dyn Fn(usize, &mut Vec<f32>) -> Result<()>,
     /// A graph over some of them.
@@ -79,6 +81,7 @@ pub(crate) fn write(
         upper_width: connections,
         entry: 0,
         layers: Vec::new(),
+        owner_bytes: 0,
         error: 0.0,
         checksums: 0,
     };
@@ -99,6 +102,7 @@ pub(crate) fn write(
     }
     let numbers = bytemuck::cast_slice(rows.numbers);
     out.section(&header, Section::Numbers, |section| section.put(numbers)).map_err(&write)?;
+    put_owners(&mut out, &mut header, rows, &write)?;
 
     let checksums: &[u8] = bytemuck::cast_slice(&out.checksums);
     header.checksums = crc32fast::hash(checksums);
@@ -197,6 +201,30 @@ fn put_codes(
         out.section(header, section, |section| section.put(bytemuck::cast_slice(numbers))).map_err(write)?;
     }
     Ok(Some(build))
+}
+
+fn put_owners(
+    out: &mut SegmentWriter,
+    header: &mut Header,
+    rows: &SegmentRows<'_>,
+    write: &dyn Fn(std::io::Error) -> crate::Error,
+) -> Result<()> {
+    let mut owner = Vec::new();
+    let mut ends: Vec<u64> = Vec::with_capacity(rows.numbers.len());
+    for nth in 0..rows.numbers.len() {
+        (rows.owner)(nth, &mut owner)?;
+        header.owner_bytes += owner.len() as u64;
+        ends.push(header.owner_bytes);
+    }
+    out.section(header, Section::OwnerEnds, |section| section.put(bytemuck::cast_slice(&ends)))
+        .map_err(write)?;
+    let mut owners = out.begin(header, Section::Owners);
+    for nth in 0..rows.numbers.len() {
+        (rows.owner)(nth, &mut owner)?;
+        owners.put(&owner).map_err(write)?;
+    }
+    out.took(owners.end().map_err(write)?);
+    Ok(())
 }
 
 fn put_graph(out: &mut SegmentWriter, header: &mut Header, graph: &Graph) -> std::io::Result<()> {
