@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use crate::{
     error::{Error, Result},
-    model::{Entity, Limits, Value},
+    model::{Entity, Limits, ReadMask, Value},
 };
 
 /// A condition on an entity.
@@ -154,6 +154,32 @@ impl Filter {
                 .any(entity, &mut |found| values.iter().any(|value| compare(found, Operator::Equal, value))),
             Self::Exists(field) => field.any(entity, &mut |_| true),
             Self::IsNull(field) => field.any(entity, &mut |found| *found == Value::Null),
+        }
+    }
+}
+
+impl Filter {
+    /// The fields that it names: all that [`matches`](Filter::matches) looks at.
+    pub fn read_mask(&self) -> ReadMask {
+        let mut mask = ReadMask::nothing();
+        self.add_fields(&mut mask);
+        mask
+    }
+
+    fn add_fields(&self, mask: &mut ReadMask) {
+        match self {
+            Self::And(filters) | Self::Or(filters) => {
+                filters.iter().for_each(|filter| filter.add_fields(mask))
+            }
+            Self::Not(filter) => filter.add_fields(mask),
+            Self::Compare(field, ..) | Self::In(field, _) | Self::Exists(field) | Self::IsNull(field) => {
+                match field {
+                    Field::Id => {}
+                    Field::Type => mask.entity_type = true,
+                    Field::Attribute(path) => mask.attribute_names.extend(path.first().cloned()),
+                    _ => mask.metadata = true,
+                }
+            }
         }
     }
 }

@@ -1,11 +1,13 @@
 //! The query: seeds → expand → score → limit.
 
 mod execute;
+mod matches;
 mod numbers;
 mod score;
 mod seeds;
 mod tree;
 
+pub(crate) use matches::MatchCache;
 pub use tree::{
     Answer, Cost, ExpandSpec, Hit, Nearest, NearestTarget, Query, Scoring, Seed, Signal, SignalValue, Step,
     Truncation, TruncationReason, Weights,

@@ -13,13 +13,13 @@ use crate::{
     replica::{Reader, ScanRequest, register},
     row::{
         EntityKey, VectorContent, VectorKey,
-        key::{collection_prefix, decode_entity},
+        key::{collection_prefix, decode_entity, decode_number_key},
     },
     vector::{Neighbour, Owner, Search, SpaceIndex, View, measure_and_similarity},
 };
 
-/// Entities that match a filter and are compared one by one; more are looked for from the nearest on.
-const MAX_MATCHING: usize = 20_000;
+/// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
+const BLIND_ROUNDS: usize = 3;
 
 /// A vector that candidates are compared with.
 pub(crate) struct Target {
@@ -242,26 +242,39 @@ impl Reader<'_> {
         let Some(view) = views.get(&target.space) else { return Ok(()) };
         let breadth = if nearest.ef == 0 { self.replica.spaces.options().search_breadth } else { nearest.ef };
         let prepared = target.index.measure().prepare(&target.vector);
-        let mut asked = if query.filter.is_some() { 4 * k } else { k + usize::from(target.itself.is_some()) };
+        let mut rows_tell = !view.is_complete();
+        let mut matches = match &query.filter {
+            Some(filter) if !rows_tell => self.matches(target.collection, filter, nearest.exact, deadline)?,
+            _ => None,
+        };
+        let is_blind = query.filter.is_some() && matches.is_none();
+        let mut asked = if is_blind { 4 * k } else { k + usize::from(target.itself.is_some()) };
         let mut near = Near::default();
         let mut rounds = 0;
-        let mut rows_tell = !view.is_complete();
         loop {
             rounds += 1;
-            if rows_tell || (query.filter.is_some() && rounds == 3) {
-                let most = if rows_tell { usize::MAX } else { MAX_MATCHING };
-                if let Some(matching) =
-                    self.compare_rows(query.filter.as_ref(), most, target, k, deadline, found)?
-                {
-                    near.entities = matching;
-                    break;
-                }
+            if rows_tell {
+                near.entities = self.compare_rows(query.filter.as_ref(), target, k, deadline, found)?;
+                break;
+            }
+            if let Some(filter) = &query.filter
+                && matches.is_none()
+                && rounds == BLIND_ROUNDS
+            {
+                // Few match: it is less work to find out which than to look for them from the nearest on.
+                matches = self.matches(target.collection, filter, true, deadline)?;
+                asked = k + usize::from(target.itself.is_some());
             }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
             let exact = nearest.exact || asked > 4_096.max(4 * k);
-            let search =
-                Search { k: asked, breadth, exact, sequence: self.snapshot.sequence(), accept: None };
+            let search = Search {
+                k: asked,
+                breadth,
+                exact,
+                sequence: self.snapshot.sequence(),
+                accept: matches.as_ref().map(|matches| &*matches.numbers),
+            };
             let search = match view.search(&prepared, &search) {
                 Ok(search) => search,
                 Err(error) if self.replica.spaces.heal(&target.index, &error) => {
@@ -358,19 +371,16 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// The nearest among the stored entities that match, all of them compared; `None` if more than `most` match. Where few match
-    /// this is far less work than looking for them from the nearest on; and it is right whatever state the index is in.
+    /// The nearest among the stored entities that match, all of them compared: right whatever state the index is in.
     fn compare_rows(
         &self,
         filter: Option<&crate::filter::Filter>,
-        most: usize,
         target: &Target,
         k: usize,
         deadline: crate::Deadline,
         found: &mut Found,
-    ) -> Result<Option<Vec<Compared>>> {
+    ) -> Result<Vec<Compared>> {
         let mut near: Vec<Compared> = Vec::new();
-        let mut matching = 0;
         let keep_nearest = |near: &mut Vec<Compared>| {
             near.sort_unstable_by(nearest_first);
             near.truncate(k);
@@ -397,10 +407,6 @@ impl Reader<'_> {
                 {
                     continue;
                 }
-                matching += 1;
-                if matching > most {
-                    return Ok(None);
-                }
                 let vectors = self.vectors(&key.prefix())?.into_iter();
                 let of_space = vectors.filter(|stored| stored.space == target.space);
                 let compared = of_space.map(|stored| target.compare(stored.chunk, &stored.numbers));
@@ -414,7 +420,7 @@ impl Reader<'_> {
             }
         }
         keep_nearest(&mut near);
-        Ok(Some(near))
+        Ok(near)
     }
 
     /// How near the vector is that the index named, if it is there.
@@ -435,8 +441,7 @@ impl Reader<'_> {
     pub(crate) fn number(&self, entity: &EntityKey) -> Result<Option<u64>> {
         let key = entity.number("");
         let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
-        let number = bytes[..].try_into().map(u64::from_be_bytes);
-        number.map(Some).map_err(|_| Error::corrupt("number", &key, "it is not eight bytes long"))
+        decode_number_key(&key, &bytes).map(Some)
     }
 
     fn matching(

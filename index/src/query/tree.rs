@@ -74,7 +74,7 @@ pub struct Nearest {
     pub k: usize,
     /// Compares with every vector rather than walking the index.
     pub exact: bool,
-    /// Measures what is found by the stored vectors rather than by the index's codes, which err by about a hundred-thousandth;
+    /// Measures what is found by the stored vectors rather than by the index's codes, which err by about a ten-thousandth;
     /// `exact` always does.
     pub rescore: bool,
     /// Breadth of the index walk; 0: chosen by the server.

@@ -19,7 +19,7 @@ use crate::{
     replica::{Replica, loaded::Loaded},
     row::{
         EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
-        key::{by_number, encode_numbered},
+        key::{by_number, decode_number_key, encode_numbered},
     },
     vector::{Owner, VectorChange, journal_key},
     version::Version,
@@ -118,7 +118,11 @@ impl Replica {
         let spaces: Vec<_> = changes.iter().map(|change| Arc::clone(&change.space)).collect();
         let changes = Arc::new(changes);
         let published = Arc::clone(&changes);
-        let publish = move |sequence| published.iter().for_each(|change| change.publish(sequence));
+        let (matches, entities) = (Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
+        let publish = move |sequence| {
+            matches.note(sequence, &entities);
+            published.iter().for_each(|change| change.publish(sequence));
+        };
         self.engine.commit(batch, durability, publish)?;
         // The segments that the changes went to are sealed only when all that is in them is visible.
         drop(changes);
@@ -328,9 +332,7 @@ impl Replica {
     fn number_of(&self, entity: &EntityKey, chunk: &str) -> Result<Option<u64>> {
         let key = entity.number(chunk);
         let Some(bytes) = self.engine.get(self.keyspaces.number, &key)? else { return Ok(None) };
-        let bytes =
-            bytes[..].try_into().map_err(|_| Error::corrupt("number", &key, "it is not eight bytes long"))?;
-        Ok(Some(u64::from_be_bytes(bytes)))
+        decode_number_key(&key, &bytes).map(Some)
     }
 
     /// Keeps the replaced vector if its space wants that, and drops the oldest beyond what it wants.

@@ -32,6 +32,7 @@ use crate::{
     keyspaces::{Keyspaces, keyspace_options},
     model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, Write},
     mutation::{Mutation, Planner},
+    query::MatchCache,
     random::Random,
     vector::{BuildPool, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions},
     version::Version,
@@ -70,6 +71,7 @@ pub struct Replica {
     pub(crate) clock: HybridClock,
     pub(crate) limits: Limits,
     pub(crate) spaces: Spaces,
+    pub(crate) matches: Arc<MatchCache>,
     latches: latch::Latches,
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
@@ -128,12 +130,14 @@ impl Replica {
         }
         drop(snapshot);
         spaces.remove_orphans()?;
+        let visible = engine.visible_sequence();
         let replica = Arc::new(Self {
             engine,
             keyspaces,
             catalogue: RwLock::new(Arc::new(catalogue)),
             clock,
             limits: options.limits,
+            matches: Arc::new(MatchCache::new(visible)),
             spaces,
             latches: latch::Latches::default(),
             numbers,

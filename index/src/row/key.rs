@@ -2,6 +2,7 @@
 
 use crate::{
     codec::{DecodeError, Decoder, put_escaped},
+    error::{Error, Result},
     model::{CollectionId, SpaceId, TenantId},
     placement::{partition_of, token},
     version::Version,
@@ -101,6 +102,13 @@ impl EntityKey {
         key
     }
 
+    /// What the rows of keyspace `number` begin with that give the numbers of the entity and of its chunks.
+    pub(crate) fn numbers(&self) -> Vec<u8> {
+        let mut key = vec![BY_NAME];
+        key.extend_from_slice(&self.prefix());
+        key
+    }
+
     /// The row of keyspace `number` that gives the number of the entity or of one of its chunks.
     pub(crate) fn number(&self, chunk: &str) -> Vec<u8> {
         let mut key = vec![BY_NAME];
@@ -108,6 +116,12 @@ impl EntityKey {
         put_escaped(&mut key, chunk);
         key
     }
+}
+
+/// The number in a row that gives it by name.
+pub(crate) fn decode_number_key(key: &[u8], value: &[u8]) -> Result<u64> {
+    let number = value.try_into().map(u64::from_be_bytes);
+    number.map_err(|_| Error::corrupt("number", key, "it is not eight bytes long"))
 }
 
 const BY_NAME: u8 = 0;

@@ -13,6 +13,7 @@ use std::{
 
 use allidb_storage::Sequence;
 use parking_lot::RwLock;
+use roaring::RoaringTreemap;
 
 use crate::{
     model::Metric,
@@ -263,7 +264,7 @@ impl Growing {
         k: usize,
         exact: bool,
         sequence: Sequence,
-        accept: Option<&dyn Fn(u64) -> bool>,
+        accept: Option<&RoaringTreemap>,
         found: &mut Vec<(f32, u64, u32)>,
     ) -> u64 {
         let mut rotated = prepared.to_vec();
@@ -317,7 +318,7 @@ struct Scan<'a> {
     offset: f32,
     exact: bool,
     sequence: Sequence,
-    accept: Option<&'a dyn Fn(u64) -> bool>,
+    accept: Option<&'a RoaringTreemap>,
     pool: Pool,
     batch: Vec<u32>,
     sums: Vec<i32>,
@@ -326,8 +327,9 @@ struct Scan<'a> {
 
 impl Scan<'_> {
     fn chunk(&mut self, chunk: &Chunk, at: usize) {
-        let is_wanted =
-            |row: &Row| row.is_visible(self.sequence) && self.accept.is_none_or(|accept| accept(row.number));
+        let is_wanted = |row: &Row| {
+            row.is_visible(self.sequence) && self.accept.is_none_or(|accept| accept.contains(row.number))
+        };
         self.batch.clear();
         self.batch.extend((0..chunk.rows.len() as u32).filter(|at| is_wanted(&chunk.rows[*at as usize])));
         self.compared += self.batch.len() as u64;

@@ -5,6 +5,9 @@ use crate::{
     vector::kernel::{dot, squared_l2},
 };
 
+/// Codes of vectors with fewer dimensions leave too much over.
+const FEW_DIMENSIONS: usize = 64;
+
 /// A metric as the index computes it: a distance that is always finite, smaller for nearer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measure(pub(crate) Metric);
@@ -43,9 +46,13 @@ impl Measure {
         (measure, similarity(self.0, measure))
     }
 
-    /// Whether too little is left of a distance by codes, which errs by about a hundred-thousandth of the lengths of what is
-    /// compared: of vectors that are nearly the same, and of numbers that f32 hardly holds. `prepared` is the query.
+    /// Whether too little is left of a distance by codes, which errs by about a ten-thousandth of the lengths of what is
+    /// compared, and by more where dimensions are few: of vectors that are nearly the same, and of numbers that f32 hardly
+    /// holds. `prepared` is the query.
     pub(crate) fn is_rough(self, distance: f32, prepared: &[f32]) -> bool {
+        if prepared.len() < FEW_DIMENSIONS {
+            return true;
+        }
         let is_extreme = |x: f32| !(1e-30..1e30).contains(&x.abs());
         match self.0 {
             Metric::Cosine => distance < 0.01,

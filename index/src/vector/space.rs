@@ -11,6 +11,7 @@ use std::{
 
 use allidb_storage::Sequence;
 use parking_lot::{Mutex, RwLock};
+use roaring::RoaringTreemap;
 
 use crate::{
     error::{Error, Result},
@@ -158,7 +159,7 @@ pub(crate) struct Search<'a> {
     /// As of when.
     pub(crate) sequence: Sequence,
     /// Numbers that may be found; all, if there is none.
-    pub(crate) accept: Option<&'a dyn Fn(u64) -> bool>,
+    pub(crate) accept: Option<&'a RoaringTreemap>,
 }
 
 /// Counts of one space.
@@ -517,6 +518,16 @@ fn kill(state: &State, number: u64, sequence: Sequence) {
     }
 }
 
+/// Comparing so many accepted rows costs as much as a walk for one of its breadth that finds every row of so many acceptable.
+const SCAN_FACTOR: u64 = 20;
+
+/// Whether comparing all accepted rows costs less than a walk that looks for them. A walk meets an accepted row after
+/// rows / accepted others, and as many of them as it is broad.
+fn is_scan_cheaper(accept: &RoaringTreemap, breadth: usize, segment: &Segment) -> bool {
+    let accepted = accept.len();
+    accepted * accepted <= SCAN_FACTOR * breadth as u64 * segment.rows() as u64
+}
+
 impl View {
     /// Whether a query pinned at `sequence` may use it.
     pub(crate) fn fits(&self, sequence: Sequence) -> bool {
@@ -554,7 +565,7 @@ impl View {
                 let is_accepted = |row: u32| {
                     deaths.is_visible(row, sequence)
                         && accept.is_none_or(|accept| match segment.number(row) {
-                            Ok(number) => accept(number),
+                            Ok(number) => accept.contains(number),
                             Err(error) => {
                                 failed.set(Some(error));
                                 false
@@ -563,17 +574,21 @@ impl View {
                 };
                 let filter: &dyn Fn(u32) -> bool = &is_accepted;
                 let filter = (accept.is_some() || deaths.count() > 0).then_some(filter);
-                // Codes and residuals order all but the closest of distances.
-                let keep = k + k / 2 + 10;
-                let near = if exact {
+                let near = if let Some(accept) =
+                    accept.filter(|all| exact || is_scan_cheaper(all, breadth, segment))
+                {
+                    let rows = segment.rows_of(accept)?;
+                    let rows = rows.into_iter().filter(|row| deaths.is_visible(*row, sequence));
+                    segment.scan(&mut probe, rows, k, exact, searcher)?
+                } else if exact {
                     let rows =
                         (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row)));
                     segment.scan(&mut probe, rows, k, true, searcher)?
                 } else if segment.is_flat() {
                     let rows = (0..segment.rows() as u32).filter(|row| filter.is_none_or(|f| f(*row)));
-                    segment.scan(&mut probe, rows, keep, false, searcher)?
+                    segment.scan(&mut probe, rows, k, false, searcher)?
                 } else {
-                    segment.walk(&mut probe, breadth.max(k), keep, filter, searcher)?
+                    segment.walk(&mut probe, breadth, k, filter, searcher)?
                 };
                 if let Some(error) = failed.take() {
                     return Err(error);

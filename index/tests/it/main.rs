@@ -2,6 +2,7 @@
 
 mod edges;
 mod entities;
+mod filters;
 mod fixture;
 mod queries;
 mod vectors;

@@ -95,6 +95,8 @@ pub(crate) struct Header {
     pub(crate) layers: Vec<u32>,
     /// Bytes of all owners.
     pub(crate) owner_bytes: u64,
+    /// The root of the mean square of what the codes for the walk leave over, residuals not counted.
+    pub(crate) walk_error: f32,
     /// The longest that codes and residuals leave over of any row.
     pub(crate) error: f32,
     /// Of the section of checksums.
@@ -192,6 +194,7 @@ impl Header {
         }
         self.layers.iter().for_each(|rows| out.extend(rows.to_le_bytes()));
         out.extend(self.owner_bytes.to_le_bytes());
+        out.extend(self.walk_error.to_le_bytes());
         out.extend(self.error.to_le_bytes());
         out.extend(self.checksums.to_le_bytes());
         let len = out.len() as u32;
@@ -222,6 +225,7 @@ impl Header {
         }
         let layers = (0..layers).map(|_| from.u32_le()).collect::<Result<Vec<_>, _>>()?;
         let owner_bytes = from.u64_le()?;
+        let walk_error = f32::from_bits(from.u32_le()?);
         let (error, checksums) = (f32::from_bits(from.u32_le()?), from.u32_le()?);
         let metric = match metric {
             1 => Metric::Cosine,
@@ -260,6 +264,7 @@ impl Header {
             entry,
             layers,
             owner_bytes,
+            walk_error,
             error,
             checksums,
         })

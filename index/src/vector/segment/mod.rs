@@ -22,6 +22,7 @@ use std::{
 };
 
 use allidb_storage::fs::{Fs, Mapped};
+use roaring::RoaringTreemap;
 
 use crate::{
     error::{Error, Result},
@@ -199,6 +200,34 @@ impl Segment {
             }
         }
         Ok(None)
+    }
+
+    /// The rows that hold vectors of these numbers, ascending.
+    ///
+    /// # Errors
+    /// If that part of the file is damaged.
+    pub(crate) fn rows_of(&self, numbers: &RoaringTreemap) -> Result<Vec<u32>> {
+        if !self.all_verified.load(Ordering::Acquire) {
+            self.verify(self.place(Section::Numbers))?;
+        }
+        let all: &[u64] = self.slice(Section::Numbers);
+        let mut rows = Vec::new();
+        let mut from = 0;
+        for number in numbers {
+            // Both ascend: gallop to where it must be.
+            let mut step = 1;
+            while all.get(from + step).is_some_and(|other| *other < number) {
+                step *= 2;
+            }
+            let within = &all[from.min(all.len())..(from + step + 1).min(all.len())];
+            from += within.partition_point(|other| *other < number);
+            match all.get(from) {
+                None => break,
+                Some(other) if *other == number => rows.push(from as u32),
+                Some(_) => {}
+            }
+        }
+        Ok(rows)
     }
 
     /// Verifies every block; afterwards searches need not.

@@ -16,6 +16,14 @@ use crate::{
     },
 };
 
+/// Rows are measured anew that are farther than the k-th by so many standard errors of the codes for the walk.
+const DOUBT: f32 = 2.0;
+
+/// So many are measured anew at least.
+fn spare(k: usize) -> usize {
+    k + k / 2 + 10
+}
+
 /// Rows compared in one go.
 const BATCH: usize = 256;
 
@@ -76,6 +84,12 @@ impl<'a> Probe<'a> {
         if header.has_residuals {
             self.residuals = QueryCodes::new(CodeKind::Bits8, &self.rotated);
         }
+    }
+
+    /// About how far a distance by the codes for the walk is from the true one: what they leave over points anywhere.
+    fn walk_error(&self, segment: &Segment) -> f32 {
+        let square = self.rotated.iter().map(|x| x * x).sum::<f32>() / self.rotated.len() as f32;
+        self.weight * square.sqrt() * segment.header.walk_error
     }
 
     fn distance(&self, score: f32) -> f32 {
@@ -274,7 +288,7 @@ impl Segment {
         self.all_verified.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// The `keep` nearest accepted rows that a walk of this breadth finds, re-ranked, nearest first. Rows that are not
+    /// The nearest accepted rows that a walk of this breadth finds, re-ranked, nearest first: `k` and some more, if there are. Rows that are not
     /// accepted are walked through.
     ///
     /// # Errors
@@ -283,7 +297,7 @@ impl Segment {
         &self,
         probe: &mut Probe<'_>,
         breadth: usize,
-        keep: usize,
+        k: usize,
         accept: Accept<'_>,
         searcher: &mut Searcher,
     ) -> Result<Vec<Candidate>> {
@@ -293,14 +307,14 @@ impl Segment {
         probe.aim(self);
         let rows = Rows::of(self);
         let start = self.descend(probe, &rows, searcher)?;
-        searcher.pool.begin(breadth.max(keep));
+        searcher.pool.begin(breadth.max(spare(k)));
         searcher.visited.begin(self.rows());
         searcher.visited.insert(start.row());
         match accept {
             None => walk_all(probe, &rows, start, searcher)?,
             Some(accept) => walk_some(probe, &rows, start, accept, searcher)?,
         }
-        self.rerank(probe, &rows, keep, searcher)
+        self.rerank(probe, &rows, k, searcher)
     }
 
     /// The nearest row that steps to ever nearer neighbours in the layers above the bottom lead to.
@@ -338,7 +352,7 @@ impl Segment {
     }
 
     /// The nearest of the rows given, by codes and then re-ranked; where `exact`, with every row that may be among the
-    /// `keep` nearest for all that its codes leave open, so that there may be more.
+    /// `k` nearest for all that its codes leave open, so that there may be more.
     ///
     /// # Errors
     /// If a part of the file that holds one of the rows is damaged.
@@ -346,7 +360,7 @@ impl Segment {
         &self,
         probe: &mut Probe<'_>,
         rows: impl Iterator<Item = u32>,
-        keep: usize,
+        k: usize,
         exact: bool,
         searcher: &mut Searcher,
     ) -> Result<Vec<Candidate>> {
@@ -355,7 +369,7 @@ impl Segment {
         let mut rows = rows.peekable();
         let margin = if exact { probe.error(self) } else { 0.0 };
         let mut near: Vec<Candidate> = Vec::new();
-        searcher.pool.begin(keep);
+        searcher.pool.begin(if exact { k } else { 4 * spare(k) });
         while rows.peek().is_some() {
             let mut batch = std::mem::take(&mut searcher.fresh);
             batch.clear();
@@ -380,7 +394,7 @@ impl Segment {
             searcher.fresh = batch;
         }
         if !exact {
-            return self.rerank(probe, &of, keep, searcher);
+            return self.rerank(probe, &of, k, searcher);
         }
         if let Some(worst) = searcher.pool.worst() {
             near.retain(|candidate| candidate.distance() <= worst.distance() + 2.0 * margin);
@@ -394,12 +408,18 @@ impl Segment {
         &self,
         probe: &Probe<'_>,
         rows: &Rows<'_>,
-        keep: usize,
+        k: usize,
         searcher: &mut Searcher,
     ) -> Result<Vec<Candidate>> {
         let Searcher { pool, fresh, sums, .. } = searcher;
+        let candidates = pool.candidates();
+        let last = candidates.get(k.saturating_sub(1)).map_or(f32::MAX, |last| last.distance());
+        // Scores lack the base and the weight that distances have.
+        let bound = last + DOUBT * probe.walk_error(self) / probe.weight;
+        let certain = candidates.partition_point(|candidate| candidate.distance() <= bound);
+        let measured = certain.max(spare(k)).min(candidates.len());
         fresh.clear();
-        fresh.extend(pool.candidates().iter().take(keep).map(|candidate| candidate.row()));
+        fresh.extend(candidates[..measured].iter().map(|candidate| candidate.row()));
         fresh.iter().for_each(|row| rows.prefetch_residuals(*row));
         let mut measured = Vec::with_capacity(fresh.len());
         rows.measure(probe, fresh, sums, &mut measured)?;

@@ -82,6 +82,7 @@ pub(crate) fn write(
         entry: 0,
         layers: Vec::new(),
         owner_bytes: 0,
+        walk_error: 0.0,
         error: 0.0,
         checksums: 0,
     };
@@ -159,6 +160,7 @@ fn put_codes(
     let mut residual_steps: Vec<f32> = Vec::new();
     let mut row = vec![0; kind.row_bytes(dimension)];
     let mut residual = vec![0; row_bytes];
+    let mut squares = 0.0;
     let mut prepared = Vec::with_capacity(dimension);
     for at in 0..count {
         if at % 1024 == 0 && (run.is_cancelled)() {
@@ -182,6 +184,7 @@ fn put_codes(
         row.fill(0);
         steps.push(Grid(kind).encode(rest, &mut row));
         codes.put(&row).map_err(write)?;
+        squares += rest.iter().map(|x| f64::from(x * x)).sum::<f64>();
         if has_residuals {
             residual.fill(0);
             residual_steps.push(Grid(CodeKind::Bits8).encode(rest, &mut residual));
@@ -190,6 +193,7 @@ fn put_codes(
         let left_over = rest.iter().map(|x| x * x).sum::<f32>().sqrt();
         header.error = header.error.max(left_over);
     }
+    header.walk_error = (squares / count.max(1) as f64).sqrt() as f32;
     let written = [codes.end().map_err(write)?, residuals.end().map_err(write)?];
     written.into_iter().for_each(|written| out.took(written));
     let of_rows = [

@@ -53,19 +53,23 @@ pub(super) fn run(
         if of_band.is_empty() {
             continue;
         }
-        let (mut recall, mut slowest, started) = (0.0, 0.0_f64, Instant::now());
-        for truth in &of_band {
-            let begun = Instant::now();
-            let k = plan.k.min(truth.rows.len());
-            let found = index.query(data.queries.get(truth.query), k, Some(filter(&truth.filter)))?;
-            slowest = slowest.max(begun.elapsed().as_secs_f64());
-            let truth = &truth.rows[..k];
-            recall += truth.iter().filter(|row| found.contains(row)).count() as f64 / k.max(1) as f64;
+        // The first time it has to be found out what matches.
+        for time in ["first", "again"] {
+            let (mut recall, mut slowest, started) = (0.0, 0.0_f64, Instant::now());
+            for truth in &of_band {
+                let begun = Instant::now();
+                let k = plan.k.min(truth.rows.len());
+                let found = index.query(data.queries.get(truth.query), k, Some(filter(&truth.filter)))?;
+                slowest = slowest.max(begun.elapsed().as_secs_f64());
+                let truth = &truth.rows[..k];
+                recall += truth.iter().filter(|row| found.contains(row)).count() as f64 / k.max(1) as f64;
+            }
+            let queries = of_band.len();
+            let rate = queries as f64 / started.elapsed().as_secs_f64();
+            let recall = recall / queries as f64;
+            let name = format!("{name}, {time}");
+            tell(Filtered { name, queries, recall, rate, slowest_ms: slowest * 1e3 })?;
         }
-        let queries = of_band.len();
-        let rate = queries as f64 / started.elapsed().as_secs_f64();
-        let recall = recall / queries as f64;
-        tell(Filtered { name: name.to_owned(), queries, recall, rate, slowest_ms: slowest * 1e3 })?;
     }
     Ok(())
 }

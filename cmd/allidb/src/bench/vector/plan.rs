@@ -149,12 +149,10 @@ impl Measured {
                 p.rate,
                 p.cpu_rate
             ),
-            Self::Filtered(f) => {
-                format!(
-                    "filter {:<24} {} queries, recall {:.4}, {:.0}/s",
-                    f.name, f.queries, f.recall, f.rate
-                )
-            }
+            Self::Filtered(f) => format!(
+                "filter {:<22} {} queries, recall {:.4}, {:.0}/s, slowest {:.1} ms",
+                f.name, f.queries, f.recall, f.rate, f.slowest_ms
+            ),
             Self::Writes(w) => format!(
                 "writes {:.0} vectors/s beside {:.0} queries/s, p99 {:.2} ms",
                 w.vectors_per_second, w.queries_per_second, w.p99_ms

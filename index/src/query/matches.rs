@@ -1,0 +1,291 @@
+//! Which vectors' entities match a filter, remembered from query to query.
+//!
+//! The first query with a filter reads every entity row of the collection to find out; those that follow re-read only what was
+//! written since. What is remembered is a guide: whoever uses it tests the rows of what was found, so numbers that are gone
+//! do no harm.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use allidb_storage::{Direction, Sequence};
+use parking_lot::Mutex;
+use roaring::RoaringTreemap;
+
+use crate::{
+    codec::Decoder,
+    deadline::Deadline,
+    error::{Error, Result},
+    filter::Filter,
+    model::CollectionId,
+    placement::PARTITIONS,
+    replica::{Reader, decode_row},
+    row::{
+        EntityKey,
+        key::{collection_prefix, decode_entity, decode_number_key, numbers_prefix},
+    },
+};
+
+/// Filters that are remembered at most.
+const MAX_FILTERS: usize = 256;
+/// Bytes of bitmaps that are remembered at most.
+const MAX_BYTES: usize = 64 << 20;
+/// Changed entities that are remembered at most; what is older has to be found out anew.
+const MAX_CHANGES: usize = 1 << 16;
+/// Changes that are worth following; beyond them reading every row is no more work.
+const MAX_FOLLOWED: usize = 20_000;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 256;
+
+/// The numbers of the vectors whose entities match, as of one sequence.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Matches {
+    pub(crate) numbers: Arc<RoaringTreemap>,
+}
+
+/// What is remembered of filters.
+#[derive(Debug)]
+pub(crate) struct MatchCache {
+    filters: Mutex<Filters>,
+    changes: Mutex<Changes>,
+}
+
+#[derive(Debug, Default)]
+struct Filters {
+    known: Vec<Known>,
+    uses: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    collection: CollectionId,
+    filter: Filter,
+    last_use: u64,
+    bytes: usize,
+    /// Locked while it is found out or brought up to date: others that ask wait for the answer.
+    state: Arc<Mutex<Option<State>>>,
+}
+
+#[derive(Debug)]
+struct State {
+    at: Sequence,
+    numbers: Arc<RoaringTreemap>,
+}
+
+/// Entities that were written, oldest first.
+#[derive(Debug)]
+struct Changes {
+    /// Everything after this sequence is in the log.
+    complete_after: Sequence,
+    log: VecDeque<(Sequence, EntityKey)>,
+}
+
+impl MatchCache {
+    /// Remembers nothing yet; changes after `now` will be noted.
+    pub(crate) fn new(now: Sequence) -> Self {
+        let changes = Changes { complete_after: now, log: VecDeque::new() };
+        Self { filters: Mutex::default(), changes: Mutex::new(changes) }
+    }
+
+    /// Notes what a batch wrote, before anybody can see it.
+    pub(crate) fn note(&self, sequence: Sequence, entities: &[EntityKey]) {
+        let mut changes = self.changes.lock();
+        for entity in entities {
+            if changes.log.len() == MAX_CHANGES
+                && let Some((oldest, _)) = changes.log.pop_front()
+            {
+                changes.complete_after = changes.complete_after.max(oldest);
+            }
+            changes.log.push_back((sequence, entity.clone()));
+        }
+    }
+
+    /// Entities of a collection written after `after` and up to `upto`; `None` if that is not known any more, or are too many.
+    fn changed(
+        &self,
+        collection: CollectionId,
+        after: Sequence,
+        upto: Sequence,
+    ) -> Option<BTreeSet<EntityKey>> {
+        let changes = self.changes.lock();
+        if after < changes.complete_after {
+            return None;
+        }
+        let mut changed = BTreeSet::new();
+        let newest_first = changes.log.iter().rev();
+        let within = newest_first.take_while(|(sequence, _)| *sequence > after);
+        for (_, entity) in within.filter(|(at, entity)| *at <= upto && entity.collection == collection) {
+            changed.insert(entity.clone());
+            if changed.len() > MAX_FOLLOWED {
+                return None;
+            }
+        }
+        Some(changed)
+    }
+
+    /// The place where a filter is remembered, made if need be; and whether it was there.
+    fn place(&self, collection: CollectionId, filter: &Filter) -> (Arc<Mutex<Option<State>>>, bool) {
+        let mut filters = self.filters.lock();
+        filters.uses += 1;
+        let now = filters.uses;
+        let same = |known: &&mut Known| known.collection == collection && known.filter == *filter;
+        if let Some(known) = filters.known.iter_mut().find(same) {
+            known.last_use = now;
+            return (Arc::clone(&known.state), true);
+        }
+        let state = Arc::new(Mutex::new(None));
+        filters.known.push(Known {
+            collection,
+            filter: filter.clone(),
+            last_use: now,
+            bytes: 0,
+            state: Arc::clone(&state),
+        });
+        filters.forget();
+        (state, false)
+    }
+
+    fn note_size(&self, state: &Arc<Mutex<Option<State>>>, bytes: usize) {
+        let mut filters = self.filters.lock();
+        if let Some(known) = filters.known.iter_mut().find(|known| Arc::ptr_eq(&known.state, state)) {
+            known.bytes = bytes;
+        }
+        filters.forget();
+    }
+}
+
+impl Filters {
+    /// Forgets what was not used for longest, until the rest is within bounds.
+    fn forget(&mut self) {
+        let mut bytes: usize = self.known.iter().map(|known| known.bytes).sum();
+        while self.known.len() > MAX_FILTERS || bytes > MAX_BYTES {
+            let oldest = (0..self.known.len()).min_by_key(|at| self.known[*at].last_use);
+            let Some(oldest) = oldest else { return };
+            bytes -= self.known.swap_remove(oldest).bytes;
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// The numbers of all vectors whose entities match, as far as the rows of this snapshot tell. `None` if this filter was not
+    /// asked for before and finding out is not worth it yet.
+    pub(crate) fn matches(
+        &self,
+        collection: CollectionId,
+        filter: &Filter,
+        is_worth_it: bool,
+        deadline: Deadline,
+    ) -> Result<Option<Matches>> {
+        let cache = &self.replica.matches;
+        let (place, is_known) = cache.place(collection, filter);
+        if !is_known && !is_worth_it {
+            return Ok(None);
+        }
+        let mut state = place.lock();
+        let sequence = self.snapshot.sequence();
+        if let Some(known) = &mut *state {
+            if known.at <= sequence {
+                if let Some(changed) = cache.changed(collection, known.at, sequence) {
+                    let (numbers, mask) = (Arc::make_mut(&mut known.numbers), filter.read_mask());
+                    for (at, entity) in changed.iter().enumerate() {
+                        check(at, deadline)?;
+                        let matches = self
+                            .row(entity)?
+                            .is_some_and(|row| filter.matches(&self.fields(entity, &row, &mask)));
+                        for number in self.numbers_of(entity)? {
+                            if matches {
+                                numbers.insert(number)
+                            } else {
+                                numbers.remove(number)
+                            };
+                        }
+                    }
+                    known.at = sequence;
+                    return Ok(Some(Matches { numbers: Arc::clone(&known.numbers) }));
+                }
+            } else if let Some(changed) = cache.changed(collection, sequence, known.at) {
+                // Somebody with a newer snapshot was here: whatever changed in between may have matched.
+                let mut numbers = (*known.numbers).clone();
+                for (at, entity) in changed.iter().enumerate() {
+                    check(at, deadline)?;
+                    numbers.extend(self.numbers_of(entity)?);
+                }
+                return Ok(Some(Matches { numbers: Arc::new(numbers) }));
+            }
+        }
+        let numbers = Arc::new(self.find_out(collection, filter, deadline)?);
+        cache.note_size(&place, numbers.serialized_size());
+        if state.as_ref().is_none_or(|known| known.at <= sequence) {
+            *state = Some(State { at: sequence, numbers: Arc::clone(&numbers) });
+        }
+        Ok(Some(Matches { numbers }))
+    }
+
+    /// Reads every row of the collection, and beside them the numbers, which lie in the same order.
+    fn find_out(
+        &self,
+        collection: CollectionId,
+        filter: &Filter,
+        deadline: Deadline,
+    ) -> Result<RoaringTreemap> {
+        let keyspaces = &self.replica.keyspaces;
+        let mask = filter.read_mask();
+        let mut found = RoaringTreemap::new();
+        for partition in 0..PARTITIONS {
+            let of_partition = collection_prefix(partition, self.tenant, collection);
+            let rows = self.snapshot.prefix(keyspaces.entity, &of_partition, Direction::Forward)?;
+            let of_numbers = numbers_prefix(partition, self.tenant, collection);
+            let mut numbers = None;
+            for (at, row) in rows.enumerate() {
+                check(at, deadline)?;
+                let (row_key, bytes) = row?;
+                let decoded = decode_entity(&mut Decoder::new(&row_key));
+                let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
+                if !filter.matches(&self.fields(&key, &decode_row(&key, &bytes)?, &mask)) {
+                    continue;
+                }
+                let mut ahead = match numbers.take() {
+                    Some(ahead) => ahead,
+                    None => {
+                        let scan = self.snapshot.prefix(keyspaces.number, &of_numbers, Direction::Forward)?;
+                        scan.peekable()
+                    }
+                };
+                let prefix = key.numbers();
+                while let Some(Ok((number_key, _))) = ahead.peek()
+                    && number_key[..] < prefix[..]
+                {
+                    ahead.next();
+                }
+                while let Some(next) = ahead.peek() {
+                    let is_its = next.as_ref().is_ok_and(|(number_key, _)| number_key.starts_with(&prefix));
+                    if !is_its && next.is_ok() {
+                        break;
+                    }
+                    if let Some(row) = ahead.next() {
+                        let (number_key, bytes) = row?;
+                        found.insert(decode_number_key(&number_key, &bytes)?);
+                    }
+                }
+                numbers = Some(ahead);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The numbers of an entity's own vectors and of its chunks'.
+    fn numbers_of(&self, entity: &EntityKey) -> Result<Vec<u64>> {
+        let rows =
+            self.snapshot.prefix(self.replica.keyspaces.number, &entity.numbers(), Direction::Forward)?;
+        rows.map(|row| {
+            let (key, bytes) = row?;
+            decode_number_key(&key, &bytes)
+        })
+        .collect()
+    }
+}
+
+fn check(at: usize, deadline: Deadline) -> Result<()> {
+    if at.is_multiple_of(DEADLINE_EVERY) { deadline.check() } else { Ok(()) }
+}
