@@ -61,6 +61,7 @@ fn whole_query() -> Vec<u8> {
         target: Some(v1::nearest::Target::Vector(vector)),
         min_similarity: Some(0.5),
         rescore: true,
+        target_recall: Some(0.9),
         ..Default::default()
     };
     let value = v1::Value { kind: Some(v1::value::Kind::DoubleValue(1.5)) };

@@ -91,6 +91,7 @@ fn nearest_from_proto(path: &Path<'_>, nearest: v1::Nearest, limits: &Limits) ->
         ef: or_default(&path.field("ef"), nearest.ef, 0, limits.ef)?,
         min_similarity: optional_finite(&path.field("min_similarity"), nearest.min_similarity)?,
         rescore: nearest.rescore,
+        target_recall: optional_finite(&path.field("target_recall"), nearest.target_recall)?,
     })
 }
 

@@ -109,6 +109,9 @@ pub(crate) struct QuestionArgs {
     /// Measure what is found by the stored vectors rather than by the index's codes.
     #[arg(long)]
     rescore: bool,
+    /// Find this share of the nearest, from 0 to 1; the server chooses how broadly to search.
+    #[arg(long, conflicts_with_all = ["ef", "exact"])]
+    recall: Option<f64>,
     /// Show how each score came about, and the path by which each hit was reached.
     #[arg(long)]
     explain: bool,
@@ -175,6 +178,7 @@ impl QuestionArgs {
             ef: self.ef,
             min_similarity: self.min_similarity,
             rescore: self.rescore,
+            target_recall: self.recall,
             target: Some(target),
         }))
     }

@@ -30,6 +30,13 @@ fn vectors(counts: &VectorCounts) {
         counts.in_graphs as u64,
     );
     level("allidb_vectors_segments", "Segment files of all spaces", counts.segments as u64);
+    if let Some(recall) = counts.recall {
+        describe_gauge!(
+            "allidb_vectors_recall",
+            "Measured share of the 10 nearest that walks of the default breadth find, of the worst space"
+        );
+        gauge!("allidb_vectors_recall").set(recall);
+    }
     level("allidb_vectors_dead", "Replaced and deleted vectors that are still held", counts.dead as u64);
     level("allidb_vectors_memory_bytes", "Fresh vectors held in memory", counts.memory_bytes as u64);
     level(

@@ -15,7 +15,7 @@ use crate::{
         EntityKey, VectorContent, VectorKey,
         key::{collection_prefix, decode_entity, decode_number_key},
     },
-    vector::{Neighbour, Owner, Search, SpaceIndex, View, measure_and_similarity},
+    vector::{Owner, Search, SpaceIndex, View, measure_and_similarity},
 };
 
 /// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
@@ -239,9 +239,33 @@ impl Reader<'_> {
                 format!("is {}; at most {}", nearest.ef, limits.ef),
             ));
         }
+        if let Some(recall) = nearest.target_recall {
+            if !(recall > 0.0 && recall <= 1.0) {
+                return Err(Error::invalid(
+                    "seeds.nearest.target_recall",
+                    format!("is {recall}; it must be in (0, 1]"),
+                ));
+            }
+            if nearest.exact || nearest.ef > 0 {
+                let why = "is given beside `exact` or `ef`; each says how to search";
+                return Err(Error::invalid("seeds.nearest.target_recall", why));
+            }
+        }
         let Some(view) = views.get(&target.space) else { return Ok(()) };
-        let breadth = if nearest.ef == 0 { self.replica.spaces.options().search_breadth } else { nearest.ef };
+        let default_breadth = self.replica.spaces.options().search_breadth;
+        let breadth = match nearest.target_recall {
+            // Until it was measured, broad enough for most.
+            Some(recall) => {
+                target.index.curve().map_or(2 * default_breadth, |curve| curve.breadth(k, recall))
+            }
+            None if nearest.ef == 0 => default_breadth,
+            None => nearest.ef,
+        };
+        let breadth = breadth.min(limits.ef.max(k));
         let prepared = target.index.measure().prepare(&target.vector);
+        if target.itself.is_none() && !nearest.exact {
+            target.index.asked.note(&prepared);
+        }
         let mut rows_tell = !view.is_complete();
         let mut matches = match &query.filter {
             Some(filter) if !rows_tell => self.matches(target.collection, filter, nearest.exact, deadline)?,
@@ -298,7 +322,8 @@ impl Reader<'_> {
                     } else {
                         Measures::Codes
                     };
-                self.test(found, query, target, measures, walk, &mut near)?;
+                let owner = view.owner(&found)?;
+                self.test(owner, found.distance, query, target, measures, walk, &mut near)?;
                 if near.entities.len() == k && !exact {
                     break;
                 }
@@ -327,16 +352,17 @@ impl Reader<'_> {
 
     /// Adds the entity that a number stands for, if it is there and passes. Where all vectors are compared, the best of an
     /// entity's counts; otherwise the one that the index finds nearest.
+    #[expect(clippy::too_many_arguments, reason = "one vector that was found and all it is tested by")]
     fn test(
         &self,
-        found: Neighbour,
+        Owner { id, chunk }: Owner,
+        distance: f32,
         query: &Query,
         target: &Target,
         measures: Measures,
         walk: &mut Walk<'_>,
         near: &mut Near,
     ) -> Result<()> {
-        let Owner { id, chunk } = found.owner;
         let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
         if Some(&key) == target.itself.as_ref() {
             return Ok(());
@@ -363,7 +389,7 @@ impl Reader<'_> {
         };
         let compared = match measures {
             _ if !passes => None,
-            Measures::Codes => Some(target.trust(chunk, found.distance)),
+            Measures::Codes => Some(target.trust(chunk, distance)),
             Measures::Vectors { .. } => self.compare(&key, chunk, target)?,
         };
         near.tested.insert(key.clone(), compared.is_some().then_some(near.entities.len()));

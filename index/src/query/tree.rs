@@ -79,6 +79,8 @@ pub struct Nearest {
     pub rescore: bool,
     /// Breadth of the index walk; 0: chosen by the server.
     pub ef: usize,
+    /// The share of the nearest that should be found: the breadth is chosen by what was measured. Not with `ef` or `exact`.
+    pub target_recall: Option<f64>,
     /// Seeds below this similarity (the vector signal) are left out.
     pub min_similarity: Option<f64>,
 }
@@ -87,7 +89,16 @@ impl Nearest {
     /// The nearest to `vector`, as many as the query's limit.
     pub fn to_vector(space: impl Into<String>, vector: Vec<f32>) -> Self {
         let target = NearestTarget::Vector(vector);
-        Self { space: space.into(), target, k: 0, exact: false, rescore: false, ef: 0, min_similarity: None }
+        Self {
+            space: space.into(),
+            target,
+            k: 0,
+            exact: false,
+            rescore: false,
+            ef: 0,
+            target_recall: None,
+            min_similarity: None,
+        }
     }
 }
 

@@ -13,12 +13,14 @@
 //! | `pool`, `visited` | the candidates of a walk, and what it has seen |
 //! | `quantize`, `rotation` | vectors as codes of a few bits |
 //! | `kernel` | inner loops for several instruction sets |
+//! | `calibration` | how broad a walk must be for a recall |
 //! | `measure` | the metrics |
 //! | `owner` | whose a vector is |
 //!
 //! Rows carry the sequences at which they were born and died, so that a query pinned at one sequence sees exactly one version
 //! of each. Every change is journaled in the batch that makes it; a restart opens the segments and replays the journal.
 
+mod calibration;
 mod deaths;
 mod graph;
 mod growing;
@@ -39,7 +41,7 @@ mod visited;
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use owner::Owner;
-pub(crate) use space::{Neighbour, Search, SpaceIndex, View};
+pub(crate) use space::{Search, SpaceIndex, View};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
 pub(crate) use stored::{Inventory, journal_key};

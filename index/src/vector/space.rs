@@ -18,6 +18,7 @@ use crate::{
     model::{CollectionId, Metric, SpaceId},
     vector::{
         Measure,
+        calibration::{Curve, Reservoir},
         deaths::Deaths,
         growing::{FreshRow, Growing, Writing},
         merge,
@@ -38,6 +39,8 @@ const IDLE_ROWS: usize = 1_000;
 const IDLE_TICKS: u32 = 5;
 /// Any growing segment is sealed, and its memory given back, when nobody has written for so long.
 const UNUSED_TICKS: u32 = 600;
+/// A curve is measured anew when the rows have become more or fewer by one in so many.
+const CURVE_SHARE: usize = 4;
 /// Most ticks that pass between two tries of work that fails.
 const MAX_REST: u32 = 64;
 /// Every segment is rotated alike, so that a query is rotated once.
@@ -58,6 +61,8 @@ pub(crate) struct SpaceIndex {
     /// Ticks that are still to pass before failed work is tried again.
     rest: AtomicU32,
     pub(crate) progress: Progress,
+    pub(crate) asked: Reservoir,
+    curve: RwLock<Option<Arc<Curve>>>,
     /// Set when the space was dropped: its files go.
     dropped: AtomicBool,
 }
@@ -130,12 +135,14 @@ pub(crate) struct View {
 }
 
 /// A vector that a search found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Neighbour {
     /// To the query, in the index's terms.
     pub(crate) distance: f32,
     pub(crate) number: u64,
-    pub(crate) owner: Owner,
+    /// Where it is: the segment (growing ones come first), and the row.
+    segment: usize,
+    row: u32,
 }
 
 /// What a search found.
@@ -217,6 +224,8 @@ impl SpaceIndex {
             failures: AtomicU32::new(0),
             rest: AtomicU32::new(0),
             progress: Progress::default(),
+            asked: Reservoir::default(),
+            curve: RwLock::default(),
             dropped: AtomicBool::new(false),
         }
     }
@@ -363,6 +372,25 @@ impl SpaceIndex {
         }
     }
 
+    /// How recall rises with the breadth of walks, if that was measured.
+    pub(crate) fn curve(&self) -> Option<Arc<Curve>> {
+        self.curve.read().clone()
+    }
+
+    pub(crate) fn set_curve(&self, curve: Curve) {
+        *self.curve.write() = Some(Arc::new(curve));
+    }
+
+    /// Whether the curve should be measured: there is a graph, and the curve is of other rows or could be of better queries.
+    pub(crate) fn is_curve_due(&self) -> bool {
+        let SpaceCounts { vectors, in_graphs, .. } = self.counts();
+        let is_stale = |curve: &Arc<Curve>| {
+            curve.rows.abs_diff(vectors) * CURVE_SHARE > vectors
+                || (!curve.is_of_queries && self.asked.has_enough())
+        };
+        in_graphs > 0 && self.curve.read().as_ref().is_none_or(is_stale)
+    }
+
     /// Begins a kind of work, unless another thread is at it.
     pub(crate) fn begin(&self, work: Work) -> bool {
         !self.busy[work as usize].swap(true, Ordering::AcqRel)
@@ -383,7 +411,7 @@ impl SpaceIndex {
     pub(crate) fn is_busy(&self) -> bool {
         let is_busy =
             |work: Work| self.busy[work as usize].load(Ordering::Acquire) || self.due(work).is_some();
-        self.is_missing_rows() || Work::ALL.into_iter().any(is_busy)
+        self.is_missing_rows() || self.is_curve_due() || Work::ALL.into_iter().any(is_busy)
     }
 
     /// Whether work failed not long ago.
@@ -539,6 +567,36 @@ impl View {
         self.is_complete
     }
 
+    /// Whose vector a search of this view found.
+    ///
+    /// # Errors
+    /// If the segment is damaged there.
+    pub(crate) fn owner(&self, near: &Neighbour) -> Result<Owner> {
+        match near.segment.checked_sub(self.growing.len()) {
+            None => Owner::decode(&self.growing[near.segment].owner(near.row))
+                .map_err(|error| Error::Internal(format!("an owner in memory: {error}"))),
+            Some(sealed) => self.sealed[sealed].segment.owner_of(near.row),
+        }
+    }
+
+    /// Stored vectors spread over the sealed segments: numbers and owners of at most so many.
+    ///
+    /// # Errors
+    /// If a segment is damaged.
+    pub(crate) fn spread(&self, most: usize) -> Result<Vec<(u64, Owner)>> {
+        let rows: usize = self.sealed.iter().map(|sealed| sealed.segment.rows()).sum();
+        let step = rows.div_ceil(most).max(1);
+        let mut chosen = Vec::new();
+        for Sealed { segment, deaths } in self.sealed.iter().map(|sealed| &**sealed) {
+            for row in (0..segment.rows() as u32).step_by(step) {
+                if deaths.is_visible(row, Sequence::MAX) {
+                    chosen.push((segment.number(row)?, segment.owner_of(row)?));
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
     /// The nearest rows: walks through the sealed segments, scans of the growing ones.
     ///
     /// # Errors
@@ -549,12 +607,12 @@ impl View {
             return Ok(found);
         }
         let Search { k, breadth, exact, sequence, accept } = *search;
-        // Distance, number, segment (the growing ones come first), row.
-        let mut nearest: Vec<(f32, u64, usize, u32)> = Vec::new();
+        let mut nearest: Vec<Neighbour> = Vec::new();
         let mut scanned = Vec::new();
         for (at, growing) in self.growing.iter().enumerate() {
             found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
-            nearest.extend(scanned.drain(..).map(|(distance, number, row)| (distance, number, at, row)));
+            let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
+            nearest.extend(scanned.drain(..).map(neighbour));
         }
         let mut probe = Probe::new(prepared);
         SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
@@ -595,28 +653,22 @@ impl View {
                 }
                 for candidate in near {
                     let (distance, row) = (candidate.distance(), candidate.row());
-                    nearest.push((distance, segment.number(row)?, self.growing.len() + at, row));
+                    let (number, segment) = (segment.number(row)?, self.growing.len() + at);
+                    nearest.push(Neighbour { distance, number, segment, row });
                 }
             }
             found.compared += searcher.compared;
             Ok(())
         })?;
-        nearest.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        if exact && let Some((last, ..)) = nearest.get(k - 1) {
+        nearest.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.number.cmp(&b.number)));
+        if exact && let Some(Neighbour { distance: last, .. }) = nearest.get(k - 1) {
             // Sealed segments know distances to about one part in ten thousand.
             let bound = last + last.abs() * 1e-3 + 1e-4;
-            nearest.retain(|(distance, ..)| *distance <= bound);
+            nearest.retain(|near| near.distance <= bound);
         } else {
             nearest.truncate(k);
         }
-        for (distance, number, segment, row) in nearest {
-            let owner = match segment.checked_sub(self.growing.len()) {
-                None => Owner::decode(&self.growing[segment].owner(row))
-                    .map_err(|error| Error::Internal(format!("an owner in memory: {error}")))?,
-                Some(sealed) => self.sealed[sealed].segment.owner_of(row)?,
-            };
-            found.nearest.push(Neighbour { distance, number, owner });
-        }
+        found.nearest = nearest;
         Ok(found)
     }
 }

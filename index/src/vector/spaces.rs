@@ -314,6 +314,8 @@ impl Spaces {
             all.memory_bytes += memory_bytes;
             all.mapped_bytes += mapped_bytes;
             all.rows_inserting += space.progress.inserted.load(Ordering::Relaxed);
+            let recall = space.curve().map(|curve| curve.recall(self.0.options.search_breadth));
+            all.recall = all.recall.into_iter().chain(recall).reduce(f64::min);
             all.busy_spaces += usize::from(space.is_busy());
             all.rows_to_insert += space.progress.to_insert.load(Ordering::Relaxed);
         }
@@ -331,7 +333,7 @@ impl Spaces {
 }
 
 /// Figures of all vector spaces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct VectorCounts {
     /// Vectors that can be found.
     pub vectors: usize,
@@ -353,6 +355,8 @@ pub struct VectorCounts {
     pub rows_inserting: usize,
     /// Rows to be inserted into graphs that are being built.
     pub rows_to_insert: usize,
+    /// The lowest recall of the 10 nearest that was measured of a space, with walks of the default breadth; `None` before any.
+    pub recall: Option<f64>,
     /// Spaces for which something is done in the background, or should be.
     pub busy_spaces: usize,
 }

@@ -23,6 +23,7 @@ use crate::{
     },
     vector::{
         SpaceIndex,
+        calibration::{self, Sample},
         graph::{BuildOptions, BuildRun, Kept, NONE},
         growing::Growing,
         kernel::CodeKind,
@@ -165,8 +166,11 @@ impl Spaces {
 
 impl Inner {
     fn needs(&self, work: Work, space: &SpaceIndex) -> bool {
-        let restores = || work == Work::Merge && self.must_restore(space);
-        !self.is_over(space) && !space.rests() && (restores() || space.due(work).is_some())
+        let is_due = || match work {
+            Work::Seal => space.due(work).is_some(),
+            Work::Merge => self.must_restore(space) || space.due(work).is_some() || space.is_curve_due(),
+        };
+        !self.is_over(space) && !space.rests() && is_due()
     }
 
     /// Whether rows are missing that can be read.
@@ -193,11 +197,52 @@ impl Inner {
                 }
             } else if let Some(Inputs::Sealed(inputs)) = space.due(Work::Merge) {
                 self.merge(space, inputs)?;
+            } else if space.is_curve_due() {
+                if !self.calibrate(space)? {
+                    break;
+                }
             } else {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Measures how recall rises with the breadth of walks. False if there is nothing to measure.
+    fn calibrate(&self, space: &SpaceIndex) -> Result<bool> {
+        let snapshot = self.engine.snapshot();
+        let view = space.view();
+        if !view.fits(snapshot.sequence()) {
+            return Ok(false);
+        }
+        let asked = space.asked.queries();
+        let is_of_queries = asked.is_some();
+        let samples = match asked {
+            Some(queries) => {
+                queries.into_iter().map(|prepared| Sample { prepared, itself: None }).collect::<Vec<_>>()
+            }
+            None => {
+                let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(false) };
+                let mut samples = Vec::new();
+                for (number, owner) in view.spread(calibration::SAMPLE)? {
+                    let mut prepared = Vec::new();
+                    self.prepared(space, &snapshot, tenant, owner, &mut prepared)?;
+                    samples.push(Sample { prepared: prepared.into(), itself: Some(number) });
+                }
+                samples
+            }
+        };
+        let rows = space.counts().vectors;
+        let is_cancelled = || self.is_over(space);
+        let curve =
+            calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled)?;
+        let is_measured = curve.is_some();
+        if let Some(curve) = curve {
+            let recall = curve.recall(self.options.search_breadth);
+            tracing::debug!(rows, is_of_queries, recall, "measured the recall of a vector space");
+            space.set_curve(curve);
+        }
+        Ok(is_measured)
     }
 
     /// Reads every stored vector of a space that is neither in a segment nor fresh.

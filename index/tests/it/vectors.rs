@@ -111,6 +111,42 @@ fn the_graph_finds_what_exact_search_finds_also_after_overwrites_deletes_and_res
 }
 
 #[test]
+fn a_query_may_ask_for_recall_instead_of_breadth() {
+    let fixture = Fixture::with_space(64, Metric::Cosine);
+    put_all(&fixture, &clustered(20_000, 64, 1), 1);
+    let measured = fixture.replica.vector_counts().recall.expect("measured when the graph was built");
+    assert!(measured > 0.9, "{measured}");
+    // None of these is near to what is stored: only when they were asked is it known how broadly to search for them.
+    let queries = clustered(100, 64, 99);
+    queries.iter().for_each(|query| drop(fixture.query(&search(query, 10, false))));
+    fixture.put(entity("one more", &queries[0]));
+    let compared = |target: f64| {
+        let (mut found, mut compared) = (0, 0);
+        for query in &queries {
+            let truth = ids(&fixture.query(&search(query, 10, true)));
+            let nearest =
+                Nearest { target_recall: Some(target), k: 10, ..Nearest::to_vector("v", query.clone()) };
+            let answer = fixture.query(&Query::new("c", vec![Seed::Nearest(nearest)]));
+            found += ids(&answer).iter().filter(|id| truth.contains(id)).count();
+            compared += answer.cost.vectors_compared;
+        }
+        let recall = found as f64 / 1_000.0;
+        assert!(recall >= target - 0.03, "asked for {target}, found {recall}");
+        compared
+    };
+    let (low, high) = (compared(0.8), compared(0.99));
+    assert!(low < high, "less is compared for less recall: {low}, {high}");
+    for (nearest, why) in [
+        (Nearest { target_recall: Some(1.5), ..Nearest::to_vector("v", vec![0.1; 64]) }, "is 1.5"),
+        (Nearest { target_recall: Some(0.9), ef: 5, ..Nearest::to_vector("v", vec![0.1; 64]) }, "beside"),
+    ] {
+        let query = Query::new("c", vec![Seed::Nearest(nearest)]);
+        let refused = fixture.replica.query(TENANT, &query, deadline()).unwrap_err().to_string();
+        assert!(refused.contains("target_recall") && refused.contains(why), "{refused}");
+    }
+}
+
+#[test]
 fn filters_hold_their_recall_however_few_match() {
     let fixture = Fixture::with_space(24, Metric::L2);
     put_all(&fixture, &clustered(12_000, 24, 1), 1);

@@ -36,6 +36,7 @@ pub(super) enum Measured {
     Built(Built),
     Point(Point),
     Filtered(Filtered),
+    Target(Target),
     Writes(Writes),
     Churn(Churn),
 }
@@ -98,6 +99,14 @@ pub(super) struct Point {
     pub(super) cpu_rate: f64,
 }
 
+/// Queries that ask for a recall.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Target {
+    pub(super) target: f64,
+    pub(super) recall: f64,
+    pub(super) rate: f64,
+}
+
 /// Queries under filters that so much passes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Filtered {
@@ -153,6 +162,9 @@ impl Measured {
                 "filter {:<22} {} queries, recall {:.4}, {:.0}/s, slowest {:.1} ms",
                 f.name, f.queries, f.recall, f.rate, f.slowest_ms
             ),
+            Self::Target(t) => {
+                format!("target recall {:.2}: recall {:.4}, {:.0}/s", t.target, t.recall, t.rate)
+            }
             Self::Writes(w) => format!(
                 "writes {:.0} vectors/s beside {:.0} queries/s, p99 {:.2} ms",
                 w.vectors_per_second, w.queries_per_second, w.p99_ms

@@ -41,7 +41,9 @@ impl Report {
         self.print_built(output)?;
         self.print_curves(output)?;
         for row in &self.measured {
-            if let Measured::Filtered(_) | Measured::Writes(_) | Measured::Churn(_) = row {
+            if let Measured::Filtered(_) | Measured::Target(_) | Measured::Writes(_) | Measured::Churn(_) =
+                row
+            {
                 output.line(row.describe())?;
             }
         }

@@ -135,6 +135,26 @@ impl Allidb {
         filter: Option<allidb_index::filter::Filter>,
     ) -> Result<Vec<u32>> {
         let nearest = Nearest { ef: self.breadth, ..Nearest::to_vector(SPACE, vector.to_vec()) };
+        self.ask(nearest, k, filter)
+    }
+
+    /// A whole query that asks for a recall.
+    pub(in crate::bench::vector) fn query_for(
+        &self,
+        vector: &[f32],
+        k: usize,
+        recall: f64,
+    ) -> Result<Vec<u32>> {
+        let nearest = Nearest { target_recall: Some(recall), ..Nearest::to_vector(SPACE, vector.to_vec()) };
+        self.ask(nearest, k, None)
+    }
+
+    fn ask(
+        &self,
+        nearest: Nearest,
+        k: usize,
+        filter: Option<allidb_index::filter::Filter>,
+    ) -> Result<Vec<u32>> {
         let query = Query {
             limit: k,
             filter,

@@ -1,0 +1,194 @@
+//! How broad a walk must be for a recall: measured in the background, on queries that were asked or, before there are enough, on
+//! stored vectors, themselves excluded.
+
+use std::sync::Arc;
+
+use allidb_storage::Sequence;
+use parking_lot::Mutex;
+
+use crate::{
+    error::Result,
+    vector::space::{Search, View},
+};
+
+/// Breadths that are measured.
+const BREADTHS: [usize; 14] = [16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1_024, 2_048];
+/// Numbers of hits that are measured.
+const HITS: [usize; 3] = [1, 10, 100];
+/// Queries that are kept, and measured at most.
+pub(crate) const SAMPLE: usize = 128;
+/// Fewer real queries than this tell too little.
+const LEAST: usize = 64;
+/// Beyond so many queries seen, new ones still have the chance that this gives them: the sample follows the times.
+const WINDOW: u64 = 10_000;
+/// What a sample of this size may err by.
+const MARGIN: f64 = 0.005;
+/// Rows compared for the exact answers at most, all queries together.
+const MOST_COMPARED: usize = 200_000_000;
+/// Where the curve ends.
+const ENOUGH: f64 = 0.9995;
+
+/// Recall over breadth.
+#[derive(Clone, Debug)]
+pub(crate) struct Curve {
+    /// Vectors when it was measured.
+    pub(crate) rows: usize,
+    /// Whether queries that were asked were measured.
+    pub(crate) is_of_queries: bool,
+    /// For each of [`HITS`], recalls by rising breadth.
+    recalls: [Vec<(usize, f64)>; HITS.len()],
+}
+
+impl Curve {
+    /// The breadth that finds this share of the `k` nearest.
+    pub(crate) fn breadth(&self, k: usize, recall: f64) -> usize {
+        let class = HITS.iter().position(|hits| k <= *hits).unwrap_or(HITS.len() - 1);
+        let points = &self.recalls[class];
+        let wanted = recall + MARGIN.min((1.0 - recall) / 2.0);
+        let above = points.iter().position(|(_, recall)| *recall >= wanted);
+        let breadth = match above {
+            Some(0) => points[0].0,
+            Some(above) => {
+                let ((low, below), (high, reached)) = (points[above - 1], points[above]);
+                let share = (wanted - below) / (reached - below).max(1e-9);
+                low + ((high - low) as f64 * share).ceil() as usize
+            }
+            None => 2 * points.last().map_or(BREADTHS[0], |(breadth, _)| *breadth),
+        };
+        breadth.max(breadth * k / HITS[class])
+    }
+
+    /// The share of the 10 nearest that a walk of this breadth finds.
+    pub(crate) fn recall(&self, breadth: usize) -> f64 {
+        let points = &self.recalls[1];
+        let upto = points.iter().rfind(|(measured, _)| *measured <= breadth);
+        upto.or(points.first()).map_or(0.0, |(_, recall)| *recall)
+    }
+}
+
+/// A sample of the queries that were asked (Vitter: reservoir sampling).
+#[derive(Debug, Default)]
+pub(crate) struct Reservoir(Mutex<Sampled>);
+
+#[derive(Debug, Default)]
+struct Sampled {
+    seen: u64,
+    queries: Vec<Arc<[f32]>>,
+}
+
+impl Reservoir {
+    /// Notes a prepared query.
+    pub(crate) fn note(&self, prepared: &[f32]) {
+        // Whoever comes at the same time is not missed.
+        let Some(mut sampled) = self.0.try_lock() else { return };
+        sampled.seen += 1;
+        if sampled.queries.len() < SAMPLE {
+            sampled.queries.push(prepared.into());
+            return;
+        }
+        let mixed = sampled.seen.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let lot = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 16;
+        let place = (lot % sampled.seen.min(WINDOW)) as usize;
+        if let Some(old) = sampled.queries.get_mut(place) {
+            *old = prepared.into();
+        }
+    }
+
+    /// The queries, if there are enough.
+    pub(crate) fn queries(&self) -> Option<Vec<Arc<[f32]>>> {
+        let sampled = self.0.lock();
+        (sampled.queries.len() >= LEAST).then(|| sampled.queries.clone())
+    }
+
+    pub(crate) fn has_enough(&self) -> bool {
+        self.0.lock().queries.len() >= LEAST
+    }
+}
+
+/// A query to be measured, and the number that is no answer to it: its own.
+pub(crate) struct Sample {
+    pub(crate) prepared: Arc<[f32]>,
+    pub(crate) itself: Option<u64>,
+}
+
+/// Measures the curve of a view. `None` if it was cancelled, or there is nothing to measure.
+///
+/// # Errors
+/// If a segment is damaged.
+pub(crate) fn measure(
+    view: &View,
+    rows: usize,
+    sequence: Sequence,
+    samples: &[Sample],
+    is_of_queries: bool,
+    is_cancelled: &dyn Fn() -> bool,
+) -> Result<Option<Curve>> {
+    let samples = &samples[..samples.len().min((MOST_COMPARED / rows.max(1)).max(8))];
+    let most = HITS[HITS.len() - 1];
+    let find = |sample: &Sample, k: usize, breadth: usize, exact: bool| -> Result<Vec<u64>> {
+        // One more, as it may be the sample itself.
+        let search = Search { k: k + 1, breadth, exact, sequence, accept: None };
+        let found = view.search(&sample.prepared, &search)?.nearest.into_iter();
+        Ok(found.map(|near| near.number).filter(|number| Some(*number) != sample.itself).take(k).collect())
+    };
+    let mut truths = Vec::with_capacity(samples.len());
+    for sample in samples {
+        if is_cancelled() {
+            return Ok(None);
+        }
+        truths.push(find(sample, most, most, true)?);
+    }
+    if truths.iter().all(Vec::is_empty) {
+        return Ok(None);
+    }
+    let mut recalls: [Vec<(usize, f64)>; HITS.len()] = Default::default();
+    for (hits, points) in HITS.into_iter().zip(&mut recalls) {
+        for breadth in BREADTHS {
+            let (mut found, mut wanted) = (0, 0);
+            for (sample, truth) in samples.iter().zip(&truths) {
+                if is_cancelled() {
+                    return Ok(None);
+                }
+                let truth = &truth[..hits.min(truth.len())];
+                let near = find(sample, hits, breadth, false)?;
+                found += truth.iter().filter(|number| near.contains(number)).count();
+                wanted += truth.len();
+            }
+            points.push((breadth, found as f64 / wanted.max(1) as f64));
+            if points.last().is_some_and(|(_, recall)| *recall >= ENOUGH) {
+                break;
+            }
+        }
+    }
+    Ok(Some(Curve { rows, is_of_queries, recalls }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_breadth_rises_with_the_recall_and_the_hits() {
+        let points = vec![(16, 0.9), (32, 0.96), (64, 1.0)];
+        let curve = Curve { rows: 1, is_of_queries: true, recalls: [points.clone(), points.clone(), points] };
+        assert_eq!(curve.breadth(10, 0.5), 16);
+        let breadths: Vec<usize> =
+            [0.9, 0.93, 0.95, 0.97, 0.99].map(|recall| curve.breadth(10, recall)).into();
+        assert!(breadths.is_sorted(), "{breadths:?}");
+        assert!(breadths[2] > 24 && breadths[2] <= 32, "{breadths:?}");
+        assert_eq!(curve.breadth(1_000, 0.5), 160);
+        assert_eq!(curve.recall(40), 0.96);
+    }
+
+    #[test]
+    fn a_reservoir_keeps_old_and_new() {
+        let reservoir = Reservoir::default();
+        (0..LEAST - 1).for_each(|at| reservoir.note(&[at as f32]));
+        assert!(reservoir.queries().is_none());
+        (LEAST - 1..5_000).for_each(|at| reservoir.note(&[at as f32]));
+        let kept = reservoir.queries().unwrap();
+        assert_eq!(kept.len(), SAMPLE);
+        let late = kept.iter().filter(|query| query[0] >= 2_500.0).count();
+        assert!((30..100).contains(&late), "{late} of {SAMPLE} from the later half");
+    }
+}
