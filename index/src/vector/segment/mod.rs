@@ -9,6 +9,8 @@
 //! Opening reads the header and nothing else. A block is verified when a search first touches it, until the whole file has
 //! been verified once in the background; from then on searches go unchecked.
 
+#[cfg(test)]
+mod golden_tests;
 mod layout;
 mod search;
 #[cfg(test)]
