@@ -4,5 +4,6 @@ mod edges;
 mod entities;
 mod filters;
 mod fixture;
+mod freshness;
 mod queries;
 mod vectors;

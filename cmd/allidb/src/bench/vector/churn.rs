@@ -48,13 +48,13 @@ pub(super) fn run(
         }
         let is_last = report == REPORTS;
         let (seconds, cpu_seconds) = (started.elapsed().as_secs_f64(), process::cpu_seconds() - cpu);
-        let (mut recall_now, mut fresh_recall) = (f64::NAN, f64::NAN);
+        let (mut recall_now, mut fresh_recall) = (None, None);
         let mut segments = ours.segments();
         if is_last {
             ours.settle();
             segments = ours.segments();
             let set = Set::of(data, &current);
-            recall_now = set.recall(ours, plan.k)?;
+            recall_now = Some(set.recall(ours, plan.k)?);
             ours.close()?;
             let fresh =
                 VectorData { base: set.base.clone(), queries: data.queries.clone(), truth: Vec::new() };
@@ -62,7 +62,7 @@ pub(super) fn run(
                 &fresh,
                 &Plan { dir: plan.dir.join("fresh"), data: plan.dir.clone(), ..plan.clone() },
             )?;
-            fresh_recall = set.recall(fresh.as_allidb().context("ours")?, plan.k)?;
+            fresh_recall = Some(set.recall(fresh.as_allidb().context("ours")?, plan.k)?);
         }
         tell(Churn {
             overwrites: written,

@@ -131,8 +131,9 @@ pub(super) struct Churn {
     pub(super) overwrites: u64,
     pub(super) seconds: f64,
     pub(super) cpu_seconds: f64,
-    pub(super) recall: f64,
-    pub(super) fresh_recall: f64,
+    /// At the end.
+    pub(super) recall: Option<f64>,
+    pub(super) fresh_recall: Option<f64>,
     pub(super) segments: usize,
 }
 
@@ -169,10 +170,19 @@ impl Measured {
                 "writes {:.0} vectors/s beside {:.0} queries/s, p99 {:.2} ms",
                 w.vectors_per_second, w.queries_per_second, w.p99_ms
             ),
-            Self::Churn(c) => format!(
-                "churn {} overwrites in {:.0} s ({:.0} CPU s): recall {:.4}, fresh {:.4}, {} segments",
-                c.overwrites, c.seconds, c.cpu_seconds, c.recall, c.fresh_recall, c.segments
-            ),
+            Self::Churn(c) => {
+                let recall =
+                    |recall: Option<f64>| recall.map_or("–".to_owned(), |recall| format!("{recall:.4}"));
+                format!(
+                    "churn {} overwrites in {:.0} s ({:.0} CPU s): recall {}, fresh {}, {} segments",
+                    c.overwrites,
+                    c.seconds,
+                    c.cpu_seconds,
+                    recall(c.recall),
+                    recall(c.fresh_recall),
+                    c.segments
+                )
+            }
         }
     }
 }
