@@ -14,6 +14,7 @@ mod freshness;
 mod garbage;
 mod kill_nine;
 mod make;
+mod merges;
 mod paging;
 mod process;
 mod python;
