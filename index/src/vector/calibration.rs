@@ -31,7 +31,7 @@ const ENOUGH: f64 = 0.9995;
 /// Recall over breadth.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
-    /// Vectors when it was measured.
+    /// Rows under a graph when it was measured.
     pub(crate) rows: usize,
     /// Whether queries that were asked were measured.
     pub(crate) is_of_queries: bool,

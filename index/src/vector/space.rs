@@ -383,12 +383,18 @@ impl SpaceIndex {
 
     /// Whether the curve should be measured: there is a graph, and the curve is of other rows or could be of better queries.
     pub(crate) fn is_curve_due(&self) -> bool {
-        let SpaceCounts { vectors, in_graphs, .. } = self.counts();
+        let rows = self.rows_in_graphs();
         let is_stale = |curve: &Arc<Curve>| {
-            curve.rows.abs_diff(vectors) * CURVE_SHARE > vectors
+            curve.rows.abs_diff(rows) * CURVE_SHARE > rows
                 || (!curve.is_of_queries && self.asked.has_enough())
         };
-        in_graphs > 0 && self.curve.read().as_ref().is_none_or(is_stale)
+        rows > 0 && self.curve.read().as_ref().is_none_or(is_stale)
+    }
+
+    /// Living rows of segments with a graph.
+    pub(crate) fn rows_in_graphs(&self) -> usize {
+        let state = self.state.read();
+        state.sealed.iter().filter(|sealed| !sealed.segment.is_flat()).map(|sealed| sealed.living()).sum()
     }
 
     /// Begins a kind of work, unless another thread is at it.

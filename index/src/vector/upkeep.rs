@@ -232,7 +232,7 @@ impl Inner {
                 samples
             }
         };
-        let rows = space.counts().vectors;
+        let rows = space.rows_in_graphs();
         let is_cancelled = || self.is_over(space);
         let curve =
             calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled)?;
