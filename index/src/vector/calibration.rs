@@ -40,6 +40,11 @@ pub(crate) struct Curve {
 }
 
 impl Curve {
+    /// Whether there was nothing to measure.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.recalls.iter().any(Vec::is_empty)
+    }
+
     /// The breadth that finds this share of the `k` nearest.
     pub(crate) fn breadth(&self, k: usize, recall: f64) -> usize {
         let class = HITS.iter().position(|hits| k <= *hits).unwrap_or(HITS.len() - 1);
@@ -111,7 +116,7 @@ pub(crate) struct Sample {
     pub(crate) itself: Option<u64>,
 }
 
-/// Measures the curve of a view. `None` if it was cancelled, or there is nothing to measure.
+/// Measures the curve of a view. `None` if it was cancelled. Without samples it says nothing.
 ///
 /// # Errors
 /// If a segment is damaged.
@@ -138,10 +143,10 @@ pub(crate) fn measure(
         }
         truths.push(find(sample, most, most, true)?);
     }
-    if truths.iter().all(Vec::is_empty) {
-        return Ok(None);
-    }
     let mut recalls: [Vec<(usize, f64)>; HITS.len()] = Default::default();
+    if truths.iter().all(Vec::is_empty) {
+        return Ok(Some(Curve { rows, is_of_queries: true, recalls }));
+    }
     for (hits, points) in HITS.into_iter().zip(&mut recalls) {
         for breadth in BREADTHS {
             let (mut found, mut wanted) = (0, 0);

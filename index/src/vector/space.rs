@@ -374,7 +374,7 @@ impl SpaceIndex {
 
     /// How recall rises with the breadth of walks, if that was measured.
     pub(crate) fn curve(&self) -> Option<Arc<Curve>> {
-        self.curve.read().clone()
+        self.curve.read().clone().filter(|curve| !curve.is_empty())
     }
 
     pub(crate) fn set_curve(&self, curve: Curve) {
@@ -589,13 +589,13 @@ impl View {
     ///
     /// # Errors
     /// If a segment is damaged.
-    pub(crate) fn spread(&self, most: usize) -> Result<Vec<(u64, Owner)>> {
+    pub(crate) fn spread(&self, most: usize, sequence: Sequence) -> Result<Vec<(u64, Owner)>> {
         let rows: usize = self.sealed.iter().map(|sealed| sealed.segment.rows()).sum();
         let step = rows.div_ceil(most).max(1);
         let mut chosen = Vec::new();
         for Sealed { segment, deaths } in self.sealed.iter().map(|sealed| &**sealed) {
             for row in (0..segment.rows() as u32).step_by(step) {
-                if deaths.is_visible(row, Sequence::MAX) {
+                if deaths.is_visible(row, sequence) {
                     chosen.push((segment.number(row)?, segment.owner_of(row)?));
                 }
             }

@@ -198,9 +198,7 @@ impl Inner {
             } else if let Some(Inputs::Sealed(inputs)) = space.due(Work::Merge) {
                 self.merge(space, inputs)?;
             } else if space.is_curve_due() {
-                if !self.calibrate(space)? {
-                    break;
-                }
+                self.calibrate(space)?;
             } else {
                 break;
             }
@@ -208,13 +206,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Measures how recall rises with the breadth of walks. False if there is nothing to measure.
-    fn calibrate(&self, space: &SpaceIndex) -> Result<bool> {
-        let snapshot = self.engine.snapshot();
+    /// Measures how recall rises with the breadth of walks.
+    fn calibrate(&self, space: &SpaceIndex) -> Result<()> {
+        // In this order the view fits the snapshot. Of what is written in between the view may miss a row: no matter here.
         let view = space.view();
-        if !view.fits(snapshot.sequence()) {
-            return Ok(false);
-        }
+        let snapshot = self.engine.snapshot();
         let asked = space.asked.queries();
         let is_of_queries = asked.is_some();
         let samples = match asked {
@@ -222,12 +218,13 @@ impl Inner {
                 queries.into_iter().map(|prepared| Sample { prepared, itself: None }).collect::<Vec<_>>()
             }
             None => {
-                let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(false) };
+                let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
                 let mut samples = Vec::new();
-                for (number, owner) in view.spread(calibration::SAMPLE)? {
-                    let mut prepared = Vec::new();
-                    self.prepared(space, &snapshot, tenant, owner, &mut prepared)?;
-                    samples.push(Sample { prepared: prepared.into(), itself: Some(number) });
+                for (number, owner) in view.spread(calibration::SAMPLE, snapshot.sequence())? {
+                    let stored = self.stored(space, &snapshot, &vector_key(space, tenant, owner))?;
+                    let sample =
+                        stored.map(|prepared| Sample { prepared: prepared.into(), itself: Some(number) });
+                    samples.extend(sample);
                 }
                 samples
             }
@@ -236,13 +233,12 @@ impl Inner {
         let is_cancelled = || self.is_over(space);
         let curve =
             calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled)?;
-        let is_measured = curve.is_some();
         if let Some(curve) = curve {
             let recall = curve.recall(self.options.search_breadth);
             tracing::debug!(rows, is_of_queries, recall, "measured the recall of a vector space");
             space.set_curve(curve);
         }
-        Ok(is_measured)
+        Ok(())
     }
 
     /// Reads every stored vector of a space that is neither in a segment nor fresh.
@@ -358,8 +354,10 @@ impl Inner {
         };
         let vector = |nth: usize, out: &mut Vec<f32>| {
             let (_, input, row) = living[nth];
-            let owner = inputs[input].segment.owner_of(row)?;
-            self.prepared(space, &snapshot, tenant, owner, out)
+            let key = vector_key(space, tenant, inputs[input].segment.owner_of(row)?);
+            let missing = || Error::corrupt("vector", &key, "the index has it and it is not there");
+            *out = self.stored(space, &snapshot, &key)?.ok_or_else(missing)?;
+            Ok(())
         };
         let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: kept.as_ref() };
         let new = if numbers.is_empty() { None } else { self.write(space, at, &rows, build)? };
@@ -375,30 +373,14 @@ impl Inner {
         Ok(())
     }
 
-    /// The stored vector of an owner, prepared.
-    fn prepared(
-        &self,
-        space: &SpaceIndex,
-        snapshot: &Snapshot,
-        tenant: TenantId,
-        owner: Owner,
-        out: &mut Vec<f32>,
-    ) -> Result<()> {
-        let (collection, space_id) = space.id;
-        let entity = EntityKey { tenant, collection, id: owner.id };
-        let key = entity.vector(&VectorKey { chunk: owner.chunk, space: space_id });
-        let bytes = snapshot.get(self.keyspaces.vector, &key)?;
-        let content = match &bytes {
-            Some(bytes) => register::<VectorContent>("vector", &key, bytes)?.value,
-            None => None,
-        };
-        let content =
-            content.ok_or_else(|| Error::corrupt("vector", &key, "the index has it and it is not there"))?;
+    /// The stored vector under a key, prepared, if it is there.
+    fn stored(&self, space: &SpaceIndex, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<f32>>> {
+        let Some(bytes) = snapshot.get(self.keyspaces.vector, key)? else { return Ok(None) };
+        let Some(content) = register::<VectorContent>("vector", key, &bytes)?.value else { return Ok(None) };
         if content.0.len() != space.dimension {
-            return Err(Error::corrupt("vector", &key, "it has another dimension than its space"));
+            return Err(Error::corrupt("vector", key, "it has another dimension than its space"));
         }
-        *out = space.measure().prepare(&content.0);
-        Ok(())
+        Ok(Some(space.measure().prepare(&content.0)))
     }
 
     /// Writes a segment; `None` if that is not needed any more.
@@ -452,6 +434,13 @@ impl Inner {
         }
         opened
     }
+}
+
+/// Where the vector of an owner is stored.
+fn vector_key(space: &SpaceIndex, tenant: TenantId, owner: Owner) -> Vec<u8> {
+    let (collection, space) = space.id;
+    let entity = EntityKey { tenant, collection, id: owner.id };
+    entity.vector(&VectorKey { chunk: owner.chunk, space })
 }
 
 /// The segment whose graph is gone on from: the largest, if it makes up a good part of the rows.
