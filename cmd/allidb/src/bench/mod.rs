@@ -6,8 +6,11 @@ mod process;
 mod storage;
 mod vector;
 
-use anyhow::Result;
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
 use clap::Subcommand;
+use tempfile::TempDir;
 
 use crate::output::Output;
 
@@ -38,4 +41,18 @@ pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
         BenchCommand::Vector(args) => vector::run(&args, output),
         BenchCommand::VectorChild { plan } => vector::run_child(&plan),
     }
+}
+
+/// A directory of our own, removed at the end, also after a failure.
+fn scratch(asked: Option<&Path>) -> Result<TempDir> {
+    let build = Path::new("target");
+    let parent = match asked {
+        Some(dir) => dir,
+        None if build.is_dir() => build,
+        None => Path::new("."),
+    };
+    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
+    let parent = fs::canonicalize(parent)?;
+    let dir = tempfile::Builder::new().prefix("allidb-bench-").tempdir_in(&parent);
+    dir.with_context(|| parent.display().to_string())
 }

@@ -16,15 +16,11 @@ mod report;
 mod rounds;
 mod workload;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use tempfile::TempDir;
 
 use super::{latency::timing_cost_ns, machine::Machine};
 use crate::output::Output;
@@ -112,7 +108,7 @@ impl StorageArgs {
 
 /// Measures and reports.
 pub(super) fn run(args: &StorageArgs, output: Output) -> Result<()> {
-    let dir = scratch(args.dir.as_deref())?;
+    let dir = super::scratch(args.dir.as_deref())?;
     let machine = Machine::with_files_in(dir.path())?;
     if machine.files_are_in_memory() {
         eprintln!("warning: {} is in memory; use --dir on a disk", dir.path().display());
@@ -124,18 +120,4 @@ pub(super) fn run(args: &StorageArgs, output: Output) -> Result<()> {
     let measured = rounds::run(args, dir.path())?;
     dir.close().context("removing the stores")?;
     Report::new(machine, settings, measured).print(output)
-}
-
-/// A directory of our own, removed at the end, also after a failure or a signal.
-fn scratch(asked: Option<&Path>) -> Result<TempDir> {
-    let build = Path::new("target");
-    let parent = match asked {
-        Some(dir) => dir,
-        None if build.is_dir() => build,
-        None => Path::new("."),
-    };
-    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let parent = fs::canonicalize(parent)?;
-    let dir = tempfile::Builder::new().prefix("allidb-bench-").tempdir_in(&parent);
-    dir.with_context(|| parent.display().to_string())
 }

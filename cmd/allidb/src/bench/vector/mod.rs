@@ -30,7 +30,6 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use tempfile::TempDir;
 
 use super::machine::Machine;
 use crate::output::Output;
@@ -105,7 +104,7 @@ impl VectorArgs {
 
 /// Measures and reports.
 pub(super) fn run(args: &VectorArgs, output: Output) -> Result<()> {
-    let dir = scratch(args.dir.as_deref())?;
+    let dir = super::scratch(args.dir.as_deref())?;
     let machine = Machine::with_files_in(dir.path())?;
     if cfg!(debug_assertions) {
         eprintln!("warning: this is not a release build; its figures mean nothing");
@@ -151,18 +150,4 @@ fn run_process(plan: &Plan) -> Result<Vec<Measured>> {
         bail!("measuring {} failed: {status}", plan.engine.title());
     }
     Ok(measured)
-}
-
-/// A directory of our own, removed at the end.
-fn scratch(asked: Option<&Path>) -> Result<TempDir> {
-    let build = Path::new("target");
-    let parent = match asked {
-        Some(dir) => dir,
-        None if build.is_dir() => build,
-        None => Path::new("."),
-    };
-    fs::create_dir_all(parent).with_context(|| parent.display().to_string())?;
-    let parent = fs::canonicalize(parent)?;
-    let dir = tempfile::Builder::new().prefix("allidb-bench-").tempdir_in(&parent);
-    dir.with_context(|| parent.display().to_string())
 }
