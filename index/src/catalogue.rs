@@ -10,8 +10,8 @@ use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
 use crate::{
     error::{Error, Result},
     model::{
-        Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId, Timestamp,
-        validate_collection_name,
+        Codes, Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
+        Timestamp, validate_collection_name,
     },
 };
 
@@ -296,7 +296,7 @@ fn decode<M: prost::Message + Default>(key: &[u8], value: &[u8]) -> Result<M> {
 
 /// The catalogue's rows: protobuf messages, so that they can grow.
 mod record {
-    use super::{BTreeMap, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId, Timestamp};
+    use super::{BTreeMap, Codes, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId, Timestamp};
     use crate::model;
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -327,6 +327,9 @@ mod record {
         metric: u32,
         #[prost(uint32, tag = "5")]
         history: u32,
+        /// Zero in what was written before there was a choice.
+        #[prost(uint32, tag = "6")]
+        codes: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -351,6 +354,12 @@ mod record {
                     Metric::L2 => 3,
                 },
                 history: space.spec.history,
+                codes: match space.spec.codes {
+                    Codes::Bits4And8 => 0,
+                    Codes::Bits8 => 1,
+                    Codes::Bits1And8 => 2,
+                    Codes::Float => 3,
+                },
             };
             Self {
                 tenant: tenant.0,
@@ -370,8 +379,15 @@ mod record {
                     3 => Metric::L2,
                     _ => return None,
                 };
+                let codes = match record.codes {
+                    0 => Codes::Bits4And8,
+                    1 => Codes::Bits8,
+                    2 => Codes::Bits1And8,
+                    3 => Codes::Float,
+                    _ => return None,
+                };
                 let (name, dimension, history) = (record.name, record.dimension, record.history);
-                let spec = SpaceSpec { name, dimension, metric, history };
+                let spec = SpaceSpec { name, dimension, metric, history, codes };
                 Some((spec.name.clone(), Space { id: SpaceId(record.id), spec }))
             };
             Some(model::Collection {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allidb_index::model::{Collection, CollectionChange, Metric, SpaceSpec};
+use allidb_index::model::{Codes, Collection, CollectionChange, Metric, SpaceSpec};
 use tonic::Status;
 
 use super::{Path, time::timestamp_to_proto};
@@ -25,7 +25,19 @@ fn spec_from_proto(path: &Path<'_>, space: v1::Space) -> Result<SpaceSpec, Statu
             return Err(path.field("metric").invalid(format!("is {}, which is no metric", space.metric)));
         }
     };
-    Ok(SpaceSpec { name: space.name, dimension: space.dimension, metric, history: space.history })
+    let codes = match v1::Codes::try_from(space.codes) {
+        Ok(v1::Codes::Unspecified | v1::Codes::Bits4And8) => Codes::Bits4And8,
+        Ok(v1::Codes::Bits8) => Codes::Bits8,
+        Ok(v1::Codes::Bits1And8) => Codes::Bits1And8,
+        Ok(v1::Codes::Float) => Codes::Float,
+        Err(_) => {
+            return Err(path
+                .field("codes")
+                .invalid(format!("is {}, which is no kind of codes", space.codes)));
+        }
+    };
+    let v1::Space { name, dimension, history, .. } = space;
+    Ok(SpaceSpec { name, dimension, metric, history, codes })
 }
 
 fn spec_to_proto(spec: &SpaceSpec) -> v1::Space {
@@ -34,11 +46,18 @@ fn spec_to_proto(spec: &SpaceSpec) -> v1::Space {
         Metric::Dot => v1::Metric::Dot,
         Metric::L2 => v1::Metric::L2,
     };
+    let codes = match spec.codes {
+        Codes::Bits4And8 => v1::Codes::Bits4And8,
+        Codes::Bits8 => v1::Codes::Bits8,
+        Codes::Bits1And8 => v1::Codes::Bits1And8,
+        Codes::Float => v1::Codes::Float,
+    };
     v1::Space {
         name: spec.name.clone(),
         dimension: spec.dimension,
         metric: metric.into(),
         history: spec.history,
+        codes: codes.into(),
     }
 }
 
@@ -71,6 +90,14 @@ mod tests {
             let back = specs_from_proto(&Path::Root("add_spaces"), vec![spec_to_proto(&spec)]);
             assert_eq!(back.expect("our own"), [spec]);
         }
+        for codes in [Codes::Bits4And8, Codes::Bits8, Codes::Bits1And8, Codes::Float] {
+            let spec = SpaceSpec { codes, ..SpaceSpec::new("gloss", 384, Metric::Dot) };
+            let back = specs_from_proto(&Path::Root("add_spaces"), vec![spec_to_proto(&spec)]);
+            assert_eq!(back.expect("our own"), [spec]);
+        }
+        let odd = v1::Space { codes: 9, ..spec_to_proto(&SpaceSpec::new("gloss", 384, Metric::Dot)) };
+        let status = specs_from_proto(&Path::Root("add_spaces"), vec![odd]).expect_err("no such codes");
+        assert_eq!(status.message(), "add_spaces[0].codes is 9, which is no kind of codes");
         let unset = v1::Space { name: "s".into(), dimension: 3, ..Default::default() };
         let status = specs_from_proto(&Path::Root("add_spaces"), vec![unset]).expect_err("no metric");
         assert_eq!(status.message(), "add_spaces[0].metric must be set: COSINE, DOT or L2");

@@ -1,8 +1,8 @@
 //! `allidb collection …`, and what other commands need of collections.
 
 use allidb_api::v1::{
-    Collection, CreateCollectionRequest, DropCollectionRequest, GetCollectionRequest, ListCollectionsRequest,
-    Metric, Space, UpdateCollectionRequest,
+    Codes, Collection, CreateCollectionRequest, DropCollectionRequest, GetCollectionRequest,
+    ListCollectionsRequest, Metric, Space, UpdateCollectionRequest,
 };
 use anyhow::Result;
 use clap::Subcommand;
@@ -22,7 +22,8 @@ pub(crate) enum CollectionCommand {
     Create {
         /// Its name: 1 to 64 of a-z, A-Z, 0-9, `_`, `-`, `.`.
         name: String,
-        /// A vector space: NAME:DIMENSION[:METRIC], metric cosine (the default), dot or l2. May be repeated.
+        /// A vector space: NAME:DIMENSION[:METRIC[:CODES]], metric cosine (the default), dot or l2. Codes are how the index holds
+        /// vectors: `4+8` bits a number (the default), `8`, `1+8` or `f32`. May be repeated.
         #[arg(long = "space", value_name = "SPACE", value_parser = parse_space)]
         spaces: Vec<Space>,
     },
@@ -37,7 +38,7 @@ pub(crate) enum CollectionCommand {
     Update {
         /// The collection.
         name: String,
-        /// Add a space: NAME:DIMENSION[:METRIC]. May be repeated.
+        /// Add a space: NAME:DIMENSION[:METRIC[:CODES]]. May be repeated.
         #[arg(long, value_name = "SPACE", value_parser = parse_space)]
         add_space: Vec<Space>,
         /// Drop a space with all its vectors. May be repeated.
@@ -162,21 +163,43 @@ async fn list(client: &Client) -> Result<Vec<Collection>> {
     }
 }
 
-/// A space from `NAME:DIMENSION[:METRIC]`.
+/// A space from `NAME:DIMENSION[:METRIC[:CODES]]`.
 pub(crate) fn parse_space(text: &str) -> Result<Space, String> {
     let mut parts = text.split(':');
-    let (Some(name), Some(dimension), metric, None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(name), Some(dimension), metric, codes, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err("a space is NAME:DIMENSION or NAME:DIMENSION:METRIC".to_owned());
+        return Err(
+            "a space is NAME:DIMENSION, NAME:DIMENSION:METRIC or NAME:DIMENSION:METRIC:CODES".to_owned()
+        );
     };
     let dimension = dimension.parse().ok().filter(|dimension| (1..=65_535).contains(dimension));
     Ok(Space {
         name: name.to_owned(),
         dimension: dimension.ok_or("the dimension is a number from 1 to 65,535")?,
         metric: parse_metric(metric.unwrap_or("cosine"))? as i32,
+        codes: codes.map_or(Ok(Codes::Unspecified), parse_codes)? as i32,
         ..Space::default()
     })
+}
+
+pub(crate) fn parse_codes(text: &str) -> Result<Codes, String> {
+    match text {
+        "4+8" => Ok(Codes::Bits4And8),
+        "8" => Ok(Codes::Bits8),
+        "1+8" => Ok(Codes::Bits1And8),
+        "f32" => Ok(Codes::Float),
+        _ => Err(format!("`{text}` are no codes: 4+8, 8, 1+8 or f32")),
+    }
+}
+
+fn codes_name(codes: Codes) -> &'static str {
+    match codes {
+        Codes::Bits4And8 | Codes::Unspecified => "4+8",
+        Codes::Bits8 => "8",
+        Codes::Bits1And8 => "1+8",
+        Codes::Float => "f32",
+    }
 }
 
 /// A metric by its name.
@@ -208,6 +231,7 @@ fn to_json(collection: &Collection) -> Json {
         json!({
             "name": space.name, "dimension": space.dimension,
             "metric": metric_name(space.metric()), "history": space.history,
+            "codes": codes_name(space.codes()),
         })
     };
     json!({
@@ -226,11 +250,11 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
         output.document(&document)?;
         return Ok(());
     }
-    let mut shown = table(&["collection", "space", "dimension", "metric", "aliases", "created"]);
+    let mut shown = table(&["collection", "space", "dimension", "metric", "codes", "aliases", "created"]);
     for collection in collections {
         let created = collection.created_at.map(|time| time.to_string()).unwrap_or_default();
         if collection.spaces.is_empty() {
-            shown.add_row([collection.name.as_str(), "", "", "", "", &created]);
+            shown.add_row([collection.name.as_str(), "", "", "", "", "", &created]);
         }
         for (index, space) in collection.spaces.iter().enumerate() {
             let aliases = collection.aliases.iter().filter(|(_, target)| **target == space.name);
@@ -240,6 +264,7 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
                 &space.name,
                 &space.dimension.to_string(),
                 metric_name(space.metric()),
+                codes_name(space.codes()),
                 &aliases,
                 if index == 0 { &created } else { "" },
             ]);
@@ -258,7 +283,8 @@ mod tests {
         let space = parse_space("gloss:384").unwrap();
         assert_eq!((space.name.as_str(), space.dimension, space.metric()), ("gloss", 384, Metric::Cosine));
         assert_eq!(parse_space("a:2:l2").unwrap().metric(), Metric::L2);
-        for bad in ["gloss", "gloss:0", "gloss:65536", "gloss:x", "gloss:3:cos", "a:1:l2:x"] {
+        assert_eq!(parse_space("a:2:dot:1+8").unwrap().codes(), Codes::Bits1And8);
+        for bad in ["a:1:l2:4+8:x", "gloss", "gloss:0", "gloss:65536", "gloss:x", "gloss:3:cos", "a:1:l2:x"] {
             assert!(parse_space(bad).is_err(), "{bad} was taken");
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use allidb_api::v1::{Durability, Metric, Space, put_stream_request::Item};
+use allidb_api::v1::{Codes, Durability, Metric, Space, put_stream_request::Item};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -60,6 +60,9 @@ pub(crate) struct ImportArgs {
     /// How the vectors of a space that has to be created are compared: cosine, dot or l2.
     #[arg(long, default_value = "cosine", value_parser = collections::parse_metric)]
     metric: Metric,
+    /// How the index holds the vectors of a new space: 4+8, 8, 1+8 bits a number, or f32.
+    #[arg(long, default_value = "4+8", value_parser = collections::parse_codes)]
+    codes: Codes,
     /// Create the collection and the space if they are missing (the default).
     #[arg(long, overrides_with = "no_create")]
     create: bool,
@@ -126,7 +129,8 @@ pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Re
     let dimension = dataset.vectors.as_ref().map(|vectors| vectors.header().dimension as u32);
     let spaces = match (&args.space, dimension) {
         (Some(name), Some(dimension)) => {
-            vec![Space { name: name.clone(), dimension, metric: args.metric as i32, ..Space::default() }]
+            let (metric, codes) = (args.metric as i32, args.codes as i32);
+            vec![Space { name: name.clone(), dimension, metric, codes, history: 0 }]
         }
         (None, Some(_)) => {
             return Err(Failure::usage("the directory has vectors: --space names their space"));

@@ -35,6 +35,27 @@ pub enum Metric {
     L2,
 }
 
+/// How the index holds the vectors of a space. Their f32 are stored with the entities in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Codes {
+    /// 4 bits a coordinate for walks, 8 more for the re-ranking.
+    #[default]
+    Bits4And8,
+    /// 8 bits a coordinate and nothing else: a third less memory. The nearest are measured by their stored vectors.
+    Bits8,
+    /// 1 bit a coordinate for walks, 8 more for the re-ranking: walks touch least memory, and must be broader.
+    Bits1And8,
+    /// None: f32 a coordinate.
+    Float,
+}
+
+impl Codes {
+    /// Whether what the index holds tells distances so well that stored vectors need not be read.
+    pub fn tell_distances(self) -> bool {
+        self != Codes::Bits8
+    }
+}
+
 /// What a caller declares of a vector space.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SpaceSpec {
@@ -46,6 +67,8 @@ pub struct SpaceSpec {
     pub metric: Metric,
     /// How many older vectors of each entity or chunk are kept; at most [`SpaceSpec::MAX_HISTORY`].
     pub history: u32,
+    /// How the index holds the vectors.
+    pub codes: Codes,
 }
 
 impl SpaceSpec {
@@ -54,9 +77,9 @@ impl SpaceSpec {
     /// Most older vectors kept.
     pub const MAX_HISTORY: u32 = 1_000;
 
-    /// A space without history.
+    /// A space without history, with the codes of the default.
     pub fn new(name: impl Into<String>, dimension: u32, metric: Metric) -> Self {
-        Self { name: name.into(), dimension, metric, history: 0 }
+        Self { name: name.into(), dimension, metric, history: 0, codes: Codes::default() }
     }
 
     /// Checks name, dimension and history.

@@ -9,7 +9,7 @@ mod value;
 mod write;
 
 pub use collection::{
-    Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
+    Codes, Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
 };
 pub use edge::{Direction, Edge, EdgeRef};
 pub use entity::{Chunk, Entity, EntityRef, ReadMask};

@@ -271,8 +271,11 @@ impl Reader<'_> {
             Some(filter) if !rows_tell => self.matches(target.collection, filter, nearest.exact, deadline)?,
             _ => None,
         };
+        let by_vectors = nearest.rescore || !target.index.shape.codes.tell_distances();
+        // So many pass before the nearest of them are taken: the index alone may order the last ones wrongly.
+        let wanted = if by_vectors { (k + k / 2 + 10).min(limits.candidates) } else { k };
         let is_blind = query.filter.is_some() && matches.is_none();
-        let mut asked = if is_blind { 4 * k } else { k + usize::from(target.itself.is_some()) };
+        let mut asked = if is_blind { 4 * wanted } else { wanted + usize::from(target.itself.is_some()) };
         let mut near = Near::default();
         let mut rounds = 0;
         loop {
@@ -287,7 +290,7 @@ impl Reader<'_> {
             {
                 // Few match: it is less work to find out which than to look for them from the nearest on.
                 matches = self.matches(target.collection, filter, true, deadline)?;
-                asked = k + usize::from(target.itself.is_some());
+                asked = wanted + usize::from(target.itself.is_some());
             }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
@@ -316,20 +319,19 @@ impl Reader<'_> {
                     deadline.check()?;
                 }
                 let measures =
-                    if exact || nearest.rescore || target.index.measure().is_rough(found.distance, &prepared)
-                    {
+                    if exact || by_vectors || target.index.measure().is_rough(found.distance, &prepared) {
                         Measures::Vectors { all: exact }
                     } else {
                         Measures::Codes
                     };
                 let owner = view.owner(&found)?;
                 self.test(owner, found.distance, query, target, measures, walk, &mut near)?;
-                if near.entities.len() == k && !exact {
+                if near.entities.len() == wanted && !exact {
                     break;
                 }
             }
             let is_all = got < asked || asked >= limits.candidates;
-            if near.entities.len() >= k || is_all {
+            if near.entities.len() >= wanted || is_all {
                 if near.entities.len() < k && asked >= limits.candidates && got >= asked {
                     let count = limits.candidates as u64;
                     found.truncated.push(Truncation { reason: TruncationReason::MaxCandidates, count });

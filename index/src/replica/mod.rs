@@ -34,7 +34,7 @@ use crate::{
     mutation::{Mutation, Planner},
     query::MatchCache,
     random::Random,
-    vector::{BuildPool, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions},
+    vector::{BuildPool, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions},
     version::Version,
 };
 
@@ -288,8 +288,11 @@ fn definitions(tenant: TenantId, collection: &Collection) -> impl Iterator<Item 
         tenant,
         collection: collection_id,
         space: space.id,
-        metric: space.spec.metric,
-        dimension: space.spec.dimension,
+        shape: Shape {
+            metric: space.spec.metric,
+            dimension: space.spec.dimension as usize,
+            codes: space.spec.codes,
+        },
     })
 }
 

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use crate::{
     error::Result,
-    vector::space::{Search, View},
+    vector::view::{Search, View},
 };
 
 /// Breadths that are measured.

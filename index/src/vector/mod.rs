@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `spaces` | all spaces of a node |
 //! | `upkeep`, `merge` | sealing, merging and restoring them in the background; which segments are merged |
-//! | `space` | one space: which segments it has, what dies in them, searching them together |
+//! | `space` | one space: which segments it has, and what dies in them |
+//! | `view` | a space as one query sees it: searching its segments together |
 //! | `growing` | the segment in memory: appended to, scanned exactly |
 //! | `segment` | sealed segments: file format, writer, search |
 //! | `deaths` | which rows of a sealed segment are dead, and since when |
@@ -36,12 +37,14 @@ mod space;
 mod spaces;
 mod stored;
 mod upkeep;
+mod view;
 mod visited;
 
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use owner::Owner;
-pub(crate) use space::{Search, SpaceIndex, View};
+pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
 pub(crate) use stored::{Inventory, journal_key};
+pub(crate) use view::{Search, View};

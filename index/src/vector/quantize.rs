@@ -10,6 +10,39 @@ use crate::vector::kernel::CodeKind;
 /// Coordinates are taken for no longer than this.
 const LONGEST: f32 = 1e16;
 
+/// How a segment holds its rows for the walk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Each coordinate rounded to a code.
+    Codes(CodeKind),
+    /// As they are: f32 a coordinate, filled up with zeros to whole blocks.
+    Floats,
+}
+
+impl Form {
+    /// Bytes of a row.
+    pub(crate) fn row_bytes(self, dimension: usize) -> usize {
+        match self {
+            Form::Codes(kind) => kind.row_bytes(dimension),
+            Form::Floats => (4 * dimension).next_multiple_of(64),
+        }
+    }
+
+    /// Puts a rotated vector into a zeroed row; returns the step, and leaves in `vector` what the row does not say.
+    pub(crate) fn encode(self, vector: &mut [f32], row: &mut [u8]) -> f32 {
+        match self {
+            Form::Codes(kind) => Grid(kind).encode(vector, row),
+            Form::Floats => {
+                for (x, bytes) in vector.iter_mut().zip(row.as_chunks_mut().0) {
+                    *bytes = x.clamp(-LONGEST, LONGEST).to_le_bytes();
+                    *x = 0.0;
+                }
+                1.0
+            }
+        }
+    }
+}
+
 /// How rows are coded for the walk: coordinate = step · (code − middle).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid(pub(crate) CodeKind);

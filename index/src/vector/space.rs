@@ -1,7 +1,6 @@
-//! One vector space: its segments, and searching all of them at once.
+//! One vector space: which segments it has, and what becomes of them.
 
 use std::{
-    cell::{Cell, RefCell},
     collections::HashSet,
     sync::{
         Arc,
@@ -11,20 +10,19 @@ use std::{
 
 use allidb_storage::Sequence;
 use parking_lot::{Mutex, RwLock};
-use roaring::RoaringTreemap;
 
 use crate::{
-    error::{Error, Result},
-    model::{CollectionId, Metric, SpaceId},
+    error::Result,
+    model::{Codes, CollectionId, Metric, SpaceId},
     vector::{
         Measure,
         calibration::{Curve, Reservoir},
         deaths::Deaths,
         growing::{FreshRow, Growing, Writing},
         merge,
-        owner::Owner,
         rotation::Rotation,
-        segment::{Probe, Searcher, Segment},
+        segment::Segment,
+        view::View,
     },
 };
 
@@ -46,12 +44,20 @@ const MAX_REST: u32 = 64;
 /// Every segment is rotated alike, so that a query is rotated once.
 pub(crate) const ROTATION_SEED: u64 = 0x616c_6c69;
 
+/// What vectors of a space are like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shape {
+    pub(crate) metric: Metric,
+    pub(crate) dimension: usize,
+    /// How segments hold them.
+    pub(crate) codes: Codes,
+}
+
 /// The index of one vector space.
 #[derive(Debug)]
 pub(crate) struct SpaceIndex {
     pub(crate) id: (CollectionId, SpaceId),
-    measure: Measure,
-    pub(crate) dimension: usize,
+    pub(crate) shape: Shape,
     rotation: Arc<Rotation>,
     state: RwLock<State>,
     /// Set while some thread does that kind of work for this space.
@@ -125,50 +131,6 @@ impl Sealed {
     }
 }
 
-/// A space as one query sees it, whatever is written meanwhile.
-#[derive(Clone, Debug)]
-pub(crate) struct View {
-    growing: Vec<Arc<Growing>>,
-    sealed: Vec<Arc<Sealed>>,
-    changed_at: Sequence,
-    is_complete: bool,
-}
-
-/// A vector that a search found.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Neighbour {
-    /// To the query, in the index's terms.
-    pub(crate) distance: f32,
-    pub(crate) number: u64,
-    /// Where it is: the segment (growing ones come first), and the row.
-    segment: usize,
-    row: u32,
-}
-
-/// What a search found.
-#[derive(Debug, Default)]
-pub(crate) struct Found {
-    /// Nearest first, by distance and then number. Where `exact` was asked, distances within rounding of the
-    /// last one may follow it.
-    pub(crate) nearest: Vec<Neighbour>,
-    /// Distances computed.
-    pub(crate) compared: u64,
-}
-
-/// What one search asks for.
-#[derive(Clone, Copy)]
-pub(crate) struct Search<'a> {
-    pub(crate) k: usize,
-    /// Breadth of the walks.
-    pub(crate) breadth: usize,
-    /// Compare every row.
-    pub(crate) exact: bool,
-    /// As of when.
-    pub(crate) sequence: Sequence,
-    /// Numbers that may be found; all, if there is none.
-    pub(crate) accept: Option<&'a RoaringTreemap>,
-}
-
 /// Counts of one space.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SpaceCounts {
@@ -189,22 +151,11 @@ pub(crate) enum Inputs {
     Sealed(Vec<Arc<Sealed>>),
 }
 
-thread_local! {
-    static SEARCHER: RefCell<Searcher> = RefCell::default();
-}
-
 impl SpaceIndex {
     /// A space with nothing in it yet. Journaled changes belong to `generation` and those that follow.
-    pub(crate) fn new(
-        id: (CollectionId, SpaceId),
-        metric: Metric,
-        dimension: usize,
-        generation: u64,
-        is_complete: bool,
-    ) -> Self {
-        let rotation = Arc::new(Rotation::new(dimension, ROTATION_SEED));
-        let measure = Measure(metric);
-        let growing = new_growing(measure, dimension, &rotation, generation);
+    pub(crate) fn new(id: (CollectionId, SpaceId), shape: Shape, generation: u64, is_complete: bool) -> Self {
+        let rotation = Arc::new(Rotation::new(shape.dimension, ROTATION_SEED));
+        let growing = new_growing(shape, &rotation, generation);
         let state = State {
             growing,
             frozen: Vec::new(),
@@ -215,8 +166,7 @@ impl SpaceIndex {
         };
         Self {
             id,
-            measure,
-            dimension,
+            shape,
             rotation,
             state: RwLock::new(state),
             busy: Default::default(),
@@ -231,7 +181,7 @@ impl SpaceIndex {
     }
 
     pub(crate) fn measure(&self) -> Measure {
-        self.measure
+        Measure(self.shape.metric)
     }
 
     /// Adds a segment that was sealed before the node was started.
@@ -254,7 +204,7 @@ impl SpaceIndex {
     }
 
     fn rotate(&self, state: &mut State) {
-        let next = new_growing(self.measure, self.dimension, &self.rotation, state.growing.generation + 1);
+        let next = new_growing(self.shape, &self.rotation, state.growing.generation + 1);
         let full = std::mem::replace(&mut state.growing, next);
         state.frozen.push(full);
     }
@@ -527,14 +477,10 @@ impl SpaceIndex {
     }
 }
 
-fn new_growing(
-    measure: Measure,
-    dimension: usize,
-    rotation: &Arc<Rotation>,
-    generation: u64,
-) -> Arc<Growing> {
-    let rows = GROWING_ROWS.min(GROWING_BYTES / (4 * dimension)).max(1);
-    Arc::new(Growing::new(measure, dimension, Arc::clone(rotation), generation, rows))
+fn new_growing(shape: Shape, rotation: &Arc<Rotation>, generation: u64) -> Arc<Growing> {
+    let rows = GROWING_ROWS.min(GROWING_BYTES / (4 * shape.dimension)).max(1);
+    let measure = Measure(shape.metric);
+    Arc::new(Growing::new(measure, shape.dimension, Arc::clone(rotation), generation, rows))
 }
 
 fn kill(state: &State, number: u64, sequence: Sequence) {
@@ -549,132 +495,5 @@ fn kill(state: &State, number: u64, sequence: Sequence) {
             // Searches come upon the same damage and have the segment replaced.
             Err(error) => tracing::error!(number, %error, "cannot look up a row of a segment"),
         }
-    }
-}
-
-/// Comparing so many accepted rows costs as much as a walk for one of its breadth that finds every row of so many acceptable.
-const SCAN_FACTOR: u64 = 20;
-
-/// Whether comparing all accepted rows costs less than a walk that looks for them. A walk meets an accepted row after
-/// rows / accepted others, and as many of them as it is broad.
-fn is_scan_cheaper(accept: &RoaringTreemap, breadth: usize, segment: &Segment) -> bool {
-    let accepted = accept.len();
-    accepted * accepted <= SCAN_FACTOR * breadth as u64 * segment.rows() as u64
-}
-
-impl View {
-    /// Whether a query pinned at `sequence` may use it.
-    pub(crate) fn fits(&self, sequence: Sequence) -> bool {
-        self.changed_at <= sequence
-    }
-
-    /// Whether every row is there.
-    pub(crate) fn is_complete(&self) -> bool {
-        self.is_complete
-    }
-
-    /// Whose vector a search of this view found.
-    ///
-    /// # Errors
-    /// If the segment is damaged there.
-    pub(crate) fn owner(&self, near: &Neighbour) -> Result<Owner> {
-        match near.segment.checked_sub(self.growing.len()) {
-            None => Owner::decode(&self.growing[near.segment].owner(near.row))
-                .map_err(|error| Error::Internal(format!("an owner in memory: {error}"))),
-            Some(sealed) => self.sealed[sealed].segment.owner_of(near.row),
-        }
-    }
-
-    /// Stored vectors spread over the sealed segments: numbers and owners of at most so many.
-    ///
-    /// # Errors
-    /// If a segment is damaged.
-    pub(crate) fn spread(&self, most: usize, sequence: Sequence) -> Result<Vec<(u64, Owner)>> {
-        let rows: usize = self.sealed.iter().map(|sealed| sealed.segment.rows()).sum();
-        let step = rows.div_ceil(most).max(1);
-        let mut chosen = Vec::new();
-        for Sealed { segment, deaths } in self.sealed.iter().map(|sealed| &**sealed) {
-            for row in (0..segment.rows() as u32).step_by(step) {
-                if deaths.is_visible(row, sequence) {
-                    chosen.push((segment.number(row)?, segment.owner_of(row)?));
-                }
-            }
-        }
-        Ok(chosen)
-    }
-
-    /// The nearest rows: walks through the sealed segments, scans of the growing ones.
-    ///
-    /// # Errors
-    /// If a segment is damaged where the search touches it.
-    pub(crate) fn search(&self, prepared: &[f32], search: &Search<'_>) -> Result<Found> {
-        let mut found = Found::default();
-        if search.k == 0 {
-            return Ok(found);
-        }
-        let Search { k, breadth, exact, sequence, accept } = *search;
-        let mut nearest: Vec<Neighbour> = Vec::new();
-        let mut scanned = Vec::new();
-        for (at, growing) in self.growing.iter().enumerate() {
-            found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
-            let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
-            nearest.extend(scanned.drain(..).map(neighbour));
-        }
-        let mut probe = Probe::new(prepared);
-        SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
-            searcher.compared = 0;
-            for (at, sealed) in self.sealed.iter().enumerate() {
-                let Sealed { segment, deaths } = &**sealed;
-                let failed: Cell<Option<Error>> = Cell::new(None);
-                let is_accepted = |row: u32| {
-                    deaths.is_visible(row, sequence)
-                        && accept.is_none_or(|accept| match segment.number(row) {
-                            Ok(number) => accept.contains(number),
-                            Err(error) => {
-                                failed.set(Some(error));
-                                false
-                            }
-                        })
-                };
-                let filter: &dyn Fn(u32) -> bool = &is_accepted;
-                let filter = (accept.is_some() || deaths.count() > 0).then_some(filter);
-                let near = if let Some(accept) =
-                    accept.filter(|all| exact || is_scan_cheaper(all, breadth, segment))
-                {
-                    let rows = segment.rows_of(accept)?;
-                    let rows = rows.into_iter().filter(|row| deaths.is_visible(*row, sequence));
-                    segment.scan(&mut probe, rows, k, exact, searcher)?
-                } else if exact {
-                    let rows =
-                        (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row)));
-                    segment.scan(&mut probe, rows, k, true, searcher)?
-                } else if segment.is_flat() {
-                    let rows = (0..segment.rows() as u32).filter(|row| filter.is_none_or(|f| f(*row)));
-                    segment.scan(&mut probe, rows, k, false, searcher)?
-                } else {
-                    segment.walk(&mut probe, breadth, k, filter, searcher)?
-                };
-                if let Some(error) = failed.take() {
-                    return Err(error);
-                }
-                for candidate in near {
-                    let (distance, row) = (candidate.distance(), candidate.row());
-                    let (number, segment) = (segment.number(row)?, self.growing.len() + at);
-                    nearest.push(Neighbour { distance, number, segment, row });
-                }
-            }
-            found.compared += searcher.compared;
-            Ok(())
-        })?;
-        nearest.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.number.cmp(&b.number)));
-        if exact && let Some(Neighbour { distance: last, .. }) = nearest.get(k - 1) {
-            // Sealed segments know distances to about one part in ten thousand.
-            let bound = last + last.abs() * 1e-3 + 1e-4;
-            nearest.retain(|near| near.distance <= bound);
-        } else {
-            nearest.truncate(k);
-        }
-        found.nearest = nearest;
-        Ok(found)
     }
 }

@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use crate::{
     error::{Error, Result},
     keyspaces::Keyspaces,
-    model::{CollectionId, Metric, SpaceId, TenantId},
+    model::{CollectionId, SpaceId, TenantId},
     replica::Numbers,
     vector::{
         SpaceIndex,
@@ -23,7 +23,7 @@ use crate::{
         growing::{FreshRow, Writing},
         owner::Owner,
         segment::Segment,
-        space::SpaceCounts,
+        space::{Shape, SpaceCounts},
         stored::{Inventory, journal, vector_of},
     },
 };
@@ -97,8 +97,7 @@ pub(crate) struct SpaceDefinition {
     pub(crate) tenant: TenantId,
     pub(crate) collection: CollectionId,
     pub(crate) space: SpaceId,
-    pub(crate) metric: Metric,
-    pub(crate) dimension: u32,
+    pub(crate) shape: Shape,
 }
 
 type SpaceKey = (CollectionId, SpaceId);
@@ -169,7 +168,7 @@ impl Spaces {
     /// again in the background.
     pub(crate) fn open(&self, snapshot: &Snapshot, definition: SpaceDefinition) -> Result<()> {
         let inner = &*self.0;
-        let SpaceDefinition { tenant, collection, space, metric, dimension } = definition;
+        let SpaceDefinition { tenant, collection, space, shape } = definition;
         let id = (collection, space);
         let inventory = Inventory::load(snapshot, &inner.keyspaces, id)?;
         let mut is_complete = inventory.as_ref().is_some_and(|inventory| inventory.is_complete);
@@ -199,7 +198,7 @@ impl Spaces {
                 changed.insert(number);
             }
         }
-        let index = SpaceIndex::new(id, metric, dimension as usize, generation + 1, is_complete);
+        let index = SpaceIndex::new(id, shape, generation + 1, is_complete);
         for (segment, deaths) in segments {
             index.add_sealed(segment, deaths);
         }
@@ -233,9 +232,9 @@ impl Spaces {
 
     /// Adds a founded space.
     pub(crate) fn add(&self, definition: SpaceDefinition) {
-        let SpaceDefinition { tenant, collection, space, metric, dimension } = definition;
+        let SpaceDefinition { tenant, collection, space, shape } = definition;
         let id = (collection, space);
-        let index = SpaceIndex::new(id, metric, dimension as usize, FIRST_GENERATION, true);
+        let index = SpaceIndex::new(id, shape, FIRST_GENERATION, true);
         self.0.by_id.write().insert(id, (tenant, Arc::new(index)));
     }
 

@@ -14,7 +14,7 @@ use allidb_storage::{Direction, Sequence, Snapshot};
 
 use crate::{
     error::{Error, Result},
-    model::{CollectionId, TenantId},
+    model::{Codes, CollectionId, TenantId},
     placement::PARTITIONS,
     replica::register,
     row::{
@@ -29,6 +29,7 @@ use crate::{
         kernel::CodeKind,
         merge::GRAPH_ROWS,
         owner::Owner,
+        quantize::Form,
         segment::{self, Segment, SegmentRows, SegmentSpec},
         space::{Inputs, ROTATION_SEED, Sealed, Work},
         spaces::{Inner, Spaces},
@@ -377,7 +378,7 @@ impl Inner {
     fn stored(&self, space: &SpaceIndex, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<f32>>> {
         let Some(bytes) = snapshot.get(self.keyspaces.vector, key)? else { return Ok(None) };
         let Some(content) = register::<VectorContent>("vector", key, &bytes)?.value else { return Ok(None) };
-        if content.0.len() != space.dimension {
+        if content.0.len() != space.shape.dimension {
             return Err(Error::corrupt("vector", key, "it has another dimension than its space"));
         }
         Ok(Some(space.measure().prepare(&content.0)))
@@ -392,14 +393,20 @@ impl Inner {
         build: Option<BuildOptions>,
     ) -> Result<Option<Segment>> {
         let id = self.numbers.next(&self.engine)?;
+        let (form, has_residuals) = match space.shape.codes {
+            Codes::Bits4And8 => (Form::Codes(CodeKind::Bits4), true),
+            Codes::Bits8 => (Form::Codes(CodeKind::Bits8), false),
+            Codes::Bits1And8 => (Form::Codes(CodeKind::Bits1), true),
+            Codes::Float => (Form::Floats, false),
+        };
         let spec = SegmentSpec {
             id,
             covered: at,
             seed: ROTATION_SEED,
             metric: space.measure().0,
-            dimension: space.dimension,
-            kind: CodeKind::Bits4,
-            has_residuals: true,
+            dimension: space.shape.dimension,
+            form,
+            has_residuals,
             build,
         };
         let is_cancelled = || self.is_over(space);

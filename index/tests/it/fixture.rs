@@ -31,11 +31,15 @@ pub(crate) fn at(id: &str) -> EntityRef {
 impl Fixture {
     /// With collection `c`, which has a space `v` of the given dimension and metric.
     pub(crate) fn with_space(dimension: u32, metric: Metric) -> Self {
+        Self::with_spec(SpaceSpec::new("v", dimension, metric))
+    }
+
+    /// With collection `c`, which has this space.
+    pub(crate) fn with_spec(space: SpaceSpec) -> Self {
         let fs = SimFs::new();
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let replica = open(&fs, &clock);
-        let spaces = vec![SpaceSpec::new("v", dimension, metric)];
-        replica.create_collection(TENANT, "c", spaces, BTreeMap::new()).unwrap();
+        replica.create_collection(TENANT, "c", vec![space], BTreeMap::new()).unwrap();
         Self { fs, clock, replica }
     }
 

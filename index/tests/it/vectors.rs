@@ -8,7 +8,7 @@ use std::{
 use allidb_index::{
     VectorCounts,
     filter::{Field, Filter, Operator},
-    model::{EntityRef, Metric, SpaceSpec, Value, Write},
+    model::{Codes, EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 
@@ -242,6 +242,48 @@ fn products_of_every_size_rank_as_they_are() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn every_kind_of_codes_finds_the_nearest_and_tells_their_distances_and_a_restart_changes_no_answer() {
+    let (vectors, queries) = (clustered(4_000, 48, 1), clustered(30, 48, 2));
+    let kinds = [
+        (Codes::Bits4And8, Metric::Cosine, 0.97),
+        (Codes::Bits8, Metric::L2, 0.97),
+        (Codes::Bits1And8, Metric::Cosine, 0.85),
+        (Codes::Float, Metric::Dot, 0.97),
+    ];
+    for (codes, metric, least) in kinds {
+        let spec = SpaceSpec { codes, ..SpaceSpec::new("v", 48, metric) };
+        let fixture = Fixture::with_spec(spec);
+        put_all(&fixture, &vectors, 0);
+        fixture.replica.seal_vectors();
+        let counts = fixture.replica.vector_counts();
+        assert_eq!((counts.in_graphs, counts.segments), (4_000, 1), "{codes:?}");
+        // Some of it fresh, some of it dead.
+        put_all(&fixture, &vectors[..500], 1);
+        let found = recall(&fixture, &queries, None);
+        assert!(found >= least, "{codes:?}: recall {found}");
+        let answers = |fixture: &Fixture| -> Vec<_> {
+            let of = |(at, query): (usize, &Vec<f32>)| {
+                let answer = fixture.query(&search(query, 10, at % 2 == 0));
+                let hit = |hit: &allidb_index::query::Hit| (hit.entity.id.clone(), hit.measure, hit.score);
+                answer.hits.iter().map(hit).collect::<Vec<_>>()
+            };
+            queries.iter().enumerate().map(of).collect()
+        };
+        for (query, hits) in queries.iter().zip(answers(&fixture)) {
+            for (id, measure, _) in hits {
+                let vector = &vectors[id.parse::<usize>().unwrap()];
+                let (want, _) = allidb_index::measure_and_similarity(metric, query, vector);
+                let error = (measure.unwrap() - want).abs() / want.abs().max(1.0);
+                assert!(error < 2e-3, "{codes:?}: {measure:?} instead of {want}");
+            }
+        }
+        let before = answers(&fixture);
+        let fixture = fixture.reopen();
+        assert_eq!(answers(&fixture), before, "{codes:?}");
     }
 }
 

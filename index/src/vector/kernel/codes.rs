@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::vector::kernel::Isa;
 
 /// Bytes of a block: a cache line, and the widest register.
-const BLOCK: usize = 64;
+pub(crate) const BLOCK: usize = 64;
 
 /// How codes lie in the bytes of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod float;
 
 use std::sync::OnceLock;
 
-pub(crate) use codes::{CodeKind, dot_rows};
+pub(crate) use codes::{BLOCK, CodeKind, dot_rows};
 pub(crate) use float::{dot, squared_l2};
 
 /// An instruction set that kernels are compiled for.

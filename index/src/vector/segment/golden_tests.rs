@@ -18,18 +18,20 @@ use crate::{
         Measure,
         graph::{BuildOptions, BuildRun},
         kernel::CodeKind,
+        quantize::Form,
     },
 };
 
 /// Name, metric, dimension, codes, residuals, graph.
-type Golden = (&'static str, Metric, usize, CodeKind, bool, bool);
+type Golden = (&'static str, Metric, usize, Form, bool, bool);
 
-const GOLDEN: [Golden; 5] = [
-    ("v1-cosine", Metric::Cosine, 100, CodeKind::Bits4, true, true),
-    ("v1-l2", Metric::L2, 30, CodeKind::Bits4, true, true),
-    ("v1-flat", Metric::Dot, 16, CodeKind::Bits4, true, false),
-    ("v1-bits8", Metric::Cosine, 20, CodeKind::Bits8, false, true),
-    ("v1-bits1", Metric::L2, 70, CodeKind::Bits1, true, true),
+const GOLDEN: [Golden; 6] = [
+    ("v1-cosine", Metric::Cosine, 100, Form::Codes(CodeKind::Bits4), true, true),
+    ("v1-l2", Metric::L2, 30, Form::Codes(CodeKind::Bits4), true, true),
+    ("v1-flat", Metric::Dot, 16, Form::Codes(CodeKind::Bits4), true, false),
+    ("v1-bits8", Metric::Cosine, 20, Form::Codes(CodeKind::Bits8), false, true),
+    ("v1-floats", Metric::Cosine, 20, Form::Floats, false, true),
+    ("v1-bits1", Metric::L2, 70, Form::Codes(CodeKind::Bits1), true, true),
 ];
 const ROWS: usize = 200;
 const PATH: &str = "/s/1.segment";
@@ -44,11 +46,11 @@ fn vector(row: usize, dimension: usize) -> Vec<f32> {
 }
 
 /// A segment as this release writes it.
-fn written((_, metric, dimension, kind, has_residuals, has_graph): Golden) -> Vec<u8> {
+fn written((_, metric, dimension, form, has_residuals, has_graph): Golden) -> Vec<u8> {
     let fs = SimFs::new();
     fs.create_dir_all(Path::new("/s")).unwrap();
     let build = has_graph.then_some(BuildOptions { connections: 6, breadth: 30, slack: 1.1 });
-    let spec = SegmentSpec { id: 1, covered: 9, seed: 42, metric, dimension, kind, has_residuals, build };
+    let spec = SegmentSpec { id: 1, covered: 9, seed: 42, metric, dimension, form, has_residuals, build };
     let numbers: Vec<u64> = (0..ROWS as u64).map(|row| 3 * row + 1).collect();
     let owner = |row: usize, out: &mut Vec<u8>| {
         *out = Owner::encode(&format!("entity {row}"), if row < 100 { "" } else { "chunk" }).into();

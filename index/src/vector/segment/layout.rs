@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::{
     codec::{DecodeError, Decoder},
     model::Metric,
-    vector::{graph::MAX_LAYERS, kernel::CodeKind},
+    vector::{graph::MAX_LAYERS, kernel::CodeKind, quantize::Form},
 };
 
 /// Bytes that share a checksum.
@@ -25,7 +25,7 @@ const LEN_AT: usize = 12;
 pub(crate) enum Section {
     /// f32 a dimension: what was taken from each vector before it was rotated.
     Centre,
-    /// A row of codes a vector, for the walk.
+    /// A row of codes, or of f32, a vector: for the walk.
     Codes,
     /// f32 a row: the step of its codes.
     Steps,
@@ -81,8 +81,8 @@ pub(crate) struct Header {
     pub(crate) metric: Metric,
     pub(crate) dimension: u32,
     pub(crate) rows: u32,
-    /// Codes for the walk.
-    pub(crate) kind: CodeKind,
+    /// How rows are held for the walk.
+    pub(crate) form: Form,
     /// Whether residuals follow, of eight bits.
     pub(crate) has_residuals: bool,
     /// Most neighbours in the bottom layer; zero: there is no graph.
@@ -134,7 +134,7 @@ impl Header {
         let upper: usize = self.layers.iter().map(|rows| *rows as usize).sum();
         match section {
             Section::Centre => 4 * dimension,
-            Section::Codes => rows * self.kind.row_bytes(dimension),
+            Section::Codes => rows * self.form.row_bytes(dimension),
             Section::Steps => 4 * rows,
             Section::Biases if self.metric == Metric::L2 => 4 * rows,
             Section::Biases => 0,
@@ -183,12 +183,13 @@ impl Header {
             Metric::Dot => 2,
             Metric::L2 => 3,
         };
-        let kind = match self.kind {
-            CodeKind::Bits8 => 8,
-            CodeKind::Bits4 => 4,
-            CodeKind::Bits1 => 1,
+        let bits = match self.form {
+            Form::Floats => 32,
+            Form::Codes(CodeKind::Bits8) => 8,
+            Form::Codes(CodeKind::Bits4) => 4,
+            Form::Codes(CodeKind::Bits1) => 1,
         };
-        out.extend([metric, kind, u8::from(self.has_residuals), self.layers.len() as u8]);
+        out.extend([metric, bits, u8::from(self.has_residuals), self.layers.len() as u8]);
         for number in [self.dimension, self.rows, self.width, self.upper_width, self.entry] {
             out.extend(number.to_le_bytes());
         }
@@ -217,7 +218,7 @@ impl Header {
             return Err(HeaderError::Newer(format));
         }
         let (id, covered, seed) = (from.u64_le()?, from.u64_le()?, from.u64_le()?);
-        let (metric, kind, residuals, layers) = (from.u8()?, from.u8()?, from.u8()?, from.u8()?);
+        let (metric, bits, residuals, layers) = (from.u8()?, from.u8()?, from.u8()?, from.u8()?);
         let [dimension, rows, width, upper_width, entry] =
             [from.u32_le()?, from.u32_le()?, from.u32_le()?, from.u32_le()?, from.u32_le()?];
         if usize::from(layers) > MAX_LAYERS {
@@ -233,10 +234,11 @@ impl Header {
             3 => Metric::L2,
             _ => return Err(HeaderError::Damaged("its metric is unknown")),
         };
-        let kind = match kind {
-            8 => CodeKind::Bits8,
-            4 => CodeKind::Bits4,
-            1 => CodeKind::Bits1,
+        let form = match bits {
+            32 => Form::Floats,
+            8 => Form::Codes(CodeKind::Bits8),
+            4 => Form::Codes(CodeKind::Bits4),
+            1 => Form::Codes(CodeKind::Bits1),
             _ => return Err(HeaderError::Damaged("its codes are unknown")),
         };
         let is_sane = rows < 1 << 31
@@ -257,7 +259,7 @@ impl Header {
             metric,
             dimension,
             rows,
-            kind,
+            form,
             has_residuals,
             width,
             upper_width,

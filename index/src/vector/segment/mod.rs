@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `layout` | the bytes of the file |
 //! | `writer` | coding rows, building their graph, writing the file |
+//! | `probe` | a query made ready for a segment |
+//! | `rows` | what a search reads of rows: neighbours, scores, distances |
 //! | `search` | walking the graph, scanning all rows, re-ranking |
 //!
 //! Opening reads the header and nothing else. A block is verified when a search first touches it, until the whole file has
@@ -12,6 +14,8 @@
 #[cfg(test)]
 mod golden_tests;
 mod layout;
+mod probe;
+mod rows;
 mod search;
 #[cfg(test)]
 mod tests;
@@ -32,7 +36,8 @@ use crate::{
 };
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 
-pub(crate) use search::{Probe, Searcher};
+pub(crate) use probe::Probe;
+pub(crate) use search::Searcher;
 pub(crate) use writer::{SegmentRows, SegmentSpec, write};
 
 /// An open segment.

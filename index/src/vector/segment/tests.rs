@@ -12,6 +12,7 @@ use crate::{
         graph::{BuildOptions, BuildRun},
         kernel::CodeKind,
         pool::Candidate,
+        quantize::Form,
     },
 };
 
@@ -30,9 +31,13 @@ fn points(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
     (0..count).map(|at| centres[at % 40].iter().map(|x| x + uniform()).collect()).collect()
 }
 
-fn spec(metric: Metric, dimension: usize, kind: CodeKind, has_residuals: bool) -> SegmentSpec {
+const BITS_8: Form = Form::Codes(CodeKind::Bits8);
+const BITS_4: Form = Form::Codes(CodeKind::Bits4);
+const BITS_1: Form = Form::Codes(CodeKind::Bits1);
+
+fn spec(metric: Metric, dimension: usize, form: Form, has_residuals: bool) -> SegmentSpec {
     let build = Some(BuildOptions { connections: 12, breadth: 60, slack: 1.1 });
-    SegmentSpec { id: 7, covered: 5, seed: 42, metric, dimension, kind, has_residuals, build }
+    SegmentSpec { id: 7, covered: 5, seed: 42, metric, dimension, form, has_residuals, build }
 }
 
 /// A segment of these vectors; the n-th has number 10 n + 3.
@@ -72,16 +77,17 @@ fn rows(candidates: &[Candidate]) -> Vec<u32> {
 #[test]
 fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
-        for (kind, has_residuals, least) in [
-            (CodeKind::Bits4, true, 0.97),
-            (CodeKind::Bits8, true, 0.97),
-            (CodeKind::Bits8, false, 0.95),
-            (CodeKind::Bits1, true, 0.6),
+        for (form, has_residuals, least) in [
+            (BITS_4, true, 0.97),
+            (BITS_8, true, 0.97),
+            (BITS_8, false, 0.95),
+            (BITS_1, true, 0.6),
+            (Form::Floats, false, 0.97),
         ] {
             for dimension in [20, 100] {
                 let fs = SimFs::new();
                 let vectors = points(1_500, dimension, 1);
-                let segment = segment(&fs, &spec(metric, dimension, kind, has_residuals), &vectors);
+                let segment = segment(&fs, &spec(metric, dimension, form, has_residuals), &vectors);
                 let mut searcher = Searcher::default();
                 let (mut found, queries) = (0, points(40, dimension, 2));
                 for query in &queries {
@@ -91,24 +97,24 @@ fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
                     let near = segment.walk(&mut probe, 100, 100, None, &mut searcher).unwrap();
                     let top: Vec<u32> = truth[..10].iter().map(|(_, row)| *row).collect();
                     found += rows(&near)[..10].iter().filter(|row| top.contains(row)).count();
-                    if has_residuals && kind != CodeKind::Bits1 {
+                    if form == Form::Floats || has_residuals && form != BITS_1 {
                         for candidate in &near {
                             let (want, _) = truth.iter().find(|(_, row)| *row == candidate.row()).unwrap();
                             let error = (candidate.distance() - want).abs();
                             assert!(
                                 error < 1e-2 * want.abs().max(1.0),
-                                "{metric:?} {kind:?}: {error} off {want}"
+                                "{metric:?} {form:?}: {error} off {want}"
                             );
                         }
                     }
                     let all = segment.scan(&mut probe, 0..1_500, 10, true, &mut searcher).unwrap();
                     assert!(
                         top.iter().all(|row| rows(&all).contains(row)),
-                        "{metric:?} {kind:?}: exact is exact"
+                        "{metric:?} {form:?}: exact is exact"
                     );
                 }
                 let recall = found as f64 / (10 * queries.len()) as f64;
-                assert!(recall >= least, "{metric:?} {kind:?} {dimension}: recall {recall}");
+                assert!(recall >= least, "{metric:?} {form:?} {dimension}: recall {recall}");
             }
         }
     }
@@ -118,7 +124,7 @@ fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
 fn rows_that_are_not_accepted_are_walked_through() {
     let fs = SimFs::new();
     let vectors = points(2_000, 16, 1);
-    let segment = segment(&fs, &spec(Metric::L2, 16, CodeKind::Bits4, true), &vectors);
+    let segment = segment(&fs, &spec(Metric::L2, 16, BITS_4, true), &vectors);
     let mut searcher = Searcher::default();
     for (every, least) in [(2, 0.95), (10, 0.95), (100, 0.95)] {
         let (mut found, mut wanted) = (0, 0);
@@ -146,7 +152,7 @@ fn a_segment_without_a_graph_is_scanned() {
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
         let fs = SimFs::new();
         let vectors = points(1_000, 40, 1);
-        let flat = SegmentSpec { build: None, ..spec(metric, 40, CodeKind::Bits4, true) };
+        let flat = SegmentSpec { build: None, ..spec(metric, 40, BITS_4, true) };
         let segment = segment(&fs, &flat, &vectors);
         assert!(segment.is_flat());
         segment.verify_all().unwrap();
@@ -166,7 +172,7 @@ fn a_segment_without_a_graph_is_scanned() {
 #[test]
 fn numbers_lead_to_rows_and_back() {
     let fs = SimFs::new();
-    let segment = segment(&fs, &spec(Metric::Cosine, 3, CodeKind::Bits4, true), &points(100, 3, 1));
+    let segment = segment(&fs, &spec(Metric::Cosine, 3, BITS_4, true), &points(100, 3, 1));
     for row in 0..100 {
         let owner = segment.owner_of(row).unwrap();
         assert_eq!((owner.id, owner.chunk.is_empty()), (format!("e{row}"), row % 2 == 0));
@@ -180,19 +186,20 @@ fn numbers_lead_to_rows_and_back() {
 fn tiny_and_strange_sets_are_no_special_case() {
     let strange = [f32::MAX, -f32::MAX, 0.0, f32::MIN_POSITIVE, 1e-40, 1e30];
     for metric in [Metric::Cosine, Metric::Dot, Metric::L2] {
-        for kind in [CodeKind::Bits8, CodeKind::Bits4, CodeKind::Bits1] {
+        for form in [BITS_8, BITS_4, BITS_1, Form::Floats] {
             for count in [1, 2, 6] {
                 for dimension in [1, 2, 65] {
                     let fs = SimFs::new();
                     let vectors: Vec<Vec<f32>> =
                         strange[..count].iter().map(|x| vec![*x; dimension]).collect();
-                    let segment = segment(&fs, &spec(metric, dimension, kind, true), &vectors);
+                    let segment =
+                        segment(&fs, &spec(metric, dimension, form, form != Form::Floats), &vectors);
                     for query in &vectors {
                         let prepared = Measure(metric).prepare(query);
                         let mut probe = Probe::new(&prepared);
                         let mut searcher = Searcher::default();
                         let near = segment.walk(&mut probe, 10, 10, None, &mut searcher).unwrap();
-                        assert_eq!(near.len(), count, "{metric:?} {kind:?} {dimension}");
+                        assert_eq!(near.len(), count, "{metric:?} {form:?} {dimension}");
                         let all = segment.scan(&mut probe, 0..count as u32, 10, true, &mut searcher).unwrap();
                         assert_eq!(all.len(), count);
                     }
@@ -223,9 +230,7 @@ fn use_it(fs: &SimFs) -> Result<()> {
 fn a_flipped_bit_anywhere_is_found_by_verifying_and_never_followed() {
     let fs = SimFs::new();
     let dimension = 20;
-    let len = segment(&fs, &spec(Metric::L2, dimension, CodeKind::Bits4, true), &points(300, dimension, 1))
-        .bytes()
-        .0;
+    let len = segment(&fs, &spec(Metric::L2, dimension, BITS_4, true), &points(300, dimension, 1)).bytes().0;
     let path = Path::new(PATH);
     let header = fs.open_read(path).unwrap().read_all().unwrap();
     let header = u32::from_le_bytes(header[12..16].try_into().unwrap()) as usize + 4;
@@ -246,7 +251,7 @@ fn a_flipped_bit_anywhere_is_found_by_verifying_and_never_followed() {
 fn no_bytes_make_it_panic() {
     let fs = SimFs::new();
     let whole = {
-        segment(&fs, &spec(Metric::Cosine, 10, CodeKind::Bits4, true), &points(200, 10, 1));
+        segment(&fs, &spec(Metric::Cosine, 10, BITS_4, true), &points(200, 10, 1));
         fs.open_read(Path::new(PATH)).unwrap().read_all().unwrap()
     };
     let mut state = 12_345_u64;
@@ -312,7 +317,7 @@ fn whole_header(bytes: &[u8]) -> Vec<u8> {
 #[test]
 fn a_segment_of_a_newer_release_is_refused_as_such() {
     let fs = SimFs::new();
-    drop(segment(&fs, &spec(Metric::Cosine, 2, CodeKind::Bits4, true), &points(5, 2, 1)));
+    drop(segment(&fs, &spec(Metric::Cosine, 2, BITS_4, true), &points(5, 2, 1)));
     let file = fs.open(Path::new(PATH)).unwrap();
     let mut bytes = file.read_all().unwrap();
     bytes[8] = 2;

@@ -11,7 +11,7 @@ use crate::{
     vector::{
         graph::{BuildOptions, BuildRows, BuildRun, Graph, Kept, NONE},
         kernel::CodeKind,
-        quantize::Grid,
+        quantize::{Form, Grid},
         rotation::Rotation,
     },
 };
@@ -30,8 +30,8 @@ pub(crate) struct SegmentSpec {
     pub(crate) seed: u64,
     pub(crate) metric: Metric,
     pub(crate) dimension: usize,
-    /// Codes for the walk.
-    pub(crate) kind: CodeKind,
+    /// How rows are held for the walk.
+    pub(crate) form: Form,
     /// Whether residuals are kept for the re-ranking.
     pub(crate) has_residuals: bool,
     /// How the graph is built; a flat segment has none, and is scanned.
@@ -75,7 +75,7 @@ pub(crate) fn write(
         metric: spec.metric,
         dimension: spec.dimension as u32,
         rows: rows.numbers.len() as u32,
-        kind: spec.kind,
+        form: spec.form,
         has_residuals: spec.has_residuals,
         width: 2 * connections,
         upper_width: connections,
@@ -144,7 +144,7 @@ fn put_codes(
     run: &BuildRun<'_>,
     write: &dyn Fn(std::io::Error) -> crate::Error,
 ) -> Result<Option<BuildRows>> {
-    let SegmentSpec { dimension, kind, metric, has_residuals, .. } = *spec;
+    let SegmentSpec { dimension, form, metric, has_residuals, .. } = *spec;
     let count = rows.numbers.len();
     let rotation = Rotation::new(dimension, spec.seed);
     let row_bytes = CodeKind::Bits8.row_bytes(dimension);
@@ -158,7 +158,7 @@ fn put_codes(
     let mut steps: Vec<f32> = Vec::with_capacity(count);
     let mut half_squares: Vec<f32> = Vec::new();
     let mut residual_steps: Vec<f32> = Vec::new();
-    let mut row = vec![0; kind.row_bytes(dimension)];
+    let mut row = vec![0; form.row_bytes(dimension)];
     let mut residual = vec![0; row_bytes];
     let mut squares = 0.0;
     let mut prepared = Vec::with_capacity(dimension);
@@ -182,7 +182,7 @@ fn put_codes(
             half_squares.push(half_square);
         }
         row.fill(0);
-        steps.push(Grid(kind).encode(rest, &mut row));
+        steps.push(form.encode(rest, &mut row));
         codes.put(&row).map_err(write)?;
         squares += rest.iter().map(|x| f64::from(x * x)).sum::<f64>();
         if has_residuals {
@@ -191,7 +191,9 @@ fn put_codes(
             residuals.put(&residual).map_err(write)?;
         }
         let left_over = rest.iter().map(|x| x * x).sum::<f32>().sqrt();
-        header.error = header.error.max(left_over);
+        // Sums of so many products of f32 are off by so much at most, in the lanes that kernels sum up.
+        let rounding = (dimension as f32 / 16.0 + 8.0) * f32::EPSILON * (2.0 * half_square).sqrt();
+        header.error = header.error.max(if form == Form::Floats { rounding } else { left_over });
     }
     header.walk_error = (squares / count.max(1) as f64).sqrt() as f32;
     let written = [codes.end().map_err(write)?, residuals.end().map_err(write)?];

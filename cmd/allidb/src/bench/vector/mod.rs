@@ -35,7 +35,7 @@ use super::machine::Machine;
 use crate::output::Output;
 pub(super) use child::run as run_child;
 use engines::EngineName;
-use plan::{Line, Measured, Plan};
+use plan::{CodesName, Line, Measured, Plan};
 use report::Report;
 
 const AFTER_HELP: &str = "\
@@ -64,6 +64,9 @@ pub(crate) struct VectorArgs {
     /// Threads that build.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=256))]
     build_threads: u32,
+    /// How our index holds vectors.
+    #[arg(long, value_enum, default_value = "4+8")]
+    codes: CodesName,
     /// Only the first rows of the data set; exact answers are computed for them.
     #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(100..))]
     rows: Option<u32>,
@@ -96,6 +99,7 @@ impl VectorArgs {
             breadths: self.ef.iter().map(|ef| *ef as usize).collect(),
             threads: self.threads.iter().map(|threads| *threads as usize).collect(),
             build_threads: self.build_threads as usize,
+            codes: self.codes,
             rows: self.rows.map(|rows| rows as usize),
             churn: self.churn,
         }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::engines::EngineName;
@@ -17,8 +18,26 @@ pub(super) struct Plan {
     pub(super) breadths: Vec<usize>,
     pub(super) threads: Vec<usize>,
     pub(super) build_threads: usize,
+    pub(super) codes: CodesName,
     pub(super) rows: Option<usize>,
     pub(super) churn: Option<u64>,
+}
+
+/// How our index holds vectors.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, ValueEnum)]
+pub(super) enum CodesName {
+    /// 4 bits a number for walks, 8 more for the re-ranking.
+    #[value(name = "4+8")]
+    Bits4And8,
+    /// 8 bits a number.
+    #[value(name = "8")]
+    Bits8,
+    /// 1 bit a number for walks, 8 more for the re-ranking.
+    #[value(name = "1+8")]
+    Bits1And8,
+    /// None.
+    #[value(name = "f32")]
+    Float,
 }
 
 /// A line of what a measuring process prints.

@@ -9,7 +9,7 @@ use std::{
 
 use allidb_index::{
     Deadline, Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
-    model::{Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value, Write},
+    model::{Codes, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value, Write},
     query::{Nearest, Query, Seed},
 };
 use allidb_storage::{Durability, KeyspaceOptions, Options, Threads, fs::RealFs};
@@ -18,7 +18,10 @@ use serde_json::Value as Json;
 
 use super::Index;
 use crate::{
-    bench::vector::{data::VectorData, plan::Plan},
+    bench::vector::{
+        data::VectorData,
+        plan::{CodesName, Plan},
+    },
     dataset::Dataset,
 };
 
@@ -61,7 +64,14 @@ impl Allidb {
             random: Arc::new(SystemRandom),
             background: Arc::new(Threads),
         })?;
-        let spaces = vec![SpaceSpec::new(SPACE, data.base.dimension as u32, Metric::Cosine)];
+        let codes = match plan.codes {
+            CodesName::Bits4And8 => Codes::Bits4And8,
+            CodesName::Bits8 => Codes::Bits8,
+            CodesName::Bits1And8 => Codes::Bits1And8,
+            CodesName::Float => Codes::Float,
+        };
+        let spec = SpaceSpec::new(SPACE, data.base.dimension as u32, Metric::Cosine);
+        let spaces = vec![SpaceSpec { codes, ..spec }];
         replica.create_collection(TENANT, COLLECTION, spaces, BTreeMap::new())?;
         let mut index = Self { replica, rows: HashMap::new(), breadth: 0, insert_seconds: 0.0 };
         let dataset = Dataset::open(&plan.data).ok();

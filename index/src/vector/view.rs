@@ -1,0 +1,195 @@
+//! A space as one query sees it: searching all of its segments at once.
+
+use std::{
+    cell::{Cell, RefCell},
+    sync::Arc,
+};
+
+use allidb_storage::Sequence;
+use roaring::RoaringTreemap;
+
+use crate::{
+    error::{Error, Result},
+    vector::{
+        growing::Growing,
+        owner::Owner,
+        segment::{Probe, Searcher, Segment},
+        space::Sealed,
+    },
+};
+
+/// A space as one query sees it, whatever is written meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(super) growing: Vec<Arc<Growing>>,
+    pub(super) sealed: Vec<Arc<Sealed>>,
+    /// No good for queries pinned before.
+    pub(super) changed_at: Sequence,
+    pub(super) is_complete: bool,
+}
+
+/// A vector that a search found.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neighbour {
+    /// To the query, in the index's terms.
+    pub(crate) distance: f32,
+    pub(crate) number: u64,
+    /// Where it is: the segment (growing ones come first), and the row.
+    segment: usize,
+    row: u32,
+}
+
+/// What a search found.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Nearest first, by distance and then number. Where `exact` was asked, distances within rounding of the
+    /// last one may follow it.
+    pub(crate) nearest: Vec<Neighbour>,
+    /// Distances computed.
+    pub(crate) compared: u64,
+}
+
+/// What one search asks for.
+#[derive(Clone, Copy)]
+pub(crate) struct Search<'a> {
+    pub(crate) k: usize,
+    /// Breadth of the walks.
+    pub(crate) breadth: usize,
+    /// Compare every row.
+    pub(crate) exact: bool,
+    /// As of when.
+    pub(crate) sequence: Sequence,
+    /// Numbers that may be found; all, if there is none.
+    pub(crate) accept: Option<&'a RoaringTreemap>,
+}
+
+thread_local! {
+    static SEARCHER: RefCell<Searcher> = RefCell::default();
+}
+
+/// Comparing so many accepted rows costs as much as a walk for one of its breadth that finds every row of so many acceptable.
+const SCAN_FACTOR: u64 = 20;
+
+/// Whether comparing all accepted rows costs less than a walk that looks for them. A walk meets an accepted row after
+/// rows / accepted others, and as many of them as it is broad.
+fn is_scan_cheaper(accept: &RoaringTreemap, breadth: usize, segment: &Segment) -> bool {
+    let accepted = accept.len();
+    accepted * accepted <= SCAN_FACTOR * breadth as u64 * segment.rows() as u64
+}
+
+impl View {
+    /// Whether a query pinned at `sequence` may use it.
+    pub(crate) fn fits(&self, sequence: Sequence) -> bool {
+        self.changed_at <= sequence
+    }
+
+    /// Whether every row is there.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
+    }
+
+    /// Whose vector a search of this view found.
+    ///
+    /// # Errors
+    /// If the segment is damaged there.
+    pub(crate) fn owner(&self, near: &Neighbour) -> Result<Owner> {
+        match near.segment.checked_sub(self.growing.len()) {
+            None => Owner::decode(&self.growing[near.segment].owner(near.row))
+                .map_err(|error| Error::Internal(format!("an owner in memory: {error}"))),
+            Some(sealed) => self.sealed[sealed].segment.owner_of(near.row),
+        }
+    }
+
+    /// Stored vectors spread over the sealed segments: numbers and owners of at most so many.
+    ///
+    /// # Errors
+    /// If a segment is damaged.
+    pub(crate) fn spread(&self, most: usize, sequence: Sequence) -> Result<Vec<(u64, Owner)>> {
+        let rows: usize = self.sealed.iter().map(|sealed| sealed.segment.rows()).sum();
+        let step = rows.div_ceil(most).max(1);
+        let mut chosen = Vec::new();
+        for Sealed { segment, deaths } in self.sealed.iter().map(|sealed| &**sealed) {
+            for row in (0..segment.rows() as u32).step_by(step) {
+                if deaths.is_visible(row, sequence) {
+                    chosen.push((segment.number(row)?, segment.owner_of(row)?));
+                }
+            }
+        }
+        Ok(chosen)
+    }
+
+    /// The nearest rows: walks through the sealed segments, scans of the growing ones.
+    ///
+    /// # Errors
+    /// If a segment is damaged where the search touches it.
+    pub(crate) fn search(&self, prepared: &[f32], search: &Search<'_>) -> Result<Found> {
+        let mut found = Found::default();
+        if search.k == 0 {
+            return Ok(found);
+        }
+        let Search { k, breadth, exact, sequence, accept } = *search;
+        let mut nearest: Vec<Neighbour> = Vec::new();
+        let mut scanned = Vec::new();
+        for (at, growing) in self.growing.iter().enumerate() {
+            found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
+            let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
+            nearest.extend(scanned.drain(..).map(neighbour));
+        }
+        let mut probe = Probe::new(prepared);
+        SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
+            searcher.compared = 0;
+            for (at, sealed) in self.sealed.iter().enumerate() {
+                let Sealed { segment, deaths } = &**sealed;
+                let failed: Cell<Option<Error>> = Cell::new(None);
+                let is_accepted = |row: u32| {
+                    deaths.is_visible(row, sequence)
+                        && accept.is_none_or(|accept| match segment.number(row) {
+                            Ok(number) => accept.contains(number),
+                            Err(error) => {
+                                failed.set(Some(error));
+                                false
+                            }
+                        })
+                };
+                let filter: &dyn Fn(u32) -> bool = &is_accepted;
+                let filter = (accept.is_some() || deaths.count() > 0).then_some(filter);
+                let near = if let Some(accept) =
+                    accept.filter(|all| exact || is_scan_cheaper(all, breadth, segment))
+                {
+                    let rows = segment.rows_of(accept)?;
+                    let rows = rows.into_iter().filter(|row| deaths.is_visible(*row, sequence));
+                    segment.scan(&mut probe, rows, k, exact, searcher)?
+                } else if exact {
+                    let rows =
+                        (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row)));
+                    segment.scan(&mut probe, rows, k, true, searcher)?
+                } else if segment.is_flat() {
+                    let rows = (0..segment.rows() as u32).filter(|row| filter.is_none_or(|f| f(*row)));
+                    segment.scan(&mut probe, rows, k, false, searcher)?
+                } else {
+                    segment.walk(&mut probe, breadth, k, filter, searcher)?
+                };
+                if let Some(error) = failed.take() {
+                    return Err(error);
+                }
+                for candidate in near {
+                    let (distance, row) = (candidate.distance(), candidate.row());
+                    let (number, segment) = (segment.number(row)?, self.growing.len() + at);
+                    nearest.push(Neighbour { distance, number, segment, row });
+                }
+            }
+            found.compared += searcher.compared;
+            Ok(())
+        })?;
+        nearest.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.number.cmp(&b.number)));
+        if exact && let Some(Neighbour { distance: last, .. }) = nearest.get(k - 1) {
+            // Sealed segments know distances to about one part in ten thousand.
+            let bound = last + last.abs() * 1e-3 + 1e-4;
+            nearest.retain(|near| near.distance <= bound);
+        } else {
+            nearest.truncate(k);
+        }
+        found.nearest = nearest;
+        Ok(found)
+    }
+}
