@@ -325,6 +325,17 @@ impl Coordinator {
         self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
     }
 
+    /// Answers queries one after the other, all at one moment.
+    pub async fn query_each(
+        &self,
+        tenant: TenantId,
+        queries: Vec<(Query, Consistency)>,
+        deadline: Deadline,
+    ) -> Result<Vec<Result<Answer>>> {
+        let queries: Vec<Query> = queries.into_iter().map(|(query, _)| query).collect();
+        self.read(deadline, move |replica| Ok(replica.query_each(tenant, &queries, deadline))).await
+    }
+
     /// Seeds, expansion and score in one.
     pub async fn query(
         &self,

@@ -74,11 +74,6 @@ impl Catalogue {
         self.by_name.iter().map(|((tenant, _), collection)| (*tenant, collection))
     }
 
-    /// Every collection.
-    pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<Collection>> {
-        self.by_id.values()
-    }
-
     /// With a new collection added.
     pub(crate) fn create(
         &self,

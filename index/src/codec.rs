@@ -119,22 +119,38 @@ impl<'a> Decoder<'a> {
         self.take(count)
     }
 
+    pub(crate) fn str(&mut self) -> Result<&'a str, DecodeError> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| DecodeError::Utf8)
+    }
+
     pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
-        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| DecodeError::Utf8)
+        self.str().map(str::to_owned)
     }
 
     pub(crate) fn escaped(&mut self) -> Result<String, DecodeError> {
         let mut out = Vec::new();
         loop {
-            match self.u8()? {
-                0 => match self.u8()? {
-                    0 => return String::from_utf8(out).map_err(|_| DecodeError::Utf8),
-                    0xff => out.push(0),
-                    tag => return Err(DecodeError::Tag(tag)),
-                },
-                byte => out.push(byte),
+            let plain = self.0.iter().position(|byte| *byte == 0).ok_or(DecodeError::Short)?;
+            let run = self.take(plain)?;
+            self.u8()?;
+            let end = self.u8()?;
+            match end {
+                0 if out.is_empty() => {
+                    return std::str::from_utf8(run).map(str::to_owned).map_err(|_| DecodeError::Utf8);
+                }
+                0 | 0xff => out.extend_from_slice(run),
+                tag => return Err(DecodeError::Tag(tag)),
             }
+            if end == 0 {
+                return String::from_utf8(out).map_err(|_| DecodeError::Utf8);
+            }
+            out.push(0);
         }
+    }
+
+    /// Bytes that are left.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(crate) fn rest(&mut self) -> &'a [u8] {

@@ -124,8 +124,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{CollectionId, SpaceId},
-        row::{Field, decode_register, encode_register},
+        model::{CollectionId, ReadMask, SpaceId, Timestamp},
+        row::{Field, StoredRow, decode_register, encode_register},
     };
 
     fn version() -> impl Strategy<Value = Version> {
@@ -224,6 +224,27 @@ mod tests {
         }
 
         #[test]
+        fn a_row_read_in_place_says_what_the_whole_row_says(row in row()) {
+            let stored = StoredRow::new(row.encode().into()).expect("our own");
+            for now in [0, 1, 2, 1_000] {
+                prop_assert_eq!(stored.is_live(Timestamp(now)), row.is_live(Timestamp(now)));
+            }
+            prop_assert_eq!(stored.edges_cleared(), row.cleared(Scope::Edges));
+            let entity = stored.entity("a", &ReadMask::fields()).expect("our own");
+            prop_assert_eq!(entity.created_at, row.puts.first().map(|put| put.timestamp()));
+            prop_assert_eq!(entity.version, row.touched);
+            prop_assert_eq!(entity.expire_at, row.expire_at());
+            for name in ["a", "b"] {
+                prop_assert_eq!(entity.attributes.get(name), row.get(&Field::Attribute(name.into())));
+            }
+            prop_assert_eq!(entity.sources.contains("s"), row.get(&Field::Source("s".into())).is_some());
+            let only = ReadMask { attribute_names: ["b".to_owned()].into(), ..ReadMask::nothing() };
+            let entity = stored.entity("a", &only).expect("our own");
+            prop_assert_eq!(entity.attributes.get("b"), row.get(&Field::Attribute("b".into())));
+            prop_assert_eq!(entity.attributes.contains_key("a"), false);
+        }
+
+        #[test]
         fn registers_survive_their_encoding(edge in register(edge()), numbers in prop::collection::vec(any::<f32>().prop_filter("comparable", |x| !x.is_nan()), 0..9), version in version()) {
             prop_assert_eq!(decode_register(&encode_register(&edge)), Ok(edge));
             let vector = Register { version, value: Some(VectorContent(numbers.into())) };
@@ -237,10 +258,13 @@ mod tests {
             let encoded = row.encode();
             let cut = cut.index(encoded.len());
             prop_assert!(EntityRow::decode(&encoded[..cut]).is_err());
+            prop_assert!(StoredRow::new(encoded[..cut].to_vec().into()).is_err());
+            let _ = StoredRow::new(bytes.into()).and_then(|row| row.entity("a", &ReadMask::everything()));
             let mut flipped = encoded.clone();
             flipped[cut] ^= 0x81;
             // Either outcome will do; what matters is that there is one.
             drop(EntityRow::decode(&flipped));
+            let _ = StoredRow::new(flipped.into()).and_then(|row| row.entity("a", &ReadMask::everything()));
         }
     }
 }

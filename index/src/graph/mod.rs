@@ -5,4 +5,4 @@ mod request;
 mod walk;
 
 pub use request::{ExpandRequest, Expansion, Neighbor, Neighborhood, NeighborsRequest, Reached};
-pub(crate) use walk::{Bounds, Walk};
+pub(crate) use walk::{Bounds, Rows, Walk};

@@ -12,7 +12,7 @@ use crate::{
     model::{Direction, Edge, EntityRef, TenantId, Timestamp, validate_id, validate_relation},
     query::{Truncation, TruncationReason},
     replica::{Reader, Replica, mirrored, register},
-    row::{EdgeContent, EdgeKey, EntityKey, Field, Scope, key::decode_edge_key},
+    row::{EdgeContent, EdgeKey, EntityKey, key::decode_edge_key},
     version::Version,
 };
 
@@ -170,8 +170,8 @@ impl Replica {
             Ok(match reader.row(entity)? {
                 None => Version::ZERO,
                 // An expired entity is gone, and its edges with it.
-                Some(row) if row.get(&Field::Existence).is_some() && !row.is_live(reader.now) => Version::MAX,
-                Some(row) => row.cleared(Scope::Edges),
+                Some(row) if row.exists() && !row.is_live(reader.now) => Version::MAX,
+                Some(row) => row.edges_cleared(),
             })
         };
         let own = marker(&entity)?;

@@ -5,9 +5,11 @@
 //! is counted, never silently dropped, and the same request meets the same edges in the same order.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
+
+use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     deadline::Deadline,
@@ -19,7 +21,7 @@ use crate::{
     model::{EntityRef, Limits, TenantId, validate_id},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
     replica::{Reader, Replica, mirrored},
-    row::{EntityKey, EntityRow, Scope},
+    row::{EntityKey, StoredRow},
     version::Version,
 };
 
@@ -50,12 +52,15 @@ struct Arrival {
     before: Option<Arc<Arrival>>,
 }
 
+/// Entity rows that were read; `None`: not there.
+pub(crate) type Rows = HashMap<EntityKey, Option<StoredRow>>;
+
 /// A walk and what it has found.
 pub(crate) struct Walk<'a> {
     reader: &'a Reader<'a>,
     pub(crate) visits: HashMap<EntityKey, Visit>,
-    /// Entity rows read on the way; `None`: not there.
-    pub(crate) rows: HashMap<EntityKey, Option<EntityRow>>,
+    /// Read on the way.
+    pub(crate) rows: Rows,
     pub(crate) edges: u64,
     truncated: BTreeMap<TruncationReason, u64>,
 }
@@ -95,11 +100,11 @@ impl<'a> Walk<'a> {
             let visit = visits.entry(entity).or_insert(Visit { score, hops: 0, came_by: None });
             visit.score = visit.score.max(score);
         }
-        Self { reader, visits, rows: HashMap::new(), edges: 0, truncated: BTreeMap::new() }
+        Self { reader, visits, rows: Rows::new(), edges: 0, truncated: BTreeMap::new() }
     }
 
     /// The same with rows that were read already.
-    pub(crate) fn with_rows(self, rows: HashMap<EntityKey, Option<EntityRow>>) -> Self {
+    pub(crate) fn with_rows(self, rows: Rows) -> Self {
         Self { rows, ..self }
     }
 
@@ -149,7 +154,7 @@ impl<'a> Walk<'a> {
     fn followed(&mut self, entity: &EntityKey, spec: &ExpandSpec, bounds: Bounds) -> Result<Vec<SeenEdge>> {
         let as_of = spec.as_of.unwrap_or(self.reader.now);
         let choice = Choice { relations: &spec.relations, min_weight: spec.min_weight, as_of };
-        let cleared = self.row(entity)?.map_or(Version::ZERO, |row| row.cleared(Scope::Edges));
+        let cleared = self.row(entity)?.map_or(Version::ZERO, |row| row.edges_cleared());
         let mut followed = Vec::new();
         let mut is_cut = false;
         for direction in directions(spec.direction) {
@@ -192,11 +197,11 @@ impl<'a> Walk<'a> {
         }
         let now = self.reader.now;
         let row = self.row(next)?;
-        Ok(row.is_some_and(|row| row.is_live(now) && edge.version > row.cleared(Scope::Edges)))
+        Ok(row.is_some_and(|row| row.is_live(now) && edge.version > row.edges_cleared()))
     }
 
     /// The row of an entity, read once.
-    pub(crate) fn row(&mut self, entity: &EntityKey) -> Result<Option<&EntityRow>> {
+    pub(crate) fn row(&mut self, entity: &EntityKey) -> Result<Option<&StoredRow>> {
         if !self.rows.contains_key(entity) {
             let row = self.reader.row(entity)?;
             self.rows.insert(entity.clone(), row);

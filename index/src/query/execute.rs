@@ -1,33 +1,62 @@
 //! Running a query at one pinned moment.
 
-use std::{cmp::Ordering, collections::HashMap};
+use std::cmp::Ordering;
+
+use foldhash::HashMap;
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::{Bounds, Walk},
+    graph::{Bounds, Rows, Walk},
     model::{ReadMask, TenantId},
     query::{
         Answer, Cost, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::{Match, Target, check_k, pin},
+        seeds::{Aimed, Match, Pinned, Target, check_k},
     },
     replica::{Reader, Replica, StoredVector, check_answer, check_mask},
-    row::{EntityKey, Field},
+    row::EntityKey,
 };
+
+/// Rows that queries of a batch keep for each other at most; they hold on to the blocks that they were read from.
+const MAX_SHARED_ROWS: usize = 10_000;
 
 impl Replica {
     /// Answers a query. The same query on the same rows gives the same answer.
     pub fn query(&self, tenant: TenantId, query: &Query, deadline: Deadline) -> Result<Answer> {
-        self.validate(query)?;
-        let (reader, collection, targets, views) = pin(|| self.reader(tenant), query, &query.collection)?;
-        check_mask(&query.read_mask, &collection)?;
+        let mut answers = self.query_each(tenant, std::slice::from_ref(query), deadline);
+        answers.pop().unwrap_or_else(|| Err(Error::Internal("a query has no answer".to_owned())))
+    }
+
+    /// Answers queries one after the other, all at one moment: they share it, and the rows that several of them come upon.
+    pub fn query_each(&self, tenant: TenantId, queries: &[Query], deadline: Deadline) -> Vec<Result<Answer>> {
+        let pinned = Pinned::at(|| self.reader(tenant), queries);
+        let mut rows = Rows::default();
+        let answer = |(query, aimed): (&Query, &Result<Aimed>)| {
+            deadline.check()?;
+            let aimed = aimed.as_ref().map_err(Error::clone)?;
+            if rows.len() > MAX_SHARED_ROWS {
+                rows.clear();
+            }
+            self.answer(&pinned, query, aimed, &mut rows, deadline)
+        };
+        queries.iter().zip(&pinned.aimed).map(answer).collect()
+    }
+
+    fn answer(
+        &self,
+        Pinned { reader, views, .. }: &Pinned<'_>,
+        query: &Query,
+        Aimed { collection, targets }: &Aimed,
+        rows: &mut Rows,
+        deadline: Deadline,
+    ) -> Result<Answer> {
+        check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
-        let mut looked_up = Walk::new(&reader, Vec::new());
-        let found = reader.seeds(query, &collection, &targets, &views, &mut looked_up, deadline)?;
-        drop(views);
+        let mut looked_up = Walk::new(reader, Vec::new()).with_rows(std::mem::take(rows));
+        let found = reader.seeds(query, collection, targets, views, &mut looked_up, deadline)?;
         let matches = found.matches;
-        let mut walk = Walk::new(&reader, found.seeds).with_rows(looked_up.rows);
+        let mut walk = Walk::new(reader, found.seeds).with_rows(looked_up.rows);
         if let Some(spec) = &query.expand {
             walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
         }
@@ -42,7 +71,7 @@ impl Replica {
             if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
                 continue;
             }
-            if let Some(candidate) = reader.candidate(&entity, query, &targets, &matches, &mut walk)? {
+            if let Some(candidate) = reader.candidate(&entity, query, targets, &matches, &mut walk)? {
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
@@ -50,15 +79,14 @@ impl Replica {
                 }
             }
         }
-        let names: HashMap<_, _> = reader.catalogue.all().map(|c| (c.id, c.name.as_str())).collect();
-        let name = |entity: &EntityKey| names.get(&entity.collection).copied().unwrap_or_default();
+        let name = |entity: &EntityKey| reader.catalogue.by_id(entity.collection).map(|c| c.name.as_str());
         candidates.sort_unstable_by(|a, b| {
             let by_nearness = || match scorer.weighs(Signal::Vector) {
                 true => b.2.nearness().total_cmp(&a.2.nearness()),
                 // Nothing that was not asked for decides.
                 false => Ordering::Equal,
             };
-            let by_name = || name(&a.1).cmp(name(&b.1)).then_with(|| a.1.id.cmp(&b.1.id));
+            let by_name = || name(&a.1).cmp(&name(&b.1)).then_with(|| a.1.id.cmp(&b.1.id));
             b.0.total_cmp(&a.0).then_with(by_nearness).then_with(by_name)
         });
         candidates.truncate(query.limit);
@@ -87,10 +115,11 @@ impl Replica {
                 path: if query.explain { walk.path(&key) } else { Vec::new() },
             });
         }
+        *rows = walk.rows;
         Ok(answer)
     }
 
-    fn validate(&self, query: &Query) -> Result<()> {
+    pub(super) fn validate(&self, query: &Query) -> Result<()> {
         let limits = &self.limits;
         if query.seeds.is_empty() || query.seeds.len() > limits.seeds {
             let why = format!("are {}; 1 to {} are allowed", query.seeds.len(), limits.seeds);
@@ -147,23 +176,18 @@ impl Reader<'_> {
         entity: &EntityKey,
         query: &Query,
         targets: &[Target],
-        matches: &HashMap<(EntityKey, usize), Match>,
+        matches: &[HashMap<EntityKey, Match>],
         walk: &mut Walk<'_>,
     ) -> Result<Option<Candidate>> {
         let graph = walk.visits.get(entity).map_or(0.0, |visit| visit.score);
         let now = self.now;
         let Some(row) = walk.row(entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
-        if let Some(filter) = &query.filter
-            && !filter.matches(&self.fields(entity, row, &ReadMask::fields()))
-        {
+        if !self.passes(entity, row, query.filter.as_ref())? {
             return Ok(None);
         }
-        let importance = match row.get(&Field::Importance) {
-            Some(crate::model::Value::Double(value)) => Some(*value),
-            _ => None,
-        };
+        let importance = row.importance;
         let updated_at = Some(row.touched.timestamp());
-        let known = (0..targets.len()).map(|nth| matches.get(&(entity.clone(), nth)));
+        let known = matches.iter().map(|matches| matches.get(entity));
         let best = match known.collect::<Option<Vec<&Match>>>() {
             Some(known) => known.into_iter().cloned().reduce(better),
             // Only some, or none, of the targets brought it: its vectors are compared with all.

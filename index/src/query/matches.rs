@@ -187,12 +187,14 @@ impl Reader<'_> {
         if let Some(known) = &mut *state {
             if known.at <= sequence {
                 if let Some(changed) = cache.changed(collection, known.at, sequence) {
-                    let (numbers, mask) = (Arc::make_mut(&mut known.numbers), filter.read_mask());
+                    let numbers = Arc::make_mut(&mut known.numbers);
                     for (at, entity) in changed.iter().enumerate() {
                         check(at, deadline)?;
-                        let matches = self
-                            .row(entity)?
-                            .is_some_and(|row| filter.matches(&self.fields(entity, &row, &mask)));
+                        let row = self.row(entity)?;
+                        let matches = match &row {
+                            Some(row) => self.passes(entity, row, Some(filter))?,
+                            None => false,
+                        };
                         for number in self.numbers_of(entity)? {
                             if matches {
                                 numbers.insert(number)
@@ -230,7 +232,6 @@ impl Reader<'_> {
         deadline: Deadline,
     ) -> Result<RoaringTreemap> {
         let keyspaces = &self.replica.keyspaces;
-        let mask = filter.read_mask();
         let mut found = RoaringTreemap::new();
         for partition in 0..PARTITIONS {
             let of_partition = collection_prefix(partition, self.tenant, collection);
@@ -242,7 +243,7 @@ impl Reader<'_> {
                 let (row_key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&row_key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
-                if !filter.matches(&self.fields(&key, &decode_row(&key, &bytes)?, &mask)) {
+                if !self.passes(&key, &decode_row(&key, bytes)?, Some(filter))? {
                     continue;
                 }
                 let mut ahead = match numbers.take() {

@@ -1,6 +1,8 @@
 //! Finding where a query begins.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     codec::Decoder,
@@ -61,7 +63,7 @@ fn nearness(metric: Metric, measure: f64) -> f64 {
 }
 
 /// The spaces of the targets as of the reader's snapshot.
-pub(crate) type Views = HashMap<SpaceId, View>;
+pub(crate) type Views = HashMap<(CollectionId, SpaceId), View>;
 
 /// How near an entity is to a target.
 #[derive(Clone, Debug)]
@@ -88,7 +90,7 @@ impl Match {
 pub(crate) struct Found {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
     /// What was compared with the n-th target: the best vector of each seed that it brought.
-    pub(crate) matches: HashMap<(EntityKey, usize), Match>,
+    pub(crate) matches: Vec<HashMap<EntityKey, Match>>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
 }
@@ -181,7 +183,7 @@ impl Reader<'_> {
         walk: &mut Walk<'_>,
         deadline: crate::Deadline,
     ) -> Result<Found> {
-        let mut found = Found::default();
+        let mut found = Found { matches: vec![HashMap::new(); targets.len()], ..Found::default() };
         let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
             deadline.check()?;
@@ -251,7 +253,7 @@ impl Reader<'_> {
                 return Err(Error::invalid("seeds.nearest.target_recall", why));
             }
         }
-        let Some(view) = views.get(&target.space) else { return Ok(()) };
+        let Some(view) = views.get(&target.index.id) else { return Ok(()) };
         let default_breadth = self.replica.spaces.options().search_breadth;
         let breadth = match nearest.target_recall {
             // Until it was measured, broad enough for most.
@@ -347,7 +349,7 @@ impl Reader<'_> {
         let floor = nearest.min_similarity.unwrap_or(0.0);
         for (key, found_match) in entities.into_iter().filter(|(_, best)| best.similarity >= floor) {
             found.seeds.push((key.clone(), found_match.similarity));
-            found.matches.insert((key, nth), found_match);
+            found.matches[nth].insert(key, found_match);
         }
         Ok(())
     }
@@ -383,10 +385,7 @@ impl Reader<'_> {
         }
         let now = self.now;
         let passes = match walk.row(&key)? {
-            Some(row) if row.is_live(now) => match &query.filter {
-                Some(filter) => filter.matches(&self.fields(&key, row, &ReadMask::fields())),
-                None => true,
-            },
+            Some(row) if row.is_live(now) => self.passes(&key, row, query.filter.as_ref())?,
             _ => false,
         };
         let compared = match measures {
@@ -425,13 +424,10 @@ impl Reader<'_> {
                 let (row_key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&row_key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
-                let row = crate::replica::decode_row(&key, &bytes)?;
-                let passes = |filter: &crate::filter::Filter| {
-                    filter.matches(&self.fields(&key, &row, &ReadMask::fields()))
-                };
+                let row = crate::replica::decode_row(&key, bytes)?;
                 if Some(&key) == target.itself.as_ref()
                     || !row.is_live(self.now)
-                    || !filter.is_none_or(passes)
+                    || !self.passes(&key, &row, filter)?
                 {
                     continue;
                 }
@@ -506,8 +502,8 @@ impl Reader<'_> {
             }
             let (id, bytes) = row?;
             let key = EntityKey { tenant: self.tenant, collection: collection.id, id };
-            let row = crate::replica::decode_row(&key, &bytes)?;
-            if row.is_live(self.now) && filter.matches(&self.fields(&key, &row, &ReadMask::fields())) {
+            let row = crate::replica::decode_row(&key, bytes)?;
+            if row.is_live(self.now) && self.passes(&key, &row, Some(filter))? {
                 matched += 1;
                 found.seeds.push((key, 1.0));
             }
@@ -527,20 +523,40 @@ pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {
     Ok(())
 }
 
-/// Pins one moment: a reader, and every target's space as of its snapshot. A view that was taken after segments had changed is no
-/// good for an older snapshot; then both are taken again.
-pub(crate) fn pin<'a>(
-    begin: impl Fn() -> Reader<'a>,
-    query: &Query,
-    collection: &str,
-) -> Result<(Reader<'a>, Arc<Collection>, Vec<Target>, Views)> {
-    loop {
-        let reader = begin();
-        let collection = Arc::clone(reader.catalogue.get(reader.tenant, collection)?);
-        let targets = reader.targets(query, &collection)?;
-        let views: Views = targets.iter().map(|target| (target.space, target.index.view())).collect();
-        if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
-            return Ok((reader, collection, targets, views));
+/// What a query begins with.
+pub(crate) struct Aimed {
+    pub(crate) collection: Arc<Collection>,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// One moment: a reader, and every target's space as of its snapshot.
+pub(crate) struct Pinned<'a> {
+    pub(crate) reader: Reader<'a>,
+    pub(crate) views: Views,
+    /// One for each query.
+    pub(crate) aimed: Vec<Result<Aimed>>,
+}
+
+impl<'a> Pinned<'a> {
+    /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
+    /// then both are taken again.
+    pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query]) -> Self {
+        loop {
+            let reader = begin();
+            let aim = |query: &Query| {
+                reader.replica.validate(query)?;
+                let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
+                let targets = reader.targets(query, &collection)?;
+                Ok(Aimed { collection, targets })
+            };
+            let aimed: Vec<Result<Aimed>> = queries.iter().map(aim).collect();
+            let mut views = Views::new();
+            for target in aimed.iter().flatten().flat_map(|aimed| &aimed.targets) {
+                views.entry(target.index.id).or_insert_with(|| target.index.view());
+            }
+            if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
+                return Self { reader, views, aimed };
+            }
         }
     }
 }

@@ -16,13 +16,11 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     filter::Filter,
-    model::{
-        Chunk, Collection, Entity, EntityRef, ReadMask, SpaceId, TenantId, Timestamp, Value, validate_id,
-    },
+    model::{Chunk, Collection, Entity, EntityRef, ReadMask, SpaceId, TenantId, Timestamp, validate_id},
     placement::PARTITIONS,
     replica::{Replica, register},
     row::{
-        ChunkContent, EntityKey, EntityRow, Field, VectorContent,
+        ChunkContent, EntityKey, StoredRow, VectorContent,
         key::{collection_prefix, decode_chunk_key, decode_entity, decode_vector_key},
     },
 };
@@ -140,13 +138,9 @@ impl Replica {
             }
             let (id, bytes) = row?;
             let key = EntityKey { tenant, collection: collection.id, id };
-            let row = decode_row(&key, &bytes)?;
+            let row = decode_row(&key, bytes)?;
             if row.is_live(reader.now) {
-                let is_match = match &request.filter {
-                    Some(filter) => filter.matches(&reader.fields(&key, &row, &ReadMask::fields())),
-                    None => true,
-                };
-                if is_match {
+                if reader.passes(&key, &row, request.filter.as_ref())? {
                     let entity = reader.materialise(&key, &row, &collection, &request.read_mask)?;
                     answer_bytes += entity.bytes();
                     page.entities.push(entity);
@@ -181,10 +175,8 @@ impl Replica {
                 let (key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&key));
                 let entity = decoded.map_err(|error| Error::corrupt("entity", &key, error))?;
-                let row = decode_row(&entity, &bytes)?;
-                let is_match =
-                    |filter: &Filter| filter.matches(&reader.fields(&entity, &row, &ReadMask::fields()));
-                if row.is_live(reader.now) && filter.is_none_or(is_match) {
+                let row = decode_row(&entity, bytes)?;
+                if row.is_live(reader.now) && reader.passes(&entity, &row, filter)? {
                     count += 1;
                 }
             }
@@ -208,15 +200,15 @@ pub(crate) fn check_mask(mask: &ReadMask, collection: &Collection) -> Result<()>
     mask.vector_spaces.iter().try_for_each(|space| collection.space(space).map(|_| ()))
 }
 
-pub(crate) fn decode_row(key: &EntityKey, bytes: &[u8]) -> Result<EntityRow> {
-    EntityRow::decode(bytes).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
+pub(crate) fn decode_row(key: &EntityKey, bytes: Bytes) -> Result<StoredRow> {
+    StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
 }
 
 impl Reader<'_> {
     /// The entity row, if there is one; the entity may still be expired or merely an end of edges.
-    pub(crate) fn row(&self, key: &EntityKey) -> Result<Option<EntityRow>> {
+    pub(crate) fn row(&self, key: &EntityKey) -> Result<Option<StoredRow>> {
         let bytes = self.snapshot.get(self.replica.keyspaces.entity, &key.prefix())?;
-        bytes.map(|bytes| decode_row(key, &bytes)).transpose()
+        bytes.map(|bytes| decode_row(key, bytes)).transpose()
     }
 
     /// The entity, if it is there.
@@ -236,11 +228,11 @@ impl Reader<'_> {
     pub(crate) fn materialise(
         &self,
         key: &EntityKey,
-        row: &EntityRow,
+        row: &StoredRow,
         collection: &Collection,
         mask: &ReadMask,
     ) -> Result<Entity> {
-        let mut entity = self.fields(key, row, mask);
+        let mut entity = self.fields(key, row, mask)?;
         if mask.wants_vectors() || mask.chunk_vectors {
             // A key that ends after an empty chunk id is the entity's own.
             let prefix = if mask.chunk_vectors { key.prefix() } else { key.chunk("") };
@@ -268,30 +260,14 @@ impl Reader<'_> {
     }
 
     /// The entity as far as its row tells.
-    pub(crate) fn fields(&self, key: &EntityKey, row: &EntityRow, mask: &ReadMask) -> Entity {
-        let mut entity = Entity { id: key.id.clone(), version: row.touched, ..Entity::default() };
-        if mask.metadata {
-            entity.created_at = row.created_at();
-            entity.updated_at = Some(row.touched.timestamp());
-        }
-        for (field, register) in &row.fields {
-            let Some(value) = &register.value else { continue };
-            match (field, value) {
-                (Field::Type, Value::String(name)) if mask.entity_type => entity.entity_type = name.clone(),
-                (Field::Importance, Value::Double(value)) if mask.metadata => {
-                    entity.importance = Some(*value)
-                }
-                (Field::ExpireAt, Value::Timestamp(at)) if mask.metadata => entity.expire_at = Some(*at),
-                (Field::Source(name), _) if mask.metadata => {
-                    entity.sources.insert(name.clone());
-                }
-                (Field::Attribute(name), value) if mask.attributes || mask.attribute_names.contains(name) => {
-                    entity.attributes.insert(name.clone(), value.clone());
-                }
-                _ => {}
-            }
-        }
-        entity
+    fn fields(&self, key: &EntityKey, row: &StoredRow, mask: &ReadMask) -> Result<Entity> {
+        row.entity(&key.id, mask).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
+    }
+
+    /// Whether the filter, if there is one, matches the entity.
+    pub(crate) fn passes(&self, key: &EntityKey, row: &StoredRow, filter: Option<&Filter>) -> Result<bool> {
+        let Some(filter) = filter else { return Ok(true) };
+        Ok(filter.matches(&self.fields(key, row, &filter.read_mask())?))
     }
 
     fn add_chunks(&self, key: &EntityKey, entity: &mut Entity, mask: &ReadMask) -> Result<()> {

@@ -58,7 +58,7 @@ pub(crate) enum Scope {
     Vectors = 4,
 }
 
-const SCOPES: usize = 5;
+pub(super) const SCOPES: usize = 5;
 
 /// The entity row.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -101,10 +101,6 @@ impl EntityRow {
             Some(Value::Timestamp(at)) => Some(*at),
             _ => None,
         }
-    }
-
-    pub(crate) fn created_at(&self) -> Option<Timestamp> {
-        self.puts.first().map(|version| version.timestamp())
     }
 
     /// Whether nothing is left to keep: no field and no marker that anything unswept depends on.
@@ -183,47 +179,101 @@ impl EntityRow {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut from = Decoder::new(bytes);
-        match from.u8()? {
-            FORMAT => {}
-            other => return Err(DecodeError::Tag(other)),
-        }
-        let mut row = EntityRow::default();
-        let mask = from.u8()?;
-        if u32::from(mask) >= 1 << SCOPES {
-            return Err(DecodeError::Tag(mask));
-        }
-        for scope in (0..SCOPES).filter(|scope| mask & (1 << scope) != 0) {
-            row.cleared[scope] = from.version()?;
-        }
-        let count = from.count(Version::BYTES)?;
-        let versions = (0..count).map(|_| from.version()).collect::<Result<Vec<_>, _>>()?;
-        let version = |from: &mut Decoder<'_>| -> Result<Version, DecodeError> {
-            let place = usize::try_from(from.varint()?).map_err(|_| DecodeError::Range)?;
-            versions.get(place).copied().ok_or(DecodeError::Range)
-        };
-        row.touched = version(&mut from)?;
-        row.puts = (0..from.count(1)?).map(|_| version(&mut from)).collect::<Result<_, _>>()?;
+        let head = Head::take(&mut from)?;
+        let mut row = EntityRow { cleared: head.cleared, touched: head.touched, ..Self::default() };
+        row.puts = (0..head.puts).map(|_| head.versions.take(&mut from)).collect::<Result<_, _>>()?;
         for _ in 0..from.count(3)? {
-            let field = match from.u8()? {
-                1 => Field::Existence,
-                2 => Field::Type,
-                3 => Field::Importance,
-                4 => Field::ExpireAt,
-                5 => Field::Source(from.text()?),
-                6 => Field::Attribute(from.text()?),
-                tag => return Err(DecodeError::Tag(tag)),
+            let field = match FieldName::take(&mut from)? {
+                FieldName::Existence => Field::Existence,
+                FieldName::Type => Field::Type,
+                FieldName::Importance => Field::Importance,
+                FieldName::ExpireAt => Field::ExpireAt,
+                FieldName::Source(name) => Field::Source(name.to_owned()),
+                FieldName::Attribute(name) => Field::Attribute(name.to_owned()),
             };
-            let version = version(&mut from)?;
-            let value = match from.clone().u8()? {
-                0 => {
-                    from.u8()?;
-                    None
-                }
-                _ => Some(take_value(&mut from)?),
-            };
+            let version = head.versions.take(&mut from)?;
+            let value = if is_unset(&mut from)? { None } else { Some(take_value(&mut from)?) };
             row.fields.insert(field, Register { version, value });
         }
         from.finish()?;
         Ok(row)
     }
+}
+
+/// What stands before the puts and the fields.
+pub(super) struct Head<'a> {
+    pub(super) cleared: [Version; SCOPES],
+    pub(super) versions: Versions<'a>,
+    pub(super) touched: Version,
+    /// How many follow.
+    pub(super) puts: usize,
+}
+
+impl<'a> Head<'a> {
+    pub(super) fn take(from: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        match from.u8()? {
+            FORMAT => {}
+            other => return Err(DecodeError::Tag(other)),
+        }
+        let mut cleared = [Version::ZERO; SCOPES];
+        let mask = from.u8()?;
+        if u32::from(mask) >= 1 << SCOPES {
+            return Err(DecodeError::Tag(mask));
+        }
+        for scope in (0..SCOPES).filter(|scope| mask & (1 << scope) != 0) {
+            cleared[scope] = from.version()?;
+        }
+        let count = from.count(Version::BYTES)?;
+        let versions = Versions(from.take(count * Version::BYTES)?);
+        let touched = versions.take(from)?;
+        let puts = from.count(1)?;
+        Ok(Self { cleared, versions, touched, puts })
+    }
+}
+
+/// The versions that fields share.
+#[derive(Clone, Copy)]
+pub(super) struct Versions<'a>(&'a [u8]);
+
+impl Versions<'_> {
+    /// The version whose place comes next.
+    pub(super) fn take(self, from: &mut Decoder<'_>) -> Result<Version, DecodeError> {
+        let place = usize::try_from(from.varint()?).map_err(|_| DecodeError::Range)?;
+        let start = place.checked_mul(Version::BYTES).ok_or(DecodeError::Range)?;
+        let version = self.0.get(start..).and_then(|from| from.get(..Version::BYTES));
+        version.and_then(Version::from_bytes).ok_or(DecodeError::Range)
+    }
+}
+
+/// A [`Field`] that lies in the row still.
+pub(super) enum FieldName<'a> {
+    Existence,
+    Type,
+    Importance,
+    ExpireAt,
+    Source(&'a str),
+    Attribute(&'a str),
+}
+
+impl<'a> FieldName<'a> {
+    pub(super) fn take(from: &mut Decoder<'a>) -> Result<Self, DecodeError> {
+        Ok(match from.u8()? {
+            1 => FieldName::Existence,
+            2 => FieldName::Type,
+            3 => FieldName::Importance,
+            4 => FieldName::ExpireAt,
+            5 => FieldName::Source(from.str()?),
+            6 => FieldName::Attribute(from.str()?),
+            tag => return Err(DecodeError::Tag(tag)),
+        })
+    }
+}
+
+/// Whether the field that comes next has no value. If it has one, that comes next.
+pub(super) fn is_unset(from: &mut Decoder<'_>) -> Result<bool, DecodeError> {
+    let is_unset = from.clone().u8()? == 0;
+    if is_unset {
+        from.u8()?;
+    }
+    Ok(is_unset)
 }

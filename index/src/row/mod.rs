@@ -9,6 +9,7 @@ mod entity;
 #[cfg(test)]
 mod golden;
 pub(crate) mod key;
+mod stored;
 mod value;
 mod vector;
 
@@ -16,6 +17,7 @@ pub(crate) use chunk::ChunkContent;
 pub(crate) use edge::EdgeContent;
 pub(crate) use entity::{EntityRow, Field, Scope};
 pub(crate) use key::{ChunkKey, EdgeKey, EntityKey, VectorKey};
+pub(crate) use stored::StoredRow;
 pub(crate) use value::put_value;
 pub(crate) use vector::VectorContent;
 

@@ -53,6 +53,11 @@ pub(crate) fn take_value(from: &mut Decoder<'_>) -> Result<Value, DecodeError> {
     take_nested(from, 0)
 }
 
+/// Passes over a value.
+pub(crate) fn skip_value(from: &mut Decoder<'_>) -> Result<(), DecodeError> {
+    skip_nested(from, 0)
+}
+
 pub(crate) fn put_map(out: &mut Vec<u8>, fields: &BTreeMap<String, Value>) {
     put_varint(out, fields.len() as u64);
     for (name, value) in fields {
@@ -93,6 +98,24 @@ fn take_nested(from: &mut Decoder<'_>, depth: usize) -> Result<Value, DecodeErro
         10 => Value::Map(take_nested_map(from, depth + 1)?),
         tag => return Err(DecodeError::Tag(tag)),
     })
+}
+
+fn skip_nested(from: &mut Decoder<'_>, depth: usize) -> Result<(), DecodeError> {
+    if depth > MAX_DEPTH {
+        return Err(DecodeError::Depth);
+    }
+    match from.u8()? {
+        1..=3 => {}
+        4 | 5 | 8 => drop(from.take(8)?),
+        6 | 7 => drop(from.bytes()?),
+        9 => (0..from.count(1)?).try_for_each(|_| skip_nested(from, depth + 1))?,
+        10 => (0..from.count(2)?).try_for_each(|_| {
+            from.bytes()?;
+            skip_nested(from, depth + 2)
+        })?,
+        tag => return Err(DecodeError::Tag(tag)),
+    }
+    Ok(())
 }
 
 fn take_nested_map(from: &mut Decoder<'_>, depth: usize) -> Result<BTreeMap<String, Value>, DecodeError> {

@@ -10,6 +10,10 @@ use crate::vector::kernel::CodeKind;
 /// Coordinates are taken for no longer than this.
 const LONGEST: f32 = 1e16;
 
+/// A float that is added to this has no room for fractions left: the sum is the nearest whole number, ties to even. Unlike
+/// `round` it needs no call where the compiler may not use an instruction for it.
+const SHIFT: f32 = (3 << 22) as f32;
+
 /// How a segment holds its rows for the walk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -68,7 +72,8 @@ impl Grid {
     fn code(self, x: f32, inverse_step: f32) -> f32 {
         let at = x * inverse_step + self.middle();
         // An even grid has a code on either side of zero and none at it.
-        at.round_ties_even().clamp(if self.0 == CodeKind::Bits8 { 1.0 } else { 0.0 }, self.highest())
+        let lowest = if self.0 == CodeKind::Bits8 { 1.0 } else { 0.0 };
+        at.clamp(lowest, self.highest()) + SHIFT - SHIFT
     }
 
     /// Codes a rotated vector into a zeroed row; returns the step, and leaves in `vector` what the codes do not say.
@@ -133,6 +138,12 @@ fn put(kind: CodeKind, row: &mut [u8], at: usize, code: u8) {
     }
 }
 
+/// The whole number nearest to one that is not far from zero.
+#[inline(always)]
+fn nearest_whole(x: f32) -> i32 {
+    ((x + SHIFT).to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32)
+}
+
 /// A rotated query as two signed digits to the base 256 a coordinate: the high ones are enough for a walk, both
 /// together leave no error that matters.
 #[derive(Clone, Debug, Default)]
@@ -161,15 +172,17 @@ impl QueryCodes {
         }
         codes.step = greatest / 127.0;
         let fine = 256.0 / codes.step;
-        for (at, x) in rotated.iter().enumerate() {
-            let whole = (x.clamp(-greatest, greatest) * fine).round() as i32;
-            let low = (whole + 128).rem_euclid(256) - 128;
-            let high = (whole - low) / 256;
-            codes.high[at] = high as i8;
-            codes.low[at] = low as i8;
-            codes.high_sum += i64::from(high);
-            codes.low_sum += i64::from(low);
+        // At most 65,535 digits of one byte.
+        let (mut high_sum, mut low_sum) = (0_i32, 0_i32);
+        for ((x, high), low) in rotated.iter().zip(&mut codes.high).zip(&mut codes.low) {
+            let whole = nearest_whole(x.clamp(-greatest, greatest) * fine);
+            let low_digit = ((whole + 128) & 255) - 128;
+            let high_digit = (whole - low_digit) >> 8;
+            (*high, *low) = (high_digit as i8, low_digit as i8);
+            high_sum += high_digit;
+            low_sum += low_digit;
         }
+        (codes.high_sum, codes.low_sum) = (i64::from(high_sum), i64::from(low_sum));
         codes
     }
 }

@@ -5,6 +5,8 @@
 //! and Walsh-Hadamard transforms take the place of a dense matrix (Ailon and Chazelle, "The Fast
 //! Johnson-Lindenstrauss Transform", 2009); where the dimension is no power of two, two transforms overlap.
 
+use crate::vector::kernel::hadamard;
+
 /// Rounds of signs and transforms. Two leave traces of single coordinates, three do not.
 const ROUNDS: usize = 3;
 
@@ -44,22 +46,6 @@ impl Rotation {
             }
         }
     }
-}
-
-/// The Walsh-Hadamard transform, scaled to keep lengths. The length is a power of two.
-fn hadamard(values: &mut [f32]) {
-    let mut half = 1;
-    while half < values.len() {
-        for pair in values.chunks_exact_mut(2 * half) {
-            let (low, high) = pair.split_at_mut(half);
-            for (a, b) in low.iter_mut().zip(high) {
-                (*a, *b) = (*a + *b, *a - *b);
-            }
-        }
-        half *= 2;
-    }
-    let scale = 1.0 / (values.len() as f32).sqrt();
-    values.iter_mut().for_each(|x| *x *= scale);
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `float` | dot product and squared Euclidean distance of f32 |
+//! | `hadamard` | the Walsh-Hadamard transform |
 //! | `codes` | dot product of many quantised rows with one quantised query |
 //!
 //! Portable loops over independent lanes are compiled once for each instruction set; where the compiler does
@@ -15,11 +16,13 @@
 
 mod codes;
 mod float;
+mod hadamard;
 
 use std::sync::OnceLock;
 
 pub(crate) use codes::{BLOCK, CodeKind, dot_rows};
 pub(crate) use float::{dot, squared_l2};
+pub(crate) use hadamard::hadamard;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,7 +73,7 @@ impl<'a> Probe<'a> {
 
     /// About how far a distance by the codes for the walk is from the true one: what they leave over points anywhere.
     pub(super) fn walk_error(&self, segment: &Segment) -> f32 {
-        let square = self.rotated.iter().map(|x| x * x).sum::<f32>() / self.rotated.len() as f32;
+        let square = dot(&self.rotated, &self.rotated) / self.rotated.len() as f32;
         self.weight * square.sqrt() * segment.header.walk_error
     }
 

@@ -14,7 +14,7 @@ use super::{
     data::VectorData,
     engines::Index,
     filtered,
-    plan::{Built, Line, Measured, Plan, Point, Target, Way},
+    plan::{Built, Line, Measured, Part, Plan, Point, Target, Way},
     writes,
 };
 use crate::bench::process;
@@ -36,10 +36,22 @@ pub(crate) fn run(plan: &str) -> Result<()> {
         data.base.dimension,
         data.queries.len()
     )))?;
-    if let Some(overwrites) = plan.churn {
-        return churn::run(&data, &plan, overwrites, &|churn| tell(&Line::Measured(Measured::Churn(churn))));
+    match plan.part {
+        Part::Churn(overwrites) => {
+            churn::run(&data, &plan, overwrites, &|churn| tell(&Line::Measured(Measured::Churn(churn))))
+        }
+        Part::Writes => {
+            let mut index = plan.engine.build(&data, &plan)?;
+            let allidb = index.as_allidb().context("only ours is written to")?;
+            tell(&Line::Measured(Measured::Writes(writes::run(&data, &plan, allidb)?)))?;
+            allidb.close()
+        }
+        Part::Queries => queries(&data, &plan),
     }
-    let mut index = build(&data, &plan)?;
+}
+
+fn queries(data: &VectorData, plan: &Plan) -> Result<()> {
+    let mut index = build(data, plan)?;
     for way in [Way::Index, Way::Query] {
         if way == Way::Query && index.as_allidb().is_none() {
             continue;
@@ -47,7 +59,7 @@ pub(crate) fn run(plan: &str) -> Result<()> {
         for threads in &plan.threads {
             for breadth in &plan.breadths {
                 index.set_breadth(*breadth);
-                let point = sweep(&data, &plan, &mut *index, way, *threads, *breadth)?;
+                let point = sweep(data, plan, &mut *index, way, *threads, *breadth)?;
                 tell(&Line::Measured(Measured::Point(point)))?;
             }
         }
@@ -58,11 +70,10 @@ pub(crate) fn run(plan: &str) -> Result<()> {
         allidb.settle();
         for target in TARGETS {
             let ask = |query: &[f32]| allidb.query_for(query, plan.k, target);
-            let Point { recall, rate, .. } = sweep_with(&data, &plan, Way::Query, 1, 0, &ask)?;
+            let Point { recall, rate, .. } = sweep_with(data, plan, Way::Query, 1, 0, &ask)?;
             tell(&Line::Measured(Measured::Target(Target { target, recall, rate })))?;
         }
-        filtered::run(&data, &plan, allidb, &|row| tell(&Line::Measured(Measured::Filtered(row))))?;
-        tell(&Line::Measured(Measured::Writes(writes::run(&data, &plan, allidb)?)))?;
+        filtered::run(data, plan, allidb, &|row| tell(&Line::Measured(Measured::Filtered(row))))?;
         allidb.close()?;
     }
     Ok(())

@@ -35,7 +35,7 @@ use super::machine::Machine;
 use crate::output::Output;
 pub(super) use child::run as run_child;
 use engines::EngineName;
-use plan::{CodesName, Line, Measured, Plan};
+use plan::{CodesName, Line, Measured, Part, Plan};
 use report::Report;
 
 const AFTER_HELP: &str = "\
@@ -101,7 +101,7 @@ impl VectorArgs {
             build_threads: self.build_threads as usize,
             codes: self.codes,
             rows: self.rows.map(|rows| rows as usize),
-            churn: self.churn,
+            part: self.churn.map_or(Part::Queries, Part::Churn),
         }
     }
 }
@@ -119,9 +119,14 @@ pub(super) fn run(args: &VectorArgs, output: Output) -> Result<()> {
         let plan = args.plan(engine, dir.path());
         fs::create_dir_all(&plan.dir)?;
         measured.extend(run_process(&plan)?);
-        if engine == EngineName::Allidb && !args.no_grpc && args.churn.is_none() {
-            let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-            measured.extend(runtime.block_on(grpc::measure(&plan))?);
+        if engine == EngineName::Allidb && args.churn.is_none() {
+            if !args.no_grpc {
+                let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+                measured.extend(runtime.block_on(grpc::measure(&plan))?);
+            }
+            fs::remove_dir_all(&plan.dir)?;
+            fs::create_dir_all(&plan.dir)?;
+            measured.extend(run_process(&Plan { part: Part::Writes, ..plan.clone() })?);
         }
         fs::remove_dir_all(&plan.dir)?;
     }

@@ -20,7 +20,18 @@ pub(super) struct Plan {
     pub(super) build_threads: usize,
     pub(super) codes: CodesName,
     pub(super) rows: Option<usize>,
-    pub(super) churn: Option<u64>,
+    pub(super) part: Part,
+}
+
+/// What of it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Part {
+    /// Queries of all kinds. The store stays as it was built.
+    Queries,
+    /// Queries while vectors are written.
+    Writes,
+    /// Recall after so many overwrites.
+    Churn(u64),
 }
 
 /// How our index holds vectors.

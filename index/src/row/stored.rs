@@ -1,0 +1,126 @@
+//! An entity row as it lies in the store: read, but not taken apart before somebody wants its fields.
+
+use bytes::Bytes;
+
+use super::{
+    Scope,
+    entity::{FieldName, Head, is_unset},
+    value::{skip_value, take_value},
+};
+use crate::{
+    codec::{DecodeError, Decoder},
+    model::{Entity, ReadMask, Timestamp, Value},
+    version::Version,
+};
+
+/// An [`EntityRow`](super::EntityRow) for whoever only reads.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredRow {
+    bytes: Bytes,
+    fields_at: usize,
+    edges_cleared: Version,
+    created: Option<Version>,
+    pub(crate) touched: Version,
+    exists: bool,
+    expire_at: Option<Timestamp>,
+    pub(crate) importance: Option<f64>,
+}
+
+impl StoredRow {
+    /// Reads what tells whether the entity is there, and checks the lengths of all else.
+    pub(crate) fn new(bytes: Bytes) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(&bytes);
+        let head = Head::take(&mut from)?;
+        let mut created = None;
+        for _ in 0..head.puts {
+            let put = head.versions.take(&mut from)?;
+            created.get_or_insert(put);
+        }
+        let mut row = Self {
+            fields_at: bytes.len() - from.len(),
+            edges_cleared: head.cleared[Scope::Edges as usize],
+            created,
+            touched: head.touched,
+            exists: false,
+            expire_at: None,
+            importance: None,
+            bytes: Bytes::new(),
+        };
+        for _ in 0..from.count(3)? {
+            let name = FieldName::take(&mut from)?;
+            head.versions.take(&mut from)?;
+            if is_unset(&mut from)? {
+                continue;
+            }
+            match name {
+                FieldName::Existence => {
+                    skip_value(&mut from)?;
+                    row.exists = true;
+                }
+                FieldName::ExpireAt => {
+                    if let Value::Timestamp(at) = take_value(&mut from)? {
+                        row.expire_at = Some(at);
+                    }
+                }
+                FieldName::Importance => {
+                    if let Value::Double(importance) = take_value(&mut from)? {
+                        row.importance = Some(importance);
+                    }
+                }
+                _ => skip_value(&mut from)?,
+            }
+        }
+        from.finish()?;
+        Ok(Self { bytes, ..row })
+    }
+
+    /// Whether the entity was put and not deleted; it may have expired.
+    pub(crate) fn exists(&self) -> bool {
+        self.exists
+    }
+
+    /// Edges with versions up to this do not exist.
+    pub(crate) fn edges_cleared(&self) -> Version {
+        self.edges_cleared
+    }
+
+    /// Whether the entity is there at `now`.
+    pub(crate) fn is_live(&self, now: Timestamp) -> bool {
+        self.exists && self.expire_at.is_none_or(|at| now < at)
+    }
+
+    /// The entity of this id as far as the mask asks and the row tells.
+    pub(crate) fn entity(&self, id: &str, mask: &ReadMask) -> Result<Entity, DecodeError> {
+        let mut entity = Entity { id: id.to_owned(), version: self.touched, ..Entity::default() };
+        if mask.metadata {
+            entity.created_at = self.created.map(|version| version.timestamp());
+            entity.updated_at = Some(self.touched.timestamp());
+            entity.importance = self.importance;
+            entity.expire_at = self.expire_at;
+        }
+        let mut from = Decoder::new(&self.bytes[self.fields_at..]);
+        for _ in 0..from.count(3)? {
+            let name = FieldName::take(&mut from)?;
+            from.varint()?;
+            if is_unset(&mut from)? {
+                continue;
+            }
+            match name {
+                FieldName::Type if mask.entity_type => {
+                    if let Value::String(name) = take_value(&mut from)? {
+                        entity.entity_type = name;
+                    }
+                }
+                FieldName::Source(name) if mask.metadata => {
+                    skip_value(&mut from)?;
+                    entity.sources.insert(name.to_owned());
+                }
+                FieldName::Attribute(name) if mask.attributes || mask.attribute_names.contains(name) => {
+                    entity.attributes.insert(name.to_owned(), take_value(&mut from)?);
+                }
+                _ => skip_value(&mut from)?,
+            }
+        }
+        Ok(entity)
+    }
+}
