@@ -360,7 +360,7 @@ impl Coordinator {
 
     /// Reads everything on disk and compares it with its checksums. Fails if that is under way already.
     pub fn scrub(&self, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
-        self.0.jobs.scrub(self.0.replica.engine().clone(), options)
+        self.0.jobs.scrub(Arc::clone(&self.0.replica), options)
     }
 
     async fn read<T: Send + 'static>(

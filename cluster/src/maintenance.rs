@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_index::{Error, Result};
+use allidb_index::{Error, Replica, Result};
 use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
 use tokio::sync::mpsc;
 
@@ -109,9 +109,9 @@ impl Jobs {
     }
 
     /// Reads everything on disk and compares it with its checksums.
-    pub(crate) fn scrub(&self, engine: Engine, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
+    pub(crate) fn scrub(&self, replica: Arc<Replica>, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
         let turn = Turn::take(&self.scrubbing, "scrub")?;
-        start("scrub", turn, move |messages| scrub(&engine, options, messages))
+        start("scrub", turn, move |messages| scrub(&replica, options, messages))
     }
 }
 
@@ -177,13 +177,13 @@ fn compact(
 
 /// `None` if nobody wants the result any more.
 fn scrub(
-    engine: &Engine,
+    replica: &Replica,
     options: ScrubOptions,
     messages: &Messages<ScrubProgress>,
 ) -> Result<Option<ScrubProgress>> {
     let mut told = 0;
     let mut told_at: Option<Instant> = None;
-    let report = engine.scrub(options, |report| {
+    let report = replica.scrub(options, |report| {
         if messages.is_closed() {
             return ControlFlow::Break(());
         }

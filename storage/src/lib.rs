@@ -96,6 +96,7 @@ mod workers;
 pub use background::{Background, Inline, Threads};
 pub use batch::WriteBatch;
 pub use checkpoint::Checkpoint;
+pub use compaction::Throttle;
 pub use engine::Engine;
 pub use error::Error;
 pub use latency::Latency;

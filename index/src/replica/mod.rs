@@ -9,6 +9,7 @@ mod sweep;
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     path::PathBuf,
     sync::{
         Arc,
@@ -16,7 +17,7 @@ use std::{
     },
 };
 
-use allidb_storage::{Background, Durability, Engine, WriteBatch, fs::Fs};
+use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use apply::mirrored;
@@ -34,7 +35,9 @@ use crate::{
     mutation::{Mutation, Planner},
     query::MatchCache,
     random::Random,
-    vector::{BuildPool, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions},
+    vector::{
+        BuildPool, SegmentScrub, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions,
+    },
     version::Version,
 };
 
@@ -271,6 +274,25 @@ impl Replica {
     /// Figures of the vector index.
     pub fn vector_counts(&self) -> VectorCounts {
         self.spaces.counts()
+    }
+
+    /// Reads everything on disk, rows and indexes, and compares it with its checksums. `progress` is told how far it is and
+    /// says whether to go on. Damaged segments of indexes are set aside and made anew from the rows.
+    ///
+    /// # Errors
+    /// If the store is closed. Damage is no error but in the report.
+    pub fn scrub(
+        &self,
+        options: ScrubOptions,
+        mut progress: impl FnMut(&ScrubReport) -> ControlFlow<()>,
+    ) -> Result<ScrubReport> {
+        let segments = SegmentScrub::of(&self.spaces);
+        let of_rows = self.engine.scrub(options, |report| progress(&segments.expected(report)))?;
+        let mut report = segments.expected(&of_rows);
+        if !report.cancelled {
+            segments.run(options, &mut report, progress)?;
+        }
+        Ok(report)
     }
 
     /// Ends background work and closes the store.

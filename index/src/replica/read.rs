@@ -139,12 +139,10 @@ impl Replica {
             let (id, bytes) = row?;
             let key = EntityKey { tenant, collection: collection.id, id };
             let row = decode_row(&key, bytes)?;
-            if row.is_live(reader.now) {
-                if reader.passes(&key, &row, request.filter.as_ref())? {
-                    let entity = reader.materialise(&key, &row, &collection, &request.read_mask)?;
-                    answer_bytes += entity.bytes();
-                    page.entities.push(entity);
-                }
+            if row.is_live(reader.now) && reader.passes(&key, &row, request.filter.as_ref())? {
+                let entity = reader.materialise(&key, &row, &collection, &request.read_mask)?;
+                answer_bytes += entity.bytes();
+                page.entities.push(entity);
             }
             last = Some(key.id);
         }

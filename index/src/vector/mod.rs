@@ -8,6 +8,7 @@
 //! | `view` | a space as one query sees it: searching its segments together |
 //! | `growing` | the segment in memory: appended to, scanned exactly |
 //! | `segment` | sealed segments: file format, writer, search |
+//! | `scrub` | reading segment files again, to find damage |
 //! | `deaths` | which rows of a sealed segment are dead, and since when |
 //! | `stored` | what the storage engine keeps: the journal of unsealed changes, the inventory of segments |
 //! | `graph` | building a navigable small-world graph |
@@ -32,6 +33,7 @@ mod owner;
 mod pool;
 mod quantize;
 mod rotation;
+mod scrub;
 mod segment;
 mod space;
 mod spaces;
@@ -43,6 +45,7 @@ mod visited;
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use owner::Owner;
+pub(crate) use scrub::SegmentScrub;
 pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};

@@ -321,6 +321,10 @@ impl Spaces {
         all
     }
 
+    pub(super) fn fs(&self) -> &dyn Fs {
+        &*self.0.fs
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.0.closed.load(Ordering::Acquire)
     }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -11,6 +12,7 @@ use allidb_index::{
     model::{Codes, EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
+use allidb_storage::ScrubOptions;
 
 use crate::fixture::{Fixture, TENANT, at, deadline, entity, ids, with};
 
@@ -285,6 +287,45 @@ fn every_kind_of_codes_finds_the_nearest_and_tells_their_distances_and_a_restart
         let fixture = fixture.reopen();
         assert_eq!(answers(&fixture), before, "{codes:?}");
     }
+}
+
+#[test]
+fn a_scrub_reads_segments_names_what_is_damaged_and_has_it_made_anew() {
+    let vectors = clustered(3_000, 40, 1);
+    let fixture = Fixture::with_space(40, Metric::L2);
+    put_all(&fixture, &vectors, 0);
+    fixture.replica.seal_vectors();
+    let scrub = |most: u64| {
+        fixture
+            .replica
+            .scrub(ScrubOptions::default(), |report| match report.bytes <= most {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            })
+            .unwrap()
+    };
+    let report = scrub(u64::MAX);
+    assert_eq!((report.files, report.bytes), (report.files_total, report.bytes_total));
+    assert!(report.damages.is_empty(), "{:?}", report.damages);
+    assert!(scrub(report.bytes_total - 100_000).cancelled, "segments are read last");
+    // The header, the codes, the checksums.
+    for part in [0.0, 0.5, 0.9999] {
+        let files = fixture.fs.files();
+        let mut segments =
+            files.iter().filter(|(path, _)| path.extension().is_some_and(|end| end == "segment"));
+        let (segment, len) = segments.next().unwrap();
+        assert!(segments.next().is_none());
+        let offset = 50 + (part * (len - 100) as f64) as u64;
+        assert!(fixture.fs.flip_bit(segment, offset, 3));
+        let report = scrub(u64::MAX);
+        let [damage] = &report.damages[..] else { panic!("{:?}", report.damages) };
+        assert_eq!(damage.path, *segment);
+        assert!(damage.offset.abs_diff(offset) < 32 << 10, "{damage} for a bit at {offset}");
+        assert_eq!(fixture.replica.vector_counts().vectors, 3_000, "read again from the rows");
+        fixture.replica.seal_vectors();
+    }
+    let report = scrub(u64::MAX);
+    assert!(report.damages.is_empty() && report.files == report.files_total, "{:?}", report.damages);
 }
 
 #[test]

@@ -16,4 +16,4 @@ mod throttle;
 pub(crate) use output::Output;
 pub(crate) use pick::{debt, level0_due};
 pub(crate) use running::Compacting;
-pub(crate) use throttle::Throttle;
+pub use throttle::Throttle;

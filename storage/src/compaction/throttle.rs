@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 /// What may be written at once after a pause.
 const BURST: Duration = Duration::from_millis(100);
 
-/// A token bucket over the bytes that all compactions write.
+/// A token bucket over bytes that are written or read.
 #[derive(Debug)]
-pub(crate) struct Throttle {
+pub struct Throttle {
     bytes_per_second: u64,
     /// When what has been let through so far will have been paid for.
     paid_at: Mutex<Option<Instant>>,
@@ -17,12 +17,12 @@ pub(crate) struct Throttle {
 
 impl Throttle {
     /// 0 bytes a second: no limit.
-    pub(crate) fn new(bytes_per_second: u64) -> Throttle {
+    pub fn new(bytes_per_second: u64) -> Throttle {
         Throttle { bytes_per_second, paid_at: Mutex::default() }
     }
 
     /// How long whoever has written `bytes` has to wait.
-    pub(crate) fn delay(&self, bytes: usize, now: Instant) -> Duration {
+    pub fn delay(&self, bytes: usize, now: Instant) -> Duration {
         if self.bytes_per_second == 0 {
             return Duration::ZERO;
         }

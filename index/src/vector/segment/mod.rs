@@ -22,7 +22,7 @@ mod tests;
 mod writer;
 
 use std::{
-    ops::Range,
+    ops::{ControlFlow, Range},
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
 };
@@ -39,6 +39,9 @@ use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 pub(crate) use probe::Probe;
 pub(crate) use search::Searcher;
 pub(crate) use writer::{SegmentRows, SegmentSpec, write};
+
+/// Blocks that a scrub reads in one go.
+const SCRUBBED_BLOCKS: usize = 16;
 
 /// An open segment.
 #[derive(Debug)]
@@ -247,6 +250,54 @@ impl Segment {
         }
         self.all_verified.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// Reads the whole file once more, past the mapping, and compares it with its checksums. `pace` is told of every so many
+    /// bytes, and may end it.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or at the first damaged block.
+    pub(crate) fn scrub(
+        &self,
+        fs: &dyn Fs,
+        pace: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let io = |source| allidb_storage::Error::Io { op: "read", path: self.path.clone(), source };
+        let file = fs.open_read(&self.path).map_err(io)?;
+        let len = self.header.file_len();
+        let checksums = self.place(Section::Checksums);
+        let mut expected = vec![0_u32; checksums.len() / 4];
+        file.read_exact_at(checksums.start as u64, bytemuck::cast_slice_mut(&mut expected)).map_err(io)?;
+        if crc32fast::hash(bytemuck::cast_slice(&expected)) != self.header.checksums {
+            return Err(damage(
+                &self.path,
+                checksums.start,
+                "the checksums of the blocks do not match theirs",
+            ));
+        }
+        let mut first = vec![0; BLOCK.min(len)];
+        file.read_exact_at(0, &mut first).map_err(io)?;
+        if Header::decode(&first) != Ok(self.header.clone()) {
+            return Err(damage(&self.path, 0, "the header is not what it was when the file was opened"));
+        }
+        if pace(first.len() + checksums.len()).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        let mut blocks = vec![0; SCRUBBED_BLOCKS * BLOCK];
+        for start in (BLOCK..checksums.start).step_by(blocks.len()) {
+            let read = blocks.len().min(checksums.start - start);
+            file.read_exact_at(start as u64, &mut blocks[..read]).map_err(io)?;
+            for (nth, bytes) in blocks[..read].chunks(BLOCK).enumerate() {
+                let block = start / BLOCK + nth;
+                if checksum(self.header.id, block, bytes) != expected[block - 1] {
+                    return Err(damage(&self.path, block * BLOCK, "a block's checksum does not match"));
+                }
+            }
+            if pace(read).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     /// The items of a section. Whether they are whole is another question.
