@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
-    VectorCounts, VectorOptions, build_pool,
+    VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::Filter,
     graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
     model::{
@@ -361,6 +361,19 @@ impl Coordinator {
     /// Reads everything on disk and compares it with its checksums. Fails if that is under way already.
     pub fn scrub(&self, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
         self.0.jobs.scrub(Arc::clone(&self.0.replica), options)
+    }
+
+    /// What background work is at.
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.0.replica.workers()
+    }
+
+    /// Pauses, resumes or slows down a worker, until the next start; gives what it is at then.
+    ///
+    /// # Errors
+    /// If there is no worker of this name, or the share is none.
+    pub fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
+        self.0.replica.change_worker(name, change)
     }
 
     async fn read<T: Send + 'static>(

@@ -15,6 +15,7 @@
 //! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
 //! | [`graph`] | neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
+//! | [`WorkerStatus`] and what is in its module | background work as operators see it |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -36,6 +37,7 @@ mod replica;
 mod row;
 mod vector;
 mod version;
+mod worker;
 
 pub use clock::{Clock, HybridClock, ManualClock, SystemClock};
 pub use deadline::Deadline;
@@ -46,3 +48,4 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{Replica, ReplicaOptions, ScanPage, ScanRequest};
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;
+pub use worker::{Activity, WorkerChange, WorkerStatus};

@@ -60,8 +60,12 @@ impl Client {
 
     /// Makes a collection with one space, compared by cosine.
     pub(crate) async fn create(&self, collection: &str, space: &str, dimension: u32) {
-        let space =
-            v1::Space { name: space.into(), dimension, metric: v1::Metric::Cosine.into(), history: 0 };
+        let space = v1::Space {
+            name: space.into(),
+            dimension,
+            metric: v1::Metric::Cosine.into(),
+            ..Default::default()
+        };
         let collection =
             v1::Collection { name: collection.into(), spaces: vec![space], ..Default::default() };
         let request = v1::CreateCollectionRequest { collection: Some(collection) };

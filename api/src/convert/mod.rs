@@ -28,5 +28,6 @@ pub(crate) use filter::filter_from_proto;
 pub(crate) use mask::{patch_from_proto, read_mask_from_proto};
 pub(crate) use path::Path;
 pub(crate) use query::{answer_to_proto, query_from_proto};
+pub(crate) use time::timestamp_to_proto;
 pub(crate) use walk::{expand_from_proto, expansion_to_proto, neighborhood_to_proto, neighbors_from_proto};
 pub(crate) use write::{consistency_from_proto, durability_from_proto, version_to_proto};

@@ -36,7 +36,7 @@ pub(super) fn optional_timestamp_from_proto(
     time.map(|time| timestamp_from_proto(path, time)).transpose()
 }
 
-pub(super) fn timestamp_to_proto(time: Timestamp) -> prost_types::Timestamp {
+pub(crate) fn timestamp_to_proto(time: Timestamp) -> prost_types::Timestamp {
     // The remainder is in 0..1,000,000, so its nanoseconds fit.
     let nanos = (time.0.rem_euclid(MICROS) * 1_000) as i32;
     prost_types::Timestamp { seconds: time.0.div_euclid(MICROS), nanos }

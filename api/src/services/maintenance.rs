@@ -1,13 +1,14 @@
 //! `allidb.v1.Maintenance`.
 
 use allidb_cluster::{CompactProgress, Damage, Job, ScrubOptions, ScrubProgress};
-use allidb_index::Error;
+use allidb_index::{Activity, Error, WorkerChange, WorkerStatus};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::{Services, drained};
 use crate::{
+    convert::timestamp_to_proto,
     status,
     v1::{self, maintenance_server::Maintenance},
 };
@@ -44,6 +45,45 @@ impl Maintenance for Services {
         let options = ScrubOptions { bytes_per_second: request.bytes_per_second };
         let job = self.coordinator.scrub(options).map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, scrub_to_proto, |progress| progress.finished)))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<v1::ListWorkersRequest>,
+    ) -> Result<Response<v1::ListWorkersResponse>, Status> {
+        self.receive(request)?;
+        let workers = self.coordinator.workers().into_iter().map(worker_to_proto).collect();
+        Ok(Response::new(v1::ListWorkersResponse { workers }))
+    }
+
+    async fn update_worker(
+        &self,
+        request: Request<v1::UpdateWorkerRequest>,
+    ) -> Result<Response<v1::Worker>, Status> {
+        let (_, v1::UpdateWorkerRequest { name, paused, share_percent }) = self.receive(request)?;
+        // More than a byte holds is as wrong as the most that it holds.
+        let share = share_percent.map(|share| u8::try_from(share).unwrap_or(u8::MAX));
+        let change = WorkerChange { paused, share };
+        let changed = self.coordinator.change_worker(&name, change).map_err(status::from_error)?;
+        Ok(Response::new(worker_to_proto(changed)))
+    }
+}
+
+fn worker_to_proto(status: WorkerStatus) -> v1::Worker {
+    let activity = match status.activity {
+        Activity::Idle => v1::worker::Activity::Idle,
+        Activity::Working => v1::worker::Activity::Working,
+        Activity::Paused => v1::worker::Activity::Paused,
+    };
+    let (last_error_at, last_error) = status.last_error.unzip();
+    v1::Worker {
+        name: status.name.to_owned(),
+        activity: activity.into(),
+        share_percent: u32::from(status.share),
+        done: status.done as u64,
+        total: status.total as u64,
+        last_error: last_error.unwrap_or_default(),
+        last_error_at: last_error_at.map(timestamp_to_proto),
     }
 }
 

@@ -29,6 +29,7 @@ mod storage_files;
 mod update;
 mod value_json;
 mod vector_numbers;
+mod worker;
 
 use std::{io, process::ExitCode};
 
@@ -114,6 +115,9 @@ enum Call {
     Compact(maintenance::CompactArgs),
     /// Read everything on disk and compare it with its checksums, while the daemon serves.
     Scrub(maintenance::ScrubArgs),
+    /// Show background work, pause it, slow it down.
+    #[command(subcommand)]
+    Worker(worker::WorkerCommand),
 }
 
 fn main() -> ExitCode {
@@ -162,6 +166,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,
+        Call::Worker(command) => worker::run(command, &client, output).await,
     }
 }
 

@@ -38,6 +38,7 @@ fn node(config: &Config) -> allidb_cluster::Config {
             connections: config.vectors.connections,
             build_breadth: config.vectors.build_breadth,
             search_breadth: config.vectors.search_breadth,
+            memory_bytes: bytes(config.vectors.memory_bytes),
         },
         limits: limits(&config.limits),
         write_threads: config.threads.write,

@@ -39,6 +39,7 @@ use crate::{
         BuildPool, SegmentScrub, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions,
     },
     version::Version,
+    worker::{WorkerChange, WorkerStatus},
 };
 
 /// What a replica is opened with. Everything it takes from outside comes in here.
@@ -112,6 +113,7 @@ impl Replica {
             }
         };
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
+        let wall = Arc::clone(&options.clock);
         let clock =
             HybridClock::new(options.clock, node, Version::from_time(recorded.saturating_add(slack), node));
         let numbers = Arc::new(Numbers::open(&engine, keyspaces.local)?);
@@ -122,6 +124,7 @@ impl Replica {
             engine: engine.clone(),
             keyspaces,
             numbers: Arc::clone(&numbers),
+            clock: wall,
             fs: options.fs,
             dir: options.dir,
         })?;
@@ -274,6 +277,19 @@ impl Replica {
     /// Figures of the vector index.
     pub fn vector_counts(&self) -> VectorCounts {
         self.spaces.counts()
+    }
+
+    /// What background work is at.
+    pub fn workers(&self) -> Vec<WorkerStatus> {
+        self.spaces.workers()
+    }
+
+    /// Pauses, resumes or slows down a worker, until the next start; gives what it is at then.
+    ///
+    /// # Errors
+    /// If there is no worker of this name, or the share is none.
+    pub fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
+        self.spaces.change_worker(name, change)
     }
 
     /// Reads everything on disk, rows and indexes, and compares it with its checksums. `progress` is told how far it is and

@@ -45,6 +45,8 @@ pub(crate) struct Growing {
     writers: AtomicUsize,
     removals: AtomicUsize,
     rows: RwLock<Rows>,
+    /// Bytes of all growing segments of the node.
+    all_bytes: Arc<AtomicUsize>,
 }
 
 /// A vector on its way into the segment.
@@ -121,6 +123,12 @@ impl Drop for Writing {
     }
 }
 
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.all_bytes.fetch_sub(self.bytes(), Ordering::Relaxed);
+    }
+}
+
 impl Growing {
     pub(crate) fn new(
         measure: Measure,
@@ -128,6 +136,7 @@ impl Growing {
         rotation: Arc<Rotation>,
         generation: u64,
         capacity: usize,
+        all_bytes: Arc<AtomicUsize>,
     ) -> Self {
         Self {
             measure,
@@ -138,6 +147,7 @@ impl Growing {
             writers: AtomicUsize::new(0),
             removals: AtomicUsize::new(0),
             rows: RwLock::default(),
+            all_bytes,
         }
     }
 
@@ -159,7 +169,11 @@ impl Growing {
 
     /// Bytes of memory that rows take, roughly.
     pub(crate) fn bytes(&self) -> usize {
-        self.len() * (5 * self.dimension + 128)
+        self.len() * self.row_bytes()
+    }
+
+    fn row_bytes(&self) -> usize {
+        5 * self.dimension + 128
     }
 
     /// A vector in the form in which it is kept here.
@@ -188,6 +202,7 @@ impl Growing {
             let full = Arc::new(std::mem::take(tail));
             rows.full.push(full);
         }
+        self.all_bytes.fetch_add(self.row_bytes(), Ordering::Relaxed);
     }
 
     /// The number has no vector any more. Removals are journaled as rows are, and count with them.

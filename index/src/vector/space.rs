@@ -59,6 +59,8 @@ pub(crate) struct SpaceIndex {
     pub(crate) id: (CollectionId, SpaceId),
     pub(crate) shape: Shape,
     rotation: Arc<Rotation>,
+    /// Bytes of fresh vectors of the node.
+    fresh_bytes: Arc<AtomicUsize>,
     state: RwLock<State>,
     /// Set while some thread does that kind of work for this space.
     busy: [AtomicBool; Work::ALL.len()],
@@ -153,9 +155,15 @@ pub(crate) enum Inputs {
 
 impl SpaceIndex {
     /// A space with nothing in it yet. Journaled changes belong to `generation` and those that follow.
-    pub(crate) fn new(id: (CollectionId, SpaceId), shape: Shape, generation: u64, is_complete: bool) -> Self {
+    pub(crate) fn new(
+        id: (CollectionId, SpaceId),
+        shape: Shape,
+        generation: u64,
+        is_complete: bool,
+        fresh_bytes: &Arc<AtomicUsize>,
+    ) -> Self {
         let rotation = Arc::new(Rotation::new(shape.dimension, ROTATION_SEED));
-        let growing = new_growing(shape, &rotation, generation);
+        let growing = new_growing(shape, &rotation, generation, fresh_bytes);
         let state = State {
             growing,
             frozen: Vec::new(),
@@ -168,6 +176,7 @@ impl SpaceIndex {
             id,
             shape,
             rotation,
+            fresh_bytes: Arc::clone(fresh_bytes),
             state: RwLock::new(state),
             busy: Default::default(),
             idle: Mutex::default(),
@@ -204,7 +213,7 @@ impl SpaceIndex {
     }
 
     fn rotate(&self, state: &mut State) {
-        let next = new_growing(self.shape, &self.rotation, state.growing.generation + 1);
+        let next = new_growing(self.shape, &self.rotation, state.growing.generation + 1, &self.fresh_bytes);
         let full = std::mem::replace(&mut state.growing, next);
         state.frozen.push(full);
     }
@@ -302,6 +311,17 @@ impl SpaceIndex {
             }
         }
         counts
+    }
+
+    /// Bytes that fresh rows take.
+    pub(crate) fn fresh_bytes(&self) -> usize {
+        let state = self.state.read();
+        state.frozen.iter().chain([&state.growing]).map(|growing| growing.bytes()).sum()
+    }
+
+    /// Rows that wait to be sealed.
+    pub(crate) fn rows_to_seal(&self) -> usize {
+        self.state.read().frozen.iter().map(|frozen| frozen.len()).sum()
     }
 
     pub(crate) fn view(&self) -> View {
@@ -477,10 +497,22 @@ impl SpaceIndex {
     }
 }
 
-fn new_growing(shape: Shape, rotation: &Arc<Rotation>, generation: u64) -> Arc<Growing> {
+fn new_growing(
+    shape: Shape,
+    rotation: &Arc<Rotation>,
+    generation: u64,
+    all_bytes: &Arc<AtomicUsize>,
+) -> Arc<Growing> {
     let rows = GROWING_ROWS.min(GROWING_BYTES / (4 * shape.dimension)).max(1);
     let measure = Measure(shape.metric);
-    Arc::new(Growing::new(measure, shape.dimension, Arc::clone(rotation), generation, rows))
+    Arc::new(Growing::new(
+        measure,
+        shape.dimension,
+        Arc::clone(rotation),
+        generation,
+        rows,
+        Arc::clone(all_bytes),
+    ))
 }
 
 fn kill(state: &State, number: u64, sequence: Sequence) {

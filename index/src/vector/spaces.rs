@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -13,6 +13,7 @@ use allidb_storage::{Background, Durability, Engine, Sequence, Snapshot, WriteBa
 use parking_lot::RwLock;
 
 use crate::{
+    clock::Clock,
     error::{Error, Result},
     keyspaces::Keyspaces,
     model::{CollectionId, SpaceId, TenantId},
@@ -23,9 +24,10 @@ use crate::{
         growing::{FreshRow, Writing},
         owner::Owner,
         segment::Segment,
-        space::{Shape, SpaceCounts},
+        space::{Shape, SpaceCounts, Work},
         stored::{Inventory, journal, vector_of},
     },
+    worker::{Worker, WorkerChange, WorkerStatus},
 };
 
 /// The threads that build graphs: given to a replica, so that several may share them.
@@ -56,11 +58,20 @@ pub struct VectorOptions {
     pub build_breadth: usize,
     /// Breadth of a search that does not say (ef).
     pub search_breadth: usize,
+    /// Bytes of fresh vectors in memory, at most, before writes wait; graphs in the making of which a sixteenth would not hold
+    /// the codes, or the links, are built in scratch files.
+    pub memory_bytes: usize,
 }
 
 impl Default for VectorOptions {
     fn default() -> Self {
-        Self { build_threads: 1, connections: 24, build_breadth: 200, search_breadth: 128 }
+        Self {
+            build_threads: 1,
+            connections: 24,
+            build_breadth: 200,
+            search_breadth: 128,
+            memory_bytes: 512 << 20,
+        }
     }
 }
 
@@ -70,6 +81,8 @@ const FIRST_GENERATION: u64 = 1;
 const DIRECTORY: &str = "vectors";
 const EXTENSION: &str = "segment";
 const DAMAGED: &str = "damaged";
+/// Of files that graphs are built in. They are nameless but for a moment.
+const SCRATCH: &str = "scratch";
 
 /// A vector set or removed by a write.
 #[derive(Debug)]
@@ -116,8 +129,13 @@ pub(super) struct Inner {
     pub(super) engine: Engine,
     pub(super) keyspaces: Keyspaces,
     pub(super) numbers: Arc<Numbers>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// One for each kind of [`Work`].
+    pub(super) workers: [Worker; Work::ALL.len()],
     pub(super) fs: Arc<dyn Fs>,
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
+    /// Bytes of fresh vectors in memory.
+    pub(super) fresh_bytes: Arc<AtomicUsize>,
     /// Rows written to segments: each counts again with every merge.
     pub(super) rows_written: AtomicU64,
     /// Rows inserted into graphs.
@@ -133,6 +151,7 @@ pub(crate) struct SpacesContext {
     pub(crate) engine: Engine,
     pub(crate) keyspaces: Keyspaces,
     pub(crate) numbers: Arc<Numbers>,
+    pub(crate) clock: Arc<dyn Clock>,
     pub(crate) fs: Arc<dyn Fs>,
     /// The node's directory.
     pub(crate) dir: PathBuf,
@@ -140,7 +159,7 @@ pub(crate) struct SpacesContext {
 
 impl Spaces {
     pub(crate) fn new(context: SpacesContext) -> Result<Self> {
-        let SpacesContext { options, pool, background, engine, keyspaces, numbers, fs, dir } = context;
+        let SpacesContext { options, pool, background, engine, keyspaces, numbers, clock, fs, dir } = context;
         let dir = dir.join(DIRECTORY);
         fs.create_dir_all(&dir).map_err(|error| io("create the directory", &dir, error))?;
         Ok(Self(Arc::new(Inner {
@@ -152,8 +171,11 @@ impl Spaces {
             engine,
             keyspaces,
             numbers,
+            clock,
+            workers: [Worker::new("vector-seal"), Worker::new("vector-merge")],
             fs,
             dir,
+            fresh_bytes: Arc::default(),
             rows_written: AtomicU64::new(0),
             rows_inserted: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -198,7 +220,7 @@ impl Spaces {
                 changed.insert(number);
             }
         }
-        let index = SpaceIndex::new(id, shape, generation + 1, is_complete);
+        let index = SpaceIndex::new(id, shape, generation + 1, is_complete, &inner.fresh_bytes);
         for (segment, deaths) in segments {
             index.add_sealed(segment, deaths);
         }
@@ -234,7 +256,7 @@ impl Spaces {
     pub(crate) fn add(&self, definition: SpaceDefinition) {
         let SpaceDefinition { tenant, collection, space, shape } = definition;
         let id = (collection, space);
-        let index = SpaceIndex::new(id, shape, FIRST_GENERATION, true);
+        let index = SpaceIndex::new(id, shape, FIRST_GENERATION, true, &self.0.fresh_bytes);
         self.0.by_id.write().insert(id, (tenant, Arc::new(index)));
     }
 
@@ -257,7 +279,8 @@ impl Spaces {
             .collect();
         let names = inner.fs.list(&inner.dir).map_err(|error| io("list", &inner.dir, error))?;
         for path in names.iter().map(|name| inner.dir.join(name)) {
-            if path.extension().is_some_and(|end| end == EXTENSION) && !known.contains(&path) {
+            let is_ours = path.extension().is_some_and(|end| end == EXTENSION || end == SCRATCH);
+            if is_ours && !known.contains(&path) {
                 inner.remove(&path);
             }
         }
@@ -319,6 +342,38 @@ impl Spaces {
             all.rows_to_insert += space.progress.to_insert.load(Ordering::Relaxed);
         }
         all
+    }
+
+    /// What the workers are at.
+    pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
+        Work::ALL.into_iter().map(|work| self.status(work)).collect()
+    }
+
+    fn status(&self, work: Work) -> WorkerStatus {
+        let (mut done, mut total) = (0, 0);
+        for space in self.all() {
+            match work {
+                Work::Seal => total += space.rows_to_seal(),
+                Work::Merge => {
+                    done += space.progress.inserted.load(Ordering::Relaxed);
+                    total += space.progress.to_insert.load(Ordering::Relaxed);
+                }
+            }
+        }
+        self.0.worker(work).status(done, total)
+    }
+
+    /// Pauses, resumes or slows down a worker; gives what it is at then.
+    ///
+    /// # Errors
+    /// If there is none of this name, or the change cannot be.
+    pub(crate) fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
+        let Some(work) = Work::ALL.into_iter().find(|work| self.0.worker(*work).name() == name) else {
+            let names = self.0.workers.each_ref().map(Worker::name).join(", ");
+            return Err(Error::invalid("name", format!("is {name:?}; workers are {names}")));
+        };
+        self.0.worker(work).change(change)?;
+        Ok(self.status(work))
     }
 
     pub(super) fn fs(&self) -> &dyn Fs {

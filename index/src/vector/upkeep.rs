@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_storage::{Direction, Sequence, Snapshot};
+use allidb_storage::{Direction, Sequence, Snapshot, fs::ScratchFile};
 
 use crate::{
     error::{Error, Result},
@@ -34,10 +34,13 @@ use crate::{
         space::{Inputs, ROTATION_SEED, Sealed, Work},
         spaces::{Inner, Spaces},
     },
+    worker::Worker,
 };
 
 /// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
 const SLACK: f32 = 1.1;
+/// Codes, and links, of a graph in the making stay in memory if they take one part in so many of what vectors may.
+const BUILD_PART: usize = 16;
 /// How often spaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a write waits for room, and how often it looks.
@@ -51,10 +54,7 @@ impl Spaces {
             if self.0.needs(work, space) && space.begin(work) {
                 let (spaces, space) = (self.clone(), Arc::clone(space));
                 let background = Arc::clone(&self.0.background);
-                let name = match work {
-                    Work::Seal => "vector-seal",
-                    Work::Merge => "vector-merge",
-                };
+                let name = self.0.worker(work).name();
                 let task = move || spaces.work(work, &space);
                 if background.is_inline() {
                     task();
@@ -67,6 +67,8 @@ impl Spaces {
 
     /// Works until nothing of its kind is due.
     fn work(&self, work: Work, space: &Arc<SpaceIndex>) {
+        let worker = self.0.worker(work);
+        let _turn = worker.begin();
         loop {
             // A defect in building must not take the node down: searches go on without what was being built.
             let worked = catch_unwind(AssertUnwindSafe(|| match work {
@@ -77,11 +79,18 @@ impl Spaces {
                 Ok(Ok(())) => false,
                 Ok(Err(_)) if self.0.is_over(space) => false,
                 Ok(Err(error)) => {
-                    tracing::warn!(?work, %error, "vectors could not be written to a segment; it is tried again");
+                    let name = worker.name();
+                    tracing::warn!(worker = name, %error, "vectors could not be written to a segment; it is tried again");
+                    worker.failed(self.0.clock.now(), &error);
                     !self.heal(space, &error)
                 }
                 Err(_) => {
-                    tracing::error!(?work, "writing vectors to a segment panicked; it is tried again");
+                    let name = worker.name();
+                    tracing::error!(
+                        worker = name,
+                        "writing vectors to a segment panicked; it is tried again"
+                    );
+                    worker.failed(self.0.clock.now(), &"it panicked; the log says where");
                     true
                 }
             };
@@ -118,7 +127,8 @@ impl Spaces {
         self.0.background.spawn("vector-watch", Box::new(watch));
     }
 
-    /// Waits until no space of the collections has as much waiting to be sealed as it may.
+    /// Waits until no space of the collections has as much waiting to be sealed as it may, and all spaces together take no more
+    /// memory than they may.
     ///
     /// # Errors
     /// If that takes too long: sealing fails, or cannot keep up.
@@ -126,16 +136,25 @@ impl Spaces {
         let begun = Instant::now();
         let full = || {
             let all = self.0.by_id.read();
-            let mut full = all.values().map(|(_, space)| space).filter(|space| space.has_backlog());
-            full.find(|space| collections(space.id.0)).cloned()
+            let mut all_spaces = all.values().map(|(_, space)| space);
+            if self.0.fresh_bytes.load(Ordering::Relaxed) > self.0.options.memory_bytes {
+                let largest = all_spaces.max_by_key(|space| space.fresh_bytes())?;
+                largest.close_growing();
+                return Some(Arc::clone(largest));
+            }
+            all_spaces.find(|space| space.has_backlog() && collections(space.id.0)).cloned()
         };
         while let Some(space) = full() {
             self.maintain(&space);
-            if begun.elapsed() > ROOM_WITHIN || (self.0.background.is_inline() && space.has_backlog()) {
-                return Err(Error::Exhausted(
-                    "fresh vectors are not written to segments as fast as they come; try again later"
-                        .to_owned(),
-                ));
+            let is_inline = self.0.background.is_inline();
+            if begun.elapsed() > ROOM_WITHIN || (is_inline && full().is_some()) {
+                let why = match self.0.worker(Work::Seal) {
+                    worker if worker.is_paused() => format!("{} is paused", worker.name()),
+                    _ => "they are not written to segments as fast as they come".to_owned(),
+                };
+                return Err(Error::Exhausted(format!(
+                    "memory for fresh vectors is full: {why}; try again later"
+                )));
             }
             std::thread::sleep(ROOM_EVERY);
         }
@@ -171,12 +190,16 @@ impl Inner {
             Work::Seal => space.due(work).is_some(),
             Work::Merge => self.must_restore(space) || space.due(work).is_some() || space.is_curve_due(),
         };
-        !self.is_over(space) && !space.rests() && is_due()
+        !self.is_over(space) && !space.rests() && !self.worker(work).is_paused() && is_due()
     }
 
     /// Whether rows are missing that can be read.
     fn must_restore(&self, space: &SpaceIndex) -> bool {
         space.is_missing_rows() && !self.damages.read().contains_key(&space.id.0)
+    }
+
+    pub(super) fn worker(&self, work: Work) -> &Worker {
+        &self.workers[work as usize]
     }
 
     fn seal_all(&self, space: &SpaceIndex) -> Result<()> {
@@ -311,7 +334,11 @@ impl Inner {
                 Ok(())
             };
             let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: None };
-            if numbers.is_empty() { Ok(None) } else { self.write(space, at, &rows, None).map(Some) }
+            if numbers.is_empty() {
+                Ok(None)
+            } else {
+                self.write(Work::Seal, space, at, &rows, None).map(Some)
+            }
         })?;
         let new = match written {
             None => None,
@@ -361,7 +388,7 @@ impl Inner {
             Ok(())
         };
         let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: kept.as_ref() };
-        let new = if numbers.is_empty() { None } else { self.write(space, at, &rows, build)? };
+        let new = if numbers.is_empty() { None } else { self.write(Work::Merge, space, at, &rows, build)? };
         if new.is_none() && !numbers.is_empty() {
             return Ok(());
         }
@@ -384,9 +411,23 @@ impl Inner {
         Ok(Some(space.measure().prepare(&content.0)))
     }
 
+    /// A scratch file for what takes more than builds may have of this process's memory.
+    fn scratch(&self, len: usize) -> Result<Option<ScratchFile>> {
+        if len <= self.options.memory_bytes / BUILD_PART {
+            return Ok(None);
+        }
+        let io = |source| allidb_storage::Error::Io {
+            op: "allocate a scratch file in",
+            path: self.dir.clone(),
+            source,
+        };
+        Ok(self.fs.scratch(&self.dir, len as u64).map_err(io)?)
+    }
+
     /// Writes a segment; `None` if that is not needed any more.
     fn write(
         &self,
+        work: Work,
         space: &SpaceIndex,
         at: Sequence,
         rows: &SegmentRows<'_>,
@@ -420,6 +461,8 @@ impl Inner {
             pool: (!self.background.is_inline()).then_some(&*self.pool),
             is_cancelled: &is_cancelled,
             inserted: &progress.inserted,
+            pace: &|worked| self.worker(work).pace(worked, &is_cancelled),
+            scratch: &|len| self.scratch(len),
         };
         let path = self.path(id);
         let written = segment::write(&*self.fs, &path, &spec, rows, &run);

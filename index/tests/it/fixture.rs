@@ -14,6 +14,9 @@ use allidb_storage::{Durability, Inline, Options, fs::SimFs};
 
 pub(crate) const TENANT: TenantId = TenantId::DEFAULT;
 
+/// Of fresh vectors.
+pub(crate) const MEMORY_BYTES: usize = 16 << 20;
+
 pub(crate) struct Fixture {
     pub(crate) fs: SimFs,
     pub(crate) clock: Arc<ManualClock>,
@@ -120,7 +123,7 @@ impl Fixture {
 }
 
 fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
-    let vectors = VectorOptions { build_threads: 2, ..VectorOptions::default() };
+    let vectors = VectorOptions { build_threads: 2, memory_bytes: MEMORY_BYTES, ..VectorOptions::default() };
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
         dir: PathBuf::from("/node"),

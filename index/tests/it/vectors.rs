@@ -7,14 +7,14 @@ use std::{
 };
 
 use allidb_index::{
-    VectorCounts,
+    Activity, VectorCounts, WorkerChange,
     filter::{Field, Filter, Operator},
-    model::{Codes, EntityRef, Metric, SpaceSpec, Value, Write},
+    model::{Codes, CollectionChange, EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 use allidb_storage::ScrubOptions;
 
-use crate::fixture::{Fixture, TENANT, at, deadline, entity, ids, with};
+use crate::fixture::{Fixture, MEMORY_BYTES, TENANT, at, deadline, entity, ids, with};
 
 /// Points around a few hundred centres, the same for the same seed.
 fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -286,6 +286,72 @@ fn every_kind_of_codes_finds_the_nearest_and_tells_their_distances_and_a_restart
         let before = answers(&fixture);
         let fixture = fixture.reopen();
         assert_eq!(answers(&fixture), before, "{codes:?}");
+    }
+}
+
+#[test]
+fn a_paused_worker_does_nothing_and_goes_on_when_it_is_resumed() {
+    let vectors = clustered(3_000, 20, 1);
+    let fixture = Fixture::with_space(20, Metric::Cosine);
+    let change = |paused, share| {
+        fixture.replica.change_worker("vector-merge", WorkerChange { paused: Some(paused), share }).unwrap()
+    };
+    assert_eq!(change(true, Some(50)).activity, Activity::Paused);
+    put_all(&fixture, &vectors, 0);
+    fixture.replica.seal_vectors();
+    let counts = fixture.replica.vector_counts();
+    assert_eq!((counts.segments, counts.in_graphs), (1, 0));
+    let found = recall(&fixture, &clustered(10, 20, 2), None);
+    assert!(found > 0.99, "recall {found}");
+    let status = change(false, None);
+    assert_eq!((status.activity, status.share), (Activity::Idle, 50));
+    fixture.replica.seal_vectors();
+    assert_eq!(fixture.replica.vector_counts().in_graphs, 3_000);
+    let names: Vec<&str> = fixture.replica.workers().iter().map(|worker| worker.name).collect();
+    assert_eq!(names, ["vector-seal", "vector-merge"]);
+    let refused = fixture.replica.change_worker("nobody", WorkerChange::default()).unwrap_err();
+    assert!(refused.to_string().contains("vector-seal, vector-merge"), "{refused}");
+}
+
+#[test]
+fn fresh_vectors_take_no_more_memory_than_they_may_and_writes_beyond_are_refused() {
+    const DIMENSION: usize = 1_000;
+    let fixture = Fixture::with_space(DIMENSION as u32, Metric::L2);
+    for space in 0..4 {
+        let add_spaces = vec![SpaceSpec::new(format!("v{space}"), DIMENSION as u32, Metric::L2)];
+        fixture.change(CollectionChange { add_spaces, ..CollectionChange::default() }).unwrap();
+    }
+    let put = |id: usize| {
+        let mut written = entity(&format!("{id:06}"), &[]);
+        written.vectors.insert(format!("v{}", id % 4), vec![id as f32; DIMENSION]);
+        fixture.one(Write::Put { collection: "c".into(), entity: Box::new(written) })
+    };
+    let pause = |paused| {
+        let change = WorkerChange { paused: Some(paused), share: None };
+        fixture.replica.change_worker("vector-seal", change).unwrap();
+    };
+    let mut next = 0;
+    while next < 4_000 {
+        assert!(put(next).is_ok(), "what is sealed makes room");
+        assert!(fixture.replica.vector_counts().memory_bytes <= 2 * MEMORY_BYTES);
+        next += 1;
+    }
+    pause(true);
+    let refused = loop {
+        match put(next) {
+            Ok(_) => next += 1,
+            Err(error) => break error,
+        }
+        assert!(next < 9_000, "memory has no end");
+    };
+    let text = refused.to_string();
+    assert!(text.contains("memory for fresh vectors is full: vector-seal is paused"), "{text}");
+    assert!(fixture.get(&format!("{next:06}")).is_err(), "what is refused is not there");
+    pause(false);
+    assert!(put(next).is_ok());
+    for id in [0, next / 2, next] {
+        let found = fixture.nearest_in(&format!("v{}", id % 4), &[id as f32; DIMENSION], 1);
+        assert_eq!(found, [format!("{id:06}")]);
     }
 }
 

@@ -1,8 +1,51 @@
-//! The content of an immutable file as one slice: mapped into memory, or read into it.
-#![allow(unsafe_code, reason = "a mapping is sound only while nobody changes the file")]
+//! Files as memory: the content of an immutable one as one slice, mapped or read; and nameless ones to work in.
+#![allow(unsafe_code, reason = "a mapping is sound only while nobody else changes the file")]
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::AtomicU32;
+
+/// Memory for a while, zeroed, in pages of a file without a name: the operating system may write them out where memory is short.
+#[derive(Debug)]
+pub struct ScratchFile(memmap2::MmapMut);
+
+impl ScratchFile {
+    /// Maps a whole file that nobody else can come by, whose space is allocated.
+    pub(super) fn map(file: &std::fs::File) -> io::Result<Self> {
+        // SAFETY: the file has no name any more, so that nobody else changes it or cuts it off.
+        Ok(Self(unsafe { memmap2::MmapMut::map_mut(file)? }))
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    /// The same as words that several threads may change.
+    pub fn into_words(self) -> ScratchWords {
+        ScratchWords(self.0)
+    }
+}
+
+/// A [`ScratchFile`] of words that several threads may change.
+#[derive(Debug)]
+pub struct ScratchWords(memmap2::MmapMut);
+
+impl std::ops::Deref for ScratchWords {
+    type Target = [AtomicU32];
+
+    fn deref(&self) -> &[AtomicU32] {
+        let (start, words) = (self.0.as_ptr().cast::<AtomicU32>(), self.0.len() / 4);
+        // SAFETY: a mapping begins at a page and lives as long as `self`; it may be written to; every value of these words is
+        // one; and as nothing else gives out references to the bytes, they are only ever touched as atomics.
+        unsafe { std::slice::from_raw_parts(start, words) }
+    }
+}
 
 /// The content of a file that is never changed again, aligned to 8 bytes at least.
 pub struct Mapped(Content);

@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use map::Mapped;
+pub use map::{Mapped, ScratchFile, ScratchWords};
 pub use real::RealFs;
 pub use sim::SimFs;
 pub use sim_faults::{Effect, Fault, Operation};
@@ -52,6 +52,13 @@ pub trait Fs: Send + Sync + Debug {
 
     /// How many bytes may still be written to the file system of `dir`.
     fn free_bytes(&self, dir: &Path) -> io::Result<u64>;
+
+    /// Memory of so many bytes, not 0, in a file that takes space on the file system of `dir` while it lives and leaves nothing
+    /// behind but, after a crash at the wrong moment, a file that ends in `.scratch`. `None` where that is not to be had.
+    fn scratch(&self, dir: &Path, len: u64) -> io::Result<Option<ScratchFile>> {
+        let _ = (dir, len);
+        Ok(None)
+    }
 
     /// Takes an exclusive lock, creating its file if needed; it is released when the result is dropped.
     /// [`io::ErrorKind::WouldBlock`] if somebody else holds it.

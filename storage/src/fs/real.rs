@@ -4,12 +4,15 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
-use super::{File, Fs, Lock, Mapped};
+use super::{File, Fs, Lock, Mapped, ScratchFile};
 
 /// Files of the operating system, with positioned reads and writes, `fdatasync` and `flock`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -85,6 +88,23 @@ impl Fs for RealFs {
     fn free_bytes(&self, dir: &Path) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn scratch(&self, dir: &Path, len: u64) -> io::Result<Option<ScratchFile>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("{}-{}.scratch", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = dir.join(name);
+        let file = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        let file = RealFile(file);
+        fs::remove_file(&path)?;
+        // A page for which there is no space when it is written to would end the process.
+        match file.allocate(len) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(None),
+            allocated => {
+                allocated?;
+                ScratchFile::map(&file.0).map(Some)
+            }
+        }
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn Lock>> {
@@ -163,5 +183,19 @@ mod tests {
         assert_eq!(RealFs.open(&dir.path().join("link")).unwrap().byte_len().unwrap(), 4);
         RealFs.remove(&nested.join("other")).unwrap();
         RealFs.sync_dir(&nested).unwrap();
+    }
+
+    #[test]
+    fn a_scratch_file_is_memory_that_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut scratch = RealFs.scratch(dir.path(), 10_000).unwrap().expect("space can be allocated");
+        assert_eq!(scratch.bytes(), [0; 10_000]);
+        scratch.bytes_mut()[4..8].copy_from_slice(&7_u32.to_le_bytes());
+        let words = scratch.into_words();
+        assert_eq!((words.len(), words[1].load(Ordering::Relaxed)), (2_500, 7));
+        words[2].store(8, Ordering::Relaxed);
+        assert_eq!(words[2].load(Ordering::Relaxed), 8);
+        assert_eq!(RealFs.list(dir.path()).unwrap(), [""; 0]);
+        assert!(RealFs.scratch(dir.path(), 1 << 60).is_err(), "no disk has so much space");
     }
 }

@@ -10,7 +10,7 @@ async fn collections() {
         name: name.into(),
         dimension,
         metric: v1::Metric::Cosine.into(),
-        history: 0,
+        ..Default::default()
     };
     let create = |name: &str, spaces| {
         let collection = v1::Collection { name: name.into(), spaces, ..Default::default() };

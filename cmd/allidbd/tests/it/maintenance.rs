@@ -119,3 +119,30 @@ async fn a_scrub_does_not_hold_up_the_end() {
     closing.await.expect("no panic").expect("closed");
     assert!(begun.elapsed() < Duration::from_secs(10), "it waited for its grace to end");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_are_listed_paused_throttled_and_resumed() {
+    let running = Running::start().await;
+    let mut maintenance = client(&running);
+    let listed = maintenance.list_workers(v1::ListWorkersRequest {}).await.expect("listed").into_inner();
+    let names: Vec<&str> = listed.workers.iter().map(|worker| worker.name.as_str()).collect();
+    assert_eq!(names, ["vector-seal", "vector-merge"]);
+    assert!(listed.workers.iter().all(|worker| worker.share_percent == 100 && worker.last_error.is_empty()));
+    let mut update = async |paused, share_percent| {
+        let request = v1::UpdateWorkerRequest { name: "vector-merge".into(), paused, share_percent };
+        maintenance.update_worker(request).await.map(tonic::Response::into_inner)
+    };
+    let paused = update(Some(true), None).await.expect("paused");
+    assert_eq!(paused.activity(), v1::worker::Activity::Paused);
+    let throttled = update(None, Some(30)).await.expect("throttled");
+    assert_eq!((throttled.activity(), throttled.share_percent), (v1::worker::Activity::Paused, 30));
+    for share in [0, 101, 256 + 50] {
+        let refused = update(Some(false), Some(share)).await.expect_err("no share");
+        assert_eq!((refused.code(), field(&refused).as_str()), (Code::InvalidArgument, "share_percent"));
+    }
+    let resumed = update(Some(false), Some(100)).await.expect("resumed");
+    assert_eq!((resumed.activity(), resumed.share_percent), (v1::worker::Activity::Idle, 100));
+    let request = v1::UpdateWorkerRequest { name: "nobody".into(), ..Default::default() };
+    let refused = client(&running).update_worker(request).await.expect_err("no worker");
+    assert_eq!((refused.code(), field(&refused).as_str()), (Code::InvalidArgument, "name"));
+}

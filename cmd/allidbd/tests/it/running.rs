@@ -52,8 +52,12 @@ impl Running {
         let daemon = Daemon::start(config).await.expect("the daemon starts");
         let channel = connect(daemon.grpc_addr()).await;
         let running = Self { daemon, dir, channel };
-        let space =
-            v1::Space { name: SPACE.into(), dimension: 2, metric: v1::Metric::Cosine.into(), history: 0 };
+        let space = v1::Space {
+            name: SPACE.into(),
+            dimension: 2,
+            metric: v1::Metric::Cosine.into(),
+            ..Default::default()
+        };
         let collection =
             v1::Collection { name: COLLECTION.into(), spaces: vec![space], ..Default::default() };
         let request = v1::CreateCollectionRequest { collection: Some(collection) };

@@ -15,17 +15,23 @@ mod tests;
 
 use std::{
     cell::RefCell,
+    ops::{Deref, DerefMut},
     sync::atomic::{AtomicU32, AtomicUsize, Ordering},
+    time::{Duration, Instant},
 };
 
+use allidb_storage::fs::{ScratchFile, ScratchWords};
 use parking_lot::Mutex;
 
 pub(crate) use keep::Kept;
 
-use crate::vector::{
-    kernel::{CodeKind, Isa, dot_rows, prefetch},
-    pool::{Candidate, Pool},
-    visited::Visited,
+use crate::{
+    error::Result,
+    vector::{
+        kernel::{CodeKind, Isa, dot_rows, prefetch},
+        pool::{Candidate, Pool},
+        visited::Visited,
+    },
 };
 
 /// How graphs are built.
@@ -45,10 +51,60 @@ pub(crate) struct BuildOptions {
 pub(crate) struct BuildRows {
     /// Ascending. A row's layers are drawn from it.
     pub(crate) numbers: Vec<u64>,
-    pub(crate) codes: Vec<u8>,
+    pub(crate) codes: BuildCodes,
     pub(crate) row_bytes: usize,
     pub(crate) steps: Vec<f32>,
     pub(crate) biases: Vec<f32>,
+}
+
+/// Codes in the making, in memory of this process or in a scratch file.
+#[derive(Debug)]
+pub(crate) enum BuildCodes {
+    Owned(Vec<u8>),
+    Scratch(ScratchFile),
+}
+
+impl Default for BuildCodes {
+    fn default() -> Self {
+        Self::Owned(Vec::new())
+    }
+}
+
+impl Deref for BuildCodes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Scratch(file) => file.bytes(),
+        }
+    }
+}
+
+impl DerefMut for BuildCodes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Owned(bytes) => bytes,
+            Self::Scratch(file) => file.bytes_mut(),
+        }
+    }
+}
+
+/// Links in the making, likewise.
+enum Links {
+    Owned(Vec<AtomicU32>),
+    Scratch(ScratchWords),
+}
+
+impl Deref for Links {
+    type Target = [AtomicU32];
+
+    fn deref(&self) -> &[AtomicU32] {
+        match self {
+            Self::Owned(words) => words,
+            Self::Scratch(words) => words,
+        }
+    }
 }
 
 /// One row as others are compared with it.
@@ -100,7 +156,36 @@ pub(crate) struct BuildRun<'a> {
     pub(crate) is_cancelled: &'a (dyn Fn() -> bool + Sync),
     /// Counts the rows inserted.
     pub(crate) inserted: &'a AtomicUsize,
+    /// Called by each thread every few rows, with how long they took it. May rest.
+    pub(crate) pace: &'a (dyn Fn(Duration) + Sync),
+    /// Gives a scratch file of so many bytes where memory of this process is too dear for them.
+    pub(crate) scratch: &'a (dyn Fn(usize) -> Result<Option<ScratchFile>> + Sync),
 }
+
+impl BuildRun<'_> {
+    /// So many codes that stand for zero.
+    pub(crate) fn zero_codes(&self, len: usize) -> Result<BuildCodes> {
+        let mut codes = match (self.scratch)(len)? {
+            Some(file) => BuildCodes::Scratch(file),
+            None => BuildCodes::Owned(vec![0; len]),
+        };
+        codes.fill(128);
+        Ok(codes)
+    }
+
+    /// So many links to nobody.
+    fn no_links(&self, len: usize) -> Result<Links> {
+        let Some(file) = (self.scratch)(4 * len)? else {
+            return Ok(Links::Owned((0..len).map(|_| AtomicU32::new(NONE)).collect()));
+        };
+        let words = file.into_words();
+        words.iter().for_each(|word| word.store(NONE, Ordering::Relaxed));
+        Ok(Links::Scratch(words))
+    }
+}
+
+/// Rows between two calls of a run's pace.
+const PACED_ROWS: usize = 32;
 
 /// No row: fills the lists of neighbours up.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -111,10 +196,10 @@ pub(crate) struct Graph {
     rows: usize,
     entry: u32,
     /// Neighbours in the bottom layer, `2 * connections` a row, [`NONE`] behind the last.
-    base: Vec<AtomicU32>,
+    base: Links,
     /// Where the lists of a row in the layers above begin, `connections` a layer.
     upper_starts: Vec<u32>,
-    upper: Vec<AtomicU32>,
+    upper: Links,
 }
 
 /// Layers above the bottom one at most.
@@ -186,13 +271,16 @@ impl Graph {
 
     /// Builds a graph over the rows, on the threads of the pool or, without one, in this call, where equal rows give
     /// equal graphs. What is kept of an older graph is not built again. `None` if it was cancelled.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
     pub(crate) fn build(
         rows: &BuildRows,
         options: BuildOptions,
         kept: Option<&Kept<'_>>,
         run: &BuildRun<'_>,
-    ) -> Option<Graph> {
-        let mut graph = Graph::empty(rows, options);
+    ) -> Result<Option<Graph>> {
+        let mut graph = Graph::empty(rows, options, run)?;
         let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let is_kept: Vec<bool> = match kept {
             Some(kept) => {
@@ -216,11 +304,11 @@ impl Graph {
                 run.inserted.fetch_add(1, Ordering::Relaxed);
             }
         });
-        (!(run.is_cancelled)()).then_some(graph)
+        Ok((!(run.is_cancelled)()).then_some(graph))
     }
 
     /// A graph without edges.
-    fn empty(rows: &BuildRows, options: BuildOptions) -> Graph {
+    fn empty(rows: &BuildRows, options: BuildOptions, run: &BuildRun<'_>) -> Result<Graph> {
         let count = rows.len();
         let mut upper_starts = Vec::with_capacity(count + 1);
         let (mut entry, mut highest, mut lists) = (0, 0, 0);
@@ -233,15 +321,9 @@ impl Graph {
             }
         }
         upper_starts.push(lists);
-        let none = |len: usize| (0..len).map(|_| AtomicU32::new(NONE)).collect();
-        Graph {
-            options,
-            rows: count,
-            entry,
-            base: none(count * 2 * options.connections),
-            upper: none(lists as usize * options.connections),
-            upper_starts,
-        }
+        let base = run.no_links(count * 2 * options.connections)?;
+        let upper = run.no_links(lists as usize * options.connections)?;
+        Ok(Graph { options, rows: count, entry, base, upper_starts, upper })
     }
 
     /// Calls `work` once with each row, on all threads of the run, until it is cancelled.
@@ -249,12 +331,18 @@ impl Graph {
         let next = AtomicUsize::new(0);
         let take = || {
             SCRATCH.with_borrow_mut(|scratch| {
+                let (mut since, mut done) = (Instant::now(), 0);
                 while !(run.is_cancelled)() {
                     let row = next.fetch_add(1, Ordering::Relaxed);
                     if row >= self.rows {
                         return;
                     }
                     work(row as u32, scratch);
+                    done += 1;
+                    if done == PACED_ROWS {
+                        (run.pace)(since.elapsed());
+                        (since, done) = (Instant::now(), 0);
+                    }
                 }
             });
         };

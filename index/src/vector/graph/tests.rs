@@ -1,5 +1,7 @@
 //! Graphs against brute force over the same codes, fresh and after much has come and gone.
 
+use allidb_storage::fs::{Fs as _, RealFs};
+
 use super::*;
 use crate::vector::{quantize::Grid, rotation::Rotation};
 
@@ -23,7 +25,7 @@ impl Points {
 
 fn rows(vectors: &[(u64, Vec<f32>)]) -> BuildRows {
     let row_bytes = CodeKind::Bits8.row_bytes(DIMENSION);
-    let codes = vec![128; vectors.len() * row_bytes];
+    let codes = BuildCodes::Owned(vec![128; vectors.len() * row_bytes]);
     let mut rows = BuildRows { row_bytes, codes, ..BuildRows::default() };
     let rotation = Rotation::new(DIMENSION, 1);
     for (at, (number, vector)) in vectors.iter().enumerate() {
@@ -38,8 +40,46 @@ fn rows(vectors: &[(u64, Vec<f32>)]) -> BuildRows {
 }
 
 fn build(rows: &BuildRows, kept: Option<&Kept<'_>>) -> Graph {
-    let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
-    Graph::build(rows, OPTIONS, kept, &run).unwrap()
+    let run = BuildRun {
+        pool: None,
+        is_cancelled: &|| false,
+        inserted: &AtomicUsize::new(0),
+        pace: &|_| {},
+        scratch: &|_| Ok(None),
+    };
+    Graph::build(rows, OPTIONS, kept, &run).unwrap().unwrap()
+}
+
+#[test]
+fn a_graph_built_in_scratch_files_is_the_same() {
+    let mut points = Points(5);
+    let vectors: Vec<(u64, Vec<f32>)> = (0..1_500).map(|number| (number, points.next())).collect();
+    let in_memory = rows(&vectors);
+    let dir = tempfile::tempdir().unwrap();
+    let taken = AtomicUsize::new(0);
+    let run = BuildRun {
+        pool: None,
+        is_cancelled: &|| false,
+        inserted: &AtomicUsize::new(0),
+        pace: &|_| {},
+        scratch: &|len| {
+            taken.fetch_add(1, Ordering::Relaxed);
+            Ok(RealFs.scratch(dir.path(), len as u64).unwrap())
+        },
+    };
+    let mut codes = run.zero_codes(in_memory.codes.len()).unwrap();
+    assert!(codes.iter().all(|code| *code == 128));
+    codes.copy_from_slice(&in_memory.codes);
+    let BuildRows { numbers, row_bytes, steps, biases, .. } = rows(&vectors);
+    let in_scratch = BuildRows { numbers, codes, row_bytes, steps, biases };
+    let graph = Graph::build(&in_scratch, OPTIONS, None, &run).unwrap().unwrap();
+    assert_eq!(taken.into_inner(), 3, "codes, links of the bottom layer, links above");
+    let same = build(&in_memory, None);
+    for row in 0..1_500 {
+        for layer in 0..=same.top(row) {
+            assert!(same.neighbours(row, layer).eq(graph.neighbours(row, layer)), "row {row}");
+        }
+    }
 }
 
 /// How many of the ten nearest of every 20th row a walk finds.

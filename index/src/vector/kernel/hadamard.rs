@@ -86,7 +86,7 @@ mod tests {
             transform(&mut portable);
             assert_eq!(transformed, portable);
             for (row, got) in transformed.iter().enumerate() {
-                let sign = |at: usize| if (row & at).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = |at: usize| if (row & at).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
                 let want: f32 = values.iter().enumerate().map(|(at, x)| sign(at) * x).sum();
                 let want = want / (len as f32).sqrt();
                 assert!((got - want).abs() <= want.abs() * 1e-5 + 1e-3, "{len}: {got} instead of {want}");

@@ -49,7 +49,13 @@ fn segment(fs: &SimFs, spec: &SegmentSpec, vectors: &[Vec<f32>]) -> Segment {
         *out = measure.prepare(&vectors[at]);
         Ok(())
     };
-    let run = BuildRun { pool: None, is_cancelled: &|| false, inserted: &AtomicUsize::new(0) };
+    let run = BuildRun {
+        pool: None,
+        is_cancelled: &|| false,
+        inserted: &AtomicUsize::new(0),
+        pace: &|_| {},
+        scratch: &|_| Ok(None),
+    };
     let owner = |at: usize, out: &mut Vec<u8>| {
         *out = Owner::encode(&format!("e{at}"), if at.is_multiple_of(2) { "" } else { "c" }).into();
         Ok(())

@@ -1,6 +1,6 @@
 //! Coding rows, building the graph over them, writing the file.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Instant};
 
 use allidb_storage::fs::{File, Fs};
 
@@ -97,7 +97,7 @@ pub(crate) fn write(
         return Ok(false);
     };
     if let Some(options) = spec.build {
-        let Some(graph) = Graph::build(&build, options, rows.kept, run) else { return Ok(false) };
+        let Some(graph) = Graph::build(&build, options, rows.kept, run)? else { return Ok(false) };
         drop(build);
         put_graph(&mut out, &mut header, &graph).map_err(&write)?;
     }
@@ -151,7 +151,7 @@ fn put_codes(
     let mut build = BuildRows { row_bytes, ..BuildRows::default() };
     if spec.build.is_some() {
         build.numbers = rows.numbers.to_vec();
-        build.codes = vec![128; count * row_bytes];
+        build.codes = run.zero_codes(count * row_bytes)?;
     }
     let mut codes = out.begin(header, Section::Codes);
     let mut residuals = out.begin(header, Section::Residuals);
@@ -162,9 +162,14 @@ fn put_codes(
     let mut residual = vec![0; row_bytes];
     let mut squares = 0.0;
     let mut prepared = Vec::with_capacity(dimension);
+    let mut since = Instant::now();
     for at in 0..count {
-        if at % 1024 == 0 && (run.is_cancelled)() {
-            return Ok(None);
+        if at % 1024 == 0 {
+            (run.pace)(since.elapsed());
+            since = Instant::now();
+            if (run.is_cancelled)() {
+                return Ok(None);
+            }
         }
         (rows.vector)(at, &mut prepared)?;
         let rest = &mut prepared[..];
