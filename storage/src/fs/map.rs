@@ -97,6 +97,16 @@ impl Mapped {
         matches!(self.0, Content::Mapped(_))
     }
 
+    /// Asks the operating system to read the pages of a range, if they are not in memory, without waiting for them.
+    pub fn will_need(&self, range: std::ops::Range<usize>) {
+        #[cfg(unix)]
+        if let Content::Mapped(map) = &self.0
+            && let Err(error) = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len())
+        {
+            tracing::debug!(%error, "cannot advise the kernel about a mapping");
+        }
+    }
+
     /// Tells the operating system that pages will be touched in no order, so that it reads no others ahead.
     pub fn expect_random_reads(&self) {
         #[cfg(unix)]

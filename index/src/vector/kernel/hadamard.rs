@@ -11,6 +11,9 @@ pub(crate) fn hadamard(values: &mut [f32]) {
     assert!(values.len().is_power_of_two());
     match Isa::best() {
         Isa::Portable => transform(values),
+        // What plain loops are compiled to there.
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => transform(values),
         // SAFETY: this value of `Isa` is handed out only where the processor has the features.
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => unsafe { avx2(values) },

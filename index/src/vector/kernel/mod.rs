@@ -27,8 +27,10 @@ pub(crate) use hadamard::hadamard;
 /// An instruction set that kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
-    /// What every processor of the architecture has: SSE2 on x86-64, NEON on AArch64.
+    /// Whatever the compiler makes of plain loops: SSE2 on x86-64.
     Portable,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     #[cfg(target_arch = "x86_64")]
     Avx2,
     #[cfg(target_arch = "x86_64")]
@@ -40,7 +42,10 @@ pub(crate) enum Isa {
 impl Isa {
     /// All that this processor has, the widest last.
     pub(crate) fn available() -> Vec<Isa> {
+        #[cfg(not(target_arch = "aarch64"))]
         let mut available = vec![Isa::Portable];
+        #[cfg(target_arch = "aarch64")]
+        let available = vec![Isa::Portable, Isa::Neon];
         #[cfg(target_arch = "x86_64")]
         {
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -75,6 +80,17 @@ pub(crate) fn prefetch<T>(slice: &[T]) {
             unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(offset)) };
         }
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        let start = slice.as_ptr().cast::<u8>();
+        for offset in (0..size_of_val(slice)).step_by(64) {
+            let line = start.wrapping_add(offset);
+            // SAFETY: a prefetch of any address does nothing that can be observed.
+            unsafe {
+                std::arch::asm!("prfm pldl1keep, [{line}]", line = in(reg) line, options(nostack, readonly, preserves_flags));
+            }
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     let _ = slice;
 }

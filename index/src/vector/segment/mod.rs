@@ -24,7 +24,8 @@ mod writer;
 use std::{
     ops::{ControlFlow, Range},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
+    time::Duration,
 };
 
 use allidb_storage::fs::{Fs, Mapped};
@@ -40,6 +41,10 @@ pub(crate) use probe::Probe;
 pub(crate) use search::Searcher;
 pub(crate) use writer::{SegmentRows, SegmentSpec, write};
 
+/// A row whose comparison takes longer on average was not in memory.
+const SLOW_ROW: Duration = Duration::from_micros(3);
+/// One slow walk may have been interrupted by something else.
+const COLD_WALKS: u8 = 2;
 /// Blocks that a scrub reads in one go.
 const SCRUBBED_BLOCKS: usize = 16;
 
@@ -55,6 +60,8 @@ pub(crate) struct Segment {
     /// A bit for each block that was found whole.
     verified: Box<[AtomicU64]>,
     all_verified: AtomicBool,
+    /// Walks in a row that were so slow that they must have waited for the disk.
+    slow_walks: AtomicU8,
 }
 
 impl Segment {
@@ -90,6 +97,7 @@ impl Segment {
             rotation: Rotation::new(header.dimension as usize, header.seed),
             verified: (0..blocks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             all_verified: AtomicBool::new(false),
+            slow_walks: AtomicU8::new(0),
             sections: Section::ALL.map(|section| header.section(section)),
             header,
             mapped,
@@ -298,6 +306,26 @@ impl Segment {
             }
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// Whether pages are likely to be on disk, so that it pays to ask for them together before each is waited for. Asking costs
+    /// as much as comparing several rows that are in memory.
+    fn is_cold(&self) -> bool {
+        self.slow_walks.load(Ordering::Relaxed) >= COLD_WALKS
+    }
+
+    fn note_pace(&self, took: Duration, compared: u64) {
+        let slow_walks = self.slow_walks.load(Ordering::Relaxed);
+        let of_row = took / u32::try_from(compared.max(1)).unwrap_or(u32::MAX);
+        let now = if of_row > SLOW_ROW { slow_walks.saturating_add(1).min(COLD_WALKS) } else { 0 };
+        if now != slow_walks {
+            self.slow_walks.store(now, Ordering::Relaxed);
+        }
+    }
+
+    fn will_need(&self, section: Section, item: usize, at: u32) {
+        let start = self.place(section).start + at as usize * item;
+        self.mapped.will_need(start..start + item);
     }
 
     /// The items of a section. Whether they are whole is another question.

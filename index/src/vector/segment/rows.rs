@@ -29,6 +29,8 @@ pub(super) struct Rows<'a> {
     width: usize,
     /// Whether blocks must be verified when touched.
     pub(super) checked: bool,
+    /// Whether pages of the file are likely to be on disk.
+    is_cold: bool,
 }
 
 impl<'a> Rows<'a> {
@@ -43,6 +45,7 @@ impl<'a> Rows<'a> {
             links: segment.slice(Section::Links),
             width: header.width as usize,
             checked: !segment.is_verified(),
+            is_cold: segment.is_cold(),
         }
     }
 
@@ -59,6 +62,9 @@ impl<'a> Rows<'a> {
     pub(super) fn prefetch_links(&self, row: u32) {
         let start = row as usize * self.width;
         prefetch(&self.links[start..start + self.width]);
+        if self.is_cold {
+            self.segment.will_need(Section::Links, 4 * self.width, row);
+        }
     }
 
     /// Starts bringing in what comparing a row needs.
@@ -66,6 +72,9 @@ impl<'a> Rows<'a> {
     pub(super) fn prefetch(&self, row: u32) {
         prefetch(&self.codes[row as usize * self.row_bytes..][..self.row_bytes]);
         prefetch(std::slice::from_ref(&self.steps[row as usize]));
+        if self.is_cold {
+            self.segment.will_need(Section::Codes, self.row_bytes, row);
+        }
     }
 
     fn verify(&self, rows: &[u32]) -> Result<()> {
@@ -168,6 +177,9 @@ impl<'a> Rows<'a> {
             let bytes = CodeKind::Bits8.row_bytes(header.dimension as usize);
             let residuals: &[u8] = self.segment.slice(Section::Residuals);
             prefetch(&residuals[row as usize * bytes..][..bytes]);
+            if self.is_cold {
+                self.segment.will_need(Section::Residuals, bytes, row);
+            }
         }
     }
 }

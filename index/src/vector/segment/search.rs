@@ -1,7 +1,7 @@
 //! Searching one segment: a walk of its graph or a scan of its rows by their codes, and a re-ranking by what is known
 //! best of them.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Instant};
 
 use super::{
     Probe, Section, Segment,
@@ -64,6 +64,7 @@ impl Segment {
         if self.header.rows == 0 {
             return Ok(Vec::new());
         }
+        let (begun, compared) = (Instant::now(), searcher.compared);
         probe.aim(self);
         let rows = Rows::of(self);
         let start = self.descend(probe, &rows, searcher)?;
@@ -74,7 +75,9 @@ impl Segment {
             None => walk_all(probe, &rows, start, searcher)?,
             Some(accept) => walk_some(probe, &rows, start, accept, searcher)?,
         }
-        self.rerank(probe, &rows, k, searcher)
+        let found = self.rerank(probe, &rows, k, searcher)?;
+        self.note_pace(begun.elapsed(), searcher.compared - compared);
+        Ok(found)
     }
 
     /// The nearest row that steps to ever nearer neighbours in the layers above the bottom lead to.

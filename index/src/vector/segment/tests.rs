@@ -90,7 +90,7 @@ fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
             (BITS_1, true, 0.6),
             (Form::Floats, false, 0.97),
         ] {
-            for dimension in [20, 100] {
+            for dimension in [20, 120] {
                 let fs = SimFs::new();
                 let vectors = points(1_500, dimension, 1);
                 let segment = segment(&fs, &spec(metric, dimension, form, has_residuals), &vectors);
