@@ -23,9 +23,9 @@ use crate::{
 };
 
 /// Name, metric, dimension, codes, residuals, graph.
-type Golden = (&'static str, Metric, usize, Form, bool, bool);
+pub(super) type Golden = (&'static str, Metric, usize, Form, bool, bool);
 
-const GOLDEN: [Golden; 6] = [
+pub(super) const GOLDEN: [Golden; 6] = [
     ("v1-cosine", Metric::Cosine, 100, Form::Codes(CodeKind::Bits4), true, true),
     ("v1-l2", Metric::L2, 30, Form::Codes(CodeKind::Bits4), true, true),
     ("v1-flat", Metric::Dot, 16, Form::Codes(CodeKind::Bits4), true, false),
@@ -72,7 +72,7 @@ fn written((_, metric, dimension, form, has_residuals, has_graph): Golden) -> Ve
     fs.open_read(Path::new(PATH)).unwrap().read_all().unwrap()
 }
 
-fn golden(name: &str) -> Vec<u8> {
+pub(super) fn golden(name: &str) -> Vec<u8> {
     zstd::decode_all(&fs::read(place(name)).unwrap()[..]).unwrap()
 }
 

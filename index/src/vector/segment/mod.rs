@@ -12,6 +12,8 @@
 //! been verified once in the background; from then on searches go unchecked.
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod golden_tests;
 mod layout;
 mod probe;

@@ -1,6 +1,6 @@
 //! Segments against brute force, and against every kind of damage.
 
-use std::{path::Path, sync::Arc, sync::atomic::AtomicUsize};
+use std::{path::Path, sync::atomic::AtomicUsize};
 
 use allidb_storage::fs::{Fs, SimFs};
 
@@ -215,23 +215,6 @@ fn tiny_and_strange_sets_are_no_special_case() {
     }
 }
 
-/// Everything that a search can do with a segment.
-fn use_it(fs: &SimFs) -> Result<()> {
-    let segment = Segment::open(fs, Path::new(PATH))?;
-    let query = vec![0.3; segment.header.dimension as usize];
-    let mut searcher = Searcher::default();
-    let near = segment.walk(&mut Probe::new(&query), 50, 20, Some(&|row| row % 7 != 0), &mut searcher)?;
-    for candidate in &near {
-        segment.number(candidate.row())?;
-        segment.owner_of(candidate.row())?;
-    }
-    segment.scan(&mut Probe::new(&query), 0..segment.rows() as u32, 10, true, &mut searcher)?;
-    for number in [3, 13, 500, u64::MAX] {
-        segment.row_of(number)?;
-    }
-    Ok(())
-}
-
 #[test]
 fn a_flipped_bit_anywhere_is_found_by_verifying_and_never_followed() {
     let fs = SimFs::new();
@@ -245,79 +228,12 @@ fn a_flipped_bit_anywhere_is_found_by_verifying_and_never_followed() {
         let found = Segment::open(&fs, path).and_then(|segment| segment.verify_all());
         let error = found.expect_err(&format!("byte {at} is not covered"));
         assert!(error.is_damage(), "{at}: {error}");
-        if let Err(error) = use_it(&fs) {
+        if let Err(error) = fuzz_tests::use_it(&fs, Path::new(PATH)) {
             assert!(error.to_string().contains("1.segment"), "{error}");
         }
         assert!(fs.flip_bit(path, at as u64, (at % 8) as u8));
     }
     Segment::open(&fs, path).unwrap().verify_all().unwrap();
-}
-
-#[test]
-fn no_bytes_make_it_panic() {
-    let fs = SimFs::new();
-    let whole = {
-        segment(&fs, &spec(Metric::Cosine, 10, BITS_4, true), &points(200, 10, 1));
-        fs.open_read(Path::new(PATH)).unwrap().read_all().unwrap()
-    };
-    let mut state = 12_345_u64;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below as u64) as usize
-    };
-    for round in 0..400 {
-        let mut bytes = whole.clone();
-        for _ in 0..1 + random(3) {
-            let below = if random(2) == 0 { bytes.len().min(160) } else { bytes.len() };
-            let at = random(below);
-            match random(3) {
-                0 => bytes.truncate(at.max(1)),
-                1 => bytes[at] = random(256) as u8,
-                _ => {
-                    let end = (at + 1 + random(64)).min(bytes.len());
-                    bytes[at..end].fill(if random(2) == 0 { 0 } else { 0xff });
-                }
-            }
-        }
-        if round % 2 == 0 && bytes.len() == whole.len() {
-            sign(&mut bytes);
-        }
-        fs.remove(Path::new(PATH)).unwrap();
-        let file: Arc<dyn allidb_storage::fs::File> = fs.create(Path::new(PATH)).unwrap();
-        file.write_all_at(0, &bytes).unwrap();
-        if let Err(error) = use_it(&fs) {
-            assert!(error.to_string().contains("1.segment"), "round {round}: {error}");
-        }
-    }
-}
-
-/// Makes all checksums match, as those of whoever means harm would.
-fn sign(bytes: &mut [u8]) {
-    let Ok(mut header) = Header::decode(&whole_header(bytes)) else { return };
-    let place = header.section(Section::Checksums);
-    if place.end != bytes.len() {
-        return;
-    }
-    for block in 1..place.start / BLOCK {
-        let sum = checksum(header.id, block, &bytes[block * BLOCK..(block + 1) * BLOCK]);
-        bytes[place.start + 4 * (block - 1)..][..4].copy_from_slice(&sum.to_le_bytes());
-    }
-    header.checksums = crc32fast::hash(&bytes[place]);
-    let encoded = header.encode();
-    bytes[..encoded.len()].copy_from_slice(&encoded);
-}
-
-/// The header block with a checksum that matches.
-fn whole_header(bytes: &[u8]) -> Vec<u8> {
-    let mut header = bytes[..BLOCK.min(bytes.len())].to_vec();
-    let end = header.get(12..16).map_or(0, |len| u32::from_le_bytes(len.try_into().unwrap()) as usize);
-    if end.saturating_add(4) <= header.len() {
-        let sum = crc32fast::hash(&header[..end]).to_le_bytes();
-        header[end..end + 4].copy_from_slice(&sum);
-    }
-    header
 }
 
 #[test]
@@ -327,7 +243,7 @@ fn a_segment_of_a_newer_release_is_refused_as_such() {
     let file = fs.open(Path::new(PATH)).unwrap();
     let mut bytes = file.read_all().unwrap();
     bytes[8] = 2;
-    file.write_all_at(0, &whole_header(&bytes)).unwrap();
+    file.write_all_at(0, &fuzz_tests::whole_header(&bytes)).unwrap();
     let refused = Segment::open(&fs, Path::new(PATH)).unwrap_err();
     assert!(refused.to_string().contains("has format 2"), "{refused}");
 }
