@@ -12,7 +12,8 @@ use crate::{
     query::{
         Answer, Cost, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::{Aimed, Match, Pinned, Target, check_k},
+        seeds::check_k,
+        target::{Aimed, Match, Pinned, Target},
     },
     replica::{Reader, Replica, StoredVector, check_answer, check_mask},
     row::EntityKey,

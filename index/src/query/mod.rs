@@ -5,6 +5,7 @@ mod matches;
 mod numbers;
 mod score;
 mod seeds;
+mod target;
 mod tree;
 
 pub(crate) use matches::MatchCache;

@@ -1,89 +1,27 @@
 //! Finding where a query begins.
 
-use std::sync::Arc;
-
 use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     codec::Decoder,
     error::{Error, Result},
     graph::Walk,
-    model::{Collection, CollectionId, Metric, ReadMask, SpaceId, validate_id},
-    mutation::check_vector,
+    model::{Collection, ReadMask, validate_id},
     placement::PARTITIONS,
-    query::{Nearest, NearestTarget, Query, Seed, Truncation, TruncationReason},
+    query::{
+        Nearest, Query, Seed, Truncation, TruncationReason,
+        target::{Match, Target, Views},
+    },
     replica::{Reader, ScanRequest, register},
     row::{
         EntityKey, VectorContent, VectorKey,
         key::{collection_prefix, decode_entity, decode_number_key},
     },
-    vector::{Owner, Search, SpaceIndex, View, measure_and_similarity},
+    vector::{Owner, Search},
 };
 
 /// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
 const BLIND_ROUNDS: usize = 3;
-
-/// A vector that candidates are compared with.
-pub(crate) struct Target {
-    collection: CollectionId,
-    pub(crate) space: SpaceId,
-    pub(crate) metric: Metric,
-    pub(crate) vector: Arc<[f32]>,
-    index: Arc<SpaceIndex>,
-    /// The entity whose vector it is: it is no answer to itself.
-    pub(crate) itself: Option<EntityKey>,
-}
-
-impl Target {
-    /// # Errors
-    /// If a stored vector does not fit the space.
-    pub(crate) fn check_dimension(&self, key: &[u8], vector: &[f32]) -> Result<()> {
-        if vector.len() == self.vector.len() {
-            return Ok(());
-        }
-        Err(Error::corrupt("vector", key, "it has another dimension than its space"))
-    }
-
-    /// How near a vector is of which the index tells the distance.
-    fn trust(&self, chunk: String, distance: f32) -> Match {
-        let (measure, similarity) = self.index.measure().seen(distance);
-        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
-    }
-
-    /// How near a vector of the entity is.
-    pub(crate) fn compare(&self, chunk: String, vector: &[f32]) -> Match {
-        let (measure, similarity) = measure_and_similarity(self.metric, &self.vector, vector);
-        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
-    }
-}
-
-/// A measure so turned that greater is nearer.
-fn nearness(metric: Metric, measure: f64) -> f64 {
-    if metric == Metric::L2 { -measure } else { measure }
-}
-
-/// The spaces of the targets as of the reader's snapshot.
-pub(crate) type Views = HashMap<(CollectionId, SpaceId), View>;
-
-/// How near an entity is to a target.
-#[derive(Clone, Debug)]
-pub(crate) struct Match {
-    /// Whose vector it is; empty: the entity's own.
-    pub(crate) chunk: String,
-    /// In the space's own measure.
-    pub(crate) measure: f64,
-    /// In [0, 1].
-    pub(crate) similarity: f64,
-    /// Greater is nearer, also where the similarity has no room left to tell.
-    pub(crate) nearness: f64,
-}
-
-impl Match {
-    pub(crate) fn is_better_than(&self, other: &Match) -> bool {
-        self.similarity > other.similarity
-            || (self.similarity == other.similarity && self.nearness > other.nearness)
-    }
-}
 
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
@@ -116,63 +54,6 @@ struct Near {
 }
 
 impl Reader<'_> {
-    /// What the query's nearest clauses compare with, one for each, in order.
-    pub(crate) fn targets(&self, query: &Query, collection: &Collection) -> Result<Vec<Target>> {
-        let clauses = query.seeds.iter().enumerate().filter_map(|(at, seed)| match seed {
-            Seed::Nearest(nearest) => Some((at, nearest)),
-            _ => None,
-        });
-        clauses
-            .map(|(at, nearest)| self.target(&format!("seeds[{at}].nearest"), nearest, collection))
-            .collect()
-    }
-
-    fn target(&self, place: &str, nearest: &Nearest, collection: &Collection) -> Result<Target> {
-        let space = collection.space(&nearest.space)?;
-        let unknown =
-            || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
-        let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
-        self.replica.spaces.check_damage(collection.id)?;
-        let (vector, itself): (Arc<[f32]>, _) = match &nearest.target {
-            NearestTarget::Vector(vector) => {
-                check_vector(&format!("{place}.vector"), space, vector)?;
-                (vector.as_slice().into(), None)
-            }
-            NearestTarget::Entity(entity) => {
-                validate_id(&format!("{place}.entity.id"), &entity.id)?;
-                let owner = self.catalogue.get(self.tenant, &entity.collection)?;
-                let key = EntityKey::new(self.tenant, owner.id, &entity.id);
-                let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
-                if !is_live {
-                    return Err(Error::NotFound {
-                        collection: entity.collection.clone(),
-                        id: entity.id.clone(),
-                    });
-                }
-                // The same name in the entity's own collection may be a space of another dimension.
-                let owned = owner.space(&nearest.space)?;
-                let vectors = self.vectors(&key.chunk(""))?;
-                let own = vectors.into_iter().find(|stored| stored.space == owned.id);
-                let own = own.ok_or_else(|| {
-                    let (id, space) = (&entity.id, &nearest.space);
-                    Error::FailedPrecondition(format!(
-                        "entity {id:?} has no vector of its own in space {space:?}"
-                    ))
-                })?;
-                check_vector(&format!("{place}.entity"), space, &own.numbers)?;
-                (own.numbers, Some(key))
-            }
-        };
-        Ok(Target {
-            collection: collection.id,
-            space: space.id,
-            metric: space.spec.metric,
-            vector,
-            index,
-            itself,
-        })
-    }
-
     /// All seeds of the query.
     pub(crate) fn seeds(
         &self,
@@ -521,42 +402,4 @@ pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {
         return Err(Error::invalid(place, format!("is {k}; it must be 1 to {limit}")));
     }
     Ok(())
-}
-
-/// What a query begins with.
-pub(crate) struct Aimed {
-    pub(crate) collection: Arc<Collection>,
-    pub(crate) targets: Vec<Target>,
-}
-
-/// One moment: a reader, and every target's space as of its snapshot.
-pub(crate) struct Pinned<'a> {
-    pub(crate) reader: Reader<'a>,
-    pub(crate) views: Views,
-    /// One for each query.
-    pub(crate) aimed: Vec<Result<Aimed>>,
-}
-
-impl<'a> Pinned<'a> {
-    /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
-    /// then both are taken again.
-    pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query]) -> Self {
-        loop {
-            let reader = begin();
-            let aim = |query: &Query| {
-                reader.replica.validate(query)?;
-                let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
-                let targets = reader.targets(query, &collection)?;
-                Ok(Aimed { collection, targets })
-            };
-            let aimed: Vec<Result<Aimed>> = queries.iter().map(aim).collect();
-            let mut views = Views::new();
-            for target in aimed.iter().flatten().flat_map(|aimed| &aimed.targets) {
-                views.entry(target.index.id).or_insert_with(|| target.index.view());
-            }
-            if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
-                return Self { reader, views, aimed };
-            }
-        }
-    }
 }

@@ -3,7 +3,9 @@
 //! | module | concept |
 //! |---|---|
 //! | `spaces` | all spaces of a node |
-//! | `upkeep`, `merge` | sealing, merging and restoring them in the background; which segments are merged |
+//! | `upkeep`, `merge` | sealing and merging them in the background; which segments are merged |
+//! | `restore` | reading rows again whose segment was lost |
+//! | `duty` | which work is under way for a space |
 //! | `space` | one space: which segments it has, and what dies in them |
 //! | `view` | a space as one query sees it: searching its segments together |
 //! | `growing` | the segment in memory: appended to, scanned exactly |
@@ -24,6 +26,7 @@
 
 mod calibration;
 mod deaths;
+mod duty;
 mod graph;
 mod growing;
 mod kernel;
@@ -32,6 +35,7 @@ mod merge;
 mod owner;
 mod pool;
 mod quantize;
+mod restore;
 mod rotation;
 mod scrub;
 mod segment;

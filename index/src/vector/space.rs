@@ -4,7 +4,7 @@ use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
 };
 
@@ -18,6 +18,7 @@ use crate::{
         Measure,
         calibration::{Curve, Reservoir},
         deaths::Deaths,
+        duty::{Duty, Work},
         growing::{FreshRow, Growing, Writing},
         merge,
         rotation::Rotation,
@@ -39,8 +40,6 @@ const IDLE_TICKS: u32 = 5;
 const UNUSED_TICKS: u32 = 600;
 /// A curve is measured anew when the rows have become more or fewer by one in so many.
 const CURVE_SHARE: usize = 4;
-/// Most ticks that pass between two tries of work that fails.
-const MAX_REST: u32 = 64;
 /// Every segment is rotated alike, so that a query is rotated once.
 pub(crate) const ROTATION_SEED: u64 = 0x616c_6c69;
 
@@ -62,12 +61,8 @@ pub(crate) struct SpaceIndex {
     /// Bytes of fresh vectors of the node.
     fresh_bytes: Arc<AtomicUsize>,
     state: RwLock<State>,
-    /// Set while some thread does that kind of work for this space.
-    busy: [AtomicBool; Work::ALL.len()],
+    pub(crate) duty: Duty,
     idle: Mutex<Idle>,
-    failures: AtomicU32,
-    /// Ticks that are still to pass before failed work is tried again.
-    rest: AtomicU32,
     pub(crate) progress: Progress,
     pub(crate) asked: Reservoir,
     curve: RwLock<Option<Arc<Curve>>>,
@@ -87,19 +82,6 @@ struct State {
     missing: Option<HashSet<u64>>,
     /// What was read again is safe when this generation is sealed.
     complete_from: Option<u64>,
-}
-
-/// What is done for a space in the background.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Work {
-    /// Writing full growing segments to files.
-    Seal,
-    /// Making one segment with a graph of several; reading missing rows again.
-    Merge,
-}
-
-impl Work {
-    pub(crate) const ALL: [Work; 2] = [Work::Seal, Work::Merge];
 }
 
 /// How far the graph is that is being built.
@@ -178,10 +160,8 @@ impl SpaceIndex {
             rotation,
             fresh_bytes: Arc::clone(fresh_bytes),
             state: RwLock::new(state),
-            busy: Default::default(),
+            duty: Duty::default(),
             idle: Mutex::default(),
-            failures: AtomicU32::new(0),
-            rest: AtomicU32::new(0),
             progress: Progress::default(),
             asked: Reservoir::default(),
             curve: RwLock::default(),
@@ -367,38 +347,15 @@ impl SpaceIndex {
         state.sealed.iter().filter(|sealed| !sealed.segment.is_flat()).map(|sealed| sealed.living()).sum()
     }
 
-    /// Begins a kind of work, unless another thread is at it.
-    pub(crate) fn begin(&self, work: Work) -> bool {
-        !self.busy[work as usize].swap(true, Ordering::AcqRel)
-    }
-
-    /// Ends it. After a failure some time passes before anything is tried again.
-    pub(crate) fn end(&self, work: Work, has_failed: bool) {
-        if has_failed {
-            let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-            self.rest.store((1 << failures.min(31)).min(MAX_REST), Ordering::Relaxed);
-        } else {
-            self.failures.store(0, Ordering::Relaxed);
-        }
-        self.busy[work as usize].store(false, Ordering::Release);
-    }
-
     /// Whether work is under way or due.
     pub(crate) fn is_busy(&self) -> bool {
-        let is_busy =
-            |work: Work| self.busy[work as usize].load(Ordering::Acquire) || self.due(work).is_some();
+        let is_busy = |work: Work| self.duty.is_busy(work) || self.due(work).is_some();
         self.is_missing_rows() || self.is_curve_due() || Work::ALL.into_iter().any(is_busy)
-    }
-
-    /// Whether work failed not long ago.
-    pub(crate) fn rests(&self) -> bool {
-        self.rest.load(Ordering::Relaxed) > 0
     }
 
     /// A second has passed. A growing segment that nobody writes to is closed, so that it can be sealed.
     pub(crate) fn tick(&self) {
-        let rest = self.rest.load(Ordering::Relaxed);
-        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
+        self.duty.tick();
         let mut idle = self.idle.lock();
         let is_stale = {
             let growing = &self.state.read().growing;

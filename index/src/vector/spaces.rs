@@ -21,10 +21,11 @@ use crate::{
     vector::{
         SpaceIndex,
         deaths::Deaths,
+        duty::Work,
         growing::{FreshRow, Writing},
         owner::Owner,
         segment::Segment,
-        space::{Shape, SpaceCounts, Work},
+        space::{Shape, SpaceCounts},
         stored::{Inventory, journal, vector_of},
     },
     worker::{Worker, WorkerChange, WorkerStatus},

@@ -10,20 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_storage::{Direction, Sequence, Snapshot, fs::ScratchFile};
+use allidb_storage::{Sequence, Snapshot, fs::ScratchFile};
 
 use crate::{
     error::{Error, Result},
     model::{Codes, CollectionId, TenantId},
-    placement::PARTITIONS,
     replica::register,
-    row::{
-        EntityKey, VectorContent, VectorKey,
-        key::{collection_prefix, decode_vector_key},
-    },
+    row::{EntityKey, VectorContent, VectorKey},
     vector::{
         SpaceIndex,
         calibration::{self, Sample},
+        duty::Work,
         graph::{BuildOptions, BuildRun, Kept, NONE},
         growing::Growing,
         kernel::CodeKind,
@@ -31,7 +28,7 @@ use crate::{
         owner::Owner,
         quantize::Form,
         segment::{self, Segment, SegmentRows, SegmentSpec},
-        space::{Inputs, ROTATION_SEED, Sealed, Work},
+        space::{Inputs, ROTATION_SEED, Sealed},
         spaces::{Inner, Spaces},
     },
     worker::Worker,
@@ -45,13 +42,13 @@ const BUILD_PART: usize = 16;
 const TICK: Duration = Duration::from_secs(1);
 /// How long a write waits for room, and how often it looks.
 const ROOM_WITHIN: Duration = Duration::from_secs(10);
-const ROOM_EVERY: Duration = Duration::from_millis(5);
+pub(super) const ROOM_EVERY: Duration = Duration::from_millis(5);
 
 impl Spaces {
     /// Sees to a space in the background, if there is anything to do.
     pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
         for work in Work::ALL {
-            if self.0.needs(work, space) && space.begin(work) {
+            if self.0.needs(work, space) && space.duty.begin(work) {
                 let (spaces, space) = (self.clone(), Arc::clone(space));
                 let background = Arc::clone(&self.0.background);
                 let name = self.0.worker(work).name();
@@ -94,9 +91,9 @@ impl Spaces {
                     true
                 }
             };
-            space.end(work, has_failed);
+            space.duty.end(work, has_failed);
             // What became due just before the end was left to this thread.
-            if has_failed || !self.0.needs(work, space) || !space.begin(work) {
+            if has_failed || !self.0.needs(work, space) || !space.duty.begin(work) {
                 break;
             }
         }
@@ -190,7 +187,7 @@ impl Inner {
             Work::Seal => space.due(work).is_some(),
             Work::Merge => self.must_restore(space) || space.due(work).is_some() || space.is_curve_due(),
         };
-        !self.is_over(space) && !space.rests() && !self.worker(work).is_paused() && is_due()
+        !self.is_over(space) && !space.duty.rests() && !self.worker(work).is_paused() && is_due()
     }
 
     /// Whether rows are missing that can be read.
@@ -202,7 +199,7 @@ impl Inner {
         &self.workers[work as usize]
     }
 
-    fn seal_all(&self, space: &SpaceIndex) -> Result<()> {
+    pub(super) fn seal_all(&self, space: &SpaceIndex) -> Result<()> {
         while let Some(Inputs::Frozen(frozen)) = space.due(Work::Seal).filter(|_| !self.is_over(space)) {
             self.seal(space, &frozen)?;
         }
@@ -261,59 +258,6 @@ impl Inner {
             let recall = curve.recall(self.options.search_breadth);
             tracing::debug!(rows, is_of_queries, recall, "measured the recall of a vector space");
             space.set_curve(curve);
-        }
-        Ok(())
-    }
-
-    /// Reads every stored vector of a space that is neither in a segment nor fresh.
-    fn restore(&self, space: &SpaceIndex) -> Result<()> {
-        let (collection, space_id) = space.id;
-        let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
-        let snapshot = self.engine.snapshot();
-        for partition in 0..PARTITIONS {
-            let prefix = collection_prefix(partition, tenant, collection);
-            for row in snapshot.prefix(self.keyspaces.vector, &prefix, Direction::Forward)? {
-                if self.is_over(space) {
-                    return Ok(());
-                }
-                let (key, bytes) = row?;
-                let (entity, vector) =
-                    decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
-                if vector.space != space_id {
-                    continue;
-                }
-                let Some(content) = register::<VectorContent>("vector", &key, &bytes)?.value else {
-                    continue;
-                };
-                let number_key = entity.number(&vector.chunk);
-                let number = snapshot.get(self.keyspaces.number, &number_key)?;
-                let number =
-                    number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
-                let number = number[..].try_into();
-                let number = number
-                    .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;
-                let writing = space.begin_write();
-                let owner = Owner::encode(&entity.id, &vector.chunk);
-                let fresh = writing.growing().encode(space.measure().prepare(&content.0), owner);
-                drop(writing);
-                space.restore(u64::from_be_bytes(number), &fresh, snapshot.sequence());
-                self.seal_what_was_restored(space)?;
-            }
-        }
-        space.end_restore();
-        Ok(())
-    }
-
-    /// What was restored must not pile up in memory.
-    fn seal_what_was_restored(&self, space: &SpaceIndex) -> Result<()> {
-        while space.has_backlog() && !self.is_over(space) {
-            if space.begin(Work::Seal) {
-                let sealed = self.seal_all(space);
-                space.end(Work::Seal, sealed.is_err());
-                sealed?;
-            }
-            // Another thread seals, or somebody still writes to the oldest.
-            std::thread::sleep(ROOM_EVERY);
         }
         Ok(())
     }

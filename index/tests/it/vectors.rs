@@ -290,6 +290,71 @@ fn every_kind_of_codes_finds_the_nearest_and_tells_their_distances_and_a_restart
 }
 
 #[test]
+fn a_query_over_several_spaces_finds_what_is_near_in_any_of_them() {
+    let fixture = Fixture::with_space(2, Metric::L2);
+    let add_spaces = vec![SpaceSpec::new("w", 3, Metric::Cosine)];
+    fixture.change(CollectionChange { add_spaces, ..CollectionChange::default() }).unwrap();
+    let put = |id: &str, v: &[f32], w: &[f32]| {
+        let mut written = entity(id, v);
+        if !w.is_empty() {
+            written.vectors.insert("w".into(), w.to_vec());
+        }
+        fixture.put(written);
+    };
+    put("only v", &[1.0, 0.0], &[]);
+    put("only w", &[], &[0.0, 1.0, 0.0]);
+    put("v, far in w", &[1.1, 0.0], &[0.0, -1.0, 0.0]);
+    put("far in both", &[90.0, 0.0], &[0.0, 0.0, 1.0]);
+    let near = |space: &str, vector: &[f32]| {
+        Seed::Nearest(Nearest { k: 2, ..Nearest::to_vector(space, vector.to_vec()) })
+    };
+    let seeds = vec![near("v", &[1.0, 0.0]), near("w", &[0.0, 1.0, 0.1])];
+    for sealed in [false, true] {
+        let answer = fixture.query(&Query { limit: 4, ..Query::new("c", seeds.clone()) });
+        let mut found = ids(&answer);
+        assert_eq!(found[..2], ["only v", "only w"], "sealed: {sealed}");
+        found.sort();
+        assert_eq!(found, ["far in both", "only v", "only w", "v, far in w"]);
+        let measures: Vec<f64> = answer.hits.iter().map(|hit| hit.measure.unwrap()).collect();
+        assert!(measures[0].abs() < 1e-6, "a distance: {measures:?}");
+        assert!((measures[1] - 0.995).abs() < 1e-3, "a cosine: {measures:?}");
+        fixture.replica.seal_vectors();
+    }
+}
+
+#[test]
+fn queries_asked_together_get_the_answers_that_each_gets_alone() {
+    let fixture = Fixture::with_space(12, Metric::Cosine);
+    put_all(&fixture, &clustered(3_000, 12, 1), 3);
+    fixture.replica.seal_vectors();
+    let mut queries: Vec<Query> = clustered(20, 12, 2)
+        .iter()
+        .enumerate()
+        .map(|(at, query)| search(query, 1 + at, at % 3 == 0))
+        .collect();
+    let filter = Filter::Compare(Field::Id, Operator::Less, Value::String("000100".into()));
+    queries[4].filter = Some(filter);
+    queries[7].limit = 0;
+    queries[9].collection = "nowhere".into();
+    let together = fixture.replica.query_each(TENANT, &queries, deadline());
+    assert_eq!(together.len(), queries.len());
+    for (query, answer) in queries.iter().zip(together) {
+        match (fixture.replica.query(TENANT, query, deadline()), answer) {
+            (Ok(alone), Ok(together)) => {
+                let hits = |answer: &allidb_index::query::Answer| -> Vec<_> {
+                    answer.hits.iter().map(|hit| (hit.entity.clone(), hit.score, hit.measure)).collect()
+                };
+                assert_eq!(hits(&alone), hits(&together));
+                assert_eq!(hits(&alone).len(), query.limit);
+            }
+            (Err(alone), Err(together)) => assert_eq!(alone.to_string(), together.to_string()),
+            (alone, together) => panic!("{alone:?} alone, {together:?} together"),
+        }
+    }
+    assert!(fixture.replica.query_each(TENANT, &[], deadline()).is_empty());
+}
+
+#[test]
 fn a_paused_worker_does_nothing_and_goes_on_when_it_is_resumed() {
     let vectors = clustered(3_000, 20, 1);
     let fixture = Fixture::with_space(20, Metric::Cosine);

@@ -1,0 +1,174 @@
+//! What a query compares with, and the moment at which it does.
+
+use std::sync::Arc;
+
+use foldhash::{HashMap, HashMapExt};
+
+use crate::{
+    error::{Error, Result},
+    model::{Collection, CollectionId, Metric, SpaceId, validate_id},
+    mutation::check_vector,
+    query::{Nearest, NearestTarget, Query, Seed},
+    replica::Reader,
+    row::EntityKey,
+    vector::{SpaceIndex, View, measure_and_similarity},
+};
+
+/// A vector that candidates are compared with.
+pub(crate) struct Target {
+    pub(super) collection: CollectionId,
+    pub(crate) space: SpaceId,
+    pub(crate) metric: Metric,
+    pub(crate) vector: Arc<[f32]>,
+    pub(super) index: Arc<SpaceIndex>,
+    /// The entity whose vector it is: it is no answer to itself.
+    pub(crate) itself: Option<EntityKey>,
+}
+
+impl Target {
+    /// # Errors
+    /// If a stored vector does not fit the space.
+    pub(crate) fn check_dimension(&self, key: &[u8], vector: &[f32]) -> Result<()> {
+        if vector.len() == self.vector.len() {
+            return Ok(());
+        }
+        Err(Error::corrupt("vector", key, "it has another dimension than its space"))
+    }
+
+    /// How near a vector is of which the index tells the distance.
+    pub(super) fn trust(&self, chunk: String, distance: f32) -> Match {
+        let (measure, similarity) = self.index.measure().seen(distance);
+        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
+    }
+
+    /// How near a vector of the entity is.
+    pub(crate) fn compare(&self, chunk: String, vector: &[f32]) -> Match {
+        let (measure, similarity) = measure_and_similarity(self.metric, &self.vector, vector);
+        Match { chunk, measure, similarity, nearness: nearness(self.metric, measure) }
+    }
+}
+
+/// A measure so turned that greater is nearer.
+fn nearness(metric: Metric, measure: f64) -> f64 {
+    if metric == Metric::L2 { -measure } else { measure }
+}
+
+/// The spaces of the targets as of the reader's snapshot.
+pub(crate) type Views = HashMap<(CollectionId, SpaceId), View>;
+
+/// How near an entity is to a target.
+#[derive(Clone, Debug)]
+pub(crate) struct Match {
+    /// Whose vector it is; empty: the entity's own.
+    pub(crate) chunk: String,
+    /// In the space's own measure.
+    pub(crate) measure: f64,
+    /// In [0, 1].
+    pub(crate) similarity: f64,
+    /// Greater is nearer, also where the similarity has no room left to tell.
+    pub(crate) nearness: f64,
+}
+
+impl Match {
+    pub(crate) fn is_better_than(&self, other: &Match) -> bool {
+        self.similarity > other.similarity
+            || (self.similarity == other.similarity && self.nearness > other.nearness)
+    }
+}
+
+impl Reader<'_> {
+    /// What the query's nearest clauses compare with, one for each, in order.
+    fn targets(&self, query: &Query, collection: &Collection) -> Result<Vec<Target>> {
+        let clauses = query.seeds.iter().enumerate().filter_map(|(at, seed)| match seed {
+            Seed::Nearest(nearest) => Some((at, nearest)),
+            _ => None,
+        });
+        clauses
+            .map(|(at, nearest)| self.target(&format!("seeds[{at}].nearest"), nearest, collection))
+            .collect()
+    }
+
+    fn target(&self, place: &str, nearest: &Nearest, collection: &Collection) -> Result<Target> {
+        let space = collection.space(&nearest.space)?;
+        let unknown =
+            || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
+        let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
+        self.replica.spaces.check_damage(collection.id)?;
+        let (vector, itself): (Arc<[f32]>, _) = match &nearest.target {
+            NearestTarget::Vector(vector) => {
+                check_vector(&format!("{place}.vector"), space, vector)?;
+                (vector.as_slice().into(), None)
+            }
+            NearestTarget::Entity(entity) => {
+                validate_id(&format!("{place}.entity.id"), &entity.id)?;
+                let owner = self.catalogue.get(self.tenant, &entity.collection)?;
+                let key = EntityKey::new(self.tenant, owner.id, &entity.id);
+                let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
+                if !is_live {
+                    return Err(Error::NotFound {
+                        collection: entity.collection.clone(),
+                        id: entity.id.clone(),
+                    });
+                }
+                // The same name in the entity's own collection may be a space of another dimension.
+                let owned = owner.space(&nearest.space)?;
+                let vectors = self.vectors(&key.chunk(""))?;
+                let own = vectors.into_iter().find(|stored| stored.space == owned.id);
+                let own = own.ok_or_else(|| {
+                    let (id, space) = (&entity.id, &nearest.space);
+                    Error::FailedPrecondition(format!(
+                        "entity {id:?} has no vector of its own in space {space:?}"
+                    ))
+                })?;
+                check_vector(&format!("{place}.entity"), space, &own.numbers)?;
+                (own.numbers, Some(key))
+            }
+        };
+        Ok(Target {
+            collection: collection.id,
+            space: space.id,
+            metric: space.spec.metric,
+            vector,
+            index,
+            itself,
+        })
+    }
+}
+
+/// What a query begins with.
+pub(crate) struct Aimed {
+    pub(crate) collection: Arc<Collection>,
+    pub(crate) targets: Vec<Target>,
+}
+
+/// One moment: a reader, and every target's space as of its snapshot.
+pub(crate) struct Pinned<'a> {
+    pub(crate) reader: Reader<'a>,
+    pub(crate) views: Views,
+    /// One for each query.
+    pub(crate) aimed: Vec<Result<Aimed>>,
+}
+
+impl<'a> Pinned<'a> {
+    /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
+    /// then both are taken again.
+    pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query]) -> Self {
+        loop {
+            let reader = begin();
+            let aim = |query: &Query| {
+                reader.replica.validate(query)?;
+                let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
+                let targets = reader.targets(query, &collection)?;
+                Ok(Aimed { collection, targets })
+            };
+            let aimed: Vec<Result<Aimed>> = queries.iter().map(aim).collect();
+            let mut views = Views::new();
+            for target in aimed.iter().flatten().flat_map(|aimed| &aimed.targets) {
+                views.entry(target.index.id).or_insert_with(|| target.index.view());
+            }
+            if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
+                return Self { reader, views, aimed };
+            }
+        }
+    }
+}
