@@ -203,7 +203,7 @@ impl<'a> Walk<'a> {
     /// The row of an entity, read once.
     pub(crate) fn row(&mut self, entity: &EntityKey) -> Result<Option<&StoredRow>> {
         if !self.rows.contains_key(entity) {
-            let row = self.reader.row(entity)?;
+            let row = self.reader.row(entity)?.map(StoredRow::detached);
             self.rows.insert(entity.clone(), row);
         }
         Ok(self.rows.get(entity).and_then(Option::as_ref))

@@ -19,7 +19,7 @@ use crate::{
     row::EntityKey,
 };
 
-/// Rows that queries of a batch keep for each other at most; they hold on to the blocks that they were read from.
+/// Rows that queries of a batch keep for each other at most.
 const MAX_SHARED_ROWS: usize = 10_000;
 
 impl Replica {

@@ -74,6 +74,11 @@ impl StoredRow {
         Ok(Self { bytes, ..row })
     }
 
+    /// The same with bytes of its own, for whoever keeps it: what was read is part of a block, which would stay in memory with it.
+    pub(crate) fn detached(self) -> Self {
+        Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    }
+
     /// Whether the entity was put and not deleted; it may have expired.
     pub(crate) fn exists(&self) -> bool {
         self.exists
