@@ -35,6 +35,8 @@ pub(crate) struct Curve {
     pub(crate) rows: usize,
     /// Whether queries that were asked were measured.
     pub(crate) is_of_queries: bool,
+    /// Queries that had been seen by then.
+    pub(crate) seen: u64,
     /// For each of [`HITS`], recalls by rising breadth.
     recalls: [Vec<(usize, f64)>; HITS.len()],
 }
@@ -99,10 +101,15 @@ impl Reservoir {
         }
     }
 
-    /// The queries, if there are enough.
-    pub(crate) fn queries(&self) -> Option<Vec<Arc<[f32]>>> {
+    /// The queries, if there are enough, and how many were seen.
+    pub(crate) fn queries(&self) -> (Option<Vec<Arc<[f32]>>>, u64) {
         let sampled = self.0.lock();
-        (sampled.queries.len() >= LEAST).then(|| sampled.queries.clone())
+        ((sampled.queries.len() >= LEAST).then(|| sampled.queries.clone()), sampled.seen)
+    }
+
+    /// Whether the sample is another one than when so many had been seen: twice as many, or a few times what it looks back on.
+    pub(crate) fn has_moved_on(&self, seen: u64) -> bool {
+        self.0.lock().seen >= seen + seen.clamp(SAMPLE as u64, 5 * WINDOW)
     }
 
     pub(crate) fn has_enough(&self) -> bool {
@@ -145,7 +152,7 @@ pub(crate) fn measure(
     }
     let mut recalls: [Vec<(usize, f64)>; HITS.len()] = Default::default();
     if truths.iter().all(Vec::is_empty) {
-        return Ok(Some(Curve { rows, is_of_queries: true, recalls }));
+        return Ok(Some(Curve { rows, is_of_queries: true, seen: 0, recalls }));
     }
     for (hits, points) in HITS.into_iter().zip(&mut recalls) {
         for breadth in BREADTHS {
@@ -165,7 +172,7 @@ pub(crate) fn measure(
             }
         }
     }
-    Ok(Some(Curve { rows, is_of_queries, recalls }))
+    Ok(Some(Curve { rows, is_of_queries, seen: 0, recalls }))
 }
 
 #[cfg(test)]
@@ -175,7 +182,12 @@ mod tests {
     #[test]
     fn the_breadth_rises_with_the_recall_and_the_hits() {
         let points = vec![(16, 0.9), (32, 0.96), (64, 1.0)];
-        let curve = Curve { rows: 1, is_of_queries: true, recalls: [points.clone(), points.clone(), points] };
+        let curve = Curve {
+            rows: 1,
+            is_of_queries: true,
+            seen: 0,
+            recalls: [points.clone(), points.clone(), points],
+        };
         assert_eq!(curve.breadth(10, 0.5), 16);
         let breadths: Vec<usize> =
             [0.9, 0.93, 0.95, 0.97, 0.99].map(|recall| curve.breadth(10, recall)).into();
@@ -189,9 +201,12 @@ mod tests {
     fn a_reservoir_keeps_old_and_new() {
         let reservoir = Reservoir::default();
         (0..LEAST - 1).for_each(|at| reservoir.note(&[at as f32]));
-        assert!(reservoir.queries().is_none());
+        assert!(reservoir.queries().0.is_none());
         (LEAST - 1..5_000).for_each(|at| reservoir.note(&[at as f32]));
-        let kept = reservoir.queries().unwrap();
+        let kept = reservoir.queries().0.unwrap();
+        assert!(
+            !reservoir.has_moved_on(2_600) && reservoir.has_moved_on(2_500) && reservoir.has_moved_on(64)
+        );
         assert_eq!(kept.len(), SAMPLE);
         let late = kept.iter().filter(|query| query[0] >= 2_500.0).count();
         assert!((30..100).contains(&late), "{late} of {SAMPLE} from the later half");

@@ -38,8 +38,10 @@ pub(crate) struct Growing {
     measure: Measure,
     dimension: usize,
     rotation: Arc<Rotation>,
-    /// Rows of this and older generations are journaled until they are sealed.
+    /// Its rows are journaled under this generation until they are sealed, but for those that a start replayed.
     pub(crate) generation: u64,
+    /// The oldest generation of the journal that any of its rows may be in.
+    pub(crate) journaled_from: u64,
     capacity: usize,
     /// Writers that may still add rows.
     writers: AtomicUsize,
@@ -135,6 +137,7 @@ impl Growing {
         dimension: usize,
         rotation: Arc<Rotation>,
         generation: u64,
+        journaled_from: u64,
         capacity: usize,
         all_bytes: Arc<AtomicUsize>,
     ) -> Self {
@@ -143,6 +146,7 @@ impl Growing {
             dimension,
             rotation,
             generation,
+            journaled_from,
             capacity,
             writers: AtomicUsize::new(0),
             removals: AtomicUsize::new(0),

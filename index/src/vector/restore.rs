@@ -18,6 +18,8 @@ impl Inner {
     pub(super) fn restore(&self, space: &SpaceIndex) -> Result<()> {
         let (collection, space_id) = space.id;
         let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
+        // In this order: what is taken out later may have kept rows from being read.
+        let taken_out = space.taken_out();
         let snapshot = self.engine.snapshot();
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, tenant, collection);
@@ -49,7 +51,7 @@ impl Inner {
                 self.seal_what_was_restored(space)?;
             }
         }
-        space.end_restore();
+        space.end_restore(taken_out);
         Ok(())
     }
 

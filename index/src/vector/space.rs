@@ -82,6 +82,10 @@ struct State {
     missing: Option<HashSet<u64>>,
     /// What was read again is safe when this generation is sealed.
     complete_from: Option<u64>,
+    /// Segments that were taken out since the start.
+    taken_out: u64,
+    /// While the journal is replayed, the oldest generation of it: rows are still in the journal under that or a later one.
+    replayed_from: Option<u64>,
 }
 
 /// How far the graph is that is being built.
@@ -145,7 +149,7 @@ impl SpaceIndex {
         fresh_bytes: &Arc<AtomicUsize>,
     ) -> Self {
         let rotation = Arc::new(Rotation::new(shape.dimension, ROTATION_SEED));
-        let growing = new_growing(shape, &rotation, generation, fresh_bytes);
+        let growing = new_growing(shape, &rotation, generation, None, fresh_bytes);
         let state = State {
             growing,
             frozen: Vec::new(),
@@ -153,6 +157,8 @@ impl SpaceIndex {
             changed_at: 0,
             missing: (!is_complete).then(HashSet::new),
             complete_from: None,
+            taken_out: 0,
+            replayed_from: None,
         };
         Self {
             id,
@@ -193,9 +199,25 @@ impl SpaceIndex {
     }
 
     fn rotate(&self, state: &mut State) {
-        let next = new_growing(self.shape, &self.rotation, state.growing.generation + 1, &self.fresh_bytes);
+        let next = self.new_growing(state.growing.generation + 1, state.replayed_from);
         let full = std::mem::replace(&mut state.growing, next);
         state.frozen.push(full);
+    }
+
+    fn new_growing(&self, generation: u64, journaled_from: Option<u64>) -> Arc<Growing> {
+        new_growing(self.shape, &self.rotation, generation, journaled_from, &self.fresh_bytes)
+    }
+
+    /// From now on rows come from the journal, where the oldest are under this generation.
+    pub(crate) fn begin_replay(&self, oldest: u64) {
+        let mut state = self.state.write();
+        state.replayed_from = Some(oldest);
+        state.growing = self.new_growing(state.growing.generation, Some(oldest));
+    }
+
+    /// What comes now is journaled as it comes.
+    pub(crate) fn end_replay(&self) {
+        self.state.write().replayed_from = None;
     }
 
     /// The number's vector is `fresh` from `sequence` on.
@@ -212,13 +234,18 @@ impl SpaceIndex {
 
     /// Whatever row the number has is gone from `sequence` on.
     fn change(&self, number: u64, sequence: Sequence) {
-        if self.is_missing_rows()
-            && let Some(written) = &mut self.state.write().missing
         {
+            let state = self.state.read();
+            if state.missing.is_none() {
+                return kill(&state, number, sequence);
+            }
+        }
+        let mut state = self.state.write();
+        if let Some(written) = &mut state.missing {
             // First, so that the number's older vector is either not restored any more or found here.
             written.insert(number);
         }
-        kill(&self.state.read(), number, sequence);
+        kill(&state, number, sequence);
     }
 
     /// Adds a vector that was missing, unless it is there or was written since it was read.
@@ -242,9 +269,18 @@ impl SpaceIndex {
         state.growing.push(number, fresh, read_at);
     }
 
-    /// All rows that were missing are there. They count as safe when they are sealed.
-    pub(crate) fn end_restore(&self) {
+    /// Segments that were taken out so far. Whoever reads rows again asks before taking a snapshot.
+    pub(crate) fn taken_out(&self) -> u64 {
+        self.state.read().taken_out
+    }
+
+    /// All rows that were missing when so many segments had been taken out are there. They count as safe when they are sealed.
+    /// If another segment was taken out since, its rows may have been passed over, and rows are missing still.
+    pub(crate) fn end_restore(&self, taken_out: u64) {
         let mut state = self.state.write();
+        if state.taken_out != taken_out {
+            return;
+        }
         state.missing = None;
         state.complete_from = Some(state.growing.generation);
         self.rotate(&mut state);
@@ -267,6 +303,7 @@ impl SpaceIndex {
         state.sealed.retain(|sealed| sealed.segment.path() != path);
         let is_out = state.sealed.len() < before;
         if is_out {
+            state.taken_out += 1;
             state.missing.get_or_insert_with(HashSet::new);
         }
         is_out
@@ -337,6 +374,7 @@ impl SpaceIndex {
         let is_stale = |curve: &Arc<Curve>| {
             curve.rows.abs_diff(rows) * CURVE_SHARE > rows
                 || (!curve.is_of_queries && self.asked.has_enough())
+                || curve.is_of_queries && self.asked.has_moved_on(curve.seen)
         };
         rows > 0 && self.curve.read().as_ref().is_none_or(is_stale)
     }
@@ -398,6 +436,8 @@ impl SpaceIndex {
 
     /// Puts a new segment, of the rows of `inputs` that were alive at `at`, in their place. `now` is the newest visible sequence.
     ///
+    /// False if one of the inputs was taken out meanwhile: nobody noted any more what died in it.
+    ///
     /// # Errors
     /// If the new segment cannot be read.
     pub(crate) fn install(
@@ -406,12 +446,17 @@ impl SpaceIndex {
         new: Option<Segment>,
         at: Sequence,
         now: &dyn Fn() -> Sequence,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let new = new.map(|segment| {
             let deaths = Deaths::new(segment.rows(), &roaring::RoaringBitmap::new());
             Arc::new(Sealed { segment, deaths })
         });
         let mut state = self.state.write();
+        if let Inputs::Sealed(inputs) = inputs
+            && !inputs.iter().all(|input| state.sealed.iter().any(|sealed| Arc::ptr_eq(input, sealed)))
+        {
+            return Ok(false);
+        }
         if let Some(new) = &new {
             // What died while the segment was built.
             let mut died = Vec::new();
@@ -441,14 +486,14 @@ impl SpaceIndex {
         }
         state.sealed.extend(new);
         state.changed_at = state.changed_at.max(now());
-        Ok(())
+        Ok(true)
     }
 
     /// What has to be remembered of the space: the segments, the generation up to which nothing of the journal is needed any
     /// more, and whether the segments hold all else.
     pub(crate) fn inventory(&self) -> (Vec<Arc<Sealed>>, u64, bool) {
         let state = self.state.read();
-        let oldest = state.frozen.first().unwrap_or(&state.growing).generation;
+        let oldest = state.frozen.first().unwrap_or(&state.growing).journaled_from;
         let is_complete = state.missing.is_none() && state.complete_from.is_none_or(|from| from < oldest);
         (state.sealed.clone(), oldest, is_complete)
     }
@@ -458,15 +503,16 @@ fn new_growing(
     shape: Shape,
     rotation: &Arc<Rotation>,
     generation: u64,
+    journaled_from: Option<u64>,
     all_bytes: &Arc<AtomicUsize>,
 ) -> Arc<Growing> {
     let rows = GROWING_ROWS.min(GROWING_BYTES / (4 * shape.dimension)).max(1);
-    let measure = Measure(shape.metric);
     Arc::new(Growing::new(
-        measure,
+        Measure(shape.metric),
         shape.dimension,
         Arc::clone(rotation),
         generation,
+        journaled_from.unwrap_or(generation),
         rows,
         Arc::clone(all_bytes),
     ))

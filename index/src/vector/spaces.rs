@@ -204,7 +204,7 @@ impl Spaces {
                     let deaths = Deaths::new(segment.rows(), &dead);
                     segments.push((segment, deaths));
                 }
-                Err(Error::Storage(error)) if is_newer(&error) => return Err(Error::Storage(error)),
+                Err(error) if !is_lost(&error) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "a segment of vectors is set aside; its rows are read again");
                     inner.set_aside(&path);
@@ -226,6 +226,7 @@ impl Spaces {
             index.add_sealed(segment, deaths);
         }
         let sequence = snapshot.sequence();
+        index.begin_replay(inventory.generation);
         for number in changed {
             let writing = index.begin_write();
             match vector_of(snapshot, &inner.keyspaces, space, number) {
@@ -242,6 +243,7 @@ impl Spaces {
                 Err(error) => return Err(error),
             }
         }
+        index.end_replay();
         self.0.by_id.write().insert(id, (tenant, Arc::new(index)));
         Ok(())
     }
@@ -297,8 +299,12 @@ impl Spaces {
     /// be tried again.
     pub(crate) fn heal(&self, space: &Arc<SpaceIndex>, error: &Error) -> bool {
         let Error::Storage(storage) = error else { return false };
-        let allidb_storage::Error::Corruption { path, .. } = &**storage else { return false };
-        if path.parent() != Some(&self.0.dir) {
+        let (allidb_storage::Error::Corruption { path, .. } | allidb_storage::Error::Io { path, .. }) =
+            &**storage
+        else {
+            return false;
+        };
+        if !is_lost(error) || path.parent() != Some(&self.0.dir) {
             return false;
         }
         if space.take_out(path) {
@@ -470,6 +476,12 @@ fn io(op: &'static str, path: &Path, source: std::io::Error) -> Error {
     allidb_storage::Error::Io { op, path: path.to_owned(), source }.into()
 }
 
-fn is_newer(error: &allidb_storage::Error) -> bool {
-    matches!(error, allidb_storage::Error::NewerFormat { .. })
+/// Whether a file does not hold any more what was written to it. Where it merely cannot be read now, it is left alone.
+fn is_lost(error: &Error) -> bool {
+    let Error::Storage(error) = error else { return false };
+    match &**error {
+        allidb_storage::Error::Corruption { .. } => true,
+        allidb_storage::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
 }

@@ -232,7 +232,7 @@ impl Inner {
         // In this order the view fits the snapshot. Of what is written in between the view may miss a row: no matter here.
         let view = space.view();
         let snapshot = self.engine.snapshot();
-        let asked = space.asked.queries();
+        let (asked, seen) = space.asked.queries();
         let is_of_queries = asked.is_some();
         let samples = match asked {
             Some(queries) => {
@@ -254,7 +254,8 @@ impl Inner {
         let is_cancelled = || self.is_over(space);
         let curve =
             calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled)?;
-        if let Some(curve) = curve {
+        if let Some(mut curve) = curve {
+            curve.seen = seen;
             let recall = curve.recall(self.options.search_breadth);
             tracing::debug!(rows, is_of_queries, recall, "measured the recall of a vector space");
             space.set_curve(curve);
@@ -337,7 +338,13 @@ impl Inner {
             return Ok(());
         }
         let inputs = Inputs::Sealed(inputs);
-        space.install(&inputs, new, at, &|| self.engine.visible_sequence())?;
+        let path = new.as_ref().map(|new| new.path().to_owned());
+        if !space.install(&inputs, new, at, &|| self.engine.visible_sequence())? {
+            if let Some(path) = path {
+                self.remove(&path);
+            }
+            return Ok(());
+        }
         self.remember(space)?;
         if let Inputs::Sealed(inputs) = &inputs {
             inputs.iter().for_each(|sealed| self.remove(sealed.segment.path()));

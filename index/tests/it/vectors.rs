@@ -421,6 +421,37 @@ fn fresh_vectors_take_no_more_memory_than_they_may_and_writes_beyond_are_refused
 }
 
 #[test]
+fn fresh_vectors_survive_one_restart_after_the_other_whatever_is_merged_between_them() {
+    let vectors = clustered(3_500, 20, 1);
+    let fixture = Fixture::with_space(20, Metric::L2);
+    let pause = WorkerChange { paused: Some(true), share: None };
+    fixture.replica.change_worker("vector-merge", pause).unwrap();
+    put_all(&fixture, &vectors[..3_000], 0);
+    fixture.replica.seal_vectors();
+    // Fresh: in the journal and in memory alone.
+    put_all(&fixture, &vectors, 1);
+    fixture.one(Write::Delete(at("003300"))).unwrap();
+    let mut fixture = fixture;
+    for restart in 0..4 {
+        // The start replays the journal, then merges what was paused, and remembers what it did.
+        fixture = if restart % 2 == 0 { fixture.reopen() } else { fixture.crash() };
+        let counts = fixture.replica.vector_counts();
+        assert_eq!(counts.vectors, 3_499, "restart {restart}: {counts:?}");
+        for nth in (0..3_500).step_by(50) {
+            let id = format!("{nth:06}");
+            for exact in [false, true] {
+                let found = ids(&fixture.query(&search(&vectors[nth], 1, exact)));
+                assert_eq!(
+                    found[0] == id,
+                    nth != 3_300,
+                    "restart {restart}, {nth}, exact {exact}: {found:?}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn a_scrub_reads_segments_names_what_is_damaged_and_has_it_made_anew() {
     let vectors = clustered(3_000, 40, 1);
     let fixture = Fixture::with_space(40, Metric::L2);

@@ -310,6 +310,11 @@ impl Segment {
         Ok(ControlFlow::Continue(()))
     }
 
+    fn damaged_link(&self, row: u32) -> Error {
+        let offset = self.place(Section::Links).start + 4 * self.header.width as usize * row as usize;
+        damage(&self.path, offset, "a neighbour is no row of the segment")
+    }
+
     /// Whether pages are likely to be on disk, so that it pays to ask for them together before each is waited for. Asking costs
     /// as much as comparing several rows that are in memory.
     fn is_cold(&self) -> bool {

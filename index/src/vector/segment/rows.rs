@@ -27,6 +27,7 @@ pub(super) struct Rows<'a> {
     biases: &'a [f32],
     links: &'a [u32],
     width: usize,
+    pub(super) count: u32,
     /// Whether blocks must be verified when touched.
     pub(super) checked: bool,
     /// Whether pages of the file are likely to be on disk.
@@ -44,6 +45,7 @@ impl<'a> Rows<'a> {
             biases: segment.slice(Section::Biases),
             links: segment.slice(Section::Links),
             width: header.width as usize,
+            count: header.rows,
             checked: !segment.is_verified(),
             is_cold: segment.is_cold(),
         }

@@ -103,6 +103,9 @@ impl Segment {
                 }
                 let links = &all_links[list as usize * width..][..width];
                 let links = links.split(|id| *id == NONE).next().unwrap_or_default();
+                if links.iter().any(|id| *id >= rows.count) {
+                    return Err(self.damaged_link(nearest.row()));
+                }
                 rows.score(probe, links, sums, scored)?;
                 *compared += links.len() as u64;
                 match scored.iter().min() {
@@ -249,8 +252,12 @@ fn walk_some(
 fn take_fresh(rows: &Rows<'_>, row: u32, visited: &mut Visited, fresh: &mut Vec<u32>) -> Result<()> {
     fresh.clear();
     for id in rows.links(row)? {
-        if *id == NONE {
-            break;
+        if *id >= rows.count {
+            if *id == NONE {
+                break;
+            }
+            // It was verified once, and is damaged since.
+            return Err(rows.segment.damaged_link(row));
         }
         if visited.insert(*id) {
             rows.prefetch(*id);
