@@ -13,6 +13,7 @@ use crate::{
     vector::{
         growing::Growing,
         owner::Owner,
+        pool::Candidate,
         segment::{Probe, Searcher, Segment},
         space::Sealed,
     },
@@ -42,8 +43,8 @@ pub(crate) struct Neighbour {
 /// What a search found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
-    /// Nearest first, by distance and then number. Where `exact` was asked, distances within rounding of the
-    /// last one may follow it.
+    /// Nearest first, by distance and then number. Where `exact` was asked, all that may be among the
+    /// nearest, for what their codes leave open.
     pub(crate) nearest: Vec<Neighbour>,
     /// Distances computed.
     pub(crate) compared: u64,
@@ -128,12 +129,13 @@ impl View {
             return Ok(found);
         }
         let Search { k, breadth, exact, sequence, accept } = *search;
-        let mut nearest: Vec<Neighbour> = Vec::new();
+        // By how much each distance may be wrong; where `exact` was not asked, nobody does.
+        let mut nearest: Vec<(Neighbour, f32)> = Vec::new();
         let mut scanned = Vec::new();
         for (at, growing) in self.growing.iter().enumerate() {
             found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
             let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
-            nearest.extend(scanned.drain(..).map(neighbour));
+            nearest.extend(scanned.drain(..).map(|scanned| (neighbour(scanned), 0.0)));
         }
         let mut probe = Probe::new(prepared);
         SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
@@ -153,40 +155,53 @@ impl View {
                 };
                 let filter: &dyn Fn(u32) -> bool = &is_accepted;
                 let filter = (accept.is_some() || deaths.count() > 0).then_some(filter);
-                let near = if let Some(accept) =
-                    accept.filter(|all| exact || is_scan_cheaper(all, breadth, segment))
-                {
-                    let rows = segment.rows_of(accept)?;
-                    let rows = rows.into_iter().filter(|row| deaths.is_visible(*row, sequence));
-                    segment.scan(&mut probe, rows, k, exact, searcher)?
-                } else if exact {
-                    let rows =
-                        (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row)));
-                    segment.scan(&mut probe, rows, k, true, searcher)?
-                } else if segment.is_flat() {
-                    let rows = (0..segment.rows() as u32).filter(|row| filter.is_none_or(|f| f(*row)));
-                    segment.scan(&mut probe, rows, k, false, searcher)?
+                let few = match accept.filter(|all| exact || is_scan_cheaper(all, breadth, segment)) {
+                    Some(accept) => Some(segment.rows_of(accept)?),
+                    None => None,
+                };
+                let is_few = few.is_some();
+                let scanned = || -> Box<dyn Iterator<Item = u32>> {
+                    match few {
+                        Some(few) => {
+                            Box::new(few.into_iter().filter(|row| deaths.is_visible(*row, sequence)))
+                        }
+                        None => Box::new(
+                            (0..segment.rows() as u32).filter(|row| filter.is_none_or(|filter| filter(*row))),
+                        ),
+                    }
+                };
+                let near: Vec<(Candidate, f32)> = if exact {
+                    segment.scan_exactly(&mut probe, scanned(), k, searcher)?
                 } else {
-                    segment.walk(&mut probe, breadth, k, filter, searcher)?
+                    let near = if is_few || segment.is_flat() {
+                        segment.scan(&mut probe, scanned(), k, searcher)?
+                    } else {
+                        segment.walk(&mut probe, breadth, k, filter, searcher)?
+                    };
+                    near.into_iter().map(|candidate| (candidate, 0.0)).collect()
                 };
                 if let Some(error) = failed.take() {
                     return Err(error);
                 }
-                for candidate in near {
+                for (candidate, doubt) in near {
                     let (distance, row) = (candidate.distance(), candidate.row());
                     let (number, segment) = (segment.number(row)?, self.growing.len() + at);
-                    nearest.push(Neighbour { distance, number, segment, row });
+                    nearest.push((Neighbour { distance, number, segment, row }, doubt));
                 }
             }
             found.compared += searcher.compared;
             Ok(())
         })?;
+        if exact && nearest.len() > k {
+            // The k nearest are no farther than the k-th of the farthest that each can be.
+            let mut farthest: Vec<f32> = nearest.iter().map(|(near, doubt)| near.distance + doubt).collect();
+            let (_, bound, _) = farthest.select_nth_unstable_by(k - 1, f32::total_cmp);
+            let bound = *bound + bound.abs() * 1e-5;
+            nearest.retain(|(near, doubt)| near.distance - doubt <= bound);
+        }
+        let mut nearest: Vec<Neighbour> = nearest.into_iter().map(|(near, _)| near).collect();
         nearest.sort_unstable_by(|a, b| a.distance.total_cmp(&b.distance).then(a.number.cmp(&b.number)));
-        if exact && let Some(Neighbour { distance: last, .. }) = nearest.get(k - 1) {
-            // Sealed segments know distances to about one part in ten thousand.
-            let bound = last + last.abs() * 1e-3 + 1e-4;
-            nearest.retain(|near| near.distance <= bound);
-        } else {
+        if !exact {
             nearest.truncate(k);
         }
         found.nearest = nearest;

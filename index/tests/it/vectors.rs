@@ -452,6 +452,51 @@ fn fresh_vectors_survive_one_restart_after_the_other_whatever_is_merged_between_
 }
 
 #[test]
+fn exact_answers_are_exact_whatever_lengths_and_codes() {
+    const DIMENSION: usize = 64;
+    let queries = clustered(12, DIMENSION, 4);
+    let kinds = [Codes::Bits4And8, Codes::Bits8, Codes::Bits1And8, Codes::Float];
+    for (metric, codes) in
+        [Metric::L2, Metric::Dot, Metric::Cosine].into_iter().zip(kinds.into_iter().cycle()).chain([
+            (Metric::Dot, Codes::Bits1And8),
+            (Metric::Dot, Codes::Bits8),
+            (Metric::L2, Codes::Bits1And8),
+            (Metric::L2, Codes::Float),
+        ])
+    {
+        for outlier in [1.0_f32, 1e4, 1e8] {
+            let mut vectors = clustered(2_100, DIMENSION, 3);
+            vectors[7].iter_mut().for_each(|x| *x *= outlier);
+            let fixture =
+                Fixture::with_spec(SpaceSpec { codes, ..SpaceSpec::new("v", DIMENSION as u32, metric) });
+            put_all(&fixture, &vectors, 0);
+            fixture.replica.seal_vectors();
+            let (mut near, mut wanted) = (0, 0);
+            for query in &queries {
+                let mut truth: Vec<(f64, String)> = (vectors.iter().enumerate())
+                    .map(|(at, vector)| {
+                        let (measure, _) = allidb_index::measure_and_similarity(metric, query, vector);
+                        (if metric == Metric::L2 { measure } else { -measure }, format!("{at:06}"))
+                    })
+                    .collect();
+                truth.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| a.1.cmp(&b.1)));
+                let truth: Vec<String> = truth.into_iter().take(60).map(|(_, id)| id).collect();
+                for k in [1, 10, 60] {
+                    let found = ids(&fixture.query(&search(query, k, true)));
+                    assert_eq!(found, truth[..k], "{metric:?} {codes:?}, outlier {outlier}, k {k}");
+                }
+                let found = ids(&fixture.query(&search(query, 10, false)));
+                near += found.iter().filter(|id| truth[..10].contains(id)).count();
+                wanted += 10;
+            }
+            let recall = near as f64 / wanted as f64;
+            let least = if codes == Codes::Bits1And8 { 0.8 } else { 0.95 };
+            assert!(recall >= least, "{metric:?} {codes:?}, outlier {outlier}: recall {recall}");
+        }
+    }
+}
+
+#[test]
 fn a_scrub_reads_segments_names_what_is_damaged_and_has_it_made_anew() {
     let vectors = clustered(3_000, 40, 1);
     let fixture = Fixture::with_space(40, Metric::L2);

@@ -40,7 +40,7 @@ pub(super) fn use_it(fs: &SimFs, path: &Path) -> Result<()> {
         segment.number(candidate.row())?;
         segment.owner_of(candidate.row())?;
     }
-    let scanned = segment.scan(&mut Probe::new(&query), 0..rows, 10, true, &mut searcher);
+    let scanned = segment.scan_exactly(&mut Probe::new(&query), 0..rows, 10, &mut searcher);
     let found = [3, 13, 500, u64::MAX].map(|number| segment.row_of(number));
     let of_numbers = segment.rows_of(&(0..1_000).collect());
     // Merges read links, and only of files that were verified.

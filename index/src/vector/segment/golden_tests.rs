@@ -99,7 +99,7 @@ fn segments_of_every_format_are_read_for_ever() {
             let mut probe = Probe::new(&prepared);
             let near = match has_graph {
                 true => segment.walk(&mut probe, 100, 10, None, &mut searcher).unwrap(),
-                false => segment.scan(&mut probe, 0..ROWS as u32, 10, false, &mut searcher).unwrap(),
+                false => segment.scan(&mut probe, 0..ROWS as u32, 10, &mut searcher).unwrap(),
             };
             let distance = |row: u32| {
                 let other = Measure(metric).prepare(&vector(row as usize, dimension));

@@ -81,11 +81,25 @@ impl<'a> Probe<'a> {
         self.base + self.weight * score
     }
 
-    /// How far a distance by codes and residuals can be from the true one.
-    pub(super) fn error(&self, segment: &Segment) -> f32 {
-        let length = self.rotated.iter().map(|x| x * x).sum::<f32>().sqrt();
-        // The query's own digits leave over at most half the lowest one in each coordinate.
-        let digits = self.codes.step / 512.0 * (self.rotated.len() as f32).sqrt();
-        self.weight * (length * segment.header.error + digits * 2.0) + 1e-6
+    /// The length of the query, as rows are compared with it.
+    pub(super) fn length(&self) -> f32 {
+        dot(&self.rotated, &self.rotated).sqrt()
     }
+
+    /// How far rounding can have moved what is the same in all distances of a segment.
+    pub(super) fn base_doubt(&self, segment: &Segment) -> f32 {
+        let centre: &[f32] = segment.slice(Section::Centre);
+        let size = match segment.header.metric {
+            Metric::L2 => self.base,
+            Metric::Cosine | Metric::Dot => {
+                1.0 + (dot(self.prepared, self.prepared) * dot(centre, centre)).sqrt()
+            }
+        };
+        rounding(self.prepared.len()) * size
+    }
+}
+
+/// By what part of itself rounding moves a sum of so many products at most, in the lanes that kernels sum up.
+pub(super) fn rounding(terms: usize) -> f32 {
+    (terms as f32 / 16.0 + 8.0) * f32::EPSILON
 }

@@ -1,6 +1,6 @@
 //! What a search reads of a segment's rows: their neighbours, and how near they are to a query.
 
-use super::{Probe, Section, Segment};
+use super::{Probe, Section, Segment, probe::rounding};
 use crate::{
     error::Result,
     vector::{
@@ -183,6 +183,73 @@ impl<'a> Rows<'a> {
                 self.segment.will_need(Section::Residuals, bytes, row);
             }
         }
+    }
+}
+
+/// By how much distances of rows may be wrong.
+pub(super) struct Doubts<'a> {
+    rows: &'a Rows<'a>,
+    residual_steps: &'a [f32],
+    /// Of the query.
+    length: f32,
+    /// The longest that the digits leave over of the query.
+    left_of_query: f32,
+    /// The root of the dimension.
+    root: f32,
+    weight: f32,
+    base: f32,
+}
+
+/// The rotation's rounds add and subtract so often.
+const ROTATED: f32 = 64.0 * f32::EPSILON;
+
+impl Rows<'_> {
+    pub(super) fn doubts<'a>(&'a self, probe: &Probe<'_>) -> Doubts<'a> {
+        let root = (probe.rotated.len() as f32).sqrt();
+        Doubts {
+            rows: self,
+            residual_steps: self.segment.slice(Section::ResidualSteps),
+            length: probe.length(),
+            // At most half of what a low digit stands for in each coordinate.
+            left_of_query: probe.codes.step / 512.0 * root,
+            root,
+            weight: probe.weight,
+            base: probe.base_doubt(self.segment),
+        }
+    }
+}
+
+impl Doubts<'_> {
+    /// By how much the distance of a row may be wrong: what codes leave over of row and query, and rounding.
+    pub(super) fn of(&self, row: u32) -> f32 {
+        let (rows, row) = (self.rows, row as usize);
+        let header = &rows.segment.header;
+        let terms = header.dimension as usize;
+        let (length, left) = match header.form {
+            Form::Floats => {
+                let row = rows.floats(row as u32);
+                let length = dot(row, row).sqrt();
+                (length, rounding(terms) * length)
+            }
+            Form::Codes(kind) => {
+                let step = rows.steps[row];
+                let of_codes = step * Grid(kind).middle() * self.root;
+                // Codes of eight bits cut nothing off: half a step in each coordinate is all that they leave.
+                match (header.has_residuals, kind) {
+                    (true, _) => {
+                        let step = self.residual_steps[row];
+                        (of_codes + 128.0 * step * self.root, step / 2.0 * self.root)
+                    }
+                    (false, CodeKind::Bits8) => (of_codes, step / 2.0 * self.root),
+                    (false, _) => (of_codes + header.error, header.error),
+                }
+            }
+        };
+        let left = left.min(header.error) + ROTATED * length;
+        let product = self.length * left + self.left_of_query * length;
+        // Half the square of a row was summed up one by one.
+        let bias = rows.bias(row as u32) * terms as f32 * f32::EPSILON;
+        self.base + self.weight * (product + bias)
     }
 }
 

@@ -117,8 +117,7 @@ impl Segment {
         Ok(nearest)
     }
 
-    /// The nearest of the rows given, by codes and then re-ranked; where `exact`, with every row that may be among the
-    /// `k` nearest for all that its codes leave open, so that there may be more.
+    /// The nearest of the rows given, by codes and then re-ranked: `k` and some more, if there are.
     ///
     /// # Errors
     /// If a part of the file that holds one of the rows is damaged.
@@ -127,45 +126,53 @@ impl Segment {
         probe: &mut Probe<'_>,
         rows: impl Iterator<Item = u32>,
         k: usize,
-        exact: bool,
         searcher: &mut Searcher,
     ) -> Result<Vec<Candidate>> {
         probe.aim(self);
         let of = Rows::of(self);
-        let mut rows = rows.peekable();
-        let margin = if exact { probe.error(self) } else { 0.0 };
-        let mut near: Vec<Candidate> = Vec::new();
-        searcher.pool.begin(if exact { k } else { 4 * spare(k) });
-        while rows.peek().is_some() {
-            let mut batch = std::mem::take(&mut searcher.fresh);
-            batch.clear();
-            batch.extend(rows.by_ref().take(BATCH));
-            let Searcher { sums, scored, pool, compared, .. } = searcher;
-            if exact {
-                of.measure(probe, &batch, sums, scored)?;
-            } else {
-                of.score(probe, &batch, sums, scored)?;
-            }
-            *compared += batch.len() as u64;
-            for candidate in scored.iter() {
+        searcher.pool.begin(4 * spare(k));
+        each_batch(rows, searcher, |batch, Searcher { sums, scored, pool, .. }| {
+            of.score(probe, batch, sums, scored)?;
+            scored.iter().for_each(|candidate| {
                 pool.offer(*candidate);
-                if exact
-                    && pool
-                        .worst()
-                        .is_none_or(|worst| candidate.distance() <= worst.distance() + 2.0 * margin)
-                {
-                    near.push(*candidate);
+            });
+            Ok(())
+        })?;
+        self.rerank(probe, &of, k, searcher)
+    }
+
+    /// Every row of those given that may be among the `k` nearest, by all that the segment knows of them, and by how much each
+    /// distance may be wrong.
+    ///
+    /// # Errors
+    /// If a part of the file that holds one of the rows is damaged.
+    pub(crate) fn scan_exactly(
+        &self,
+        probe: &mut Probe<'_>,
+        rows: impl Iterator<Item = u32>,
+        k: usize,
+        searcher: &mut Searcher,
+    ) -> Result<Vec<(Candidate, f32)>> {
+        probe.aim(self);
+        let of = Rows::of(self);
+        let doubts = of.doubts(probe);
+        let mut near: Vec<(Candidate, f32)> = Vec::new();
+        // Of the farthest that each row can be: the k-th of these is as far as any of the k nearest can be.
+        searcher.pool.begin(k);
+        each_batch(rows, searcher, |batch, Searcher { sums, scored, pool, .. }| {
+            of.measure(probe, batch, sums, scored)?;
+            for candidate in scored.iter() {
+                let doubt = doubts.of(candidate.row());
+                pool.offer(Candidate::new(candidate.distance() + doubt, candidate.row()));
+                if pool.worst().is_none_or(|worst| candidate.distance() - doubt <= worst.distance()) {
+                    near.push((*candidate, doubt));
                 }
             }
-            searcher.fresh = batch;
-        }
-        if !exact {
-            return self.rerank(probe, &of, k, searcher);
-        }
+            Ok(())
+        })?;
         if let Some(worst) = searcher.pool.worst() {
-            near.retain(|candidate| candidate.distance() <= worst.distance() + 2.0 * margin);
+            near.retain(|(candidate, doubt)| candidate.distance() - doubt <= worst.distance());
         }
-        near.sort_unstable();
         Ok(near)
     }
 
@@ -191,6 +198,25 @@ impl Segment {
         rows.measure(probe, fresh, sums, &mut measured)?;
         measured.sort_unstable();
         Ok(measured)
+    }
+}
+
+/// Calls `compare` with a few rows at a time.
+fn each_batch(
+    mut rows: impl Iterator<Item = u32>,
+    searcher: &mut Searcher,
+    mut compare: impl FnMut(&[u32], &mut Searcher) -> Result<()>,
+) -> Result<()> {
+    let mut batch = std::mem::take(&mut searcher.fresh);
+    loop {
+        batch.clear();
+        batch.extend(rows.by_ref().take(BATCH));
+        if batch.is_empty() {
+            searcher.fresh = batch;
+            return Ok(());
+        }
+        compare(&batch, searcher)?;
+        searcher.compared += batch.len() as u64;
     }
 }
 

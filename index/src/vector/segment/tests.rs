@@ -113,7 +113,13 @@ fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
                             );
                         }
                     }
-                    let all = segment.scan(&mut probe, 0..1_500, 10, true, &mut searcher).unwrap();
+                    let all = segment.scan_exactly(&mut probe, 0..1_500, 10, &mut searcher).unwrap();
+                    for (candidate, doubt) in &all {
+                        let (want, _) = truth.iter().find(|(_, row)| *row == candidate.row()).unwrap();
+                        let error = (candidate.distance() - want).abs();
+                        assert!(error <= *doubt, "{metric:?} {form:?}: {error} off, {doubt} expected");
+                    }
+                    let all: Vec<Candidate> = all.into_iter().map(|(candidate, _)| candidate).collect();
                     assert!(
                         top.iter().all(|row| rows(&all).contains(row)),
                         "{metric:?} {form:?}: exact is exact"
@@ -166,7 +172,7 @@ fn a_segment_without_a_graph_is_scanned() {
         let mut found = 0;
         for query in points(20, 40, 2) {
             let prepared = Measure(metric).prepare(&query);
-            let near = segment.scan(&mut Probe::new(&prepared), 0..1_000, 25, false, &mut searcher).unwrap();
+            let near = segment.scan(&mut Probe::new(&prepared), 0..1_000, 25, &mut searcher).unwrap();
             let near = rows(&near[..10]);
             found +=
                 exact(metric, &vectors, &query)[..10].iter().filter(|(_, row)| near.contains(row)).count();
@@ -206,7 +212,8 @@ fn tiny_and_strange_sets_are_no_special_case() {
                         let mut searcher = Searcher::default();
                         let near = segment.walk(&mut probe, 10, 10, None, &mut searcher).unwrap();
                         assert_eq!(near.len(), count, "{metric:?} {form:?} {dimension}");
-                        let all = segment.scan(&mut probe, 0..count as u32, 10, true, &mut searcher).unwrap();
+                        let all =
+                            segment.scan_exactly(&mut probe, 0..count as u32, 10, &mut searcher).unwrap();
                         assert_eq!(all.len(), count);
                     }
                 }

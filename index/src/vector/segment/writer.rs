@@ -4,7 +4,10 @@ use std::{path::Path, sync::Arc, time::Instant};
 
 use allidb_storage::fs::{File, Fs};
 
-use super::layout::{BLOCK, Header, Section, checksum};
+use super::{
+    layout::{BLOCK, Header, Section, checksum},
+    probe::rounding,
+};
 use crate::{
     error::Result,
     model::Metric,
@@ -18,6 +21,8 @@ use crate::{
 
 /// Rows that the centre is taken from: more make it no better.
 const CENTRE_ROWS: usize = 10_000;
+/// Rows so many times as long as the middle one are left out of it.
+const LONG: f64 = 8.0;
 
 /// What a segment is to be.
 #[derive(Clone, Debug)]
@@ -120,18 +125,28 @@ pub(crate) fn write(
     Ok(true)
 }
 
-/// The mean of the vectors, or of a sample of them.
+/// The mean of the vectors, or of a sample of them. Those that are much longer than most do not count: they would move it far
+/// from all others, of which codes would then tell little.
 fn centre(dimension: usize, rows: &SegmentRows<'_>) -> Result<Vec<f32>> {
     let count = rows.numbers.len();
-    let mut prepared = Vec::with_capacity(dimension);
-    let mut centre = vec![0.0_f64; dimension];
     let every = count.div_ceil(CENTRE_ROWS).max(1);
+    let mut prepared = Vec::with_capacity(dimension);
+    let mut lengths = Vec::with_capacity(count.div_ceil(every));
     for at in (0..count).step_by(every) {
         (rows.vector)(at, &mut prepared)?;
-        centre.iter_mut().zip(&prepared).for_each(|(sum, x)| *sum += f64::from(*x));
+        lengths.push(prepared.iter().map(|x| f64::from(*x) * f64::from(*x)).sum::<f64>().sqrt());
     }
-    let sampled = count.div_ceil(every).max(1) as f64;
-    Ok(centre.into_iter().map(|sum| (sum / sampled) as f32).collect())
+    let mut sorted = lengths.clone();
+    sorted.sort_unstable_by(f64::total_cmp);
+    let longest = LONG * sorted.get(sorted.len() / 2).copied().unwrap_or_default();
+    let mut centre = vec![0.0_f64; dimension];
+    let mut counted = 0;
+    for (at, _) in (0..count).step_by(every).zip(&lengths).filter(|(_, length)| **length <= longest) {
+        (rows.vector)(at, &mut prepared)?;
+        centre.iter_mut().zip(&prepared).for_each(|(sum, x)| *sum += f64::from(*x));
+        counted += 1;
+    }
+    Ok(centre.into_iter().map(|sum| (sum / f64::from(counted.max(1))) as f32).collect())
 }
 
 /// Writes the sections that tell of each row alone, and gives what a graph is built from. `None` if it was cancelled.
@@ -197,7 +212,7 @@ fn put_codes(
         }
         let left_over = rest.iter().map(|x| x * x).sum::<f32>().sqrt();
         // Sums of so many products of f32 are off by so much at most, in the lanes that kernels sum up.
-        let rounding = (dimension as f32 / 16.0 + 8.0) * f32::EPSILON * (2.0 * half_square).sqrt();
+        let rounding = rounding(dimension) * (2.0 * half_square).sqrt();
         header.error = header.error.max(if form == Form::Floats { rounding } else { left_over });
     }
     header.walk_error = (squares / count.max(1) as f64).sqrt() as f32;
