@@ -497,6 +497,36 @@ fn exact_answers_are_exact_whatever_lengths_and_codes() {
 }
 
 #[test]
+fn every_copy_of_a_vector_is_found_also_after_copies_came_and_went() {
+    let mut vectors = clustered(2_500, 16, 9);
+    for at in 0..300 {
+        vectors[at * 7] = vectors[0].clone();
+    }
+    let fixture = Fixture::with_space(16, Metric::Cosine);
+    put_all(&fixture, &vectors, 0);
+    fixture.replica.seal_vectors();
+    let copies = |fixture: &Fixture, vectors: &[Vec<f32>]| {
+        let found = fixture.query(&search(&vectors[0], 300, false)).hits;
+        found.iter().filter(|hit| hit.measure.unwrap() > 0.999_99).count()
+    };
+    assert_eq!(copies(&fixture, &vectors), 300);
+    // Those that stand for the others go; others come; the graph is gone on from.
+    for round in 0..3 {
+        for at in 0..100 {
+            let (gone, come) = (at * 7 + 700 * round, (at * 7 + 1 + 700 * round) % 2_500);
+            vectors[gone] = clustered(1, 16, (1_000 + gone) as u64).remove(0);
+            vectors[come] = vectors[2_093].clone();
+        }
+        put_all(&fixture, &vectors, 1);
+        fixture.replica.seal_vectors();
+        let standing = vectors.iter().filter(|vector| **vector == vectors[2_093]).count();
+        let answer = fixture.query(&search(&vectors[2_093], standing, false));
+        let found = answer.hits.iter().filter(|hit| hit.measure.unwrap() > 0.999_99).count();
+        assert_eq!(found, standing, "round {round}");
+    }
+}
+
+#[test]
 fn a_scrub_reads_segments_names_what_is_damaged_and_has_it_made_anew() {
     let vectors = clustered(3_000, 40, 1);
     let fixture = Fixture::with_space(40, Metric::L2);

@@ -8,7 +8,9 @@
 //! | module | concept |
 //! |---|---|
 //! | `keep` | going on from the graph of an older segment |
+//! | `copies` | rows that are equal |
 
+mod copies;
 mod keep;
 #[cfg(test)]
 mod tests;
@@ -23,6 +25,7 @@ use std::{
 use allidb_storage::fs::{ScratchFile, ScratchWords};
 use parking_lot::Mutex;
 
+use copies::Copies;
 pub(crate) use keep::Kept;
 
 use crate::{
@@ -280,12 +283,14 @@ impl Graph {
         kept: Option<&Kept<'_>>,
         run: &BuildRun<'_>,
     ) -> Result<Option<Graph>> {
-        let mut graph = Graph::empty(rows, options, run)?;
+        let copies = Copies::find(rows, |row| kept.is_some_and(|kept| kept.old_rows[row as usize] != NONE));
+        let mut graph = Graph::empty(rows, options, &copies, run)?;
         let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let is_kept: Vec<bool> = match kept {
             Some(kept) => {
                 let is_kept = graph.keep(rows, kept, run);
-                let stays = (0..rows.len() as u32).filter(|row| is_kept[*row as usize]);
+                let stays =
+                    (0..rows.len() as u32).filter(|row| is_kept[*row as usize] && !copies.hangs(*row));
                 // Walks begin where there is a graph already, until the row on top is in it, too.
                 if let Some(start) = stays.max_by_key(|row| (graph.top(*row), std::cmp::Reverse(*row)))
                     && !is_kept[graph.entry as usize]
@@ -299,27 +304,34 @@ impl Graph {
             None => Vec::new(),
         };
         graph.for_each_row(run, |row, scratch| {
-            if row != graph.entry && !is_kept.get(row as usize).is_some_and(|is_kept| *is_kept) {
+            let is_kept = is_kept.get(row as usize).is_some_and(|is_kept| *is_kept);
+            if row != graph.entry && !is_kept && !copies.hangs(row) {
                 graph.insert(rows, row, &locks, scratch);
                 run.inserted.fetch_add(1, Ordering::Relaxed);
             }
         });
+        graph.hang(&copies);
         Ok((!(run.is_cancelled)()).then_some(graph))
     }
 
     /// A graph without edges.
-    fn empty(rows: &BuildRows, options: BuildOptions, run: &BuildRun<'_>) -> Result<Graph> {
+    fn empty(rows: &BuildRows, options: BuildOptions, copies: &Copies, run: &BuildRun<'_>) -> Result<Graph> {
         let count = rows.len();
         let mut upper_starts = Vec::with_capacity(count + 1);
-        let (mut entry, mut highest, mut lists) = (0, 0, 0);
-        for (row, number) in rows.numbers.iter().enumerate() {
+        let (mut entry, mut lists): (Option<(u32, usize)>, u32) = (None, 0);
+        for (row, number) in (0..).zip(&rows.numbers) {
             upper_starts.push(lists);
+            // What hangs below another row is in no layer but the bottom one, and no walk begins there.
+            if copies.hangs(row) {
+                continue;
+            }
             let top = top_layer(*number, options.connections);
             lists += top as u32;
-            if top > highest {
-                (entry, highest) = (row as u32, top);
+            if entry.is_none_or(|(_, highest)| top > highest) {
+                entry = Some((row, top));
             }
         }
+        let entry = entry.map_or(0, |(row, _)| row);
         upper_starts.push(lists);
         let base = run.no_links(count * 2 * options.connections)?;
         let upper = run.no_links(lists as usize * options.connections)?;
@@ -404,8 +416,19 @@ impl Graph {
 
     /// Leaves in the pool the rows of the layer that are nearest to the probe.
     fn search(&self, rows: &BuildRows, from: &[u32], layer: usize, scratch: &mut Scratch) {
+        self.search_broadly(rows, from, layer, self.options.breadth, scratch);
+    }
+
+    fn search_broadly(
+        &self,
+        rows: &BuildRows,
+        from: &[u32],
+        layer: usize,
+        breadth: usize,
+        scratch: &mut Scratch,
+    ) {
         let Scratch { pool, visited, probe, fresh, sums, distances, .. } = scratch;
-        pool.begin(self.options.breadth);
+        pool.begin(breadth);
         visited.begin(self.rows);
         fresh.clear();
         fresh.extend(from.iter().filter(|id| visited.insert(**id)));

@@ -50,6 +50,42 @@ fn build(rows: &BuildRows, kept: Option<&Kept<'_>>) -> Graph {
     Graph::build(rows, OPTIONS, kept, &run).unwrap().unwrap()
 }
 
+/// Rows that a walk of this breadth finds equal to a row.
+fn equals_found(graph: &Graph, rows: &BuildRows, row: u32, breadth: usize) -> usize {
+    let mut scratch = Scratch::default();
+    rows.probe(row, &mut scratch.probe);
+    let mut at = graph.entry;
+    for layer in (1..graph.layers()).rev() {
+        at = graph.descend(rows, at, layer, &mut scratch);
+    }
+    graph.search_broadly(rows, &[at], 0, breadth, &mut scratch);
+    let codes = |row: u32| &rows.codes[row as usize * rows.row_bytes..][..rows.row_bytes];
+    scratch.pool.candidates().iter().filter(|found| codes(found.row()) == codes(row)).count()
+}
+
+#[test]
+fn every_copy_of_a_vector_is_found_however_many_there_are() {
+    let mut points = Points(11);
+    let mut vectors: Vec<(u64, Vec<f32>)> = (0..600).map(|number| (number, points.next())).collect();
+    // Groups of 2, 30 and 900 copies, spread over the numbers.
+    for (of, count) in [(3, 2), (100, 30), (200, 900)] {
+        let copied = vectors[of].1.clone();
+        (1..count).for_each(|_| {
+            let number = vectors.len() as u64;
+            vectors.push((number, copied.clone()));
+        });
+    }
+    let all = rows(&vectors);
+    let graph = build(&all, None);
+    assert!(recall(&graph, &all) > 0.9);
+    for (of, count) in [(3, 2), (100, 30), (200, 900)] {
+        assert_eq!(equals_found(&graph, &all, of, 1_000), count);
+    }
+    let same: Vec<(u64, Vec<f32>)> = (0..500).map(|number| (number, vec![0.5; DIMENSION])).collect();
+    let same = rows(&same);
+    assert_eq!(equals_found(&build(&same, None), &same, 499, 600), 500, "nothing but copies");
+}
+
 #[test]
 fn a_graph_built_in_scratch_files_is_the_same() {
     let mut points = Points(5);
