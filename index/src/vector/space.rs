@@ -532,3 +532,7 @@ fn kill(state: &State, number: u64, sequence: Sequence) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "space_tests.rs"]
+mod tests;
