@@ -23,6 +23,8 @@ const LEAST: usize = 64;
 const WINDOW: u64 = 10_000;
 /// What a sample of this size may err by.
 const MARGIN: f64 = 0.005;
+/// Stored vectors lie among their like; queries that come from elsewhere are harder.
+const MARGIN_OF_STORED: f64 = 0.02;
 /// Rows compared for the exact answers at most, all queries together.
 const MOST_COMPARED: usize = 200_000_000;
 /// Where the curve ends.
@@ -51,7 +53,8 @@ impl Curve {
     pub(crate) fn breadth(&self, k: usize, recall: f64) -> usize {
         let class = HITS.iter().position(|hits| k <= *hits).unwrap_or(HITS.len() - 1);
         let points = &self.recalls[class];
-        let wanted = recall + MARGIN.min((1.0 - recall) / 2.0);
+        let margin = if self.is_of_queries { MARGIN } else { MARGIN_OF_STORED };
+        let wanted = recall + margin.min((1.0 - recall) / 2.0);
         let above = points.iter().position(|(_, recall)| *recall >= wanted);
         let breadth = match above {
             Some(0) => points[0].0,
@@ -88,6 +91,10 @@ impl Reservoir {
     pub(crate) fn note(&self, prepared: &[f32]) {
         // Whoever comes at the same time is not missed.
         let Some(mut sampled) = self.0.try_lock() else { return };
+        // One that is asked again and again tells no more than once.
+        if sampled.queries.iter().any(|known| **known == *prepared) {
+            return;
+        }
         sampled.seen += 1;
         if sampled.queries.len() < SAMPLE {
             sampled.queries.push(prepared.into());
@@ -195,10 +202,15 @@ mod tests {
         assert!(breadths[2] > 24 && breadths[2] <= 32, "{breadths:?}");
         assert_eq!(curve.breadth(1_000, 0.5), 160);
         assert_eq!(curve.recall(40), 0.96);
+        let of_stored = Curve { is_of_queries: false, ..curve.clone() };
+        assert!(of_stored.breadth(10, 0.95) > curve.breadth(10, 0.95));
     }
 
     #[test]
     fn a_reservoir_keeps_old_and_new() {
+        let reservoir = Reservoir::default();
+        (0..1_000).for_each(|_| reservoir.note(&[0.0]));
+        assert!(reservoir.queries().0.is_none(), "one query, however often it is asked");
         let reservoir = Reservoir::default();
         (0..LEAST - 1).for_each(|at| reservoir.note(&[at as f32]));
         assert!(reservoir.queries().0.is_none());
