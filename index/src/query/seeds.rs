@@ -207,11 +207,21 @@ impl Reader<'_> {
                     } else {
                         Measures::Codes
                     };
-                let owner = view.owner(&found)?;
+                let owner = match view.owner(&found) {
+                    Ok(owner) => owner,
+                    Err(error) if self.replica.spaces.heal(&target.index, &error) => {
+                        rows_tell = true;
+                        break;
+                    }
+                    Err(error) => return Err(error),
+                };
                 self.test(owner, found.distance, query, target, measures, walk, &mut near)?;
                 if near.entities.len() == wanted && !exact {
                     break;
                 }
+            }
+            if rows_tell {
+                continue;
             }
             let is_all = got < asked || asked >= limits.candidates;
             if near.entities.len() >= wanted || is_all {

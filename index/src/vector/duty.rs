@@ -23,9 +23,9 @@ impl Work {
 pub(crate) struct Duty {
     /// Set while some thread does that kind of work.
     busy: [AtomicBool; Work::ALL.len()],
-    failures: AtomicU32,
+    failures: [AtomicU32; Work::ALL.len()],
     /// Ticks that are still to pass before failed work is tried again.
-    rest: AtomicU32,
+    rest: [AtomicU32; Work::ALL.len()],
 }
 
 impl Duty {
@@ -37,10 +37,10 @@ impl Duty {
     /// Ends it. After a failure some time passes before anything is tried again.
     pub(crate) fn end(&self, work: Work, has_failed: bool) {
         if has_failed {
-            let failures = self.failures.fetch_add(1, Ordering::Relaxed);
-            self.rest.store((1 << failures.min(31)).min(MAX_REST), Ordering::Relaxed);
+            let failures = self.failures[work as usize].fetch_add(1, Ordering::Relaxed);
+            self.rest[work as usize].store((1 << failures.min(31)).min(MAX_REST), Ordering::Relaxed);
         } else {
-            self.failures.store(0, Ordering::Relaxed);
+            self.failures[work as usize].store(0, Ordering::Relaxed);
         }
         self.busy[work as usize].store(false, Ordering::Release);
     }
@@ -49,14 +49,15 @@ impl Duty {
         self.busy[work as usize].load(Ordering::Acquire)
     }
 
-    /// Whether work failed not long ago.
-    pub(crate) fn rests(&self) -> bool {
-        self.rest.load(Ordering::Relaxed) > 0
+    /// Whether this work failed not long ago.
+    pub(crate) fn rests(&self, work: Work) -> bool {
+        self.rest[work as usize].load(Ordering::Relaxed) > 0
     }
 
     /// A second has passed.
     pub(crate) fn tick(&self) {
-        let rest = self.rest.load(Ordering::Relaxed);
-        self.rest.store(rest.saturating_sub(1), Ordering::Relaxed);
+        for rest in &self.rest {
+            rest.store(rest.load(Ordering::Relaxed).saturating_sub(1), Ordering::Relaxed);
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Reading vectors again whose segment was lost or damaged: from the rows, beside searches and writes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use allidb_storage::Direction;
 
 use crate::{
@@ -51,7 +53,7 @@ impl Inner {
                 self.seal_what_was_restored(space)?;
             }
         }
-        space.end_restore(taken_out);
+        space.end_restore(taken_out, snapshot.sequence());
         Ok(())
     }
 
@@ -59,9 +61,9 @@ impl Inner {
     fn seal_what_was_restored(&self, space: &SpaceIndex) -> Result<()> {
         while space.has_backlog() && !self.is_over(space) {
             if space.duty.begin(Work::Seal) {
-                let sealed = self.seal_all(space);
-                space.duty.end(Work::Seal, sealed.is_err());
-                sealed?;
+                let sealed = catch_unwind(AssertUnwindSafe(|| self.seal_all(space)));
+                space.duty.end(Work::Seal, !matches!(sealed, Ok(Ok(()))));
+                sealed.unwrap_or_else(|panic| resume_unwind(panic))?;
             }
             // Another thread seals, or somebody still writes to the oldest.
             std::thread::sleep(ROOM_EVERY);

@@ -1,7 +1,7 @@
 //! One vector space: which segments it has, and what becomes of them.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -62,6 +62,8 @@ pub(crate) struct SpaceIndex {
     fresh_bytes: Arc<AtomicUsize>,
     state: RwLock<State>,
     pub(crate) duty: Duty,
+    /// Held while the inventory is taken and stored, so that an older one never replaces a newer one.
+    pub(crate) remembering: Mutex<()>,
     idle: Mutex<Idle>,
     pub(crate) progress: Progress,
     pub(crate) asked: Reservoir,
@@ -78,8 +80,8 @@ struct State {
     sealed: Vec<Arc<Sealed>>,
     /// Queries pinned before this sequence need a view that was taken before.
     changed_at: Sequence,
-    /// Rows are missing and being read again. Numbers that were written meanwhile.
-    missing: Option<HashSet<u64>>,
+    /// Rows are missing and being read again. Numbers that were written meanwhile, and when.
+    missing: Option<HashMap<u64, Sequence>>,
     /// What was read again is safe when this generation is sealed.
     complete_from: Option<u64>,
     /// Segments that were taken out since the start.
@@ -155,7 +157,7 @@ impl SpaceIndex {
             frozen: Vec::new(),
             sealed: Vec::new(),
             changed_at: 0,
-            missing: (!is_complete).then(HashSet::new),
+            missing: (!is_complete).then(HashMap::new),
             complete_from: None,
             taken_out: 0,
             replayed_from: None,
@@ -167,6 +169,7 @@ impl SpaceIndex {
             fresh_bytes: Arc::clone(fresh_bytes),
             state: RwLock::new(state),
             duty: Duty::default(),
+            remembering: Mutex::new(()),
             idle: Mutex::default(),
             progress: Progress::default(),
             asked: Reservoir::default(),
@@ -243,7 +246,7 @@ impl SpaceIndex {
         let mut state = self.state.write();
         if let Some(written) = &mut state.missing {
             // First, so that the number's older vector is either not restored any more or found here.
-            written.insert(number);
+            written.insert(number, sequence);
         }
         kill(&state, number, sequence);
     }
@@ -251,7 +254,9 @@ impl SpaceIndex {
     /// Adds a vector that was missing, unless it is there or was written since it was read.
     pub(crate) fn restore(&self, number: u64, fresh: &FreshRow, read_at: Sequence) {
         let mut state = self.state.write();
-        if state.missing.as_ref().is_none_or(|written| written.contains(&number)) {
+        // What was written later is not what was read. What was written before is, and may have been in a segment that is lost.
+        let is_newer = |at: &Sequence| *at > read_at;
+        if state.missing.as_ref().is_none_or(|written| written.get(&number).is_some_and(is_newer)) {
             return;
         }
         let is_known =
@@ -276,12 +281,14 @@ impl SpaceIndex {
 
     /// All rows that were missing when so many segments had been taken out are there. They count as safe when they are sealed.
     /// If another segment was taken out since, its rows may have been passed over, and rows are missing still.
-    pub(crate) fn end_restore(&self, taken_out: u64) {
+    /// `read_at` is when they were read: what they were before, nobody knows.
+    pub(crate) fn end_restore(&self, taken_out: u64, read_at: Sequence) {
         let mut state = self.state.write();
         if state.taken_out != taken_out {
             return;
         }
         state.missing = None;
+        state.changed_at = state.changed_at.max(read_at);
         state.complete_from = Some(state.growing.generation);
         self.rotate(&mut state);
     }
@@ -304,7 +311,7 @@ impl SpaceIndex {
         let is_out = state.sealed.len() < before;
         if is_out {
             state.taken_out += 1;
-            state.missing.get_or_insert_with(HashSet::new);
+            state.missing.get_or_insert_with(HashMap::new);
         }
         is_out
     }

@@ -89,8 +89,35 @@ fn a_segment_taken_out_during_a_restore_has_it_begin_again() {
     // Rows of the second segment are passed over, and then it goes, too.
     assert!(space.take_out(Path::new("/s/2.segment")));
     assert!(!space.take_out(Path::new("/s/2.segment")), "it is out already");
-    space.end_restore(taken_out);
+    space.end_restore(taken_out, 5);
     assert!(space.is_missing_rows() && !space.inventory().2);
-    space.end_restore(space.taken_out());
+    space.end_restore(space.taken_out(), 5);
     assert!(!space.is_missing_rows());
+}
+
+#[test]
+fn what_was_written_into_a_segment_that_is_lost_is_read_again() {
+    let fs = SimFs::new();
+    let space = space(&fs);
+    assert!(space.take_out(Path::new("/s/1.segment")));
+    let put = |number: u64, sequence: Sequence| {
+        let writing = space.begin_write();
+        let fresh = writing.growing().encode(vec![1.0; DIMENSION], Box::default());
+        space.upsert(&writing, number, &fresh, sequence);
+        fresh
+    };
+    let fresh = put(7, 50);
+    // It is sealed, and its segment is lost as well, before all rows were read again.
+    space.close_growing();
+    let inputs = space.due(Work::Seal).unwrap();
+    assert!(space.install(&inputs, Some(segment(&fs, 3, &[7])), 55, &|| 60).unwrap());
+    assert!(space.take_out(Path::new("/s/3.segment")));
+    let vectors = || space.counts().vectors;
+    let before = vectors();
+    space.restore(7, &fresh, 40);
+    assert_eq!(vectors(), before, "what was read before it was written is an older vector");
+    space.restore(7, &fresh, 60);
+    assert_eq!(vectors(), before + 1);
+    space.end_restore(space.taken_out(), 60);
+    assert!(!space.view().fits(59) && space.view().fits(60));
 }

@@ -298,15 +298,7 @@ impl Spaces {
     /// Reacts to a search that failed: a damaged segment is set aside and its rows are read again. True if the search should
     /// be tried again.
     pub(crate) fn heal(&self, space: &Arc<SpaceIndex>, error: &Error) -> bool {
-        let Error::Storage(storage) = error else { return false };
-        let (allidb_storage::Error::Corruption { path, .. } | allidb_storage::Error::Io { path, .. }) =
-            &**storage
-        else {
-            return false;
-        };
-        if !is_lost(error) || path.parent() != Some(&self.0.dir) {
-            return false;
-        }
+        let Some(path) = self.0.lost_file(error) else { return false };
         if space.take_out(path) {
             tracing::error!(%error, "a segment of vectors is set aside; its rows are read again");
             self.0.set_aside(path);
@@ -427,6 +419,17 @@ pub struct VectorCounts {
 }
 
 impl Inner {
+    /// The segment that an error tells to be damaged or lost, if that is what it tells.
+    pub(super) fn lost_file<'a>(&self, error: &'a Error) -> Option<&'a Path> {
+        let Error::Storage(storage) = error else { return None };
+        let (allidb_storage::Error::Corruption { path, .. } | allidb_storage::Error::Io { path, .. }) =
+            &**storage
+        else {
+            return None;
+        };
+        (is_lost(error) && path.parent() == Some(&self.dir)).then_some(path)
+    }
+
     pub(super) fn path(&self, file: u64) -> PathBuf {
         self.dir.join(format!("{file:012}.{EXTENSION}"))
     }
@@ -454,6 +457,7 @@ impl Inner {
 
     /// Makes durable which segments make up the space, and forgets the journal of what they hold.
     pub(super) fn remember(&self, space: &SpaceIndex) -> Result<()> {
+        let _turn = space.remembering.lock();
         let (sealed, generation, is_complete) = space.inventory();
         let oldest = self.engine.oldest_snapshot();
         let mut segments = Vec::new();

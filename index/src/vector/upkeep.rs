@@ -38,6 +38,8 @@ use crate::{
 const SLACK: f32 = 1.1;
 /// Codes, and links, of a graph in the making stay in memory if they take one part in so many of what vectors may.
 const BUILD_PART: usize = 16;
+/// A part of the memory of fresh vectors that is not worth a segment.
+const TINY: usize = 256;
 /// How often spaces are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a write waits for room, and how often it looks.
@@ -79,7 +81,9 @@ impl Spaces {
                     let name = worker.name();
                     tracing::warn!(worker = name, %error, "vectors could not be written to a segment; it is tried again");
                     worker.failed(self.0.clock.now(), &error);
-                    !self.heal(space, &error)
+                    // Also where that helps: a file that is damaged as soon as it was written would be written again and again.
+                    self.heal(space, &error);
+                    true
                 }
                 Err(_) => {
                     let name = worker.name();
@@ -136,7 +140,10 @@ impl Spaces {
             let mut all_spaces = all.values().map(|(_, space)| space);
             if self.0.fresh_bytes.load(Ordering::Relaxed) > self.0.options.memory_bytes {
                 let largest = all_spaces.max_by_key(|space| space.fresh_bytes())?;
-                largest.close_growing();
+                // Queries may hold on to what was sealed: writing tiny segments would not change that.
+                if largest.fresh_bytes() > self.0.options.memory_bytes / TINY {
+                    largest.close_growing();
+                }
                 return Some(Arc::clone(largest));
             }
             all_spaces.find(|space| space.has_backlog() && collections(space.id.0)).cloned()
@@ -187,7 +194,7 @@ impl Inner {
             Work::Seal => space.due(work).is_some(),
             Work::Merge => self.must_restore(space) || space.due(work).is_some() || space.is_curve_due(),
         };
-        !self.is_over(space) && !space.duty.rests() && !self.worker(work).is_paused() && is_due()
+        !self.is_over(space) && !space.duty.rests(work) && !self.worker(work).is_paused() && is_due()
     }
 
     /// Whether rows are missing that can be read.
@@ -207,10 +214,10 @@ impl Inner {
     }
 
     fn merge_all(&self, space: &SpaceIndex) -> Result<()> {
-        while !self.is_over(space) {
+        while !self.is_over(space) && !self.worker(Work::Merge).is_paused() {
             if self.must_restore(space) {
                 match self.restore(space) {
-                    Err(error) if error.is_damage() => {
+                    Err(error) if error.is_damage() && self.lost_file(&error).is_none() => {
                         tracing::error!(%error, "vectors are damaged: searches of their collection fail");
                         self.damages.write().insert(space.id.0, error);
                     }
@@ -230,7 +237,9 @@ impl Inner {
     /// Measures how recall rises with the breadth of walks.
     fn calibrate(&self, space: &SpaceIndex) -> Result<()> {
         // In this order the view fits the snapshot. Of what is written in between the view may miss a row: no matter here.
-        let view = space.view();
+        let mut view = space.view();
+        // Fresh rows are scanned anyway, and their memory should not wait for this.
+        view.growing.clear();
         let snapshot = self.engine.snapshot();
         let (asked, seen) = space.asked.queries();
         let is_of_queries = asked.is_some();
@@ -339,11 +348,10 @@ impl Inner {
         }
         let inputs = Inputs::Sealed(inputs);
         let path = new.as_ref().map(|new| new.path().to_owned());
-        if !space.install(&inputs, new, at, &|| self.engine.visible_sequence())? {
-            if let Some(path) = path {
-                self.remove(&path);
-            }
-            return Ok(());
+        let installed = space.install(&inputs, new, at, &|| self.engine.visible_sequence());
+        if !matches!(installed, Ok(true)) {
+            path.iter().for_each(|path| self.remove(path));
+            return installed.map(drop);
         }
         self.remember(space)?;
         if let Inputs::Sealed(inputs) = &inputs {

@@ -64,6 +64,11 @@ pub(crate) struct Search<'a> {
     pub(crate) accept: Option<&'a RoaringTreemap>,
 }
 
+/// Fresh rows beyond the `k` nearest that may be as near, where rounding decides.
+const TIES: usize = 32;
+/// By what part of itself, or of the query's square, rounding may move the distance of a fresh row.
+const ROUNDING: f32 = 4e-6;
+
 thread_local! {
     static SEARCHER: RefCell<Searcher> = RefCell::default();
 }
@@ -132,10 +137,14 @@ impl View {
         // By how much each distance may be wrong; where `exact` was not asked, nobody does.
         let mut nearest: Vec<(Neighbour, f32)> = Vec::new();
         let mut scanned = Vec::new();
+        let square: f32 = prepared.iter().map(|x| x * x).sum();
         for (at, growing) in self.growing.iter().enumerate() {
-            found.compared += growing.scan(prepared, k, exact, sequence, accept, &mut scanned);
+            let most = if exact { k + TIES } else { k };
+            found.compared += growing.scan(prepared, most, exact, sequence, accept, &mut scanned);
             let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
-            nearest.extend(scanned.drain(..).map(|scanned| (neighbour(scanned), 0.0)));
+            let doubt =
+                |near: &Neighbour| if exact { ROUNDING * (near.distance.abs() + square) } else { 0.0 };
+            nearest.extend(scanned.drain(..).map(neighbour).map(|near| (near, doubt(&near))));
         }
         let mut probe = Probe::new(prepared);
         SEARCHER.with_borrow_mut(|searcher| -> Result<()> {

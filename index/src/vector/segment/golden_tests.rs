@@ -112,10 +112,38 @@ fn segments_of_every_format_are_read_for_ever() {
     }
 }
 
+/// What tells of rows alone: a later release may build another graph over them.
+const OF_ROWS: [Section; 9] = [
+    Section::Centre,
+    Section::Codes,
+    Section::Steps,
+    Section::Biases,
+    Section::Residuals,
+    Section::ResidualSteps,
+    Section::Numbers,
+    Section::OwnerEnds,
+    Section::Owners,
+];
+
 #[test]
 fn segments_are_written_as_the_golden_ones_were() {
     // A change of the format, even an unintended one, needs a new format version and new files.
     for golden_one in GOLDEN.into_iter().filter(|(name, ..)| name.starts_with("v1")) {
-        assert!(written(golden_one) == golden(golden_one.0), "{} differs", golden_one.0);
+        let (name, .., has_graph) = golden_one;
+        let (now, then) = (written(golden_one), golden(name));
+        assert!(has_graph || now == then, "{name} differs");
+        let header = |bytes: &[u8]| Header::decode(&bytes[..BLOCK]).unwrap();
+        let (now_header, then_header) = (header(&now), header(&then));
+        for section in OF_ROWS {
+            let (now, then) = (&now[now_header.section(section)], &then[then_header.section(section)]);
+            assert!(now == then, "{name}: {section:?} differs");
+        }
+        let same = Header {
+            entry: then_header.entry,
+            layers: then_header.layers.clone(),
+            checksums: then_header.checksums,
+            ..now_header
+        };
+        assert_eq!(same, then_header, "{name}");
     }
 }
