@@ -1,6 +1,6 @@
 //! What becomes of a space when segments turn out to be damaged at the wrong moment.
 
-use std::{path::Path, sync::atomic::AtomicUsize};
+use std::path::Path;
 
 use allidb_storage::fs::{Fs as _, SimFs};
 
@@ -37,14 +37,7 @@ fn segment(fs: &SimFs, id: u64, numbers: &[u64]) -> Segment {
         Ok(())
     };
     let rows = SegmentRows { numbers, owner: &owner, vector: &vector, kept: None };
-    let run = BuildRun {
-        pool: None,
-        is_cancelled: &|| false,
-        inserted: &AtomicUsize::new(0),
-        pace: &|_| {},
-        scratch: &|_| Ok(None),
-    };
-    assert!(write(fs, &path, &spec, &rows, &run).unwrap());
+    assert!(write(fs, &path, &spec, &rows, &BuildRun::alone()).unwrap());
     Segment::open(fs, &path).unwrap()
 }
 

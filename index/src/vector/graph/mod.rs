@@ -165,6 +165,21 @@ pub(crate) struct BuildRun<'a> {
     pub(crate) scratch: &'a (dyn Fn(usize) -> Result<Option<ScratchFile>> + Sync),
 }
 
+#[cfg(test)]
+impl BuildRun<'static> {
+    /// In the call itself, in memory, at full speed, to the end.
+    pub(crate) fn alone() -> Self {
+        static INSERTED: AtomicUsize = AtomicUsize::new(0);
+        Self {
+            pool: None,
+            is_cancelled: &|| false,
+            inserted: &INSERTED,
+            pace: &|_| {},
+            scratch: &|_| Ok(None),
+        }
+    }
+}
+
 impl BuildRun<'_> {
     /// So many codes that stand for zero.
     pub(crate) fn zero_codes(&self, len: usize) -> Result<BuildCodes> {

@@ -40,14 +40,7 @@ fn rows(vectors: &[(u64, Vec<f32>)]) -> BuildRows {
 }
 
 fn build(rows: &BuildRows, kept: Option<&Kept<'_>>) -> Graph {
-    let run = BuildRun {
-        pool: None,
-        is_cancelled: &|| false,
-        inserted: &AtomicUsize::new(0),
-        pace: &|_| {},
-        scratch: &|_| Ok(None),
-    };
-    Graph::build(rows, OPTIONS, kept, &run).unwrap().unwrap()
+    Graph::build(rows, OPTIONS, kept, &BuildRun::alone()).unwrap().unwrap()
 }
 
 /// Rows that a walk of this breadth finds equal to a row.

@@ -6,7 +6,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
 };
 
 use allidb_storage::fs::{File, Fs, SimFs};
@@ -61,14 +61,7 @@ fn written((_, metric, dimension, form, has_residuals, has_graph): Golden) -> Ve
         Ok(())
     };
     let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: None };
-    let run = BuildRun {
-        pool: None,
-        is_cancelled: &|| false,
-        inserted: &AtomicUsize::new(0),
-        pace: &|_| {},
-        scratch: &|_| Ok(None),
-    };
-    assert!(write(&fs, Path::new(PATH), &spec, &rows, &run).unwrap());
+    assert!(write(&fs, Path::new(PATH), &spec, &rows, &BuildRun::alone()).unwrap());
     fs.open_read(Path::new(PATH)).unwrap().read_all().unwrap()
 }
 

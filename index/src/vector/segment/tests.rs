@@ -1,6 +1,6 @@
 //! Segments against brute force, and against every kind of damage.
 
-use std::{path::Path, sync::atomic::AtomicUsize};
+use std::path::Path;
 
 use allidb_storage::fs::{Fs, SimFs};
 
@@ -49,19 +49,12 @@ fn segment(fs: &SimFs, spec: &SegmentSpec, vectors: &[Vec<f32>]) -> Segment {
         *out = measure.prepare(&vectors[at]);
         Ok(())
     };
-    let run = BuildRun {
-        pool: None,
-        is_cancelled: &|| false,
-        inserted: &AtomicUsize::new(0),
-        pace: &|_| {},
-        scratch: &|_| Ok(None),
-    };
     let owner = |at: usize, out: &mut Vec<u8>| {
         *out = Owner::encode(&format!("e{at}"), if at.is_multiple_of(2) { "" } else { "c" }).into();
         Ok(())
     };
     let rows = SegmentRows { numbers: &numbers, owner: &owner, vector: &vector, kept: None };
-    assert!(write(fs, Path::new(PATH), spec, &rows, &run).unwrap());
+    assert!(write(fs, Path::new(PATH), spec, &rows, &BuildRun::alone()).unwrap());
     Segment::open(fs, Path::new(PATH)).unwrap()
 }
 
