@@ -41,7 +41,7 @@ pub enum Codes {
     /// 4 bits a coordinate for walks, 8 more for the re-ranking.
     #[default]
     Bits4And8,
-    /// 8 bits a coordinate and nothing else: a third less memory. The nearest are measured by their stored vectors.
+    /// 8 bits a coordinate and nothing else: a quarter less memory. The nearest are measured by their stored vectors.
     Bits8,
     /// 1 bit a coordinate for walks, 8 more for the re-ranking: walks touch least memory, and must be broader.
     Bits1And8,
