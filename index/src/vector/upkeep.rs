@@ -411,7 +411,7 @@ impl Inner {
         };
         let is_cancelled = || self.is_over(space);
         let progress = &space.progress;
-        let kept = rows.kept.map_or(0, |kept| kept.new_rows.iter().filter(|row| **row != NONE).count());
+        let kept = rows.kept.map_or(0, Kept::living_rows);
         if build.is_some() {
             progress.inserted.store(0, Ordering::Relaxed);
             progress.to_insert.store(rows.numbers.len() - kept, Ordering::Relaxed);
@@ -469,8 +469,8 @@ fn kept<'a>(
     at: Sequence,
     links: &'a (dyn Fn(u32, usize) -> &'a [u32] + Sync),
 ) -> Result<Kept<'a>> {
-    let mut kept =
-        Kept { old_rows: vec![NONE; numbers.len()], new_rows: vec![NONE; base.segment.rows()], links };
+    let mut old_rows = vec![NONE; numbers.len()];
+    let mut new_rows = vec![NONE; base.segment.rows()];
     let mut row = 0;
     for old in (0..base.segment.rows() as u32).filter(|old| base.deaths.is_visible(*old, at)) {
         let number = base.segment.number(old)?;
@@ -478,9 +478,9 @@ fn kept<'a>(
             row += 1;
         }
         if numbers.get(row) == Some(&number) {
-            kept.old_rows[row] = old;
-            kept.new_rows[old as usize] = row as u32;
+            old_rows[row] = old;
+            new_rows[old as usize] = row as u32;
         }
     }
-    Ok(kept)
+    Ok(Kept::new(old_rows, new_rows, links))
 }

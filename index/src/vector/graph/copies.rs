@@ -1,14 +1,15 @@
 //! Rows that are equal. None of them is nearer to anything than another, so that choosing neighbours by distance would leave
-//! all but a few of them out of reach. One stands for all in the graph; the others hang below it in a tree, in which each
-//! knows its parent, its children, and the neighbours of the one on top.
+//! all but a few of them out of reach. One stands for all in the graph; the others hang below it in a tree, and no other row
+//! points to them. The list of the one on top ends with its only child. That of a row that hangs begins with the row itself, by
+//! which a later build knows it, then its parent and its children.
 
 use std::sync::atomic::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::{BuildRows, Graph, NONE};
+use super::{BuildRows, Graph, NONE, Scratch};
 
-/// Children of a node of the tree at most; half of a list at most.
+/// Children of a row that hangs at most; half of a list at most.
 const CHILDREN: usize = 8;
 /// Steps of equal vectors differ by rounding alone.
 const SAME_STEP: f32 = 1e-5;
@@ -23,8 +24,8 @@ pub(super) struct Copies {
 }
 
 impl Copies {
-    /// Finds them. Of a group, the first row of those that `is_kept` in an older graph stands for all, or else the first of all.
-    pub(super) fn find(rows: &BuildRows, is_kept: impl Fn(u32) -> bool) -> Self {
+    /// Finds them. Of a group, the first row of those that `stood` in an older graph stands for all, or else the first of all.
+    pub(super) fn find(rows: &BuildRows, stood: impl Fn(u32) -> bool) -> Self {
         let codes = |row: u32| &rows.codes[row as usize * rows.row_bytes..][..rows.row_bytes];
         let mut hashed: Vec<(u64, u32)> =
             (0..rows.len() as u32).map(|row| (xxh3_64(codes(row)), row)).collect();
@@ -41,7 +42,7 @@ impl Copies {
                 let (mut group, others): (Vec<u32>, Vec<u32>) = left.into_iter().partition(is_same);
                 left = others;
                 if group.len() > 1 {
-                    let stands = group.iter().position(|row| is_kept(*row)).unwrap_or(0);
+                    let stands = group.iter().position(|row| stood(*row)).unwrap_or(0);
                     group.swap(0, stands);
                     copies.add(group, rows.len());
                 }
@@ -64,28 +65,41 @@ impl Copies {
     }
 }
 
+/// Whether a row with this list hangs below another.
+pub(super) fn is_of_hanging(row: u32, list: &[u32]) -> bool {
+    list.first() == Some(&row)
+}
+
 impl Graph {
     /// Hangs the rows of each group below the one that stands for them, whose neighbours are found by now.
-    pub(super) fn hang(&self, copies: &Copies) {
+    pub(super) fn hang(&self, rows: &BuildRows, copies: &Copies) {
+        let mut scratch = Scratch::default();
         for group in &copies.groups {
-            let of_top: Vec<u32> = self.neighbours(group[0], 0).collect();
+            let width = self.list(group[0], 0).len();
+            let fan = CHILDREN.min(width / 2);
             for (at, row) in group.iter().enumerate() {
-                let list = self.list(*row, 0);
-                let fan = CHILDREN.min(list.len() / 2);
-                let parent = at.checked_sub(1).map(|before| group[before / fan]);
-                let mut ids: Vec<u32> = parent.into_iter().collect();
-                ids.extend(group.iter().skip(fan * at + 1).take(fan));
-                // One that was part of an older graph has neighbours of its own, who may be reached through it alone.
-                let own: Vec<u32> = self.neighbours(*row, 0).collect();
-                for id in own.into_iter().chain(of_top.iter().copied()) {
-                    if ids.len() < list.len() && id != *row && !ids.contains(&id) {
-                        ids.push(id);
-                    }
-                }
-                for (at, slot) in list.iter().enumerate() {
+                // One child for the row on top, whose list is for its neighbours.
+                let (first, most) = if at == 0 { (1, 1) } else { (fan * (at - 1) + 2, fan) };
+                let mut ids = match at {
+                    0 => self.foremost(rows, *row, width - 1, &mut scratch),
+                    1 => vec![*row, group[0]],
+                    _ => vec![*row, group[(at - 2) / fan + 1]],
+                };
+                ids.extend(group.iter().skip(first).take(most));
+                for (at, slot) in self.list(*row, 0).iter().enumerate() {
                     slot.store(ids.get(at).copied().unwrap_or(NONE), Ordering::Relaxed);
                 }
             }
         }
+    }
+
+    /// At most so many of the neighbours of a row in the bottom layer, chosen anew if there are more.
+    fn foremost(&self, rows: &BuildRows, row: u32, most: usize, scratch: &mut Scratch) -> Vec<u32> {
+        let ids: Vec<u32> = self.neighbours(row, 0).collect();
+        if ids.len() <= most {
+            return ids;
+        }
+        self.choose(rows, row, &ids, most, scratch);
+        scratch.chosen.clone()
     }
 }

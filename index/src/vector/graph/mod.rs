@@ -205,6 +205,9 @@ impl BuildRun<'_> {
 /// Rows between two calls of a run's pace.
 const PACED_ROWS: usize = 32;
 
+/// Rows that a list is chosen from at most: so many times its length.
+const OFFERED: usize = 4;
+
 /// No row: fills the lists of neighbours up.
 pub(crate) const NONE: u32 = u32::MAX;
 
@@ -298,14 +301,13 @@ impl Graph {
         kept: Option<&Kept<'_>>,
         run: &BuildRun<'_>,
     ) -> Result<Option<Graph>> {
-        let copies = Copies::find(rows, |row| kept.is_some_and(|kept| kept.old_rows[row as usize] != NONE));
+        let copies = Copies::find(rows, |row| kept.is_some_and(|kept| kept.stood(row)));
         let mut graph = Graph::empty(rows, options, &copies, run)?;
         let locks: Vec<Mutex<()>> = (0..LOCKS).map(|_| Mutex::new(())).collect();
         let is_kept: Vec<bool> = match kept {
             Some(kept) => {
-                let is_kept = graph.keep(rows, kept, run);
-                let stays =
-                    (0..rows.len() as u32).filter(|row| is_kept[*row as usize] && !copies.hangs(*row));
+                let is_kept = graph.keep(rows, kept, &copies, run);
+                let stays = (0..rows.len() as u32).filter(|row| is_kept[*row as usize]);
                 // Walks begin where there is a graph already, until the row on top is in it, too.
                 if let Some(start) = stays.max_by_key(|row| (graph.top(*row), std::cmp::Reverse(*row)))
                     && !is_kept[graph.entry as usize]
@@ -325,7 +327,7 @@ impl Graph {
                 run.inserted.fetch_add(1, Ordering::Relaxed);
             }
         });
-        graph.hang(&copies);
+        graph.hang(rows, &copies);
         Ok((!(run.is_cancelled)()).then_some(graph))
     }
 
@@ -481,6 +483,18 @@ impl Graph {
         }
     }
 
+    /// Chooses from `ids` at most `most` neighbours for a row.
+    fn choose(&self, rows: &BuildRows, row: u32, ids: &[u32], most: usize, scratch: &mut Scratch) {
+        let Scratch { other, sums, distances, nearest, .. } = scratch;
+        rows.probe(row, other);
+        rows.distances(other, ids, sums, distances);
+        nearest.clear();
+        nearest.extend(ids.iter().zip(&*distances).map(|(id, d)| Candidate::new(*d, *id)));
+        nearest.sort_unstable();
+        nearest.truncate(OFFERED * most);
+        self.select(rows, most, scratch);
+    }
+
     /// Adds `new` to the neighbours of `row`; where there is no room, chooses anew among them.
     fn link(&self, rows: &BuildRows, row: u32, new: u32, layer: usize, scratch: &mut Scratch) {
         let list = self.list(row, layer);
@@ -493,13 +507,7 @@ impl Graph {
             return;
         }
         ids.push(new);
-        let Scratch { other, sums, distances, nearest, .. } = scratch;
-        rows.probe(row, other);
-        rows.distances(other, &ids, sums, distances);
-        nearest.clear();
-        nearest.extend(ids.iter().zip(&*distances).map(|(id, d)| Candidate::new(*d, *id)));
-        nearest.sort_unstable();
-        self.select(rows, list.len(), scratch);
+        self.choose(rows, row, &ids, list.len(), scratch);
         for (at, slot) in list.iter().enumerate() {
             slot.store(scratch.chosen.get(at).copied().unwrap_or(NONE), Ordering::Relaxed);
         }
