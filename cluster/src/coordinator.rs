@@ -7,12 +7,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
-    VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
+    TextCounts, VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::Filter,
     graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
     model::{
-        Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, Write,
-        Written,
+        Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, TextSpec,
+        Write, Written,
     },
     query::{Answer, Query},
 };
@@ -106,6 +106,8 @@ pub struct Counts {
     pub storage: Stats,
     /// The vector index's.
     pub vectors: VectorCounts,
+    /// The text index's.
+    pub texts: TextCounts,
     /// Writes that wait for a thread.
     pub writes_queued: usize,
     /// Reads that wait for a thread.
@@ -182,6 +184,7 @@ impl Coordinator {
         Counts {
             storage: self.0.replica.engine().stats(),
             vectors: self.0.replica.vector_counts(),
+            texts: self.0.replica.text_counts(),
             writes_queued: self.0.writes.queued(),
             reads_queued: self.0.reads.queued() + self.0.gets.queued(),
         }
@@ -203,9 +206,10 @@ impl Coordinator {
         name: &str,
         spaces: Vec<SpaceSpec>,
         aliases: BTreeMap<String, String>,
+        text: TextSpec,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        self.change(move |replica| replica.create_collection(tenant, &name, spaces, aliases)).await
+        self.change(move |replica| replica.create_collection(tenant, &name, spaces, aliases, text)).await
     }
 
     /// The collection of this name.

@@ -10,8 +10,8 @@ use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
 use crate::{
     error::{Error, Result},
     model::{
-        Codes, Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
-        Timestamp, validate_collection_name,
+        Codes, Collection, CollectionChange, CollectionId, Language, Metric, Space, SpaceId, SpaceSpec,
+        TenantId, TextField, TextKind, TextSpec, Timestamp, validate_collection_name,
     },
 };
 
@@ -81,9 +81,11 @@ impl Catalogue {
         name: &str,
         spaces: Vec<SpaceSpec>,
         aliases: BTreeMap<String, String>,
+        text: TextSpec,
         now: Timestamp,
     ) -> Result<(Catalogue, Arc<Collection>)> {
         validate_collection_name("collection.name", name)?;
+        text.validate("collection.text")?;
         if self.by_name.contains_key(&(tenant, name.to_owned())) {
             return Err(Error::CollectionExists(name.to_owned()));
         }
@@ -97,6 +99,7 @@ impl Catalogue {
             name: name.to_owned(),
             spaces: BTreeMap::new(),
             aliases: BTreeMap::new(),
+            text,
             created_at: now,
         };
         let change =
@@ -219,8 +222,9 @@ impl Catalogue {
             let (key, value) = row?;
             let record: record::Collection = decode(&key, &value)?;
             let tenant = TenantId(record.tenant);
-            let collection =
-                record.try_into_model().ok_or_else(|| corrupt(&key, "it names no known metric"))?;
+            let collection = record
+                .try_into_model()
+                .ok_or_else(|| corrupt(&key, "it names a metric, codes or a language that are not known"))?;
             catalogue = catalogue.with(tenant, collection);
         }
         if let Some(value) = snapshot.get(cluster, LAST_ID)? {
@@ -291,7 +295,10 @@ fn decode<M: prost::Message + Default>(key: &[u8], value: &[u8]) -> Result<M> {
 
 /// The catalogue's rows: protobuf messages, so that they can grow.
 mod record {
-    use super::{BTreeMap, Codes, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId, Timestamp};
+    use super::{
+        BTreeMap, Codes, CollectionId, Language, Metric, Space, SpaceId, SpaceSpec, TenantId, TextField,
+        TextKind, TextSpec, Timestamp,
+    };
     use crate::model;
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -308,6 +315,24 @@ mod record {
         aliases: BTreeMap<String, String>,
         #[prost(int64, tag = "6")]
         created_at: i64,
+        /// Empty in what was written before there was a choice.
+        #[prost(string, tag = "7")]
+        chunk_language: String,
+        #[prost(message, repeated, tag = "8")]
+        text_fields: Vec<TextRecord>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct TextRecord {
+        #[prost(string, tag = "1")]
+        attribute: String,
+        #[prost(double, tag = "2")]
+        weight: f64,
+        #[prost(string, tag = "3")]
+        language: String,
+        /// 0: names, 1: prose.
+        #[prost(uint32, tag = "4")]
+        kind: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -337,6 +362,27 @@ mod record {
         pub(super) space: u64,
     }
 
+    impl TextRecord {
+        fn from_model(field: &TextField) -> Self {
+            let language = field.language.name().to_owned();
+            let kind = match field.kind {
+                TextKind::Names => 0,
+                TextKind::Prose => 1,
+            };
+            Self { attribute: field.attribute.clone(), weight: field.weight, language, kind }
+        }
+
+        fn try_into_model(self) -> Option<TextField> {
+            let language = Language::parse("", &self.language).ok()?;
+            let kind = match self.kind {
+                0 => TextKind::Names,
+                1 => TextKind::Prose,
+                _ => return None,
+            };
+            Some(TextField { attribute: self.attribute, weight: self.weight, language, kind })
+        }
+    }
+
     impl Collection {
         pub(super) fn from_model(tenant: TenantId, collection: &model::Collection) -> Self {
             let space = |space: &Space| SpaceRecord {
@@ -363,6 +409,8 @@ mod record {
                 spaces: collection.spaces.values().map(space).collect(),
                 aliases: collection.aliases.clone(),
                 created_at: collection.created_at.0,
+                chunk_language: collection.text.chunks.name().to_owned(),
+                text_fields: collection.text.fields.iter().map(TextRecord::from_model).collect(),
             }
         }
 
@@ -385,8 +433,17 @@ mod record {
                 let spec = SpaceSpec { name, dimension, metric, history, codes };
                 Some((spec.name.clone(), Space { id: SpaceId(record.id), spec }))
             };
+            let text = TextSpec {
+                chunks: Language::parse("", &self.chunk_language).ok()?,
+                fields: self
+                    .text_fields
+                    .into_iter()
+                    .map(TextRecord::try_into_model)
+                    .collect::<Option<_>>()?,
+            };
             Some(model::Collection {
                 id: CollectionId(self.id),
+                text,
                 name: self.name,
                 spaces: self.spaces.into_iter().map(space).collect::<Option<_>>()?,
                 aliases: self.aliases,

@@ -19,6 +19,10 @@ pub(crate) struct Keyspaces {
     pub(crate) vector_log: Keyspace,
     /// Which segments make up a vector space, and their dead rows.
     pub(crate) vector_segment: Keyspace,
+    /// Which texts changed since they were last sealed.
+    pub(crate) text_log: Keyspace,
+    /// Which segments make up the text index, and their dead documents.
+    pub(crate) text_segment: Keyspace,
     pub(crate) cluster: Keyspace,
     pub(crate) local: Keyspace,
 }
@@ -38,6 +42,8 @@ pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOption
         "local",
         "vector_log",
         "vector_segment",
+        "text_log",
+        "text_segment",
     ];
     names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
@@ -60,6 +66,8 @@ impl Keyspaces {
             number: keyspace("number")?,
             vector_log: keyspace("vector_log")?,
             vector_segment: keyspace("vector_segment")?,
+            text_log: keyspace("text_log")?,
+            text_segment: keyspace("text_segment")?,
             cluster: keyspace("cluster")?,
             local: keyspace("local")?,
         })

@@ -12,10 +12,12 @@
 //! | `mutation` | writes checked and turned into row states |
 //! | `catalogue` | collections, spaces and aliases, and the numbers given to them |
 //! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
+//! | `text` | words of attributes and chunks: fresh and sealed documents, and how well they answer |
 //! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
 //! | [`graph`] | neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
+//! | `inventory`, `deaths`, `duty` | what indexes have in common: which segments there are, what died in them, work under way |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -23,9 +25,12 @@ mod catalogue;
 mod clock;
 mod codec;
 mod deadline;
+mod deaths;
+mod duty;
 mod error;
 pub mod filter;
 pub mod graph;
+mod inventory;
 mod keyspaces;
 mod merge;
 pub mod model;
@@ -35,6 +40,7 @@ pub mod query;
 mod random;
 mod replica;
 mod row;
+mod text;
 mod vector;
 mod version;
 mod worker;
@@ -46,6 +52,7 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{Replica, ReplicaOptions, ScanPage, ScanRequest};
+pub use text::TextCounts;
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;
 pub use worker::{Activity, WorkerChange, WorkerStatus};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use allidb_index::model::{Codes, Collection, CollectionChange, Metric, SpaceSpec};
 use tonic::Status;
 
-use super::{Path, time::timestamp_to_proto};
+use super::{Path, text::text_to_proto, time::timestamp_to_proto};
 use crate::v1;
 
 pub(crate) fn specs_from_proto(path: &Path<'_>, spaces: Vec<v1::Space>) -> Result<Vec<SpaceSpec>, Status> {
@@ -67,6 +67,7 @@ pub(crate) fn collection_to_proto(collection: &Arc<Collection>) -> v1::Collectio
         spaces: collection.spaces.values().map(|space| spec_to_proto(&space.spec)).collect(),
         aliases: collection.aliases.clone(),
         created_at: Some(timestamp_to_proto(collection.created_at)),
+        text: Some(text_to_proto(&collection.text)),
     }
 }
 

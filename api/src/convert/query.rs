@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allidb_index::{
     model::{Limits, ReadMask},
-    query::{Answer, Hit, Nearest, NearestTarget, Query, Scoring, Seed, SignalValue, Weights},
+    query::{Answer, Fusion, Hit, Nearest, NearestTarget, Query, Scoring, Seed, SignalValue, Weights},
 };
 use tonic::Status;
 
@@ -14,6 +14,7 @@ use super::{
     entity::{entity_ref_from_proto, entity_to_proto},
     filter::filter_from_proto,
     mask::read_mask_from_proto,
+    text::text_query_from_proto,
     time::{duration_from_proto, duration_to_proto, optional_timestamp_from_proto},
     vector::vector_from_proto,
     walk::{path_to_proto, spec_from_proto, truncations_to_proto},
@@ -22,6 +23,8 @@ use crate::{status, v1};
 
 /// Hits unless the request says otherwise.
 const DEFAULT_HITS: usize = 10;
+/// How little the first places differ, unless the request says.
+const RANK_K: f64 = 60.0;
 
 pub(crate) fn query_from_proto(request: v1::QueryRequest, limits: &Limits) -> Result<Query, Status> {
     let seeds = Path::Root("seeds");
@@ -54,6 +57,10 @@ fn seed_from_proto(path: &Path<'_>, seed: v1::Seed, limits: &Limits) -> Result<S
         Some(Kind::Nearest(nearest)) => {
             Ok(Seed::Nearest(nearest_from_proto(&path.field("nearest"), nearest, limits)?))
         }
+        Some(Kind::Text(text)) => {
+            let (query, k) = text_query_from_proto(&path.field("text"), text, limits)?;
+            Ok(Seed::Text { query, k })
+        }
         Some(Kind::Ids(ids)) => {
             let path = path.field("ids");
             at_most(&path.field("refs"), ids.refs.len(), limits.seed_ids)?;
@@ -67,7 +74,7 @@ fn seed_from_proto(path: &Path<'_>, seed: v1::Seed, limits: &Limits) -> Result<S
                 limit: or_default(&path.field("limit"), seed.limit, 0, limits.k)?,
             })
         }
-        None => Err(path.invalid("says nothing; set `nearest`, `ids` or `filter`")),
+        None => Err(path.invalid("says nothing; set `nearest`, `text`, `ids` or `filter`")),
     }
 }
 
@@ -107,6 +114,13 @@ fn scoring_from_proto(scoring: v1::Scoring) -> Result<Scoring, Status> {
         weights,
         half_life: scoring.half_life.map(|duration| duration_from_proto(&half_life, duration)).transpose()?,
         as_of: optional_timestamp_from_proto(&path.field("as_of"), scoring.as_of)?,
+        fusion: match scoring.reciprocal_rank {
+            None => Fusion::Scores,
+            Some(ranks) => {
+                let k = path.field("reciprocal_rank");
+                Fusion::ReciprocalRank { k: finite(&k.field("k"), ranks.k.unwrap_or(RANK_K))? }
+            }
+        },
     })
 }
 

@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{DEFAULT_PAGE, Services};
 use crate::{
-    convert::{self, Path, collection_to_proto, specs_from_proto},
+    convert::{self, Path, collection_to_proto, specs_from_proto, text_from_proto},
     page_token::PageTokens,
     status,
     v1::{self, collections_server::Collections},
@@ -20,8 +20,10 @@ impl Collections for Services {
         let path = Path::Root("collection");
         let wanted = path.required(request.collection)?;
         let spaces = specs_from_proto(&path.field("spaces"), wanted.spaces)?;
+        let text = text_from_proto(&path.field("text"), wanted.text)?;
         let created =
-            self.coordinator.create_collection(caller.tenant, &wanted.name, spaces, wanted.aliases).await;
+            self.coordinator.create_collection(caller.tenant, &wanted.name, spaces, wanted.aliases, text);
+        let created = created.await;
         Ok(Response::new(collection_to_proto(&created.map_err(status::from_error)?)))
     }
 

@@ -2,7 +2,7 @@
 
 use allidb_api::v1::{
     Codes, Collection, CreateCollectionRequest, DropCollectionRequest, GetCollectionRequest,
-    ListCollectionsRequest, Metric, Space, UpdateCollectionRequest,
+    ListCollectionsRequest, Metric, Space, TextField, TextKind, TextSettings, UpdateCollectionRequest,
 };
 use anyhow::Result;
 use clap::Subcommand;
@@ -26,6 +26,13 @@ pub(crate) enum CollectionCommand {
         /// vectors: `4+8` bits a number (the default), `8`, `1+8` or `f32`. May be repeated.
         #[arg(long = "space", value_name = "SPACE", value_parser = parse_space)]
         spaces: Vec<Space>,
+        /// An attribute that is searched as text: ATTRIBUTE[:KIND[:WEIGHT[:LANGUAGE]]], kind names (short values, the default) or
+        /// prose, weight 1 and language english unless given. May be repeated. Chunks always are searched.
+        #[arg(long = "text", value_name = "FIELD", value_parser = parse_text_field)]
+        texts: Vec<TextField>,
+        /// The language of chunks; `none` leaves words as they are.
+        #[arg(long, value_name = "LANGUAGE", default_value = "english")]
+        chunk_language: String,
     },
     /// Shows a collection.
     Get {
@@ -65,8 +72,9 @@ pub(crate) enum CollectionCommand {
 pub(crate) async fn run(command: CollectionCommand, client: &Client, output: Output) -> Result<()> {
     let mut service = client.collections();
     match command {
-        CollectionCommand::Create { name, spaces } => {
-            let created = create(client, &name, &spaces).await?;
+        CollectionCommand::Create { name, spaces, texts, chunk_language } => {
+            let text = TextSettings { chunk_language, fields: texts };
+            let created = create(client, &name, &spaces, text).await?;
             show(&[created], output, false)
         }
         CollectionCommand::Get { name } => {
@@ -100,21 +108,33 @@ pub(crate) async fn run(command: CollectionCommand, client: &Client, output: Out
     }
 }
 
-/// Creates a collection with these spaces.
-pub(crate) async fn create(client: &Client, name: &str, spaces: &[Space]) -> Result<Collection> {
-    let collection = Collection { name: name.to_owned(), spaces: spaces.to_vec(), ..Collection::default() };
+/// Creates a collection with these spaces, searched as text so.
+pub(crate) async fn create(
+    client: &Client,
+    name: &str,
+    spaces: &[Space],
+    text: TextSettings,
+) -> Result<Collection> {
+    let (name, spaces, text) = (name.to_owned(), spaces.to_vec(), Some(text));
+    let collection = Collection { name, spaces, text, ..Collection::default() };
     let request = CreateCollectionRequest { collection: Some(collection) };
     let created = client.collections().create_collection(request).await.map_err(Failure::from_status)?;
     Ok(created.into_inner())
 }
 
 /// Makes sure that the collection is there with these spaces; creates what is missing if `may_create`.
-pub(crate) async fn ensure(client: &Client, name: &str, spaces: &[Space], may_create: bool) -> Result<()> {
+pub(crate) async fn ensure(
+    client: &Client,
+    name: &str,
+    spaces: &[Space],
+    text: TextSettings,
+    may_create: bool,
+) -> Result<()> {
     let mut service = client.collections();
     let found = match service.get_collection(GetCollectionRequest { name: name.to_owned() }).await {
         Ok(found) => found.into_inner(),
         Err(status) if status.code() == Code::NotFound && may_create => {
-            create(client, name, spaces).await?;
+            create(client, name, spaces, text).await?;
             return Ok(());
         }
         Err(status) => return Err(Failure::from_status(status)),
@@ -183,6 +203,33 @@ pub(crate) fn parse_space(text: &str) -> Result<Space, String> {
     })
 }
 
+fn kind_name(kind: TextKind) -> &'static str {
+    match kind {
+        TextKind::Unspecified | TextKind::Names => "names",
+        TextKind::Prose => "prose",
+    }
+}
+
+/// ATTRIBUTE[:KIND[:WEIGHT[:LANGUAGE]]].
+pub(crate) fn parse_text_field(text: &str) -> Result<TextField, String> {
+    let mut parts = text.split(':');
+    let attribute = parts.next().filter(|name| !name.is_empty()).ok_or("names no attribute")?.to_owned();
+    let kind = match parts.next().unwrap_or("names") {
+        "names" => TextKind::Names,
+        "prose" => TextKind::Prose,
+        other => return Err(format!("`{other}` is no kind of text: names or prose")),
+    };
+    let weight = parts
+        .next()
+        .map(|weight| weight.parse::<f64>().map_err(|_| format!("`{weight}`: a weight is a number above 0")));
+    let weight = weight.transpose()?;
+    let language = parts.next().unwrap_or_default().to_owned();
+    match parts.next() {
+        Some(more) => Err(format!("`{more}` is too much: a field is ATTRIBUTE[:KIND[:WEIGHT[:LANGUAGE]]]")),
+        None => Ok(TextField { attribute, weight, language, kind: kind.into() }),
+    }
+}
+
 pub(crate) fn parse_codes(text: &str) -> Result<Codes, String> {
     match text {
         "4+8" => Ok(Codes::Bits4And8),
@@ -234,8 +281,19 @@ fn to_json(collection: &Collection) -> Json {
             "codes": codes_name(space.codes()),
         })
     };
+    let text_field = |field: &TextField| {
+        json!({
+            "attribute": field.attribute, "kind": kind_name(field.kind()), "weight": field.weight,
+            "language": field.language,
+        })
+    };
+    let text = collection.text.clone().unwrap_or_default();
     json!({
         "name": collection.name,
+        "text": {
+            "chunk_language": text.chunk_language,
+            "fields": text.fields.iter().map(text_field).collect::<Vec<_>>(),
+        },
         "spaces": collection.spaces.iter().map(space).collect::<Vec<_>>(),
         "aliases": collection.aliases,
         "created_at": collection.created_at.map(|time| time.to_string()),
@@ -250,11 +308,14 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
         output.document(&document)?;
         return Ok(());
     }
-    let mut shown = table(&["collection", "space", "dimension", "metric", "codes", "aliases", "created"]);
+    let mut shown =
+        table(&["collection", "space", "dimension", "metric", "codes", "aliases", "text", "created"]);
     for collection in collections {
         let created = collection.created_at.map(|time| time.to_string()).unwrap_or_default();
+        let texts = collection.text.iter().flat_map(|text| &text.fields);
+        let texts = texts.map(|field| field.attribute.as_str()).collect::<Vec<_>>().join(", ");
         if collection.spaces.is_empty() {
-            shown.add_row([collection.name.as_str(), "", "", "", "", "", &created]);
+            shown.add_row([collection.name.as_str(), "", "", "", "", "", &texts, &created]);
         }
         for (index, space) in collection.spaces.iter().enumerate() {
             let aliases = collection.aliases.iter().filter(|(_, target)| **target == space.name);
@@ -266,6 +327,7 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
                 metric_name(space.metric()),
                 codes_name(space.codes()),
                 &aliases,
+                if index == 0 { &texts } else { "" },
                 if index == 0 { &created } else { "" },
             ]);
         }

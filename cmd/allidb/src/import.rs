@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use allidb_api::v1::{Codes, Durability, Metric, Space, put_stream_request::Item};
+use allidb_api::v1::{Codes, Durability, Metric, Space, TextField, TextSettings, put_stream_request::Item};
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::json;
@@ -63,6 +63,10 @@ pub(crate) struct ImportArgs {
     /// How the index holds the vectors of a new space: 4+8, 8, 1+8 bits a number, or f32.
     #[arg(long, default_value = "4+8", value_parser = collections::parse_codes)]
     codes: Codes,
+    /// An attribute of a new collection that is searched as text: ATTRIBUTE[:KIND[:WEIGHT[:LANGUAGE]]], kind names (the default)
+    /// or prose. May be repeated.
+    #[arg(long = "text", value_name = "FIELD", value_parser = collections::parse_text_field)]
+    texts: Vec<TextField>,
     /// Create the collection and the space if they are missing (the default).
     #[arg(long, overrides_with = "no_create")]
     create: bool,
@@ -138,7 +142,8 @@ pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Re
         (Some(_), None) => return Err(Failure::usage("the directory has no vectors for --space")),
         (None, None) => Vec::new(),
     };
-    collections::ensure(client, &args.collection, &spaces, !args.no_create).await?;
+    let text = TextSettings { fields: args.texts.clone(), ..TextSettings::default() };
+    collections::ensure(client, &args.collection, &spaces, text, !args.no_create).await?;
     let done = args.resume.as_deref().map(read_labels).transpose()?.unwrap_or_default();
     let mut ledger = Ledger::open(args.acknowledged.as_deref(), args.rejects.as_deref())?;
     let job = Job {

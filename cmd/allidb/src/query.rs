@@ -3,11 +3,11 @@
 use std::{fs, path::PathBuf};
 
 use allidb_api::v1::{
-    Direction, ExpandOptions, Ids, Nearest, QueryRequest, Scoring, Seed, Vector, Weights, nearest::Target,
-    seed,
+    Direction, ExpandOptions, Ids, Nearest, QueryRequest, ReciprocalRank, Scoring, SearchedField, Seed,
+    TextMatch, TextSeed, Vector, Weights, nearest::Target, seed,
 };
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use prost_types::Duration;
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
 /// Asks one question, or with --vectors a whole file of them.
 ///
 /// A question begins at seeds: the entities nearest to a vector (--vector, --vector-file), those nearest
-/// to another entity (--entity), or given ones (--ids). With --expand it goes on along edges, and
+/// to another entity (--entity), those whose texts answer to some words (--text), or given ones (--ids). With --expand it goes on along edges, and
 /// everything it found is scored together.
 #[derive(Args, Debug)]
 pub(crate) struct QueryArgs {
@@ -35,6 +35,27 @@ pub(crate) struct QueryArgs {
     question: QuestionArgs,
     #[command(flatten)]
     file: FileArgs,
+}
+
+/// Which words must be there.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum WordMatch {
+    /// At least one.
+    Any,
+    /// Each of them.
+    All,
+    /// All, one after the other.
+    Phrase,
+}
+
+impl From<WordMatch> for TextMatch {
+    fn from(matching: WordMatch) -> Self {
+        match matching {
+            WordMatch::Any => Self::Any,
+            WordMatch::All => Self::All,
+            WordMatch::Phrase => Self::Phrase,
+        }
+    }
 }
 
 /// What one question asks.
@@ -58,6 +79,24 @@ pub(crate) struct QuestionArgs {
     /// Begin at these entities, with commas between.
     #[arg(long, value_delimiter = ',', group = "seed")]
     ids: Vec<String>,
+    /// Words to look for in texts; beside a vector or an entity, both are scored together.
+    #[arg(long, value_name = "WORDS")]
+    text: Option<String>,
+    /// Which of the words must be there.
+    #[arg(long = "match", value_enum, default_value_t = WordMatch::Any, requires = "text")]
+    matching: WordMatch,
+    /// The last word may be the beginning of one.
+    #[arg(long, requires = "text")]
+    prefix: bool,
+    /// So many letters of each word may be wrong, up to 2.
+    #[arg(long, value_name = "N", requires = "text", default_value_t = 0, hide_default_value = true)]
+    fuzziness: u32,
+    /// Where to look for the words: attributes declared as text, or `chunks`, with commas between; everywhere unless given.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',', requires = "text")]
+    text_fields: Vec<String>,
+    /// Score by places among what vectors and words found (reciprocal rank fusion) rather than by how near and how well.
+    #[arg(long)]
+    ranks: bool,
     /// How many hits.
     #[arg(short, long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) k: u32,
@@ -132,8 +171,7 @@ pub(crate) async fn run(args: QueryArgs, client: &Client, output: Output) -> Res
     if file.vectors.is_some() {
         return query_file::run(question, file, client, output).await;
     }
-    let seed = question.seed()?;
-    let request = question.request(seed)?;
+    let request = question.request(question.seeds()?)?;
     let answer = client.search().query(request).await.map_err(Failure::from_status)?.into_inner();
     if output.is_json() {
         output.document(&hits::to_json(&answer))?;
@@ -144,7 +182,29 @@ pub(crate) async fn run(args: QueryArgs, client: &Client, output: Output) -> Res
 }
 
 impl QuestionArgs {
-    /// The seed that the arguments name.
+    /// The seeds that the arguments name.
+    fn seeds(&self) -> Result<Vec<seed::Kind>> {
+        let words = self.text.as_ref().map(|text| {
+            let fields = self.text_fields.iter();
+            seed::Kind::Text(TextSeed {
+                text: text.clone(),
+                r#match: TextMatch::from(self.matching) as i32,
+                fields: fields.map(|name| SearchedField { name: name.clone(), weight: None }).collect(),
+                prefix: self.prefix,
+                fuzziness: self.fuzziness,
+                slop: 0,
+                k: self.seeds,
+            })
+        });
+        let has_other = !self.ids.is_empty()
+            || self.vector.is_some()
+            || self.vector_file.is_some()
+            || self.entity.is_some();
+        let other = if has_other || words.is_none() { Some(self.seed()?) } else { None };
+        Ok(other.into_iter().chain(words).collect())
+    }
+
+    /// The seed beside words that the arguments name.
     fn seed(&self) -> Result<seed::Kind> {
         if !self.ids.is_empty() {
             let refs = self.ids.iter().map(|id| entity_ref(&self.collection, id)).collect();
@@ -159,7 +219,7 @@ impl QuestionArgs {
             (Some(text), _) => Target::Vector(read_vector(&text)?),
             (None, Some(id)) => Target::Entity(entity_ref(&self.collection, id)),
             (None, None) => {
-                let message = "where to begin? --vector, --vector-file, --entity, --ids or --vectors";
+                let message = "where to begin? --vector, --vector-file, --entity, --text, --ids or --vectors";
                 return Err(Failure::usage(message));
             }
         };
@@ -183,8 +243,8 @@ impl QuestionArgs {
         }))
     }
 
-    /// The whole question, beginning at `seed`.
-    pub(crate) fn request(&self, seed: seed::Kind) -> Result<QueryRequest> {
+    /// The whole question, beginning at these seeds.
+    pub(crate) fn request(&self, seeds: Vec<seed::Kind>) -> Result<QueryRequest> {
         let expand = (!self.expand.is_empty()).then(|| ExpandOptions {
             relations: self.expand.iter().filter(|relation| *relation != "*").cloned().collect(),
             direction: Direction::from(self.direction) as i32,
@@ -195,15 +255,16 @@ impl QuestionArgs {
             decay: self.decay,
             ..ExpandOptions::default()
         });
-        let scored = self.weights.is_some() || self.half_life.is_some();
+        let scored = self.weights.is_some() || self.half_life.is_some() || self.ranks;
         let score = scored.then(|| Scoring {
             weights: self.weights,
             half_life: self.half_life,
+            reciprocal_rank: self.ranks.then(ReciprocalRank::default),
             ..Scoring::default()
         });
         Ok(QueryRequest {
             collection: self.collection.clone(),
-            seeds: vec![Seed { kind: Some(seed) }],
+            seeds: seeds.into_iter().map(|seed| Seed { kind: Some(seed) }).collect(),
             expand,
             score,
             filter: self.filter.as_deref().map(filter_syntax::parse_argument).transpose()?,
@@ -285,7 +346,7 @@ mod tests {
             "5",
             "--explain",
         ]);
-        let request = question.request(question.seed().unwrap()).unwrap();
+        let request = question.request(question.seeds().unwrap()).unwrap();
         assert_eq!(request.limit, 5);
         assert!(request.explain && request.filter.is_some());
         let expand = request.expand.unwrap();
@@ -298,15 +359,18 @@ mod tests {
     #[test]
     fn a_star_follows_every_relation_and_no_expand_follows_none() {
         let all = question(&["--ids", "a,b", "--expand", "*"]);
-        let request = all.request(all.seed().unwrap()).unwrap();
+        let request = all.request(all.seeds().unwrap()).unwrap();
         assert!(request.expand.unwrap().relations.is_empty());
         let none = question(&["--ids", "a,b"]);
-        assert!(none.request(none.seed().unwrap()).unwrap().expand.is_none());
+        assert!(none.request(none.seeds().unwrap()).unwrap().expand.is_none());
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_said() {
-        assert!(question(&[]).seed().is_err());
+        assert!(question(&[]).seeds().is_err());
+        assert!(question(&["--text", "dog"]).seeds().is_ok_and(|seeds| seeds.len() == 1));
+        let both = question(&["--text", "dog", "-s", "x", "--vector", "[1]"]).seeds();
+        assert!(both.is_ok_and(|seeds| seeds.len() == 2));
         assert!(question(&["--vector", "[1]"]).seed().is_err());
         assert!(question(&["-s", "x", "--vector", "[]"]).seed().is_err());
         for bad in ["vector", "vector=x", "vector=-1", "speed=1", "vector=inf"] {

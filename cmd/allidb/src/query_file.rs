@@ -115,7 +115,7 @@ fn requests(path: &Path, question: &QuestionArgs, first: Option<usize>) -> Resul
             // The filter and the rest are read once; only the seed differs.
             let mut request = match template.clone() {
                 Some(request) => request,
-                None => question.request(seed.clone())?,
+                None => question.request(vec![seed.clone()])?,
             };
             if template.is_none() {
                 // Only ids are compared.

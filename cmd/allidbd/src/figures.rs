@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
-use allidb_cluster::{Coordinator, VectorCounts};
+use allidb_cluster::{Coordinator, TextCounts, VectorCounts};
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -11,6 +11,7 @@ pub(crate) fn export(coordinator: &Coordinator) {
     let counts = coordinator.counts();
     flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
     vectors(&counts.vectors);
+    texts(&counts.texts);
     describe_gauge!("allidb_queued_requests", "Requests that wait for a thread");
     gauge!("allidb_queued_requests", "kind" => "write").set(counts.writes_queued as f64);
     gauge!("allidb_queued_requests", "kind" => "read").set(counts.reads_queued as f64);
@@ -20,6 +21,13 @@ pub(crate) fn export(coordinator: &Coordinator) {
     background(&counts.storage);
     reads(&counts.storage);
     keyspaces(counts.storage.keyspaces);
+}
+
+fn texts(counts: &TextCounts) {
+    level("allidb_texts", "Entities and chunks that are searched as text", counts.documents as u64);
+    level("allidb_texts_segments", "Segments of texts", counts.segments as u64);
+    level("allidb_texts_dead", "Replaced and deleted texts that are still held", counts.dead as u64);
+    level("allidb_texts_memory_bytes", "Fresh texts held in memory", counts.memory_bytes as u64);
 }
 
 fn vectors(counts: &VectorCounts) {

@@ -100,6 +100,7 @@ fn limits(limits: &LimitOptions) -> Limits {
         page_size: limits.page_size,
         k: limits.k,
         ef: limits.ef,
+        query_text_bytes: bytes(limits.query_text_bytes),
         seeds: limits.seeds,
         seed_ids: limits.seed_ids,
         hops: limits.hops,

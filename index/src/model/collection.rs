@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     error::{Error, Result},
-    model::{Timestamp, validate_collection_name},
+    model::{TextSpec, Timestamp, validate_collection_name},
 };
 
 /// A tenant's number: never reused.
@@ -117,6 +117,8 @@ pub struct Collection {
     pub spaces: BTreeMap<String, Space>,
     /// Alias to the name of the space it stands for.
     pub aliases: BTreeMap<String, String>,
+    /// What of it is searched as text.
+    pub text: TextSpec,
     /// When it was created.
     pub created_at: Timestamp,
 }

@@ -33,6 +33,8 @@ pub struct Limits {
     pub k: usize,
     /// Breadth of an index walk.
     pub ef: usize,
+    /// Bytes of the words that one clause of a query looks for.
+    pub query_text_bytes: usize,
     /// Seed clauses of one query.
     pub seeds: usize,
     /// Entities given as seeds.
@@ -68,6 +70,7 @@ impl Default for Limits {
             page_size: 1_000,
             k: 10_000,
             ef: 20_000,
+            query_text_bytes: 64 << 10,
             seeds: 16,
             seed_ids: 1_000,
             hops: 8,

@@ -5,6 +5,7 @@ mod edge;
 mod entity;
 mod limits;
 mod name;
+mod text;
 mod value;
 mod write;
 
@@ -19,5 +20,6 @@ pub use name::{
     MAX_ATTRIBUTE_NAME_BYTES, MAX_COLLECTION_NAME_BYTES, MAX_ID_BYTES, MAX_RELATION_BYTES,
     validate_attribute_name, validate_collection_name, validate_id, validate_relation,
 };
+pub use text::{Language, TextField, TextKind, TextSpec};
 pub use value::{Timestamp, Value};
 pub use write::{EntityPatch, Write, Written};

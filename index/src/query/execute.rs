@@ -10,10 +10,11 @@ use crate::{
     graph::{Bounds, Rows, Walk},
     model::{ReadMask, TenantId},
     query::{
-        Answer, Cost, Hit, Nearest, Query, Seed, Signal,
+        Answer, Cost, Fusion, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::check_k,
+        seeds::{Found, check_k},
         target::{Aimed, Match, Pinned, Target},
+        texts::TextHit,
     },
     replica::{Reader, Replica, StoredVector, check_answer, check_mask},
     row::EntityKey,
@@ -46,18 +47,18 @@ impl Replica {
 
     fn answer(
         &self,
-        Pinned { reader, views, .. }: &Pinned<'_>,
+        pinned: &Pinned<'_>,
         query: &Query,
         Aimed { collection, targets }: &Aimed,
         rows: &mut Rows,
         deadline: Deadline,
     ) -> Result<Answer> {
+        let reader = &pinned.reader;
         check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
         let mut looked_up = Walk::new(reader, Vec::new()).with_rows(std::mem::take(rows));
-        let found = reader.seeds(query, collection, targets, views, &mut looked_up, deadline)?;
-        let matches = found.matches;
-        let mut walk = Walk::new(reader, found.seeds).with_rows(looked_up.rows);
+        let found = reader.seeds(query, collection, targets, pinned, &mut looked_up, deadline)?;
+        let mut walk = Walk::new(reader, found.seeds.iter().cloned()).with_rows(looked_up.rows);
         if let Some(spec) = &query.expand {
             walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
         }
@@ -72,7 +73,7 @@ impl Replica {
             if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
                 continue;
             }
-            if let Some(candidate) = reader.candidate(&entity, query, targets, &matches, &mut walk)? {
+            if let Some(candidate) = reader.candidate(&entity, query, targets, &found, &mut walk)? {
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
@@ -110,7 +111,7 @@ impl Replica {
                 entity,
                 score,
                 measure: candidate.best.as_ref().map(|best| best.measure),
-                chunk_id: candidate.best.map(|best| best.chunk).unwrap_or_default(),
+                chunk_id: candidate.chunk(),
                 hops: walk.visits.get(&key).map_or(0, |visit| visit.hops),
                 breakdown: if query.explain { breakdown } else { Vec::new() },
                 path: if query.explain { walk.path(&key) } else { Vec::new() },
@@ -162,9 +163,16 @@ struct Candidate {
     signals: Signals,
     /// Its best vector, if one was compared.
     best: Option<Match>,
+    /// Its best text, if any matched.
+    text: Option<TextHit>,
 }
 
 impl Candidate {
+    fn chunk(self) -> String {
+        let of_text = self.text.map(|text| text.chunk);
+        self.best.map(|best| best.chunk).or(of_text).unwrap_or_default()
+    }
+
     fn nearness(&self) -> f64 {
         self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.nearness)
     }
@@ -177,7 +185,7 @@ impl Reader<'_> {
         entity: &EntityKey,
         query: &Query,
         targets: &[Target],
-        matches: &[HashMap<EntityKey, Match>],
+        found: &Found,
         walk: &mut Walk<'_>,
     ) -> Result<Option<Candidate>> {
         let graph = walk.visits.get(entity).map_or(0.0, |visit| visit.score);
@@ -188,14 +196,28 @@ impl Reader<'_> {
         }
         let importance = row.importance;
         let updated_at = Some(row.touched.timestamp());
-        let known = matches.iter().map(|matches| matches.get(entity));
+        let known = found.matches.iter().map(|matches| matches.get(entity));
         let best = match known.collect::<Option<Vec<&Match>>>() {
             Some(known) => known.into_iter().cloned().reduce(better),
             // Only some, or none, of the targets brought it: its vectors are compared with all.
             None => self.best_match(entity, targets)?,
         };
-        let vector = best.as_ref().map(|best| best.similarity);
-        Ok(Some(Candidate { signals: Signals { vector, graph, importance, updated_at }, best }))
+        let text_hit = self.text_hit(entity, &found.texts)?;
+        let (vector, text) = match query.scoring.fusion {
+            Fusion::Scores => {
+                (best.as_ref().map(|best| best.similarity), text_hit.as_ref().map(|hit| hit.score))
+            }
+            Fusion::ReciprocalRank { k } => {
+                let of = |ranks: &[HashMap<EntityKey, usize>]| {
+                    let places = ranks.iter().filter_map(|ranks| ranks.get(entity));
+                    let best = places.min().map(|place| (k + 1.0) / (k + 1.0 + *place as f64));
+                    (!ranks.is_empty()).then(|| best.unwrap_or(0.0))
+                };
+                (of(&found.vector_ranks), of(&found.text_ranks))
+            }
+        };
+        let signals = Signals { vector, text, graph, importance, updated_at };
+        Ok(Some(Candidate { signals, best, text: text_hit }))
     }
 
     /// How near an entity is to the target that one of its vectors is nearest to.

@@ -276,7 +276,7 @@ impl Reader<'_> {
     }
 
     /// The numbers of an entity's own vectors and of its chunks'.
-    fn numbers_of(&self, entity: &EntityKey) -> Result<Vec<u64>> {
+    pub(super) fn numbers_of(&self, entity: &EntityKey) -> Result<Vec<u64>> {
         let rows =
             self.snapshot.prefix(self.replica.keyspaces.number, &entity.numbers(), Direction::Forward)?;
         rows.map(|row| {

@@ -10,7 +10,8 @@ use crate::{
     placement::PARTITIONS,
     query::{
         Nearest, Query, Seed, Truncation, TruncationReason,
-        target::{Match, Target, Views},
+        target::{Match, Pinned, Target, Views},
+        texts::TextScores,
     },
     replica::{Reader, ScanRequest, register},
     row::{
@@ -23,12 +24,21 @@ use crate::{
 /// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
 const BLIND_ROUNDS: usize = 3;
 
+/// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
+const VECTOR_CANDIDATES: usize = 100;
+const TEXT_CANDIDATES: usize = 200;
+
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
 pub(crate) struct Found {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
     /// What was compared with the n-th target: the best vector of each seed that it brought.
     pub(crate) matches: Vec<HashMap<EntityKey, Match>>,
+    /// The places of the entities that each nearest clause brought, from 0.
+    pub(crate) vector_ranks: Vec<HashMap<EntityKey, usize>>,
+    /// What each clause of words found, and the places of the entities that it brought.
+    pub(crate) texts: Vec<TextScores>,
+    pub(crate) text_ranks: Vec<HashMap<EntityKey, usize>>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
 }
@@ -53,6 +63,11 @@ struct Near {
     tested: HashMap<EntityKey, Option<usize>>,
 }
 
+/// How many seeds a clause brings that does not say.
+fn default_k(query: &Query, beside_others: usize) -> usize {
+    if query.seeds.len() > 1 { query.limit.max(beside_others) } else { query.limit }
+}
+
 impl Reader<'_> {
     /// All seeds of the query.
     pub(crate) fn seeds(
@@ -60,10 +75,11 @@ impl Reader<'_> {
         query: &Query,
         collection: &Collection,
         targets: &[Target],
-        views: &Views,
+        Pinned { views, text_view, .. }: &Pinned<'_>,
         walk: &mut Walk<'_>,
         deadline: crate::Deadline,
     ) -> Result<Found> {
+        let text_view = text_view.as_ref();
         let mut found = Found { matches: vec![HashMap::new(); targets.len()], ..Found::default() };
         let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
@@ -72,6 +88,15 @@ impl Reader<'_> {
                 Seed::Nearest(nearest) => {
                     let Some(target) = targets.next() else { continue };
                     self.nearest(query, nearest, target, views, walk, deadline, &mut found)?;
+                }
+                Seed::Text { query: words, k } => {
+                    let place = format!("seeds[{at}].text");
+                    words.validate(&place, &self.replica.limits)?;
+                    let k = if *k == 0 { default_k(query, TEXT_CANDIDATES) } else { *k };
+                    check_k(&format!("{place}.k"), k, self.replica.limits.k)?;
+                    if let Some(view) = text_view {
+                        self.worded(query, words, k, collection, view, walk, deadline, &mut found)?;
+                    }
                 }
                 Seed::Ids(ids) => {
                     let limit = self.replica.limits.seed_ids;
@@ -114,7 +139,7 @@ impl Reader<'_> {
         found: &mut Found,
     ) -> Result<()> {
         let limits = &self.replica.limits;
-        let k = if nearest.k == 0 { query.limit } else { nearest.k };
+        let k = if nearest.k == 0 { default_k(query, VECTOR_CANDIDATES) } else { nearest.k };
         check_k("seeds.nearest.k", k, limits.k)?;
         if nearest.ef > limits.ef {
             return Err(Error::invalid(
@@ -238,10 +263,13 @@ impl Reader<'_> {
         entities.sort_unstable_by(nearest_first);
         entities.truncate(k);
         let floor = nearest.min_similarity.unwrap_or(0.0);
+        let mut ranks = HashMap::new();
         for (key, found_match) in entities.into_iter().filter(|(_, best)| best.similarity >= floor) {
+            ranks.insert(key.clone(), ranks.len());
             found.seeds.push((key.clone(), found_match.similarity));
             found.matches[nth].insert(key, found_match);
         }
+        found.vector_ranks.push(ranks);
         Ok(())
     }
 

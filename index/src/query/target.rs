@@ -11,6 +11,7 @@ use crate::{
     query::{Nearest, NearestTarget, Query, Seed},
     replica::Reader,
     row::EntityKey,
+    text::TextView,
     vector::{SpaceIndex, View, measure_and_similarity},
 };
 
@@ -145,6 +146,8 @@ pub(crate) struct Aimed {
 pub(crate) struct Pinned<'a> {
     pub(crate) reader: Reader<'a>,
     pub(crate) views: Views,
+    /// Of texts, if any query looks for words.
+    pub(crate) text_view: Option<TextView>,
     /// One for each query.
     pub(crate) aimed: Vec<Result<Aimed>>,
 }
@@ -166,8 +169,14 @@ impl<'a> Pinned<'a> {
             for target in aimed.iter().flatten().flat_map(|aimed| &aimed.targets) {
                 views.entry(target.index.id).or_insert_with(|| target.index.view());
             }
-            if views.values().all(|view| view.fits(reader.snapshot.sequence())) {
-                return Self { reader, views, aimed };
+            let seeks_words =
+                |query: &Query| query.seeds.iter().any(|seed| matches!(seed, Seed::Text { .. }));
+            let text_view = queries.iter().any(seeks_words).then(|| reader.replica.texts.view());
+            let sequence = reader.snapshot.sequence();
+            if views.values().all(|view| view.fits(sequence))
+                && text_view.as_ref().is_none_or(|view| view.fits(sequence))
+            {
+                return Self { reader, views, text_view, aimed };
             }
         }
     }

@@ -47,11 +47,53 @@ impl Query {
     }
 }
 
+/// Words to look for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TextQuery {
+    /// The words.
+    pub text: String,
+    /// Which of them must be there.
+    pub operator: TextMatch,
+    /// Where to look, and what matches there count: declared attributes, or [`TextQuery::CHUNKS`]. Empty: everywhere, by the
+    /// declared weights. Names in need of a choice may begin with `attributes.`.
+    pub fields: Vec<(String, Option<f64>)>,
+    /// The last word may be the beginning of one.
+    pub prefix: bool,
+    /// So many letters of each word may be wrong, missing or too many, but for the first; at most 2.
+    pub fuzziness: u8,
+    /// In a phrase, so many places each word may be away from where it should be; at most 100.
+    pub slop: u32,
+}
+
+impl TextQuery {
+    /// Stands for the texts of chunks among the fields.
+    pub const CHUNKS: &'static str = "chunks";
+}
+
+/// Which words of a text must be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TextMatch {
+    /// At least one.
+    #[default]
+    Any,
+    /// Each of them.
+    All,
+    /// All, one after the other.
+    Phrase,
+}
+
 /// Where a query begins.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Seed {
     /// The nearest vectors of a space.
     Nearest(Nearest),
+    /// The entities whose texts answer best to some words.
+    Text {
+        /// What to look for.
+        query: TextQuery,
+        /// How many at most; 0: the query's limit or, beside other seeds, at least 200.
+        k: usize,
+    },
     /// These entities, each with score 1.
     Ids(Vec<EntityRef>),
     /// The first entities, in the order of their ids, that match; each with score 1.
@@ -70,7 +112,7 @@ pub struct Nearest {
     pub space: String,
     /// What to be near to.
     pub target: NearestTarget,
-    /// How many; 0: the query's limit.
+    /// How many; 0: the query's limit or, beside other seeds, at least 100.
     pub k: usize,
     /// Compares with every vector rather than walking the index.
     pub exact: bool,
@@ -150,12 +192,29 @@ impl Default for ExpandSpec {
 /// How to score.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scoring {
-    /// `None`: vector 1, and graph 1 if there is an expansion or no seed by vector.
+    /// `None`: vector 1 and text 1, or 0.75 beside vectors, where there are such seeds; graph 1 if there is an expansion, or
+    /// neither.
     pub weights: Option<Weights>,
+    /// What the signals of vectors and texts are.
+    pub fusion: Fusion,
     /// Recency halves each time this passes; `None`: 30 days.
     pub half_life: Option<Duration>,
     /// What age is measured against; `None`: the request's time.
     pub as_of: Option<Timestamp>,
+}
+
+/// What the signals of vectors and texts are, which come from measures that have nothing in common.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum Fusion {
+    /// How near, and how well the words answer.
+    #[default]
+    Scores,
+    /// The place among those that a clause found: (k + 1) / (k + place), and 0 for what it did not find (Cormack, Clarke and
+    /// Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods", 2009).
+    ReciprocalRank {
+        /// How little the first places differ; above 0, usually 60.
+        k: f64,
+    },
 }
 
 /// The weight of each signal, in [0, 1], at least one above zero.
@@ -163,7 +222,7 @@ pub struct Scoring {
 pub struct Weights {
     /// Of nearness.
     pub vector: f64,
-    /// Of the fused rank of text search.
+    /// Of how well texts answer.
     pub text: f64,
     /// Of being reached along edges.
     pub graph: f64,
@@ -178,7 +237,7 @@ pub struct Weights {
 pub enum Signal {
     /// Nearness.
     Vector,
-    /// Fused rank of text search.
+    /// How well texts answer.
     Text,
     /// Reached along edges.
     Graph,
@@ -237,7 +296,7 @@ pub struct Hit {
     pub entity: Entity,
     /// In [0, 1].
     pub score: f64,
-    /// The chunk whose vector matched best; empty: the entity's own.
+    /// The chunk whose vector or, if none was compared, whose text matched best; empty: the entity's own.
     pub chunk_id: String,
     /// The space's own measure of the best match (cosine, dot product, l2 distance).
     pub measure: Option<f64>,

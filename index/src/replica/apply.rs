@@ -4,7 +4,7 @@
 //! and publishes the index changes under the batch's sequence. What lies on disk is therefore always merged.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -14,14 +14,15 @@ use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
     merge::{EntityState, Register},
-    model::{CollectionId, Timestamp, Value, Written},
+    model::{CollectionId, TextField, Timestamp, Value, Written},
     mutation::{Condition, Mutation, Part},
     replica::{Replica, loaded::Loaded},
     row::{
-        EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
+        ChunkContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
         key::{by_number, decode_number_key, encode_numbered},
     },
-    vector::{Owner, VectorChange, journal_key},
+    text::{self, Document, TextChange, document_of_entity},
+    vector::{self, Owner, VectorChange},
     version::Version,
 };
 
@@ -30,6 +31,13 @@ const MAX_BATCH_MUTATIONS: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 pub(super) const CLOCK: &[u8] = b"clock";
+
+/// What a batch changes in the indexes.
+#[derive(Default)]
+struct Changes {
+    vectors: Vec<VectorChange>,
+    texts: Vec<TextChange>,
+}
 
 type Working = HashMap<EntityKey, Loaded>;
 
@@ -77,6 +85,7 @@ impl Replica {
         if !growing.is_empty() {
             self.spaces.wait_for_room(|collection| growing.contains(&collection))?;
         }
+        self.texts.wait_for_room()?;
         // Held until the batch is visible, so that no collection is dropped under it.
         let catalogue = self.catalogue.read();
         let entities = mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| &part.entity));
@@ -95,10 +104,11 @@ impl Replica {
             results.push(self.merge(&mut working, mutation, now));
         }
         let mut batch = WriteBatch::new();
-        let mut changes: Vec<VectorChange> = Vec::new();
+        let mut changes = Changes::default();
         for (entity, loaded) in &mut working {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
+        let Changes { vectors: changes, texts } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
         let changes_nothing = batch.is_empty();
@@ -107,8 +117,13 @@ impl Replica {
             batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
         }
         for VectorChange { space, writing, number, .. } in &changes {
-            let key = journal_key(space.id, writing.growing().generation, *number);
+            let place = vector::place(&self.keyspaces, space.id);
+            let key = place.journal_key(writing.growing().generation, *number);
             batch.put(self.keyspaces.vector_log, key, Vec::new());
+        }
+        for TextChange { writing, number, .. } in &texts {
+            let key = text::place(&self.keyspaces).journal_key(writing.growing().generation, *number);
+            batch.put(self.keyspaces.text_log, key, Vec::new());
         }
         if changes_nothing || only_deletes {
             // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
@@ -117,15 +132,23 @@ impl Replica {
         }
         let spaces: Vec<_> = changes.iter().map(|change| Arc::clone(&change.space)).collect();
         let changes = Arc::new(changes);
-        let published = Arc::clone(&changes);
-        let (matches, entities) = (Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
+        let texts = Arc::new(texts);
+        let (published, published_texts) = (Arc::clone(&changes), Arc::clone(&texts));
+        let (index, matches, entities) =
+            (self.texts.clone(), Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
         let publish = move |sequence| {
             matches.note(sequence, &entities);
             published.iter().for_each(|change| change.publish(sequence));
+            published_texts.iter().for_each(|change| index.publish(change, sequence));
         };
         self.engine.commit(batch, durability, publish)?;
         // The segments that the changes went to are sealed only when all that is in them is visible.
         drop(changes);
+        let has_texts = !texts.is_empty();
+        drop(texts);
+        if has_texts {
+            self.texts.maintain();
+        }
         let mut seen: Vec<*const crate::vector::SpaceIndex> = Vec::new();
         for space in spaces {
             if !seen.contains(&Arc::as_ptr(&space)) {
@@ -201,7 +224,7 @@ impl Replica {
         entity: &EntityKey,
         loaded: &mut Loaded,
         batch: &mut WriteBatch,
-        changes: &mut Vec<VectorChange>,
+        changes: &mut Changes,
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let Loaded { before, after, row_existed, has_hidden_edges } = loaded;
@@ -233,7 +256,7 @@ impl Replica {
         for key in before.chunks.keys().filter(|key| !is_there(&after.chunks, key)) {
             batch.delete(keyspaces.chunk, entity.chunk(key));
         }
-        self.write_vectors(catalogue, entity, before, after, batch, changes)?;
+        self.write_indexed(catalogue, entity, before, after, batch, changes)?;
         let sides = [
             (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
             (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
@@ -253,15 +276,17 @@ impl Replica {
         Ok(())
     }
 
-    fn write_vectors(
+    /// Writes what indexes know by numbers: vectors, whose rows are written here, and texts.
+    fn write_indexed(
         &self,
         catalogue: &Catalogue,
         entity: &EntityKey,
         before: &EntityState,
         after: &EntityState,
         batch: &mut WriteBatch,
-        changes: &mut Vec<VectorChange>,
+        changes: &mut Changes,
     ) -> Result<()> {
+        let texts = changed_texts(catalogue, entity, before, after);
         let changed: Vec<&VectorKey> = after
             .vectors
             .iter()
@@ -273,6 +298,7 @@ impl Replica {
         let chunks_gone = before.chunks.keys().filter(|chunk| !is_there(&after.chunks, chunk));
         let itself_gone = (after.row.is_bare() && !before.row.is_bare()).then_some("");
         let concerned = changed.iter().chain(&removed).map(|key| key.chunk.as_str());
+        let concerned = concerned.chain(texts.iter().map(|(chunk, _)| *chunk));
         let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
         for chunk in concerned.chain(chunks_gone.map(String::as_str)).chain(itself_gone) {
             if !numbers.contains_key(chunk) {
@@ -281,20 +307,7 @@ impl Replica {
         }
         for key in changed {
             let Some(space) = self.spaces.get(entity.collection, key.space) else { continue };
-            let number = match numbers[key.chunk.as_str()] {
-                Some(number) => number,
-                None => {
-                    let number = self.numbers.next(&self.engine)?;
-                    batch.put(
-                        self.keyspaces.number,
-                        entity.number(&key.chunk),
-                        number.to_be_bytes().to_vec(),
-                    );
-                    batch.put(self.keyspaces.number, by_number(number), encode_numbered(entity, &key.chunk));
-                    numbers.insert(&key.chunk, Some(number));
-                    number
-                }
-            };
+            let number = self.numbered(entity, &key.chunk, &mut numbers, batch)?;
             let register = &after.vectors[key];
             batch.put(self.keyspaces.vector, entity.vector(key), encode_register(register));
             if let Some(old) = before.vectors.get(key) {
@@ -306,7 +319,17 @@ impl Replica {
                 writing.growing().encode(space.measure().prepare(&vector.0), owner)
             };
             let vector = register.value.as_ref().map(encode);
-            changes.push(VectorChange { space, writing, number, vector });
+            changes.vectors.push(VectorChange { space, writing, number, vector });
+        }
+        for (chunk, document) in texts {
+            let number = match (document.is_empty(), numbers[chunk]) {
+                // It had no text that was indexed either.
+                (true, None) => continue,
+                (true, Some(number)) => number,
+                (false, _) => self.numbered(entity, chunk, &mut numbers, batch)?,
+            };
+            let (writing, collection) = (self.texts.begin_write(), entity.collection);
+            changes.texts.push(TextChange { writing, number, collection, document });
         }
         for key in removed {
             batch.delete(self.keyspaces.vector, entity.vector(key));
@@ -314,12 +337,14 @@ impl Replica {
             let Some(number) = numbers[key.chunk.as_str()] else { continue };
             if let Some(space) = self.spaces.get(entity.collection, key.space) {
                 let writing = space.begin_write();
-                changes.push(VectorChange { space, writing, number, vector: None });
+                changes.vectors.push(VectorChange { space, writing, number, vector: None });
             }
         }
-        // A number goes with the last vector that it stood for.
+        // A number goes with the last vector or text that it stood for.
         for (chunk, number) in numbers {
             let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
+            let has_vectors =
+                has_vectors || after.chunks.get(chunk).is_some_and(|chunk| chunk.value.is_some());
             let is_complete = after.row.is_bare() || !chunk.is_empty();
             if let (Some(number), false, true) = (number, has_vectors, is_complete) {
                 batch.delete(self.keyspaces.number, entity.number(chunk));
@@ -327,6 +352,24 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// The number of an entity or a chunk, given to it if it has none.
+    fn numbered<'a>(
+        &self,
+        entity: &EntityKey,
+        chunk: &'a str,
+        numbers: &mut BTreeMap<&'a str, Option<u64>>,
+        batch: &mut WriteBatch,
+    ) -> Result<u64> {
+        if let Some(Some(number)) = numbers.get(chunk) {
+            return Ok(*number);
+        }
+        let number = self.numbers.next(&self.engine)?;
+        batch.put(self.keyspaces.number, entity.number(chunk), number.to_be_bytes().to_vec());
+        batch.put(self.keyspaces.number, by_number(number), encode_numbered(entity, chunk));
+        numbers.insert(chunk, Some(number));
+        Ok(number)
     }
 
     fn number_of(&self, entity: &EntityKey, chunk: &str) -> Result<Option<u64>> {
@@ -369,6 +412,36 @@ impl Replica {
         }
         Ok(())
     }
+}
+
+/// The entity's and its chunks' texts that a write changes, as they are then.
+fn changed_texts<'a>(
+    catalogue: &Catalogue,
+    entity: &EntityKey,
+    before: &'a EntityState,
+    after: &'a EntityState,
+) -> Vec<(&'a str, Document)> {
+    let Some(collection) = catalogue.by_id(entity.collection) else { return Vec::new() };
+    let spec = &collection.text;
+    let mut changed = Vec::new();
+    let is_other = |field: &TextField| {
+        let field = Field::Attribute(field.attribute.clone());
+        before.row.get(&field) != after.row.get(&field)
+    };
+    if spec.fields.iter().any(is_other) {
+        changed.push(("", document_of_entity(spec, &after.row)));
+    }
+    let text = |chunk: Option<&'a Register<ChunkContent>>| {
+        chunk.and_then(|chunk| chunk.value.as_ref()).map_or("", |chunk| chunk.text.as_str())
+    };
+    let ids: BTreeSet<&String> = before.chunks.keys().chain(after.chunks.keys()).collect();
+    for id in ids {
+        let (old, new) = (text(before.chunks.get(id)), text(after.chunks.get(id)));
+        if old != new {
+            changed.push((id, Document::of_chunk(spec, new)));
+        }
+    }
+    changed
 }
 
 type EdgeEnd = (EntityKey, EdgeKey);

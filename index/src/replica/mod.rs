@@ -31,10 +31,11 @@ use crate::{
     clock::{Clock, HybridClock},
     error::{Error, Result},
     keyspaces::{Keyspaces, keyspace_options},
-    model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, Write},
+    model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, TextSpec, Write},
     mutation::{Mutation, Planner},
     query::MatchCache,
     random::Random,
+    text::{TextContext, TextCounts, TextIndex},
     vector::{
         BuildPool, SegmentScrub, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions,
     },
@@ -75,6 +76,7 @@ pub struct Replica {
     pub(crate) clock: HybridClock,
     pub(crate) limits: Limits,
     pub(crate) spaces: Spaces,
+    pub(crate) texts: TextIndex,
     pub(crate) matches: Arc<MatchCache>,
     latches: latch::Latches,
     numbers: Arc<Numbers>,
@@ -117,6 +119,15 @@ impl Replica {
         let clock =
             HybridClock::new(options.clock, node, Version::from_time(recorded.saturating_add(slack), node));
         let numbers = Arc::new(Numbers::open(&engine, keyspaces.local)?);
+        let text_context = TextContext {
+            background: Arc::clone(&options.background),
+            engine: engine.clone(),
+            keyspaces,
+            numbers: Arc::clone(&numbers),
+            clock: Arc::clone(&wall),
+            fs: Arc::clone(&options.fs),
+            dir: options.dir.clone(),
+        };
         let spaces = Spaces::new(SpacesContext {
             options: options.vectors,
             pool: options.build_pool,
@@ -136,6 +147,7 @@ impl Replica {
         }
         drop(snapshot);
         spaces.remove_orphans()?;
+        let texts = TextIndex::open(text_context, &catalogue)?;
         let visible = engine.visible_sequence();
         let replica = Arc::new(Self {
             engine,
@@ -145,6 +157,7 @@ impl Replica {
             limits: options.limits,
             matches: Arc::new(MatchCache::new(visible)),
             spaces,
+            texts,
             latches: latch::Latches::default(),
             numbers,
             highest_version: AtomicU64::new(recorded),
@@ -155,6 +168,8 @@ impl Replica {
         });
         replica.spaces.verify();
         replica.spaces.watch();
+        replica.texts.watch();
+        replica.texts.maintain();
         replica.spaces.all().iter().for_each(|space| replica.spaces.maintain(space));
         for dropped in dropped {
             replica.sweep_in_background(dropped);
@@ -204,10 +219,11 @@ impl Replica {
         name: &str,
         spaces: Vec<SpaceSpec>,
         aliases: BTreeMap<String, String>,
+        text: TextSpec,
     ) -> Result<Arc<Collection>> {
         let _change = self.catalogue_change.lock();
         let now = self.clock.wall().now();
-        let (catalogue, collection) = self.catalogue().create(tenant, name, spaces, aliases, now)?;
+        let (catalogue, collection) = self.catalogue().create(tenant, name, spaces, aliases, text, now)?;
         self.install(tenant, catalogue, &collection, &[])?;
         Ok(collection)
     }
@@ -235,6 +251,7 @@ impl Replica {
         for space in collection.spaces.values() {
             self.spaces.drop_space(collection.id, space.id);
         }
+        self.texts.drop_collection(collection.id);
         self.sweep_in_background(dropped);
         Ok(())
     }
@@ -279,9 +296,24 @@ impl Replica {
         self.spaces.counts()
     }
 
+    /// Writes fresh texts to a segment, however few they are.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn seal_texts(&self) -> Result<()> {
+        self.texts.seal()
+    }
+
+    /// Figures of the text index.
+    pub fn text_counts(&self) -> TextCounts {
+        self.texts.counts()
+    }
+
     /// What background work is at.
     pub fn workers(&self) -> Vec<WorkerStatus> {
-        self.spaces.workers()
+        let mut workers = self.spaces.workers();
+        workers.extend(self.texts.workers());
+        workers
     }
 
     /// Pauses, resumes or slows down a worker, until the next start; gives what it is at then.
@@ -289,7 +321,14 @@ impl Replica {
     /// # Errors
     /// If there is no worker of this name, or the share is none.
     pub fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
-        self.spaces.change_worker(name, change)
+        if let Some(changed) = self.texts.change_worker(name, change)? {
+            return Ok(changed);
+        }
+        if let Some(changed) = self.spaces.change_worker(name, change)? {
+            return Ok(changed);
+        }
+        let names: Vec<&str> = self.workers().iter().map(|worker| worker.name).collect();
+        Err(Error::invalid("name", format!("is {name:?}; workers are {}", names.join(", "))))
     }
 
     /// Reads everything on disk, rows and indexes, and compares it with its checksums. `progress` is told how far it is and
@@ -315,6 +354,7 @@ impl Replica {
     pub fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
         self.spaces.close();
+        self.texts.close();
         self.engine.clone().close()?;
         Ok(())
     }

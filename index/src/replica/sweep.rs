@@ -11,7 +11,7 @@ use crate::{
     placement::PARTITIONS,
     replica::{Replica, mirrored},
     row::key::{by_number, collection_prefix, decode_edge_key, decode_vector_key, numbers_prefix},
-    vector::Inventory,
+    vector,
     version::Version,
 };
 
@@ -93,7 +93,7 @@ impl Replica {
             self.engine.flush()?;
         }
         let mut batch = WriteBatch::new();
-        Inventory::forget(keyspaces, dropped.collection, dropped.space, &mut batch);
+        vector::forget(keyspaces, dropped.collection, dropped.space, &mut batch);
         batch.delete(keyspaces.cluster, dropped_row(dropped));
         self.engine.write(batch, Durability::Sync)?;
         Ok(())

@@ -25,8 +25,6 @@
 //! of each. Every change is journaled in the batch that makes it; a restart opens the segments and replays the journal.
 
 mod calibration;
-mod deaths;
-mod duty;
 mod graph;
 mod growing;
 mod kernel;
@@ -53,5 +51,5 @@ pub(crate) use scrub::SegmentScrub;
 pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
-pub(crate) use stored::{Inventory, journal_key};
+pub(crate) use stored::{forget, place};
 pub(crate) use view::{Search, View};

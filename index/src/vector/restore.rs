@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use allidb_storage::Direction;
 
 use crate::{
+    duty::Work,
     error::{Error, Result},
     placement::PARTITIONS,
     replica::register,
@@ -12,7 +13,7 @@ use crate::{
         VectorContent,
         key::{collection_prefix, decode_vector_key},
     },
-    vector::{SpaceIndex, duty::Work, owner::Owner, spaces::Inner, upkeep::ROOM_EVERY},
+    vector::{SpaceIndex, owner::Owner, spaces::Inner, upkeep::ROOM_EVERY},
 };
 
 impl Inner {

@@ -12,13 +12,13 @@ use allidb_storage::Sequence;
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
+    deaths::Deaths,
+    duty::{Duty, Work},
     error::Result,
     model::{Codes, CollectionId, Metric, SpaceId},
     vector::{
         Measure,
         calibration::{Curve, Reservoir},
-        deaths::Deaths,
-        duty::{Duty, Work},
         growing::{FreshRow, Growing, Writing},
         merge,
         rotation::Rotation,

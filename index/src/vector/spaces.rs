@@ -14,19 +14,20 @@ use parking_lot::RwLock;
 
 use crate::{
     clock::Clock,
+    deaths::Deaths,
+    duty::Work,
     error::{Error, Result},
+    inventory::Inventory,
     keyspaces::Keyspaces,
     model::{CollectionId, SpaceId, TenantId},
     replica::Numbers,
     vector::{
         SpaceIndex,
-        deaths::Deaths,
-        duty::Work,
         growing::{FreshRow, Writing},
         owner::Owner,
         segment::Segment,
         space::{Shape, SpaceCounts},
-        stored::{Inventory, journal, vector_of},
+        stored::{place, vector_of},
     },
     worker::{Worker, WorkerChange, WorkerStatus},
 };
@@ -193,7 +194,7 @@ impl Spaces {
         let inner = &*self.0;
         let SpaceDefinition { tenant, collection, space, shape } = definition;
         let id = (collection, space);
-        let inventory = Inventory::load(snapshot, &inner.keyspaces, id)?;
+        let inventory = Inventory::load(snapshot, &place(&inner.keyspaces, id))?;
         let mut is_complete = inventory.as_ref().is_some_and(|inventory| inventory.is_complete);
         let inventory = inventory.unwrap_or_default();
         let mut segments = Vec::new();
@@ -214,7 +215,7 @@ impl Spaces {
         }
         let mut changed: BTreeSet<u64> = BTreeSet::new();
         let mut generation = inventory.generation;
-        for row in journal(snapshot, inner.keyspaces.vector_log, id)? {
+        for row in place(&inner.keyspaces, id).journal(snapshot)? {
             let (of, number) = row?;
             generation = generation.max(of);
             if of >= inventory.generation {
@@ -252,7 +253,7 @@ impl Spaces {
     pub(crate) fn found(&self, definition: SpaceDefinition, batch: &mut WriteBatch) -> Result<()> {
         let id = (definition.collection, definition.space);
         let inventory = Inventory { is_complete: true, generation: FIRST_GENERATION, segments: Vec::new() };
-        inventory.store(&self.0.engine, &self.0.keyspaces, id, batch)
+        inventory.store(&self.0.engine, &place(&self.0.keyspaces, id), batch)
     }
 
     /// Adds a founded space.
@@ -362,17 +363,16 @@ impl Spaces {
         self.0.worker(work).status(done, total)
     }
 
-    /// Pauses, resumes or slows down a worker; gives what it is at then.
+    /// Pauses, resumes or slows down a worker; gives what it is at then. `None` if none has this name.
     ///
     /// # Errors
-    /// If there is none of this name, or the change cannot be.
-    pub(crate) fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
+    /// If the change cannot be.
+    pub(crate) fn change_worker(&self, name: &str, change: WorkerChange) -> Result<Option<WorkerStatus>> {
         let Some(work) = Work::ALL.into_iter().find(|work| self.0.worker(*work).name() == name) else {
-            let names = self.0.workers.each_ref().map(Worker::name).join(", ");
-            return Err(Error::invalid("name", format!("is {name:?}; workers are {names}")));
+            return Ok(None);
         };
         self.0.worker(work).change(change)?;
-        Ok(self.status(work))
+        Ok(Some(self.status(work)))
     }
 
     pub(super) fn fs(&self) -> &dyn Fs {
@@ -467,7 +467,7 @@ impl Inner {
         }
         let mut batch = WriteBatch::new();
         let inventory = Inventory { is_complete, generation, segments };
-        inventory.store(&self.engine, &self.keyspaces, space.id, &mut batch)?;
+        inventory.store(&self.engine, &place(&self.keyspaces, space.id), &mut batch)?;
         if space.is_dropped() {
             return Ok(());
         }

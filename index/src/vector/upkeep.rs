@@ -13,6 +13,7 @@ use std::{
 use allidb_storage::{Sequence, Snapshot, fs::ScratchFile};
 
 use crate::{
+    duty::Work,
     error::{Error, Result},
     model::{Codes, CollectionId, TenantId},
     replica::register,
@@ -20,7 +21,6 @@ use crate::{
     vector::{
         SpaceIndex,
         calibration::{self, Sample},
-        duty::Work,
         graph::{BuildOptions, BuildRun, Kept, NONE},
         growing::Growing,
         kernel::CodeKind,

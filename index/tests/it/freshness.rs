@@ -12,7 +12,7 @@ use std::{
 
 use allidb_index::{
     Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
-    model::{EntityRef, Limits, Metric, SpaceSpec, Write},
+    model::{EntityRef, Limits, Metric, SpaceSpec, TextSpec, Write},
     query::{Nearest, Query, Seed},
 };
 use allidb_storage::{Durability, Options, Threads, fs::RealFs};
@@ -87,7 +87,7 @@ fn a_vector_is_found_once_it_was_put_and_never_once_it_was_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let replica = open(dir.path());
     let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::Cosine)];
-    replica.create_collection(TENANT, "c", spaces, BTreeMap::new()).unwrap();
+    replica.create_collection(TENANT, "c", spaces, BTreeMap::new(), TextSpec::default()).unwrap();
     let until = Instant::now() + duration();
     let (writes, walked, missed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let work = |writer: usize| {

@@ -6,4 +6,5 @@ mod filters;
 mod fixture;
 mod freshness;
 mod queries;
+mod texts;
 mod vectors;

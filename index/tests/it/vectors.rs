@@ -9,7 +9,7 @@ use std::{
 use allidb_index::{
     Activity, VectorCounts, WorkerChange,
     filter::{Field, Filter, Operator},
-    model::{Codes, CollectionChange, EntityRef, Metric, SpaceSpec, Value, Write},
+    model::{Codes, CollectionChange, EntityRef, Metric, SpaceSpec, TextSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 use allidb_storage::ScrubOptions;
@@ -373,7 +373,7 @@ fn a_paused_worker_does_nothing_and_goes_on_when_it_is_resumed() {
     fixture.replica.seal_vectors();
     assert_eq!(fixture.replica.vector_counts().in_graphs, 3_000);
     let names: Vec<&str> = fixture.replica.workers().iter().map(|worker| worker.name).collect();
-    assert_eq!(names, ["vector-seal", "vector-merge"]);
+    assert_eq!(names, ["vector-seal", "vector-merge", "text-seal", "text-merge"]);
     let refused = fixture.replica.change_worker("nobody", WorkerChange::default()).unwrap_err();
     assert!(refused.to_string().contains("vector-seal, vector-merge"), "{refused}");
 }
@@ -571,7 +571,7 @@ fn damaged_vectors_cost_the_searches_of_their_collection_and_nothing_else() {
     const DIMENSION: usize = 4_000;
     let fixture = Fixture::with_space(DIMENSION as u32, Metric::L2);
     let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::L2)];
-    fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new()).unwrap();
+    fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new(), TextSpec::default()).unwrap();
     let vector = &clustered(1, DIMENSION, 1)[0];
     let put = |fixture: &Fixture, collection: &str, id: &str| {
         let entity = Box::new(entity(id, vector));

@@ -9,7 +9,9 @@ use std::{
 
 use allidb_index::{
     Deadline, Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
-    model::{Codes, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value, Write},
+    model::{
+        Codes, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, TextSpec, Value, Write,
+    },
     query::{Nearest, Query, Seed},
 };
 use allidb_storage::{Durability, KeyspaceOptions, Options, Threads, fs::RealFs};
@@ -72,7 +74,7 @@ impl Allidb {
         };
         let spec = SpaceSpec::new(SPACE, data.base.dimension as u32, Metric::Cosine);
         let spaces = vec![SpaceSpec { codes, ..spec }];
-        replica.create_collection(TENANT, COLLECTION, spaces, BTreeMap::new())?;
+        replica.create_collection(TENANT, COLLECTION, spaces, BTreeMap::new(), TextSpec::default())?;
         let mut index = Self { replica, rows: HashMap::new(), breadth: 0, insert_seconds: 0.0 };
         let dataset = Dataset::open(&plan.data).ok();
         let mut lines = dataset.as_ref().map(Dataset::entity_lines).transpose()?;

@@ -1,16 +1,16 @@
-//! Which work is under way for a space, and when work that failed is tried again.
+//! Which work is under way for an index, and when work that failed is tried again.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Most ticks that pass between two tries of work that fails.
 const MAX_REST: u32 = 64;
 
-/// What is done for a space in the background.
+/// What is done for an index in the background.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Work {
-    /// Writing full growing segments to files.
+    /// Writing what is full in memory to files.
     Seal,
-    /// Making one segment with a graph of several; reading missing rows again.
+    /// Making one segment of several; reading missing rows again.
     Merge,
 }
 
@@ -18,7 +18,7 @@ impl Work {
     pub(crate) const ALL: [Work; 2] = [Work::Seal, Work::Merge];
 }
 
-/// The work of one space: one thread at most for each kind, and rests after failures.
+/// The work of one index: one thread at most for each kind, and rests after failures.
 #[derive(Debug, Default)]
 pub(crate) struct Duty {
     /// Set while some thread does that kind of work.

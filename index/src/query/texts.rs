@@ -1,0 +1,156 @@
+//! What a query looks for in texts, and what it finds there.
+
+use foldhash::{HashMap, HashMapExt};
+
+use crate::{
+    deadline::Deadline,
+    error::{Error, Result},
+    graph::Walk,
+    model::{Collection, Limits, TextSpec},
+    query::{Query, TextQuery, seeds::Found},
+    replica::Reader,
+    row::{
+        EntityKey,
+        key::{by_number, decode_numbered},
+    },
+    text::{TextSearch, TextView},
+};
+
+/// Most places that a word of a phrase may be away from where it should be.
+const MAX_SLOP: u32 = 100;
+/// Most letters that may differ.
+const MAX_FUZZINESS: u8 = 2;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 256;
+
+/// What a clause of words found: the score of each document, by number.
+pub(crate) type TextScores = HashMap<u64, f32>;
+
+/// How well an entity answers to the words of a query.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct TextHit {
+    /// In [0, 1].
+    pub(crate) score: f64,
+    /// Whose text it is; empty: the entity's own.
+    pub(crate) chunk: String,
+}
+
+impl TextQuery {
+    /// Checks all that does not need the collection.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] with the place below `place`.
+    pub(crate) fn validate(&self, place: &str, limits: &Limits) -> Result<()> {
+        if self.text.trim().is_empty() {
+            return Err(Error::invalid(format!("{place}.text"), "must not be empty"));
+        }
+        if self.text.len() > limits.query_text_bytes {
+            let why =
+                format!("is {} bytes long; at most {} are allowed", self.text.len(), limits.query_text_bytes);
+            return Err(Error::invalid(format!("{place}.text"), why));
+        }
+        if self.fuzziness > MAX_FUZZINESS {
+            let why = format!("is {}; at most {MAX_FUZZINESS}", self.fuzziness);
+            return Err(Error::invalid(format!("{place}.fuzziness"), why));
+        }
+        if self.slop > MAX_SLOP {
+            return Err(Error::invalid(
+                format!("{place}.slop"),
+                format!("is {}; at most {MAX_SLOP}", self.slop),
+            ));
+        }
+        for (at, (_, weight)) in self.fields.iter().enumerate() {
+            if let Some(weight) = weight
+                && !(*weight > 0.0 && *weight <= TextSpec::MAX_WEIGHT)
+            {
+                let why = format!("is {weight}; it must be above 0 and at most {}", TextSpec::MAX_WEIGHT);
+                return Err(Error::invalid(format!("{place}.fields[{at}].weight"), why));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Reader<'_> {
+    /// The entities that answer best to some words.
+    #[expect(clippy::too_many_arguments, reason = "one clause of a query and all it reads from")]
+    pub(super) fn worded(
+        &self,
+        query: &Query,
+        words: &TextQuery,
+        k: usize,
+        collection: &Collection,
+        view: &TextView,
+        walk: &mut Walk<'_>,
+        deadline: Deadline,
+        found: &mut Found,
+    ) -> Result<()> {
+        let search = TextSearch {
+            index: &self.replica.texts,
+            view,
+            collection: collection.id,
+            spec: &collection.text,
+            query: words,
+            sequence: self.snapshot.sequence(),
+            deadline,
+        };
+        let scored = search.run()?;
+        let matches = match &query.filter {
+            Some(filter) => self.matches(collection.id, filter, false, deadline)?,
+            None => None,
+        };
+        let now = self.now;
+        let mut ranked: HashMap<EntityKey, usize> = HashMap::new();
+        for (at, (number, score)) in scored.iter().enumerate() {
+            if at % DEADLINE_EVERY == 0 {
+                deadline.check()?;
+            }
+            if ranked.len() == k {
+                break;
+            }
+            if matches.as_ref().is_some_and(|matches| !matches.numbers.contains(*number)) {
+                continue;
+            }
+            let Some((entity, _)) = self.owner_of(*number)? else { continue };
+            if ranked.contains_key(&entity) {
+                continue;
+            }
+            let passes = match walk.row(&entity)? {
+                Some(row) if row.is_live(now) => self.passes(&entity, row, query.filter.as_ref())?,
+                _ => false,
+            };
+            if passes {
+                ranked.insert(entity.clone(), ranked.len());
+                found.seeds.push((entity, f64::from(*score)));
+            }
+        }
+        found.texts.push(scored.into_iter().collect());
+        found.text_ranks.push(ranked);
+        Ok(())
+    }
+
+    /// Whose vector or text a number stands for.
+    fn owner_of(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
+        let key = by_number(number);
+        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
+        decode_numbered(&bytes).map(Some).map_err(|error| Error::corrupt("number", &key, error))
+    }
+
+    /// The best that any clause of words found of an entity: in its own text or that of a chunk.
+    pub(super) fn text_hit(&self, entity: &EntityKey, texts: &[TextScores]) -> Result<Option<TextHit>> {
+        let mut best: Option<(f32, u64)> = None;
+        if texts.is_empty() {
+            return Ok(None);
+        }
+        for number in self.numbers_of(entity)? {
+            for score in texts.iter().filter_map(|texts| texts.get(&number)) {
+                if best.is_none_or(|(best, _)| *score > best) {
+                    best = Some((*score, number));
+                }
+            }
+        }
+        let Some((score, number)) = best else { return Ok(None) };
+        let chunk = self.owner_of(number)?.map(|(_, chunk)| chunk).unwrap_or_default();
+        Ok(Some(TextHit { score: f64::from(score), chunk }))
+    }
+}

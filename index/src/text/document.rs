@@ -1,0 +1,159 @@
+//! The texts of an entity or a chunk, taken apart into words.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tantivy::fieldnorm::FieldNormReader;
+
+use crate::{
+    model::{Language, TextKind, TextSpec, Value},
+    text::words::words,
+};
+
+/// The field that holds the text of a chunk; attributes follow in the order in which they were declared.
+pub(crate) const CHUNK_FIELD: u8 = 0;
+/// Fields of one index: the chunks' and one for each attribute that a collection may declare.
+pub(crate) const FIELDS: usize = 1 + TextSpec::MAX_FIELDS;
+/// Between the last word of one string of a list and the first word of the next: a phrase does not go across.
+const GAP: u32 = 100;
+/// Places that each value of a list of names has. Words beyond them share the last one.
+pub(crate) const VALUE_WORDS: u32 = 128;
+/// Before a word as it is written, where stems are indexed. No word of a text begins so.
+const WRITTEN: char = '=';
+/// Values of one list of names that are indexed.
+const MAX_VALUES: usize = 1 << 16;
+/// Words of one text that are indexed; what follows is not found.
+const MAX_WORDS: u32 = 1 << 20;
+
+/// An entity's or a chunk's words, by field.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Document {
+    /// Those that have words, ascending.
+    pub(crate) fields: Vec<FieldWords>,
+}
+
+/// The words of one text.
+#[derive(Debug, PartialEq)]
+pub(crate) struct FieldWords {
+    pub(crate) field: u8,
+    /// How many.
+    pub(crate) len: u32,
+    /// Where each stands, ascending.
+    pub(crate) positions: BTreeMap<Box<str>, Vec<u32>>,
+}
+
+impl Document {
+    /// Of a chunk's text.
+    pub(crate) fn of_chunk(spec: &TextSpec, text: &str) -> Self {
+        let mut document = Self::default();
+        document.add(CHUNK_FIELD, spec.chunks, &[text]);
+        document
+    }
+
+    /// Of an entity's attributes.
+    pub(crate) fn of_attributes<'a>(spec: &TextSpec, attribute: impl Fn(&str) -> Option<&'a Value>) -> Self {
+        let mut document = Self::default();
+        for (field, declared) in (CHUNK_FIELD + 1..).zip(&spec.fields) {
+            if let Some(value) = attribute(&declared.attribute) {
+                match declared.kind {
+                    TextKind::Prose => document.add(field, declared.language, &texts(value)),
+                    TextKind::Names => document.add_names(field, declared.language, &texts(value)),
+                }
+            }
+        }
+        document
+    }
+
+    /// Each value has places of its own, and beside its words their number.
+    fn add_names(&mut self, field: u8, language: Language, texts: &[&str]) {
+        let mut words_of = FieldWords { field, len: 0, positions: BTreeMap::new() };
+        let values = texts.iter().filter(|text| !text.is_empty()).take(MAX_VALUES);
+        for (value, text) in (0..).zip(values) {
+            let first = value * VALUE_WORDS;
+            let mut different = BTreeSet::new();
+            words(language, text, &mut |word, position, _| {
+                words_of.put(word, first + position.min(VALUE_WORDS - 1));
+                different.insert(word.to_owned());
+            });
+            if language != Language::None {
+                words(Language::None, text, &mut |word, position, _| {
+                    words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));
+                });
+            }
+            if !different.is_empty() {
+                words_of.len += different.len() as u32;
+                words_of.put(lengths_word(), first + (different.len() as u32).min(VALUE_WORDS - 1));
+            }
+        }
+        if words_of.len > 0 {
+            self.fields.push(words_of);
+        }
+    }
+
+    fn add(&mut self, field: u8, language: Language, texts: &[&str]) {
+        let mut words_of = FieldWords { field, len: 0, positions: BTreeMap::new() };
+        let mut first = 0;
+        for text in texts {
+            let mut next = first;
+            words(language, text, &mut |word, position, _| {
+                if words_of.len < MAX_WORDS {
+                    words_of.len += 1;
+                    next = first + position;
+                    words_of.put(word, next);
+                }
+            });
+            first = next + GAP;
+        }
+        if words_of.len > 0 {
+            self.fields.push(words_of);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.fields.is_empty()
+    }
+}
+
+impl FieldWords {
+    fn put(&mut self, word: &str, position: u32) {
+        match self.positions.get_mut(word) {
+            Some(positions) if positions.last() == Some(&position) => {}
+            Some(positions) => positions.push(position),
+            None => drop(self.positions.insert(word.into(), vec![position])),
+        }
+    }
+
+    /// The length as the index keeps it: in one byte, exact up to 40 words and within a tenth beyond (as in Lucene).
+    pub(crate) fn len_code(&self) -> u8 {
+        FieldNormReader::fieldnorm_to_id(self.len)
+    }
+}
+
+/// How a word is indexed that counts only as it is written.
+pub(crate) fn as_written(word: &str) -> String {
+    format!("{WRITTEN}{word}")
+}
+
+/// The word whose places tell how many different words the values have: places within them.
+pub(crate) fn lengths_word() -> &'static str {
+    "#"
+}
+
+/// How many words a code stands for.
+pub(crate) fn len_of(code: u8) -> u32 {
+    FieldNormReader::id_to_fieldnorm(code)
+}
+
+/// The strings that an attribute's value holds.
+pub(crate) fn texts(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::List(items) => {
+            let strings = items.iter().filter_map(|item| match item {
+                Value::String(text) => Some(text.as_str()),
+                _ => None,
+            });
+            strings.collect()
+        }
+        _ => Vec::new(),
+    }
+}

@@ -1,0 +1,32 @@
+//! Text: which words stand where, and how well a text answers to some words.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `words` | taking texts apart, by language |
+//! | `document` | the words of an entity or a chunk |
+//! | `growing` | fresh documents, in memory |
+//! | `segment`, `directory`, `shared` | sealed documents, in tantivy's files |
+//! | `search`, `source` | how well documents answer to some words |
+//! | `index` | what is fresh and what is sealed; statistics |
+//! | `open` | opening, replaying the journal, reading texts again |
+//! | `upkeep`, `tiers` | sealing and merging in the background |
+
+mod directory;
+mod document;
+mod growing;
+mod index;
+mod open;
+mod search;
+mod segment;
+mod shared;
+mod source;
+mod tiers;
+mod upkeep;
+mod words;
+
+pub(crate) use document::Document;
+pub use index::TextCounts;
+pub(crate) use index::{TextChange, TextIndex, TextView};
+pub(crate) use open::{TextContext, document_of_entity};
+pub(crate) use search::TextSearch;
+pub(crate) use upkeep::place;

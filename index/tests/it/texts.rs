@@ -1,0 +1,289 @@
+//! Words found in attributes and chunks, compared with an evaluator that looks at every text.
+
+use std::collections::BTreeMap;
+
+use allidb_index::{
+    Error,
+    model::{Chunk, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec, Value, Write},
+    query::{Fusion, Query, Seed, TextMatch, TextQuery},
+};
+use allidb_storage::fs::Fs as _;
+use proptest::prelude::*;
+
+use crate::fixture::{Fixture, TENANT, deadline};
+
+fn field(attribute: &str, weight: f64, kind: TextKind) -> TextField {
+    TextField { attribute: attribute.to_owned(), weight, language: Language::English, kind }
+}
+
+fn spec() -> TextSpec {
+    TextSpec {
+        chunks: Language::English,
+        fields: vec![field("names", 1.0, TextKind::Names), field("body", 1.0, TextKind::Prose)],
+    }
+}
+
+fn fixture() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.replica.create_collection(TENANT, "t", vec![], BTreeMap::new(), spec()).unwrap();
+    fixture
+}
+
+fn entity(id: &str, names: &[&str], body: &str, chunks: &[(&str, &str)]) -> Write {
+    let mut entity = Entity { id: id.to_owned(), ..Entity::default() };
+    let names = names.iter().map(|name| Value::String((*name).to_owned())).collect();
+    entity.attributes.insert("names".to_owned(), Value::List(names));
+    entity.attributes.insert("body".to_owned(), Value::String(body.to_owned()));
+    for (id, text) in chunks {
+        entity.chunks.insert((*id).to_owned(), Chunk { text: (*text).to_owned(), ..Chunk::default() });
+    }
+    Write::Put { collection: "t".to_owned(), entity: Box::new(entity) }
+}
+
+fn put(fixture: &Fixture, write: Write) {
+    fixture.one(write).unwrap();
+}
+
+fn words(text: &str) -> TextQuery {
+    TextQuery { text: text.to_owned(), ..TextQuery::default() }
+}
+
+fn query(words: TextQuery) -> Query {
+    Query { limit: 100, ..Query::new("t", vec![Seed::Text { query: words, k: 0 }]) }
+}
+
+/// Ids and scores, best first.
+fn found(fixture: &Fixture, words: TextQuery) -> Vec<(String, f64)> {
+    let answer = fixture.replica.query(TENANT, &query(words), deadline()).unwrap();
+    answer.hits.into_iter().map(|hit| (hit.entity.id, hit.score)).collect()
+}
+
+fn ids(fixture: &Fixture, words: TextQuery) -> Vec<String> {
+    let mut ids: Vec<String> = found(fixture, words).into_iter().map(|(id, _)| id).collect();
+    ids.sort();
+    ids
+}
+
+#[test]
+fn a_text_is_found_by_the_next_query_and_never_after_its_delete() {
+    let fixture = fixture();
+    put(
+        &fixture,
+        entity("dog", &["domestic dog", "hound"], "a friend that barks", &[("c1", "it runs fast")]),
+    );
+    for text in ["hounds", "BARKING", "run", "Dogs"] {
+        assert_eq!(ids(&fixture, words(text)), ["dog"], "{text}");
+    }
+    assert!(ids(&fixture, words("cat")).is_empty());
+    let answer = fixture.replica.query(TENANT, &query(words("running")), deadline()).unwrap();
+    assert_eq!(answer.hits[0].chunk_id, "c1");
+    // One attribute changes, the other stays.
+    let mut patch = EntityPatch::new(EntityRef::new("t", "dog"));
+    patch.attributes.insert("body".to_owned(), Some(Value::String("it meows".to_owned())));
+    patch.chunks.insert("c1".to_owned(), None);
+    put(&fixture, Write::Update(Box::new(patch)));
+    for (text, is_there) in [("meow", true), ("hound", true), ("bark", false), ("run", false)] {
+        assert_eq!(!ids(&fixture, words(text)).is_empty(), is_there, "{text}");
+    }
+    put(&fixture, Write::Delete(EntityRef::new("t", "dog")));
+    for text in ["meow", "hound", "dog"] {
+        assert!(ids(&fixture, words(text)).is_empty(), "{text}");
+    }
+}
+
+#[test]
+fn names_answer_by_how_much_of_them_the_query_covers() {
+    let fixture = fixture();
+    put(&fixture, entity("dog", &["dog", "domestic dog"], "", &[]));
+    put(&fixture, entity("sled", &["dog sled team"], "", &[]));
+    put(&fixture, entity("cat", &["cat"], "", &[]));
+    let found = found(&fixture, words("my dog and I"));
+    assert_eq!(found.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["dog", "sled"]);
+    assert!(found[0].1 > 8.0 * found[1].1 && found[0].1 <= 1.0, "{found:?}");
+    // Written alike counts more than of the same stem.
+    put(&fixture, entity("dogs", &["dogs"], "", &[]));
+    assert_eq!(self::found(&fixture, words("dogs"))[0].0, "dogs");
+}
+
+#[test]
+fn all_phrases_prefixes_and_misspelt_words() {
+    let fixture = fixture();
+    put(&fixture, entity("1", &["new york"], "the quick brown fox jumps", &[("c", "over the lazy dog")]));
+    put(&fixture, entity("2", &["york", "new"], "brown quick fox", &[]));
+    let all = |text: &str| TextQuery { operator: TextMatch::All, ..words(text) };
+    let phrase = |text: &str, slop| TextQuery { operator: TextMatch::Phrase, slop, ..words(text) };
+    assert_eq!(ids(&fixture, all("quick fox")), ["1", "2"]);
+    assert_eq!(ids(&fixture, all("quick jump")), ["1"]);
+    assert_eq!(ids(&fixture, all("quick dog")), Vec::<String>::new(), "in different texts");
+    assert_eq!(ids(&fixture, phrase("quick brown fox", 0)), ["1"]);
+    assert_eq!(ids(&fixture, phrase("brown fox", 0)), ["1"]);
+    assert_eq!(ids(&fixture, phrase("quick fox", 0)), ["2"]);
+    assert_eq!(ids(&fixture, phrase("quick fox", 1)), ["1", "2"]);
+    assert_eq!(ids(&fixture, phrase("new york", 0)), ["1"], "not across names");
+    assert_eq!(ids(&fixture, phrase("lazy dogs", 0)), ["1"]);
+    let prefix = |text: &str| TextQuery { prefix: true, ..words(text) };
+    assert_eq!(ids(&fixture, prefix("jum")), ["1"]);
+    assert_eq!(ids(&fixture, TextQuery { operator: TextMatch::All, ..prefix("brown qui") }), ["1", "2"]);
+    assert!(ids(&fixture, words("qui")).is_empty());
+    let fuzzy = |text: &str, fuzziness| TextQuery { fuzziness, ..words(text) };
+    assert_eq!(ids(&fixture, fuzzy("quikc", 1)), ["1", "2"]);
+    assert_eq!(ids(&fixture, fuzzy("browwn", 1)), ["1", "2"]);
+    assert!(ids(&fixture, fuzzy("kwick", 1)).is_empty());
+    assert!(ids(&fixture, fuzzy("bqwwn", 1)).is_empty());
+    assert_eq!(ids(&fixture, fuzzy("brwwwn", 2)), ["1", "2"]);
+    let chunks = TextQuery { fields: vec![("chunks".to_owned(), None)], ..words("quick dog") };
+    assert_eq!(ids(&fixture, chunks), ["1"]);
+    let body = TextQuery { fields: vec![("attributes.body".to_owned(), Some(2.0))], ..words("york fox") };
+    assert_eq!(ids(&fixture, body), ["1", "2"]);
+}
+
+#[test]
+fn wrong_words_are_refused_with_the_place() {
+    let fixture = fixture();
+    let refused = |words: TextQuery| match fixture.replica.query(TENANT, &query(words), deadline()) {
+        Err(error @ Error::Invalid { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(refused(words(" ")), "seeds[0].text.text must not be empty");
+    assert_eq!(refused(TextQuery { fuzziness: 3, ..words("a") }), "seeds[0].text.fuzziness is 3; at most 2");
+    assert_eq!(refused(TextQuery { slop: 101, ..words("a") }), "seeds[0].text.slop is 101; at most 100");
+    let unknown = TextQuery { fields: vec![("color".to_owned(), None)], ..words("a") };
+    assert!(refused(unknown).contains("is \"color\", which the collection does not declare"));
+    let many: String = (0..1_025).map(|at| format!("w{at} ")).collect();
+    assert!(refused(words(&many)).contains("more than 1024 different words"));
+    let huge = "a".repeat(70_000);
+    assert!(refused(words(&huge)).contains("at most 65536"));
+}
+
+#[test]
+fn collections_and_tenants_see_their_own_texts_alone() {
+    let fixture = fixture();
+    fixture.replica.create_collection(TENANT, "other", vec![], BTreeMap::new(), spec()).unwrap();
+    put(&fixture, entity("a", &["dog"], "", &[]));
+    let score = found(&fixture, words("dog"));
+    for at in 0..20 {
+        let mut entity = Entity { id: at.to_string(), ..Entity::default() };
+        entity.attributes.insert("names".to_owned(), Value::String("dog".to_owned()));
+        put(&fixture, Write::Put { collection: "other".to_owned(), entity: Box::new(entity) });
+    }
+    assert_eq!(found(&fixture, words("dog")), score, "scores know nothing of other collections");
+    fixture.replica.drop_collection(TENANT, "other").unwrap();
+    let fixture = fixture.reopen();
+    assert_eq!(found(&fixture, words("dog")), score);
+    assert_eq!(fixture.replica.text_counts().documents, 1);
+}
+
+#[test]
+fn places_among_what_was_found_can_be_fused() {
+    let fixture = fixture();
+    put(&fixture, entity("a", &["dog"], "cat", &[]));
+    put(&fixture, entity("b", &["dog sled"], "", &[]));
+    let mut query = query(words("dog"));
+    query.scoring.fusion = Fusion::ReciprocalRank { k: 60.0 };
+    let answer = fixture.replica.query(TENANT, &query, deadline()).unwrap();
+    let scores: Vec<f64> = answer.hits.iter().map(|hit| hit.score).collect();
+    assert_eq!(scores, [1.0, 61.0 / 62.0]);
+}
+
+#[test]
+fn damaged_and_lost_segments_are_made_again_from_the_rows() {
+    let mut fixture = fixture();
+    let asked = "dog sleds barking";
+    for at in 0..40 {
+        put(
+            &fixture,
+            entity(&at.to_string(), &["dog", &format!("sled {at}")], "it barks", &[("c", "a dog")]),
+        );
+    }
+    fixture.replica.seal_texts().unwrap();
+    put(&fixture, Write::Delete(EntityRef::new("t", "7")));
+    put(&fixture, entity("8", &["sled"], "", &[]));
+    let before = found(&fixture, words(asked));
+    assert_eq!(before.len(), 39);
+    let dir = std::path::Path::new("/node/texts");
+    for ending in [".term", ".idx", ".pos", ".fieldnorm", ".fast", "meta.json"] {
+        for is_lost in [false, true] {
+            fixture.replica.seal_texts().unwrap();
+            let names = fixture.fs.list(dir).unwrap();
+            let name = names.iter().find(|name| name.ends_with(ending)).unwrap();
+            let path = dir.join(name);
+            if is_lost {
+                fixture.fs.remove(&path).unwrap();
+            } else {
+                let file = fixture.fs.open(&path).unwrap();
+                let middle = file.byte_len().unwrap() / 2;
+                let mut byte = [0];
+                file.read_exact_at(middle, &mut byte).unwrap();
+                file.write_all_at(middle, &[byte[0] ^ 0x40]).unwrap();
+            }
+            fixture = fixture.reopen();
+            assert_eq!(found(&fixture, words(asked)), before, "{ending}, lost: {is_lost}");
+        }
+    }
+}
+
+/// Few words, so that texts share them.
+fn text() -> impl Strategy<Value = String> {
+    let words = ["dog", "cat", "run", "runs", "red", "the", "new york", "a"];
+    proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..8)
+        .prop_map(|words| words.join(" "))
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, Vec<String>, String, String),
+    Delete(u8),
+    Reopen,
+    Crash,
+    Seal,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (0..12_u8, proptest::collection::vec(text(), 0..3), text(), text())
+            .prop_map(|(id, names, body, chunk)| Step::Put(id, names, body, chunk)),
+        2 => (0..12_u8).prop_map(Step::Delete),
+        1 => Just(Step::Reopen),
+        1 => Just(Step::Crash),
+        2 => Just(Step::Seal),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever was written, deleted, sealed and opened again: the same words get the same entities and scores as in a store
+    /// into which only what is left was written.
+    #[test]
+    fn scores_depend_on_what_is_there_and_on_nothing_else(
+        steps in proptest::collection::vec(step(), 1..40), asked in proptest::collection::vec(text(), 3),
+    ) {
+        let mut lived = fixture();
+        let mut left: BTreeMap<u8, Write> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Put(id, names, body, chunk) => {
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    let write = entity(&id.to_string(), &names, &body, &[("c", &chunk)]);
+                    put(&lived, write.clone());
+                    left.insert(id, write);
+                }
+                Step::Delete(id) => {
+                    put(&lived, Write::Delete(EntityRef::new("t", id.to_string())));
+                    left.remove(&id);
+                }
+                Step::Reopen => lived = lived.reopen(),
+                Step::Crash => lived = lived.crash(),
+                Step::Seal => lived.replica.seal_texts().unwrap(),
+            }
+        }
+        let fresh = fixture();
+        left.into_values().for_each(|write| put(&fresh, write));
+        for text in asked.iter().filter(|text| !text.is_empty()) {
+            for operator in [TextMatch::Any, TextMatch::All, TextMatch::Phrase] {
+                let words = TextQuery { operator, ..words(text) };
+                prop_assert_eq!(found(&lived, words.clone()), found(&fresh, words));
+            }
+        }
+    }
+}
