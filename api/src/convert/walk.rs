@@ -66,6 +66,7 @@ pub(super) fn spec_from_proto(
         as_of: optional_timestamp_from_proto(&path.field("as_of"), options.as_of)?,
         max_nodes: or_default(&path.field("max_nodes"), options.max_nodes, default.max_nodes, limits.nodes)?,
         decay: factor,
+        seeds: options.seeds as usize,
     })
 }
 

@@ -108,10 +108,14 @@ impl<'a> Walk<'a> {
         Self { rows, ..self }
     }
 
-    /// Walks as far as `spec` and `bounds` allow.
-    pub(crate) fn expand(&mut self, spec: &ExpandSpec, bounds: Bounds) -> Result<()> {
+    /// Walks as far as `spec` and `bounds` allow, from the best `from` seeds.
+    pub(crate) fn expand(&mut self, spec: &ExpandSpec, from: usize, bounds: Bounds) -> Result<()> {
         let seeds = self.visits.len();
-        let mut frontier: Vec<EntityKey> = self.visits.keys().cloned().collect();
+        let mut best: Vec<(&EntityKey, f64)> =
+            self.visits.iter().map(|(entity, visit)| (entity, visit.score)).collect();
+        best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        let mut frontier: Vec<EntityKey> =
+            best.into_iter().take(from).map(|(entity, _)| entity.clone()).collect();
         for hop in 1..=spec.hops {
             let mut improved: HashSet<EntityKey> = HashSet::new();
             // Best first, so that a bound cuts off what matters least; ties by name, so that it always cuts the same.
@@ -264,7 +268,7 @@ impl Replica {
             }
         }
         let mut walk = Walk::new(&reader, live).with_rows(walk.rows);
-        walk.expand(&request.spec, Bounds { edges: self.limits.edges, deadline })?;
+        walk.expand(&request.spec, usize::MAX, Bounds { edges: self.limits.edges, deadline })?;
         let mut nodes = Vec::new();
         for (entity, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
             let Some(collection) = reader.catalogue.by_id(entity.collection) else { continue };

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     deadline::Deadline,
@@ -58,9 +58,33 @@ impl Replica {
         let scorer = Scorer::new(query, reader.now)?;
         let mut looked_up = Walk::new(reader, Vec::new()).with_rows(std::mem::take(rows));
         let found = reader.seeds(query, collection, targets, pinned, &mut looked_up, deadline)?;
-        let mut walk = Walk::new(reader, found.seeds.iter().cloned()).with_rows(looked_up.rows);
+        let mut known: HashMap<EntityKey, Option<Candidate>> = HashMap::new();
+        let mut seeds: HashMap<EntityKey, f64> = HashMap::new();
+        for (entity, score) in &found.seeds {
+            let best = seeds.entry(entity.clone()).or_insert(*score);
+            *best = best.max(*score);
+        }
+        if let (Some(_), [_, _, ..]) = (&query.expand, &query.seeds[..]) {
+            // What several clauses brought is worth what all of them say of it.
+            for (at, (entity, score)) in seeds.iter_mut().enumerate() {
+                if at % 64 == 0 {
+                    deadline.check()?;
+                }
+                let candidate = reader.candidate(entity, query, targets, &found, &mut looked_up)?;
+                if let Some(candidate) = candidate.as_ref().filter(|_| !found.given.contains(entity)) {
+                    *score = scorer.fused(&candidate.signals).unwrap_or(*score);
+                }
+                known.insert(entity.clone(), candidate);
+            }
+        }
+        let mut walk = Walk::new(reader, seeds).with_rows(looked_up.rows);
         if let Some(spec) = &query.expand {
-            walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
+            let from = match (spec.seeds, query.seeds.len()) {
+                (0, 2..) => query.limit,
+                (0, _) => usize::MAX,
+                (seeds, _) => seeds,
+            };
+            walk.expand(spec, from, Bounds { edges: self.limits.edges, deadline })?;
         }
         let mut candidates = Vec::new();
         let entities: Vec<EntityKey> = walk.visits.keys().cloned().collect();
@@ -73,7 +97,12 @@ impl Replica {
             if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
                 continue;
             }
-            if let Some(candidate) = reader.candidate(&entity, query, targets, &found, &mut walk)? {
+            let candidate = match known.remove(&entity) {
+                Some(known) => known,
+                None => reader.candidate(&entity, query, targets, &found, &mut walk)?,
+            };
+            if let Some(mut candidate) = candidate {
+                candidate.signals.graph = walk.visits.get(&entity).map_or(0.0, |visit| visit.score);
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
@@ -179,7 +208,7 @@ impl Candidate {
 }
 
 impl Reader<'_> {
-    /// A candidate, unless it is gone or does not meet the query's filter.
+    /// A candidate, not yet reached along edges, unless it is gone or does not meet the query's filter.
     fn candidate(
         &self,
         entity: &EntityKey,
@@ -188,7 +217,6 @@ impl Reader<'_> {
         found: &Found,
         walk: &mut Walk<'_>,
     ) -> Result<Option<Candidate>> {
-        let graph = walk.visits.get(entity).map_or(0.0, |visit| visit.score);
         let now = self.now;
         let Some(row) = walk.row(entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
         if !self.passes(entity, row, query.filter.as_ref())? {
@@ -208,15 +236,16 @@ impl Reader<'_> {
                 (best.as_ref().map(|best| best.similarity), text_hit.as_ref().map(|hit| hit.score))
             }
             Fusion::ReciprocalRank { k } => {
-                let of = |ranks: &[HashMap<EntityKey, usize>]| {
-                    let places = ranks.iter().filter_map(|ranks| ranks.get(entity));
-                    let best = places.min().map(|place| (k + 1.0) / (k + 1.0 + *place as f64));
-                    (!ranks.is_empty()).then(|| best.unwrap_or(0.0))
+                let of = |clauses: &mut dyn Iterator<Item = &HashMap<EntityKey, usize>>| {
+                    let places = clauses.map(|ranks| ranks.get(entity));
+                    let value =
+                        |place: Option<&usize>| place.map_or(0.0, |at| (k + 1.0) / (k + 1.0 + *at as f64));
+                    places.map(value).reduce(f64::max)
                 };
-                (of(&found.vector_ranks), of(&found.text_ranks))
+                (of(&mut found.vector_ranks.iter()), of(&mut found.texts.iter().map(|found| &found.ranks)))
             }
         };
-        let signals = Signals { vector, text, graph, importance, updated_at };
+        let signals = Signals { vector, text, graph: 0.0, importance, updated_at };
         Ok(Some(Candidate { signals, best, text: text_hit }))
     }
 

@@ -83,6 +83,15 @@ impl Scorer {
         self.weights.iter().any(|(of, weight)| *of == signal && *weight > 0.0)
     }
 
+    /// What vectors and texts together say, by their weights; `None`: neither counts.
+    pub(crate) fn fused(&self, signals: &Signals) -> Option<f64> {
+        let weight =
+            |of: Signal| self.weights.iter().find(|(signal, _)| *signal == of).map_or(0.0, |found| found.1);
+        let (vector, text) = (weight(Signal::Vector), weight(Signal::Text));
+        let sum = vector * signals.vector.unwrap_or(0.0) + text * signals.text.unwrap_or(0.0);
+        (vector + text > 0.0).then(|| (sum / (vector + text)).clamp(0.0, 1.0))
+    }
+
     /// The parts of the score; signals without weight are left out.
     pub(crate) fn breakdown(&self, signals: &Signals) -> Vec<SignalValue> {
         let value = |signal: Signal| match signal {

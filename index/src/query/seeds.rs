@@ -1,6 +1,6 @@
 //! Finding where a query begins.
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use crate::{
     codec::Decoder,
@@ -11,7 +11,7 @@ use crate::{
     query::{
         Nearest, Query, Seed, Truncation, TruncationReason,
         target::{Match, Pinned, Target, Views},
-        texts::TextScores,
+        texts::TextFound,
     },
     replica::{Reader, ScanRequest, register},
     row::{
@@ -26,7 +26,7 @@ const BLIND_ROUNDS: usize = 3;
 
 /// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
 const VECTOR_CANDIDATES: usize = 100;
-const TEXT_CANDIDATES: usize = 200;
+const TEXT_CANDIDATES: usize = 100;
 
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
@@ -36,9 +36,10 @@ pub(crate) struct Found {
     pub(crate) matches: Vec<HashMap<EntityKey, Match>>,
     /// The places of the entities that each nearest clause brought, from 0.
     pub(crate) vector_ranks: Vec<HashMap<EntityKey, usize>>,
-    /// What each clause of words found, and the places of the entities that it brought.
-    pub(crate) texts: Vec<TextScores>,
-    pub(crate) text_ranks: Vec<HashMap<EntityKey, usize>>,
+    /// What each clause of words found.
+    pub(crate) texts: Vec<TextFound>,
+    /// Those that were given, by ids or by a filter.
+    pub(crate) given: HashSet<EntityKey>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
 }
@@ -109,6 +110,7 @@ impl Reader<'_> {
                         let owner = self.catalogue.get(self.tenant, &entity.collection)?.id;
                         let key = EntityKey::new(self.tenant, owner, &entity.id);
                         if walk.row(&key)?.is_some_and(|row| row.is_live(self.now)) {
+                            found.given.insert(key.clone());
                             found.seeds.push((key, 1.0));
                         }
                     }
@@ -424,6 +426,7 @@ impl Reader<'_> {
             let row = crate::replica::decode_row(&key, bytes)?;
             if row.is_live(self.now) && self.passes(&key, &row, Some(filter))? {
                 matched += 1;
+                found.given.insert(key.clone());
                 found.seeds.push((key, 1.0));
             }
         }

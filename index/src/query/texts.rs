@@ -1,6 +1,6 @@
 //! What a query looks for in texts, and what it finds there.
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 use crate::{
     deadline::Deadline,
@@ -23,8 +23,16 @@ const MAX_FUZZINESS: u8 = 2;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
-/// What a clause of words found: the score of each document, by number.
-pub(crate) type TextScores = HashMap<u64, f32>;
+/// What a clause of words found.
+#[derive(Debug, Default)]
+pub(crate) struct TextFound {
+    /// The score of each document that matches, by number.
+    scores: HashMap<u64, f32>,
+    /// The entities that it brought as seeds, and what of them is best.
+    best: HashMap<EntityKey, TextHit>,
+    /// Their places, from 0; those that answer as well have the same.
+    pub(super) ranks: HashMap<EntityKey, usize>,
+}
 
 /// How well an entity answers to the words of a query.
 #[derive(Clone, Debug, PartialEq)]
@@ -100,19 +108,20 @@ impl Reader<'_> {
             None => None,
         };
         let now = self.now;
-        let mut ranked: HashMap<EntityKey, usize> = HashMap::new();
+        let mut brought = TextFound::default();
+        let mut last: Option<(f32, usize)> = None;
         for (at, (number, score)) in scored.iter().enumerate() {
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
-            if ranked.len() == k {
+            if brought.best.len() == k {
                 break;
             }
             if matches.as_ref().is_some_and(|matches| !matches.numbers.contains(*number)) {
                 continue;
             }
-            let Some((entity, _)) = self.owner_of(*number)? else { continue };
-            if ranked.contains_key(&entity) {
+            let Some((entity, chunk)) = self.owner_of(*number)? else { continue };
+            if brought.best.contains_key(&entity) {
                 continue;
             }
             let passes = match walk.row(&entity)? {
@@ -120,12 +129,19 @@ impl Reader<'_> {
                 _ => false,
             };
             if passes {
-                ranked.insert(entity.clone(), ranked.len());
-                found.seeds.push((entity, f64::from(*score)));
+                let place = match last {
+                    Some((as_well, place)) if as_well == *score => place,
+                    _ => brought.best.len(),
+                };
+                last = Some((*score, place));
+                let score = f64::from(*score);
+                brought.ranks.insert(entity.clone(), place);
+                brought.best.insert(entity.clone(), TextHit { score, chunk });
+                found.seeds.push((entity, score));
             }
         }
-        found.texts.push(scored.into_iter().collect());
-        found.text_ranks.push(ranked);
+        brought.scores = scored.into_iter().collect();
+        found.texts.push(brought);
         Ok(())
     }
 
@@ -137,13 +153,18 @@ impl Reader<'_> {
     }
 
     /// The best that any clause of words found of an entity: in its own text or that of a chunk.
-    pub(super) fn text_hit(&self, entity: &EntityKey, texts: &[TextScores]) -> Result<Option<TextHit>> {
-        let mut best: Option<(f32, u64)> = None;
-        if texts.is_empty() {
+    pub(super) fn text_hit(&self, entity: &EntityKey, texts: &[TextFound]) -> Result<Option<TextHit>> {
+        if let [only] = texts
+            && let Some(hit) = only.best.get(entity)
+        {
+            return Ok(Some(hit.clone()));
+        }
+        if texts.iter().all(|found| found.scores.is_empty()) {
             return Ok(None);
         }
+        let mut best: Option<(f32, u64)> = None;
         for number in self.numbers_of(entity)? {
-            for score in texts.iter().filter_map(|texts| texts.get(&number)) {
+            for score in texts.iter().filter_map(|found| found.scores.get(&number)) {
                 if best.is_none_or(|(best, _)| *score > best) {
                     best = Some((*score, number));
                 }

@@ -91,7 +91,7 @@ pub enum Seed {
     Text {
         /// What to look for.
         query: TextQuery,
-        /// How many at most; 0: the query's limit or, beside other seeds, at least 200.
+        /// How many at most; 0: the query's limit or, beside other seeds, at least 100.
         k: usize,
     },
     /// These entities, each with score 1.
@@ -172,6 +172,8 @@ pub struct ExpandSpec {
     pub max_nodes: usize,
     /// Factor for each hop, in (0, 1].
     pub decay: f64,
+    /// The best so many seeds are walked from; 0: all or, in a query with several clauses of seeds, as many as its limit.
+    pub seeds: usize,
 }
 
 impl Default for ExpandSpec {
@@ -185,6 +187,7 @@ impl Default for ExpandSpec {
             as_of: None,
             max_nodes: 1_000,
             decay: 0.7,
+            seeds: 0,
         }
     }
 }

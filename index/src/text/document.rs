@@ -15,9 +15,9 @@ pub(crate) const CHUNK_FIELD: u8 = 0;
 pub(crate) const FIELDS: usize = 1 + TextSpec::MAX_FIELDS;
 /// Between the last word of one string of a list and the first word of the next: a phrase does not go across.
 const GAP: u32 = 100;
-/// Places that each value of a list of names has. Words beyond them share the last one.
+/// Places that each value of a list of names has. Words beyond them share the last one, and count as if they were fewer.
 pub(crate) const VALUE_WORDS: u32 = 128;
-/// Before a word as it is written, where stems are indexed. No word of a text begins so.
+/// Before a word as it is written. No word of a text begins so.
 const WRITTEN: char = '=';
 /// Values of one list of names that are indexed.
 const MAX_VALUES: usize = 1 << 16;
@@ -63,26 +63,23 @@ impl Document {
         document
     }
 
-    /// Each value has places of its own, and beside its words their number.
+    /// Each value has places of its own. Of its words, the places say which value it is and how many different words that has;
+    /// of its words as they are written, which value and where in it.
     fn add_names(&mut self, field: u8, language: Language, texts: &[&str]) {
         let mut words_of = FieldWords { field, len: 0, positions: BTreeMap::new() };
         let values = texts.iter().filter(|text| !text.is_empty()).take(MAX_VALUES);
         for (value, text) in (0..).zip(values) {
             let first = value * VALUE_WORDS;
             let mut different = BTreeSet::new();
-            words(language, text, &mut |word, position, _| {
-                words_of.put(word, first + position.min(VALUE_WORDS - 1));
+            words(language, text, &mut |word, _, _| {
                 different.insert(word.to_owned());
             });
-            if language != Language::None {
-                words(Language::None, text, &mut |word, position, _| {
-                    words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));
-                });
-            }
-            if !different.is_empty() {
-                words_of.len += different.len() as u32;
-                words_of.put(lengths_word(), first + (different.len() as u32).min(VALUE_WORDS - 1));
-            }
+            let len = different.len() as u32;
+            different.iter().for_each(|word| words_of.put(word, first + len.min(VALUE_WORDS - 1)));
+            words(Language::None, text, &mut |word, position, _| {
+                words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));
+            });
+            words_of.len += len;
         }
         if words_of.len > 0 {
             self.fields.push(words_of);
@@ -128,14 +125,9 @@ impl FieldWords {
     }
 }
 
-/// How a word is indexed that counts only as it is written.
+/// How a word of a name is indexed beside its stem.
 pub(crate) fn as_written(word: &str) -> String {
     format!("{WRITTEN}{word}")
-}
-
-/// The word whose places tell how many different words the values have: places within them.
-pub(crate) fn lengths_word() -> &'static str {
-    "#"
 }
 
 /// How many words a code stands for.

@@ -7,6 +7,8 @@
 //! | `growing` | fresh documents, in memory |
 //! | `segment`, `directory`, `shared` | sealed documents, in tantivy's files |
 //! | `search`, `source` | how well documents answer to some words |
+//! | `names` | how well short values do |
+//! | `phrase` | words one after the other |
 //! | `index` | what is fresh and what is sealed; statistics |
 //! | `open` | opening, replaying the journal, reading texts again |
 //! | `upkeep`, `tiers` | sealing and merging in the background |
@@ -15,7 +17,9 @@ mod directory;
 mod document;
 mod growing;
 mod index;
+mod names;
 mod open;
+mod phrase;
 mod search;
 mod segment;
 mod shared;

@@ -17,8 +17,9 @@ use crate::{
     model::{CollectionId, Language, TextKind, TextSpec},
     query::{TextMatch, TextQuery},
     text::{
-        document::{CHUNK_FIELD, FIELDS, VALUE_WORDS, as_written, len_of, lengths_word},
+        document::{CHUNK_FIELD, FIELDS, len_of},
         index::{Statistics, TextIndex, TextView},
+        names, phrase,
         source::Source,
         words::words,
     },
@@ -27,8 +28,6 @@ use crate::{
 /// How soon more of the same word counts no more (k₁), and how much longer texts need (b).
 const SATURATION: f32 = 1.2;
 const LENGTH: f32 = 0.75;
-/// What a word of a name counts that is not written as in the query, but has the same stem.
-const SAME_STEM: f32 = 0.7;
 /// What a word counts that is spelled a little differently.
 const MISSPELT: f32 = 0.7;
 /// Words that one word of a query stands for, where its beginning or something like it is asked for.
@@ -50,21 +49,21 @@ pub(crate) struct TextSearch<'a> {
 }
 
 /// A field that is searched.
-struct Searched {
-    field: u8,
-    weight: f32,
-    language: Language,
-    kind: TextKind,
+pub(super) struct Searched {
+    pub(super) field: u8,
+    pub(super) weight: f32,
+    pub(super) language: Language,
+    pub(super) kind: TextKind,
     statistics: Statistics,
 }
 
 /// A word of the query: in each field the words that it stands for, and what they count.
-struct Asked {
+pub(super) struct Asked {
     /// How often it is in the query.
     times: f32,
     /// As the query writes it.
-    written: String,
-    of_field: Vec<Vec<(String, f32)>>,
+    pub(super) written: String,
+    pub(super) of_field: Vec<Vec<(String, f32)>>,
 }
 
 /// Where one word of the query stands in one field of one source: documents, ascending, and how often.
@@ -126,11 +125,10 @@ impl TextSearch<'_> {
             let words = asked.iter().zip(&rarities);
             words.map(|(word, rarity)| word.times * rarity[field] * (SATURATION + 1.0)).sum()
         };
-        let heaviest = fields.iter().map(|field| field.weight).fold(0.0, f32::max);
         for (source, postings) in sources.iter().zip(&postings) {
-            let names = self.names(source, &fields, &asked, &rarity_anywhere, documents, heaviest)?;
+            let names = names::score(self, source, &fields, &asked, &rarity_anywhere, documents)?;
             let phrases = match self.query.operator {
-                TextMatch::Phrase => Some(self.phrases(source, &fields, &asked)?),
+                TextMatch::Phrase => Some(phrase::find(self, source, &fields, &asked)?),
                 TextMatch::Any | TextMatch::All => None,
             };
             let prose = Prose { fields: &fields, asked: &asked, rarities: &rarities, most_of: &most_of };
@@ -287,125 +285,6 @@ impl TextSearch<'_> {
             });
         }
         Ok(postings)
-    }
-
-    /// The scores of documents by their names: by document, ascending.
-    fn names(
-        &self,
-        source: &Source<'_>,
-        fields: &[Searched],
-        asked: &[Asked],
-        rarity: &[f32],
-        documents: f32,
-        heaviest: f32,
-    ) -> Result<Vec<(u32, f32)>> {
-        let mut best: HashMap<u32, f32> = HashMap::new();
-        let most = (1.0 + documents).ln();
-        for (at, field) in fields.iter().enumerate().filter(|(_, field)| field.kind == TextKind::Names) {
-            // Document and value, word of the query, and what it counts there.
-            let mut hits: Vec<(u32, u32, u32, f32)> = Vec::new();
-            for (nth, word) in asked.iter().enumerate() {
-                self.deadline.check()?;
-                let exact = as_written(&word.written);
-                let is_stemmed = field.language != Language::None;
-                let variants = word.of_field[at].iter().map(|(variant, weight)| {
-                    (variant.as_str(), weight * if is_stemmed { SAME_STEM } else { 1.0 })
-                });
-                let exact = is_stemmed.then_some((exact.as_str(), 1.0));
-                for (variant, weight) in variants.chain(exact) {
-                    source.places(
-                        field.field,
-                        self.collection,
-                        variant,
-                        self.sequence,
-                        &mut |document, places| {
-                            let values = places.iter().map(|place| place / VALUE_WORDS);
-                            hits.extend(
-                                values.map(|value| (document, value, nth as u32, weight * rarity[nth])),
-                            );
-                        },
-                    )?;
-                }
-            }
-            // Of the same word in the same value, what counts most.
-            hits.sort_unstable_by(|a, b| (a.0, a.1, a.2).cmp(&(b.0, b.1, b.2)).then(b.3.total_cmp(&a.3)));
-            hits.dedup_by_key(|(document, value, word, _)| (*document, *value, *word));
-            let mut lengths: HashMap<u32, Vec<u32>> = HashMap::new();
-            let documents: Vec<u32> = {
-                let mut documents: Vec<u32> = hits.iter().map(|hit| hit.0).collect();
-                documents.dedup();
-                documents
-            };
-            source.places_in(
-                field.field,
-                self.collection,
-                lengths_word(),
-                &documents,
-                &mut |document, places| {
-                    lengths.insert(document, places.to_vec());
-                },
-            )?;
-            for of_value in hits.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-                let (document, value, ..) = of_value[0];
-                let lengths = lengths.get(&document).map_or(&[][..], Vec::as_slice);
-                let length = lengths.iter().find(|length| **length / VALUE_WORDS == value);
-                let length = length.map_or(1, |length| (length % VALUE_WORDS).max(1));
-                let covered = (of_value.len() as f32 / length as f32).min(1.0);
-                let matched: f32 = of_value.iter().map(|hit| hit.3).sum();
-                let score = (matched * covered * covered / most).min(1.0) * field.weight / heaviest;
-                let best = best.entry(document).or_insert(0.0);
-                *best = best.max(score);
-            }
-        }
-        let mut best: Vec<(u32, f32)> = best.into_iter().collect();
-        best.sort_unstable_by_key(|(document, _)| *document);
-        Ok(best)
-    }
-
-    /// The documents in which the words stand one after the other.
-    fn phrases(&self, source: &Source<'_>, fields: &[Searched], asked: &[Asked]) -> Result<BTreeSet<u32>> {
-        let mut found = BTreeSet::new();
-        for (at, field) in fields.iter().enumerate() {
-            // Where the phrase may begin, by document.
-            let mut begins: Option<HashMap<u32, BTreeSet<i64>>> = None;
-            for (nth, word) in asked.iter().enumerate() {
-                self.deadline.check()?;
-                let mut of_word: HashMap<u32, BTreeSet<i64>> = HashMap::new();
-                for (variant, _) in &word.of_field[at] {
-                    source.places(
-                        field.field,
-                        self.collection,
-                        variant,
-                        self.sequence,
-                        &mut |document, places| {
-                            if begins.as_ref().is_none_or(|begins| begins.contains_key(&document)) {
-                                let starts = places.iter().map(|place| i64::from(*place) - nth as i64);
-                                of_word.entry(document).or_default().extend(starts);
-                            }
-                        },
-                    )?;
-                }
-                let slop = i64::from(self.query.slop);
-                begins = Some(match begins {
-                    None => of_word,
-                    Some(begins) => {
-                        let mut left: HashMap<u32, BTreeSet<i64>> = HashMap::new();
-                        for (document, starts) in begins {
-                            let Some(of_word) = of_word.get(&document) else { continue };
-                            let fits =
-                                |start: &i64| of_word.range(start - slop..=start + slop).next().is_some();
-                            let starts: BTreeSet<i64> = starts.into_iter().filter(fits).collect();
-                            if !starts.is_empty() {
-                                left.insert(document, starts);
-                            }
-                        }
-                        left
-                    }
-                });
-            }
-            found.extend(begins.into_iter().flat_map(HashMap::into_keys));
-        }
-        Ok(found)
     }
 
     /// Scores the documents of a source, window by window, and adds those that match.

@@ -260,27 +260,6 @@ pub(crate) fn next_posting(postings: &mut SegmentPostings) -> Option<(u32, u32)>
     Some((document, count))
 }
 
-impl TextSegment {
-    /// Calls `each` with those of the documents, which ascend, that have the word, and its places there.
-    pub(super) fn seek_places(
-        &self,
-        postings: &mut SegmentPostings,
-        documents: &[u32],
-        each: &mut dyn FnMut(u32, &[u32]),
-    ) {
-        let mut places = Vec::new();
-        for document in documents {
-            if postings.doc() < *document {
-                postings.seek(*document);
-            }
-            if postings.doc() == *document {
-                postings.positions(&mut places);
-                each(*document, &places);
-            }
-        }
-    }
-}
-
 /// The same with positions.
 pub(crate) fn next_places(postings: &mut SegmentPostings, positions: &mut Vec<u32>) -> Option<u32> {
     let document = postings.doc();

@@ -99,34 +99,6 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
-    /// The places of a word in some documents, which ascend.
-    pub(super) fn places_in(
-        &self,
-        field: u8,
-        collection: CollectionId,
-        word: &str,
-        documents: &[u32],
-        each: &mut dyn FnMut(u32, &[u32]),
-    ) -> Result<()> {
-        match self {
-            Self::Fresh(fresh) => {
-                let postings = fresh.postings(field, collection, word);
-                for document in documents {
-                    if let Ok(at) = postings.binary_search_by_key(document, |posting| posting.document) {
-                        each(*document, &postings[at].positions);
-                    }
-                }
-            }
-            Self::Sealed(Sealed { segment, .. }) => {
-                let Some(mut postings) = segment.postings(field, collection, word, true)? else {
-                    return Ok(());
-                };
-                segment.seek_places(&mut postings, documents, each);
-            }
-        }
-        Ok(())
-    }
-
     /// Calls `each` with every word of a field and collection that begins so, in order, until it says no.
     pub(super) fn words(
         &self,

@@ -3,6 +3,7 @@
 mod latency;
 mod machine;
 mod process;
+mod query;
 mod storage;
 mod vector;
 
@@ -24,6 +25,7 @@ pub(crate) enum BenchCommand {
         /// What to measure, as JSON.
         plan: String,
     },
+    Query(query::QueryBenchArgs),
     Vector(vector::VectorArgs),
     /// What `bench vector` starts for each engine.
     #[command(hide = true)]
@@ -38,6 +40,7 @@ pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
     match command {
         BenchCommand::Storage(args) => storage::run(&args, output),
         BenchCommand::StorageChild { plan } => storage::run_child(&plan),
+        BenchCommand::Query(args) => query::run(&args, output),
         BenchCommand::Vector(args) => vector::run(&args, output),
         BenchCommand::VectorChild { plan } => vector::run_child(&plan),
     }
