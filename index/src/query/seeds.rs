@@ -96,7 +96,7 @@ impl Reader<'_> {
                     let k = if *k == 0 { default_k(query, TEXT_CANDIDATES) } else { *k };
                     check_k(&format!("{place}.k"), k, self.replica.limits.k)?;
                     if let Some(view) = text_view {
-                        self.worded(query, words, k, collection, view, walk, deadline, &mut found)?;
+                        self.worded(query, &place, words, k, collection, view, walk, deadline, &mut found)?;
                     }
                 }
                 Seed::Ids(ids) => {

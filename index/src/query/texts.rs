@@ -85,6 +85,7 @@ impl Reader<'_> {
     pub(super) fn worded(
         &self,
         query: &Query,
+        place: &str,
         words: &TextQuery,
         k: usize,
         collection: &Collection,
@@ -98,6 +99,7 @@ impl Reader<'_> {
             view,
             collection: collection.id,
             spec: &collection.text,
+            place,
             query: words,
             sequence: self.snapshot.sequence(),
             deadline,

@@ -19,10 +19,11 @@ const GAP: u32 = 100;
 pub(crate) const VALUE_WORDS: u32 = 128;
 /// Before a word as it is written. No word of a text begins so.
 const WRITTEN: char = '=';
-/// Values of one list of names that are indexed.
-const MAX_VALUES: usize = 1 << 16;
+/// Values of one list of names that are indexed, and words of each; what follows is not found.
+const MAX_VALUES: usize = 1 << 12;
+const MAX_VALUE_WORDS: usize = 1 << 10;
 /// Words of one text that are indexed; what follows is not found.
-const MAX_WORDS: u32 = 1 << 20;
+const MAX_WORDS: u32 = 1 << 17;
 
 /// An entity's or a chunk's words, by field.
 #[derive(Debug, Default, PartialEq)]
@@ -71,13 +72,17 @@ impl Document {
         for (value, text) in (0..).zip(values) {
             let first = value * VALUE_WORDS;
             let mut different = BTreeSet::new();
-            words(language, text, &mut |word, _, _| {
-                different.insert(word.to_owned());
+            words(language, text, &mut |word, _| {
+                if different.len() < MAX_VALUE_WORDS {
+                    different.insert(word.to_owned());
+                }
             });
             let len = different.len() as u32;
             different.iter().for_each(|word| words_of.put(word, first + len.min(VALUE_WORDS - 1)));
-            words(Language::None, text, &mut |word, position, _| {
-                words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));
+            words(Language::None, text, &mut |word, position| {
+                if position < MAX_VALUE_WORDS as u32 {
+                    words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));
+                }
             });
             words_of.len += len;
         }
@@ -91,7 +96,7 @@ impl Document {
         let mut first = 0;
         for text in texts {
             let mut next = first;
-            words(language, text, &mut |word, position, _| {
+            words(language, text, &mut |word, position| {
                 if words_of.len < MAX_WORDS {
                     words_of.len += 1;
                     next = first + position;

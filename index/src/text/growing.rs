@@ -18,8 +18,10 @@ use crate::{
 };
 
 const ALIVE: Sequence = Sequence::MAX;
-/// What a place of a word takes in memory beyond its positions, about.
-const POSTING_BYTES: usize = 40;
+/// What a word of a document takes in memory beyond its positions, and what a word that no other document has takes beyond its
+/// letters, about: with what the allocator and growing lists round up.
+const POSTING_BYTES: usize = 64;
+const WORD_BYTES: usize = 200;
 /// What a document takes beyond its words, about.
 const DOCUMENT_BYTES: usize = 96;
 
@@ -111,10 +113,6 @@ fn key(field: u8, collection: CollectionId, word: &str) -> Vec<u8> {
 }
 
 impl Reading<'_> {
-    pub(crate) fn document(&self, at: u32) -> &Fresh {
-        &self.0.documents[at as usize]
-    }
-
     /// Where a word stands, by documents, also those that are not visible.
     pub(crate) fn postings(&self, field: u8, collection: CollectionId, word: &str) -> &[Posting] {
         self.0.postings.get(&key(field, collection, word)[..]).map_or(&[], Vec::as_slice)
@@ -191,7 +189,7 @@ impl Growing {
                 match inner.postings.get_mut(&key[..]) {
                     Some(postings) => postings.push(posting),
                     None => {
-                        bytes += POSTING_BYTES + key.len();
+                        bytes += WORD_BYTES + key.len();
                         inner.postings.insert(key.into(), vec![posting]);
                     }
                 }
@@ -226,6 +224,11 @@ impl Growing {
     pub(crate) fn documents(&self) -> Vec<(Fresh, Option<Sequence>)> {
         let died = |fresh: &Fresh| (*fresh, (fresh.died != ALIVE).then_some(fresh.died));
         self.inner.read().documents.iter().map(died).collect()
+    }
+
+    /// The documents as they are now, by their places.
+    pub(crate) fn snapshot(&self) -> Vec<Fresh> {
+        self.inner.read().documents.clone()
     }
 
     /// Holds writers off while something is looked up.

@@ -35,6 +35,8 @@ const GROWING_DOCUMENTS: usize = 16_000;
 const GROWING_BYTES: usize = 32 << 20;
 /// Full sets that wait in memory to be sealed, before writes wait for them.
 const MAX_FROZEN: usize = 4;
+/// Bytes of all of them, before writes wait.
+const FRESH_BYTES: usize = (MAX_FROZEN + 2) * GROWING_BYTES;
 /// A growing set is sealed, and its memory given back, when nobody has written for so many ticks.
 const IDLE_TICKS: u32 = 60;
 /// Of the journal of a new store.
@@ -72,6 +74,8 @@ pub(super) struct State {
     pub(super) sealed: Vec<Arc<Sealed>>,
     /// Queries pinned before this sequence need a view that was taken before.
     changed_at: Sequence,
+    /// While the journal is replayed, the oldest generation of it: documents are still in the journal under that or a later one.
+    pub(super) replayed_from: Option<u64>,
 }
 
 /// A segment and what has died in it.
@@ -143,9 +147,11 @@ pub(super) enum Inputs {
 }
 
 impl State {
-    pub(super) fn new(generation: u64, journaled_from: u64, fresh_bytes: &Arc<AtomicUsize>) -> Self {
-        let growing = Arc::new(Growing::new(generation, journaled_from, fresh_bytes));
-        Self { growing, frozen: Vec::new(), sealed: Vec::new(), changed_at: 0 }
+    /// Nothing yet; what comes is in the journal from a generation on, until the replay of that has ended.
+    pub(super) fn new(generation: u64, replayed_from: u64, fresh_bytes: &Arc<AtomicUsize>) -> Self {
+        let growing = Arc::new(Growing::new(generation, replayed_from, fresh_bytes));
+        let replayed_from = Some(replayed_from);
+        Self { growing, frozen: Vec::new(), sealed: Vec::new(), changed_at: 0, replayed_from }
     }
 }
 
@@ -194,7 +200,8 @@ impl Inner {
 
     pub(super) fn rotate(&self, state: &mut State) {
         let generation = state.growing.generation + 1;
-        let next = Arc::new(Growing::new(generation, generation, &self.fresh_bytes));
+        let journaled_from = state.replayed_from.unwrap_or(generation);
+        let next = Arc::new(Growing::new(generation, journaled_from, &self.fresh_bytes));
         let full = std::mem::replace(&mut state.growing, next);
         state.frozen.push(full);
     }
@@ -291,7 +298,12 @@ impl Inner {
     }
 
     pub(super) fn has_backlog(&self) -> bool {
-        self.state.read().frozen.len() >= MAX_FROZEN
+        self.state.read().frozen.len() >= MAX_FROZEN || self.is_over_budget()
+    }
+
+    /// Whether fresh texts take more memory than they may, those included that searches still read.
+    pub(super) fn is_over_budget(&self) -> bool {
+        self.fresh_bytes.load(Ordering::Relaxed) > FRESH_BYTES
     }
 
     /// What a kind of work should be done on now, if anything.
@@ -389,7 +401,8 @@ impl TextIndex {
 
     /// Every document of a collection is gone.
     pub(crate) fn drop_collection(&self, collection: CollectionId) {
-        let sequence = self.0.engine.visible_sequence();
+        // Later than anything that a merge under way looks at.
+        let sequence = self.0.engine.visible_sequence() + 1;
         let view = self.view();
         for growing in &view.growing {
             for (fresh, _) in growing.documents().iter().filter(|(fresh, _)| fresh.collection == collection) {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     path::PathBuf,
     sync::{Arc, atomic::AtomicUsize},
 };
@@ -100,6 +101,8 @@ impl TextIndex {
         if !is_complete {
             inner.rebuild(&snapshot, catalogue)?;
         }
+        // From here on what comes is journaled as it comes.
+        inner.state.write().replayed_from = None;
         inner.remove_orphans()?;
         Ok(Self(Arc::new(inner)))
     }
@@ -110,7 +113,14 @@ fn is_lost(error: &Error) -> bool {
     let Error::Storage(error) = error else { return false };
     match &**error {
         allidb_storage::Error::Corruption { .. } => true,
-        allidb_storage::Error::Io { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+        allidb_storage::Error::Io { source, .. } => matches!(
+            source.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::UnexpectedEof
+                | ErrorKind::InvalidData
+                | ErrorKind::InvalidInput
+                | ErrorKind::Other
+        ),
         _ => false,
     }
 }

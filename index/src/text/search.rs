@@ -32,6 +32,8 @@ const LENGTH: f32 = 0.75;
 const MISSPELT: f32 = 0.7;
 /// Words that one word of a query stands for, where its beginning or something like it is asked for.
 const MAX_EXPANSIONS: usize = 128;
+/// Words of one dictionary that are looked at for that.
+const MAX_LOOKED_AT: usize = 8_192;
 /// Different words of a query at most.
 const MAX_WORDS: usize = 1_024;
 /// Documents that are scored together, so that their scores stay in the cache.
@@ -43,6 +45,8 @@ pub(crate) struct TextSearch<'a> {
     pub(crate) view: &'a TextView,
     pub(crate) collection: CollectionId,
     pub(crate) spec: &'a TextSpec,
+    /// Of the query in its request.
+    pub(crate) place: &'a str,
     pub(crate) query: &'a TextQuery,
     pub(crate) sequence: Sequence,
     pub(crate) deadline: Deadline,
@@ -104,7 +108,7 @@ impl TextSearch<'_> {
         }
         let documents = fields.iter().map(|field| field.statistics.documents).max().unwrap_or(0) as f32;
         let rarity = |count: usize, of: f32| {
-            let count = count as f32;
+            let count = (count as f32).min(of);
             (1.0 + (of - count + 0.5).max(0.0) / (count + 0.5)).ln()
         };
         // In prose a word is as rare as it is in the field; among names, as it is anywhere.
@@ -160,7 +164,7 @@ impl TextSearch<'_> {
             let found = declared.clone().find(|(_, of)| of.attribute == attribute);
             let Some((field, of)) = found else {
                 let why = format!("is {name:?}, which the collection does not declare as text");
-                return Err(Error::invalid(format!("text.fields[{at}].name"), why));
+                return Err(Error::invalid(format!("{}.fields[{at}].name", self.place), why));
             };
             fields.push(searched(field, weight.unwrap_or(of.weight), of.language, of.kind));
         }
@@ -169,37 +173,37 @@ impl TextSearch<'_> {
 
     /// The different words of the query; of a phrase, all in their order.
     fn asked(&self, fields: &[Searched], sources: &[Source<'_>]) -> Result<Vec<Asked>> {
-        let mut written: Vec<String> = Vec::new();
-        words(Language::None, &self.query.text, &mut |word, _, _| written.push(word.to_owned()));
-        let mut reduced: HashMap<Language, Vec<String>> = HashMap::new();
+        let mut written: Vec<(u32, String)> = Vec::new();
+        words(Language::None, &self.query.text, &mut |word, at| written.push((at, word.to_owned())));
+        let mut reduced: HashMap<Language, HashMap<u32, String>> = HashMap::new();
         for field in fields {
             reduced.entry(field.language).or_insert_with(|| {
-                let mut of_language = Vec::new();
-                words(field.language, &self.query.text, &mut |word, _, _| of_language.push(word.to_owned()));
+                let mut of_language = HashMap::new();
+                words(field.language, &self.query.text, &mut |word, at| {
+                    of_language.insert(at, word.to_owned());
+                });
                 of_language
             });
         }
-        let last = written.len().saturating_sub(1);
+        let last = written.last().map(|(at, _)| *at);
         let mut asked: Vec<Asked> = Vec::new();
-        for (at, word) in written.into_iter().enumerate() {
-            let is_phrase = self.query.operator == TextMatch::Phrase;
-            if let Some(same) = asked.iter_mut().find(|asked| !is_phrase && asked.written == word) {
+        for (at, word) in written {
+            let begins = self.query.prefix && Some(at) == last;
+            let is_apart = begins || self.query.operator == TextMatch::Phrase;
+            if let Some(same) = asked.iter_mut().find(|asked| !is_apart && asked.written == word) {
                 same.times += 1.0;
                 continue;
             }
             if asked.len() == MAX_WORDS {
-                return Err(Error::invalid(
-                    "text.text",
-                    format!("has more than {MAX_WORDS} different words"),
-                ));
+                let why = format!("has more than {MAX_WORDS} different words");
+                return Err(Error::invalid(format!("{}.text", self.place), why));
             }
             let mut of_field = Vec::new();
             for field in fields {
-                let Some(stem) = reduced[&field.language].get(at) else {
+                let Some(stem) = reduced[&field.language].get(&at) else {
                     of_field.push(Vec::new());
                     continue;
                 };
-                let begins = self.query.prefix && at == last;
                 of_field.push(self.variants(sources, field.field, &word, stem, begins)?);
             }
             asked.push(Asked { times: 1.0, written: word, of_field });
@@ -227,34 +231,48 @@ impl TextSearch<'_> {
         let automaton =
             (fuzziness > 0).then(|| LevenshteinAutomatonBuilder::new(fuzziness, true).build_dfa(stem));
         for source in sources {
+            // Words that only dead documents have are in the dictionaries still.
+            let is_alive = |word: &str| source.has_visible(field, self.collection, word, self.sequence);
             if begins {
                 // A stem may be shorter than what it was made of, or end in another letter.
                 for start in BTreeSet::from([written, stem]) {
-                    let mut left = MAX_EXPANSIONS;
+                    let mut of_source: Vec<String> = Vec::new();
                     source.words(field, self.collection, start, &mut |word| {
-                        found.insert(word.to_owned());
-                        left -= 1;
-                        left > 0
+                        of_source.push(word.to_owned());
+                        of_source.len() < MAX_LOOKED_AT
                     })?;
+                    let mut left = MAX_EXPANSIONS;
+                    for word in of_source {
+                        if left > 0 && is_alive(&word)? {
+                            found.insert(word);
+                            left -= 1;
+                        }
+                    }
                 }
             }
             if let Some(automaton) = &automaton {
+                let mut of_source: Vec<(u8, String)> = Vec::new();
                 source.words(field, self.collection, &first, &mut |word| {
                     if let Distance::Exact(distance) = automaton.eval(word) {
-                        near.insert((distance, word.to_owned()));
-                        if near.len() > MAX_EXPANSIONS {
-                            near.pop_last();
-                        }
+                        of_source.push((distance, word.to_owned()));
                     }
-                    true
+                    of_source.len() < MAX_LOOKED_AT
                 })?;
+                of_source.sort_unstable();
+                let mut left = MAX_EXPANSIONS;
+                for (distance, word) in of_source {
+                    if left > 0 && is_alive(&word)? {
+                        near.insert((distance, word));
+                        left -= 1;
+                    }
+                }
             }
         }
         let mut variants: Vec<(String, f32)> = vec![(stem.to_owned(), 1.0)];
         variants.extend(
             found.into_iter().take(MAX_EXPANSIONS).filter(|word| word != stem).map(|word| (word, 1.0)),
         );
-        for (_, word) in near {
+        for (_, word) in near.into_iter().take(MAX_EXPANSIONS) {
             if !variants.iter().any(|(known, _)| *known == word) {
                 variants.push((word, MISSPELT));
             }
@@ -328,7 +346,10 @@ impl TextSearch<'_> {
                 }
             }
             while let Some((document, score)) = names.get(names_at).filter(|(document, _)| *document < end) {
-                scores[(document - start) as usize].names = *score;
+                let of_document = document.checked_sub(start).and_then(|at| scores.get_mut(at as usize));
+                if let Some(of_document) = of_document.filter(|of_document| of_document.words > 0) {
+                    of_document.names = *score;
+                }
                 names_at += 1;
             }
             for document in touched.drain(..) {

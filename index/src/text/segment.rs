@@ -2,7 +2,11 @@
 //!
 //! Words begin with the number of their collection, so that what is counted and walked through is of one collection alone.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
+};
 
 use allidb_storage::fs::Fs;
 use tantivy::{
@@ -148,6 +152,13 @@ impl TextSegment {
     /// # Errors
     /// If it is not there, or not as it was written.
     pub(crate) fn open(fs: &Arc<dyn Fs>, dir: &Path, id: u64) -> Result<Self> {
+        // What the checksums do not cover may lead tantivy astray.
+        let opened = catch_unwind(AssertUnwindSafe(|| Self::open_unguarded(fs, dir, id)));
+        let panicked = |_| Err(damage(&SegmentFiles::new(fs, dir, id), "it makes no sense".to_owned()));
+        opened.unwrap_or_else(panicked)
+    }
+
+    fn open_unguarded(fs: &Arc<dyn Fs>, dir: &Path, id: u64) -> Result<Self> {
         let files = SegmentFiles::new(fs, dir, id);
         let named = files.clone();
         let failed = failed(&named, "read");
@@ -164,6 +175,9 @@ impl TextSegment {
         let reader = SegmentReader::open(segment).map_err(&failed)?;
         let numbers = reader.fast_fields().u64(NUMBER).map_err(&failed)?;
         let collections = reader.fast_fields().u64(COLLECTION).map_err(&failed)?;
+        if numbers.num_docs() != reader.max_doc() || collections.num_docs() != reader.max_doc() {
+            return Err(damage(&named, "it has another number of documents than it says".to_owned()));
+        }
         let mut by_number: Vec<(u64, u32)> =
             (0..reader.max_doc()).map(|document| (numbers.first(document).unwrap_or(0), document)).collect();
         by_number.sort_unstable();

@@ -1,12 +1,14 @@
 //! A set of fresh documents or a segment of sealed ones, as a search reads them.
 
+use std::sync::Arc;
+
 use allidb_storage::Sequence;
 
 use crate::{
     error::Result,
     model::CollectionId,
     text::{
-        growing::Reading,
+        growing::{Fresh, Growing, Posting},
         index::{Sealed, TextView},
         segment::{next_places, next_posting},
     },
@@ -14,7 +16,11 @@ use crate::{
 
 /// Documents that a search reads, by places that rise.
 pub(super) enum Source<'a> {
-    Fresh(Reading<'a>),
+    /// With the documents as they were when the search began: nobody who writes waits for a search.
+    Fresh {
+        growing: &'a Growing,
+        documents: Vec<Fresh>,
+    },
     Sealed(&'a Sealed),
 }
 
@@ -22,12 +28,13 @@ impl<'a> Source<'a> {
     /// All of a view.
     pub(super) fn of(view: &'a TextView) -> Vec<Self> {
         let sealed = view.sealed.iter().map(|sealed| Self::Sealed(sealed));
-        sealed.chain(view.growing.iter().map(|growing| Self::Fresh(growing.read()))).collect()
+        let fresh = |growing: &'a Arc<Growing>| Self::Fresh { growing, documents: growing.snapshot() };
+        sealed.chain(view.growing.iter().map(fresh)).collect()
     }
 
     pub(super) fn number(&self, document: u32) -> u64 {
         match self {
-            Self::Fresh(fresh) => fresh.document(document).number,
+            Self::Fresh { documents, .. } => documents[document as usize].number,
             Self::Sealed(sealed) => sealed.segment.number(document),
         }
     }
@@ -35,7 +42,7 @@ impl<'a> Source<'a> {
     #[inline]
     pub(super) fn len_code(&self, field: u8, document: u32) -> u8 {
         match self {
-            Self::Fresh(fresh) => fresh.document(document).len_codes[usize::from(field)],
+            Self::Fresh { documents, .. } => documents[document as usize].len_codes[usize::from(field)],
             Self::Sealed(sealed) => sealed.segment.len_code(field, document),
         }
     }
@@ -50,10 +57,10 @@ impl<'a> Source<'a> {
         each: &mut dyn FnMut(u32, u32),
     ) -> Result<()> {
         match self {
-            Self::Fresh(fresh) => {
-                let postings = fresh.postings(field, collection, word).iter();
-                let visible = postings.filter(|posting| fresh.document(posting.document).is_visible(at));
-                visible.for_each(|posting| each(posting.document, posting.positions.len() as u32));
+            Self::Fresh { .. } => {
+                return self.places(field, collection, word, at, &mut |document, places| {
+                    each(document, places.len() as u32);
+                });
             }
             Self::Sealed(Sealed { segment, deaths }) => {
                 let Some(mut postings) = segment.postings(field, collection, word, false)? else {
@@ -79,10 +86,14 @@ impl<'a> Source<'a> {
         each: &mut dyn FnMut(u32, &[u32]),
     ) -> Result<()> {
         match self {
-            Self::Fresh(fresh) => {
-                let postings = fresh.postings(field, collection, word).iter();
-                let visible = postings.filter(|posting| fresh.document(posting.document).is_visible(at));
-                visible.for_each(|posting| each(posting.document, &posting.positions));
+            Self::Fresh { growing, documents } => {
+                let reading = growing.read();
+                for Posting { document, positions } in reading.postings(field, collection, word) {
+                    // What came since the search began is not for it.
+                    if documents.get(*document as usize).is_some_and(|fresh| fresh.is_visible(at)) {
+                        each(*document, positions);
+                    }
+                }
             }
             Self::Sealed(Sealed { segment, deaths }) => {
                 let Some(mut postings) = segment.postings(field, collection, word, true)? else {
@@ -99,6 +110,37 @@ impl<'a> Source<'a> {
         Ok(())
     }
 
+    /// Whether any visible document has a word that is in the dictionary.
+    pub(super) fn has_visible(
+        &self,
+        field: u8,
+        collection: CollectionId,
+        word: &str,
+        at: Sequence,
+    ) -> Result<bool> {
+        match self {
+            Self::Fresh { growing, documents } => {
+                let reading = growing.read();
+                let mut postings = reading.postings(field, collection, word).iter();
+                Ok(postings.any(|posting| {
+                    documents.get(posting.document as usize).is_some_and(|fresh| fresh.is_visible(at))
+                }))
+            }
+            Self::Sealed(Sealed { deaths, .. }) if deaths.count() == 0 => Ok(true),
+            Self::Sealed(Sealed { segment, deaths }) => {
+                let Some(mut postings) = segment.postings(field, collection, word, false)? else {
+                    return Ok(false);
+                };
+                while let Some((document, _)) = next_posting(&mut postings) {
+                    if deaths.is_visible(document, at) {
+                        return Ok(true);
+                    }
+                }
+                Ok(false)
+            }
+        }
+    }
+
     /// Calls `each` with every word of a field and collection that begins so, in order, until it says no.
     pub(super) fn words(
         &self,
@@ -108,8 +150,8 @@ impl<'a> Source<'a> {
         each: &mut dyn FnMut(&str) -> bool,
     ) -> Result<()> {
         match self {
-            Self::Fresh(fresh) => {
-                fresh.words(field, collection, prefix, each);
+            Self::Fresh { growing, .. } => {
+                growing.read().words(field, collection, prefix, each);
                 Ok(())
             }
             Self::Sealed(sealed) => sealed.segment.words(field, collection, prefix, each),

@@ -114,6 +114,9 @@ impl TextIndex {
     pub(crate) fn wait_for_room(&self) -> Result<()> {
         let begun = Instant::now();
         while self.0.has_backlog() {
+            if self.0.is_over_budget() && self.0.state.read().frozen.is_empty() {
+                self.0.close_growing();
+            }
             self.maintain();
             let is_inline = self.0.background.is_inline();
             if begun.elapsed() > ROOM_WITHIN || (is_inline && self.0.has_backlog()) {
@@ -210,7 +213,9 @@ impl Inner {
 
     /// Writes a growing set to a segment. Whether segments and journal hold every text then, the caller knows.
     pub(super) fn seal_into(&self, frozen: Arc<Growing>, is_complete: bool) -> Result<()> {
-        let at = self.engine.snapshot().sequence();
+        // Held until the segment is installed: deaths since then are remembered for as long as it is.
+        let snapshot = self.engine.snapshot();
+        let at = snapshot.sequence();
         let visible = frozen.visible(at);
         let new = match visible.is_empty() {
             true => None,
@@ -220,12 +225,15 @@ impl Inner {
             }
         };
         self.install(&Inputs::Frozen(frozen), new, at);
+        drop(snapshot);
         self.remember(is_complete)
     }
 
     /// Makes one segment of several.
     fn merge(&self, inputs: Vec<Arc<Sealed>>) -> Result<()> {
-        let at = self.engine.snapshot().sequence();
+        // Held, as above.
+        let snapshot = self.engine.snapshot();
+        let at = snapshot.sequence();
         let lives = |input: usize, document: u32| inputs[input].deaths.is_visible(document, at);
         let is_any_alive = (0..inputs.len())
             .any(|input| (0..inputs[input].segment.len()).any(|document| lives(input, document)));
@@ -240,6 +248,7 @@ impl Inner {
         };
         let inputs = Inputs::Sealed(inputs);
         self.install(&inputs, new, at);
+        drop(snapshot);
         self.remember(true)?;
         if let Inputs::Sealed(inputs) = &inputs {
             for input in inputs {

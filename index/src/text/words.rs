@@ -3,25 +3,33 @@
 //! A word is a run of letters and digits, with apostrophes inside. Scripts that put no spaces between words are cut into
 //! overlapping pairs of characters, so that any two that follow each other are found.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{borrow::Cow, sync::OnceLock};
 
 use tantivy::tokenizer::{
     AsciiFoldingFilter, LowerCaser, RemoveLongFilter, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer,
 };
+
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::model::Language;
 
 /// Bytes of a word at most, before it is reduced; longer ones are no words, and are not found.
 const MAX_WORD_BYTES: usize = 128;
 
-/// Gives each word of a text with its position and where in the text it stands.
-pub(crate) fn words(language: Language, text: &str, each: &mut dyn FnMut(&str, u32, Range<usize>)) {
+/// Gives each word of a text with its position. Words that are too long to be words have one, too, and are not given.
+pub(crate) fn words(language: Language, text: &str, each: &mut dyn FnMut(&str, u32)) {
+    // Letters and their accents may be written in one or apart, and in several widths.
+    let text: Cow<'_, str> =
+        if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.nfkc().collect()) };
     let mut analyzer = analyzer(language).clone();
-    let mut stream = analyzer.token_stream(text);
+    let mut stream = analyzer.token_stream(&text);
     while stream.advance() {
         let token = stream.token();
-        if !token.text.is_empty() {
-            each(&token.text, token.position as u32, token.offset_from..token.offset_to);
+        if token.text.is_empty() {
+            // Nothing but an ending, so that no stem is left.
+            each(&text[token.offset_from..token.offset_to].to_lowercase(), token.position as u32);
+        } else {
+            each(&token.text, token.position as u32);
         }
     }
 }
@@ -145,13 +153,14 @@ impl WordStream<'_> {
 
 /// Whether the script of a letter puts no spaces between words.
 fn is_unspaced(c: char) -> bool {
-    matches!(u32::from(c),
-        0x0e00..=0x0eff // Thai, Lao
-        | 0x1000..=0x109f // Myanmar
-        | 0x1780..=0x17ff // Khmer
-        | 0x3040..=0x30ff // Hiragana, Katakana
-        | 0x3400..=0x4dbf | 0x4e00..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x3ffff // Han
-    )
+    c.is_alphanumeric()
+        && matches!(u32::from(c),
+            0x0e00..=0x0eff // Thai, Lao
+            | 0x1000..=0x109f // Myanmar
+            | 0x1780..=0x17ff // Khmer
+            | 0x3040..=0x30ff // Hiragana, Katakana
+            | 0x3400..=0x4dbf | 0x4e00..=0x9fff | 0xf900..=0xfaff | 0x20000..=0x3ffff // Han
+        )
 }
 
 #[cfg(test)]
@@ -160,9 +169,8 @@ mod tests {
 
     fn of(language: Language, text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        words(language, text, &mut |word, position, span| {
+        words(language, text, &mut |word, position| {
             assert_eq!(position as usize, found.len());
-            assert!(text.get(span).is_some());
             found.push(word.to_owned());
         });
         found
@@ -178,6 +186,8 @@ mod tests {
         assert_eq!(of(Language::English, "the dog's bones"), ["the", "dog", "bone"]);
         assert_eq!(of(Language::German, "Häuser"), ["haus"]);
         assert_eq!(of(Language::None, "C3PO 12.5"), ["c3po", "12", "5"]);
+        assert_eq!(of(Language::None, "re\u{301}sume\u{301} ｶﾅ"), ["resume", "カナ"]);
+        assert_eq!(of(Language::Greek, "ους λόγος"), ["ους", "λογ"]);
         assert!(of(Language::English, " ,.— ").is_empty());
         assert!(of(Language::English, &"x".repeat(500)).is_empty());
     }
@@ -187,5 +197,6 @@ mod tests {
         assert_eq!(of(Language::None, "東京都 a"), ["東京", "京都", "a"]);
         assert_eq!(of(Language::None, "東"), ["東"]);
         assert_eq!(of(Language::None, "x東京y"), ["x", "東京", "y"]);
+        assert_eq!(of(Language::None, "東・京"), ["東", "京"]);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use allidb_index::{
-    Error,
+    Error, WorkerChange,
     model::{Chunk, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec, Value, Write},
     query::{Fusion, Query, Seed, TextMatch, TextQuery},
 };
@@ -202,23 +202,91 @@ fn damaged_and_lost_segments_are_made_again_from_the_rows() {
     assert_eq!(before.len(), 39);
     let dir = std::path::Path::new("/node/texts");
     for ending in [".term", ".idx", ".pos", ".fieldnorm", ".fast", "meta.json"] {
-        for is_lost in [false, true] {
+        for damage in ["lost", "empty", "shorter", "middle", "end", "documents"] {
             fixture.replica.seal_texts().unwrap();
             let names = fixture.fs.list(dir).unwrap();
             let name = names.iter().find(|name| name.ends_with(ending)).unwrap();
             let path = dir.join(name);
-            if is_lost {
-                fixture.fs.remove(&path).unwrap();
-            } else {
-                let file = fixture.fs.open(&path).unwrap();
-                let middle = file.byte_len().unwrap() / 2;
+            let file = fixture.fs.open(&path).unwrap();
+            let len = file.byte_len().unwrap();
+            let flip = |at: u64| {
                 let mut byte = [0];
-                file.read_exact_at(middle, &mut byte).unwrap();
-                file.write_all_at(middle, &[byte[0] ^ 0x40]).unwrap();
+                file.read_exact_at(at, &mut byte).unwrap();
+                file.write_all_at(at, &[byte[0] ^ 0x40]).unwrap();
+            };
+            match damage {
+                "lost" => fixture.fs.remove(&path).unwrap(),
+                "empty" => file.set_len(0).unwrap(),
+                "shorter" => file.set_len(len - 1).unwrap(),
+                "middle" => flip(len / 2),
+                "end" => flip(len - 5),
+                // Nothing but this file says how many documents there are.
+                _ if ending == "meta.json" => {
+                    let text = String::from_utf8(file.read_all().unwrap()).unwrap();
+                    let at = text.find("\"max_doc\"").unwrap();
+                    let digit = at + text[at..].find(|c: char| c.is_ascii_digit()).unwrap();
+                    file.write_all_at(digit as u64, b"3").unwrap();
+                }
+                _ => continue,
             }
             fixture = fixture.reopen();
-            assert_eq!(found(&fixture, words(asked)), before, "{ending}, lost: {is_lost}");
+            assert_eq!(found(&fixture, words(asked)), before, "{ending}: {damage}");
         }
+    }
+}
+
+#[test]
+fn texts_that_a_start_replays_are_safe_until_they_are_sealed() {
+    let mut fixture = fixture();
+    let paused = |is_paused| WorkerChange { paused: Some(is_paused), ..WorkerChange::default() };
+    fixture.replica.change_worker("text-seal", paused(true)).unwrap();
+    // More than one growing set holds.
+    let count = 33_000;
+    let ids: Vec<usize> = (0..count).collect();
+    for batch in ids.chunks(500) {
+        let writes = batch.iter().map(|at| entity(&at.to_string(), &[&format!("w{}", at % 100)], "", &[]));
+        fixture.write(writes.collect()).into_iter().for_each(|written| {
+            written.unwrap();
+        });
+    }
+    for start in 0..3 {
+        fixture = fixture.crash();
+        assert_eq!(fixture.replica.text_counts().documents, count, "start {start}");
+        // Some are sealed, some are not.
+        put(&fixture, entity("0", &["w0"], "", &[]));
+    }
+}
+
+#[test]
+fn words_of_which_no_stem_is_left_are_words() {
+    let fixture = Fixture::new();
+    let greek = TextField { language: Language::Greek, ..field("names", 1.0, TextKind::Names) };
+    let spec = TextSpec { chunks: Language::Greek, fields: vec![greek] };
+    fixture.replica.create_collection(TENANT, "t", vec![], BTreeMap::new(), spec).unwrap();
+    put(&fixture, entity("1", &["ους", "gamma"], "", &[("c", "ους 1234 5678")]));
+    for operator in [TextMatch::Any, TextMatch::All, TextMatch::Phrase] {
+        let asked = TextQuery { operator, ..words("ους 1234 5678") };
+        assert_eq!(ids(&fixture, asked), ["1"], "{operator:?}");
+    }
+}
+
+#[test]
+fn a_word_that_everything_has_is_found_and_dead_words_hide_none() {
+    let fixture = fixture();
+    put(&fixture, entity("1", &["Acme"], "", &[("c", "Acme is good")]));
+    put(&fixture, entity("2", &["Acme"], "", &[]));
+    assert_eq!(ids(&fixture, words("acme")), ["1", "2"]);
+    let id = |at: usize| format!("dead{at}");
+    for is_sealed in [false, true] {
+        (0..300).for_each(|at| put(&fixture, entity(&id(at), &[&format!("zzqa{at}")], "", &[])));
+        put(&fixture, entity("living", &["zzqlive"], "", &[]));
+        if is_sealed {
+            fixture.replica.seal_texts().unwrap();
+        }
+        (0..300).for_each(|at| put(&fixture, Write::Delete(EntityRef::new("t", id(at)))));
+        let begins = TextQuery { prefix: true, ..words("zzq") };
+        assert_eq!(ids(&fixture, begins), ["living"], "sealed: {is_sealed}");
+        assert_eq!(ids(&fixture, TextQuery { fuzziness: 2, ..words("zzqlove") }), ["living"]);
     }
 }
 
