@@ -20,14 +20,16 @@ use crate::{
 const MAX_SLOP: u32 = 100;
 /// Most letters that may differ.
 const MAX_FUZZINESS: u8 = 2;
+/// Documents that are put in order at once.
+const MIN_ORDERED: usize = 512;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
 /// What a clause of words found.
 #[derive(Debug, Default)]
 pub(crate) struct TextFound {
-    /// The score of each document that matches, by number.
-    scores: HashMap<u64, f32>,
+    /// The numbers of the documents that match, ascending, and their scores.
+    scores: Vec<(u64, f32)>,
     /// The entities that it brought as seeds, and what of them is best.
     best: HashMap<EntityKey, TextHit>,
     /// Their places, from 0; those that answer as well have the same.
@@ -41,6 +43,25 @@ pub(crate) struct TextHit {
     pub(crate) score: f64,
     /// Whose text it is; empty: the entity's own.
     pub(crate) chunk: String,
+}
+
+impl TextFound {
+    fn score(&self, number: u64) -> Option<&f32> {
+        let at = self.scores.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(&self.scores[at].1)
+    }
+}
+
+/// The best so many documents, best first; ties are in the order of their numbers.
+fn best_of(scored: &[(u64, f32)], count: usize) -> Vec<(u64, f32)> {
+    let order = |a: &(u64, f32), b: &(u64, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut best = scored.to_vec();
+    if count < best.len() {
+        best.select_nth_unstable_by(count, order);
+        best.truncate(count);
+    }
+    best.sort_unstable_by(order);
+    best
 }
 
 impl TextQuery {
@@ -112,7 +133,15 @@ impl Reader<'_> {
         let now = self.now;
         let mut brought = TextFound::default();
         let mut last: Option<(f32, usize)> = None;
-        for (at, (number, score)) in scored.iter().enumerate() {
+        let mut best = Vec::new();
+        // As many as are needed in most cases; more where filters leave few.
+        let mut looked_at = 0;
+        for at in 0..scored.len() {
+            if at == best.len() {
+                looked_at = (8 * looked_at).max(8 * k).max(MIN_ORDERED);
+                best = best_of(&scored, looked_at);
+            }
+            let (number, score) = &best[at];
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
@@ -142,7 +171,7 @@ impl Reader<'_> {
                 found.seeds.push((entity, score));
             }
         }
-        brought.scores = scored.into_iter().collect();
+        brought.scores = scored;
         found.texts.push(brought);
         Ok(())
     }
@@ -166,7 +195,7 @@ impl Reader<'_> {
         }
         let mut best: Option<(f32, u64)> = None;
         for number in self.numbers_of(entity)? {
-            for score in texts.iter().filter_map(|found| found.scores.get(&number)) {
+            for score in texts.iter().filter_map(|found| found.score(number)) {
                 if best.is_none_or(|(best, _)| *score > best) {
                     best = Some((*score, number));
                 }

@@ -15,8 +15,11 @@ pub(crate) const CHUNK_FIELD: u8 = 0;
 pub(crate) const FIELDS: usize = 1 + TextSpec::MAX_FIELDS;
 /// Between the last word of one string of a list and the first word of the next: a phrase does not go across.
 const GAP: u32 = 100;
-/// Places that each value of a list of names has. Words beyond them share the last one, and count as if they were fewer.
-pub(crate) const VALUE_WORDS: u32 = 128;
+/// Places that each value of a list of names has. Words beyond them share the last one.
+pub(crate) const VALUE_WORDS: u32 = 256;
+/// Added to the place of a stem that the value also has as a word, just as it is. The rest of the place within the value is how
+/// many different stems that has, or this less one if they are more.
+pub(crate) const EXACT: u32 = 128;
 /// Before a word as it is written. No word of a text begins so.
 const WRITTEN: char = '=';
 /// Values of one list of names that are indexed, and words of each; what follows is not found.
@@ -78,7 +81,14 @@ impl Document {
                 }
             });
             let len = different.len() as u32;
-            different.iter().for_each(|word| words_of.put(word, first + len.min(VALUE_WORDS - 1)));
+            let mut as_is = BTreeSet::new();
+            words(Language::None, text, &mut |word, _| {
+                as_is.insert(word.to_owned());
+            });
+            for word in &different {
+                let exact = if as_is.contains(word) { EXACT } else { 0 };
+                words_of.put(word, first + exact + len.min(EXACT - 1));
+            }
             words(Language::None, text, &mut |word, position| {
                 if position < MAX_VALUE_WORDS as u32 {
                     words_of.put(&as_written(word), first + position.min(VALUE_WORDS - 1));

@@ -1,14 +1,12 @@
 //! How well names answer: short values, each of which is scored by itself, by the weight of the words that it shares with the
 //! query and by the square of the share of its own words that these are. So "dog" answers to "my dog and I", and "dog sled" hardly.
 
-use foldhash::{HashMap, HashMapExt};
-
 use crate::{
     error::Result,
     model::{Language, TextKind},
     text::{
-        document::{VALUE_WORDS, as_written},
-        search::{Asked, Searched, TextSearch},
+        document::{EXACT, VALUE_WORDS, as_written},
+        search::{Searched, TextSearch, WINDOW},
         source::Source,
     },
 };
@@ -16,77 +14,150 @@ use crate::{
 /// What a word counts that is not written as in the query, but has the same stem.
 const SAME_STEM: f32 = 0.7;
 
-/// A word of the query in one name.
-struct Hit {
-    /// Document, value and word of the query, so that what belongs together is sorted together.
-    order: u64,
-    /// How many different words the name has; 0 if this does not tell.
+/// A word of the query in a name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NamePlace {
+    document: u32,
+    value: u32,
+    /// How many different stems the name has; 0 if this does not tell.
     length: u32,
     weight: f32,
 }
 
-/// The scores of the documents of a source by their names: by document, ascending. `rarity` is that of each word, `documents`
-/// how many there are in the collection.
-pub(super) fn score(
+/// Where a word of the query stands in a field of a source, by document and value.
+pub(super) fn places(
     search: &TextSearch<'_>,
     source: &Source<'_>,
-    fields: &[Searched],
-    asked: &[Asked],
-    rarity: &[f32],
-    documents: f32,
-) -> Result<Vec<(u32, f32)>> {
-    let heaviest = fields.iter().map(|field| field.weight).fold(0.0, f32::max);
-    let most = (1.0 + documents).ln();
-    let mut best: HashMap<u32, f32> = HashMap::new();
-    for (at, field) in fields.iter().enumerate().filter(|(_, field)| field.kind == TextKind::Names) {
-        let mut hits = hits(search, source, (at, field), asked)?;
-        hits.sort_unstable_by_key(|hit| hit.order);
-        for of_value in hits.chunk_by(|a, b| a.order >> 16 == b.order >> 16) {
-            let (mut covered, mut matched, mut length) = (0, 0.0, 0);
-            for of_word in of_value.chunk_by(|a, b| a.order == b.order) {
-                length = of_word.iter().map(|hit| hit.length).fold(length, u32::max);
-                let weight = of_word.iter().map(|hit| hit.weight).fold(0.0, f32::max);
-                matched += weight * rarity[(of_word[0].order & 0xffff) as usize];
-                covered += 1;
-            }
-            let share = (covered as f32 / length.max(1) as f32).min(1.0);
-            let score = (matched * share * share / most).min(1.0) * field.weight / heaviest;
-            let best = best.entry((of_value[0].order >> 32) as u32).or_insert(0.0);
-            *best = best.max(score);
-        }
+    field: &Searched,
+    variants: &[(String, f32)],
+    written: &str,
+) -> Result<Vec<NamePlace>> {
+    search.deadline.check()?;
+    let TextSearch { collection, sequence, .. } = *search;
+    let is_stemmed = field.language != Language::None;
+    let mut found = Vec::new();
+    for (variant, weight) in variants {
+        // Where the stem is the word itself, its own places tell whether it is written so.
+        let is_itself = variant == written;
+        source.places(field.field, collection, variant, sequence, &mut |document, places| {
+            found.extend(places.iter().map(|place| {
+                let within = place % VALUE_WORDS;
+                let is_exact = !is_stemmed || is_itself && within >= EXACT;
+                NamePlace {
+                    document,
+                    value: place / VALUE_WORDS,
+                    length: within % EXACT,
+                    weight: weight * if is_exact { 1.0 } else { SAME_STEM },
+                }
+            }));
+        })?;
     }
-    let mut best: Vec<(u32, f32)> = best.into_iter().collect();
-    best.sort_unstable_by_key(|(document, _)| *document);
-    Ok(best)
+    let is_told = !is_stemmed || variants.iter().any(|(variant, _)| variant == written);
+    if !is_told {
+        source.places(field.field, collection, &as_written(written), sequence, &mut |document, places| {
+            let place =
+                |place: &u32| NamePlace { document, value: place / VALUE_WORDS, length: 0, weight: 1.0 };
+            found.extend(places.iter().map(place));
+        })?;
+    }
+    if variants.len() > 1 || !is_told {
+        found.sort_unstable_by_key(|place| (place.document, place.value));
+    }
+    Ok(found)
 }
 
-/// Every word of the query in every name of one field.
-fn hits(
-    search: &TextSearch<'_>,
-    source: &Source<'_>,
-    (at, field): (usize, &Searched),
-    asked: &[Asked],
-) -> Result<Vec<Hit>> {
-    let mut hits = Vec::new();
-    for (nth, word) in (0_u64..).zip(asked) {
-        search.deadline.check()?;
-        let mut read = |variant: &str, weight: f32, has_length: bool| {
-            let TextSearch { collection, sequence, .. } = *search;
-            source.places(field.field, collection, variant, sequence, &mut |document, places| {
-                hits.extend(places.iter().map(|place| {
-                    let value = u64::from(place / VALUE_WORDS);
-                    let order = u64::from(document) << 32 | value << 16 | nth;
-                    Hit { order, length: if has_length { place % VALUE_WORDS } else { 0 }, weight }
-                }));
-            })
-        };
-        let is_stemmed = field.language != Language::None;
-        for (variant, weight) in &word.of_field[at] {
-            read(variant, weight * if is_stemmed { SAME_STEM } else { 1.0 }, true)?;
+/// The documents of some places.
+pub(super) fn postings(places: &[NamePlace]) -> Vec<(u32, f32)> {
+    let mut postings: Vec<(u32, f32)> = places.iter().map(|place| (place.document, 1.0)).collect();
+    postings.dedup_by_key(|(document, _)| *document);
+    postings
+}
+
+/// What is known of a name while its words are gone through.
+#[derive(Clone, Copy, Default)]
+struct Name {
+    matched: f32,
+    /// Different words of the query that it has.
+    covered: u32,
+    length: u32,
+    /// One more than the last of these words, and what that weighs.
+    last: u32,
+    weight: f32,
+}
+
+impl Name {
+    fn add(&mut self, place: &NamePlace, word: u32, rarity: f32) {
+        self.length = self.length.max(place.length);
+        if self.last != word + 1 {
+            (self.last, self.weight) = (word + 1, 0.0);
+            self.covered += 1;
         }
-        if is_stemmed {
-            read(&as_written(&word.written), 1.0, false)?;
+        if place.weight > self.weight {
+            self.matched += (place.weight - self.weight) * rarity;
+            self.weight = place.weight;
         }
     }
-    Ok(hits)
+
+    fn score(&self, most: f32) -> f32 {
+        let share = (self.covered as f32 / self.length.max(1) as f32).min(1.0);
+        (self.matched * share * share / most).min(1.0)
+    }
+}
+
+/// The scores of the documents of a source by their names: by document, ascending. `places` are those of each word in each
+/// field, `rarity` is that of each word, `documents` how many there are in the collection.
+pub(super) fn score(
+    fields: &[Searched],
+    places: &[Vec<Vec<NamePlace>>],
+    rarity: &[f32],
+    documents: f32,
+) -> Vec<(u32, f32)> {
+    let heaviest = fields.iter().map(|field| field.weight).fold(0.0, f32::max);
+    let most = (1.0 + documents).ln();
+    let mut best: Vec<(u32, f32)> = Vec::new();
+    for (at, field) in fields.iter().enumerate().filter(|(_, field)| field.kind == TextKind::Names) {
+        let words: Vec<&[NamePlace]> = places.iter().map(|of_fields| &of_fields[at][..]).collect();
+        let weight = field.weight / heaviest;
+        score_field(&words, rarity, &mut |document, name| best.push((document, weight * name.score(most))));
+    }
+    best.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
+    best.dedup_by_key(|(document, _)| *document);
+    best
+}
+
+/// Calls `each` with every name that has a word. First names, which most documents have alone, are gone through window by window,
+/// so that they stay in the cache; others are put in order.
+fn score_field(words: &[&[NamePlace]], rarity: &[f32], each: &mut dyn FnMut(u32, &Name)) {
+    let mut names = vec![Name::default(); WINDOW as usize];
+    let mut touched: Vec<u32> = Vec::new();
+    let mut at = vec![0; words.len()];
+    let mut others: Vec<(u32, u32, u32, NamePlace)> = Vec::new();
+    loop {
+        let heads = words.iter().zip(&at).filter_map(|(places, at)| places.get(*at));
+        let Some(next) = heads.map(|place| place.document).min() else { break };
+        let (start, end) = (next / WINDOW * WINDOW, (next / WINDOW).saturating_add(1).saturating_mul(WINDOW));
+        for (word, (places, at)) in (0..).zip(words.iter().zip(&mut at)) {
+            while let Some(place) = places.get(*at).filter(|place| place.document < end) {
+                if place.value == 0 {
+                    let name = &mut names[(place.document - start) as usize];
+                    if name.covered == 0 {
+                        touched.push(place.document);
+                    }
+                    name.add(place, word, rarity[word as usize]);
+                } else {
+                    others.push((place.document, place.value, word, *place));
+                }
+                *at += 1;
+            }
+        }
+        for document in touched.drain(..) {
+            each(document, &std::mem::take(&mut names[(document - start) as usize]));
+        }
+    }
+    others.sort_unstable_by_key(|(document, value, word, _)| (*document, *value, *word));
+    for of_name in others.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        let mut name = Name::default();
+        of_name.iter().for_each(|(_, _, word, place)| name.add(place, *word, rarity[*word as usize]));
+        each(of_name[0].0, &name);
+    }
 }

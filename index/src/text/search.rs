@@ -19,7 +19,8 @@ use crate::{
     text::{
         document::{CHUNK_FIELD, FIELDS, len_of},
         index::{Statistics, TextIndex, TextView},
-        names, phrase,
+        names::{self, NamePlace},
+        phrase,
         source::Source,
         words::words,
     },
@@ -37,7 +38,7 @@ const MAX_LOOKED_AT: usize = 8_192;
 /// Different words of a query at most.
 const MAX_WORDS: usize = 1_024;
 /// Documents that are scored together, so that their scores stay in the cache.
-const WINDOW: u32 = 1 << 15;
+pub(super) const WINDOW: u32 = 1 << 15;
 
 /// A search of one collection.
 pub(crate) struct TextSearch<'a> {
@@ -85,7 +86,7 @@ struct Score {
 }
 
 impl TextSearch<'_> {
-    /// The documents that match, best first: their numbers and scores in (0, 1]. Ties are in the order of the numbers.
+    /// The numbers of the documents that match, ascending, and their scores in (0, 1].
     ///
     /// # Errors
     /// If the query is wrong, takes too long, or a segment cannot be read.
@@ -99,12 +100,29 @@ impl TextSearch<'_> {
         }
         // Of each source, word and field.
         let mut postings: Vec<Vec<Vec<Postings>>> = Vec::new();
+        let mut places: Vec<Vec<Vec<Vec<NamePlace>>>> = Vec::new();
         for source in &sources {
-            let of_words = asked.iter().map(|word| {
-                let of_field = fields.iter().zip(&word.of_field);
-                of_field.map(|(field, variants)| self.postings(source, field, variants)).collect()
-            });
-            postings.push(of_words.collect::<Result<_>>()?);
+            let (mut of_words, mut places_of_words) = (Vec::new(), Vec::new());
+            for word in &asked {
+                let (mut of_fields, mut places_of_fields) = (Vec::new(), Vec::new());
+                for (at, field) in fields.iter().enumerate() {
+                    let places = match field.kind {
+                        TextKind::Prose => Vec::new(),
+                        TextKind::Names => {
+                            names::places(self, source, field, &word.of_field[at], &word.written)?
+                        }
+                    };
+                    of_fields.push(match field.kind {
+                        TextKind::Prose => self.postings(source, field, &word.of_field[at])?,
+                        TextKind::Names => names::postings(&places),
+                    });
+                    places_of_fields.push(places);
+                }
+                of_words.push(of_fields);
+                places_of_words.push(places_of_fields);
+            }
+            postings.push(of_words);
+            places.push(places_of_words);
         }
         let documents = fields.iter().map(|field| field.statistics.documents).max().unwrap_or(0) as f32;
         let rarity = |count: usize, of: f32| {
@@ -129,8 +147,8 @@ impl TextSearch<'_> {
             let words = asked.iter().zip(&rarities);
             words.map(|(word, rarity)| word.times * rarity[field] * (SATURATION + 1.0)).sum()
         };
-        for (source, postings) in sources.iter().zip(&postings) {
-            let names = names::score(self, source, &fields, &asked, &rarity_anywhere, documents)?;
+        for ((source, postings), places) in sources.iter().zip(&postings).zip(&places) {
+            let names = names::score(&fields, places, &rarity_anywhere, documents);
             let phrases = match self.query.operator {
                 TextMatch::Phrase => Some(phrase::find(self, source, &fields, &asked)?),
                 TextMatch::Any | TextMatch::All => None,
@@ -138,7 +156,8 @@ impl TextSearch<'_> {
             let prose = Prose { fields: &fields, asked: &asked, rarities: &rarities, most_of: &most_of };
             self.score(source, postings, &prose, &names, phrases.as_ref(), &mut scored)?;
         }
-        scored.sort_unstable_by(|a: &(u64, f32), b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        // Numbers ascend in most sources, which this sort makes use of.
+        scored.sort_by_key(|(number, _)| *number);
         Ok(scored)
     }
 
@@ -400,13 +419,22 @@ impl Prose<'_> {
             beside.map(|(at, field)| field.weight * (self.most_of)(at)).sum()
         };
         let most = [most_with(false), most_with(true)];
+        // Beside names, prose counts as its heaviest field does.
+        let heaviest_of = |chosen: &dyn Fn(&Searched) -> bool| {
+            self.fields.iter().filter(|field| chosen(field)).map(|field| field.weight).fold(0.0, f32::max)
+        };
+        let heaviest = heaviest_of(&|_| true);
+        let shares = [false, true].map(|of_chunks| {
+            heaviest_of(&|field| is_prose(field) && (field.field == CHUNK_FIELD) == of_chunks) / heaviest
+        });
         let mut parts = Vec::new();
         for (word, of_fields) in postings.iter().enumerate() {
             for (at, (field, postings)) in self.fields.iter().zip(of_fields).enumerate() {
                 let brings =
                     field.weight * self.asked[word].times * self.rarities[word][at] * (SATURATION + 1.0);
-                let most = most[usize::from(field.field == CHUNK_FIELD)];
-                let weight = if is_prose(field) && most > 0.0 { brings / most } else { 0.0 };
+                let kind = usize::from(field.field == CHUNK_FIELD);
+                let is_counted = is_prose(field) && most[kind] > 0.0;
+                let weight = if is_counted { shares[kind] * brings / most[kind] } else { 0.0 };
                 let Statistics { documents, words } = field.statistics;
                 let mean = words as f32 / documents.max(1) as f32;
                 let norm = |code: usize| {
@@ -427,10 +455,16 @@ fn union_len(lists: &[Postings]) -> usize {
         [] => 0,
         [one] => one.len(),
         ref several => {
-            let mut all: Vec<u32> = several.iter().flat_map(|list| list.iter().map(|(at, _)| *at)).collect();
-            all.sort_unstable();
-            all.dedup();
-            all.len()
+            let mut at = vec![0; several.len()];
+            let mut count = 0;
+            loop {
+                let heads = several.iter().zip(&at).filter_map(|(list, at)| list.get(*at));
+                let Some(next) = heads.map(|(document, _)| *document).min() else { return count };
+                count += 1;
+                for (list, at) in several.iter().zip(&mut at) {
+                    *at += usize::from(list.get(*at).is_some_and(|(document, _)| *document == next));
+                }
+            }
         }
     }
 }
