@@ -7,3 +7,4 @@ mod ports;
 mod put_stream;
 mod running;
 mod services;
+mod texts;
