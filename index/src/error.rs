@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::Path, sync::Arc};
 
 /// The result of an index operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -98,6 +98,11 @@ impl Error {
     /// The request's `field` is wrong because `why` (the end of a sentence that begins with the field).
     pub fn invalid(field: impl AsRef<str>, why: impl Into<String>) -> Self {
         Self::Invalid { field: field.as_ref().to_owned(), why: why.into() }
+    }
+
+    /// The operating system refused to do `op` with a file.
+    pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
+        allidb_storage::Error::Io { op, path: path.to_owned(), source }.into()
     }
 
     pub(crate) fn corrupt(keyspace: &'static str, key: &[u8], what: impl fmt::Display) -> Self {

@@ -17,7 +17,7 @@
 //! | [`graph`] | neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
-//! | `inventory`, `deaths`, `duty` | what indexes have in common: which segments there are, what died in them, work under way |
+//! | `inventory`, `deaths`, `duty`, `writing` | what indexes have in common: which segments there are, what died in them, work under way, who writes |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -44,6 +44,7 @@ mod text;
 mod vector;
 mod version;
 mod worker;
+mod writing;
 
 pub use clock::{Clock, HybridClock, ManualClock, SystemClock};
 pub use deadline::Deadline;

@@ -39,13 +39,6 @@ impl SegmentFiles {
         self.dir.join(format!("{}{}", self.prefix, path.display()))
     }
 
-    /// The names of its files.
-    pub(super) fn names(&self) -> io::Result<Vec<String>> {
-        let mut names = self.fs.list(&self.dir)?;
-        names.retain(|name| name.starts_with(&self.prefix));
-        Ok(names)
-    }
-
     fn map(&self, path: &Path) -> io::Result<Shared> {
         self.fs.open_read(&self.place(path))?.map().map(Shared::new)
     }

@@ -15,6 +15,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use crate::{
     model::CollectionId,
     text::document::{Document, FIELDS},
+    writing::{Grows, Writers},
 };
 
 const ALIVE: Sequence = Sequence::MAX;
@@ -33,7 +34,7 @@ pub(crate) struct Growing {
     /// The oldest generation of the journal that any of its documents may be in.
     pub(crate) journaled_from: u64,
     /// Writers that may still add documents.
-    writers: AtomicUsize,
+    writers: Writers,
     inner: RwLock<Inner>,
     all_bytes: Arc<AtomicUsize>,
 }
@@ -78,24 +79,9 @@ pub(crate) type Visible = (Fresh, Vec<(u8, String, Box<[u32]>)>);
 /// What is in a set, while nobody adds to it.
 pub(crate) struct Reading<'a>(RwLockReadGuard<'a, Inner>);
 
-/// Holds the set open for a document that is on its way.
-#[derive(Debug)]
-pub(crate) struct Writing(Arc<Growing>);
-
-impl Writing {
-    pub(crate) fn new(growing: &Arc<Growing>) -> Self {
-        growing.writers.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(growing))
-    }
-
-    pub(crate) fn growing(&self) -> &Growing {
-        &self.0
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+impl Grows for Growing {
+    fn writers(&self) -> &Writers {
+        &self.writers
     }
 }
 
@@ -144,7 +130,7 @@ impl Growing {
         Self {
             generation,
             journaled_from,
-            writers: AtomicUsize::new(0),
+            writers: Writers::default(),
             inner: RwLock::default(),
             all_bytes: Arc::clone(all_bytes),
         }
@@ -152,7 +138,7 @@ impl Growing {
 
     /// Whether nobody will add anything any more, once nobody can begin to.
     pub(crate) fn is_settled(&self) -> bool {
-        self.writers.load(Ordering::Acquire) == 0
+        self.writers.are_gone()
     }
 
     /// Numbers that were written to it, alive or not.

@@ -16,17 +16,17 @@ use crate::{
     clock::Clock,
     deaths::Deaths,
     duty::{Duty, Work},
-    error::Result,
     keyspaces::Keyspaces,
     model::CollectionId,
     replica::Numbers,
     text::{
         document::{Document, FIELDS, len_of},
-        growing::{Growing, Writing},
+        growing::Growing,
         segment::TextSegment,
         tiers,
     },
     worker::Worker,
+    writing::Writing,
 };
 
 /// Documents of a growing set at most.
@@ -119,7 +119,7 @@ impl TextView {
 /// A text set or removed by a write.
 #[derive(Debug)]
 pub(crate) struct TextChange {
-    pub(crate) writing: Writing,
+    pub(crate) writing: Writing<Growing>,
     pub(crate) number: u64,
     pub(crate) collection: CollectionId,
     /// Without words: removed.
@@ -183,7 +183,7 @@ impl Inner {
     }
 
     /// Opens the growing set for a change. What is journaled under its generation must be so before it is dropped.
-    pub(super) fn begin_write(&self) -> Writing {
+    pub(super) fn begin_write(&self) -> Writing<Growing> {
         let is_full =
             |growing: &Growing| growing.fill() >= GROWING_DOCUMENTS || growing.bytes() >= GROWING_BYTES;
         let state = self.state.read();
@@ -376,7 +376,7 @@ impl Inner {
 
 impl TextIndex {
     /// Opens the growing set for a change, whose journal row is to be written under the generation that comes with it.
-    pub(crate) fn begin_write(&self) -> Writing {
+    pub(crate) fn begin_write(&self) -> Writing<Growing> {
         self.0.begin_write()
     }
 
@@ -432,12 +432,5 @@ impl TextIndex {
     /// Ends background work soon.
     pub(crate) fn close(&self) {
         self.0.closed.store(true, Ordering::Release);
-    }
-}
-
-/// Whether a result is worth an error: nothing else is done about it.
-pub(super) fn warn(what: &'static str, result: Result<()>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "{what}");
     }
 }

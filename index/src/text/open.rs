@@ -30,7 +30,7 @@ use crate::{
         document::Document,
         index::{FIRST_GENERATION, Inner, Sealed, State, TextChange, TextIndex},
         segment::TextSegment,
-        upkeep::{io, place},
+        upkeep::place,
     },
 };
 
@@ -61,7 +61,7 @@ impl TextIndex {
     /// Opens the index. A segment that is damaged is set aside, and all texts are read again before this returns.
     pub(crate) fn open(context: TextContext, catalogue: &Catalogue) -> Result<Self> {
         let dir = context.dir.join(DIRECTORY);
-        context.fs.create_dir_all(&dir).map_err(|source| io("create the directory", dir.clone(), source))?;
+        context.fs.create_dir_all(&dir).map_err(|source| Error::io("create the directory", &dir, source))?;
         let snapshot = context.engine.snapshot();
         let place = place(&context.keyspaces);
         let inventory = Inventory::load(&snapshot, &place)?;
@@ -90,7 +90,7 @@ impl TextIndex {
                 Err(error) if !is_lost(&error) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "a segment of texts is set aside; all texts are read again");
-                    inner.set_aside(id);
+                    inner.set_aside(id)?;
                     is_complete = false;
                 }
             }

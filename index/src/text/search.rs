@@ -17,7 +17,7 @@ use crate::{
     model::{CollectionId, Language, TextKind, TextSpec},
     query::{TextMatch, TextQuery},
     text::{
-        document::{CHUNK_FIELD, FIELDS, len_of},
+        document::{CHUNK_FIELD, len_of},
         index::{Statistics, TextIndex, TextView},
         names::{self, NamePlace},
         phrase,
@@ -37,6 +37,8 @@ const MAX_EXPANSIONS: usize = 128;
 const MAX_LOOKED_AT: usize = 8_192;
 /// Different words of a query at most.
 const MAX_WORDS: usize = 1_024;
+/// Places that one search reads at most, which bounds its memory: they take 8 or 16 bytes each.
+const MAX_READ: usize = 32 << 20;
 /// Documents that are scored together, so that their scores stay in the cache.
 pub(super) const WINDOW: u32 = 1 << 15;
 
@@ -101,6 +103,7 @@ impl TextSearch<'_> {
         // Of each source, word and field.
         let mut postings: Vec<Vec<Vec<Postings>>> = Vec::new();
         let mut places: Vec<Vec<Vec<Vec<NamePlace>>>> = Vec::new();
+        let mut read = 0;
         for source in &sources {
             let (mut of_words, mut places_of_words) = (Vec::new(), Vec::new());
             for word in &asked {
@@ -116,6 +119,14 @@ impl TextSearch<'_> {
                         TextKind::Prose => self.postings(source, field, &word.of_field[at])?,
                         TextKind::Names => names::postings(&places),
                     });
+                    read += of_fields.last().map_or(0, Vec::len) + places.len();
+                    if read > MAX_READ {
+                        let why = format!(
+                            "{}: its words stand in too many texts; ask for fewer or rarer ones",
+                            self.place
+                        );
+                        return Err(Error::Exhausted(why));
+                    }
                     places_of_fields.push(places);
                 }
                 of_words.push(of_fields);
@@ -468,5 +479,3 @@ fn union_len(lists: &[Postings]) -> usize {
         }
     }
 }
-
-const _: () = assert!(FIELDS <= 16);

@@ -195,11 +195,6 @@ impl TextSegment {
         self.reader.max_doc()
     }
 
-    /// The names of its files in the directory of texts.
-    pub(crate) fn file_names(&self) -> Result<Vec<String>> {
-        self.files.names().map_err(|error| failed(&self.files, "list")(error.into()))
-    }
-
     pub(crate) fn number(&self, document: u32) -> u64 {
         self.numbers.first(document).unwrap_or(0)
     }
@@ -295,8 +290,7 @@ fn failed<'a>(files: &'a SegmentFiles, op: &'static str) -> impl Fn(TantivyError
     move |error| {
         let io = |source: &std::io::Error| {
             let source = std::io::Error::new(source.kind(), source.to_string());
-            let path = files.place(Path::new(""));
-            Error::from(allidb_storage::Error::Io { op, path, source })
+            Error::io(op, &files.place(Path::new("")), source)
         };
         match &error {
             TantivyError::IoError(error) => io(error),

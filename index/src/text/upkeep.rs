@@ -3,6 +3,7 @@
 use std::{
     collections::HashSet,
     panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use crate::{
     text::{
         directory::file_prefix,
         growing::Growing,
-        index::{Inner, Inputs, Sealed, TextIndex, warn},
+        index::{Inner, Inputs, Sealed, TextIndex},
         segment::TextSegment,
     },
     worker::{Worker, WorkerChange, WorkerStatus},
@@ -251,9 +252,7 @@ impl Inner {
         drop(snapshot);
         self.remember(true)?;
         if let Inputs::Sealed(inputs) = &inputs {
-            for input in inputs {
-                warn("files of a merged segment of texts stay behind", self.remove_files(&input.segment));
-            }
+            inputs.iter().for_each(|input| self.remove_segment(input.segment.id));
         }
         Ok(())
     }
@@ -261,24 +260,28 @@ impl Inner {
     /// What was written of a segment that did not become whole is removed.
     fn kept_if_whole(&self, id: u64, written: Result<TextSegment>) -> Result<TextSegment> {
         if written.is_err() {
-            let prefix = file_prefix(id);
-            for name in self.fs.list(&self.dir).unwrap_or_default() {
-                if name.starts_with(&prefix)
-                    && let Err(error) = self.fs.remove(&self.dir.join(&name))
-                {
-                    tracing::warn!(name, %error, "a file of an unfinished segment of texts stays behind");
-                }
-            }
+            self.remove_segment(id);
         }
         written
     }
 
-    fn remove_files(&self, segment: &TextSegment) -> Result<()> {
-        for name in segment.file_names()? {
-            let path = self.dir.join(name);
-            self.fs.remove(&path).map_err(|source| io("remove", path, source))?;
+    /// Removes the files of a segment. Those that stay are removed by the next start.
+    fn remove_segment(&self, id: u64) {
+        let removed = self.files_of(id).and_then(|paths| {
+            paths
+                .iter()
+                .try_for_each(|path| self.fs.remove(path).map_err(|source| Error::io("remove", path, source)))
+        });
+        if let Err(error) = removed {
+            tracing::warn!(%error, "files of a segment of texts stay until the next start");
         }
-        Ok(())
+    }
+
+    fn files_of(&self, id: u64) -> Result<Vec<PathBuf>> {
+        let prefix = file_prefix(id);
+        let names = self.fs.list(&self.dir).map_err(|source| Error::io("list", &self.dir, source))?;
+        let of_segment = names.iter().filter(|name| name.starts_with(&prefix) && !name.ends_with(DAMAGED));
+        Ok(of_segment.map(|name| self.dir.join(name)).collect())
     }
 
     /// Makes durable which segments there are.
@@ -305,33 +308,27 @@ impl Inner {
     pub(super) fn remove_orphans(&self) -> Result<()> {
         let known: HashSet<String> =
             self.state.read().sealed.iter().map(|sealed| file_prefix(sealed.segment.id)).collect();
-        let names = self.fs.list(&self.dir).map_err(|source| io("list", self.dir.clone(), source))?;
+        let names = self.fs.list(&self.dir).map_err(|source| Error::io("list", &self.dir, source))?;
         for name in names.iter().filter(|name| !name.ends_with(DAMAGED)) {
             if !known.iter().any(|prefix| name.starts_with(prefix)) {
                 let path = self.dir.join(name);
-                self.fs.remove(&path).map_err(|source| io("remove", path, source))?;
+                self.fs.remove(&path).map_err(|source| Error::io("remove", &path, source))?;
             }
         }
         Ok(())
     }
 
     /// Keeps the files of a damaged segment under other names, for whoever wants to look at them.
-    pub(super) fn set_aside(&self, id: u64) {
-        let prefix = file_prefix(id);
-        for name in self.fs.list(&self.dir).unwrap_or_default() {
-            if name.starts_with(&prefix)
-                && let Err(error) =
-                    self.fs.rename(&self.dir.join(&name), &self.dir.join(format!("{name}{DAMAGED}")))
-            {
-                tracing::error!(name, %error, "a damaged file of texts cannot be renamed");
-            }
+    pub(super) fn set_aside(&self, id: u64) -> Result<()> {
+        for path in self.files_of(id)? {
+            let mut aside = path.clone().into_os_string();
+            aside.push(DAMAGED);
+            let renamed = self.fs.rename(&path, Path::new(&aside));
+            renamed.map_err(|source| Error::io("rename", &path, source))?;
         }
+        Ok(())
     }
 }
 
 /// What the names of damaged files end with.
 const DAMAGED: &str = ".damaged";
-
-pub(super) fn io(op: &'static str, path: std::path::PathBuf, source: std::io::Error) -> Error {
-    allidb_storage::Error::Io { op, path, source }.into()
-}

@@ -24,6 +24,7 @@ use crate::{
         quantize::{Grid, QueryCodes},
         rotation::Rotation,
     },
+    writing::{Grows, Writers},
 };
 
 /// Rows of a chunk.
@@ -44,7 +45,7 @@ pub(crate) struct Growing {
     pub(crate) journaled_from: u64,
     capacity: usize,
     /// Writers that may still add rows.
-    writers: AtomicUsize,
+    writers: Writers,
     removals: AtomicUsize,
     rows: RwLock<Rows>,
     /// Bytes of all growing segments of the node.
@@ -104,24 +105,9 @@ impl Row {
     }
 }
 
-/// Holds the segment open for a row that is on its way.
-#[derive(Debug)]
-pub(crate) struct Writing(Arc<Growing>);
-
-impl Writing {
-    pub(crate) fn new(growing: &Arc<Growing>) -> Self {
-        growing.writers.fetch_add(1, Ordering::AcqRel);
-        Self(Arc::clone(growing))
-    }
-
-    pub(crate) fn growing(&self) -> &Growing {
-        &self.0
-    }
-}
-
-impl Drop for Writing {
-    fn drop(&mut self) {
-        self.0.writers.fetch_sub(1, Ordering::AcqRel);
+impl Grows for Growing {
+    fn writers(&self) -> &Writers {
+        &self.writers
     }
 }
 
@@ -148,7 +134,7 @@ impl Growing {
             generation,
             journaled_from,
             capacity,
-            writers: AtomicUsize::new(0),
+            writers: Writers::default(),
             removals: AtomicUsize::new(0),
             rows: RwLock::default(),
             all_bytes,
@@ -168,7 +154,7 @@ impl Growing {
 
     /// Whether no writer holds it open.
     pub(crate) fn is_settled(&self) -> bool {
-        self.writers.load(Ordering::Acquire) == 0
+        self.writers.are_gone()
     }
 
     /// Bytes of memory that rows take, roughly.

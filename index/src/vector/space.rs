@@ -19,12 +19,13 @@ use crate::{
     vector::{
         Measure,
         calibration::{Curve, Reservoir},
-        growing::{FreshRow, Growing, Writing},
+        growing::{FreshRow, Growing},
         merge,
         rotation::Rotation,
         segment::Segment,
         view::View,
     },
+    writing::Writing,
 };
 
 /// Rows of a growing segment at most.
@@ -188,7 +189,7 @@ impl SpaceIndex {
     }
 
     /// Opens the growing segment for a change. What is journaled under its generation must be so before it is dropped.
-    pub(crate) fn begin_write(&self) -> Writing {
+    pub(crate) fn begin_write(&self) -> Writing<Growing> {
         let state = self.state.read();
         if !state.growing.is_full() {
             return Writing::new(&state.growing);
@@ -224,13 +225,19 @@ impl SpaceIndex {
     }
 
     /// The number's vector is `fresh` from `sequence` on.
-    pub(crate) fn upsert(&self, writing: &Writing, number: u64, fresh: &FreshRow, sequence: Sequence) {
+    pub(crate) fn upsert(
+        &self,
+        writing: &Writing<Growing>,
+        number: u64,
+        fresh: &FreshRow,
+        sequence: Sequence,
+    ) {
         self.change(number, sequence);
         writing.growing().push(number, fresh, sequence);
     }
 
     /// The number has no vector from `sequence` on.
-    pub(crate) fn remove(&self, writing: &Writing, number: u64, sequence: Sequence) {
+    pub(crate) fn remove(&self, writing: &Writing<Growing>, number: u64, sequence: Sequence) {
         self.change(number, sequence);
         writing.growing().note_removal(number);
     }

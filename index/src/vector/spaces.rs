@@ -23,13 +23,14 @@ use crate::{
     replica::Numbers,
     vector::{
         SpaceIndex,
-        growing::{FreshRow, Writing},
+        growing::{FreshRow, Growing},
         owner::Owner,
         segment::Segment,
         space::{Shape, SpaceCounts},
         stored::{place, vector_of},
     },
     worker::{Worker, WorkerChange, WorkerStatus},
+    writing::Writing,
 };
 
 /// The threads that build graphs: given to a replica, so that several may share them.
@@ -90,7 +91,7 @@ const SCRATCH: &str = "scratch";
 #[derive(Debug)]
 pub(crate) struct VectorChange {
     pub(crate) space: Arc<SpaceIndex>,
-    pub(crate) writing: Writing,
+    pub(crate) writing: Writing<Growing>,
     pub(crate) number: u64,
     /// `None`: removed.
     pub(crate) vector: Option<FreshRow>,
@@ -163,7 +164,7 @@ impl Spaces {
     pub(crate) fn new(context: SpacesContext) -> Result<Self> {
         let SpacesContext { options, pool, background, engine, keyspaces, numbers, clock, fs, dir } = context;
         let dir = dir.join(DIRECTORY);
-        fs.create_dir_all(&dir).map_err(|error| io("create the directory", &dir, error))?;
+        fs.create_dir_all(&dir).map_err(|error| Error::io("create the directory", &dir, error))?;
         Ok(Self(Arc::new(Inner {
             by_id: RwLock::default(),
             damages: RwLock::default(),
@@ -281,7 +282,7 @@ impl Spaces {
             .flat_map(|space| space.inventory().0)
             .map(|sealed| sealed.segment.path().to_owned())
             .collect();
-        let names = inner.fs.list(&inner.dir).map_err(|error| io("list", &inner.dir, error))?;
+        let names = inner.fs.list(&inner.dir).map_err(|error| Error::io("list", &inner.dir, error))?;
         for path in names.iter().map(|name| inner.dir.join(name)) {
             let is_ours = path.extension().is_some_and(|end| end == EXTENSION || end == SCRATCH);
             if is_ours && !known.contains(&path) {
@@ -474,10 +475,6 @@ impl Inner {
         self.engine.write(batch, Durability::Sync)?;
         Ok(())
     }
-}
-
-fn io(op: &'static str, path: &Path, source: std::io::Error) -> Error {
-    allidb_storage::Error::Io { op, path: path.to_owned(), source }.into()
 }
 
 /// Whether a file does not hold any more what was written to it. Where it merely cannot be read now, it is left alone.

@@ -375,12 +375,8 @@ impl Inner {
         if len <= self.options.memory_bytes / BUILD_PART {
             return Ok(None);
         }
-        let io = |source| allidb_storage::Error::Io {
-            op: "allocate a scratch file in",
-            path: self.dir.clone(),
-            source,
-        };
-        Ok(self.fs.scratch(&self.dir, len as u64).map_err(io)?)
+        let refused = |source| Error::io("allocate a scratch file in", &self.dir, source);
+        self.fs.scratch(&self.dir, len as u64).map_err(refused)
     }
 
     /// Writes a segment; `None` if that is not needed any more.

@@ -66,12 +66,7 @@ pub(crate) fn write(
     rows: &SegmentRows<'_>,
     run: &BuildRun<'_>,
 ) -> Result<bool> {
-    let io = |op| {
-        move |source| {
-            let path = path.to_owned();
-            crate::Error::from(allidb_storage::Error::Io { op, path, source })
-        }
-    };
+    let io = |op| move |source| crate::Error::io(op, path, source);
     let connections = spec.build.map_or(0, |build| build.connections as u32);
     let mut header = Header {
         id: spec.id,
