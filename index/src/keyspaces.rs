@@ -23,6 +23,10 @@ pub(crate) struct Keyspaces {
     pub(crate) text_log: Keyspace,
     /// Which segments make up the text index, and their dead documents.
     pub(crate) text_segment: Keyspace,
+    /// Which nodes and edges changed since they were last sealed.
+    pub(crate) graph_log: Keyspace,
+    /// Which segments make up the graph index.
+    pub(crate) graph_segment: Keyspace,
     pub(crate) cluster: Keyspace,
     pub(crate) local: Keyspace,
 }
@@ -44,6 +48,8 @@ pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOption
         "vector_segment",
         "text_log",
         "text_segment",
+        "graph_log",
+        "graph_segment",
     ];
     names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
@@ -68,6 +74,8 @@ impl Keyspaces {
             vector_segment: keyspace("vector_segment")?,
             text_log: keyspace("text_log")?,
             text_segment: keyspace("text_segment")?,
+            graph_log: keyspace("graph_log")?,
+            graph_segment: keyspace("graph_segment")?,
             cluster: keyspace("cluster")?,
             local: keyspace("local")?,
         })

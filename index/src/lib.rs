@@ -14,10 +14,11 @@
 //! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
 //! | `text` | words of attributes and chunks: fresh and sealed documents, and how well they answer |
 //! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
-//! | [`graph`] | neighbours and bounded expansion |
+//! | [`graph`] | edges by the numbers of their ends, fresh and sealed; neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
-//! | `inventory`, `deaths`, `duty`, `writing` | what indexes have in common: which segments there are, what died in them, work under way, who writes |
+//! | `shelf`, `upkeep`, `duty`, `writing` | what indexes have in common: what is fresh and what is sealed, sealing and merging in the background, who writes |
+//! | `inventory`, `deaths` | which segments there are, and what died in them |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -40,7 +41,9 @@ pub mod query;
 mod random;
 mod replica;
 mod row;
+mod shelf;
 mod text;
+mod upkeep;
 mod vector;
 mod version;
 mod worker;

@@ -1,8 +1,38 @@
 //! Edges read and walked.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `nodes` | which nodes are there |
+//! | `relations` | numbers of relations |
+//! | `adjacency` | edges, and how those of one relation at one side of a node lie in a segment |
+//! | `growing` | fresh nodes and edges, in memory |
+//! | `segment` | sealed ones, mapped |
+//! | `index` | what is fresh and what is sealed, and changes of it |
+//! | `open` | opening, replaying the journal, reading rows again |
+//! | `reader` | the graph at one moment, over all of these |
+//! | `upkeep` | sealing and merging in the background |
+//! | `neighbors` | the edges of one entity |
+//! | `walk` | bounded expansion |
 
+mod adjacency;
+mod growing;
+mod index;
 mod neighbors;
+mod nodes;
+mod open;
+mod reader;
+mod relations;
 mod request;
+mod segment;
+mod upkeep;
 mod walk;
 
+pub(crate) use adjacency::EdgeValue;
+pub use index::GraphCounts;
+pub(crate) use index::{EdgeChange, GraphChange, GraphIndex, GraphView, NodeChange};
+pub(crate) use nodes::NodeState;
+pub(crate) use open::{GraphContext, node_state};
+pub(crate) use reader::GraphReader;
 pub use request::{ExpandRequest, Expansion, Neighbor, Neighborhood, NeighborsRequest, Reached};
-pub(crate) use walk::{Bounds, Rows, Walk};
+pub(crate) use upkeep::place;
+pub(crate) use walk::{Bounds, Walk};

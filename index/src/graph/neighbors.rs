@@ -1,120 +1,71 @@
 //! The edges of one entity.
 
-use std::{cmp::Ordering, collections::BTreeMap};
-
-use allidb_storage::Direction as Scan;
+use std::ops::ControlFlow;
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::{Neighbor, Neighborhood, NeighborsRequest},
-    merge::Register,
-    model::{Direction, Edge, EntityRef, TenantId, Timestamp, validate_id, validate_relation},
+    graph::{GraphReader, Neighbor, Neighborhood, NeighborsRequest, adjacency::Side, reader::Stop},
+    model::{Direction, Edge, EntityRef, TenantId, validate_id, validate_relation},
     query::{Truncation, TruncationReason},
-    replica::{Reader, Replica, mirrored, register},
-    row::{EdgeContent, EdgeKey, EntityKey, key::decode_edge_key},
-    version::Version,
+    replica::{Reader, Replica, register},
+    row::{EdgeContent, EdgeKey, EntityKey},
 };
 
 /// Most relations that one request may name.
 const MAX_RELATIONS: usize = 1_000;
 
-/// Which edges are asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Choice<'a> {
-    /// Empty: all.
-    pub(crate) relations: &'a [String],
-    pub(crate) min_weight: f64,
-    pub(crate) as_of: Timestamp,
-}
-
-/// An edge seen from one of its ends.
-#[derive(Clone, Debug)]
-pub(crate) struct SeenEdge {
-    pub(crate) direction: Direction,
-    pub(crate) key: EdgeKey,
-    pub(crate) version: Version,
-    pub(crate) content: EdgeContent,
-}
-
-impl SeenEdge {
-    /// Heaviest first; ties by direction, relation, the other end and edge id.
-    pub(crate) fn by_weight(&self, other: &Self) -> Ordering {
-        let by_weight = other.content.weight.total_cmp(&self.content.weight);
-        by_weight.then(self.direction.cmp(&other.direction)).then_with(|| self.key.cmp(&other.key))
-    }
-}
-
 impl Reader<'_> {
-    /// Edges of `entity` in one direction that meet the choice, in the order of their keys; those up to
-    /// `cleared`, its marker for edges, are no more. Calls `look` before each edge read and stops when it
-    /// says so.
-    pub(crate) fn edges(
+    /// The edge as callers see it; `None` if the collection of one of its ends was dropped.
+    pub(crate) fn edge(
         &self,
-        entity: &EntityKey,
-        cleared: Version,
-        direction: Direction,
-        choice: &Choice<'_>,
-        look: &mut dyn FnMut() -> bool,
-    ) -> Result<Vec<SeenEdge>> {
-        let (keyspace, name) = match direction {
-            Direction::In => (self.replica.keyspaces.edge_in, "edge_in"),
-            _ => (self.replica.keyspaces.edge, "edge"),
+        graph: &GraphReader<'_>,
+        (here, side, relation, there): (u64, Side, u32, u64),
+        edge_id: &str,
+    ) -> Result<Option<Edge>> {
+        let (Some(here), Some(there)) = (graph.name(here)?, graph.name(there)?) else { return Ok(None) };
+        let relation = graph.relation_name(relation)?;
+        let (keyspace, label) = match side {
+            Side::Out => (self.replica.keyspaces.edge, "edge"),
+            Side::In => (self.replica.keyspaces.edge_in, "edge_in"),
         };
-        let prefixes: Vec<Vec<u8>> = match choice.relations {
-            [] => vec![entity.prefix()],
-            relations => relations.iter().map(|relation| entity.edges_of(relation)).collect(),
-        };
-        let mut seen = Vec::new();
-        for prefix in prefixes {
-            for row in self.snapshot.prefix(keyspace, &prefix, Scan::Forward)? {
-                if !look() {
-                    return Ok(seen);
-                }
-                let (key, bytes) = row?;
-                let Register { version, value } = register::<EdgeContent>(name, &key, &bytes)?;
-                let Some(content) = value else { continue };
-                if version <= cleared || content.weight < choice.min_weight || !content.holds_at(choice.as_of)
-                {
-                    continue;
-                }
-                let (_, key) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
-                seen.push(SeenEdge { direction, key, version, content });
-            }
-        }
-        Ok(seen)
-    }
-
-    /// The edge as callers see it; `None` if its other end's collection was dropped.
-    pub(crate) fn edge(&self, entity: &EntityKey, seen: SeenEdge) -> Option<Edge> {
-        let name = |key: &EntityKey| {
+        let key = here.edge(&EdgeKey {
+            relation: relation.to_string(),
+            collection: there.collection,
+            other: there.id.clone(),
+            edge_id: edge_id.to_owned(),
+        });
+        let Some(bytes) = self.snapshot.get(keyspace, &key)? else { return Ok(None) };
+        let register = register::<EdgeContent>(label, &key, &bytes)?;
+        let name = |key: EntityKey| {
             let collection = self.catalogue.by_id(key.collection)?;
-            Some(EntityRef::new(&collection.name, &key.id))
+            Some(EntityRef { collection: collection.name.clone(), id: key.id })
         };
-        let (other, _) = mirrored(entity, &seen.key);
-        let (here, there) = (name(entity)?, name(&other)?);
-        let (from, to) = if seen.direction == Direction::In { (there, here) } else { (here, there) };
-        Some(Edge {
+        let (Some(content), Some(here), Some(there)) = (register.value, name(here), name(there)) else {
+            return Ok(None);
+        };
+        let (from, to) = if side == Side::In { (there, here) } else { (here, there) };
+        Ok(Some(Edge {
             from,
-            relation: seen.key.relation,
+            relation: relation.to_string(),
             to,
-            edge_id: seen.key.edge_id,
-            weight: seen.content.weight,
-            attributes: seen.content.attributes,
-            valid_from: seen.content.valid_from,
-            valid_to: seen.content.valid_to,
-            sources: seen.content.sources,
-            version: seen.version,
-        })
+            edge_id: edge_id.to_owned(),
+            weight: content.weight,
+            attributes: content.attributes,
+            valid_from: content.valid_from,
+            valid_to: content.valid_to,
+            sources: content.sources,
+            version: register.version,
+        }))
     }
 }
 
-/// Both directions of a choice, each by itself.
-pub(crate) fn directions(direction: Direction) -> &'static [Direction] {
+/// The ends from which edges of a direction are seen.
+pub(crate) fn sides(direction: Direction) -> &'static [Side] {
     match direction {
-        Direction::Out => &[Direction::Out],
-        Direction::In => &[Direction::In],
-        Direction::Both => &[Direction::Out, Direction::In],
+        Direction::Out => &[Side::Out],
+        Direction::In => &[Side::In],
+        Direction::Both => &[Side::Out, Side::In],
     }
 }
 
@@ -150,62 +101,73 @@ impl Replica {
             let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
             return Err(Error::invalid("limit", why));
         }
-        let reader = self.reader(tenant);
+        let (reader, graph) = self.graph_reader(tenant);
         let collection = reader.catalogue.get(tenant, &request.entity.collection)?;
         let entity = EntityKey::new(tenant, collection.id, &request.entity.id);
+        let mut answer = Neighborhood::default();
+        // An expired entity is gone, and its edges with it.
+        let Some(own) = reader.number(&entity)?.filter(|number| !graph.is_expired(*number)) else {
+            return Ok(answer);
+        };
         let as_of = request.as_of.unwrap_or(reader.now);
-        let choice = Choice { relations: &request.relations, min_weight: request.min_weight, as_of };
+        let relations = graph.relations(&request.relations);
         let mut looked_at = 0;
         let mut stopped = None;
-        let mut look = || {
-            looked_at += 1;
-            if looked_at > self.limits.edges {
-                stopped = Some(TruncationReason::MaxEdges);
-            } else if looked_at % 256 == 0 && deadline.has_passed() {
-                stopped = Some(TruncationReason::Deadline);
+        let mut found = Vec::new();
+        for side in sides(request.direction) {
+            let mut of_relation = (u32::MAX, 0);
+            let flow = graph.edges(own, *side, relations.as_deref(), &mut |_, seen| {
+                looked_at += 1;
+                if looked_at > self.limits.edges {
+                    stopped = Some(TruncationReason::MaxEdges);
+                    return ControlFlow::Break(Stop::All);
+                }
+                if looked_at % 256 == 0 && deadline.has_passed() {
+                    stopped = Some(TruncationReason::Deadline);
+                    return ControlFlow::Break(Stop::All);
+                }
+                // Heaviest first: what comes now is lighter still, or more than are asked for.
+                if of_relation.0 != seen.relation {
+                    of_relation = (seen.relation, 0);
+                }
+                if seen.value.weight < request.min_weight || of_relation.1 > request.limit {
+                    return ControlFlow::Break(Stop::Relation);
+                }
+                if seen.value.holds_at(as_of) {
+                    of_relation.1 += 1;
+                    found.push((
+                        seen.value.weight,
+                        (own, seen.side, seen.relation, seen.other),
+                        Box::<str>::from(seen.edge_id),
+                    ));
+                }
+                ControlFlow::Continue(())
+            })?;
+            if flow.is_break() {
+                break;
             }
-            stopped.is_none()
-        };
-        let marker = |entity: &EntityKey| -> Result<Version> {
-            Ok(match reader.row(entity)? {
-                None => Version::ZERO,
-                // An expired entity is gone, and its edges with it.
-                Some(row) if row.exists() && !row.is_live(reader.now) => Version::MAX,
-                Some(row) => row.edges_cleared(),
-            })
-        };
-        let own = marker(&entity)?;
-        let mut seen = Vec::new();
-        for direction in directions(request.direction) {
-            seen.extend(reader.edges(&entity, own, *direction, &choice, &mut look)?);
         }
-        let mut answer = Neighborhood::default();
         if let Some(reason) = stopped {
             answer.truncated.push(Truncation { reason, count: self.limits.edges as u64 });
         }
-        seen.sort_unstable_by(SeenEdge::by_weight);
-        let mut cleared: BTreeMap<EntityKey, Version> = BTreeMap::new();
-        for edge in seen {
-            let (other, _) = mirrored(&entity, &edge.key);
-            // A deleted end with too many edges to sweep hides those below its marker.
-            let others = match cleared.get(&other) {
-                Some(others) => *others,
-                None => {
-                    let others = marker(&other)?;
-                    cleared.insert(other, others);
-                    others
-                }
-            };
-            if edge.version <= others {
-                continue;
-            }
-            if answer.neighbors.len() == request.limit {
-                answer.truncated.push(Truncation { reason: TruncationReason::FanOut, count: 1 });
-                break;
-            }
-            let direction = edge.direction;
-            answer.neighbors.extend(reader.edge(&entity, edge).map(|edge| Neighbor { edge, direction }));
+        found.sort_by(|a, b| b.0.total_cmp(&a.0));
+        if let Some((lightest, ..)) = found.get(request.limit) {
+            answer.truncated.push(Truncation { reason: TruncationReason::FanOut, count: 1 });
+            // Ties with the last that is returned are told apart by names.
+            let lightest = *lightest;
+            let end = found.partition_point(|(weight, ..)| *weight >= lightest);
+            found.truncate(end.min(2 * request.limit));
         }
+        for (_, name, edge_id) in found {
+            let direction = name.1.into();
+            let edge = reader.edge(&graph, name, &edge_id)?;
+            answer.neighbors.extend(edge.map(|edge| Neighbor { edge, direction }));
+        }
+        answer.neighbors.sort_by(|a, b| {
+            let name = |of: &Neighbor| (of.direction, of.edge.relation.clone(), of.edge.edge_ref());
+            b.edge.weight.total_cmp(&a.edge.weight).then_with(|| name(a).cmp(&name(b)))
+        });
+        answer.neighbors.truncate(request.limit);
         Ok(answer)
     }
 }

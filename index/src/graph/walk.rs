@@ -4,26 +4,27 @@
 //! best over all walks of at most so many hops, so one more edge can never lower it. What a bound cuts off
 //! is counted, never silently dropped, and the same request meets the same edges in the same order.
 
-use std::{
-    collections::{BTreeMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{
-        ExpandRequest, Expansion, Reached,
-        neighbors::{Choice, SeenEdge, check_choice, directions},
+        ExpandRequest, Expansion, GraphReader, Reached,
+        adjacency::Side,
+        neighbors::{check_choice, sides},
+        reader::Stop,
     },
     model::{EntityRef, Limits, TenantId, validate_id},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
-    replica::{Reader, Replica, mirrored},
-    row::{EntityKey, StoredRow},
-    version::Version,
+    replica::{Reader, Replica},
+    row::EntityKey,
 };
+
+/// Edges between two looks at the clock.
+const DEADLINE_EVERY: u64 = 64;
 
 /// What bounds a walk beyond what its request says.
 #[derive(Clone, Copy, Debug)]
@@ -46,21 +47,20 @@ pub(crate) struct Visit {
 /// One edge of a walk, and the walk before it: kept as it was, whatever better walks are found later.
 #[derive(Debug)]
 struct Arrival {
-    /// The node it was followed from.
-    from: EntityKey,
-    edge: SeenEdge,
+    /// The node it was followed from, and the one that it led to.
+    from: u64,
+    to: u64,
+    side: Side,
+    relation: u32,
+    edge_id: Box<str>,
     before: Option<Arc<Arrival>>,
 }
 
-/// Entity rows that were read; `None`: not there.
-pub(crate) type Rows = HashMap<EntityKey, Option<StoredRow>>;
-
-/// A walk and what it has found.
+/// A walk and what it has found, by the numbers of nodes.
 pub(crate) struct Walk<'a> {
-    reader: &'a Reader<'a>,
-    pub(crate) visits: HashMap<EntityKey, Visit>,
-    /// Read on the way.
-    pub(crate) rows: Rows,
+    graph: &'a GraphReader<'a>,
+    pub(crate) visits: HashMap<u64, Visit>,
+    /// Edges looked at.
     pub(crate) edges: u64,
     truncated: BTreeMap<TruncationReason, u64>,
 }
@@ -94,56 +94,83 @@ impl ExpandSpec {
 
 impl<'a> Walk<'a> {
     /// A walk that stands at its seeds.
-    pub(crate) fn new(reader: &'a Reader<'a>, seeds: impl IntoIterator<Item = (EntityKey, f64)>) -> Self {
-        let mut visits: HashMap<EntityKey, Visit> = HashMap::new();
-        for (entity, score) in seeds {
-            let visit = visits.entry(entity).or_insert(Visit { score, hops: 0, came_by: None });
+    pub(crate) fn new(graph: &'a GraphReader<'a>, seeds: impl IntoIterator<Item = (u64, f64)>) -> Self {
+        let mut visits: HashMap<u64, Visit> = HashMap::new();
+        for (number, score) in seeds {
+            let visit = visits.entry(number).or_insert(Visit { score, hops: 0, came_by: None });
             visit.score = visit.score.max(score);
         }
-        Self { reader, visits, rows: Rows::new(), edges: 0, truncated: BTreeMap::new() }
+        Self { graph, visits, edges: 0, truncated: BTreeMap::new() }
     }
 
-    /// The same with rows that were read already.
-    pub(crate) fn with_rows(self, rows: Rows) -> Self {
-        Self { rows, ..self }
-    }
-
-    /// Walks as far as `spec` and `bounds` allow, from the best `from` seeds.
-    pub(crate) fn expand(&mut self, spec: &ExpandSpec, from: usize, bounds: Bounds) -> Result<()> {
+    /// Walks as far as `spec` and `bounds` allow.
+    pub(crate) fn expand(&mut self, spec: &ExpandSpec, bounds: Bounds) -> Result<()> {
         let seeds = self.visits.len();
-        let mut best: Vec<(&EntityKey, f64)> =
-            self.visits.iter().map(|(entity, visit)| (entity, visit.score)).collect();
-        best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
-        let mut frontier: Vec<EntityKey> =
-            best.into_iter().take(from).map(|(entity, _)| entity.clone()).collect();
+        let as_of = spec.as_of.unwrap_or(self.graph.now);
+        let relations = self.graph.relations(&spec.relations);
+        let mut frontier: Vec<u64> = self.visits.keys().copied().collect();
         for hop in 1..=spec.hops {
-            let mut improved: HashSet<EntityKey> = HashSet::new();
-            // Best first, so that a bound cuts off what matters least; ties by name, so that it always cuts the same.
-            let stand = |entity: EntityKey| self.visits.get(&entity).map(|visit| (visit.clone(), entity));
-            let mut stands: Vec<(Visit, EntityKey)> = frontier.into_iter().filter_map(stand).collect();
+            let mut improved: HashSet<u64> = HashSet::default();
+            // Best first, so that a bound cuts off what matters least; ties by number, so that it always cuts the same.
+            let stand = |number: u64| self.visits.get(&number).map(|visit| (visit.clone(), number));
+            let mut stands: Vec<(Visit, u64)> = frontier.into_iter().filter_map(stand).collect();
             stands.sort_unstable_by(|a, b| b.0.score.total_cmp(&a.0.score).then_with(|| a.1.cmp(&b.1)));
-            for (Visit { score, came_by: before, .. }, entity) in stands {
-                for edge in self.followed(&entity, spec, bounds)? {
-                    let (next, _) = mirrored(&entity, &edge.key);
-                    let next_score = score * spec.decay * edge.content.weight;
-                    if !self.is_passable(&next, &edge)? {
-                        continue;
+            for (Visit { score, came_by: before, .. }, from) in stands {
+                let mut is_cut = false;
+                for side in sides(spec.direction) {
+                    let mut followed = (u32::MAX, 0);
+                    let Self { graph, visits, edges, truncated } = self;
+                    let flow = graph.edges(from, *side, relations.as_deref(), &mut |_, seen| {
+                        if *edges >= bounds.edges as u64 {
+                            truncated.insert(TruncationReason::MaxEdges, bounds.edges as u64);
+                            return ControlFlow::Break(Stop::All);
+                        }
+                        if *edges % DEADLINE_EVERY == 0 && bounds.deadline.has_passed() {
+                            truncated.insert(TruncationReason::Deadline, 1);
+                            return ControlFlow::Break(Stop::All);
+                        }
+                        *edges += 1;
+                        if seen.value.weight < spec.min_weight {
+                            return ControlFlow::Break(Stop::Relation);
+                        }
+                        if !seen.other_is_live || !seen.value.holds_at(as_of) {
+                            return ControlFlow::Continue(());
+                        }
+                        if followed.0 != seen.relation {
+                            followed = (seen.relation, 0);
+                        }
+                        followed.1 += 1;
+                        if followed.1 > spec.fan_out {
+                            is_cut = true;
+                            return ControlFlow::Break(Stop::Relation);
+                        }
+                        let next_score = score * spec.decay * seen.value.weight;
+                        let is_new = match visits.get(&seen.other) {
+                            Some(visit) if visit.score >= next_score => return ControlFlow::Continue(()),
+                            visit => visit.is_none(),
+                        };
+                        if is_new && visits.len() - seeds >= spec.max_nodes {
+                            truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
+                            return ControlFlow::Continue(());
+                        }
+                        let came_by = Some(Arc::new(Arrival {
+                            from,
+                            to: seen.other,
+                            side: seen.side,
+                            relation: seen.relation,
+                            edge_id: seen.edge_id.into(),
+                            before: before.clone(),
+                        }));
+                        visits.insert(seen.other, Visit { score: next_score, hops: hop, came_by });
+                        improved.insert(seen.other);
+                        ControlFlow::Continue(())
+                    })?;
+                    if flow.is_break() {
+                        return Ok(());
                     }
-                    let is_new = match self.visits.get(&next) {
-                        Some(visit) if visit.score >= next_score => continue,
-                        visit => visit.is_none(),
-                    };
-                    if is_new && self.visits.len() - seeds >= spec.max_nodes {
-                        self.truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
-                        continue;
-                    }
-                    let arrival = Arrival { from: entity.clone(), edge, before: before.clone() };
-                    let came_by = Some(Arc::new(arrival));
-                    self.visits.insert(next.clone(), Visit { score: next_score, hops: hop, came_by });
-                    improved.insert(next);
                 }
-                if self.is_stopped() {
-                    return Ok(());
+                if is_cut {
+                    *self.truncated.entry(TruncationReason::FanOut).or_default() += 1;
                 }
             }
             frontier = improved.into_iter().collect();
@@ -154,86 +181,22 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// The edges to follow from a node: the heaviest of each relation and direction.
-    fn followed(&mut self, entity: &EntityKey, spec: &ExpandSpec, bounds: Bounds) -> Result<Vec<SeenEdge>> {
-        let as_of = spec.as_of.unwrap_or(self.reader.now);
-        let choice = Choice { relations: &spec.relations, min_weight: spec.min_weight, as_of };
-        let cleared = self.row(entity)?.map_or(Version::ZERO, |row| row.edges_cleared());
-        let mut followed = Vec::new();
-        let mut is_cut = false;
-        for direction in directions(spec.direction) {
-            let (edges, truncated) = (&mut self.edges, &mut self.truncated);
-            let mut look = || {
-                if *edges >= bounds.edges as u64 {
-                    truncated.insert(TruncationReason::MaxEdges, bounds.edges as u64);
-                    return false;
-                }
-                if *edges % 64 == 0 && bounds.deadline.has_passed() {
-                    truncated.insert(TruncationReason::Deadline, 1);
-                    return false;
-                }
-                *edges += 1;
-                true
-            };
-            let mut seen = self.reader.edges(entity, cleared, *direction, &choice, &mut look)?;
-            seen.sort_unstable_by(SeenEdge::by_weight);
-            let mut of_relation: HashMap<String, usize> = HashMap::new();
-            for edge in seen {
-                let count = of_relation.entry(edge.key.relation.clone()).or_default();
-                *count += 1;
-                if *count > spec.fan_out {
-                    is_cut = true;
-                } else {
-                    followed.push(edge);
-                }
-            }
-        }
-        if is_cut {
-            *self.truncated.entry(TruncationReason::FanOut).or_default() += 1;
-        }
-        Ok(followed)
-    }
-
-    /// Whether the edge leads to an entity that is there, and is not hidden by an earlier delete of it.
-    fn is_passable(&mut self, next: &EntityKey, edge: &SeenEdge) -> Result<bool> {
-        if self.reader.catalogue.by_id(next.collection).is_none() {
-            return Ok(false);
-        }
-        let now = self.reader.now;
-        let row = self.row(next)?;
-        Ok(row.is_some_and(|row| row.is_live(now) && edge.version > row.edges_cleared()))
-    }
-
-    /// The row of an entity, read once.
-    pub(crate) fn row(&mut self, entity: &EntityKey) -> Result<Option<&StoredRow>> {
-        if !self.rows.contains_key(entity) {
-            let row = self.reader.row(entity)?.map(StoredRow::detached);
-            self.rows.insert(entity.clone(), row);
-        }
-        Ok(self.rows.get(entity).and_then(Option::as_ref))
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.truncated.contains_key(&TruncationReason::Deadline)
-            || self.truncated.contains_key(&TruncationReason::MaxEdges)
-    }
-
     /// What was cut off.
     pub(crate) fn truncated(&self) -> Vec<Truncation> {
         self.truncated.iter().map(|(reason, count)| Truncation { reason: *reason, count: *count }).collect()
     }
 
     /// The best walk to a node, from its seed on.
-    pub(crate) fn path(&self, entity: &EntityKey) -> Vec<Step> {
+    pub(crate) fn path(&self, reader: &Reader<'_>, number: u64) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
-        let mut arrival = self.visits.get(entity).and_then(|visit| visit.came_by.as_ref());
-        while let Some(Arrival { from, edge, before }) = arrival.map(|arrival| &**arrival) {
-            let direction = edge.direction;
-            steps.extend(self.reader.edge(from, edge.clone()).map(|edge| Step { edge, direction }));
+        let mut arrival = self.visits.get(&number).and_then(|visit| visit.came_by.as_ref());
+        while let Some(Arrival { from, to, side, relation, edge_id, before }) = arrival.map(|a| &**a) {
+            let edge = reader.edge(self.graph, (*from, *side, *relation, *to), edge_id)?;
+            steps.extend(edge.map(|edge| Step { edge, direction: (*side).into() }));
             arrival = before.as_ref();
         }
         steps.reverse();
-        steps
+        Ok(steps)
     }
 
     /// How many nodes were reached beyond the seeds.
@@ -246,43 +209,53 @@ impl Replica {
     /// Walks from some entities and tells what was reached.
     pub fn expand(&self, tenant: TenantId, request: &ExpandRequest, deadline: Deadline) -> Result<Expansion> {
         request.spec.validate("options", &self.limits)?;
-        let limit = self.limits.seed_ids;
-        if request.seeds.is_empty() || request.seeds.len() > limit {
-            return Err(Error::invalid(
-                "seeds",
-                format!("are {}; 1 to {limit} are allowed", request.seeds.len()),
-            ));
-        }
-        let reader = self.reader(tenant);
-        let mut seeds = Vec::new();
-        for seed in &request.seeds {
-            validate_id("seeds.id", &seed.id)?;
-            let collection = reader.catalogue.get(tenant, &seed.collection)?.id;
-            seeds.push((EntityKey::new(tenant, collection, &seed.id), 1.0));
-        }
-        let mut walk = Walk::new(&reader, Vec::new());
-        let mut live = Vec::new();
-        for (entity, score) in seeds {
-            if walk.row(&entity)?.is_some_and(|row| row.is_live(reader.now)) {
-                live.push((entity, score));
-            }
-        }
-        let mut walk = Walk::new(&reader, live).with_rows(walk.rows);
-        walk.expand(&request.spec, usize::MAX, Bounds { edges: self.limits.edges, deadline })?;
+        let (reader, graph) = self.graph_reader(tenant);
+        let seeds = reader.live_numbers(&graph, &request.seeds)?;
+        let mut walk = Walk::new(&graph, seeds.into_iter().map(|number| (number, 1.0)));
+        walk.expand(&request.spec, Bounds { edges: self.limits.edges, deadline })?;
         let mut nodes = Vec::new();
-        for (entity, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
-            let Some(collection) = reader.catalogue.by_id(entity.collection) else { continue };
-            let name = EntityRef::new(&collection.name, &entity.id);
-            nodes.push(Reached {
-                entity: name,
-                hops: visit.hops,
-                score: visit.score,
-                path: walk.path(entity),
-            });
+        for (number, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
+            let Some(EntityKey { collection, id, .. }) = graph.name(*number)? else { continue };
+            let Some(collection) = reader.catalogue.by_id(collection) else { continue };
+            let path = walk.path(&reader, *number)?;
+            let entity = EntityRef { collection: collection.name.clone(), id };
+            nodes.push(Reached { entity, hops: visit.hops, score: visit.score, path });
         }
         nodes.sort_unstable_by(|a, b| {
             a.hops.cmp(&b.hops).then(b.score.total_cmp(&a.score)).then_with(|| a.entity.cmp(&b.entity))
         });
         Ok(Expansion { nodes, edges: walk.edges, truncated: walk.truncated() })
+    }
+
+    /// The store and its graph at one moment. A view that was taken after segments had changed is no good for an older snapshot;
+    /// then both are taken again.
+    pub(crate) fn graph_reader(&self, tenant: TenantId) -> (Reader<'_>, GraphReader<'_>) {
+        loop {
+            let reader = self.reader(tenant);
+            let view = self.graph.view();
+            if view.fits(reader.snapshot.sequence()) {
+                let graph = GraphReader::new(&self.graph, view, reader.snapshot.sequence(), reader.now);
+                return (reader, graph);
+            }
+        }
+    }
+}
+
+impl Reader<'_> {
+    /// The numbers of those of the entities that are there.
+    pub(crate) fn live_numbers(&self, graph: &GraphReader<'_>, seeds: &[EntityRef]) -> Result<Vec<u64>> {
+        let limit = self.replica.limits.seed_ids;
+        if seeds.is_empty() || seeds.len() > limit {
+            let why = format!("are {}; 1 to {limit} are allowed", seeds.len());
+            return Err(Error::invalid("seeds", why));
+        }
+        let mut numbers = Vec::new();
+        for seed in seeds {
+            validate_id("seeds.id", &seed.id)?;
+            let collection = self.catalogue.get(self.tenant, &seed.collection)?.id;
+            let entity = EntityKey::new(self.tenant, collection, &seed.id);
+            numbers.extend(self.number(&entity)?.filter(|number| graph.is_live(*number)));
+        }
+        Ok(numbers)
     }
 }

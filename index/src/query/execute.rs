@@ -7,21 +7,18 @@ use foldhash::{HashMap, HashMapExt};
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::{Bounds, Rows, Walk},
+    graph::{Bounds, Walk},
     model::{ReadMask, TenantId},
     query::{
-        Answer, Cost, Fusion, Hit, Nearest, Query, Seed, Signal,
+        Answer, Fusion, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
         seeds::{Found, check_k},
         target::{Aimed, Match, Pinned, Target},
         texts::TextHit,
     },
-    replica::{Reader, Replica, StoredVector, check_answer, check_mask},
+    replica::{Reader, Replica, Rows, StoredVector, check_answer, check_mask},
     row::EntityKey,
 };
-
-/// Rows that queries of a batch keep for each other at most.
-const MAX_SHARED_ROWS: usize = 10_000;
 
 impl Replica {
     /// Answers a query. The same query on the same rows gives the same answer.
@@ -37,9 +34,7 @@ impl Replica {
         let answer = |(query, aimed): (&Query, &Result<Aimed>)| {
             deadline.check()?;
             let aimed = aimed.as_ref().map_err(Error::clone)?;
-            if rows.len() > MAX_SHARED_ROWS {
-                rows.clear();
-            }
+            rows.trim();
             self.answer(&pinned, query, aimed, &mut rows, deadline)
         };
         queries.iter().zip(&pinned.aimed).map(answer).collect()
@@ -56,8 +51,7 @@ impl Replica {
         let reader = &pinned.reader;
         check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
-        let mut looked_up = Walk::new(reader, Vec::new()).with_rows(std::mem::take(rows));
-        let found = reader.seeds(query, collection, targets, pinned, &mut looked_up, deadline)?;
+        let found = reader.seeds(query, collection, targets, pinned, rows, deadline)?;
         let mut known: HashMap<EntityKey, Option<Candidate>> = HashMap::new();
         let mut seeds: HashMap<EntityKey, f64> = HashMap::new();
         for (entity, score) in &found.seeds {
@@ -70,39 +64,53 @@ impl Replica {
                 if at % 64 == 0 {
                     deadline.check()?;
                 }
-                let candidate = reader.candidate(entity, query, targets, &found, &mut looked_up)?;
+                let candidate = reader.candidate(entity, query, targets, &found, rows)?;
                 if let Some(candidate) = candidate.as_ref().filter(|_| !found.given.contains(entity)) {
                     *score = scorer.fused(&candidate.signals).unwrap_or(*score);
                 }
                 known.insert(entity.clone(), candidate);
             }
         }
-        let mut walk = Walk::new(reader, seeds).with_rows(looked_up.rows);
-        if let Some(spec) = &query.expand {
+        let graph = pinned.graph();
+        let mut visits: HashMap<EntityKey, Visited> = (seeds.into_iter())
+            .map(|(entity, score)| (entity, Visited { score, hops: 0, number: None }))
+            .collect();
+        let mut walk = None;
+        if let (Some(spec), Some(graph)) = (&query.expand, &graph) {
             let from = match (spec.seeds, query.seeds.len()) {
                 (0, 2..) => query.limit,
                 (0, _) => usize::MAX,
                 (seeds, _) => seeds,
             };
-            walk.expand(spec, from, Bounds { edges: self.limits.edges, deadline })?;
+            let seeds = reader.best_seeds(&visits, from)?;
+            let walk = walk.insert(Walk::new(graph, seeds));
+            walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
+            for (number, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
+                let Some(entity) = graph.name(*number)? else { continue };
+                let visited = Visited { score: visit.score, hops: visit.hops, number: Some(*number) };
+                let known = visits.entry(entity).or_insert_with(|| visited.clone());
+                if visited.score > known.score {
+                    *known = visited;
+                }
+            }
         }
         let mut candidates = Vec::new();
-        let entities: Vec<EntityKey> = walk.visits.keys().cloned().collect();
+        let entities: Vec<EntityKey> = visits.keys().cloned().collect();
         for (at, entity) in entities.into_iter().enumerate() {
             if at % 64 == 0 {
                 deadline.check()?;
             }
             // The entity that a search is near to is no answer, though the walk may lead back to it.
-            let is_seed = walk.visits.get(&entity).is_some_and(|visit| visit.hops == 0);
+            let is_seed = visits.get(&entity).is_some_and(|visit| visit.hops == 0);
             if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
                 continue;
             }
             let candidate = match known.remove(&entity) {
                 Some(known) => known,
-                None => reader.candidate(&entity, query, targets, &found, &mut walk)?,
+                None => reader.candidate(&entity, query, targets, &found, rows)?,
             };
             if let Some(mut candidate) = candidate {
-                candidate.signals.graph = walk.visits.get(&entity).map_or(0.0, |visit| visit.score);
+                candidate.signals.graph = visits.get(&entity).map_or(0.0, |visit| visit.score);
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
@@ -122,31 +130,35 @@ impl Replica {
         });
         candidates.truncate(query.limit);
         let mut answer = Answer { truncated: found.truncated, ..Answer::default() };
-        answer.truncated.extend(walk.truncated());
-        answer.cost = Cost { vectors_compared: found.compared, nodes: walk.reached(), edges: walk.edges };
+        answer.cost.vectors_compared = found.compared;
+        if let Some(walk) = &walk {
+            answer.truncated.extend(walk.truncated());
+            (answer.cost.nodes, answer.cost.edges) = (walk.reached(), walk.edges);
+        }
         let mut bytes = 0;
         for (score, key, candidate, breakdown) in candidates {
-            let (Some(collection), Some(row)) = (reader.catalogue.by_id(key.collection), walk.rows.get(&key))
-            else {
-                continue;
-            };
-            let Some(row) = row else { continue };
+            let Some(collection) = reader.catalogue.by_id(key.collection) else { continue };
+            let Some(row) = rows.get(reader, &key)? else { continue };
             check_answer(bytes, self.limits.answer_bytes)?;
             let mask = space_names_known(&query.read_mask, collection);
             let entity = reader.materialise(&key, row, collection, &mask)?;
             bytes += entity.bytes();
+            let number = visits.get(&key).and_then(|visit| visit.number);
+            let path = match (&walk, number) {
+                (Some(walk), Some(number)) if query.explain => walk.path(reader, number)?,
+                _ => Vec::new(),
+            };
             answer.hits.push(Hit {
                 collection: collection.name.clone(),
                 entity,
                 score,
                 measure: candidate.best.as_ref().map(|best| best.measure),
                 chunk_id: candidate.chunk(),
-                hops: walk.visits.get(&key).map_or(0, |visit| visit.hops),
+                hops: visits.get(&key).map_or(0, |visit| visit.hops),
                 breakdown: if query.explain { breakdown } else { Vec::new() },
-                path: if query.explain { walk.path(&key) } else { Vec::new() },
+                path,
             });
         }
-        *rows = walk.rows;
         Ok(answer)
     }
 
@@ -187,6 +199,16 @@ fn space_names_known(mask: &ReadMask, collection: &crate::model::Collection) -> 
     mask
 }
 
+/// How an entity was reached.
+#[derive(Clone, Debug)]
+struct Visited {
+    score: f64,
+    /// Edges of the best walk to it; 0: a seed.
+    hops: usize,
+    /// The node that a walk came to.
+    number: Option<u64>,
+}
+
 /// What scoring needs to know of a candidate.
 struct Candidate {
     signals: Signals,
@@ -208,6 +230,16 @@ impl Candidate {
 }
 
 impl Reader<'_> {
+    /// The best seeds, by their numbers; ties by name.
+    fn best_seeds(&self, seeds: &HashMap<EntityKey, Visited>, most: usize) -> Result<Vec<(u64, f64)>> {
+        let mut best: Vec<(&EntityKey, f64)> =
+            seeds.iter().map(|(entity, seed)| (entity, seed.score)).collect();
+        best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
+        best.truncate(most);
+        let numbered = |(entity, score)| Ok(self.number(entity)?.map(|number| (number, score)));
+        best.into_iter().filter_map(|seed| numbered(seed).transpose()).collect()
+    }
+
     /// A candidate, not yet reached along edges, unless it is gone or does not meet the query's filter.
     fn candidate(
         &self,
@@ -215,10 +247,10 @@ impl Reader<'_> {
         query: &Query,
         targets: &[Target],
         found: &Found,
-        walk: &mut Walk<'_>,
+        rows: &mut Rows,
     ) -> Result<Option<Candidate>> {
         let now = self.now;
-        let Some(row) = walk.row(entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
+        let Some(row) = rows.get(self, entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
         if !self.passes(entity, row, query.filter.as_ref())? {
             return Ok(None);
         }

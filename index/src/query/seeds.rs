@@ -5,7 +5,6 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 use crate::{
     codec::Decoder,
     error::{Error, Result},
-    graph::Walk,
     model::{Collection, ReadMask, validate_id},
     placement::PARTITIONS,
     query::{
@@ -13,7 +12,7 @@ use crate::{
         target::{Match, Pinned, Target, Views},
         texts::TextFound,
     },
-    replica::{Reader, ScanRequest, register},
+    replica::{Reader, Rows, ScanRequest, register},
     row::{
         EntityKey, VectorContent, VectorKey,
         key::{collection_prefix, decode_entity, decode_number_key},
@@ -77,7 +76,7 @@ impl Reader<'_> {
         collection: &Collection,
         targets: &[Target],
         Pinned { views, text_view, .. }: &Pinned<'_>,
-        walk: &mut Walk<'_>,
+        rows: &mut Rows,
         deadline: crate::Deadline,
     ) -> Result<Found> {
         let text_view = text_view.as_ref();
@@ -88,7 +87,7 @@ impl Reader<'_> {
             match seed {
                 Seed::Nearest(nearest) => {
                     let Some(target) = targets.next() else { continue };
-                    self.nearest(query, nearest, target, views, walk, deadline, &mut found)?;
+                    self.nearest(query, nearest, target, views, rows, deadline, &mut found)?;
                 }
                 Seed::Text { query: words, k } => {
                     let place = format!("seeds[{at}].text");
@@ -96,7 +95,7 @@ impl Reader<'_> {
                     let k = if *k == 0 { default_k(query, TEXT_CANDIDATES) } else { *k };
                     check_k(&format!("{place}.k"), k, self.replica.limits.k)?;
                     if let Some(view) = text_view {
-                        self.worded(query, &place, words, k, collection, view, walk, deadline, &mut found)?;
+                        self.worded(query, &place, words, k, collection, view, rows, deadline, &mut found)?;
                     }
                 }
                 Seed::Ids(ids) => {
@@ -109,7 +108,7 @@ impl Reader<'_> {
                         validate_id(&format!("seeds[{at}].ids.id"), &entity.id)?;
                         let owner = self.catalogue.get(self.tenant, &entity.collection)?.id;
                         let key = EntityKey::new(self.tenant, owner, &entity.id);
-                        if walk.row(&key)?.is_some_and(|row| row.is_live(self.now)) {
+                        if rows.get(self, &key)?.is_some_and(|row| row.is_live(self.now)) {
                             found.given.insert(key.clone());
                             found.seeds.push((key, 1.0));
                         }
@@ -136,7 +135,7 @@ impl Reader<'_> {
         nearest: &Nearest,
         (nth, target): (usize, &Target),
         views: &Views,
-        walk: &mut Walk<'_>,
+        rows: &mut Rows,
         deadline: crate::Deadline,
         found: &mut Found,
     ) -> Result<()> {
@@ -242,7 +241,7 @@ impl Reader<'_> {
                     }
                     Err(error) => return Err(error),
                 };
-                self.test(owner, found.distance, query, target, measures, walk, &mut near)?;
+                self.test(owner, found.distance, query, target, measures, rows, &mut near)?;
                 if near.entities.len() == wanted && !exact {
                     break;
                 }
@@ -285,7 +284,7 @@ impl Reader<'_> {
         query: &Query,
         target: &Target,
         measures: Measures,
-        walk: &mut Walk<'_>,
+        rows: &mut Rows,
         near: &mut Near,
     ) -> Result<()> {
         let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
@@ -305,7 +304,7 @@ impl Reader<'_> {
             None => {}
         }
         let now = self.now;
-        let passes = match walk.row(&key)? {
+        let passes = match rows.get(self, &key)? {
             Some(row) if row.is_live(now) => self.passes(&key, row, query.filter.as_ref())?,
             _ => false,
         };

@@ -6,6 +6,7 @@ use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     error::{Error, Result},
+    graph::{GraphReader, GraphView},
     model::{Collection, CollectionId, Metric, SpaceId, validate_id},
     mutation::check_vector,
     query::{Nearest, NearestTarget, Query, Seed},
@@ -148,11 +149,20 @@ pub(crate) struct Pinned<'a> {
     pub(crate) views: Views,
     /// Of texts, if any query looks for words.
     pub(crate) text_view: Option<TextView>,
+    /// Of the graph, if any query walks.
+    pub(crate) graph_view: Option<GraphView>,
     /// One for each query.
     pub(crate) aimed: Vec<Result<Aimed>>,
 }
 
 impl<'a> Pinned<'a> {
+    /// The graph at this moment, if any query walks.
+    pub(crate) fn graph(&self) -> Option<GraphReader<'_>> {
+        let view = self.graph_view.clone()?;
+        let (replica, at) = (self.reader.replica, self.reader.snapshot.sequence());
+        Some(GraphReader::new(&replica.graph, view, at, self.reader.now))
+    }
+
     /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
     /// then both are taken again.
     pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query]) -> Self {
@@ -172,11 +182,14 @@ impl<'a> Pinned<'a> {
             let seeks_words =
                 |query: &Query| query.seeds.iter().any(|seed| matches!(seed, Seed::Text { .. }));
             let text_view = queries.iter().any(seeks_words).then(|| reader.replica.texts.view());
+            let walks = queries.iter().any(|query| query.expand.is_some());
+            let graph_view = walks.then(|| reader.replica.graph.view());
             let sequence = reader.snapshot.sequence();
             if views.values().all(|view| view.fits(sequence))
                 && text_view.as_ref().is_none_or(|view| view.fits(sequence))
+                && graph_view.as_ref().is_none_or(|view| view.fits(sequence))
             {
-                return Self { reader, views, text_view, aimed };
+                return Self { reader, views, text_view, graph_view, aimed };
             }
         }
     }

@@ -5,10 +5,9 @@ use foldhash::HashMap;
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::Walk,
     model::{Collection, Limits, TextSpec},
     query::{Query, TextQuery, seeds::Found},
-    replica::Reader,
+    replica::{Reader, Rows},
     row::{
         EntityKey,
         key::{by_number, decode_numbered},
@@ -111,7 +110,7 @@ impl Reader<'_> {
         k: usize,
         collection: &Collection,
         view: &TextView,
-        walk: &mut Walk<'_>,
+        rows: &mut Rows,
         deadline: Deadline,
         found: &mut Found,
     ) -> Result<()> {
@@ -155,7 +154,7 @@ impl Reader<'_> {
             if brought.best.contains_key(&entity) {
                 continue;
             }
-            let passes = match walk.row(&entity)? {
+            let passes = match rows.get(self, &entity)? {
                 Some(row) if row.is_live(now) => self.passes(&entity, row, query.filter.as_ref())?,
                 _ => false,
             };

@@ -13,12 +13,13 @@ use allidb_storage::{Durability, WriteBatch};
 use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
+    graph::{self, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
     merge::{EntityState, Register},
     model::{CollectionId, TextField, Timestamp, Value, Written},
     mutation::{Condition, Mutation, Part},
     replica::{Replica, loaded::Loaded},
     row::{
-        ChunkContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey, encode_register,
+        ChunkContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey, encode_register,
         key::{by_number, decode_number_key, encode_numbered},
     },
     text::{self, Document, TextChange, document_of_entity},
@@ -37,6 +38,9 @@ pub(super) const CLOCK: &[u8] = b"clock";
 struct Changes {
     vectors: Vec<VectorChange>,
     texts: Vec<TextChange>,
+    graph: Vec<GraphChange>,
+    /// The numbers of entities, as they are after the batch.
+    numbers: HashMap<EntityKey, Option<u64>>,
 }
 
 type Working = HashMap<EntityKey, Loaded>;
@@ -86,6 +90,7 @@ impl Replica {
             self.spaces.wait_for_room(|collection| growing.contains(&collection))?;
         }
         self.texts.wait_for_room()?;
+        self.graph.wait_for_room()?;
         // Held until the batch is visible, so that no collection is dropped under it.
         let catalogue = self.catalogue.read();
         let entities = mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| &part.entity));
@@ -108,7 +113,9 @@ impl Replica {
         for (entity, loaded) in &mut working {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
-        let Changes { vectors: changes, texts } = changes;
+        // When it is known which number each entity has then.
+        self.write_edges(&working, &mut batch, &mut changes)?;
+        let Changes { vectors: changes, texts, graph, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
         let changes_nothing = batch.is_empty();
@@ -125,6 +132,11 @@ impl Replica {
             let key = text::place(&self.keyspaces).journal_key(writing.growing().generation, *number);
             batch.put(self.keyspaces.text_log, key, Vec::new());
         }
+        let graph_place = graph::place(&self.keyspaces);
+        for change in &graph {
+            let (key, value) = change.journal_row(&graph_place.prefix);
+            batch.put(self.keyspaces.graph_log, key, value);
+        }
         if changes_nothing || only_deletes {
             // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
             // the journal says of it.
@@ -136,10 +148,13 @@ impl Replica {
         let (published, published_texts) = (Arc::clone(&changes), Arc::clone(&texts));
         let (index, matches, entities) =
             (self.texts.clone(), Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
+        let graph = Arc::new(graph);
+        let (graph_index, published_graph) = (self.graph.clone(), Arc::clone(&graph));
         let publish = move |sequence| {
             matches.note(sequence, &entities);
             published.iter().for_each(|change| change.publish(sequence));
             published_texts.iter().for_each(|change| index.publish(change, sequence));
+            published_graph.iter().for_each(|change| graph_index.publish(change, sequence));
         };
         self.engine.commit(batch, durability, publish)?;
         // The segments that the changes went to are sealed only when all that is in them is visible.
@@ -148,6 +163,11 @@ impl Replica {
         drop(texts);
         if has_texts {
             self.texts.maintain();
+        }
+        let has_graph = !graph.is_empty();
+        drop(graph);
+        if has_graph {
+            self.graph.maintain();
         }
         let mut seen: Vec<*const crate::vector::SpaceIndex> = Vec::new();
         for space in spaces {
@@ -256,24 +276,7 @@ impl Replica {
         for key in before.chunks.keys().filter(|key| !is_there(&after.chunks, key)) {
             batch.delete(keyspaces.chunk, entity.chunk(key));
         }
-        self.write_indexed(catalogue, entity, before, after, batch, changes)?;
-        let sides = [
-            (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
-            (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
-        ];
-        for (own, mirror, before, after) in sides {
-            for (key, edge) in
-                after.iter().filter(|(key, edge)| edge.value.is_some() && before.get(key) != Some(edge))
-            {
-                batch.put(own, entity.edge(key), encode_register(edge));
-            }
-            for key in before.keys().filter(|key| !is_there(after, key)) {
-                batch.delete(own, entity.edge(key));
-                let (other, seen_from_there) = mirrored(entity, key);
-                batch.delete(mirror, other.edge(&seen_from_there));
-            }
-        }
-        Ok(())
+        self.write_indexed(catalogue, entity, before, after, batch, changes)
     }
 
     /// Writes what indexes know by numbers: vectors, whose rows are written here, and texts.
@@ -296,11 +299,15 @@ impl Replica {
         let removed: Vec<&VectorKey> =
             before.vectors.keys().filter(|key| !is_there(&after.vectors, key)).collect();
         let chunks_gone = before.chunks.keys().filter(|chunk| !is_there(&after.chunks, chunk));
-        let itself_gone = (after.row.is_bare() && !before.row.is_bare()).then_some("");
+        let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
+        let is_gone = after.row.is_bare() && (clears || !before.row.is_bare());
+        let state = |row: &EntityRow| node_state(row.get(&Field::Existence).is_some(), row.expire_at());
+        let is_other = state(&before.row) != state(&after.row);
+        let itself_changed = (is_gone || clears || is_other).then_some("");
         let concerned = changed.iter().chain(&removed).map(|key| key.chunk.as_str());
         let concerned = concerned.chain(texts.iter().map(|(chunk, _)| *chunk));
         let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
-        for chunk in concerned.chain(chunks_gone.map(String::as_str)).chain(itself_gone) {
+        for chunk in concerned.chain(chunks_gone.map(String::as_str)).chain(itself_changed) {
             if !numbers.contains_key(chunk) {
                 numbers.insert(chunk, self.number_of(entity, chunk)?);
             }
@@ -340,6 +347,20 @@ impl Replica {
                 changes.vectors.push(VectorChange { space, writing, number, vector: None });
             }
         }
+        if !is_gone && (clears || is_other) {
+            let number = self.numbered(entity, "", &mut numbers, batch)?;
+            let (writing, name, state) = (self.graph.begin_write(), entity.clone(), state(&after.row));
+            changes.graph.push(GraphChange::Node(NodeChange { writing, number, name, state, clears }));
+        }
+        if let (true, Some(Some(number))) = (is_gone, numbers.get("")) {
+            let (writing, name) = (self.graph.begin_write(), entity.clone());
+            let (number, state) = (*number, NodeState { gone: true, ..NodeState::default() });
+            let gone = NodeChange { writing, number, name, state, clears: false };
+            changes.graph.push(GraphChange::Node(gone));
+        }
+        if let Some(number) = numbers.get("") {
+            changes.numbers.insert(entity.clone(), number.filter(|_| !is_gone));
+        }
         // A number goes with the last vector or text that it stood for.
         for (chunk, number) in numbers {
             let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
@@ -352,6 +373,90 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Writes edges at both their ends, and tells the graph of them.
+    fn write_edges(&self, working: &Working, batch: &mut WriteBatch, changes: &mut Changes) -> Result<()> {
+        let keyspaces = &self.keyspaces;
+        let mut changed: BTreeMap<(u64, u64, u32, &str), [Option<Option<EdgeValue>>; 2]> = BTreeMap::new();
+        for (entity, Loaded { before, after, .. }) in working {
+            let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
+            let sides = [
+                (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
+                (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
+            ];
+            for (side, (own, mirror, before, after)) in sides.into_iter().enumerate() {
+                let ends = |number, other| if side == 0 { (number, other) } else { (other, number) };
+                for (key, edge) in after.iter().filter(|(key, edge)| before.get(key) != Some(edge)) {
+                    let Some(content) = &edge.value else { continue };
+                    batch.put(own, entity.edge(key), encode_register(edge));
+                    let (other, _) = mirrored(entity, key);
+                    let number = self.node_of(entity, working, batch, changes)?;
+                    let (from, to) = ends(number, self.node_of(&other, working, batch, changes)?);
+                    let relation = self.graph.relations.number(&self.engine, &key.relation)?;
+                    let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
+                    seen[side] = Some(Some(EdgeValue::of(content)));
+                }
+                for key in before.keys().filter(|key| !is_there(after, key)) {
+                    batch.delete(own, entity.edge(key));
+                    let (other, seen_from_there) = mirrored(entity, key);
+                    batch.delete(mirror, other.edge(&seen_from_there));
+                    if clears {
+                        // The graph knows by the node that all are gone.
+                        continue;
+                    }
+                    let numbers = (
+                        self.entity_number(entity, changes)?,
+                        self.entity_number(&other, changes)?,
+                        self.graph.relations.get(&key.relation),
+                    );
+                    if let (Some(number), Some(other), Some(relation)) = numbers {
+                        let (from, to) = ends(number, other);
+                        let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
+                        seen[side] = Some(None);
+                        seen[1 - side].get_or_insert(None);
+                    }
+                }
+            }
+        }
+        for ((from, to, relation, edge_id), sides) in changed {
+            let writing = self.graph.begin_write();
+            let edge_id = edge_id.into();
+            changes.graph.push(GraphChange::Edge(EdgeChange { writing, from, to, relation, edge_id, sides }));
+        }
+        Ok(())
+    }
+
+    /// The number of an end of an edge; one that has none, since no entity is there, is given one.
+    fn node_of(
+        &self,
+        entity: &EntityKey,
+        working: &Working,
+        batch: &mut WriteBatch,
+        changes: &mut Changes,
+    ) -> Result<u64> {
+        if let Some(number) = self.entity_number(entity, changes)? {
+            return Ok(number);
+        }
+        let mut numbers = BTreeMap::new();
+        let number = self.numbered(entity, "", &mut numbers, batch)?;
+        changes.numbers.insert(entity.clone(), Some(number));
+        let row = working.get(entity).map(|loaded| &loaded.after.row);
+        let exists = row.is_some_and(|row| row.get(&Field::Existence).is_some());
+        let state = node_state(exists, row.and_then(EntityRow::expire_at));
+        let (writing, name) = (self.graph.begin_write(), entity.clone());
+        changes.graph.push(GraphChange::Node(NodeChange { writing, number, name, state, clears: false }));
+        Ok(number)
+    }
+
+    /// The number of an entity as it is after the batch, if it has one.
+    fn entity_number(&self, entity: &EntityKey, changes: &mut Changes) -> Result<Option<u64>> {
+        if let Some(known) = changes.numbers.get(entity) {
+            return Ok(*known);
+        }
+        let number = self.number_of(entity, "")?;
+        changes.numbers.insert(entity.clone(), number);
+        Ok(number)
     }
 
     /// The number of an entity or a chunk, given to it if it has none.

@@ -5,6 +5,7 @@ mod latch;
 mod loaded;
 mod numbers;
 mod read;
+mod rows;
 mod sweep;
 
 use std::{
@@ -25,17 +26,20 @@ pub(crate) use loaded::register;
 pub(crate) use numbers::Numbers;
 pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};
 pub use read::{ScanPage, ScanRequest};
+pub(crate) use rows::Rows;
 
 use crate::{
     catalogue::{Catalogue, Dropped},
     clock::{Clock, HybridClock},
     error::{Error, Result},
+    graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
     model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, TextSpec, Write},
     mutation::{Mutation, Planner},
     query::MatchCache,
     random::Random,
     text::{TextContext, TextCounts, TextIndex},
+    upkeep::Kept,
     vector::{
         BuildPool, SegmentScrub, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions,
     },
@@ -76,7 +80,8 @@ pub struct Replica {
     pub(crate) clock: HybridClock,
     pub(crate) limits: Limits,
     pub(crate) spaces: Spaces,
-    pub(crate) texts: TextIndex,
+    pub(crate) texts: Kept<TextIndex>,
+    pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
     latches: latch::Latches,
     numbers: Arc<Numbers>,
@@ -128,6 +133,15 @@ impl Replica {
             fs: Arc::clone(&options.fs),
             dir: options.dir.clone(),
         };
+        let graph_context = GraphContext {
+            background: Arc::clone(&options.background),
+            engine: engine.clone(),
+            keyspaces,
+            numbers: Arc::clone(&numbers),
+            clock: Arc::clone(&wall),
+            fs: Arc::clone(&options.fs),
+            dir: options.dir.clone(),
+        };
         let spaces = Spaces::new(SpacesContext {
             options: options.vectors,
             pool: options.build_pool,
@@ -148,6 +162,7 @@ impl Replica {
         drop(snapshot);
         spaces.remove_orphans()?;
         let texts = TextIndex::open(text_context, &catalogue)?;
+        let graph = GraphIndex::open(graph_context, &catalogue)?;
         let visible = engine.visible_sequence();
         let replica = Arc::new(Self {
             engine,
@@ -158,6 +173,7 @@ impl Replica {
             matches: Arc::new(MatchCache::new(visible)),
             spaces,
             texts,
+            graph,
             latches: latch::Latches::default(),
             numbers,
             highest_version: AtomicU64::new(recorded),
@@ -170,6 +186,8 @@ impl Replica {
         replica.spaces.watch();
         replica.texts.watch();
         replica.texts.maintain();
+        replica.graph.watch();
+        replica.graph.maintain();
         replica.spaces.all().iter().for_each(|space| replica.spaces.maintain(space));
         for dropped in dropped {
             replica.sweep_in_background(dropped);
@@ -252,6 +270,7 @@ impl Replica {
             self.spaces.drop_space(collection.id, space.id);
         }
         self.texts.drop_collection(collection.id);
+        self.graph.drop_collection(tenant, collection.id)?;
         self.sweep_in_background(dropped);
         Ok(())
     }
@@ -304,6 +323,19 @@ impl Replica {
         self.texts.seal()
     }
 
+    /// Writes fresh nodes and edges to a segment, however few they are.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn seal_graph(&self) -> Result<()> {
+        self.graph.seal()
+    }
+
+    /// Figures of the graph index.
+    pub fn graph_counts(&self) -> GraphCounts {
+        self.graph.counts()
+    }
+
     /// Figures of the text index.
     pub fn text_counts(&self) -> TextCounts {
         self.texts.counts()
@@ -313,6 +345,7 @@ impl Replica {
     pub fn workers(&self) -> Vec<WorkerStatus> {
         let mut workers = self.spaces.workers();
         workers.extend(self.texts.workers());
+        workers.extend(self.graph.workers());
         workers
     }
 
@@ -322,6 +355,9 @@ impl Replica {
     /// If there is no worker of this name, or the share is none.
     pub fn change_worker(&self, name: &str, change: WorkerChange) -> Result<WorkerStatus> {
         if let Some(changed) = self.texts.change_worker(name, change)? {
+            return Ok(changed);
+        }
+        if let Some(changed) = self.graph.change_worker(name, change)? {
             return Ok(changed);
         }
         if let Some(changed) = self.spaces.change_worker(name, change)? {
@@ -355,6 +391,7 @@ impl Replica {
         self.closed.store(true, Ordering::Release);
         self.spaces.close();
         self.texts.close();
+        self.graph.close();
         self.engine.clone().close()?;
         Ok(())
     }

@@ -24,13 +24,6 @@ pub(crate) struct EdgeContent {
     pub(crate) sources: BTreeSet<String>,
 }
 
-impl EdgeContent {
-    /// Whether it holds at `time`.
-    pub(crate) fn holds_at(&self, time: Timestamp) -> bool {
-        self.valid_from.is_none_or(|from| from <= time) && self.valid_to.is_none_or(|to| time < to)
-    }
-}
-
 impl Content for EdgeContent {
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.weight.to_le_bytes());

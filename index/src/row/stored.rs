@@ -89,6 +89,11 @@ impl StoredRow {
         self.edges_cleared
     }
 
+    /// From when on it is not there any more.
+    pub(crate) fn expire_at(&self) -> Option<Timestamp> {
+        self.expire_at
+    }
+
     /// Whether the entity is there at `now`.
     pub(crate) fn is_live(&self, now: Timestamp) -> bool {
         self.exists && self.expire_at.is_none_or(|at| now < at)

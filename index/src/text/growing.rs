@@ -14,10 +14,15 @@ use parking_lot::{RwLock, RwLockReadGuard};
 
 use crate::{
     model::CollectionId,
+    shelf::FreshSet,
     text::document::{Document, FIELDS},
     writing::{Grows, Writers},
 };
 
+/// Documents of a growing set at most.
+const GROWING_DOCUMENTS: usize = 16_000;
+/// Bytes of a growing set at most.
+pub(super) const GROWING_BYTES: usize = 32 << 20;
 const ALIVE: Sequence = Sequence::MAX;
 /// What a word of a document takes in memory beyond its positions, and what a word that no other document has takes beyond its
 /// letters, about: with what the allocator and growing lists round up.
@@ -32,7 +37,7 @@ pub(crate) struct Growing {
     /// Its documents are journaled under this generation until they are in a segment, but for those that a start replayed.
     pub(crate) generation: u64,
     /// The oldest generation of the journal that any of its documents may be in.
-    pub(crate) journaled_from: u64,
+    journaled_from: u64,
     /// Writers that may still add documents.
     writers: Writers,
     inner: RwLock<Inner>,
@@ -85,6 +90,25 @@ impl Grows for Growing {
     }
 }
 
+impl FreshSet for Growing {
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    fn journaled_from(&self) -> u64 {
+        self.journaled_from
+    }
+
+    fn fill(&self) -> usize {
+        let inner = self.inner.read();
+        inner.documents.len().max(inner.newest.len())
+    }
+
+    fn is_full(&self) -> bool {
+        self.fill() >= GROWING_DOCUMENTS || self.inner.read().bytes >= GROWING_BYTES
+    }
+}
+
 impl Drop for Growing {
     fn drop(&mut self) {
         self.all_bytes.fetch_sub(self.inner.get_mut().bytes, Ordering::Relaxed);
@@ -134,21 +158,6 @@ impl Growing {
             inner: RwLock::default(),
             all_bytes: Arc::clone(all_bytes),
         }
-    }
-
-    /// Whether nobody will add anything any more, once nobody can begin to.
-    pub(crate) fn is_settled(&self) -> bool {
-        self.writers.are_gone()
-    }
-
-    /// Numbers that were written to it, alive or not.
-    pub(crate) fn fill(&self) -> usize {
-        let inner = self.inner.read();
-        inner.documents.len().max(inner.newest.len())
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.inner.read().bytes
     }
 
     pub(crate) fn living(&self) -> usize {

@@ -4,78 +4,51 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
 };
 
-use allidb_storage::{Background, Engine, Sequence, fs::Fs};
+use allidb_storage::{Engine, Sequence, fs::Fs};
 use foldhash::{HashMap, HashMapExt};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
-    clock::Clock,
     deaths::Deaths,
-    duty::{Duty, Work},
+    duty::Work,
     keyspaces::Keyspaces,
     model::CollectionId,
     replica::Numbers,
+    shelf::{FreshSet, Shelf, ShelfView},
     text::{
         document::{Document, FIELDS, len_of},
-        growing::Growing,
+        growing::{GROWING_BYTES, Growing},
         segment::TextSegment,
         tiers,
     },
-    worker::Worker,
+    upkeep::Machine,
     writing::Writing,
 };
 
-/// Documents of a growing set at most.
-const GROWING_DOCUMENTS: usize = 16_000;
-/// Bytes of a growing set at most.
-const GROWING_BYTES: usize = 32 << 20;
 /// Full sets that wait in memory to be sealed, before writes wait for them.
-const MAX_FROZEN: usize = 4;
+pub(super) const MAX_FROZEN: usize = 4;
 /// Bytes of all of them, before writes wait.
-const FRESH_BYTES: usize = (MAX_FROZEN + 2) * GROWING_BYTES;
-/// A growing set is sealed, and its memory given back, when nobody has written for so many ticks.
-const IDLE_TICKS: u32 = 60;
+pub(super) const FRESH_BYTES: usize = (MAX_FROZEN + 2) * GROWING_BYTES;
 /// Of the journal of a new store.
 pub(super) const FIRST_GENERATION: u64 = 1;
 
 /// The text index.
-#[derive(Clone)]
-pub(crate) struct TextIndex(pub(super) Arc<Inner>);
-
-pub(super) struct Inner {
-    pub(super) state: RwLock<State>,
+pub(crate) struct TextIndex {
+    pub(super) machine: Machine,
+    pub(super) shelf: RwLock<Shelf<Growing, Sealed>>,
     statistics: RwLock<HashMap<(CollectionId, u8), Statistics>>,
-    pub(super) duty: Duty,
     /// Held while the inventory is taken and stored, so that an older one never replaces a newer one.
     pub(super) remembering: Mutex<()>,
-    /// Generation and fill of the growing set at the last tick, and for how many ticks they have been so.
-    idle: Mutex<(u64, usize, u32)>,
-    pub(super) workers: [Worker; Work::ALL.len()],
     pub(super) fresh_bytes: Arc<AtomicUsize>,
-    pub(super) background: Arc<dyn Background>,
     pub(super) engine: Engine,
     pub(super) keyspaces: Keyspaces,
     pub(super) numbers: Arc<Numbers>,
-    pub(super) clock: Arc<dyn Clock>,
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
-    pub(super) closed: AtomicBool,
-}
-
-#[derive(Debug)]
-pub(super) struct State {
-    pub(super) growing: Arc<Growing>,
-    /// Full, waiting to be sealed; oldest first.
-    pub(super) frozen: Vec<Arc<Growing>>,
-    pub(super) sealed: Vec<Arc<Sealed>>,
-    /// Queries pinned before this sequence need a view that was taken before.
-    changed_at: Sequence,
-    /// While the journal is replayed, the oldest generation of it: documents are still in the journal under that or a later one.
-    pub(super) replayed_from: Option<u64>,
 }
 
 /// A segment and what has died in it.
@@ -102,19 +75,7 @@ pub(crate) struct Statistics {
 }
 
 /// The sets and segments at one moment.
-#[derive(Clone, Debug)]
-pub(crate) struct TextView {
-    pub(crate) growing: Vec<Arc<Growing>>,
-    pub(crate) sealed: Vec<Arc<Sealed>>,
-    changed_at: Sequence,
-}
-
-impl TextView {
-    /// Whether it shows what a query pinned at `sequence` is to see.
-    pub(crate) fn fits(&self, sequence: Sequence) -> bool {
-        self.changed_at <= sequence
-    }
-}
+pub(crate) type TextView = ShelfView<Growing, Sealed>;
 
 /// A text set or removed by a write.
 #[derive(Debug)]
@@ -146,76 +107,47 @@ pub(super) enum Inputs {
     Sealed(Vec<Arc<Sealed>>),
 }
 
-impl State {
-    /// Nothing yet; what comes is in the journal from a generation on, until the replay of that has ended.
-    pub(super) fn new(generation: u64, replayed_from: u64, fresh_bytes: &Arc<AtomicUsize>) -> Self {
-        let growing = Arc::new(Growing::new(generation, replayed_from, fresh_bytes));
-        let replayed_from = Some(replayed_from);
-        Self { growing, frozen: Vec::new(), sealed: Vec::new(), changed_at: 0, replayed_from }
-    }
-}
-
-impl Inner {
+impl TextIndex {
     pub(super) fn new(
         context: super::open::TextContext,
         dir: PathBuf,
-        state: State,
+        shelf: Shelf<Growing, Sealed>,
         fresh_bytes: Arc<AtomicUsize>,
     ) -> Self {
         let super::open::TextContext { background, engine, keyspaces, numbers, clock, fs, .. } = context;
         Self {
-            state: RwLock::new(state),
+            machine: Machine::new(["text-seal", "text-merge"], background, clock),
+            shelf: RwLock::new(shelf),
             statistics: RwLock::new(HashMap::new()),
-            duty: Duty::default(),
             remembering: Mutex::new(()),
-            idle: Mutex::default(),
-            workers: [Worker::new("text-seal"), Worker::new("text-merge")],
             fresh_bytes,
-            background,
             engine,
             keyspaces,
             numbers,
-            clock,
             fs,
             dir,
-            closed: AtomicBool::new(false),
         }
     }
 
-    /// Opens the growing set for a change. What is journaled under its generation must be so before it is dropped.
-    pub(super) fn begin_write(&self) -> Writing<Growing> {
-        let is_full =
-            |growing: &Growing| growing.fill() >= GROWING_DOCUMENTS || growing.bytes() >= GROWING_BYTES;
-        let state = self.state.read();
-        if !is_full(&state.growing) {
-            return Writing::new(&state.growing);
+    /// Opens the growing set for a change, whose journal row is to be written under its generation while this is held.
+    pub(crate) fn begin_write(&self) -> Writing<Growing> {
+        if let Some(writing) = self.shelf.read().begin_write() {
+            return writing;
         }
-        drop(state);
-        let mut state = self.state.write();
-        if is_full(&state.growing) {
-            self.rotate(&mut state);
+        let mut shelf = self.shelf.write();
+        if shelf.growing.is_full() {
+            self.rotate(&mut shelf);
         }
-        Writing::new(&state.growing)
+        Writing::new(&shelf.growing)
     }
 
-    pub(super) fn rotate(&self, state: &mut State) {
-        let generation = state.growing.generation + 1;
-        let journaled_from = state.replayed_from.unwrap_or(generation);
-        let next = Arc::new(Growing::new(generation, journaled_from, &self.fresh_bytes));
-        let full = std::mem::replace(&mut state.growing, next);
-        state.frozen.push(full);
-    }
-
-    /// Closes the growing set if there is anything in it.
-    pub(super) fn close_growing(&self) {
-        let mut state = self.state.write();
-        if state.growing.fill() > 0 {
-            self.rotate(&mut state);
-        }
+    pub(super) fn rotate(&self, shelf: &mut Shelf<Growing, Sealed>) {
+        shelf
+            .rotate(|generation, journaled_from| Growing::new(generation, journaled_from, &self.fresh_bytes));
     }
 
     /// The number's text is this from `sequence` on.
-    pub(super) fn publish(&self, change: &TextChange, sequence: Sequence) {
+    pub(crate) fn publish(&self, change: &TextChange, sequence: Sequence) {
         let TextChange { writing, number, collection, document } = change;
         self.kill(*number, sequence);
         if document.is_empty() {
@@ -233,13 +165,13 @@ impl Inner {
 
     /// Whatever document the number has is gone from `sequence` on.
     fn kill(&self, number: u64, sequence: Sequence) {
-        let state = self.state.read();
-        let mut growing = std::iter::once(&state.growing).chain(state.frozen.iter().rev());
+        let shelf = self.shelf.read();
+        let mut growing = std::iter::once(&shelf.growing).chain(shelf.frozen.iter().rev());
         if let Some(fresh) = growing.find_map(|growing| growing.kill(number, sequence)) {
             self.uncount(fresh.collection, |field| fresh.len_codes[usize::from(field)]);
             return;
         }
-        for sealed in &state.sealed {
+        for sealed in &shelf.sealed {
             if let Some(document) = sealed.segment.document_of(number)
                 && sealed.deaths.kill(document, sequence)
             {
@@ -283,54 +215,29 @@ impl Inner {
                 }
             }
         }
-        self.state.write().sealed.push(Arc::new(sealed));
+        self.shelf.write().sealed.push(Arc::new(sealed));
     }
 
     /// Whether a number has a document, or is known to have none any more.
     pub(super) fn knows(&self, number: u64) -> bool {
-        let state = self.state.read();
+        let shelf = self.shelf.read();
         let is_alive = |sealed: &Arc<Sealed>| {
             let document = sealed.segment.document_of(number);
             document.is_some_and(|document| sealed.deaths.is_visible(document, Sequence::MAX))
         };
-        std::iter::once(&state.growing).chain(&state.frozen).any(|growing| growing.knows(number))
-            || state.sealed.iter().any(is_alive)
-    }
-
-    pub(super) fn has_backlog(&self) -> bool {
-        self.state.read().frozen.len() >= MAX_FROZEN || self.is_over_budget()
-    }
-
-    /// Whether fresh texts take more memory than they may, those included that searches still read.
-    pub(super) fn is_over_budget(&self) -> bool {
-        self.fresh_bytes.load(Ordering::Relaxed) > FRESH_BYTES
+        std::iter::once(&shelf.growing).chain(&shelf.frozen).any(|growing| growing.knows(number))
+            || shelf.sealed.iter().any(is_alive)
     }
 
     /// What a kind of work should be done on now, if anything.
     pub(super) fn due(&self, work: Work) -> Option<Inputs> {
-        let state = self.state.read();
+        let shelf = self.shelf.read();
         match work {
-            Work::Seal => {
-                let first = state.frozen.first().filter(|frozen| frozen.is_settled());
-                first.map(|frozen| Inputs::Frozen(Arc::clone(frozen)))
-            }
+            Work::Seal => shelf.settled().map(|frozen| Inputs::Frozen(Arc::clone(frozen))),
             Work::Merge => {
-                let chosen = tiers::choose(&state.sealed);
+                let chosen = tiers::choose(&shelf.sealed);
                 (!chosen.is_empty()).then_some(Inputs::Sealed(chosen))
             }
-        }
-    }
-
-    /// A second has passed. A growing set that nobody writes to is closed, so that it can be sealed.
-    pub(super) fn tick(&self) {
-        self.duty.tick();
-        let mut idle = self.idle.lock();
-        let mut state = self.state.write();
-        let (generation, fill) = (state.growing.generation, state.growing.fill());
-        let ticks = if (idle.0, idle.1) == (generation, fill) { idle.2.saturating_add(1) } else { 0 };
-        *idle = (generation, fill, ticks);
-        if fill > 0 && ticks >= IDLE_TICKS && state.frozen.len() < MAX_FROZEN {
-            self.rotate(&mut state);
         }
     }
 
@@ -340,7 +247,7 @@ impl Inner {
             let deaths = Deaths::new(segment.len() as usize, &roaring::RoaringBitmap::new());
             Arc::new(Sealed { segment, deaths })
         });
-        let mut state = self.state.write();
+        let mut shelf = self.shelf.write();
         if let Some(new) = &new {
             // What died while the segment was written.
             let mut died: Vec<(u64, Sequence)> = Vec::new();
@@ -364,45 +271,30 @@ impl Inner {
             }
         }
         match inputs {
-            Inputs::Frozen(input) => state.frozen.retain(|frozen| !Arc::ptr_eq(input, frozen)),
+            Inputs::Frozen(input) => shelf.frozen.retain(|frozen| !Arc::ptr_eq(input, frozen)),
             Inputs::Sealed(inputs) => {
-                state.sealed.retain(|sealed| !inputs.iter().any(|input| Arc::ptr_eq(input, sealed)));
+                shelf.sealed.retain(|sealed| !inputs.iter().any(|input| Arc::ptr_eq(input, sealed)));
             }
         }
-        state.sealed.extend(new);
-        state.changed_at = state.changed_at.max(self.engine.visible_sequence());
+        shelf.sealed.extend(new);
+        shelf.changed_at = shelf.changed_at.max(self.engine.visible_sequence());
     }
 }
 
 impl TextIndex {
-    /// Opens the growing set for a change, whose journal row is to be written under the generation that comes with it.
-    pub(crate) fn begin_write(&self) -> Writing<Growing> {
-        self.0.begin_write()
-    }
-
-    /// Makes a change so from `sequence` on.
-    pub(crate) fn publish(&self, change: &TextChange, sequence: Sequence) {
-        self.0.publish(change, sequence);
-    }
-
     pub(crate) fn view(&self) -> TextView {
-        let state = self.0.state.read();
-        TextView {
-            growing: state.frozen.iter().chain([&state.growing]).cloned().collect(),
-            sealed: state.sealed.clone(),
-            changed_at: state.changed_at,
-        }
+        self.shelf.read().view()
     }
 
     /// What is known of a field of a collection.
     pub(crate) fn statistics(&self, collection: CollectionId, field: u8) -> Statistics {
-        self.0.statistics.read().get(&(collection, field)).copied().unwrap_or_default()
+        self.statistics.read().get(&(collection, field)).copied().unwrap_or_default()
     }
 
     /// Every document of a collection is gone.
     pub(crate) fn drop_collection(&self, collection: CollectionId) {
         // Later than anything that a merge under way looks at.
-        let sequence = self.0.engine.visible_sequence() + 1;
+        let sequence = self.engine.visible_sequence() + 1;
         let view = self.view();
         for growing in &view.growing {
             for (fresh, _) in growing.documents().iter().filter(|(fresh, _)| fresh.collection == collection) {
@@ -414,7 +306,7 @@ impl TextIndex {
                 deaths.kill(document, sequence);
             }
         }
-        self.0.statistics.write().retain(|(of, _), _| *of != collection);
+        self.statistics.write().retain(|(of, _), _| *of != collection);
     }
 
     pub(crate) fn counts(&self) -> TextCounts {
@@ -425,12 +317,7 @@ impl TextIndex {
             documents: fresh + sealed,
             segments: view.sealed.len(),
             dead: view.sealed.iter().map(|sealed| sealed.deaths.count()).sum(),
-            memory_bytes: self.0.fresh_bytes.load(Ordering::Relaxed),
+            memory_bytes: self.fresh_bytes.load(Ordering::Relaxed),
         }
-    }
-
-    /// Ends background work soon.
-    pub(crate) fn close(&self) {
-        self.0.closed.store(true, Ordering::Release);
     }
 }

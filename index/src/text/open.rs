@@ -26,12 +26,15 @@ use crate::{
             decode_numbered, encode_numbered,
         },
     },
+    shelf::Shelf,
     text::{
         document::Document,
-        index::{FIRST_GENERATION, Inner, Sealed, State, TextChange, TextIndex},
+        growing::Growing,
+        index::{FIRST_GENERATION, Sealed, TextChange, TextIndex},
         segment::TextSegment,
         upkeep::place,
     },
+    upkeep::{Kept, Upkeep},
 };
 
 /// The directory of segments within the node's.
@@ -59,7 +62,7 @@ pub(crate) fn document_of_entity(spec: &TextSpec, row: &EntityRow) -> Document {
 
 impl TextIndex {
     /// Opens the index. A segment that is damaged is set aside, and all texts are read again before this returns.
-    pub(crate) fn open(context: TextContext, catalogue: &Catalogue) -> Result<Self> {
+    pub(crate) fn open(context: TextContext, catalogue: &Catalogue) -> Result<Kept<Self>> {
         let dir = context.dir.join(DIRECTORY);
         context.fs.create_dir_all(&dir).map_err(|source| Error::io("create the directory", &dir, source))?;
         let snapshot = context.engine.snapshot();
@@ -78,33 +81,34 @@ impl TextIndex {
             }
         }
         let fresh_bytes: Arc<AtomicUsize> = Arc::default();
-        let state = State::new(generation + 1, inventory.generation, &fresh_bytes);
-        let inner = Inner::new(context, dir, state, fresh_bytes);
+        let growing = Growing::new(generation + 1, inventory.generation, &fresh_bytes);
+        let shelf = Shelf::new(growing, inventory.generation);
+        let index = Self::new(context, dir, shelf, fresh_bytes);
         for (id, dead) in inventory.segments {
-            match TextSegment::open(&inner.fs, &inner.dir, id) {
+            match TextSegment::open(&index.fs, &index.dir, id) {
                 Ok(segment) => {
                     let deaths = Deaths::new(segment.len() as usize, &dead);
                     let is_there = |collection| catalogue.by_id(collection).is_some();
-                    inner.add_sealed(Sealed { segment, deaths }, is_there);
+                    index.add_sealed(Sealed { segment, deaths }, is_there);
                 }
                 Err(error) if !is_lost(&error) => return Err(error),
                 Err(error) => {
                     tracing::error!(%error, "a segment of texts is set aside; all texts are read again");
-                    inner.set_aside(id)?;
+                    index.set_aside(id)?;
                     is_complete = false;
                 }
             }
         }
         for number in changed {
-            inner.replay(&snapshot, catalogue, number)?;
+            index.replay(&snapshot, catalogue, number)?;
         }
         if !is_complete {
-            inner.rebuild(&snapshot, catalogue)?;
+            index.rebuild(&snapshot, catalogue)?;
         }
         // From here on what comes is journaled as it comes.
-        inner.state.write().replayed_from = None;
-        inner.remove_orphans()?;
-        Ok(Self(Arc::new(inner)))
+        index.shelf.write().replayed_from = None;
+        index.remove_orphans()?;
+        Ok(Kept::new(index))
     }
 }
 
@@ -125,7 +129,7 @@ fn is_lost(error: &Error) -> bool {
     }
 }
 
-impl Inner {
+impl TextIndex {
     /// Reads again what a journaled number stands for.
     fn replay(&self, snapshot: &Snapshot, catalogue: &Catalogue, number: u64) -> Result<()> {
         let key = by_number(number);
@@ -264,8 +268,8 @@ impl Inner {
     fn seal_frozen(&self, left: usize) -> Result<()> {
         loop {
             let frozen = {
-                let state = self.state.read();
-                state.frozen.first().filter(|_| state.frozen.len() > left).cloned()
+                let shelf = self.shelf.read();
+                shelf.frozen.first().filter(|_| shelf.frozen.len() > left).cloned()
             };
             let Some(frozen) = frozen else { return Ok(()) };
             self.seal_into(frozen, false)?;

@@ -2,10 +2,8 @@
 
 use std::{
     collections::HashSet,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Weak, atomic::Ordering},
-    time::{Duration, Instant},
+    sync::{Arc, atomic::Ordering},
 };
 
 use allidb_storage::{Durability, WriteBatch};
@@ -15,20 +13,15 @@ use crate::{
     error::{Error, Result},
     inventory::{Inventory, Place},
     keyspaces::Keyspaces,
+    shelf::FreshSet,
     text::{
         directory::file_prefix,
         growing::Growing,
-        index::{Inner, Inputs, Sealed, TextIndex},
+        index::{FRESH_BYTES, Inputs, MAX_FROZEN, Sealed, TextIndex},
         segment::TextSegment,
     },
-    worker::{Worker, WorkerChange, WorkerStatus},
+    upkeep::{Machine, Upkeep},
 };
-
-/// How often the index is looked at.
-const TICK: Duration = Duration::from_secs(1);
-/// How long a write waits for room, and how often it looks.
-const ROOM_WITHIN: Duration = Duration::from_secs(10);
-const ROOM_EVERY: Duration = Duration::from_millis(5);
 
 /// Where journal and inventory of texts lie.
 pub(crate) fn place(keyspaces: &Keyspaces) -> Place {
@@ -41,177 +34,55 @@ pub(crate) fn place(keyspaces: &Keyspaces) -> Place {
     }
 }
 
-impl TextIndex {
-    /// Sees to the index in the background, if there is anything to do.
-    pub(crate) fn maintain(&self) {
-        for work in Work::ALL {
-            if self.0.needs(work) && self.0.duty.begin(work) {
-                let texts = self.clone();
-                let task = move || texts.work(work);
-                if self.0.background.is_inline() {
-                    task();
-                } else {
-                    self.0.background.spawn(self.0.worker(work).name(), Box::new(task));
-                }
-            }
+impl Upkeep for TextIndex {
+    const OF: &'static str = "texts";
+    const WATCH: &'static str = "text-watch";
+
+    fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    fn is_due(&self, work: Work) -> bool {
+        self.due(work).is_some()
+    }
+
+    fn do_next(&self, work: Work) -> Result<()> {
+        match self.due(work) {
+            None => Ok(()),
+            Some(Inputs::Frozen(frozen)) => self.seal_into(frozen, true),
+            Some(Inputs::Sealed(inputs)) => self.merge(inputs),
         }
     }
 
-    /// Works until nothing of its kind is due.
-    fn work(&self, work: Work) {
-        let worker = self.0.worker(work);
-        let _turn = worker.begin();
-        loop {
-            // A defect in writing must not take the node down: searches go on without what was being written.
-            let worked = catch_unwind(AssertUnwindSafe(|| self.0.work_off(work)));
-            let has_failed = match worked {
-                Ok(Ok(())) => false,
-                Ok(Err(error)) => {
-                    tracing::warn!(worker = worker.name(), %error, "texts could not be written to a segment; it is tried again");
-                    worker.failed(self.0.clock.now(), &error);
-                    true
-                }
-                Err(_) => {
-                    tracing::error!(worker = worker.name(), "writing texts panicked; it is tried again");
-                    worker.failed(self.0.clock.now(), &"it panicked; the log says where");
-                    true
-                }
-            };
-            self.0.duty.end(work, has_failed);
-            // What became due just before the end was left to this thread.
-            if has_failed || !self.0.needs(work) || !self.0.duty.begin(work) {
-                break;
-            }
-        }
-        if work == Work::Seal {
-            self.maintain();
+    fn frozen(&self) -> (usize, usize) {
+        let shelf = self.shelf.read();
+        (shelf.frozen.len(), shelf.frozen.iter().map(|frozen| frozen.living()).sum())
+    }
+
+    fn most_frozen(&self) -> usize {
+        MAX_FROZEN
+    }
+
+    fn is_over_budget(&self) -> bool {
+        self.fresh_bytes.load(Ordering::Relaxed) > FRESH_BYTES
+    }
+
+    fn close_growing(&self) {
+        let mut shelf = self.shelf.write();
+        if shelf.growing.fill() > 0 {
+            self.rotate(&mut shelf);
         }
     }
 
-    /// Looks after the index for as long as there is one.
-    pub(crate) fn watch(&self) {
-        if self.0.background.is_inline() {
-            return;
+    fn tick(&self) {
+        let mut shelf = self.shelf.write();
+        if self.machine.tick(&shelf) && shelf.frozen.len() < MAX_FROZEN {
+            self.rotate(&mut shelf);
         }
-        let texts = Arc::downgrade(&self.0);
-        let watch = move || {
-            loop {
-                std::thread::sleep(TICK);
-                let Some(texts) = Weak::upgrade(&texts).map(TextIndex) else { return };
-                if texts.0.closed.load(Ordering::Acquire) {
-                    return;
-                }
-                texts.0.tick();
-                texts.maintain();
-            }
-        };
-        self.0.background.spawn("text-watch", Box::new(watch));
-    }
-
-    /// Waits until not as much waits to be sealed as may.
-    ///
-    /// # Errors
-    /// If that takes too long: sealing fails, or cannot keep up.
-    pub(crate) fn wait_for_room(&self) -> Result<()> {
-        let begun = Instant::now();
-        while self.0.has_backlog() {
-            if self.0.is_over_budget() && self.0.state.read().frozen.is_empty() {
-                self.0.close_growing();
-            }
-            self.maintain();
-            let is_inline = self.0.background.is_inline();
-            if begun.elapsed() > ROOM_WITHIN || (is_inline && self.0.has_backlog()) {
-                let worker = self.0.worker(Work::Seal);
-                let why = match worker.is_paused() {
-                    true => format!("{} is paused", worker.name()),
-                    false => "they are not written to segments as fast as they come".to_owned(),
-                };
-                return Err(Error::Exhausted(format!(
-                    "memory for fresh texts is full: {why}; try again later"
-                )));
-            }
-            if !is_inline {
-                std::thread::sleep(ROOM_EVERY);
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes what is fresh to a segment, and waits for that.
-    pub(crate) fn seal(&self) -> Result<()> {
-        self.0.close_growing();
-        while !self.0.state.read().frozen.is_empty() {
-            if self.0.duty.begin(Work::Seal) {
-                let sealed = self.0.work_off(Work::Seal);
-                self.0.duty.end(Work::Seal, sealed.is_err());
-                sealed?;
-            } else {
-                std::thread::sleep(ROOM_EVERY);
-            }
-        }
-        self.maintain();
-        Ok(())
-    }
-
-    /// What the workers are at.
-    pub(crate) fn workers(&self) -> Vec<WorkerStatus> {
-        Work::ALL.into_iter().map(|work| self.status(work)).collect()
-    }
-
-    fn status(&self, work: Work) -> WorkerStatus {
-        let waiting = match work {
-            Work::Seal => self.0.state.read().frozen.iter().map(|frozen| frozen.living()).sum(),
-            Work::Merge => 0,
-        };
-        self.0.worker(work).status(0, waiting)
-    }
-
-    /// Pauses, resumes or slows down a worker; gives what it is at then. `None` if none has this name.
-    ///
-    /// # Errors
-    /// If the change cannot be.
-    pub(crate) fn change_worker(&self, name: &str, change: WorkerChange) -> Result<Option<WorkerStatus>> {
-        let Some(work) = Work::ALL.into_iter().find(|work| self.0.worker(*work).name() == name) else {
-            return Ok(None);
-        };
-        self.0.worker(work).change(change)?;
-        Ok(Some(self.status(work)))
     }
 }
 
-impl Inner {
-    pub(super) fn worker(&self, work: Work) -> &Worker {
-        &self.workers[work as usize]
-    }
-
-    fn is_over(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
-    }
-
-    fn needs(&self, work: Work) -> bool {
-        !self.is_over()
-            && !self.duty.rests(work)
-            && !self.worker(work).is_paused()
-            && self.due(work).is_some()
-    }
-
-    fn work_off(&self, work: Work) -> Result<()> {
-        while let Some(inputs) = self.due(work).filter(|_| !self.is_over() && !self.worker(work).is_paused())
-        {
-            let begun = Instant::now();
-            match inputs {
-                Inputs::Frozen(frozen) => self.seal(frozen)?,
-                Inputs::Sealed(inputs) => self.merge(inputs)?,
-            }
-            self.worker(work).pace(begun.elapsed(), &|| self.is_over());
-        }
-        Ok(())
-    }
-
-    fn seal(&self, frozen: Arc<Growing>) -> Result<()> {
-        self.seal_into(frozen, true)
-    }
-
+impl TextIndex {
     /// Writes a growing set to a segment. Whether segments and journal hold every text then, the caller knows.
     pub(super) fn seal_into(&self, frozen: Arc<Growing>, is_complete: bool) -> Result<()> {
         // Held until the segment is installed: deaths since then are remembered for as long as it is.
@@ -288,11 +159,11 @@ impl Inner {
     pub(super) fn remember(&self, is_complete: bool) -> Result<()> {
         let _turn = self.remembering.lock();
         let inventory = {
-            let state = self.state.read();
-            let segments = state.sealed.iter();
+            let shelf = self.shelf.read();
+            let segments = shelf.sealed.iter();
             Inventory {
                 is_complete,
-                generation: state.frozen.first().unwrap_or(&state.growing).journaled_from,
+                generation: shelf.journaled_from(),
                 segments: segments.map(|sealed| (sealed.segment.id, sealed.deaths.bitmap())).collect(),
             }
         };
@@ -300,14 +171,14 @@ impl Inner {
         inventory.store(&self.engine, &place(&self.keyspaces), &mut batch)?;
         self.engine.write(batch, Durability::Sync)?;
         let oldest = self.engine.oldest_snapshot();
-        self.state.read().sealed.iter().for_each(|sealed| sealed.deaths.forget_before(oldest));
+        self.shelf.read().sealed.iter().for_each(|sealed| sealed.deaths.forget_before(oldest));
         Ok(())
     }
 
     /// Removes the files that no segment has: left by a crash.
     pub(super) fn remove_orphans(&self) -> Result<()> {
         let known: HashSet<String> =
-            self.state.read().sealed.iter().map(|sealed| file_prefix(sealed.segment.id)).collect();
+            self.shelf.read().sealed.iter().map(|sealed| file_prefix(sealed.segment.id)).collect();
         let names = self.fs.list(&self.dir).map_err(|source| Error::io("list", &self.dir, source))?;
         for name in names.iter().filter(|name| !name.ends_with(DAMAGED)) {
             if !known.iter().any(|prefix| name.starts_with(prefix)) {

@@ -373,7 +373,10 @@ fn a_paused_worker_does_nothing_and_goes_on_when_it_is_resumed() {
     fixture.replica.seal_vectors();
     assert_eq!(fixture.replica.vector_counts().in_graphs, 3_000);
     let names: Vec<&str> = fixture.replica.workers().iter().map(|worker| worker.name).collect();
-    assert_eq!(names, ["vector-seal", "vector-merge", "text-seal", "text-merge"]);
+    assert_eq!(
+        names,
+        ["vector-seal", "vector-merge", "text-seal", "text-merge", "graph-seal", "graph-merge"]
+    );
     let refused = fixture.replica.change_worker("nobody", WorkerChange::default()).unwrap_err();
     assert!(refused.to_string().contains("vector-seal, vector-merge"), "{refused}");
 }

@@ -126,7 +126,10 @@ async fn workers_are_listed_paused_throttled_and_resumed() {
     let mut maintenance = client(&running);
     let listed = maintenance.list_workers(v1::ListWorkersRequest {}).await.expect("listed").into_inner();
     let names: Vec<&str> = listed.workers.iter().map(|worker| worker.name.as_str()).collect();
-    assert_eq!(names, ["vector-seal", "vector-merge", "text-seal", "text-merge"]);
+    assert_eq!(
+        names,
+        ["vector-seal", "vector-merge", "text-seal", "text-merge", "graph-seal", "graph-merge"]
+    );
     assert!(listed.workers.iter().all(|worker| worker.share_percent == 100 && worker.last_error.is_empty()));
     let mut update = async |paused, share_percent| {
         let request = v1::UpdateWorkerRequest { name: "vector-merge".into(), paused, share_percent };

@@ -1,0 +1,379 @@
+//! The graph at one moment: who is there, and the edges of a node from all that is fresh and all that is sealed.
+
+use std::{cmp::Ordering, ops::ControlFlow};
+
+use allidb_storage::Sequence;
+
+use crate::{
+    error::{Error, Result},
+    graph::{
+        adjacency::{EdgeName, EdgeValue, Group, Side},
+        index::{GraphIndex, GraphView},
+        nodes::{NodeState, NodesView},
+        segment::{GraphSegment, Record},
+    },
+    model::Timestamp,
+    row::EntityKey,
+};
+
+/// The graph as of a sequence of the log.
+pub(crate) struct GraphReader<'a> {
+    index: &'a GraphIndex,
+    view: GraphView,
+    nodes: NodesView<'a>,
+    at: Sequence,
+    /// Who has expired by then is not there.
+    pub(crate) now: Timestamp,
+}
+
+/// An edge seen from one of its ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen<'a> {
+    pub(crate) side: Side,
+    pub(crate) relation: u32,
+    /// The node at the other end.
+    pub(crate) other: u64,
+    pub(crate) edge_id: &'a str,
+    pub(crate) value: EdgeValue,
+    /// Whether there is an entity at the other end.
+    pub(crate) other_is_live: bool,
+}
+
+/// Edges of one relation at one side of a node, from one place.
+enum List<'a> {
+    Fresh(Vec<(EdgeName, Sequence, Option<EdgeValue>)>),
+    Sealed(Group<'a>, Sequence),
+}
+
+/// A list read by weight, heaviest first; ties in the order of names.
+struct Cursor<'a> {
+    list: List<'a>,
+    order: Order,
+    next: usize,
+}
+
+enum Order {
+    /// All weigh the same.
+    Natural,
+    /// As the segment has it.
+    Kept,
+    Sorted(Vec<u32>),
+}
+
+impl<'a> List<'a> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Fresh(edges) => edges.len(),
+            Self::Sealed(group, _) => group.len(),
+        }
+    }
+
+    /// `None`: the edge is no more.
+    fn value(&self, at: usize) -> Option<EdgeValue> {
+        match self {
+            Self::Fresh(edges) => edges[at].2,
+            Self::Sealed(group, _) => (!group.is_dead(at)).then(|| group.value(at)),
+        }
+    }
+
+    fn name(&self, at: usize) -> (u64, &str) {
+        match self {
+            Self::Fresh(edges) => (edges[at].0.other, &edges[at].0.edge_id),
+            Self::Sealed(group, _) => (group.other(at), group.edge_id(at)),
+        }
+    }
+
+    fn age(&self, at: usize) -> Sequence {
+        match self {
+            Self::Fresh(edges) => edges[at].1,
+            Self::Sealed(_, covered) => *covered,
+        }
+    }
+
+    fn has(&self, (other, edge_id): (u64, &str)) -> bool {
+        match self {
+            Self::Fresh(edges) => edges
+                .binary_search_by(|(name, ..)| (name.other, &*name.edge_id).cmp(&(other, edge_id)))
+                .is_ok(),
+            Self::Sealed(group, _) => group.has(other, edge_id),
+        }
+    }
+
+    fn by_weight(self) -> Cursor<'a> {
+        let order = match &self {
+            Self::Sealed(group, _) if group.one_weight().is_some() => Order::Natural,
+            Self::Sealed(group, _) if group.heaviest(0).is_some() => Order::Kept,
+            list => {
+                let weight = |at: &u32| list.value(*at as usize).map_or(0.0, |value| value.weight);
+                let mut order: Vec<u32> = (0..list.len() as u32).collect();
+                order.sort_by(|a, b| weight(b).total_cmp(&weight(a)));
+                Order::Sorted(order)
+            }
+        };
+        Cursor { list: self, order, next: 0 }
+    }
+}
+
+impl Cursor<'_> {
+    /// The place of the next edge, past those that are no more.
+    fn peek(&mut self) -> Option<(usize, EdgeValue)> {
+        while self.next < self.list.len() {
+            let at = match (&self.order, &self.list) {
+                (Order::Sorted(order), _) => order[self.next] as usize,
+                (Order::Kept, List::Sealed(group, _)) => group.heaviest(self.next).unwrap_or(self.next),
+                _ => self.next,
+            };
+            if let Some(value) = self.list.value(at) {
+                return Some((at, value));
+            }
+            self.next += 1;
+        }
+        None
+    }
+}
+
+impl<'a> GraphReader<'a> {
+    /// The graph as of `at`, which the view fits.
+    pub(crate) fn new(index: &'a GraphIndex, view: GraphView, at: Sequence, now: Timestamp) -> Self {
+        Self { index, nodes: index.nodes.view(at), view, at, now }
+    }
+
+    /// The numbers of relations, those left out that no edge ever had; `None`: all relations.
+    pub(crate) fn relations(&self, names: &[String]) -> Option<Vec<u32>> {
+        let known = names.iter().filter_map(|name| self.index.relations.get(name));
+        (!names.is_empty()).then(|| known.collect())
+    }
+
+    /// The name of a relation.
+    pub(crate) fn relation_name(&self, number: u32) -> Result<std::sync::Arc<str>> {
+        let unknown = || Error::Internal(format!("relation {number} has no name"));
+        self.index.relations.name(number).ok_or_else(unknown)
+    }
+
+    /// Whether there is an entity of this number.
+    #[inline]
+    pub(crate) fn is_live(&self, number: u64) -> bool {
+        match self.nodes.is_plainly_live(number) {
+            Some(is_live) => is_live,
+            None => self.nodes.get(number).is_live(self.now),
+        }
+    }
+
+    /// Whether there was an entity of this number that has expired.
+    pub(crate) fn is_expired(&self, number: u64) -> bool {
+        let state = self.nodes.get(number);
+        state.exists && !state.is_live(self.now)
+    }
+
+    /// Whose number it is; `None`: nobody's any more.
+    pub(crate) fn name(&self, number: u64) -> Result<Option<EntityKey>> {
+        for growing in self.view.growing.iter().rev() {
+            if let Some((name, state)) = growing.read().node(number).and_then(|node| node.state.as_ref()) {
+                return Ok((!state.gone).then(|| name.clone()));
+            }
+        }
+        for segment in self.view.sealed.iter().rev() {
+            if let Some(record) = segment.record(number)?
+                && let Some(state) = record.state()
+            {
+                let name = record.name().map_err(|error| segment.damaged(error))?;
+                return Ok(name.filter(|_| !state.gone));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is known of a node's edges if one segment knows all: by far the most frequent case.
+    fn alone(&self, number: u64, side: Side) -> Result<Places<'_>> {
+        let mut found = None;
+        for segment in self.view.sealed.iter().rev() {
+            if let Some(record) = segment.record(number)?
+                && record.has_edges(side)
+            {
+                if found.is_some() {
+                    return Ok(Places::Several);
+                }
+                found = Some((&**segment, record));
+            }
+        }
+        for growing in &self.view.growing {
+            if growing.read().node(number).is_some_and(|node| node.has_edges(side)) {
+                return Ok(Places::Several);
+            }
+        }
+        Ok(found.map_or(Places::None, |(segment, record)| Places::One(segment, record)))
+    }
+
+    /// Calls `each` with the other ends of a node's edges that hold at `as_of`, live or not, in no order and as often as there are
+    /// edges.
+    pub(crate) fn others(
+        &self,
+        number: u64,
+        side: Side,
+        relations: Option<&[u32]>,
+        as_of: Timestamp,
+        each: &mut impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        if let Places::One(segment, record) = self.alone(number, side)?
+            && self.nodes.get(number).cleared <= segment.covered()
+        {
+            for group in record.groups(side) {
+                let group = group.map_err(|error| segment.damaged(error))?;
+                if relations.is_some_and(|wanted| !wanted.contains(&group.relation)) {
+                    continue;
+                }
+                let is_plain = group.is_plain();
+                for at in 0..group.len() {
+                    if !is_plain && (group.is_dead(at) || !group.value(at).holds_at(as_of)) {
+                        continue;
+                    }
+                    let other = group.other(at);
+                    // Cleared edges of plain nodes there are none.
+                    let is_there = self.nodes.is_plainly_live(other).is_some()
+                        || self.nodes.get(other).cleared <= segment.covered();
+                    if is_there && each(other).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
+        self.edges(number, side, relations, &mut |_, seen| {
+            let flow = if seen.value.holds_at(as_of) { each(seen.other) } else { ControlFlow::Continue(()) };
+            flow.map_break(|()| Stop::All)
+        })
+    }
+
+    /// Calls `each` with the edges of a node on one side: relation by relation, of each the heaviest first; ties by the other ends'
+    /// numbers, which are older entities' first, and by edge ids. It is told how many edges of the relation came before.
+    pub(crate) fn edges(
+        &self,
+        number: u64,
+        side: Side,
+        relations: Option<&[u32]>,
+        each: &mut dyn FnMut(usize, &Seen<'_>) -> ControlFlow<Stop>,
+    ) -> Result<ControlFlow<()>> {
+        let cleared = self.nodes.get(number).cleared;
+        let is_wanted = |relation: u32| relations.is_none_or(|wanted| wanted.contains(&relation));
+        if let Places::One(segment, record) = self.alone(number, side)? {
+            if cleared > segment.covered() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            for group in record.groups(side) {
+                let group = group.map_err(|error| segment.damaged(error))?;
+                if is_wanted(group.relation) {
+                    let lists = vec![List::Sealed(group, segment.covered())];
+                    if self.merged(cleared, side, group.relation, lists, each).is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+            }
+            return Ok(ControlFlow::Continue(()));
+        }
+        for (relation, lists) in self.lists(number, side, &is_wanted)? {
+            if self.merged(cleared, side, relation, lists, each).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// The edges of a node by relations, those of each from every place, newest first.
+    fn lists(
+        &self,
+        number: u64,
+        side: Side,
+        is_wanted: &dyn Fn(u32) -> bool,
+    ) -> Result<Vec<(u32, Vec<List<'_>>)>> {
+        let mut lists: Vec<(u32, Vec<List<'_>>)> = Vec::new();
+        let mut add = |relation: u32, list| match lists.binary_search_by_key(&relation, |(of, _)| *of) {
+            Ok(at) => lists[at].1.push(list),
+            Err(at) => lists.insert(at, (relation, vec![list])),
+        };
+        for growing in self.view.growing.iter().rev() {
+            let reading = growing.read();
+            let Some(node) = reading.node(number) else { continue };
+            let edges = node.edges(side, self.at).map(|(name, born, value)| (name.clone(), born, value));
+            let edges: Vec<_> = edges.filter(|(name, ..)| is_wanted(name.relation)).collect();
+            for of_relation in edges.chunk_by(|a, b| a.0.relation == b.0.relation) {
+                add(of_relation[0].0.relation, List::Fresh(of_relation.to_vec()));
+            }
+        }
+        for segment in self.view.sealed.iter().rev() {
+            let Some(record) = segment.record(number)? else { continue };
+            for group in record.groups(side) {
+                let group = group.map_err(|error| segment.damaged(error))?;
+                if is_wanted(group.relation) {
+                    add(group.relation, List::Sealed(group, segment.covered()));
+                }
+            }
+        }
+        Ok(lists)
+    }
+
+    /// What several lists, newest first, come to: of several edges of one name the newest counts.
+    fn merged(
+        &self,
+        cleared: Sequence,
+        side: Side,
+        relation: u32,
+        lists: Vec<List<'_>>,
+        each: &mut dyn FnMut(usize, &Seen<'_>) -> ControlFlow<Stop>,
+    ) -> ControlFlow<()> {
+        let mut cursors: Vec<Cursor<'_>> = lists.into_iter().map(List::by_weight).collect();
+        let mut nth = 0;
+        loop {
+            let mut best: Option<(usize, usize, EdgeValue)> = None;
+            for place in 0..cursors.len() {
+                let Some((at, value)) = cursors[place].peek() else { continue };
+                let is_better = best.is_none_or(|(other, other_at, other_value)| {
+                    let by_weight = value.weight.total_cmp(&other_value.weight);
+                    let by_name = || cursors[other].list.name(other_at).cmp(&cursors[place].list.name(at));
+                    by_weight.then_with(by_name) == Ordering::Greater
+                });
+                if is_better {
+                    best = Some((place, at, value));
+                }
+            }
+            let Some((place, at, value)) = best else { return ControlFlow::Continue(()) };
+            cursors[place].next += 1;
+            let list = &cursors[place].list;
+            let name = list.name(at);
+            if cursors[..place].iter().any(|newer| newer.list.has(name)) || list.age(at) < cleared {
+                continue;
+            }
+            let state = match self.nodes.is_plainly_live(name.0) {
+                Some(exists) => NodeState { exists, ..NodeState::default() },
+                None => self.nodes.get(name.0),
+            };
+            let is_expired = state.exists && !state.is_live(self.now);
+            if state.gone || is_expired || list.age(at) < state.cleared {
+                continue;
+            }
+            let other_is_live = state.exists;
+            let (other, edge_id) = name;
+            let seen = Seen { side, relation, other, edge_id, value, other_is_live };
+            match each(nth, &seen) {
+                ControlFlow::Continue(()) => nth += 1,
+                ControlFlow::Break(Stop::Relation) => return ControlFlow::Continue(()),
+                ControlFlow::Break(Stop::All) => return ControlFlow::Break(()),
+            }
+        }
+    }
+}
+
+/// What to go on without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The rest of the relation.
+    Relation,
+    /// All that would come.
+    All,
+}
+
+/// Where the edges of a node on a side are.
+enum Places<'a> {
+    None,
+    One(&'a GraphSegment, Record<'a>),
+    Several,
+}
