@@ -214,9 +214,18 @@ impl Replica {
             };
         }
         for Part { entity, delta, .. } in mutation.parts {
-            if let Some(loaded) = working.get_mut(&entity) {
-                let after = std::mem::take(&mut loaded.after);
-                loaded.after = after.merge(delta);
+            let Some(loaded) = working.get_mut(&entity) else { continue };
+            let clears = delta.row.cleared(Scope::Edges) > loaded.after.row.cleared(Scope::Edges);
+            let had = if clears { edge_names(&loaded.after) } else { [Vec::new(), Vec::new()] };
+            let after = std::mem::take(&mut loaded.after);
+            loaded.after = after.merge(delta);
+            let [out, into] = had;
+            // What mutations before this one of the batch put at the other ends goes, too.
+            for (other, seen_from_there) in out.iter().map(|key| mirrored(&entity, key)) {
+                working.get_mut(&other).map(|other| other.after.edges_in.remove(&seen_from_there));
+            }
+            for (other, seen_from_there) in into.iter().map(|key| mirrored(&entity, key)) {
+                working.get_mut(&other).map(|other| other.after.edges.remove(&seen_from_there));
             }
         }
         if let Some(((source, out), (target, into))) = edge {
@@ -569,6 +578,11 @@ pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
         edge_id: edge.edge_id.clone(),
     };
     (other, seen_from_there)
+}
+
+/// The names of an entity's edges, out and in.
+fn edge_names(state: &EntityState) -> [Vec<EdgeKey>; 2] {
+    [&state.edges, &state.edges_in].map(|edges| edges.keys().cloned().collect())
 }
 
 fn is_there<K: Ord, T>(rows: &BTreeMap<K, Register<T>>, key: &K) -> bool {

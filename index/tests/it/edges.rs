@@ -252,3 +252,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_edge_and_the_delete_of_one_of_its_ends_in_one_batch_leave_nothing() {
+    for (deleted, other) in [("a", "b"), ("b", "a")] {
+        let fixture = Fixture::new();
+        fixture.put(entity("a", &[]));
+        fixture.put(entity("b", &[]));
+        let link = || Write::PutEdge(Box::new(Edge::new(at("a"), "r", at("b"))));
+        let results = fixture.write(vec![link(), Write::Delete(at(deleted))]);
+        assert!(results.iter().all(Result::is_ok));
+        assert!(neighbors(&fixture, other, Direction::Both).is_empty());
+        fixture.put(entity(deleted, &[]));
+        assert!(neighbors(&fixture, other, Direction::Both).is_empty());
+        let results = fixture.write(vec![link(), Write::Delete(at(deleted)), link()]);
+        assert!(results.iter().all(Result::is_ok));
+        assert_eq!(neighbors(&fixture, other, Direction::Both).len(), 1);
+        assert_eq!(neighbors(&fixture, deleted, Direction::Both).len(), 1);
+    }
+}

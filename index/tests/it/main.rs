@@ -5,6 +5,7 @@ mod entities;
 mod filters;
 mod fixture;
 mod freshness;
+mod graph;
 mod queries;
 mod texts;
 mod vectors;
