@@ -30,6 +30,8 @@ use crate::{
 
 /// Of the journal of a new store.
 pub(super) const FIRST_GENERATION: u64 = 1;
+/// Ends the journal's row of a node whose edges are no more.
+pub(super) const CLEARS: u8 = 1;
 
 /// The graph index.
 pub(crate) struct GraphIndex {
@@ -99,14 +101,17 @@ pub struct GraphCounts {
 }
 
 impl GraphChange {
-    /// Its row in the journal, given the place's prefix, and what is there.
-    pub(crate) fn journal_row(&self, prefix: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    /// Its row in the journal, given the place's prefix. What matters of a change must be in the key, since later ones of the same
+    /// key replace it.
+    pub(crate) fn journal_key(&self, prefix: &[u8]) -> Vec<u8> {
         let mut key = prefix.to_vec();
         match self {
             Self::Node(NodeChange { writing, number, clears, .. }) => {
                 key.extend(writing.growing().generation().to_be_bytes());
                 key.extend(number.to_be_bytes());
-                (key, if *clears { vec![1] } else { Vec::new() })
+                if *clears {
+                    key.push(CLEARS);
+                }
             }
             Self::Edge(EdgeChange { writing, from, to, relation, edge_id, .. }) => {
                 key.extend(writing.growing().generation().to_be_bytes());
@@ -114,9 +119,9 @@ impl GraphChange {
                 key.extend(relation.to_be_bytes());
                 key.extend(to.to_be_bytes());
                 key.extend(edge_id.as_bytes());
-                (key, Vec::new())
             }
         }
+        key
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     graph::{
         adjacency::EdgeValue,
         growing::Growing,
-        index::{EdgeChange, FIRST_GENERATION, GraphChange, GraphIndex, NodeChange},
+        index::{CLEARS, EdgeChange, FIRST_GENERATION, GraphChange, GraphIndex, NodeChange},
         nodes::{NodeState, Nodes},
         relations::Relations,
         segment::GraphSegment,
@@ -162,15 +162,15 @@ impl GraphIndex {
         let start = place.prefix.len();
         let mut rows = Rows { index: self, snapshot, known: HashMap::new() };
         for row in snapshot.prefix(place.log, &place.prefix, Direction::Forward)? {
-            let (key, value) = row?;
+            let key = row?.0;
             let corrupt = |error| Error::corrupt(place.log_name, &key, error);
             let mut key = Decoder::new(&key[start..]);
             if key.u64_be().map_err(corrupt)? < from {
                 continue;
             }
             let number = key.u64_be().map_err(corrupt)?;
-            if key.len() == 0 {
-                rows.replay_node(number, !value.is_empty(), catalogue)?;
+            if key.len() <= 1 {
+                rows.replay_node(number, key.rest() == [CLEARS], catalogue)?;
                 continue;
             }
             let (relation, to) = (key.u32_be().map_err(corrupt)?, key.u64_be().map_err(corrupt)?);

@@ -134,8 +134,7 @@ impl Replica {
         }
         let graph_place = graph::place(&self.keyspaces);
         for change in &graph {
-            let (key, value) = change.journal_row(&graph_place.prefix);
-            batch.put(self.keyspaces.graph_log, key, value);
+            batch.put(self.keyspaces.graph_log, change.journal_key(&graph_place.prefix), Vec::new());
         }
         if changes_nothing || only_deletes {
             // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
