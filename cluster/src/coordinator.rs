@@ -9,7 +9,7 @@ use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
     TextCounts, VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::Filter,
-    graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest},
+    graph::{ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest},
     model::{
         Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, TextSpec,
         Write, Written,
@@ -327,6 +327,17 @@ impl Coordinator {
         deadline: Deadline,
     ) -> Result<Expansion> {
         self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
+    }
+
+    /// How many entities are so many hops away from some.
+    pub async fn count_hops(
+        &self,
+        tenant: TenantId,
+        request: HopsRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<HopCounts> {
+        self.read(deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
 
     /// Answers queries one after the other, all at one moment.

@@ -158,16 +158,13 @@ impl Client {
         seeds: Vec<v1::EntityRef>,
         options: v1::ExpandOptions,
     ) -> Result<(Vec<v1::ReachedNode>, v1::ExpandSummary), Status> {
-        use v1::expand_response::Kind;
-        let request = v1::ExpandRequest { seeds, options: Some(options), ..Default::default() };
+        let request = v1::ExpandRequest { seeds, options: Some(options), paths: true, ..Default::default() };
         let mut stream = self.graph().expand(request).await?.into_inner();
         let (mut nodes, mut summary) = (Vec::new(), None);
         while let Some(message) = stream.message().await? {
             assert!(summary.is_none(), "the summary is last");
-            match message.kind.expect("a node or the summary") {
-                Kind::Node(node) => nodes.push(node),
-                Kind::Summary(last) => summary = Some(last),
-            }
+            nodes.extend(message.nodes);
+            summary = message.summary;
         }
         Ok((nodes, summary.expect("a summary")))
     }

@@ -3,7 +3,7 @@
 use std::iter;
 
 use allidb_index::{
-    graph::{ExpandRequest, Expansion, Neighborhood, NeighborsRequest, Reached},
+    graph::{ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Reached},
     model::Limits,
     query::{ExpandSpec, Step, Truncation, TruncationReason},
 };
@@ -20,6 +20,8 @@ use crate::v1;
 
 /// Edges of a `Neighbors` answer unless the request says otherwise.
 const DEFAULT_NEIGHBORS: usize = 100;
+/// Most nodes of a message.
+const NODES_IN_MESSAGE: usize = 512;
 
 pub(crate) fn neighbors_from_proto(
     request: v1::NeighborsRequest,
@@ -78,19 +80,42 @@ pub(crate) fn expand_from_proto(
     Ok(ExpandRequest {
         seeds: request.seeds.into_iter().map(entity_ref_from_proto).collect(),
         spec: spec_from_proto(&Path::Root("options"), request.options.unwrap_or_default(), limits)?,
+        paths: request.paths,
     })
 }
 
-/// A message a node, and then the summary.
+/// Messages of nodes, the last one with the summary.
 pub(crate) fn expansion_to_proto(expansion: Expansion) -> impl Iterator<Item = v1::ExpandResponse> + Send {
-    use v1::expand_response::Kind;
     let summary = v1::ExpandSummary {
         nodes: expansion.nodes.len() as u64,
         edges: expansion.edges,
         truncated: truncations_to_proto(expansion.truncated),
     };
-    let nodes = expansion.nodes.into_iter().map(|node| Kind::Node(reached_to_proto(node)));
-    nodes.chain(iter::once(Kind::Summary(summary))).map(|kind| v1::ExpandResponse { kind: Some(kind) })
+    let mut summary = Some(summary);
+    let mut nodes = expansion.nodes.into_iter();
+    iter::from_fn(move || {
+        let nodes: Vec<_> = nodes.by_ref().take(NODES_IN_MESSAGE).map(reached_to_proto).collect();
+        // A message that is not full is the last one.
+        let summary = if nodes.len() < NODES_IN_MESSAGE { Some(summary.take()?) } else { None };
+        Some(v1::ExpandResponse { nodes, summary })
+    })
+}
+
+pub(crate) fn hops_from_proto(request: v1::CountHopsRequest, limits: &Limits) -> Result<HopsRequest, Status> {
+    at_most(&Path::Root("seeds"), request.seeds.len(), limits.seed_ids)?;
+    Ok(HopsRequest {
+        seeds: request.seeds.into_iter().map(entity_ref_from_proto).collect(),
+        relations: request.relations,
+        direction: direction_from_proto(&Path::Root("direction"), request.direction)?,
+        hops: or_default(&Path::Root("hops"), request.hops, 1, limits.hops)?,
+        min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
+        as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
+    })
+}
+
+pub(crate) fn hop_counts_to_proto(counts: HopCounts) -> v1::CountHopsResponse {
+    let truncated = truncations_to_proto(counts.truncated);
+    v1::CountHopsResponse { counts: counts.counts, edges: counts.edges, truncated }
 }
 
 fn reached_to_proto(node: Reached) -> v1::ReachedNode {
@@ -179,14 +204,13 @@ mod tests {
             Step { edge: Edge::new(EntityRef::new("c", "a"), "r", to.clone()), direction: Direction::In };
         let node = Reached { entity: to, hops: 1, score: 0.7, path: vec![step] };
         let cut = Truncation { reason: TruncationReason::MaxNodes, count: 5 };
-        let expansion = Expansion { nodes: vec![node], edges: 3, truncated: vec![cut] };
-        let messages: Vec<_> = expansion_to_proto(expansion).filter_map(|message| message.kind).collect();
-        let [v1::expand_response::Kind::Node(node), v1::expand_response::Kind::Summary(summary)] =
-            &messages[..]
-        else {
-            panic!("a node and a summary, not {messages:?}");
-        };
+        let nodes = vec![node; 600];
+        let expansion = Expansion { nodes, edges: 3, truncated: vec![cut] };
+        let messages: Vec<_> = expansion_to_proto(expansion).collect();
+        assert_eq!(messages.iter().map(|message| message.nodes.len()).collect::<Vec<_>>(), [512, 88]);
+        assert_eq!(messages[0].summary, None);
+        let (node, summary) = (&messages[1].nodes[0], messages[1].summary.as_ref().expect("a summary"));
         assert_eq!(node.path[0].direction, i32::from(v1::Direction::In));
-        assert_eq!((summary.nodes, summary.edges, summary.truncated[0].count), (1, 3, 5));
+        assert_eq!((summary.nodes, summary.edges, summary.truncated[0].count), (600, 3, 5));
     }
 }

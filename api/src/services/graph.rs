@@ -10,7 +10,7 @@ use super::{Services, read_consistency, write_options};
 use crate::{
     convert::{
         Path, at_most, edge_from_proto, edge_ref_from_proto, expand_from_proto, expansion_to_proto,
-        neighborhood_to_proto, neighbors_from_proto,
+        hop_counts_to_proto, hops_from_proto, neighborhood_to_proto, neighbors_from_proto,
     },
     status,
     v1::{self, graph_server::Graph},
@@ -64,9 +64,20 @@ impl Graph for Services {
         let consistency = read_consistency(request.consistency)?;
         let request = expand_from_proto(request, self.limits())?;
         let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline).await;
-        // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it node by node.
+        // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it message by message.
         let messages = expansion_to_proto(reached.map_err(status::from_error)?);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
+    }
+
+    async fn count_hops(
+        &self,
+        request: Request<v1::CountHopsRequest>,
+    ) -> Result<Response<v1::CountHopsResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let consistency = read_consistency(request.consistency)?;
+        let request = hops_from_proto(request, self.limits())?;
+        let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline).await;
+        counts.map(hop_counts_to_proto).map(Response::new).map_err(status::from_error)
     }
 }
 

@@ -13,8 +13,10 @@
 //! | `upkeep` | sealing and merging in the background |
 //! | `neighbors` | the edges of one entity |
 //! | `walk` | bounded expansion |
+//! | `count` | how many nodes are so many hops away |
 
 mod adjacency;
+mod count;
 mod growing;
 mod index;
 mod neighbors;
@@ -33,6 +35,8 @@ pub(crate) use index::{EdgeChange, GraphChange, GraphIndex, GraphView, NodeChang
 pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
 pub(crate) use reader::GraphReader;
-pub use request::{ExpandRequest, Expansion, Neighbor, Neighborhood, NeighborsRequest, Reached};
+pub use request::{
+    ExpandRequest, Expansion, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest, Reached,
+};
 pub(crate) use upkeep::place;
 pub(crate) use walk::{Bounds, Walk};

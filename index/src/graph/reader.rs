@@ -204,14 +204,13 @@ impl<'a> GraphReader<'a> {
         Ok(found.map_or(Places::None, |(segment, record)| Places::One(segment, record)))
     }
 
-    /// Calls `each` with the other ends of a node's edges that hold at `as_of`, live or not, in no order and as often as there are
-    /// edges.
+    /// Calls `each` with the other ends of a node's edges that weigh enough and hold at a time, live or not, in no order and as often
+    /// as there are edges.
     pub(crate) fn others(
         &self,
         number: u64,
         side: Side,
-        relations: Option<&[u32]>,
-        as_of: Timestamp,
+        (relations, min_weight, as_of): (Option<&[u32]>, f64, Timestamp),
         each: &mut impl FnMut(u64) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         if let Places::One(segment, record) = self.alone(number, side)?
@@ -222,9 +221,14 @@ impl<'a> GraphReader<'a> {
                 if relations.is_some_and(|wanted| !wanted.contains(&group.relation)) {
                     continue;
                 }
-                let is_plain = group.is_plain();
+                let is_plain =
+                    group.is_plain() && group.one_weight().is_some_and(|weight| weight >= min_weight);
+                let is_followed = |at: usize| {
+                    let value = group.value(at);
+                    !group.is_dead(at) && value.weight >= min_weight && value.holds_at(as_of)
+                };
                 for at in 0..group.len() {
-                    if !is_plain && (group.is_dead(at) || !group.value(at).holds_at(as_of)) {
+                    if !is_plain && !is_followed(at) {
                         continue;
                     }
                     let other = group.other(at);
@@ -239,6 +243,9 @@ impl<'a> GraphReader<'a> {
             return Ok(ControlFlow::Continue(()));
         }
         self.edges(number, side, relations, &mut |_, seen| {
+            if seen.value.weight < min_weight {
+                return ControlFlow::Break(Stop::Relation);
+            }
             let flow = if seen.value.holds_at(as_of) { each(seen.other) } else { ControlFlow::Continue(()) };
             flow.map_break(|()| Stop::All)
         })

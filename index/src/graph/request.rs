@@ -47,6 +47,8 @@ pub struct ExpandRequest {
     pub seeds: Vec<EntityRef>,
     /// How it goes on.
     pub spec: ExpandSpec,
+    /// Whether paths are told: edges are read for that.
+    pub paths: bool,
 }
 
 /// What a walk reached.
@@ -69,6 +71,34 @@ pub struct Reached {
     pub hops: usize,
     /// The best over its paths of decay^hops times the product of the weights.
     pub score: f64,
-    /// That path, from a seed to the node.
+    /// That path, from a seed to the node, if paths were asked for.
     pub path: Vec<Step>,
+}
+
+/// Asks how many entities are so many hops away.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HopsRequest {
+    /// Where to begin.
+    pub seeds: Vec<EntityRef>,
+    /// Only these relations; empty: all.
+    pub relations: Vec<String>,
+    /// Which way.
+    pub direction: Direction,
+    /// How far; at least 1.
+    pub hops: usize,
+    /// Lighter edges are not followed.
+    pub min_weight: f64,
+    /// Edges that hold at this time; `None`: now.
+    pub as_of: Option<Timestamp>,
+}
+
+/// How many entities are so many hops away.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HopCounts {
+    /// For each hop from the first on: entities that no fewer hops reach.
+    pub counts: Vec<u64>,
+    /// Edges looked at.
+    pub edges: u64,
+    /// What bounds cut off: the last count is too low then, and those after it are missing.
+    pub truncated: Vec<Truncation>,
 }

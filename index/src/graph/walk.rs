@@ -217,7 +217,7 @@ impl Replica {
         for (number, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
             let Some(EntityKey { collection, id, .. }) = graph.name(*number)? else { continue };
             let Some(collection) = reader.catalogue.by_id(collection) else { continue };
-            let path = walk.path(&reader, *number)?;
+            let path = if request.paths { walk.path(&reader, *number)? } else { Vec::new() };
             let entity = EntityRef { collection: collection.name.clone(), id };
             nodes.push(Reached { entity, hops: visit.hops, score: visit.score, path });
         }

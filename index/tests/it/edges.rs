@@ -32,7 +32,10 @@ fn neighbors(fixture: &Fixture, id: &str, direction: Direction) -> Vec<(String, 
 }
 
 fn expand(fixture: &Fixture, seed: &str, spec: ExpandSpec) -> allidb_index::graph::Expansion {
-    fixture.replica.expand(TENANT, &ExpandRequest { seeds: vec![at(seed)], spec }, deadline()).unwrap()
+    fixture
+        .replica
+        .expand(TENANT, &ExpandRequest { seeds: vec![at(seed)], spec, paths: true }, deadline())
+        .unwrap()
 }
 
 fn edge_ref(from: &str, relation: &str, to: &str) -> EdgeRef {
@@ -155,7 +158,7 @@ fn a_walk_reports_what_its_bounds_cut_off() {
     let light = expand(&fixture, "a", ExpandSpec { min_weight: 0.5, ..ExpandSpec::default() });
     assert_eq!(light.nodes.len(), 10);
     let past = allidb_index::Deadline(std::time::Instant::now());
-    let request = ExpandRequest { seeds: vec![at("a")], spec: ExpandSpec::default() };
+    let request = ExpandRequest { seeds: vec![at("a")], spec: ExpandSpec::default(), paths: true };
     let late = fixture.replica.expand(TENANT, &request, past).unwrap();
     assert_eq!(late.truncated[0].reason, TruncationReason::Deadline);
     for spec in [
@@ -167,7 +170,7 @@ fn a_walk_reports_what_its_bounds_cut_off() {
         assert!(
             fixture
                 .replica
-                .expand(TENANT, &ExpandRequest { seeds: vec![at("a")], spec }, deadline())
+                .expand(TENANT, &ExpandRequest { seeds: vec![at("a")], spec, paths: true }, deadline())
                 .is_err()
         );
     }

@@ -194,7 +194,7 @@ fn check(fixture: &Fixture, model: &Model, now: i64) {
         assert_eq!(found, wanted, "edges of {node}");
         let spec =
             ExpandSpec { hops: 2, direction: Direction::Both, min_weight: 0.1, ..ExpandSpec::default() };
-        let request = ExpandRequest { seeds: vec![at(&name(node))], spec };
+        let request = ExpandRequest { seeds: vec![at(&name(node))], spec, paths: true };
         let found = fixture.replica.expand(TENANT, &request, deadline()).unwrap();
         let found: BTreeSet<String> = found.nodes.into_iter().map(|found| found.entity.id).collect();
         let wanted: BTreeSet<String> = model.reached(node, 2, now).into_iter().map(name).collect();

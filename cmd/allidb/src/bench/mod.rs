@@ -1,5 +1,6 @@
 //! `allidb bench`: what the figures in the documentation come from.
 
+mod graph;
 mod latency;
 mod machine;
 mod process;
@@ -25,6 +26,7 @@ pub(crate) enum BenchCommand {
         /// What to measure, as JSON.
         plan: String,
     },
+    Graph(graph::GraphBenchArgs),
     Query(query::QueryBenchArgs),
     Vector(vector::VectorArgs),
     /// What `bench vector` starts for each engine.
@@ -40,6 +42,7 @@ pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
     match command {
         BenchCommand::Storage(args) => storage::run(&args, output),
         BenchCommand::StorageChild { plan } => storage::run_child(&plan),
+        BenchCommand::Graph(args) => graph::run(&args, output),
         BenchCommand::Query(args) => query::run(&args, output),
         BenchCommand::Vector(args) => vector::run(&args, output),
         BenchCommand::VectorChild { plan } => vector::run_child(&plan),

@@ -191,13 +191,15 @@ async fn edges_are_walked_node_by_node_and_the_summary_comes_last() {
     let options = v1::ExpandOptions { hops: 2, ..Default::default() };
     let request = v1::ExpandRequest { seeds: vec![name("a")], options: Some(options), ..Default::default() };
     let mut stream = running.graph().expand(request).await.expect("begun").into_inner();
-    let mut kinds = Vec::new();
-    while let Some(message) = stream.message().await.expect("a message") {
-        kinds.push(message.kind.expect("a kind"));
-    }
-    let last = kinds.pop().expect("a summary");
-    let v1::expand_response::Kind::Summary(summary) = last else { panic!("{last:?} is no summary") };
-    assert_eq!((summary.nodes, kinds.len()), (2, 2));
+    let message = stream.message().await.expect("a message").expect("one");
+    assert!(stream.message().await.expect("the end").is_none());
+    let summary = message.summary.expect("a summary");
+    assert_eq!((summary.nodes, message.nodes.len()), (2, 2));
+    assert!(message.nodes.iter().all(|node| node.path.is_empty()), "nobody asked for paths");
+
+    let request = v1::CountHopsRequest { seeds: vec![name("a")], hops: 3, ..Default::default() };
+    let counted = running.graph().count_hops(request).await.expect("counted").into_inner();
+    assert_eq!(counted.counts.iter().sum::<u64>(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

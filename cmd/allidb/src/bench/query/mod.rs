@@ -148,7 +148,7 @@ async fn load(args: &QueryBenchArgs, client: &Client) -> Result<()> {
 }
 
 /// Waits until what was loaded is sealed and merged: questions are not to be timed beside that.
-async fn settle(client: &Client) -> Result<()> {
+pub(crate) async fn settle(client: &Client) -> Result<()> {
     let mut quiet = 0;
     while quiet < QUIET_SECONDS {
         tokio::time::sleep(Duration::from_secs(1)).await;
