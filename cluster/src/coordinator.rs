@@ -9,7 +9,9 @@ use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
     TextCounts, VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::Filter,
-    graph::{ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest},
+    graph::{
+        ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths, PathsRequest,
+    },
     model::{
         Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, TextSpec,
         Write, Written,
@@ -327,6 +329,17 @@ impl Coordinator {
         deadline: Deadline,
     ) -> Result<Expansion> {
         self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
+    }
+
+    /// The shortest paths from one entity to another.
+    pub async fn shortest_paths(
+        &self,
+        tenant: TenantId,
+        request: PathsRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Paths> {
+        self.read(deadline, move |replica| replica.shortest_paths(tenant, &request, deadline)).await
     }
 
     /// How many entities are so many hops away from some.

@@ -7,7 +7,7 @@ use std::cmp::Ordering;
 
 use crate::{
     error::{Error, Result},
-    model::{Entity, Limits, ReadMask, Value},
+    model::{Edge, Entity, Limits, ReadMask, Value},
 };
 
 /// A condition on an entity.
@@ -99,6 +99,19 @@ impl Field {
 }
 
 impl Filter {
+    /// Whether an edge meets it: its relation is the type, its weight the importance, its edge id the id.
+    pub(crate) fn matches_edge(&self, edge: &Edge) -> bool {
+        let Edge { relation, edge_id, weight, attributes, sources, .. } = edge.clone();
+        self.matches(&Entity {
+            id: edge_id,
+            entity_type: relation,
+            importance: Some(weight),
+            attributes,
+            sources,
+            ..Entity::default()
+        })
+    }
+
     /// Checks depth, size and the types of the values compared.
     ///
     /// # Errors

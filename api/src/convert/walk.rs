@@ -3,7 +3,10 @@
 use std::iter;
 
 use allidb_index::{
-    graph::{ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Reached},
+    graph::{
+        ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighborhood, NeighborsRequest,
+        PathCost, Paths, PathsRequest, Reached,
+    },
     model::Limits,
     query::{ExpandSpec, Step, Truncation, TruncationReason},
 };
@@ -14,12 +17,16 @@ use super::{
     bounds::{at_most, finite, or_default},
     edge::{direction_from_proto, direction_to_proto, edge_to_proto},
     entity::{entity_ref_from_proto, entity_ref_to_proto},
+    filter::filter_from_proto,
     time::optional_timestamp_from_proto,
 };
 use crate::v1;
 
 /// Edges of a `Neighbors` answer unless the request says otherwise.
 const DEFAULT_NEIGHBORS: usize = 100;
+/// Edges of a path, and paths if all are asked for that are as short as the shortest.
+const DEFAULT_PATH_HOPS: usize = 8;
+const DEFAULT_SHORTEST: usize = 100;
 /// Most nodes of a message.
 const NODES_IN_MESSAGE: usize = 512;
 
@@ -59,15 +66,24 @@ pub(super) fn spec_from_proto(
     if !(factor > 0.0 && factor <= 1.0) {
         return Err(decay.invalid(format!("is {factor}; it must be above 0 and at most 1")));
     }
+    let pattern = Some(options.pattern).filter(|pattern| !pattern.is_empty());
+    // How far a pattern goes it says itself.
+    let default_hops = if pattern.is_some() { limits.hops } else { default.hops };
     Ok(ExpandSpec {
         relations: options.relations,
         direction: direction_from_proto(&path.field("direction"), options.direction)?,
-        hops: or_default(&path.field("hops"), options.hops, default.hops, limits.hops)?,
+        hops: or_default(&path.field("hops"), options.hops, default_hops, limits.hops)?,
         fan_out: or_default(&path.field("fan_out"), options.fan_out, default.fan_out, limits.fan_out)?,
         min_weight: finite(&path.field("min_weight"), options.min_weight)?,
         as_of: optional_timestamp_from_proto(&path.field("as_of"), options.as_of)?,
         max_nodes: or_default(&path.field("max_nodes"), options.max_nodes, default.max_nodes, limits.nodes)?,
         decay: factor,
+        pattern,
+        edge_filter: options
+            .edge_filter
+            .map(|filter| filter_from_proto(&path.field("edge_filter"), filter))
+            .transpose()?,
+        page_rank: options.page_rank,
         seeds: options.seeds as usize,
     })
 }
@@ -111,6 +127,40 @@ pub(crate) fn hops_from_proto(request: v1::CountHopsRequest, limits: &Limits) ->
         min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
         as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
     })
+}
+
+pub(crate) fn paths_from_proto(
+    request: v1::ShortestPathRequest,
+    limits: &Limits,
+) -> Result<PathsRequest, Status> {
+    use v1::shortest_path_request::Cost;
+    let cost = match Cost::try_from(request.cost) {
+        Ok(Cost::Unspecified | Cost::Hops) => PathCost::Hops,
+        Ok(Cost::Weights) => PathCost::Weights,
+        Err(_) => return Err(Path::Root("cost").invalid(format!("is {}, which is no cost", request.cost))),
+    };
+    let default_k = if request.only_shortest { DEFAULT_SHORTEST } else { 1 };
+    Ok(PathsRequest {
+        from: entity_ref_from_proto(Path::Root("from").required(request.from)?),
+        to: entity_ref_from_proto(Path::Root("to").required(request.to)?),
+        relations: request.relations,
+        direction: direction_from_proto(&Path::Root("direction"), request.direction)?,
+        max_hops: or_default(&Path::Root("max_hops"), request.max_hops, DEFAULT_PATH_HOPS, limits.path_hops)?,
+        min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
+        as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
+        cost,
+        k: or_default(&Path::Root("k"), request.k, default_k, limits.paths)?,
+        only_shortest: request.only_shortest,
+    })
+}
+
+pub(crate) fn paths_to_proto(paths: Paths) -> v1::ShortestPathResponse {
+    let path = |path: FoundPath| v1::FoundPath { steps: path_to_proto(path.steps), weight: path.weight };
+    v1::ShortestPathResponse {
+        paths: paths.paths.into_iter().map(path).collect(),
+        edges: paths.edges,
+        truncated: truncations_to_proto(paths.truncated),
+    }
 }
 
 pub(crate) fn hop_counts_to_proto(counts: HopCounts) -> v1::CountHopsResponse {

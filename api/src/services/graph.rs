@@ -10,7 +10,8 @@ use super::{Services, read_consistency, write_options};
 use crate::{
     convert::{
         Path, at_most, edge_from_proto, edge_ref_from_proto, expand_from_proto, expansion_to_proto,
-        hop_counts_to_proto, hops_from_proto, neighborhood_to_proto, neighbors_from_proto,
+        hop_counts_to_proto, hops_from_proto, neighborhood_to_proto, neighbors_from_proto, paths_from_proto,
+        paths_to_proto,
     },
     status,
     v1::{self, graph_server::Graph},
@@ -78,6 +79,18 @@ impl Graph for Services {
         let request = hops_from_proto(request, self.limits())?;
         let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline).await;
         counts.map(hop_counts_to_proto).map(Response::new).map_err(status::from_error)
+    }
+
+    async fn shortest_path(
+        &self,
+        request: Request<v1::ShortestPathRequest>,
+    ) -> Result<Response<v1::ShortestPathResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let consistency = read_consistency(request.consistency)?;
+        let request = paths_from_proto(request, self.limits())?;
+        let paths =
+            self.coordinator.shortest_paths(caller.tenant, request, consistency, caller.deadline).await;
+        paths.map(paths_to_proto).map(Response::new).map_err(status::from_error)
     }
 }
 

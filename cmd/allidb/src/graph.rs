@@ -1,6 +1,9 @@
-//! `allidb neighbors`: the edges of one entity.
+//! `allidb neighbors` and `allidb path`: the edges of one entity, and the ways from one to another.
 
-use allidb_api::v1::{Direction, NeighborsRequest, Truncation, truncation::Reason};
+use allidb_api::v1::{
+    Direction, FoundPath, NeighborsRequest, ShortestPathRequest, Truncation, shortest_path_request::Cost,
+    truncation::Reason,
+};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use serde_json::{Value as Json, json};
@@ -100,6 +103,91 @@ pub(crate) async fn neighbors(args: NeighborsArgs, client: &Client, output: Outp
         output.line(sentence)?;
     }
     Ok(())
+}
+
+/// Finds the shortest paths from one entity to another.
+#[derive(Args, Debug)]
+pub(crate) struct PathArgs {
+    /// The collection.
+    #[arg(short, long)]
+    collection: String,
+    /// The id of the entity where paths begin.
+    from: String,
+    /// The id of the entity where they end.
+    to: String,
+    /// Only these relations, with commas between.
+    #[arg(long, value_delimiter = ',')]
+    relation: Vec<String>,
+    /// Which way edges are followed.
+    #[arg(long, value_enum, default_value_t = Way::Out)]
+    direction: Way,
+    /// Most edges of a path.
+    #[arg(long, default_value_t = 8, value_name = "N")]
+    max_hops: u32,
+    /// The greatest product of weights rather than the fewest edges.
+    #[arg(long)]
+    by_weight: bool,
+    /// How many paths, the shortest first.
+    #[arg(short, default_value_t = 1)]
+    k: u32,
+    /// Only those that are as short as the shortest.
+    #[arg(long)]
+    only_shortest: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn path(args: PathArgs, client: &Client, output: Output) -> Result<()> {
+    let cost = if args.by_weight { Cost::Weights } else { Cost::Hops };
+    let request = ShortestPathRequest {
+        from: Some(entity_ref(&args.collection, &args.from)),
+        to: Some(entity_ref(&args.collection, &args.to)),
+        relations: args.relation,
+        direction: Direction::from(args.direction) as i32,
+        max_hops: args.max_hops,
+        cost: cost.into(),
+        k: args.k,
+        only_shortest: args.only_shortest,
+        ..ShortestPathRequest::default()
+    };
+    let answer = client.graph().shortest_path(request).await.map_err(Failure::from_status)?.into_inner();
+    if output.is_json() {
+        let one = |path: &FoundPath| {
+            let step = |step: &allidb_api::v1::Step| {
+                let way = if step.direction() == Direction::In { "in" } else { "out" };
+                json!({"direction": way, "edge": step.edge.as_ref().map(edge_to_json)})
+            };
+            json!({"weight": path.weight, "steps": path.steps.iter().map(step).collect::<Vec<_>>()})
+        };
+        output.document(&json!({
+            "paths": answer.paths.iter().map(one).collect::<Vec<_>>(),
+            "truncated": truncated_to_json(&answer.truncated),
+        }))?;
+        return Ok(());
+    }
+    let mut shown = table(&["edges", "weight", "path"]);
+    for path in &answer.paths {
+        let (edges, weight) = (path.steps.len().to_string(), format!("{:.3}", path.weight));
+        shown.add_row([edges, weight, shown_path(&args.from, path)]);
+    }
+    output.table(&shown)?;
+    for sentence in truncated_sentences(&answer.truncated) {
+        output.line(sentence)?;
+    }
+    Ok(())
+}
+
+/// A path as people draw it.
+fn shown_path(from: &str, path: &FoundPath) -> String {
+    let mut text = from.to_owned();
+    for step in &path.steps {
+        let Some(edge) = &step.edge else { continue };
+        let relation = &edge.relation;
+        text += &match step.direction() {
+            Direction::In => format!(" ←{relation}— {}", id_of(edge.from.as_ref())),
+            _ => format!(" —{relation}→ {}", id_of(edge.to.as_ref())),
+        };
+    }
+    text
 }
 
 /// What bounds cut off, for people.

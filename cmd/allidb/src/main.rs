@@ -108,6 +108,7 @@ enum Call {
     Count(entities::CountArgs),
     Query(Box<query::QueryArgs>),
     Neighbors(graph::NeighborsArgs),
+    Path(graph::PathArgs),
     Import(import::ImportArgs),
     /// Write everything that is in memory to tables.
     Flush,
@@ -162,6 +163,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Count(args) => entities::count(args, &client, output).await,
         Call::Query(args) => query::run(*args, &client, output).await,
         Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
+        Call::Path(args) => graph::path(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,

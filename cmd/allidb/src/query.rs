@@ -109,29 +109,32 @@ pub(crate) struct QuestionArgs {
     /// Go on along edges of these relations, with commas between; `*` is every relation.
     #[arg(long, value_name = "RELATIONS", value_delimiter = ',')]
     expand: Vec<String>,
+    /// Go on along relations that follow each other as a pattern says, such as 'hypernym{1,5}/part_holonym?'.
+    #[arg(long, conflicts_with_all = ["expand", "direction"])]
+    pattern: Option<String>,
+    /// Follow only edges that match: `type` is the relation, `importance` the weight.
+    #[arg(long, value_name = "FILTER")]
+    edge_filter: Option<String>,
+    /// Score what is reached by PageRank with this damping, such as 0.85, rather than by the best walk.
+    #[arg(long, value_name = "DAMPING")]
+    page_rank: Option<f64>,
     /// Which way edges are followed.
     #[arg(long, value_enum, default_value_t = Way::Out, requires = "expand")]
     direction: Way,
-    /// How many edges away at most, up to 8.
-    #[arg(long, value_name = "N", requires = "expand", default_value_t = 1)]
-    hops: u32,
+    /// How many edges away at most, up to 8: 1 unless given, with a pattern 8.
+    #[arg(long, value_name = "N")]
+    hops: Option<u32>,
     /// The heaviest edges followed from each node, for each relation; 0 is the server's default.
-    #[arg(long, value_name = "N", requires = "expand", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     fan_out: u32,
     /// How many nodes are reached at most; 0 is the server's default.
-    #[arg(long, value_name = "N", requires = "expand", default_value_t = 0, hide_default_value = true)]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     max_nodes: u32,
     /// Follow only edges of at least this weight.
-    #[arg(
-        long,
-        value_name = "WEIGHT",
-        requires = "expand",
-        default_value_t = 0.0,
-        hide_default_value = true
-    )]
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, hide_default_value = true)]
     min_weight: f64,
     /// Factor for each hop, above 0 and up to 1.
-    #[arg(long, requires = "expand")]
+    #[arg(long)]
     decay: Option<f64>,
     /// Weights of the signals, such as vector=1,graph=0.5,importance=0.1,recency=0.1.
     #[arg(long, value_parser = parse_weights)]
@@ -245,14 +248,22 @@ impl QuestionArgs {
 
     /// The whole question, beginning at these seeds.
     pub(crate) fn request(&self, seeds: Vec<seed::Kind>) -> Result<QueryRequest> {
-        let expand = (!self.expand.is_empty()).then(|| ExpandOptions {
+        let edge_filter = self.edge_filter.as_deref().map(filter_syntax::parse_argument).transpose()?;
+        let walks = !self.expand.is_empty() || self.pattern.is_some();
+        if !walks && (edge_filter.is_some() || self.page_rank.is_some() || self.hops.is_some()) {
+            return Err(Failure::usage("--hops, --edge-filter and --page-rank need --expand or --pattern"));
+        }
+        let expand = walks.then(|| ExpandOptions {
             relations: self.expand.iter().filter(|relation| *relation != "*").cloned().collect(),
             direction: Direction::from(self.direction) as i32,
-            hops: self.hops,
+            hops: self.hops.unwrap_or_default(),
             fan_out: self.fan_out,
             min_weight: self.min_weight,
             max_nodes: self.max_nodes,
             decay: self.decay,
+            pattern: self.pattern.clone().unwrap_or_default(),
+            edge_filter,
+            page_rank: self.page_rank,
             ..ExpandOptions::default()
         });
         let scored = self.weights.is_some() || self.half_life.is_some() || self.ranks;

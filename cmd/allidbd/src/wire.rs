@@ -104,6 +104,8 @@ fn limits(limits: &LimitOptions) -> Limits {
         seeds: limits.seeds,
         seed_ids: limits.seed_ids,
         hops: limits.hops,
+        path_hops: limits.path_hops,
+        paths: limits.paths,
         fan_out: limits.fan_out,
         nodes: limits.nodes,
         edges: limits.edges,

@@ -13,6 +13,9 @@
 //! | `upkeep` | sealing and merging in the background |
 //! | `neighbors` | the edges of one entity |
 //! | `walk` | bounded expansion |
+//! | `pattern` | which relations may follow each other |
+//! | `page_rank` | where a wanderer over what was reached is |
+//! | `paths` | shortest paths |
 //! | `count` | how many nodes are so many hops away |
 
 mod adjacency;
@@ -22,6 +25,9 @@ mod index;
 mod neighbors;
 mod nodes;
 mod open;
+mod page_rank;
+mod paths;
+mod pattern;
 mod reader;
 mod relations;
 mod request;
@@ -36,7 +42,8 @@ pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
 pub(crate) use reader::GraphReader;
 pub use request::{
-    ExpandRequest, Expansion, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest, Reached,
+    ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest,
+    PathCost, Paths, PathsRequest, Reached,
 };
 pub(crate) use upkeep::place;
-pub(crate) use walk::{Bounds, Walk};
+pub(crate) use walk::{Bounds, Visit, Walk};

@@ -102,3 +102,58 @@ pub struct HopCounts {
     /// What bounds cut off: the last count is too low then, and those after it are missing.
     pub truncated: Vec<Truncation>,
 }
+
+/// Asks for the shortest paths from one entity to another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PathsRequest {
+    /// Where paths begin.
+    pub from: EntityRef,
+    /// Where they end.
+    pub to: EntityRef,
+    /// Only these relations; empty: all.
+    pub relations: Vec<String>,
+    /// Which way edges are followed.
+    pub direction: Direction,
+    /// Most edges of a path.
+    pub max_hops: usize,
+    /// Lighter edges are not followed.
+    pub min_weight: f64,
+    /// Edges that hold at this time; `None`: now.
+    pub as_of: Option<Timestamp>,
+    /// What makes a path short.
+    pub cost: PathCost,
+    /// So many paths at most, the shortest first.
+    pub k: usize,
+    /// Only those that are as short as the shortest.
+    pub only_shortest: bool,
+}
+
+/// What makes a path short.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PathCost {
+    /// Few edges.
+    #[default]
+    Hops,
+    /// A great product of its edges' weights. Edges that weigh nothing are not followed.
+    Weights,
+}
+
+/// Paths from one entity to another.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Paths {
+    /// The shortest first; none comes to a node twice. Ties come in the order of relations and of the nodes' ages.
+    pub paths: Vec<FoundPath>,
+    /// Edges looked at.
+    pub edges: u64,
+    /// What bounds cut off: there may be more paths, and shorter ones.
+    pub truncated: Vec<Truncation>,
+}
+
+/// A path.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundPath {
+    /// Its edges; none from an entity to itself.
+    pub steps: Vec<Step>,
+    /// The product of its edges' weights.
+    pub weight: f64,
+}

@@ -15,9 +15,11 @@ use crate::{
         ExpandRequest, Expansion, GraphReader, Reached,
         adjacency::Side,
         neighbors::{check_choice, sides},
-        reader::Stop,
+        page_rank::{Links, page_rank},
+        pattern::{Automaton, Transition},
+        reader::{Seen, Stop},
     },
-    model::{EntityRef, Limits, TenantId, validate_id},
+    model::{Direction, EntityRef, Limits, TenantId, validate_id},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
     replica::{Reader, Replica},
     row::EntityKey,
@@ -56,13 +58,37 @@ struct Arrival {
     before: Option<Arc<Arrival>>,
 }
 
-/// A walk and what it has found, by the numbers of nodes.
+/// A walk and what it has found.
 pub(crate) struct Walk<'a> {
+    reader: &'a Reader<'a>,
     graph: &'a GraphReader<'a>,
-    pub(crate) visits: HashMap<u64, Visit>,
+    /// By number, and by the state in which the walk came there.
+    visits: HashMap<Place, Visit>,
+    budget: Budget,
+}
+
+type Place = (u64, u8);
+
+/// What a walk has spent and may spend, and what it had to leave.
+struct Budget {
+    bounds: Bounds,
     /// Edges looked at.
-    pub(crate) edges: u64,
+    edges: u64,
     truncated: BTreeMap<TruncationReason, u64>,
+}
+
+/// One way to go on from a state.
+struct Way {
+    side: Side,
+    /// `None`: all.
+    relations: Option<Vec<u32>>,
+    to: u8,
+}
+
+/// The states of an automaton, by relations' numbers.
+struct Ways {
+    of: Vec<Vec<Way>>,
+    accepts: Vec<bool>,
 }
 
 impl ExpandSpec {
@@ -82,6 +108,22 @@ impl ExpandSpec {
                 ));
             }
         }
+        if let Some(pattern) = &self.pattern {
+            Automaton::parse(&format!("{place}.pattern"), pattern)?;
+            if !self.relations.is_empty() || self.direction != Direction::Out {
+                let why = "says itself which relations are followed and which way";
+                return Err(Error::invalid(format!("{place}.pattern"), why));
+            }
+        }
+        if let Some(filter) = &self.edge_filter {
+            filter.validate(&format!("{place}.edge_filter"), limits)?;
+        }
+        if let Some(damping) = self.page_rank
+            && !(damping > 0.0 && damping < 1.0)
+        {
+            let why = format!("is {damping}; it must be above 0 and below 1");
+            return Err(Error::invalid(format!("{place}.page_rank"), why));
+        }
         if !(self.decay > 0.0 && self.decay <= 1.0) {
             return Err(Error::invalid(
                 format!("{place}.decay"),
@@ -90,68 +132,104 @@ impl ExpandSpec {
         }
         Ok(())
     }
+
+    fn automaton(&self) -> Result<Automaton> {
+        match &self.pattern {
+            Some(pattern) => Automaton::parse("pattern", pattern),
+            None => Ok(Automaton::any(sides(self.direction), &self.relations)),
+        }
+    }
+}
+
+impl Budget {
+    /// Whether one more edge may be looked at.
+    fn look(&mut self) -> bool {
+        if self.edges >= self.bounds.edges as u64 {
+            self.truncated.insert(TruncationReason::MaxEdges, self.bounds.edges as u64);
+            return false;
+        }
+        if self.edges % DEADLINE_EVERY == 0 && self.bounds.deadline.has_passed() {
+            self.truncated.insert(TruncationReason::Deadline, 1);
+            return false;
+        }
+        self.edges += 1;
+        true
+    }
 }
 
 impl<'a> Walk<'a> {
     /// A walk that stands at its seeds.
-    pub(crate) fn new(graph: &'a GraphReader<'a>, seeds: impl IntoIterator<Item = (u64, f64)>) -> Self {
-        let mut visits: HashMap<u64, Visit> = HashMap::new();
+    pub(crate) fn new(
+        reader: &'a Reader<'a>,
+        graph: &'a GraphReader<'a>,
+        seeds: impl IntoIterator<Item = (u64, f64)>,
+        bounds: Bounds,
+    ) -> Self {
+        let mut visits: HashMap<Place, Visit> = HashMap::new();
         for (number, score) in seeds {
-            let visit = visits.entry(number).or_insert(Visit { score, hops: 0, came_by: None });
+            let visit = visits.entry((number, 0)).or_insert(Visit { score, hops: 0, came_by: None });
             visit.score = visit.score.max(score);
         }
-        Self { graph, visits, edges: 0, truncated: BTreeMap::new() }
+        let budget = Budget { bounds, edges: 0, truncated: BTreeMap::new() };
+        Self { reader, graph, visits, budget }
     }
 
-    /// Walks as far as `spec` and `bounds` allow.
-    pub(crate) fn expand(&mut self, spec: &ExpandSpec, bounds: Bounds) -> Result<()> {
+    /// Walks as far as `spec` and the bounds allow; gives what was reached: nodes and the best walk to each.
+    pub(crate) fn expand(&mut self, spec: &ExpandSpec) -> Result<HashMap<u64, Visit>> {
+        let Automaton { states } = spec.automaton()?;
+        let way = |step: &Transition| Way {
+            side: step.side,
+            relations: self.graph.relations(&step.relations),
+            to: step.to,
+        };
+        let ways = Ways {
+            accepts: states.iter().map(|state| state.accepts).collect(),
+            of: states.iter().map(|state| state.steps.iter().map(way).collect()).collect(),
+        };
+        self.go(spec, &ways)?;
+        let mut reached: HashMap<u64, Visit> = HashMap::new();
+        for ((number, state), visit) in &self.visits {
+            if ways.accepts[usize::from(*state)] && visit.hops > 0 {
+                let best = reached.entry(*number).or_insert_with(|| visit.clone());
+                let is_better = (visit.score, best.hops) > (best.score, visit.hops);
+                if is_better {
+                    *best = visit.clone();
+                }
+            }
+        }
+        if let Some(damping) = spec.page_rank {
+            let mass = self.masses(spec, &ways, damping)?;
+            for (number, visit) in &mut reached {
+                visit.score = mass.get(number).copied().unwrap_or_default();
+            }
+        }
+        Ok(reached)
+    }
+
+    fn go(&mut self, spec: &ExpandSpec, ways: &Ways) -> Result<()> {
         let seeds = self.visits.len();
-        let as_of = spec.as_of.unwrap_or(self.graph.now);
-        let relations = self.graph.relations(&spec.relations);
-        let mut frontier: Vec<u64> = self.visits.keys().copied().collect();
+        let mut frontier: Vec<Place> = self.visits.keys().copied().collect();
         for hop in 1..=spec.hops {
-            let mut improved: HashSet<u64> = HashSet::default();
+            let mut improved: HashSet<Place> = HashSet::default();
             // Best first, so that a bound cuts off what matters least; ties by number, so that it always cuts the same.
-            let stand = |number: u64| self.visits.get(&number).map(|visit| (visit.clone(), number));
-            let mut stands: Vec<(Visit, u64)> = frontier.into_iter().filter_map(stand).collect();
+            let stand = |place: Place| self.visits.get(&place).map(|visit| (visit.clone(), place));
+            let mut stands: Vec<(Visit, Place)> = frontier.into_iter().filter_map(stand).collect();
             stands.sort_unstable_by(|a, b| b.0.score.total_cmp(&a.0.score).then_with(|| a.1.cmp(&b.1)));
-            for (Visit { score, came_by: before, .. }, from) in stands {
+            for (Visit { score, came_by: before, .. }, (from, state)) in stands {
                 let mut is_cut = false;
-                for side in sides(spec.direction) {
-                    let mut followed = (u32::MAX, 0);
-                    let Self { graph, visits, edges, truncated } = self;
-                    let flow = graph.edges(from, *side, relations.as_deref(), &mut |_, seen| {
-                        if *edges >= bounds.edges as u64 {
-                            truncated.insert(TruncationReason::MaxEdges, bounds.edges as u64);
-                            return ControlFlow::Break(Stop::All);
-                        }
-                        if *edges % DEADLINE_EVERY == 0 && bounds.deadline.has_passed() {
-                            truncated.insert(TruncationReason::Deadline, 1);
-                            return ControlFlow::Break(Stop::All);
-                        }
-                        *edges += 1;
-                        if seen.value.weight < spec.min_weight {
-                            return ControlFlow::Break(Stop::Relation);
-                        }
-                        if !seen.other_is_live || !seen.value.holds_at(as_of) {
-                            return ControlFlow::Continue(());
-                        }
-                        if followed.0 != seen.relation {
-                            followed = (seen.relation, 0);
-                        }
-                        followed.1 += 1;
-                        if followed.1 > spec.fan_out {
-                            is_cut = true;
-                            return ControlFlow::Break(Stop::Relation);
-                        }
+                for way in &ways.of[usize::from(state)] {
+                    let Self { reader, graph, visits, budget } = self;
+                    let mut is_full = false;
+                    let flow = follow((*reader, *graph), from, way, spec, budget, &mut |seen| {
+                        let place = (seen.other, way.to);
                         let next_score = score * spec.decay * seen.value.weight;
-                        let is_new = match visits.get(&seen.other) {
-                            Some(visit) if visit.score >= next_score => return ControlFlow::Continue(()),
+                        let is_new = match visits.get(&place) {
+                            Some(visit) if visit.score >= next_score => return,
                             visit => visit.is_none(),
                         };
                         if is_new && visits.len() - seeds >= spec.max_nodes {
-                            truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
-                            return ControlFlow::Continue(());
+                            is_full = true;
+                            return;
                         }
                         let came_by = Some(Arc::new(Arrival {
                             from,
@@ -161,16 +239,20 @@ impl<'a> Walk<'a> {
                             edge_id: seen.edge_id.into(),
                             before: before.clone(),
                         }));
-                        visits.insert(seen.other, Visit { score: next_score, hops: hop, came_by });
-                        improved.insert(seen.other);
-                        ControlFlow::Continue(())
+                        visits.insert(place, Visit { score: next_score, hops: hop, came_by });
+                        improved.insert(place);
                     })?;
-                    if flow.is_break() {
-                        return Ok(());
+                    if is_full {
+                        self.budget.truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
+                    }
+                    match flow {
+                        Followed::All => {}
+                        Followed::SoMany => is_cut = true,
+                        Followed::UntilSpent => return Ok(()),
                     }
                 }
                 if is_cut {
-                    *self.truncated.entry(TruncationReason::FanOut).or_default() += 1;
+                    *self.budget.truncated.entry(TruncationReason::FanOut).or_default() += 1;
                 }
             }
             frontier = improved.into_iter().collect();
@@ -181,27 +263,125 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    /// What was cut off.
-    pub(crate) fn truncated(&self) -> Vec<Truncation> {
-        self.truncated.iter().map(|(reason, count)| Truncation { reason: *reason, count: *count }).collect()
+    /// The PageRank of each node that the walk came to, the greatest being 1.
+    fn masses(&mut self, spec: &ExpandSpec, ways: &Ways, damping: f64) -> Result<HashMap<u64, f64>> {
+        let mut numbers: Vec<u64> = self.visits.keys().map(|(number, _)| *number).collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        let place = |number: u64| numbers.binary_search(&number).ok();
+        let mut seeds = vec![0.0; numbers.len()];
+        for ((number, _), visit) in self.visits.iter().filter(|(_, visit)| visit.hops == 0) {
+            // A seed that is worth nothing is still one.
+            place(*number).map(|at| seeds[at] = visit.score.max(f64::MIN_POSITIVE));
+        }
+        let mut links: Links = vec![Vec::new(); numbers.len()];
+        let mut followed: Vec<(Side, &Option<Vec<u32>>)> = Vec::new();
+        for way in ways.of.iter().flatten() {
+            if followed.contains(&(way.side, &way.relations)) {
+                continue;
+            }
+            followed.push((way.side, &way.relations));
+            for (links, number) in links.iter_mut().zip(&numbers) {
+                let parts = (self.reader, self.graph);
+                let end = follow(parts, *number, way, spec, &mut self.budget, &mut |seen| {
+                    links.extend(place(seen.other).map(|to| (to as u32, seen.value.weight)));
+                })?;
+                if end == Followed::UntilSpent {
+                    break;
+                }
+            }
+        }
+        if numbers.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mass = page_rank(&links, &seeds, damping, self.budget.bounds.deadline)?;
+        let most = mass.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+        Ok(numbers.into_iter().zip(mass).map(|(number, mass)| (number, mass / most)).collect())
     }
 
-    /// The best walk to a node, from its seed on.
-    pub(crate) fn path(&self, reader: &Reader<'_>, number: u64) -> Result<Vec<Step>> {
+    /// What was cut off.
+    pub(crate) fn truncated(&self) -> Vec<Truncation> {
+        let truncated = self.budget.truncated.iter();
+        truncated.map(|(reason, count)| Truncation { reason: *reason, count: *count }).collect()
+    }
+
+    /// Edges looked at.
+    pub(crate) fn edges(&self) -> u64 {
+        self.budget.edges
+    }
+
+    /// A walk, from its seed on.
+    pub(crate) fn path(&self, visit: &Visit) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
-        let mut arrival = self.visits.get(&number).and_then(|visit| visit.came_by.as_ref());
+        let mut arrival = visit.came_by.as_ref();
         while let Some(Arrival { from, to, side, relation, edge_id, before }) = arrival.map(|a| &**a) {
-            let edge = reader.edge(self.graph, (*from, *side, *relation, *to), edge_id)?;
+            let edge = self.reader.edge(self.graph, (*from, *side, *relation, *to), edge_id)?;
             steps.extend(edge.map(|edge| Step { edge, direction: (*side).into() }));
             arrival = before.as_ref();
         }
         steps.reverse();
         Ok(steps)
     }
+}
 
-    /// How many nodes were reached beyond the seeds.
-    pub(crate) fn reached(&self) -> u64 {
-        self.visits.values().filter(|visit| visit.hops > 0).count() as u64
+/// How far the edges of a node were followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Followed {
+    All,
+    /// The heaviest of a relation, which has more.
+    SoMany,
+    /// Until a bound on all edges, or on time.
+    UntilSpent,
+}
+
+/// Calls `each` with the edges to be followed from a node one way: the heaviest of each relation that lead to somebody.
+fn follow(
+    (reader, graph): (&Reader<'_>, &GraphReader<'_>),
+    from: u64,
+    way: &Way,
+    spec: &ExpandSpec,
+    budget: &mut Budget,
+    each: &mut dyn FnMut(&Seen<'_>),
+) -> Result<Followed> {
+    let as_of = spec.as_of.unwrap_or(graph.now);
+    let (mut of_relation, mut end) = ((u32::MAX, 0), Followed::All);
+    let mut failure = None;
+    let flow = graph.edges(from, way.side, way.relations.as_deref(), &mut |_, seen| {
+        if !budget.look() {
+            return ControlFlow::Break(Stop::All);
+        }
+        if seen.value.weight < spec.min_weight {
+            return ControlFlow::Break(Stop::Relation);
+        }
+        if !seen.other_is_live || !seen.value.holds_at(as_of) {
+            return ControlFlow::Continue(());
+        }
+        if let Some(filter) = &spec.edge_filter {
+            let name = (from, seen.side, seen.relation, seen.other);
+            match reader.edge(graph, name, seen.edge_id) {
+                Ok(Some(edge)) if filter.matches_edge(&edge) => {}
+                Ok(_) => return ControlFlow::Continue(()),
+                Err(error) => {
+                    failure = Some(error);
+                    return ControlFlow::Break(Stop::All);
+                }
+            }
+        }
+        if of_relation.0 != seen.relation {
+            of_relation = (seen.relation, 0);
+        }
+        of_relation.1 += 1;
+        if of_relation.1 > spec.fan_out {
+            end = Followed::SoMany;
+            return ControlFlow::Break(Stop::Relation);
+        }
+        each(seen);
+        ControlFlow::Continue(())
+    })?;
+    match (failure, flow) {
+        (Some(error), _) => Err(error),
+        (None, ControlFlow::Break(())) => Ok(Followed::UntilSpent),
+        (None, ControlFlow::Continue(())) => Ok(end),
     }
 }
 
@@ -211,20 +391,21 @@ impl Replica {
         request.spec.validate("options", &self.limits)?;
         let (reader, graph) = self.graph_reader(tenant);
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
-        let mut walk = Walk::new(&graph, seeds.into_iter().map(|number| (number, 1.0)));
-        walk.expand(&request.spec, Bounds { edges: self.limits.edges, deadline })?;
+        let bounds = Bounds { edges: self.limits.edges, deadline };
+        let mut walk = Walk::new(&reader, &graph, seeds.into_iter().map(|number| (number, 1.0)), bounds);
+        let reached = walk.expand(&request.spec)?;
         let mut nodes = Vec::new();
-        for (number, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
+        for (number, visit) in &reached {
             let Some(EntityKey { collection, id, .. }) = graph.name(*number)? else { continue };
             let Some(collection) = reader.catalogue.by_id(collection) else { continue };
-            let path = if request.paths { walk.path(&reader, *number)? } else { Vec::new() };
+            let path = if request.paths { walk.path(visit)? } else { Vec::new() };
             let entity = EntityRef { collection: collection.name.clone(), id };
             nodes.push(Reached { entity, hops: visit.hops, score: visit.score, path });
         }
         nodes.sort_unstable_by(|a, b| {
             a.hops.cmp(&b.hops).then(b.score.total_cmp(&a.score)).then_with(|| a.entity.cmp(&b.entity))
         });
-        Ok(Expansion { nodes, edges: walk.edges, truncated: walk.truncated() })
+        Ok(Expansion { nodes, edges: walk.edges(), truncated: walk.truncated() })
     }
 
     /// The store and its graph at one moment. A view that was taken after segments had changed is no good for an older snapshot;

@@ -41,6 +41,10 @@ pub struct Limits {
     pub seed_ids: usize,
     /// Hops of one expansion.
     pub hops: usize,
+    /// Edges of a shortest path.
+    pub path_hops: usize,
+    /// Paths of one answer.
+    pub paths: usize,
     /// Edges followed from each node for each relation.
     pub fan_out: usize,
     /// Nodes reached by one expansion.
@@ -74,6 +78,8 @@ impl Default for Limits {
             seeds: 16,
             seed_ids: 1_000,
             hops: 8,
+            path_hops: 32,
+            paths: 1_000,
             fan_out: 10_000,
             nodes: 100_000,
             edges: 1_000_000,

@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashMapExt};
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::{Bounds, Walk},
+    graph::{Bounds, Visit, Walk},
     model::{ReadMask, TenantId},
     query::{
         Answer, Fusion, Hit, Nearest, Query, Seed, Signal,
@@ -73,9 +73,9 @@ impl Replica {
         }
         let graph = pinned.graph();
         let mut visits: HashMap<EntityKey, Visited> = (seeds.into_iter())
-            .map(|(entity, score)| (entity, Visited { score, hops: 0, number: None }))
+            .map(|(entity, score)| (entity, Visited { score, hops: 0, walk: None }))
             .collect();
-        let mut walk = None;
+        let (mut walk, mut nodes) = (None, 0);
         if let (Some(spec), Some(graph)) = (&query.expand, &graph) {
             let from = match (spec.seeds, query.seeds.len()) {
                 (0, 2..) => query.limit,
@@ -83,11 +83,13 @@ impl Replica {
                 (seeds, _) => seeds,
             };
             let seeds = reader.best_seeds(&visits, from)?;
-            let walk = walk.insert(Walk::new(graph, seeds));
-            walk.expand(spec, Bounds { edges: self.limits.edges, deadline })?;
-            for (number, visit) in walk.visits.iter().filter(|(_, visit)| visit.hops > 0) {
-                let Some(entity) = graph.name(*number)? else { continue };
-                let visited = Visited { score: visit.score, hops: visit.hops, number: Some(*number) };
+            let bounds = Bounds { edges: self.limits.edges, deadline };
+            let walk = walk.insert(Walk::new(reader, graph, seeds, bounds));
+            let reached = walk.expand(spec)?;
+            nodes = reached.len() as u64;
+            for (number, visit) in reached {
+                let Some(entity) = graph.name(number)? else { continue };
+                let visited = Visited { score: visit.score, hops: visit.hops, walk: Some(visit) };
                 let known = visits.entry(entity).or_insert_with(|| visited.clone());
                 if visited.score > known.score {
                     *known = visited;
@@ -133,7 +135,7 @@ impl Replica {
         answer.cost.vectors_compared = found.compared;
         if let Some(walk) = &walk {
             answer.truncated.extend(walk.truncated());
-            (answer.cost.nodes, answer.cost.edges) = (walk.reached(), walk.edges);
+            (answer.cost.nodes, answer.cost.edges) = (nodes, walk.edges());
         }
         let mut bytes = 0;
         for (score, key, candidate, breakdown) in candidates {
@@ -143,9 +145,9 @@ impl Replica {
             let mask = space_names_known(&query.read_mask, collection);
             let entity = reader.materialise(&key, row, collection, &mask)?;
             bytes += entity.bytes();
-            let number = visits.get(&key).and_then(|visit| visit.number);
-            let path = match (&walk, number) {
-                (Some(walk), Some(number)) if query.explain => walk.path(reader, number)?,
+            let came = visits.get(&key).and_then(|visit| visit.walk.as_ref());
+            let path = match (&walk, came) {
+                (Some(walk), Some(came)) if query.explain => walk.path(came)?,
                 _ => Vec::new(),
             };
             answer.hits.push(Hit {
@@ -205,8 +207,8 @@ struct Visited {
     score: f64,
     /// Edges of the best walk to it; 0: a seed.
     hops: usize,
-    /// The node that a walk came to.
-    number: Option<u64>,
+    /// That walk.
+    walk: Option<Visit>,
 }
 
 /// What scoring needs to know of a candidate.

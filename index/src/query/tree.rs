@@ -172,6 +172,15 @@ pub struct ExpandSpec {
     pub max_nodes: usize,
     /// Factor for each hop, in (0, 1].
     pub decay: f64,
+    /// Which relations may follow each other, in place of relations and direction: `hypernym{1,5}/part_holonym?`, `(a|^b)+`, where `^`
+    /// goes against an edge's direction and `.` is any relation. What the whole pattern leads to is reached.
+    pub pattern: Option<String>,
+    /// Edges that do not meet it are not followed: their attributes and sources; `type` is the relation, `importance` the weight, and
+    /// `id` the edge id. Edges are read from the store for that.
+    pub edge_filter: Option<Filter>,
+    /// Nodes are worth not what the best walk to them is, but the mass that PageRank with this damping, in (0, 1), gives them in
+    /// what was reached, the seeds being where it begins anew; the greatest is 1.
+    pub page_rank: Option<f64>,
     /// The best so many seeds are walked from; 0: all or, in a query with several clauses of seeds, as many as its limit.
     pub seeds: usize,
 }
@@ -187,6 +196,9 @@ impl Default for ExpandSpec {
             as_of: None,
             max_nodes: 1_000,
             decay: 0.7,
+            pattern: None,
+            edge_filter: None,
+            page_rank: None,
             seeds: 0,
         }
     }

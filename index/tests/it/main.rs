@@ -6,6 +6,7 @@ mod filters;
 mod fixture;
 mod freshness;
 mod graph;
+mod paths;
 mod queries;
 mod texts;
 mod vectors;

@@ -207,6 +207,10 @@ section! {
         seed_ids: usize = 1_000;
         /// Hops of one expansion.
         hops: usize = 8;
+        /// Edges of a shortest path.
+        path_hops: usize = 32;
+        /// Paths of one answer.
+        paths: usize = 1_000;
         /// Edges followed from each node for each relation, or asked of one entity.
         fan_out: usize = 10_000;
         /// Nodes reached by one expansion.
