@@ -10,7 +10,8 @@ use allidb_index::{
     TextCounts, VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::Filter,
     graph::{
-        ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths, PathsRequest,
+        ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
+        PathsRequest,
     },
     model::{
         Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, TextSpec,
@@ -110,6 +111,8 @@ pub struct Counts {
     pub vectors: VectorCounts,
     /// The text index's.
     pub texts: TextCounts,
+    /// Of the graph.
+    pub graph: GraphCounts,
     /// Writes that wait for a thread.
     pub writes_queued: usize,
     /// Reads that wait for a thread.
@@ -187,6 +190,7 @@ impl Coordinator {
             storage: self.0.replica.engine().stats(),
             vectors: self.0.replica.vector_counts(),
             texts: self.0.replica.text_counts(),
+            graph: self.0.replica.graph_counts(),
             writes_queued: self.0.writes.queued(),
             reads_queued: self.0.reads.queued() + self.0.gets.queued(),
         }

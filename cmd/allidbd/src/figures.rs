@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
-use allidb_cluster::{Coordinator, TextCounts, VectorCounts};
+use allidb_cluster::{Coordinator, GraphCounts, TextCounts, VectorCounts};
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -12,6 +12,7 @@ pub(crate) fn export(coordinator: &Coordinator) {
     flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
     vectors(&counts.vectors);
     texts(&counts.texts);
+    graph(&counts.graph);
     describe_gauge!("allidb_queued_requests", "Requests that wait for a thread");
     gauge!("allidb_queued_requests", "kind" => "write").set(counts.writes_queued as f64);
     gauge!("allidb_queued_requests", "kind" => "read").set(counts.reads_queued as f64);
@@ -28,6 +29,18 @@ fn texts(counts: &TextCounts) {
     level("allidb_texts_segments", "Segments of texts", counts.segments as u64);
     level("allidb_texts_dead", "Replaced and deleted texts that are still held", counts.dead as u64);
     level("allidb_texts_memory_bytes", "Fresh texts held in memory", counts.memory_bytes as u64);
+}
+
+fn graph(counts: &GraphCounts) {
+    level("allidb_graph_segments", "Segments of the graph", counts.segments as u64);
+    level("allidb_graph_edges", "Edges in segments, also those that were replaced or deleted", counts.edges);
+    level("allidb_graph_fresh", "Changes of nodes and edges that are in no segment yet", counts.fresh as u64);
+    level("allidb_graph_mapped_bytes", "Segments of the graph mapped into memory", counts.mapped_bytes);
+    level(
+        "allidb_graph_memory_bytes",
+        "Fresh edges, and what is known of every node, in memory",
+        counts.memory_bytes as u64,
+    );
 }
 
 fn vectors(counts: &VectorCounts) {

@@ -49,7 +49,9 @@ pub(super) fn run(data: &Path, dir: &Path, rate: u32, seconds: u32, output: Outp
     let (inside, reached) = inside(&Dataset::open(data)?, &dir.join("replica"), &ids)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let outside = runtime.block_on(async {
-        let mut daemon = Daemon::start(&dir.join("daemon")).await?;
+        let dir = dir.join("daemon");
+        std::fs::create_dir(&dir)?;
+        let mut daemon = Daemon::start(&dir).await?;
         let client = Client::connect(&daemon.endpoint()).await?;
         let measured = outside(data, &client, &ids, rate, seconds).await;
         daemon.stop().await?;

@@ -103,7 +103,8 @@ pub(super) fn run(dir: &Path, nodes: u32, edges: u64, sources: u32, output: Outp
     );
     let mut rows = Rows::of(nodes, edges);
     let mut measured = Vec::new();
-    for hops in HOPS {
+    // Ids are looked up in the store, whose blocks are cold at first: the first round is not told.
+    for (round, hops) in [HOPS[0]].into_iter().chain(HOPS).enumerate() {
         let (mut ours, mut plain) = (Row::new("allidb", hops)?, Row::new("plain arrays", hops)?);
         let mut random = SplitMix(7);
         for _ in 0..sources {
@@ -121,7 +122,9 @@ pub(super) fn run(dir: &Path, nodes: u32, edges: u64, sources: u32, output: Outp
             let expected = plain.time(|| Ok(rows.count_hops(source, hops)))?;
             ensure!(found == expected, "from {source}: {found:?} rather than {expected:?}");
         }
-        measured.extend([ours, plain]);
+        if round > 0 {
+            measured.extend([ours, plain]);
+        }
     }
     store.replica.close()?;
     report(&measured, output)
