@@ -137,9 +137,9 @@ pub(crate) fn put_group(out: &mut Vec<u8>, edges: &[(EdgeName, Option<EdgeValue>
         values().for_each(|value| out.extend_from_slice(&to(value)));
     }
     if flags & HAS_IDS != 0 {
-        let mut end = 0_u32;
+        let mut end = 0_u64;
         for (name, _) in edges {
-            end += name.edge_id.len() as u32;
+            end += name.edge_id.len() as u64;
             out.extend_from_slice(&end.to_le_bytes());
         }
         edges.iter().for_each(|(name, _)| out.extend_from_slice(name.edge_id.as_bytes()));
@@ -180,9 +180,9 @@ impl<'a> Group<'a> {
         let ids = match has(HAS_IDS) {
             false => None,
             true => {
-                let ends = from.take(4 * len)?;
-                let all = u32::from_le_bytes(item(ends, len.wrapping_sub(1)));
-                Some((ends, from.take(all as usize)?))
+                let ends = from.take(8 * len)?;
+                let all = u64::from_le_bytes(item(ends, len - 1));
+                Some((ends, from.take(usize::try_from(all).map_err(|_| DecodeError::Range)?)?))
             }
         };
         let order = if has(HAS_ORDER) { Some(from.take(4 * len)?) } else { None };
@@ -251,7 +251,7 @@ impl<'a> Group<'a> {
 
     pub(crate) fn edge_id(&self, at: usize) -> &'a str {
         let Some((ends, all)) = self.ids else { return "" };
-        let end = |at: usize| u32::from_le_bytes(item(ends, at)) as usize;
+        let end = |at: usize| u64::from_le_bytes(item(ends, at)) as usize;
         let start = if at == 0 { 0 } else { end(at - 1) };
         all.get(start..end(at)).and_then(|id| std::str::from_utf8(id).ok()).unwrap_or_default()
     }

@@ -88,14 +88,12 @@ impl GraphReader<'_> {
             let mut next = Vec::new();
             for from in &frontier {
                 for side in sides(request.direction) {
-                    let mut each = |other: u64| {
+                    let mut each = |other: Option<u64>| {
                         counts.edges += 1;
-                        if counts.edges % DEADLINE_EVERY == 0 && deadline.has_passed() {
+                        if counts.edges.is_multiple_of(DEADLINE_EVERY) && deadline.has_passed() {
                             return ControlFlow::Break(());
                         }
-                        if seen.insert(other) && self.is_live(other) {
-                            next.push(other);
-                        }
+                        next.extend(other.filter(|other| seen.insert(*other) && self.is_live(*other)));
                         ControlFlow::Continue(())
                     };
                     let choice = (relations.as_deref(), request.min_weight, as_of);

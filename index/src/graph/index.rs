@@ -12,6 +12,7 @@ use allidb_storage::{Engine, Sequence, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
 use crate::{
+    error::Error,
     graph::{
         adjacency::{EdgeName, EdgeValue, Side},
         growing::Growing,
@@ -22,7 +23,10 @@ use crate::{
     keyspaces::Keyspaces,
     model::{CollectionId, TenantId},
     replica::Numbers,
-    row::EntityKey,
+    row::{
+        EntityKey,
+        key::{by_number, decode_numbered},
+    },
     shelf::{FreshSet, Shelf, ShelfView},
     upkeep::Machine,
     writing::Writing,
@@ -64,6 +68,9 @@ pub(crate) struct NodeChange {
     pub(crate) clears: bool,
 }
 
+/// What an edge is since a write, as seen from its source and its target; `None`: unchanged there. `Some(None)`: no more.
+pub(crate) type ChangedSides = [Option<Option<EdgeValue>>; 2];
+
 /// What a write did to an edge.
 #[derive(Debug)]
 pub(crate) struct EdgeChange {
@@ -72,8 +79,7 @@ pub(crate) struct EdgeChange {
     pub(crate) to: u64,
     pub(crate) relation: u32,
     pub(crate) edge_id: Box<str>,
-    /// As seen from its source and its target; `None`: unchanged there. `Some(None)`: no more.
-    pub(crate) sides: [Option<Option<EdgeValue>>; 2],
+    pub(crate) sides: ChangedSides,
 }
 
 /// A change of the graph.
@@ -167,26 +173,43 @@ impl GraphIndex {
         self.shelf.read().view()
     }
 
-    /// No entity of a collection is there any more, and no edge that any of them had.
-    pub(crate) fn drop_collection(&self, tenant: TenantId, collection: CollectionId) -> crate::Result<()> {
-        let sequence = self.engine.visible_sequence() + 1;
-        let gone = NodeState { gone: true, ..NodeState::default() };
+    /// Whose number it is as the store has it now.
+    pub(crate) fn stored_name(&self, number: u64) -> crate::Result<Option<EntityKey>> {
+        let key = by_number(number);
+        let Some(bytes) = self.engine.get(self.keyspaces.number, &key)? else { return Ok(None) };
+        let (name, chunk) = decode_numbered(&bytes).map_err(|error| Error::corrupt("number", &key, error))?;
+        Ok(chunk.is_empty().then_some(name))
+    }
+
+    /// The nodes of a collection, as far as they are in a view and not in a segment that was looked at before; and the segments
+    /// that were looked at then.
+    pub(crate) fn nodes_of(
+        &self,
+        tenant: TenantId,
+        collection: CollectionId,
+        known: &[u64],
+    ) -> crate::Result<(Vec<u64>, Vec<u64>)> {
         let view = self.view();
-        for growing in &view.growing {
-            for number in growing.read().of_collection(tenant, collection) {
-                self.nodes.set(number, gone, sequence);
-            }
-        }
-        for segment in &view.sealed {
+        let of = |growing: &Arc<Growing>| growing.read().of_collection(tenant, collection);
+        let mut numbers: Vec<u64> = view.growing.iter().flat_map(of).collect();
+        for segment in view.sealed.iter().filter(|segment| !known.contains(&segment.id())) {
             for record in segment.records() {
                 let (number, record) = record?;
                 let name = record.name().map_err(|error| segment.damaged(error))?;
                 if name.is_some_and(|name| name.tenant == tenant && name.collection == collection) {
-                    self.nodes.set(number, gone, sequence);
+                    numbers.push(number);
                 }
             }
         }
-        Ok(())
+        Ok((numbers, view.sealed.iter().map(|segment| segment.id()).collect()))
+    }
+
+    /// These entities are not there any more, and no edge that any of them had: their collection was dropped, also for queries
+    /// that are under way.
+    pub(crate) fn forget_nodes(&self, numbers: &[u64]) {
+        let gone = NodeState { gone: true, ..NodeState::default() };
+        let sequence = self.engine.visible_sequence();
+        numbers.iter().for_each(|number| self.nodes.set(*number, gone, sequence));
     }
 
     pub(crate) fn counts(&self) -> GraphCounts {

@@ -37,7 +37,7 @@ mod walk;
 
 pub(crate) use adjacency::EdgeValue;
 pub use index::GraphCounts;
-pub(crate) use index::{EdgeChange, GraphChange, GraphIndex, GraphView, NodeChange};
+pub(crate) use index::{ChangedSides, EdgeChange, GraphChange, GraphIndex, GraphView, NodeChange};
 pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
 pub(crate) use reader::GraphReader;

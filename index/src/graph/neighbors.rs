@@ -116,7 +116,7 @@ impl Replica {
         let mut found = Vec::new();
         for side in sides(request.direction) {
             let mut of_relation = (u32::MAX, 0);
-            let flow = graph.edges(own, *side, relations.as_deref(), &mut |_, seen| {
+            let flow = graph.edges(own, *side, relations.as_deref(), &mut |seen| {
                 looked_at += 1;
                 if looked_at > self.limits.edges {
                     stopped = Some(TruncationReason::MaxEdges);
@@ -126,6 +126,7 @@ impl Replica {
                     stopped = Some(TruncationReason::Deadline);
                     return ControlFlow::Break(Stop::All);
                 }
+                let Some(seen) = seen else { return ControlFlow::Continue(()) };
                 // Heaviest first: what comes now is lighter still, or more than are asked for.
                 if of_relation.0 != seen.relation {
                     of_relation = (seen.relation, 0);

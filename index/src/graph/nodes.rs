@@ -1,10 +1,13 @@
-//! Which nodes are there: two bits in memory for each number, and more of those few of which there is more to know.
+//! Which nodes are there: three bits in memory for each number, and more of those few of which there is more to know.
 //!
 //! A walk asks this of every edge that it follows, so that it must not cost more than a look into a small table.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use allidb_storage::Sequence;
@@ -36,21 +39,28 @@ impl NodeState {
         self.exists && self.expire_at.is_none_or(|at| now < at)
     }
 
-    /// Whether one bit tells all.
+    /// Whether bits tell all.
     fn is_plain(&self) -> bool {
-        !self.gone && self.expire_at.is_none() && self.cleared == 0
+        self.expire_at.is_none() && self.cleared == 0
     }
 }
 
-/// For each 64 numbers: who is there, and of whom there is more to know.
+/// For each 64 numbers: who is there, of whom there is more to know, and who is gone.
 #[derive(Debug)]
-struct Page([[AtomicU64; 2]; WORDS]);
+struct Page([[AtomicU64; 3]; WORDS]);
 
 /// The states of all nodes, as they are and, for queries that were pinned before the last changes, as they were.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
     pages: RwLock<Arc<Vec<Option<Arc<Page>>>>>,
-    special: RwLock<HashMap<u64, Special>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    special: HashMap<u64, Special>,
+    /// What changed lately, in that order.
+    recent: VecDeque<(Sequence, u64)>,
 }
 
 #[derive(Debug, Default)]
@@ -69,10 +79,14 @@ pub(crate) struct NodesView<'a> {
 }
 
 impl Nodes {
+    fn known_page(&self, number: u64) -> Option<Arc<Page>> {
+        self.pages.read().get((number / PAGE) as usize).cloned().flatten()
+    }
+
     fn page(&self, number: u64) -> Arc<Page> {
         let at = (number / PAGE) as usize;
-        if let Some(Some(page)) = self.pages.read().get(at) {
-            return Arc::clone(page);
+        if let Some(page) = self.known_page(number) {
+            return page;
         }
         let mut pages = self.pages.write();
         let mut grown = Vec::clone(&pages);
@@ -83,26 +97,34 @@ impl Nodes {
         page
     }
 
+    /// A node is so since long ago: what a start finds in segments, oldest first.
+    pub(crate) fn found(&self, number: u64, state: NodeState) {
+        let page = self.page(number);
+        if state.is_plain() && self.known.read().special.is_empty() {
+            page.tell(number, state, false);
+            return;
+        }
+        let special = &mut self.known.write().special;
+        match state.is_plain() {
+            true => special.remove(&number),
+            false => special.insert(number, Special { now: state, before: Vec::new() }),
+        };
+        page.tell(number, state, !state.is_plain());
+    }
+
     /// The node is so from `sequence` on. Changes come in the order of their sequences.
     pub(crate) fn set(&self, number: u64, state: NodeState, sequence: Sequence) {
         let page = self.page(number);
-        let [exists, special] = page.words(number);
-        let bit = 1 << (number % 64);
-        let mut known = self.special.write();
-        let entry = known.entry(number).or_insert_with(|| {
-            let now = NodeState { exists: exists.load(Ordering::Acquire) & bit != 0, ..NodeState::default() };
-            Special { now, before: Vec::new() }
-        });
+        let mut known = self.known.write();
+        let Known { special, recent } = &mut *known;
+        let entry =
+            special.entry(number).or_insert_with(|| Special { now: page.told(number), before: Vec::new() });
         if entry.now != state {
             entry.before.push((sequence, entry.now));
             entry.now = state;
         }
-        // In this order, which readers reverse: who sees the new bit also sees that there is more to know.
-        special.fetch_or(bit, Ordering::AcqRel);
-        match state.exists {
-            true => exists.fetch_or(bit, Ordering::AcqRel),
-            false => exists.fetch_and(!bit, Ordering::AcqRel),
-        };
+        recent.push_back((sequence, number));
+        page.tell(number, state, true);
     }
 
     /// The state that a node has now.
@@ -112,17 +134,20 @@ impl Nodes {
 
     /// Forgets what no query pinned at `oldest` or later needs to know.
     pub(crate) fn forget_before(&self, oldest: Sequence) {
-        let mut known = self.special.write();
-        known.retain(|number, special| {
-            special.before.retain(|(changed, _)| *changed > oldest);
-            let is_special = !special.before.is_empty() || !special.now.is_plain();
-            if !is_special {
-                let page = self.page(*number);
-                page.words(*number)[1].fetch_and(!(1 << (number % 64)), Ordering::AcqRel);
+        let mut known = self.known.write();
+        let Known { special, recent } = &mut *known;
+        while let Some((_, number)) = recent.pop_front_if(|(changed, _)| *changed <= oldest) {
+            let Some(entry) = special.get_mut(&number) else { continue };
+            entry.before.retain(|(changed, _)| *changed > oldest);
+            if entry.before.is_empty() && entry.now.is_plain() {
+                let now = entry.now;
+                special.remove(&number);
+                self.page(number).tell(number, now, false);
             }
-            is_special
-        });
-        known.shrink_to_fit();
+        }
+        if special.capacity() > 4 * special.len() + 1_024 {
+            special.shrink_to_fit();
+        }
     }
 
     pub(crate) fn view(&self, at: Sequence) -> NodesView<'_> {
@@ -132,7 +157,7 @@ impl Nodes {
     /// Bytes in memory, about.
     pub(crate) fn memory_bytes(&self) -> usize {
         let pages = self.pages.read().iter().flatten().count();
-        pages * size_of::<Page>() + self.special.read().capacity() * (size_of::<Special>() + 16)
+        pages * size_of::<Page>() + self.known.read().special.capacity() * (size_of::<Special>() + 16)
     }
 }
 
@@ -141,7 +166,7 @@ impl NodesView<'_> {
     #[inline]
     pub(crate) fn is_plainly_live(&self, number: u64) -> Option<bool> {
         let Some(Some(page)) = self.pages.get((number / PAGE) as usize) else { return None };
-        let [exists, special] = page.words(number);
+        let [exists, special, _] = page.words(number);
         let bit = 1 << (number % 64);
         let is_there = exists.load(Ordering::Acquire) & bit != 0;
         (special.load(Ordering::Acquire) & bit == 0).then_some(is_there)
@@ -149,16 +174,19 @@ impl NodesView<'_> {
 
     /// The state of a node.
     pub(crate) fn get(&self, number: u64) -> NodeState {
-        if let Some(exists) = self.is_plainly_live(number) {
-            return NodeState { exists, ..NodeState::default() };
+        let page = self.pages.get((number / PAGE) as usize);
+        // A page that came to be since the view was taken has only what came since.
+        let Some(page) = page.cloned().flatten().or_else(|| self.nodes.known_page(number)) else {
+            return NodeState::default();
+        };
+        let told = page.told(number);
+        if !page.is_special(number) {
+            return told;
         }
-        let known = self.nodes.special.read();
-        let Some(special) = known.get(&number) else {
-            // Forgotten since, or never heard of: the bit tells all.
-            let page = self.nodes.pages.read().get((number / PAGE) as usize).cloned().flatten();
-            let exists = page
-                .is_some_and(|page| page.words(number)[0].load(Ordering::Acquire) & 1 << (number % 64) != 0);
-            return NodeState { exists, ..NodeState::default() };
+        let known = self.nodes.known.read();
+        let Some(special) = known.special.get(&number) else {
+            // Forgotten since: bits tell all.
+            return page.told(number);
         };
         let changed = special.before.iter().find(|(changed, _)| *changed > self.at);
         changed.map_or(special.now, |(_, before)| *before)
@@ -167,11 +195,40 @@ impl NodesView<'_> {
 
 impl Page {
     fn new() -> Self {
-        Self(std::array::from_fn(|_| [AtomicU64::new(0), AtomicU64::new(0)]))
+        Self(std::array::from_fn(|_| [AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0)]))
     }
 
-    fn words(&self, number: u64) -> &[AtomicU64; 2] {
+    fn words(&self, number: u64) -> &[AtomicU64; 3] {
         &self.0[(number % PAGE) as usize / 64]
+    }
+
+    fn is_special(&self, number: u64) -> bool {
+        self.words(number)[1].load(Ordering::Acquire) & 1 << (number % 64) != 0
+    }
+
+    /// What bits say of a number.
+    fn told(&self, number: u64) -> NodeState {
+        let [exists, _, gone] = self.words(number);
+        let has = |word: &AtomicU64| word.load(Ordering::Acquire) & 1 << (number % 64) != 0;
+        NodeState { exists: has(exists), gone: has(gone), ..NodeState::default() }
+    }
+
+    /// Sets the bits of a number.
+    fn tell(&self, number: u64, state: NodeState, is_special: bool) {
+        let [exists, special, gone] = self.words(number);
+        let set = |word: &AtomicU64, is_so: bool| match is_so {
+            true => word.fetch_or(1 << (number % 64), Ordering::AcqRel),
+            false => word.fetch_and(!(1 << (number % 64)), Ordering::AcqRel),
+        };
+        if is_special {
+            // First, which readers reverse: who sees the other bits as they are now also sees that there is more to know.
+            set(special, true);
+        }
+        set(exists, state.exists);
+        set(gone, state.gone);
+        if !is_special {
+            set(special, false);
+        }
     }
 }
 
@@ -198,6 +255,15 @@ mod tests {
         nodes.set(70_000, there, 60);
         nodes.forget_before(60);
         assert_eq!(nodes.view(60).is_plainly_live(70_000), Some(true));
+        let gone = NodeState { gone: true, ..NodeState::default() };
+        nodes.set(70_001, gone, 70);
+        assert_eq!([nodes.view(69).get(70_001), nodes.view(70).get(70_001)], [NodeState::default(), gone]);
+        nodes.forget_before(70);
+        assert_eq!((nodes.get(70_001), nodes.known.read().special.len()), (gone, 0));
+        nodes.found(3, there);
+        nodes.found(4, expiring);
+        nodes.found(4, there);
+        assert_eq!([nodes.get(3), nodes.get(4)], [there, there]);
         assert_eq!(nodes.get(69_999), NodeState::default());
         assert_eq!(nodes.get(1 << 40), NodeState::default());
     }

@@ -17,7 +17,7 @@ use crate::{
     graph::{
         adjacency::EdgeValue,
         growing::Growing,
-        index::{CLEARS, EdgeChange, FIRST_GENERATION, GraphChange, GraphIndex, NodeChange},
+        index::{CLEARS, ChangedSides, EdgeChange, FIRST_GENERATION, GraphChange, GraphIndex, NodeChange},
         nodes::{NodeState, Nodes},
         relations::Relations,
         segment::GraphSegment,
@@ -31,8 +31,7 @@ use crate::{
     row::{
         EdgeContent, EdgeKey, EntityKey, StoredRow,
         key::{
-            by_number, collection_prefix, decode_edge_key, decode_entity, decode_number_key, decode_numbered,
-            encode_numbered,
+            by_number, collection_prefix, decode_edge_key, decode_entity, decode_number_key, encode_numbered,
         },
     },
     shelf::Shelf,
@@ -144,14 +143,10 @@ impl GraphIndex {
                 let is_there = name.is_some_and(|name| catalogue.by_id(name.collection).is_some());
                 let gone = NodeState { gone: true, ..NodeState::default() };
                 let state = if is_there { state } else { gone };
-                // Those that were never heard of need not be told that they are not there.
-                if state != NodeState::default() || self.nodes.get(number) != state {
-                    self.nodes.set(number, state, 0);
-                }
+                self.nodes.found(number, state);
             }
             sealed.push(Arc::new(segment));
         }
-        self.nodes.forget_before(0);
         self.shelf.write().sealed = sealed;
         Ok(true)
     }
@@ -184,9 +179,12 @@ impl GraphIndex {
     /// Reads every row, and seals all that was read.
     fn rebuild(&self, snapshot: &Snapshot, catalogue: &Catalogue, old: &[u64]) -> Result<()> {
         for id in old {
-            self.set_aside(*id)?;
+            // Nothing is lost with those that are whole.
+            let opened = GraphSegment::open(&*self.fs, &self.path_of(*id));
+            let is_whole = opened.is_ok_and(|segment| segment.records().all(|record| record.is_ok()));
+            if is_whole { self.remove_file(*id) } else { self.set_aside(*id)? }
         }
-        self.shelf.write().sealed.clear();
+        self.remove_orphans()?;
         let mut rows = Rows { index: self, snapshot, known: HashMap::new() };
         for (tenant, collection) in catalogue.owned() {
             rows.read_collection(tenant, collection.id, catalogue)?;
@@ -230,7 +228,7 @@ impl Rows<'_> {
     }
 
     fn replay_node(&mut self, number: u64, clears: bool, catalogue: &Catalogue) -> Result<()> {
-        let owner = self.name_of(number)?.filter(|name| catalogue.by_id(name.collection).is_some());
+        let owner = self.index.stored_name(number)?.filter(|name| catalogue.by_id(name.collection).is_some());
         match owner {
             Some(name) => {
                 let row = self.row(&name)?;
@@ -256,7 +254,7 @@ impl Rows<'_> {
     ) -> Result<()> {
         let is_known = |name: &EntityKey| catalogue.by_id(name.collection).is_some();
         let (Some(source), Some(target)) =
-            (self.name_of(from)?.filter(is_known), self.name_of(to)?.filter(is_known))
+            (self.index.stored_name(from)?.filter(is_known), self.index.stored_name(to)?.filter(is_known))
         else {
             // An end is gone, and the edge with it.
             return Ok(());
@@ -285,25 +283,11 @@ impl Rows<'_> {
         Ok(())
     }
 
-    fn put_edge(
-        &self,
-        from: u64,
-        to: u64,
-        relation: u32,
-        edge_id: &str,
-        sides: [Option<Option<EdgeValue>>; 2],
-    ) {
+    fn put_edge(&self, from: u64, to: u64, relation: u32, edge_id: &str, sides: ChangedSides) {
         let writing = self.index.begin_write();
         let edge_id = edge_id.into();
         let change = GraphChange::Edge(EdgeChange { writing, from, to, relation, edge_id, sides });
         self.index.publish(&change, self.snapshot.sequence());
-    }
-
-    fn name_of(&self, number: u64) -> Result<Option<EntityKey>> {
-        let key = by_number(number);
-        let Some(bytes) = self.snapshot.get(self.index.keyspaces.number, &key)? else { return Ok(None) };
-        let (name, chunk) = decode_numbered(&bytes).map_err(|error| Error::corrupt("number", &key, error))?;
-        Ok(chunk.is_empty().then_some(name))
     }
 
     /// The number of an entity, given to it if it has none, and up to when its edges were cleared.

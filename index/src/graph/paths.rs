@@ -106,7 +106,7 @@ impl Search<'_> {
     fn follow(&mut self, node: u64, direction: Direction, each: &mut dyn FnMut(&Seen<'_>)) -> Result<bool> {
         for side in sides(direction) {
             let Self { graph, request, relations, as_of, most_edges, deadline, edges, stopped } = self;
-            let flow = graph.edges(node, *side, relations.as_deref(), &mut |_, seen| {
+            let flow = graph.edges(node, *side, relations.as_deref(), &mut |seen| {
                 *edges += 1;
                 if *edges > *most_edges {
                     *stopped = Some(Truncation { reason: TruncationReason::MaxEdges, count: *most_edges });
@@ -116,6 +116,7 @@ impl Search<'_> {
                 if stopped.is_some() {
                     return ControlFlow::Break(Stop::All);
                 }
+                let Some(seen) = seen else { return ControlFlow::Continue(()) };
                 let weight = seen.value.weight;
                 if weight < request.min_weight || (request.cost == PathCost::Weights && weight == 0.0) {
                     return ControlFlow::Break(Stop::Relation);

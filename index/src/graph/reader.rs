@@ -9,7 +9,7 @@ use crate::{
     graph::{
         adjacency::{EdgeName, EdgeValue, Group, Side},
         index::{GraphIndex, GraphView},
-        nodes::{NodeState, NodesView},
+        nodes::NodesView,
         segment::{GraphSegment, Record},
     },
     model::Timestamp,
@@ -115,20 +115,17 @@ impl<'a> List<'a> {
 }
 
 impl Cursor<'_> {
-    /// The place of the next edge, past those that are no more.
-    fn peek(&mut self) -> Option<(usize, EdgeValue)> {
-        while self.next < self.list.len() {
-            let at = match (&self.order, &self.list) {
-                (Order::Sorted(order), _) => order[self.next] as usize,
-                (Order::Kept, List::Sealed(group, _)) => group.heaviest(self.next).unwrap_or(self.next),
-                _ => self.next,
-            };
-            if let Some(value) = self.list.value(at) {
-                return Some((at, value));
-            }
-            self.next += 1;
+    /// The place of the next edge, and what it is; those that are no more are among them.
+    fn peek(&self) -> Option<(usize, Option<EdgeValue>)> {
+        if self.next == self.list.len() {
+            return None;
         }
-        None
+        let at = match (&self.order, &self.list) {
+            (Order::Sorted(order), _) => order[self.next] as usize,
+            (Order::Kept, List::Sealed(group, _)) => group.heaviest(self.next).unwrap_or(self.next),
+            _ => self.next,
+        };
+        Some((at, self.list.value(at)))
     }
 }
 
@@ -165,22 +162,27 @@ impl<'a> GraphReader<'a> {
         state.exists && !state.is_live(self.now)
     }
 
-    /// Whose number it is; `None`: nobody's any more.
+    /// Whose number it is, or was; `None`: nobody's any more.
     pub(crate) fn name(&self, number: u64) -> Result<Option<EntityKey>> {
+        // Of a number that was found to be gone in a replay the name is not known there.
+        let is_known = |name: &EntityKey| !name.id.is_empty();
         for growing in self.view.growing.iter().rev() {
-            if let Some((name, state)) = growing.read().node(number).and_then(|node| node.state.as_ref()) {
-                return Ok((!state.gone).then(|| name.clone()));
+            let reading = growing.read();
+            let state = reading.node(number).and_then(|node| node.state.as_ref());
+            if let Some((name, _)) = state.filter(|(name, _)| is_known(name)) {
+                return Ok(Some(name.clone()));
             }
         }
         for segment in self.view.sealed.iter().rev() {
-            if let Some(record) = segment.record(number)?
-                && let Some(state) = record.state()
-            {
+            if let Some(record) = segment.record(number)? {
                 let name = record.name().map_err(|error| segment.damaged(error))?;
-                return Ok(name.filter(|_| !state.gone));
+                if let Some(name) = name.filter(is_known) {
+                    return Ok(Some(name));
+                }
             }
         }
-        Ok(None)
+        // Of whom there is nothing in segments the store knows the name, as long as it is one.
+        self.index.stored_name(number)
     }
 
     /// What is known of a node's edges if one segment knows all: by far the most frequent case.
@@ -205,13 +207,13 @@ impl<'a> GraphReader<'a> {
     }
 
     /// Calls `each` with the other ends of a node's edges that weigh enough and hold at a time, live or not, in no order and as often
-    /// as there are edges.
+    /// as there are edges; with `None` for each other edge that was looked at.
     pub(crate) fn others(
         &self,
         number: u64,
         side: Side,
         (relations, min_weight, as_of): (Option<&[u32]>, f64, Timestamp),
-        each: &mut impl FnMut(u64) -> ControlFlow<()>,
+        each: &mut impl FnMut(Option<u64>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         if let Places::One(segment, record) = self.alone(number, side)?
             && self.nodes.get(number).cleared <= segment.covered()
@@ -228,37 +230,35 @@ impl<'a> GraphReader<'a> {
                     !group.is_dead(at) && value.weight >= min_weight && value.holds_at(as_of)
                 };
                 for at in 0..group.len() {
-                    if !is_plain && !is_followed(at) {
-                        continue;
-                    }
                     let other = group.other(at);
                     // Cleared edges of plain nodes there are none.
                     let is_there = self.nodes.is_plainly_live(other).is_some()
                         || self.nodes.get(other).cleared <= segment.covered();
-                    if is_there && each(other).is_break() {
+                    let is_there = is_there && (is_plain || is_followed(at));
+                    if each(is_there.then_some(other)).is_break() {
                         return Ok(ControlFlow::Break(()));
                     }
                 }
             }
             return Ok(ControlFlow::Continue(()));
         }
-        self.edges(number, side, relations, &mut |_, seen| {
-            if seen.value.weight < min_weight {
+        self.edges(number, side, relations, &mut |seen| {
+            if seen.is_some_and(|seen| seen.value.weight < min_weight) {
                 return ControlFlow::Break(Stop::Relation);
             }
-            let flow = if seen.value.holds_at(as_of) { each(seen.other) } else { ControlFlow::Continue(()) };
-            flow.map_break(|()| Stop::All)
+            let other = seen.filter(|seen| seen.value.holds_at(as_of)).map(|seen| seen.other);
+            each(other).map_break(|()| Stop::All)
         })
     }
 
     /// Calls `each` with the edges of a node on one side: relation by relation, of each the heaviest first; ties by the other ends'
-    /// numbers, which are older entities' first, and by edge ids. It is told how many edges of the relation came before.
+    /// numbers, which are older entities' first, and by edge ids. `None`: one that is no more, or that nobody sees.
     pub(crate) fn edges(
         &self,
         number: u64,
         side: Side,
         relations: Option<&[u32]>,
-        each: &mut dyn FnMut(usize, &Seen<'_>) -> ControlFlow<Stop>,
+        each: &mut dyn FnMut(Option<&Seen<'_>>) -> ControlFlow<Stop>,
     ) -> Result<ControlFlow<()>> {
         let cleared = self.nodes.get(number).cleared;
         let is_wanted = |relation: u32| relations.is_none_or(|wanted| wanted.contains(&relation));
@@ -325,16 +325,16 @@ impl<'a> GraphReader<'a> {
         side: Side,
         relation: u32,
         lists: Vec<List<'_>>,
-        each: &mut dyn FnMut(usize, &Seen<'_>) -> ControlFlow<Stop>,
+        each: &mut dyn FnMut(Option<&Seen<'_>>) -> ControlFlow<Stop>,
     ) -> ControlFlow<()> {
         let mut cursors: Vec<Cursor<'_>> = lists.into_iter().map(List::by_weight).collect();
-        let mut nth = 0;
         loop {
-            let mut best: Option<(usize, usize, EdgeValue)> = None;
+            let mut best: Option<(usize, usize, Option<EdgeValue>)> = None;
+            let weight = |value: Option<EdgeValue>| value.map_or(1.0, |value| value.weight);
             for place in 0..cursors.len() {
                 let Some((at, value)) = cursors[place].peek() else { continue };
                 let is_better = best.is_none_or(|(other, other_at, other_value)| {
-                    let by_weight = value.weight.total_cmp(&other_value.weight);
+                    let by_weight = weight(value).total_cmp(&weight(other_value));
                     let by_name = || cursors[other].list.name(other_at).cmp(&cursors[place].list.name(at));
                     by_weight.then_with(by_name) == Ordering::Greater
                 });
@@ -346,22 +346,16 @@ impl<'a> GraphReader<'a> {
             cursors[place].next += 1;
             let list = &cursors[place].list;
             let name = list.name(at);
-            if cursors[..place].iter().any(|newer| newer.list.has(name)) || list.age(at) < cleared {
-                continue;
-            }
-            let state = match self.nodes.is_plainly_live(name.0) {
-                Some(exists) => NodeState { exists, ..NodeState::default() },
-                None => self.nodes.get(name.0),
-            };
+            let state = self.nodes.get(name.0);
             let is_expired = state.exists && !state.is_live(self.now);
-            if state.gone || is_expired || list.age(at) < state.cleared {
-                continue;
-            }
-            let other_is_live = state.exists;
-            let (other, edge_id) = name;
-            let seen = Seen { side, relation, other, edge_id, value, other_is_live };
-            match each(nth, &seen) {
-                ControlFlow::Continue(()) => nth += 1,
+            let is_hidden = state.gone || is_expired || list.age(at) < state.cleared.max(cleared);
+            let is_replaced = || cursors[..place].iter().any(|newer| newer.list.has(name));
+            let seen = value.filter(|_| !is_hidden && !is_replaced()).map(|value| {
+                let (other_is_live, (other, edge_id)) = (state.exists, name);
+                Seen { side, relation, other, edge_id, value, other_is_live }
+            });
+            match each(seen.as_ref()) {
+                ControlFlow::Continue(()) => {}
                 ControlFlow::Break(Stop::Relation) => return ControlFlow::Continue(()),
                 ControlFlow::Break(Stop::All) => return ControlFlow::Break(()),
             }

@@ -1,7 +1,7 @@
 //! What is done for the graph in the background: sealing full sets, merging segments.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::HashSet,
     iter::Peekable,
     path::PathBuf,
     sync::{Arc, atomic::Ordering},
@@ -14,7 +14,7 @@ use crate::{
     duty::Work,
     error::{Error, Result},
     graph::{
-        adjacency::{EdgeName, EdgeValue, Side, put_group},
+        adjacency::{EdgeName, EdgeValue, Group, Side, put_group},
         growing::{GROWING_BYTES, Growing},
         index::GraphIndex,
         nodes::{NodeState, NodesView},
@@ -132,8 +132,12 @@ impl Purge<'_> {
 
 impl Merged {
     fn write(&self, number: u64, purge: &Purge<'_>, writer: &mut SegmentWriter) -> Result<()> {
-        let state = self.state.as_ref().filter(|(_, state)| !(purge.is_oldest && state.gone));
-        if state.is_none() && self.sides.iter().all(Vec::is_empty) {
+        // What stands for nobody, or for somebody who is not there and has no edges, the store knows as well.
+        let has_edges = self.sides.iter().any(|edges| !edges.is_empty());
+        let is_gone = purge.nodes.get(number).gone;
+        let is_needed = |state: &NodeState| !is_gone && (state.exists || state.cleared > 0 || has_edges);
+        let state = self.state.as_ref().filter(|(_, state)| !purge.is_oldest || is_needed(state));
+        if state.is_none() && !has_edges {
             return Ok(());
         }
         let groups = |edges: &Edges| {
@@ -251,7 +255,7 @@ impl GraphIndex {
     }
 
     /// Removes the file of a segment. One that stays is removed by the next start.
-    fn remove_file(&self, id: u64) {
+    pub(super) fn remove_file(&self, id: u64) {
         let path = self.path_of(id);
         if let Err(error) = self.fs.remove(&path) {
             tracing::warn!(path = %path.display(), %error, "a segment of the graph stays until the next start");
@@ -341,27 +345,40 @@ fn merge_node(number: u64, records: &[(&GraphSegment, Record<'_>)], purge: &Purg
         }
     }
     for side in [Side::Out, Side::In] {
-        let mut edges: BTreeMap<EdgeName, (Sequence, Option<EdgeValue>)> = BTreeMap::new();
-        let mut sorted: Edges = Vec::new();
-        for (segment, record) in records {
+        // By relations, those of each newest first.
+        let mut groups: Vec<(Group<'_>, Sequence)> = Vec::new();
+        for (segment, record) in records.iter().rev() {
             for group in record.groups(side) {
-                let group = group.map_err(|error| segment.damaged(error))?;
-                for at in 0..group.len() {
-                    let (name, value) = (group.name(at), (!group.is_dead(at)).then(|| group.value(at)));
-                    if let [_] = records {
-                        if purge.keeps(number, &name, value.as_ref(), segment.covered()) {
-                            sorted.push((name, value));
-                        }
-                    } else {
-                        edges.insert(name, (segment.covered(), value));
-                    }
-                }
+                groups.push((group.map_err(|error| segment.damaged(error))?, segment.covered()));
             }
         }
-        let kept =
-            edges.into_iter().filter(|(name, (age, value))| purge.keeps(number, name, value.as_ref(), *age));
-        sorted.extend(kept.map(|(name, (_, value))| (name, value)));
-        merged.sides[side as usize] = sorted;
+        groups.sort_by_key(|(group, _)| group.relation);
+        for of_relation in groups.chunk_by(|(a, _), (b, _)| a.relation == b.relation) {
+            merge_groups(number, of_relation, purge, &mut merged.sides[side as usize]);
+        }
     }
     Ok(merged)
+}
+
+/// Edges of one relation from several segments, newest first: of those of one name the newest counts.
+fn merge_groups(number: u64, groups: &[(Group<'_>, Sequence)], purge: &Purge<'_>, out: &mut Edges) {
+    let mut heads = vec![0; groups.len()];
+    let name = |place: usize, at: usize| (groups[place].0.other(at), groups[place].0.edge_id(at));
+    loop {
+        let waiting = (0..groups.len()).filter(|place| heads[*place] < groups[*place].0.len());
+        // The first of equals, which is the newest.
+        let Some(place) = waiting.min_by_key(|place| name(*place, heads[*place])) else { return };
+        let (group, age) = &groups[place];
+        let at = heads[place];
+        let next = name(place, at);
+        for (older, head) in heads.iter_mut().enumerate().skip(place) {
+            if *head < groups[older].0.len() && name(older, *head) == next {
+                *head += 1;
+            }
+        }
+        let (name, value) = (group.name(at), (!group.is_dead(at)).then(|| group.value(at)));
+        if purge.keeps(number, &name, value.as_ref(), *age) {
+            out.push((name, value));
+        }
+    }
 }

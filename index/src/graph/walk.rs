@@ -148,7 +148,7 @@ impl Budget {
             self.truncated.insert(TruncationReason::MaxEdges, self.bounds.edges as u64);
             return false;
         }
-        if self.edges % DEADLINE_EVERY == 0 && self.bounds.deadline.has_passed() {
+        if self.edges.is_multiple_of(DEADLINE_EVERY) && self.bounds.deadline.has_passed() {
             self.truncated.insert(TruncationReason::Deadline, 1);
             return false;
         }
@@ -272,7 +272,9 @@ impl<'a> Walk<'a> {
         let mut seeds = vec![0.0; numbers.len()];
         for ((number, _), visit) in self.visits.iter().filter(|(_, visit)| visit.hops == 0) {
             // A seed that is worth nothing is still one.
-            place(*number).map(|at| seeds[at] = visit.score.max(f64::MIN_POSITIVE));
+            if let Some(at) = place(*number) {
+                seeds[at] = visit.score.max(f64::MIN_POSITIVE);
+            }
         }
         let mut links: Links = vec![Vec::new(); numbers.len()];
         let mut followed: Vec<(Side, &Option<Vec<u32>>)> = Vec::new();
@@ -346,10 +348,11 @@ fn follow(
     let as_of = spec.as_of.unwrap_or(graph.now);
     let (mut of_relation, mut end) = ((u32::MAX, 0), Followed::All);
     let mut failure = None;
-    let flow = graph.edges(from, way.side, way.relations.as_deref(), &mut |_, seen| {
+    let flow = graph.edges(from, way.side, way.relations.as_deref(), &mut |seen| {
         if !budget.look() {
             return ControlFlow::Break(Stop::All);
         }
+        let Some(seen) = seen else { return ControlFlow::Continue(()) };
         if seen.value.weight < spec.min_weight {
             return ControlFlow::Break(Stop::Relation);
         }

@@ -13,7 +13,7 @@ use allidb_storage::{Durability, WriteBatch};
 use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
-    graph::{self, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
+    graph::{self, ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
     merge::{EntityState, Register},
     model::{CollectionId, TextField, Timestamp, Value, Written},
     mutation::{Condition, Mutation, Part},
@@ -386,7 +386,7 @@ impl Replica {
     /// Writes edges at both their ends, and tells the graph of them.
     fn write_edges(&self, working: &Working, batch: &mut WriteBatch, changes: &mut Changes) -> Result<()> {
         let keyspaces = &self.keyspaces;
-        let mut changed: BTreeMap<(u64, u64, u32, &str), [Option<Option<EdgeValue>>; 2]> = BTreeMap::new();
+        let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
         for (entity, Loaded { before, after, .. }) in working {
             let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
             let sides = [

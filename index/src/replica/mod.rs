@@ -265,12 +265,20 @@ impl Replica {
         let _change = self.catalogue_change.lock();
         let (catalogue, collection) = self.catalogue().without(tenant, name)?;
         let dropped = Dropped { tenant, collection: collection.id, space: None };
+        // Looked for before, so that it does not take long until nobody walks through them any more.
+        let (nodes, segments) = self.graph.nodes_of(tenant, collection.id, &[])?;
         self.install(tenant, catalogue, &collection, &[dropped])?;
         for space in collection.spaces.values() {
             self.spaces.drop_space(collection.id, space.id);
         }
         self.texts.drop_collection(collection.id);
-        self.graph.drop_collection(tenant, collection.id)?;
+        self.graph.forget_nodes(&nodes);
+        match self.graph.nodes_of(tenant, collection.id, &segments) {
+            Ok((nodes, _)) => self.graph.forget_nodes(&nodes),
+            Err(error) => {
+                tracing::error!(%error, "until a restart walks may lead through a dropped collection");
+            }
+        }
         self.sweep_in_background(dropped);
         Ok(())
     }

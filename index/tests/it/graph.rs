@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_index::{
-    graph::{ExpandRequest, NeighborsRequest},
-    model::{Direction, Edge, EdgeRef, Timestamp, Write},
-    query::ExpandSpec,
+    graph::{ExpandRequest, HopsRequest, NeighborsRequest},
+    model::{Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
+    query::{ExpandSpec, TruncationReason},
 };
+use allidb_storage::fs::Fs as _;
 use proptest::prelude::*;
 
 use crate::fixture::{Fixture, TENANT, at, deadline, entity};
@@ -232,4 +233,173 @@ proptest! {
             check(&fixture, &model, now(&fixture));
         }
     }
+}
+
+/// Loses the segments of the graph, as a broken disk does, and opens the store again.
+fn without_segments(fixture: Fixture) -> Fixture {
+    let dir = std::path::Path::new("/node/graph");
+    fixture.replica.close().unwrap();
+    for name in fixture.fs.list(dir).unwrap() {
+        fixture.fs.remove(&dir.join(name)).unwrap();
+    }
+    fixture.crash()
+}
+
+fn neighbors(fixture: &Fixture, id: &str) -> usize {
+    let request = NeighborsRequest {
+        entity: at(id),
+        relations: vec![],
+        direction: Direction::Both,
+        min_weight: 0.0,
+        as_of: None,
+        limit: 100,
+    };
+    fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
+}
+
+#[test]
+fn lost_segments_are_made_again_from_the_rows() {
+    let fixture = Fixture::new();
+    fixture.put(entity("hub", &[]));
+    let edge = |to: &str| EdgeRef { from: at("hub"), relation: "r".into(), to: at(to), edge_id: "".into() };
+    fixture.link("hub", "r", "ghost", 0.5);
+    fixture.link("hub", "r", "other", 0.5);
+    fixture.one(Write::DeleteEdge(edge("ghost"))).unwrap();
+    fixture.replica.seal_graph().unwrap();
+    let fixture = without_segments(fixture);
+    assert_eq!(neighbors(&fixture, "hub"), 1);
+    // Its number outlived its only edge.
+    fixture.link("hub", "r", "ghost", 0.5);
+    assert_eq!((neighbors(&fixture, "hub"), neighbors(&fixture, "ghost")), (2, 1));
+    let fixture = without_segments(fixture.reopen());
+    assert_eq!((neighbors(&fixture, "hub"), neighbors(&fixture, "ghost")), (2, 1));
+}
+
+#[test]
+fn a_damaged_segment_is_set_aside_and_made_again() {
+    let fixture = Fixture::new();
+    for node in 0..300 {
+        fixture.put(entity(&format!("s{node}"), &[]));
+        fixture.link("hub", "r", &format!("s{node}"), 0.5);
+    }
+    fixture.replica.seal_graph().unwrap();
+    fixture.replica.close().unwrap();
+    let dir = std::path::Path::new("/node/graph");
+    let names = fixture.fs.list(dir).unwrap();
+    let path = dir.join(names.first().unwrap());
+    let mut bytes = fixture.fs.open_read(&path).unwrap().read_all().unwrap();
+    let at_ = bytes.len() / 2;
+    bytes[at_] ^= 4;
+    let file = fixture.fs.open(&path).unwrap();
+    file.write_all_at(0, &bytes).unwrap();
+    file.sync().unwrap();
+    let fixture = fixture.crash();
+    assert_eq!(neighbors(&fixture, "hub"), 100, "as many as were asked for");
+    assert_eq!(neighbors(&fixture, "s7"), 1);
+    let names = fixture.fs.list(dir).unwrap();
+    assert!(names.iter().any(|name| name.ends_with(".damaged")), "{names:?}");
+}
+
+#[test]
+fn nobody_walks_through_a_dropped_collection() {
+    let fixture = Fixture::new();
+    let spec = allidb_index::model::TextSpec::default();
+    fixture.replica.create_collection(TENANT, "d", vec![], BTreeMap::new(), spec).unwrap();
+    let there = |id: &str| EntityRef::new("d", id);
+    fixture.put(entity("a", &[]));
+    fixture.put(entity("z", &[]));
+    let middle = Write::Put { collection: "d".into(), entity: Box::new(entity("m", &[])) };
+    fixture.one(middle).unwrap();
+    for (from, to) in [(at("a"), there("m")), (there("m"), at("z"))] {
+        fixture.one(Write::PutEdge(Box::new(Edge::new(from, "r", to)))).unwrap();
+    }
+    let count = || {
+        let request = HopsRequest {
+            seeds: vec![at("a")],
+            relations: vec![],
+            direction: Direction::Out,
+            hops: 2,
+            min_weight: 0.0,
+            as_of: None,
+        };
+        fixture.replica.count_hops(TENANT, &request, deadline()).unwrap().counts
+    };
+    assert_eq!(count(), [1, 1]);
+    fixture.replica.seal_graph().unwrap();
+    fixture.replica.drop_collection(TENANT, "d").unwrap();
+    assert_eq!(count(), [0, 0]);
+}
+
+#[test]
+fn edges_that_nobody_sees_count_towards_bounds() {
+    let fixture = Fixture::new();
+    fixture.put(entity("hub", &[]));
+    for node in 0..600 {
+        let mut spoke = entity(&format!("s{node}"), &[]);
+        spoke.expire_at = Some(Timestamp(now(&fixture) + 5_000 * MILLI));
+        fixture.put(spoke);
+        fixture.link("hub", "r", &format!("s{node}"), 0.5);
+    }
+    fixture.clock.advance(10_000);
+    let past = allidb_index::Deadline(std::time::Instant::now());
+    let request = NeighborsRequest {
+        entity: at("hub"),
+        relations: vec![],
+        direction: Direction::Both,
+        min_weight: 0.0,
+        as_of: None,
+        limit: 1,
+    };
+    let answer = fixture.replica.neighbors(TENANT, &request, past).unwrap();
+    assert_eq!((answer.neighbors.len(), answer.truncated[0].reason), (0, TruncationReason::Deadline));
+}
+
+#[test]
+fn what_is_known_of_nodes_that_are_gone_takes_no_more_memory() {
+    let fixture = Fixture::new();
+    let mut last = 0;
+    for round in 0..4 {
+        let ids = || (0..2_000).map(|node| format!("e{node}"));
+        let put = |id: String| Write::Put { collection: "c".into(), entity: Box::new(entity(&id, &[])) };
+        assert!(fixture.write(ids().map(put).collect()).iter().all(Result::is_ok));
+        assert!(fixture.write(ids().map(|id| Write::Delete(at(&id))).collect()).iter().all(Result::is_ok));
+        fixture.replica.seal_graph().unwrap();
+        let now = fixture.replica.graph_counts().memory_bytes;
+        assert!(round == 0 || now <= last + 50_000, "{last} to {now}");
+        last = now;
+    }
+    assert_eq!(fixture.replica.graph_counts().nodes, 0);
+}
+
+/// One thread deletes the middle of a path and puts it back, in one batch each; no walk may see half of that.
+#[test]
+fn a_walk_sees_the_graph_of_one_moment() {
+    let fixture = Fixture::new();
+    let restore = || {
+        let put = |id: &str| Write::Put { collection: "c".into(), entity: Box::new(entity(id, &[])) };
+        let link = |from: &str, to: &str| Write::PutEdge(Box::new(Edge::new(at(from), "r", at(to))));
+        vec![put("a"), put("n"), put("z"), link("a", "n"), link("n", "z")]
+    };
+    assert!(fixture.write(restore()).iter().all(Result::is_ok));
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..1_500 {
+                fixture.delete("n");
+                assert!(fixture.write(restore()).iter().all(Result::is_ok));
+                if round % 100 == 0 {
+                    fixture.replica.seal_graph().unwrap();
+                }
+            }
+            is_over.store(true, std::sync::atomic::Ordering::Release);
+        });
+        while !is_over.load(std::sync::atomic::Ordering::Acquire) {
+            let spec = ExpandSpec { hops: 2, ..ExpandSpec::default() };
+            let request = ExpandRequest { seeds: vec![at("a")], spec, paths: true };
+            let found = fixture.replica.expand(TENANT, &request, deadline()).unwrap();
+            let found: Vec<_> =
+                found.nodes.iter().map(|node| (node.entity.id.as_str(), node.path.len())).collect();
+            assert!(found.is_empty() || found == [("n", 1), ("z", 2)], "{found:?}");
+        }
+    });
 }

@@ -64,7 +64,9 @@ impl<'a> Record<'a> {
             let cleared = if has(WAS_CLEARED) { from.varint()? } else { 0 };
             let known = NodeState { exists: has(EXISTS), gone: has(GONE), expire_at, cleared };
             state = Some((known, from));
-            (from.varint()?, from.varint()?, from.bytes()?);
+            from.varint()?;
+            from.varint()?;
+            from.bytes()?;
         }
         let out = from.bytes()?;
         Ok(Self { state, sides: [out, from.rest()] })
