@@ -248,8 +248,8 @@ mod tests {
         let seen = |at| nodes.view(at).get(70_000);
         assert_eq!([seen(9), seen(10), seen(19)], [NodeState::default(), there, there]);
         assert_eq!([seen(20), seen(30), seen(40)], [expiring, NodeState::default(), cleared]);
-        assert_eq!(seen(20).is_live(Timestamp(49)), true);
-        assert_eq!(seen(20).is_live(Timestamp(50)), false);
+        assert!(seen(20).is_live(Timestamp(49)));
+        assert!(!seen(20).is_live(Timestamp(50)));
         nodes.forget_before(30);
         assert_eq!([seen(30), seen(40)], [NodeState::default(), cleared]);
         nodes.set(70_000, there, 60);

@@ -223,7 +223,7 @@ proptest! {
                 Step::Batch(steps) => {
                     let now = now(&fixture) + MILLI;
                     let writes = steps.iter().map(|step| model.write(step, now)).collect();
-                    fixture.write(writes).into_iter().for_each(|written| drop(written.unwrap()));
+                    prop_assert!(fixture.write(writes).iter().all(Result::is_ok));
                 }
                 step => {
                     let now = now(&fixture) + MILLI;

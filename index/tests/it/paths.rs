@@ -27,7 +27,9 @@ fn edges() -> impl Strategy<Value = Edges> {
 
 fn fixture(edges: &Edges, is_sealed: bool) -> Fixture {
     let fixture = Fixture::new();
-    (0..NODES).for_each(|node| drop(fixture.put(entity(&id(node), &[]))));
+    for node in 0..NODES {
+        fixture.put(entity(&id(node), &[]));
+    }
     for (nth, ((from, to), weight)) in edges.iter().enumerate() {
         fixture.link(&id(*from), "r", &id(*to), f64::from(*weight) / 10.0);
         if is_sealed && nth % 5 == 4 {
@@ -71,7 +73,9 @@ proptest! {
     fn paths_are_those_of_petgraph(edges in edges(), is_sealed: bool, k in 1..8_usize) {
         let fixture = fixture(&edges, is_sealed);
         let mut graph = DiGraph::<(), f64>::new();
-        (0..NODES).for_each(|_| drop(graph.add_node(())));
+        for _ in 0..NODES {
+            graph.add_node(());
+        }
         let node = |node: u8| NodeIndex::new(node.into());
         for ((from, to), weight) in &edges {
             graph.add_edge(node(*from), node(*to), f64::from(*weight) / 10.0);

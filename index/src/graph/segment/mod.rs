@@ -286,7 +286,7 @@ mod tests {
             assert_eq!(record.name().unwrap().unwrap().id, format!("n{number}"));
             let groups: Vec<Group<'_>> = record.groups(Side::Out).map(|group| group.unwrap()).collect();
             assert_eq!(groups.iter().map(|group| group.other(0)).collect::<Vec<_>>(), [number + 1]);
-            assert_eq!(record.has_edges(Side::In), false);
+            assert!(!record.has_edges(Side::In));
         }
         for number in [0, 4, 7, 62, 65, 4094, 4097, 100_000, (1 << 33) + 1, u64::MAX] {
             assert!(segment.record(number).unwrap().is_none(), "{number}");
