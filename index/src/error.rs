@@ -100,6 +100,20 @@ impl Error {
         Self::Invalid { field: field.as_ref().to_owned(), why: why.into() }
     }
 
+    /// The same of a part of a request.
+    pub(crate) fn within(self, place: &str) -> Self {
+        match self {
+            Self::Invalid { field, why } => Self::Invalid { field: format!("{place}.{field}"), why },
+            Self::OverLimit { field, got, limit } => {
+                Self::OverLimit { field: format!("{place}.{field}"), got, limit }
+            }
+            Self::WrongDimension { field, space, want, got } => {
+                Self::WrongDimension { field: format!("{place}.{field}"), space, want, got }
+            }
+            other => other,
+        }
+    }
+
     /// The operating system refused to do `op` with a file.
     pub(crate) fn io(op: &'static str, path: &Path, source: std::io::Error) -> Self {
         allidb_storage::Error::Io { op, path: path.to_owned(), source }.into()

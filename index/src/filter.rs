@@ -198,6 +198,22 @@ impl Filter {
 }
 
 impl Field {
+    /// The value of an entity's field, if it has exactly one.
+    pub(crate) fn value(&self, entity: &Entity) -> Option<Value> {
+        let (mut value, mut count) = (None, 0);
+        self.any(entity, &mut |found| {
+            count += 1;
+            value = Some(found.clone());
+            count > 1
+        });
+        value.filter(|value| count == 1 && !matches!(value, Value::Null | Value::List(_) | Value::Map(_)))
+    }
+
+    /// The part of an entity that has the field.
+    pub(crate) fn read_mask(&self) -> ReadMask {
+        Filter::Exists(self.clone()).read_mask()
+    }
+
     /// Whether the test holds for the field's value or, for sources, for any of them.
     fn any(&self, entity: &Entity, test: &mut dyn FnMut(&Value) -> bool) -> bool {
         let time = |time: Option<crate::model::Timestamp>| time.map(Value::Timestamp);

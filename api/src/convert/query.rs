@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use allidb_index::{
+    filter::Field,
     model::{Limits, ReadMask},
-    query::{Answer, Fusion, Hit, Nearest, NearestTarget, Query, Scoring, Seed, SignalValue, Weights},
+    query::{
+        Answer, Diversity, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query, ScoreMode, Scoring,
+        Seed, SignalValue, Weights,
+    },
 };
 use tonic::Status;
 
@@ -16,6 +20,7 @@ use super::{
     mask::read_mask_from_proto,
     text::text_query_from_proto,
     time::{duration_from_proto, duration_to_proto, optional_timestamp_from_proto},
+    value::value_to_proto,
     vector::vector_from_proto,
     walk::{path_to_proto, spec_from_proto, truncations_to_proto},
 };
@@ -25,8 +30,20 @@ use crate::{status, v1};
 const DEFAULT_HITS: usize = 10;
 /// How little the first places differ, unless the request says.
 const RANK_K: f64 = 60.0;
+/// How much importance and recency change a score, and how much scores count beside diversity, unless the request says.
+const DEFAULT_BOOST: f64 = 0.5;
+const DEFAULT_LAMBDA: f64 = 0.5;
 
 pub(crate) fn query_from_proto(request: v1::QueryRequest, limits: &Limits) -> Result<Query, Status> {
+    bounded_query_from_proto(request, limits, DEFAULT_HITS)
+}
+
+/// A query of so many hits unless it says otherwise.
+fn bounded_query_from_proto(
+    request: v1::QueryRequest,
+    limits: &Limits,
+    default_hits: usize,
+) -> Result<Query, Status> {
     let seeds = Path::Root("seeds");
     if request.seeds.is_empty() {
         return Err(seeds.invalid("must hold at least one"));
@@ -44,11 +61,44 @@ pub(crate) fn query_from_proto(request: v1::QueryRequest, limits: &Limits) -> Re
         expand,
         scoring: scoring_from_proto(request.score.unwrap_or_default())?,
         filter,
-        limit: or_default(&Path::Root("limit"), request.limit, DEFAULT_HITS, limits.k)?,
+        limit: or_default(&Path::Root("limit"), request.limit, default_hits, limits.k)?,
         threshold: optional_finite(&Path::Root("threshold"), request.threshold)?,
         read_mask: read_mask_from_proto(request.read_mask, ReadMask::fields())?,
         explain: request.explain,
+        within: match request.within {
+            // What bounds another query is wanted whole. Messages within each other are few: the decoder has a limit.
+            Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, limits.k)?)),
+            None => None,
+        },
+        offset: request.offset as usize,
+        order_by: (request.order_by.into_iter().enumerate())
+            .map(|(at, order)| order_from_proto(&Path::Root("order_by").index(at), order))
+            .collect::<Result<_, _>>()?,
+        group_by: request.group_by.map(|group_by| group_by_from_proto(group_by, limits)).transpose()?,
+        diversity: request.diversity.map(diversity_from_proto).transpose()?,
     })
+}
+
+fn order_from_proto(path: &Path<'_>, order: v1::OrderBy) -> Result<Order, Status> {
+    Ok(Order { field: field_from_proto(&path.field("field"), &order.field)?, descending: order.descending })
+}
+
+fn group_by_from_proto(group_by: v1::GroupBy, limits: &Limits) -> Result<GroupBy, Status> {
+    let path = Path::Root("group_by");
+    Ok(GroupBy {
+        field: field_from_proto(&path.field("field"), &group_by.field)?,
+        size: or_default(&path.field("size"), group_by.size, 1, limits.k)?,
+    })
+}
+
+fn diversity_from_proto(diversity: v1::Diversity) -> Result<Diversity, Status> {
+    let path = Path::Root("diversity");
+    let lambda = finite(&path.field("lambda"), diversity.lambda.unwrap_or(DEFAULT_LAMBDA))?;
+    Ok(Diversity { lambda, candidates: diversity.candidates as usize })
+}
+
+fn field_from_proto(path: &Path<'_>, name: &str) -> Result<Field, Status> {
+    Field::parse(name).map_err(|_| path.invalid(format!("is {name:?}, which names no field")))
 }
 
 fn seed_from_proto(path: &Path<'_>, seed: v1::Seed, limits: &Limits) -> Result<Seed, Status> {
@@ -104,13 +154,23 @@ fn nearest_from_proto(path: &Path<'_>, nearest: v1::Nearest, limits: &Limits) ->
 
 fn scoring_from_proto(scoring: v1::Scoring) -> Result<Scoring, Status> {
     let path = Path::Root("score");
-    if v1::ScoreMode::try_from(scoring.mode).is_err() {
-        return Err(path.field("mode").invalid(format!("is {}, which is no mode", scoring.mode)));
-    }
+    let mode = match v1::ScoreMode::try_from(scoring.mode) {
+        Ok(v1::ScoreMode::Unspecified | v1::ScoreMode::Weighted) => ScoreMode::Weighted,
+        Ok(v1::ScoreMode::Boost) => {
+            let default = v1::Boost { importance: DEFAULT_BOOST, recency: DEFAULT_BOOST };
+            let v1::Boost { importance, recency } = scoring.boost.unwrap_or(default);
+            ScoreMode::Boost { importance, recency }
+        }
+        Ok(v1::ScoreMode::AllidbV1) => ScoreMode::AllidbV1,
+        Err(_) => {
+            return Err(path.field("mode").invalid(format!("is {}, which is no mode", scoring.mode)));
+        }
+    };
     let weights =
         scoring.weights.map(|weights| weights_from_proto(&path.field("weights"), weights)).transpose()?;
     let half_life = path.field("half_life");
     Ok(Scoring {
+        mode,
         weights,
         half_life: scoring.half_life.map(|duration| duration_from_proto(&half_life, duration)).transpose()?,
         as_of: optional_timestamp_from_proto(&path.field("as_of"), scoring.as_of)?,
@@ -173,6 +233,7 @@ fn hit_to_proto(hit: Hit) -> v1::Hit {
         hops: hit.hops as u32,
         breakdown: hit.breakdown.iter().map(signal_to_proto).collect(),
         path: path_to_proto(hit.path),
+        group: hit.group.map(value_to_proto),
     }
 }
 
@@ -181,7 +242,7 @@ fn signal_to_proto(signal: &SignalValue) -> v1::SignalValue {
         signal: signal.signal.name().to_owned(),
         value: signal.value,
         weight: signal.weight,
-        contribution: signal.contribution(),
+        contribution: signal.contribution,
     }
 }
 

@@ -3,8 +3,8 @@
 use std::{fs, path::PathBuf};
 
 use allidb_api::v1::{
-    Direction, ExpandOptions, Ids, Nearest, QueryRequest, ReciprocalRank, Scoring, SearchedField, Seed,
-    TextMatch, TextSeed, Vector, Weights, nearest::Target, seed,
+    Direction, Diversity, ExpandOptions, GroupBy, Ids, Nearest, OrderBy, QueryRequest, ReciprocalRank,
+    ScoreMode, Scoring, SearchedField, Seed, TextMatch, TextSeed, Vector, Weights, nearest::Target, seed,
 };
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -136,6 +136,33 @@ pub(crate) struct QuestionArgs {
     /// Factor for each hop, above 0 and up to 1.
     #[arg(long)]
     decay: Option<f64>,
+    /// Find only what a walk from these ids reaches, with commas between: see --within-pattern.
+    #[arg(long, value_name = "IDS", value_delimiter = ',')]
+    within: Vec<String>,
+    /// The relations of that walk, such as 'hyponym*'.
+    #[arg(
+        long,
+        value_name = "PATTERN",
+        requires = "within",
+        default_value = ".*",
+        hide_default_value = true
+    )]
+    within_pattern: String,
+    /// Leave out so many of the first hits or groups.
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    offset: u32,
+    /// Order hits by these fields rather than by score, with commas between; `-` before one: the greatest first.
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',', allow_hyphen_values = true)]
+    order_by: Vec<String>,
+    /// Put hits of one value of a field together, the best group first: FIELD[:SIZE].
+    #[arg(long, value_name = "FIELD")]
+    group_by: Option<String>,
+    /// Choose hits that differ: what scores count beside that, from 0 to 1.
+    #[arg(long, value_name = "LAMBDA")]
+    diversity: Option<f64>,
+    /// What becomes of the signals.
+    #[arg(long, value_enum, default_value_t = Mode::Weighted)]
+    mode: Mode,
     /// Weights of the signals, such as vector=1,graph=0.5,importance=0.1,recency=0.1.
     #[arg(long, value_parser = parse_weights)]
     weights: Option<Weights>,
@@ -246,6 +273,19 @@ impl QuestionArgs {
         }))
     }
 
+    /// The walk that bounds the question, if one does.
+    fn bounds(&self) -> Option<QueryRequest> {
+        let refs: Vec<_> = self.within.iter().map(|id| entity_ref(&self.collection, id)).collect();
+        let expand = ExpandOptions { pattern: self.within_pattern.clone(), ..ExpandOptions::default() };
+        let seed = Seed { kind: Some(seed::Kind::Ids(Ids { refs })) };
+        (!self.within.is_empty()).then(|| QueryRequest {
+            collection: self.collection.clone(),
+            seeds: vec![seed],
+            expand: Some(ExpandOptions { max_nodes: MAX_WITHIN, fan_out: MAX_WITHIN, ..expand }),
+            ..QueryRequest::default()
+        })
+    }
+
     /// The whole question, beginning at these seeds.
     pub(crate) fn request(&self, seeds: Vec<seed::Kind>) -> Result<QueryRequest> {
         let edge_filter = self.edge_filter.as_deref().map(filter_syntax::parse_argument).transpose()?;
@@ -266,10 +306,12 @@ impl QuestionArgs {
             page_rank: self.page_rank,
             ..ExpandOptions::default()
         });
-        let scored = self.weights.is_some() || self.half_life.is_some() || self.ranks;
+        let mode = self.mode != Mode::Weighted;
+        let scored = self.weights.is_some() || self.half_life.is_some() || self.ranks || mode;
         let score = scored.then(|| Scoring {
             weights: self.weights,
             half_life: self.half_life,
+            mode: ScoreMode::from(self.mode).into(),
             reciprocal_rank: self.ranks.then(ReciprocalRank::default),
             ..Scoring::default()
         });
@@ -283,6 +325,11 @@ impl QuestionArgs {
             threshold: self.threshold,
             read_mask: mask(self.fields.clone()),
             explain: self.explain,
+            within: self.bounds().map(Box::new),
+            offset: self.offset,
+            order_by: self.order_by.iter().map(|field| order_by(field)).collect(),
+            group_by: self.group_by.as_deref().map(group_by).transpose()?,
+            diversity: self.diversity.map(|lambda| Diversity { lambda: Some(lambda), candidates: 0 }),
             ..QueryRequest::default()
         })
     }
@@ -315,6 +362,44 @@ fn parse_weights(text: &str) -> Result<Weights, String> {
         *slot = weight;
     }
     Ok(weights)
+}
+
+/// What becomes of the signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    /// Their weighted mean.
+    Weighted,
+    /// The mean of vector, text and graph, boosted by importance and recency.
+    Boost,
+    /// The formula of the first AlliDB.
+    AllidbV1,
+}
+
+impl From<Mode> for ScoreMode {
+    fn from(mode: Mode) -> Self {
+        match mode {
+            Mode::Weighted => Self::Weighted,
+            Mode::Boost => Self::Boost,
+            Mode::AllidbV1 => Self::AllidbV1,
+        }
+    }
+}
+
+/// Nodes and edges of a walk that bounds a question.
+const MAX_WITHIN: u32 = 10_000;
+
+fn order_by(field: &str) -> OrderBy {
+    let (descending, field) = match field.strip_prefix('-') {
+        Some(field) => (true, field),
+        None => (false, field),
+    };
+    OrderBy { field: field.to_owned(), descending }
+}
+
+fn group_by(argument: &str) -> Result<GroupBy> {
+    let (field, size) = argument.split_once(':').unwrap_or((argument, "1"));
+    let size = size.parse().map_err(|_| Failure::usage(format!("--group-by: {size:?} is no number")))?;
+    Ok(GroupBy { field: field.to_owned(), size })
 }
 
 #[cfg(test)]

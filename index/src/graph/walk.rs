@@ -55,7 +55,20 @@ struct Arrival {
     side: Side,
     relation: u32,
     edge_id: Box<str>,
+    weight: f64,
     before: Option<Arc<Arrival>>,
+}
+
+impl Visit {
+    /// The mean weight of the edges of the walk; `None`: a seed.
+    pub(crate) fn mean_weight(&self) -> Option<f64> {
+        let (mut sum, mut edges) = (0.0, 0);
+        let mut arrival = self.came_by.as_ref();
+        while let Some(Arrival { weight, before, .. }) = arrival.map(|arrival| &**arrival) {
+            (sum, edges, arrival) = (sum + weight, edges + 1, before.as_ref());
+        }
+        (edges > 0).then(|| sum / f64::from(edges))
+    }
 }
 
 /// A walk and what it has found.
@@ -237,6 +250,7 @@ impl<'a> Walk<'a> {
                             side: seen.side,
                             relation: seen.relation,
                             edge_id: seen.edge_id.into(),
+                            weight: seen.value.weight,
                             before: before.clone(),
                         }));
                         visits.insert(place, Visit { score: next_score, hops: hop, came_by });
@@ -316,7 +330,7 @@ impl<'a> Walk<'a> {
     pub(crate) fn path(&self, visit: &Visit) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
         let mut arrival = visit.came_by.as_ref();
-        while let Some(Arrival { from, to, side, relation, edge_id, before }) = arrival.map(|a| &**a) {
+        while let Some(Arrival { from, to, side, relation, edge_id, before, .. }) = arrival.map(|a| &**a) {
             let edge = self.reader.edge(self.graph, (*from, *side, *relation, *to), edge_id)?;
             steps.extend(edge.map(|edge| Step { edge, direction: (*side).into() }));
             arrival = before.as_ref();

@@ -12,13 +12,17 @@ use crate::{
     query::{
         Answer, Fusion, Hit, Nearest, Query, Seed, Signal,
         score::{Scorer, Signals, total},
-        seeds::{Found, check_k},
+        seeds::{Found, Inside, check_k},
+        shape::Scored,
         target::{Aimed, Match, Pinned, Target},
         texts::TextHit,
     },
     replica::{Reader, Replica, Rows, StoredVector, check_answer, check_mask},
     row::EntityKey,
 };
+
+/// Queries within each other.
+const MAX_WITHIN: usize = 3;
 
 impl Replica {
     /// Answers a query. The same query on the same rows gives the same answer.
@@ -44,14 +48,21 @@ impl Replica {
         &self,
         pinned: &Pinned<'_>,
         query: &Query,
-        Aimed { collection, targets }: &Aimed,
+        Aimed { collection, targets, within }: &Aimed,
         rows: &mut Rows,
         deadline: Deadline,
     ) -> Result<Answer> {
         let reader = &pinned.reader;
         check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
-        let found = reader.seeds(query, collection, targets, pinned, rows, deadline)?;
+        let inside = match (&query.within, within) {
+            (Some(within), Some(aimed)) => {
+                let answer = self.answer(pinned, &bare(within), aimed, rows, deadline)?;
+                Some(Inside::of(reader, collection.id, answer)?)
+            }
+            _ => None,
+        };
+        let found = reader.seeds(query, collection, targets, pinned, inside, rows, deadline)?;
         let mut known: HashMap<EntityKey, Option<Candidate>> = HashMap::new();
         let mut seeds: HashMap<EntityKey, f64> = HashMap::new();
         for (entity, score) in &found.seeds {
@@ -78,7 +89,7 @@ impl Replica {
         let (mut walk, mut nodes) = (None, 0);
         if let (Some(spec), Some(graph)) = (&query.expand, &graph) {
             let from = match (spec.seeds, query.seeds.len()) {
-                (0, 2..) => query.limit,
+                (0, 2..) => query.offset + query.limit,
                 (0, _) => usize::MAX,
                 (seeds, _) => seeds,
             };
@@ -112,25 +123,29 @@ impl Replica {
                 None => reader.candidate(&entity, query, targets, &found, rows)?,
             };
             if let Some(mut candidate) = candidate {
-                candidate.signals.graph = visits.get(&entity).map_or(0.0, |visit| visit.score);
+                let visit = visits.get(&entity);
+                candidate.signals.graph = visit.map_or(0.0, |visit| visit.score);
+                candidate.signals.path_weight =
+                    visit.and_then(|visit| visit.walk.as_ref()).and_then(Visit::mean_weight);
                 let breakdown = scorer.breakdown(&candidate.signals);
                 let score = total(&breakdown);
                 if query.threshold.is_none_or(|threshold| score >= threshold) {
-                    candidates.push((score, entity, candidate, breakdown));
+                    candidates.push(Scored { score, entity, candidate, breakdown, group: None });
                 }
             }
         }
         let name = |entity: &EntityKey| reader.catalogue.by_id(entity.collection).map(|c| c.name.as_str());
         candidates.sort_unstable_by(|a, b| {
             let by_nearness = || match scorer.weighs(Signal::Vector) {
-                true => b.2.nearness().total_cmp(&a.2.nearness()),
+                true => b.candidate.nearness().total_cmp(&a.candidate.nearness()),
                 // Nothing that was not asked for decides.
                 false => Ordering::Equal,
             };
-            let by_name = || name(&a.1).cmp(&name(&b.1)).then_with(|| a.1.id.cmp(&b.1.id));
-            b.0.total_cmp(&a.0).then_with(by_nearness).then_with(by_name)
+            let by_name =
+                || name(&a.entity).cmp(&name(&b.entity)).then_with(|| a.entity.id.cmp(&b.entity.id));
+            b.score.total_cmp(&a.score).then_with(by_nearness).then_with(by_name)
         });
-        candidates.truncate(query.limit);
+        let candidates = reader.shape(query, targets, candidates, rows, deadline)?;
         let mut answer = Answer { truncated: found.truncated, ..Answer::default() };
         answer.cost.vectors_compared = found.compared;
         if let Some(walk) = &walk {
@@ -138,7 +153,7 @@ impl Replica {
             (answer.cost.nodes, answer.cost.edges) = (nodes, walk.edges());
         }
         let mut bytes = 0;
-        for (score, key, candidate, breakdown) in candidates {
+        for Scored { score, entity: key, candidate, breakdown, group } in candidates {
             let Some(collection) = reader.catalogue.by_id(key.collection) else { continue };
             let Some(row) = rows.get(reader, &key)? else { continue };
             check_answer(bytes, self.limits.answer_bytes)?;
@@ -154,6 +169,7 @@ impl Replica {
                 collection: collection.name.clone(),
                 entity,
                 score,
+                group,
                 measure: candidate.best.as_ref().map(|best| best.measure),
                 chunk_id: candidate.chunk(),
                 hops: visits.get(&key).map_or(0, |visit| visit.hops),
@@ -171,6 +187,15 @@ impl Replica {
             return Err(Error::invalid("seeds", why));
         }
         check_k("limit", query.limit, limits.k)?;
+        query.check_shape(limits)?;
+        if let Some(within) = &query.within {
+            let depth = std::iter::successors(Some(within), |query| query.within.as_ref()).count();
+            if depth > MAX_WITHIN {
+                let why = format!("is nested {depth} deep; at most {MAX_WITHIN} are allowed");
+                return Err(Error::invalid("within", why));
+            }
+            self.validate(within).map_err(|error| error.within("within"))?;
+        }
         if let Some(filter) = &query.filter {
             filter.validate("filter", limits)?;
         }
@@ -186,12 +211,18 @@ impl Replica {
             }
         }
         match query.threshold {
-            Some(threshold) if !(0.0..=1.0).contains(&threshold) => {
-                Err(Error::invalid("threshold", format!("is {threshold}; it must be in [0, 1]")))
+            Some(threshold) if !(0.0..=query.scoring.mode.most()).contains(&threshold) => {
+                let most = query.scoring.mode.most();
+                Err(Error::invalid("threshold", format!("is {threshold}; it must be in [0, {most}]")))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// What of a nested query tells which entities it finds.
+fn bare(query: &Query) -> Query {
+    Query { read_mask: ReadMask::nothing(), explain: false, ..query.clone() }
 }
 
 /// A hit in another collection carries the vectors that it has.
@@ -212,7 +243,7 @@ struct Visited {
 }
 
 /// What scoring needs to know of a candidate.
-struct Candidate {
+pub(super) struct Candidate {
     signals: Signals,
     /// Its best vector, if one was compared.
     best: Option<Match>,
@@ -252,6 +283,9 @@ impl Reader<'_> {
         rows: &mut Rows,
     ) -> Result<Option<Candidate>> {
         let now = self.now;
+        if found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(entity)) {
+            return Ok(None);
+        }
         let Some(row) = rows.get(self, entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
         if !self.passes(entity, row, query.filter.as_ref())? {
             return Ok(None);
@@ -279,7 +313,7 @@ impl Reader<'_> {
                 (of(&mut found.vector_ranks.iter()), of(&mut found.texts.iter().map(|found| &found.ranks)))
             }
         };
-        let signals = Signals { vector, text, graph: 0.0, importance, updated_at };
+        let signals = Signals { vector, text, graph: 0.0, path_weight: None, importance, updated_at };
         Ok(Some(Candidate { signals, best, text: text_hit }))
     }
 

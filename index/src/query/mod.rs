@@ -5,12 +5,14 @@ mod matches;
 mod numbers;
 mod score;
 mod seeds;
+mod shape;
 mod target;
 mod texts;
 mod tree;
 
 pub(crate) use matches::MatchCache;
 pub use tree::{
-    Answer, Cost, ExpandSpec, Fusion, Hit, Nearest, NearestTarget, Query, Scoring, Seed, Signal, SignalValue,
-    Step, TextMatch, TextQuery, Truncation, TruncationReason, Weights,
+    Answer, Cost, Diversity, ExpandSpec, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query,
+    ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch, TextQuery, Truncation, TruncationReason,
+    Weights,
 };

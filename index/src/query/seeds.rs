@@ -1,14 +1,18 @@
 //! Finding where a query begins.
 
+use std::sync::Arc;
+
 use foldhash::{HashMap, HashMapExt, HashSet};
+use roaring::RoaringTreemap;
 
 use crate::{
     codec::Decoder,
     error::{Error, Result},
-    model::{Collection, ReadMask, validate_id},
+    model::{Collection, CollectionId, ReadMask, validate_id},
     placement::PARTITIONS,
     query::{
-        Nearest, Query, Seed, Truncation, TruncationReason,
+        Answer, Nearest, Query, Seed, Truncation, TruncationReason,
+        matches::Matches,
         target::{Match, Pinned, Target, Views},
         texts::TextFound,
     },
@@ -41,6 +45,44 @@ pub(crate) struct Found {
     pub(crate) given: HashSet<EntityKey>,
     pub(crate) truncated: Vec<Truncation>,
     pub(crate) compared: u64,
+    /// What a nested query found, if there is one: nothing else may be a hit.
+    pub(crate) inside: Option<Inside>,
+}
+
+/// What a nested query found.
+pub(crate) struct Inside {
+    pub(crate) entities: HashSet<EntityKey>,
+    /// The numbers of those that are of the query's own collection, and of their chunks.
+    pub(crate) numbers: RoaringTreemap,
+}
+
+impl Inside {
+    /// The hits of an answer.
+    pub(crate) fn of(reader: &Reader<'_>, collection: CollectionId, answer: Answer) -> Result<Self> {
+        let mut inside = Self { entities: HashSet::default(), numbers: RoaringTreemap::new() };
+        for hit in answer.hits {
+            let owner = reader.catalogue.get(reader.tenant, &hit.collection)?.id;
+            let entity = EntityKey::new(reader.tenant, owner, &hit.entity.id);
+            if owner == collection {
+                let (keyspace, prefix) = (reader.replica.keyspaces.number, entity.numbers());
+                for row in reader.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)? {
+                    let (key, bytes) = row?;
+                    inside.numbers.insert(decode_number_key(&key, &bytes)?);
+                }
+            }
+            inside.entities.insert(entity);
+        }
+        Ok(inside)
+    }
+
+    /// Those that also match a filter, as far as that is known.
+    pub(crate) fn and(&self, matches: Option<Matches>) -> Matches {
+        let numbers = match matches {
+            Some(matches) => &self.numbers & &*matches.numbers,
+            None => self.numbers.clone(),
+        };
+        Matches { numbers: Arc::new(numbers) }
+    }
 }
 
 /// An entity that was compared.
@@ -65,22 +107,25 @@ struct Near {
 
 /// How many seeds a clause brings that does not say.
 fn default_k(query: &Query, beside_others: usize) -> usize {
-    if query.seeds.len() > 1 { query.limit.max(beside_others) } else { query.limit }
+    if query.seeds.len() > 1 { query.pool().max(beside_others) } else { query.pool() }
 }
 
 impl Reader<'_> {
     /// All seeds of the query.
+    #[expect(clippy::too_many_arguments, reason = "a query and all it reads from")]
     pub(crate) fn seeds(
         &self,
         query: &Query,
         collection: &Collection,
         targets: &[Target],
         Pinned { views, text_view, .. }: &Pinned<'_>,
+        inside: Option<Inside>,
         rows: &mut Rows,
         deadline: crate::Deadline,
     ) -> Result<Found> {
         let text_view = text_view.as_ref();
-        let mut found = Found { matches: vec![HashMap::new(); targets.len()], ..Found::default() };
+        let matches = vec![HashMap::new(); targets.len()];
+        let mut found = Found { matches, inside, ..Found::default() };
         let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
             deadline.check()?;
@@ -115,7 +160,7 @@ impl Reader<'_> {
                     }
                 }
                 Seed::Matching { filter, limit } => {
-                    let limit = if *limit == 0 { query.limit } else { *limit };
+                    let limit = if *limit == 0 { query.pool() } else { *limit };
                     check_k(&format!("seeds[{at}].filter.limit"), limit, self.replica.limits.k)?;
                     filter.validate(&format!("seeds[{at}].filter"), &self.replica.limits)?;
                     self.matching(filter, limit, collection, deadline, &mut found)?;
@@ -180,6 +225,9 @@ impl Reader<'_> {
             Some(filter) if !rows_tell => self.matches(target.collection, filter, nearest.exact, deadline)?,
             _ => None,
         };
+        if let Some(inside) = &found.inside {
+            matches = Some(inside.and(matches));
+        }
         let by_vectors = nearest.rescore || !target.index.shape.codes.tell_distances();
         // So many pass before the nearest of them are taken: the index alone may order the last ones wrongly.
         let wanted = if by_vectors { (k + k / 2 + 10).min(limits.candidates) } else { k };
@@ -347,6 +395,7 @@ impl Reader<'_> {
                 let row = crate::replica::decode_row(&key, bytes)?;
                 if Some(&key) == target.itself.as_ref()
                     || !row.is_live(self.now)
+                    || found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(&key))
                     || !self.passes(&key, &row, filter)?
                 {
                     continue;

@@ -141,6 +141,30 @@ impl Reader<'_> {
 pub(crate) struct Aimed {
     pub(crate) collection: Arc<Collection>,
     pub(crate) targets: Vec<Target>,
+    /// Of the query that bounds it.
+    pub(crate) within: Option<Box<Aimed>>,
+}
+
+impl Aimed {
+    fn of(reader: &Reader<'_>, query: &Query) -> Result<Self> {
+        let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
+        let targets = reader.targets(query, &collection)?;
+        let within = query
+            .within
+            .as_deref()
+            .map(|within| Self::of(reader, within).map(Box::new).map_err(|error| error.within("within")));
+        Ok(Self { collection, targets, within: within.transpose()? })
+    }
+
+    fn all_targets(&self) -> Vec<&Target> {
+        let inner = self.within.iter().flat_map(|within| within.all_targets());
+        self.targets.iter().chain(inner).collect()
+    }
+}
+
+/// A query and those within it.
+fn with_inner(query: &Query) -> impl Iterator<Item = &Query> {
+    std::iter::successors(Some(query), |query| query.within.as_deref())
 }
 
 /// One moment: a reader, and every target's space as of its snapshot.
@@ -170,19 +194,18 @@ impl<'a> Pinned<'a> {
             let reader = begin();
             let aim = |query: &Query| {
                 reader.replica.validate(query)?;
-                let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
-                let targets = reader.targets(query, &collection)?;
-                Ok(Aimed { collection, targets })
+                Aimed::of(&reader, query)
             };
             let aimed: Vec<Result<Aimed>> = queries.iter().map(aim).collect();
             let mut views = Views::new();
-            for target in aimed.iter().flatten().flat_map(|aimed| &aimed.targets) {
+            for target in aimed.iter().flatten().flat_map(Aimed::all_targets) {
                 views.entry(target.index.id).or_insert_with(|| target.index.view());
             }
             let seeks_words =
                 |query: &Query| query.seeds.iter().any(|seed| matches!(seed, Seed::Text { .. }));
-            let text_view = queries.iter().any(seeks_words).then(|| reader.replica.texts.view());
-            let walks = queries.iter().any(|query| query.expand.is_some());
+            let text_view =
+                queries.iter().flat_map(with_inner).any(seeks_words).then(|| reader.replica.texts.view());
+            let walks = queries.iter().flat_map(with_inner).any(|query| query.expand.is_some());
             let graph_view = walks.then(|| reader.replica.graph.view());
             let sequence = reader.snapshot.sequence();
             if views.values().all(|view| view.fits(sequence))

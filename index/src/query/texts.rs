@@ -129,6 +129,10 @@ impl Reader<'_> {
             Some(filter) => self.matches(collection.id, filter, false, deadline)?,
             None => None,
         };
+        let matches = match &found.inside {
+            Some(inside) => Some(inside.and(matches)),
+            None => matches,
+        };
         let now = self.now;
         let mut brought = TextFound::default();
         let mut last: Option<(f32, usize)> = None;

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    filter::Filter,
-    model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp},
+    filter::{Field, Filter},
+    model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp, Value},
 };
 
 /// One question: near these vectors, then along these edges, scored together.
@@ -28,6 +28,45 @@ pub struct Query {
     pub read_mask: ReadMask,
     /// Adds breakdown and path to each hit.
     pub explain: bool,
+    /// Only what this query finds may be a hit, and seeds by vectors and words are looked for among it alone.
+    pub within: Option<Box<Query>>,
+    /// So many of the first hits, or groups, are left out: for pages.
+    pub offset: usize,
+    /// Hits are ordered by these fields, the first that differs decides, and last by score. Without them by score alone.
+    pub order_by: Vec<Order>,
+    /// Hits that have the same value of a field come together, the best of each first, and `limit` counts them.
+    pub group_by: Option<GroupBy>,
+    /// Hits are chosen so that they are not too much like each other.
+    pub diversity: Option<Diversity>,
+}
+
+/// One field that hits are ordered by. Those that do not have it, or several values of it, come last.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Order {
+    /// Which.
+    pub field: Field,
+    /// Whether the greatest comes first.
+    pub descending: bool,
+}
+
+/// Which hits come together.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupBy {
+    /// Those of one value of this field; those that do not have it are no hits.
+    pub field: Field,
+    /// So many of each group at most.
+    pub size: usize,
+}
+
+/// How hits are chosen that differ from each other: the next one is that whose score times `lambda`, less the greatest similarity to
+/// those before times 1 − `lambda`, is greatest (Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking", 1998).
+/// Similarity is that of vectors in the space of the first nearest clause, of which there must be one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Diversity {
+    /// In [0, 1]; 1: by score alone.
+    pub lambda: f64,
+    /// From so many of the best they are chosen; 0: five times as many as are asked for, at least 100.
+    pub candidates: usize,
 }
 
 impl Query {
@@ -43,6 +82,11 @@ impl Query {
             threshold: None,
             read_mask: ReadMask::fields(),
             explain: false,
+            within: None,
+            offset: 0,
+            order_by: Vec::new(),
+            group_by: None,
+            diversity: None,
         }
     }
 }
@@ -207,6 +251,8 @@ impl Default for ExpandSpec {
 /// How to score.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Scoring {
+    /// What becomes of the signals.
+    pub mode: ScoreMode,
     /// `None`: vector 1 and text 1, or 0.75 beside vectors, where there are such seeds; graph 1 if there is an expansion, or
     /// neither.
     pub weights: Option<Weights>,
@@ -216,6 +262,24 @@ pub struct Scoring {
     pub half_life: Option<Duration>,
     /// What age is measured against; `None`: the request's time.
     pub as_of: Option<Timestamp>,
+}
+
+/// How a score comes of the signals.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub enum ScoreMode {
+    /// Their weighted mean.
+    #[default]
+    Weighted,
+    /// The weighted mean of vector, text and graph, times 1 + `importance` × (importance − ½), times 1 + `recency` × (recency − ½).
+    Boost {
+        /// In [0, 1].
+        importance: f64,
+        /// In [0, 1].
+        recency: f64,
+    },
+    /// The formula of the first AlliDB, to compare with: vector + 0.3 × the mean weight of the path (1 without one) + 0.2 × the
+    /// logistic function of importance (0 if unset) + 0.1 × e^(−age / 30 days). Up to 1.6; weights are not looked at.
+    AllidbV1,
 }
 
 /// What the signals of vectors and texts are, which come from measures that have nothing in common.
@@ -282,15 +346,10 @@ pub struct SignalValue {
     pub signal: Signal,
     /// In [0, 1].
     pub value: f64,
-    /// The query's weight over the sum of its weights.
+    /// The query's weight over the sum of its weights, or what the mode says.
     pub weight: f64,
-}
-
-impl SignalValue {
-    /// What it adds to the score.
-    pub fn contribution(&self) -> f64 {
-        self.value * self.weight
-    }
+    /// What it adds to the score: value × weight, unless the mode has it otherwise.
+    pub contribution: f64,
 }
 
 /// One edge of a path.
@@ -309,8 +368,10 @@ pub struct Hit {
     pub collection: String,
     /// With what the read mask asked for.
     pub entity: Entity,
-    /// In [0, 1].
+    /// In [0, 1], but for modes that say otherwise.
     pub score: f64,
+    /// The value that its group has in common.
+    pub group: Option<Value>,
     /// The chunk whose vector or, if none was compared, whose text matched best; empty: the entity's own.
     pub chunk_id: String,
     /// The space's own measure of the best match (cosine, dot product, l2 distance).

@@ -258,7 +258,7 @@ impl Reader<'_> {
     }
 
     /// The entity as far as its row tells.
-    fn fields(&self, key: &EntityKey, row: &StoredRow, mask: &ReadMask) -> Result<Entity> {
+    pub(crate) fn fields(&self, key: &EntityKey, row: &StoredRow, mask: &ReadMask) -> Result<Entity> {
         row.entity(&key.id, mask).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
     }
 

@@ -8,5 +8,6 @@ mod freshness;
 mod graph;
 mod paths;
 mod queries;
+mod shape;
 mod texts;
 mod vectors;

@@ -34,7 +34,7 @@ fn expansion_brings_in_what_vectors_alone_would_not() {
     let answer = fixture.query(&query);
     assert_eq!(ids(&answer), ["a", "c", "d"]);
     for hit in &answer.hits {
-        let sum: f64 = hit.breakdown.iter().map(|part| part.contribution()).sum();
+        let sum: f64 = hit.breakdown.iter().map(|part| part.contribution).sum();
         assert!((sum - hit.score).abs() < 1e-12, "the breakdown sums to the score");
         assert_eq!(hit.path.len(), hit.hops);
     }
