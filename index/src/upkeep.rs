@@ -28,6 +28,8 @@ const ROOM_WITHIN: Duration = Duration::from_secs(10);
 const ROOM_EVERY: Duration = Duration::from_millis(5);
 /// A growing set is sealed, and its memory given back, when nobody has written for so many ticks.
 const IDLE_TICKS: u32 = 60;
+/// Nobody has written for so many ticks: what is only of use at rest is done.
+const QUIET_TICKS: u32 = 120;
 
 /// An index that is seen to in the background.
 pub(crate) trait Upkeep: Send + Sync + 'static {
@@ -88,6 +90,11 @@ impl Machine {
 
     fn is_over(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether nobody has written for so long that there is time for what would otherwise be too much work.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.idle.lock().2 >= QUIET_TICKS
     }
 
     /// A second has passed. True if the growing set is to be closed, so that it can be sealed: nobody writes to it any more.

@@ -120,12 +120,17 @@ impl Cursor<'_> {
         if self.next == self.list.len() {
             return None;
         }
-        let at = match (&self.order, &self.list) {
-            (Order::Sorted(order), _) => order[self.next] as usize,
-            (Order::Kept, List::Sealed(group, _)) => group.heaviest(self.next).unwrap_or(self.next),
-            _ => self.next,
-        };
+        let at = self.place(self.next);
         Some((at, self.list.value(at)))
+    }
+
+    /// The place of the `nth` heaviest.
+    fn place(&self, nth: usize) -> usize {
+        match (&self.order, &self.list) {
+            (Order::Sorted(order), _) => order[nth] as usize,
+            (Order::Kept, List::Sealed(group, _)) => group.heaviest(nth).unwrap_or(nth),
+            _ => nth,
+        }
     }
 }
 
@@ -268,11 +273,8 @@ impl<'a> GraphReader<'a> {
             }
             for group in record.groups(side) {
                 let group = group.map_err(|error| segment.damaged(error))?;
-                if is_wanted(group.relation) {
-                    let lists = vec![List::Sealed(group, segment.covered())];
-                    if self.merged(cleared, side, group.relation, lists, each).is_break() {
-                        return Ok(ControlFlow::Break(()));
-                    }
+                if is_wanted(group.relation) && self.single(side, group, segment.covered(), each).is_break() {
+                    return Ok(ControlFlow::Break(()));
                 }
             }
             return Ok(ControlFlow::Continue(()));
@@ -318,6 +320,44 @@ impl<'a> GraphReader<'a> {
         Ok(lists)
     }
 
+    /// The edges of one list that nothing is newer than.
+    fn single(
+        &self,
+        side: Side,
+        group: Group<'_>,
+        covered: Sequence,
+        each: &mut dyn FnMut(Option<&Seen<'_>>) -> ControlFlow<Stop>,
+    ) -> ControlFlow<()> {
+        let cursor = List::Sealed(group, covered).by_weight();
+        for nth in 0..group.len() {
+            let at = cursor.place(nth);
+            let name = (group.other(at), group.edge_id(at));
+            let value = (!group.is_dead(at)).then(|| group.value(at));
+            let seen = value.and_then(|value| self.seen(side, group.relation, name, value, covered));
+            match each(seen.as_ref()) {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(Stop::Relation) => break,
+                ControlFlow::Break(Stop::All) => return ControlFlow::Break(()),
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The edge, if somebody sees it: what is known of its other end may hide it.
+    fn seen<'n>(
+        &self,
+        side: Side,
+        relation: u32,
+        (other, edge_id): (u64, &'n str),
+        value: EdgeValue,
+        age: Sequence,
+    ) -> Option<Seen<'n>> {
+        let state = self.nodes.get(other);
+        let is_expired = state.exists && !state.is_live(self.now);
+        let is_seen = !state.gone && !is_expired && age >= state.cleared;
+        is_seen.then_some(Seen { side, relation, other, edge_id, value, other_is_live: state.exists })
+    }
+
     /// What several lists, newest first, come to: of several edges of one name the newest counts.
     fn merged(
         &self,
@@ -346,14 +386,9 @@ impl<'a> GraphReader<'a> {
             cursors[place].next += 1;
             let list = &cursors[place].list;
             let name = list.name(at);
-            let state = self.nodes.get(name.0);
-            let is_expired = state.exists && !state.is_live(self.now);
-            let is_hidden = state.gone || is_expired || list.age(at) < state.cleared.max(cleared);
             let is_replaced = || cursors[..place].iter().any(|newer| newer.list.has(name));
-            let seen = value.filter(|_| !is_hidden && !is_replaced()).map(|value| {
-                let (other_is_live, (other, edge_id)) = (state.exists, name);
-                Seen { side, relation, other, edge_id, value, other_is_live }
-            });
+            let seen = value.filter(|_| list.age(at) >= cleared && !is_replaced());
+            let seen = seen.and_then(|value| self.seen(side, relation, name, value, list.age(at)));
             match each(seen.as_ref()) {
                 ControlFlow::Continue(()) => {}
                 ControlFlow::Break(Stop::Relation) => return ControlFlow::Continue(()),

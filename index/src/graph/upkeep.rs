@@ -31,8 +31,8 @@ use crate::{
 const MAX_FROZEN: usize = 4;
 /// Bytes of all of them, before writes wait.
 const FRESH_BYTES: usize = (MAX_FROZEN + 2) * GROWING_BYTES;
-/// Segments of about a size that are merged, and how much larger those of the next size are.
-const WIDTH: usize = 4;
+/// A segment is merged with those that came after it when they are, together, at least its size by this.
+const RATIO: u64 = 2;
 /// What the files of segments end with, and those of damaged ones.
 const SUFFIX: &str = ".graph";
 const DAMAGED: &str = ".graph.damaged";
@@ -195,11 +195,14 @@ impl GraphIndex {
     /// written again few times, and the order of age is kept.
     fn to_merge(&self) -> Vec<Arc<GraphSegment>> {
         let shelf = self.shelf.read();
+        if shelf.sealed.len() > 1 && self.machine.is_quiet() {
+            // Nobody writes: walks are faster over one.
+            return shelf.sealed.clone();
+        }
         let mut newer = 0;
         let mut from = shelf.sealed.len();
         for (at, segment) in shelf.sealed.iter().enumerate().rev() {
-            let count = shelf.sealed.len() - at;
-            if count >= WIDTH && segment.bytes() <= newer {
+            if segment.bytes() <= RATIO * newer {
                 from = at;
             }
             newer += segment.bytes();
@@ -245,7 +248,10 @@ impl GraphIndex {
                 return Ok(None);
             }
             let path = writer.finish(&*self.fs)?;
-            GraphSegment::open(&*self.fs, &path).map(Arc::new).map(Some)
+            let segment = GraphSegment::open(&*self.fs, &path)?;
+            // Now rather than when a walk comes by.
+            segment.verify_all()?;
+            Ok(Some(Arc::new(segment)))
         };
         let written = write();
         if !matches!(written, Ok(Some(_))) {

@@ -194,8 +194,7 @@ impl GraphSegment {
     }
 
     /// Verifies every block.
-    #[cfg(test)]
-    fn verify_all(&self) -> Result<()> {
+    pub(crate) fn verify_all(&self) -> Result<()> {
         self.verify(&(BLOCK..self.place(Section::Checksums).start))
     }
 
