@@ -249,7 +249,12 @@ fn compare(found: &Value, operator: Operator, wanted: &Value) -> bool {
     if operator == Operator::StartsWith {
         return matches!((found, wanted), (Value::String(found), Value::String(prefix)) if found.starts_with(prefix));
     }
-    let Some(order) = found.compare(wanted) else { return false };
+    let Some(order) = found.compare(wanted) else {
+        // Lists and maps have no order, but those that are not equal are different.
+        let are_one_kind =
+            matches!((found, wanted), (Value::List(_), Value::List(_)) | (Value::Map(_), Value::Map(_)));
+        return operator == Operator::NotEqual && are_one_kind;
+    };
     match operator {
         Operator::Equal => order == Ordering::Equal,
         Operator::NotEqual => order != Ordering::Equal,

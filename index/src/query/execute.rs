@@ -55,9 +55,12 @@ impl Replica {
         let reader = &pinned.reader;
         check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
+        // What a nested query had to leave is missing here, too.
+        let mut truncated = Vec::new();
         let inside = match (&query.within, within) {
             (Some(within), Some(aimed)) => {
-                let answer = self.answer(pinned, &bare(within), aimed, rows, deadline)?;
+                let mut answer = self.answer(pinned, &bare(within), aimed, rows, deadline)?;
+                truncated = std::mem::take(&mut answer.truncated);
                 Some(Inside::of(reader, collection.id, answer)?)
             }
             _ => None,
@@ -146,7 +149,8 @@ impl Replica {
             b.score.total_cmp(&a.score).then_with(by_nearness).then_with(by_name)
         });
         let candidates = reader.shape(query, targets, candidates, rows, deadline)?;
-        let mut answer = Answer { truncated: found.truncated, ..Answer::default() };
+        truncated.extend(found.truncated);
+        let mut answer = Answer { truncated, ..Answer::default() };
         answer.cost.vectors_compared = found.compared;
         if let Some(walk) = &walk {
             answer.truncated.extend(walk.truncated());

@@ -2,6 +2,7 @@
 
 mod edges;
 mod entities;
+mod filter_rules;
 mod filters;
 mod fixture;
 mod freshness;
