@@ -71,7 +71,7 @@ impl Replica {
         if request.hops == 0 || request.hops > limit {
             return Err(Error::invalid("hops", format!("is {}; it must be 1 to {limit}", request.hops)));
         }
-        let (reader, graph) = self.graph_reader(tenant);
+        let (reader, graph) = self.graph_reader(tenant)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         graph.count_hops(request, &seeds, deadline)
     }

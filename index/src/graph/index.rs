@@ -45,6 +45,8 @@ pub(crate) struct GraphIndex {
     pub(crate) relations: Relations,
     /// Held while the inventory is taken and stored, so that an older one never replaces a newer one.
     pub(super) remembering: Mutex<()>,
+    /// What kept edges from being read at the start: what is missing nobody knows.
+    pub(super) damage: RwLock<Option<Error>>,
     pub(super) fresh_bytes: Arc<AtomicUsize>,
     pub(super) engine: Engine,
     pub(super) keyspaces: Keyspaces,
@@ -132,6 +134,12 @@ impl GraphChange {
 }
 
 impl GraphIndex {
+    /// # Errors
+    /// If edges could not be read at the start, so that no walk can be trusted.
+    pub(crate) fn check_damage(&self) -> crate::Result<()> {
+        self.damage.read().as_ref().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     /// Opens the growing set for a change, whose journal row is to be written under its generation while this is held.
     pub(crate) fn begin_write(&self) -> Writing<Growing> {
         if let Some(writing) = self.shelf.read().begin_write() {

@@ -101,7 +101,7 @@ impl Replica {
             let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
             return Err(Error::invalid("limit", why));
         }
-        let (reader, graph) = self.graph_reader(tenant);
+        let (reader, graph) = self.graph_reader(tenant)?;
         let collection = reader.catalogue.get(tenant, &request.entity.collection)?;
         let entity = EntityKey::new(tenant, collection.id, &request.entity.id);
         let mut answer = Neighborhood::default();

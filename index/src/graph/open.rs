@@ -107,6 +107,7 @@ impl GraphIndex {
             nodes: Nodes::default(),
             relations,
             remembering: Mutex::new(()),
+            damage: RwLock::default(),
             fresh_bytes,
             engine,
             keyspaces,
@@ -117,11 +118,11 @@ impl GraphIndex {
         let ids: Vec<u64> = inventory.segments.iter().map(|(id, _)| *id).collect();
         let opened = if is_complete { index.open_segments(&ids, catalogue) } else { Ok(false) };
         match opened {
-            Ok(true) => index.replay(&snapshot, inventory.generation, catalogue)?,
-            Ok(false) => index.rebuild(&snapshot, catalogue, &ids)?,
+            Ok(true) => index.tolerate(index.replay(&snapshot, inventory.generation, catalogue))?,
+            Ok(false) => index.tolerate(index.rebuild(&snapshot, catalogue, &ids))?,
             Err(error) if error.is_damage() || is_missing(&error) => {
                 tracing::error!(%error, "a segment of the graph is set aside; all edges are read again");
-                index.rebuild(&snapshot, catalogue, &ids)?;
+                index.tolerate(index.rebuild(&snapshot, catalogue, &ids))?;
             }
             Err(error) => return Err(error),
         }
@@ -129,6 +130,18 @@ impl GraphIndex {
         index.shelf.write().replayed_from = None;
         index.remove_orphans()?;
         Ok(index)
+    }
+
+    /// Where rows are damaged that edges are to be read from, walks are refused, and all else goes on. The next start tries again.
+    fn tolerate(&self, read: Result<()>) -> Result<()> {
+        match read {
+            Err(error) if error.is_damage() => {
+                tracing::error!(%error, "edges could not be read; until that is mended walks are refused");
+                *self.damage.write() = Some(error);
+                self.remember(false)
+            }
+            read => read,
+        }
     }
 
     /// Opens the segments and reads which nodes are there.
@@ -231,8 +244,18 @@ impl Rows<'_> {
         let owner = self.index.stored_name(number)?.filter(|name| catalogue.by_id(name.collection).is_some());
         match owner {
             Some(name) => {
-                let row = self.row(&name)?;
-                self.put_node(number, name, row.as_ref(), clears);
+                match self.row(&name) {
+                    Ok(row) => self.put_node(number, name, row.as_ref(), clears),
+                    Err(error) if error.is_damage() => {
+                        // It has a number, so that most likely it is there; whoever reads its row is told of the damage.
+                        tracing::error!(%error, id = name.id, "a row cannot be read");
+                        let state = node_state(true, None);
+                        let writing = self.index.begin_write();
+                        let change = GraphChange::Node(NodeChange { writing, number, name, state, clears });
+                        self.index.publish(&change, self.snapshot.sequence());
+                    }
+                    Err(error) => return Err(error),
+                }
             }
             None => {
                 let gone = NodeState { gone: true, ..NodeState::default() };

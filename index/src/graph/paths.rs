@@ -310,7 +310,7 @@ impl Replica {
                 return Err(Error::invalid(name, format!("is {value}; it must be 1 to {limit}")));
             }
         }
-        let (reader, graph) = self.graph_reader(tenant);
+        let (reader, graph) = self.graph_reader(tenant)?;
         let end = |name: &str, entity: &crate::model::EntityRef| {
             validate_id(&format!("{name}.id"), &entity.id)?;
             let collection = reader.catalogue.get(tenant, &entity.collection)?.id;

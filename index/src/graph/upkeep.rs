@@ -275,7 +275,7 @@ impl GraphIndex {
             let shelf = self.shelf.read();
             let segments = shelf.sealed.iter();
             Inventory {
-                is_complete,
+                is_complete: is_complete && self.damage.read().is_none(),
                 generation: shelf.journaled_from(),
                 segments: segments.map(|segment| (segment.id(), RoaringBitmap::new())).collect(),
             }

@@ -406,7 +406,7 @@ impl Replica {
     /// Walks from some entities and tells what was reached.
     pub fn expand(&self, tenant: TenantId, request: &ExpandRequest, deadline: Deadline) -> Result<Expansion> {
         request.spec.validate("options", &self.limits)?;
-        let (reader, graph) = self.graph_reader(tenant);
+        let (reader, graph) = self.graph_reader(tenant)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         let bounds = Bounds { edges: self.limits.edges, deadline };
         let mut walk = Walk::new(&reader, &graph, seeds.into_iter().map(|number| (number, 1.0)), bounds);
@@ -427,13 +427,14 @@ impl Replica {
 
     /// The store and its graph at one moment. A view that was taken after segments had changed is no good for an older snapshot;
     /// then both are taken again.
-    pub(crate) fn graph_reader(&self, tenant: TenantId) -> (Reader<'_>, GraphReader<'_>) {
+    pub(crate) fn graph_reader(&self, tenant: TenantId) -> Result<(Reader<'_>, GraphReader<'_>)> {
+        self.graph.check_damage()?;
         loop {
             let reader = self.reader(tenant);
             let view = self.graph.view();
             if view.fits(reader.snapshot.sequence()) {
                 let graph = GraphReader::new(&self.graph, view, reader.snapshot.sequence(), reader.now);
-                return (reader, graph);
+                return Ok((reader, graph));
             }
         }
     }

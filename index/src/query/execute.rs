@@ -86,6 +86,9 @@ impl Replica {
             }
         }
         let graph = pinned.graph();
+        if query.expand.is_some() {
+            self.graph.check_damage()?;
+        }
         let mut visits: HashMap<EntityKey, Visited> = (seeds.into_iter())
             .map(|(entity, score)| (entity, Visited { score, hops: 0, walk: None }))
             .collect();

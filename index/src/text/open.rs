@@ -100,7 +100,11 @@ impl TextIndex {
             }
         }
         for number in changed {
-            index.replay(&snapshot, catalogue, number)?;
+            match index.replay(&snapshot, catalogue, number) {
+                // Nobody can read that text anyway; what reads its row is told of the damage.
+                Err(error) if error.is_damage() => tracing::error!(%error, "a text cannot be read"),
+                replayed => replayed?,
+            }
         }
         if !is_complete {
             index.rebuild(&snapshot, catalogue)?;
