@@ -87,7 +87,7 @@ def ask(search, graph):
     assert hits[0].measure > 0.9999, hits
     assert len(nearest(search, [0.0, 1.0], 1000)) == 101
     walk = graph.Expand(graph_pb2.ExpandRequest(seeds=[ref("first")]), timeout=LIMIT)
-    reached = [message.node.ref.id for message in walk if message.HasField("node")]
+    reached = [node.ref.id for message in walk for node in message.nodes]
     assert "streamed-007" in reached, reached
 
 
