@@ -82,7 +82,8 @@ fn recall_holds_at_every_share_of_matches_near_the_query_and_far_from_it() {
         assert_eq!(found.len(), truth.len());
         (truth.iter().filter(|(_, id)| found.contains(id)).count(), truth.len())
     };
-    let queries: Vec<Vec<f32>> = (0..15).map(|n| centres[7 * n % CLUSTERS].clone()).collect();
+    // Enough that chance, of which there is some where several threads build a graph, does not decide.
+    let queries: Vec<Vec<f32>> = (0..60).map(|n| centres[7 * n % CLUSTERS].clone()).collect();
     // Twice: the second time it is known what matches.
     for known in [false, true] {
         for lots in [1, 10, 100, 1_000, 5_000, 10_000] {
@@ -113,8 +114,7 @@ fn recall_holds_at_every_share_of_matches_near_the_query_and_far_from_it() {
             far = (far.0 + here, far.1 + all);
         }
         for (name, (found, wanted)) in [("near", near), ("far", far)] {
-            // So few queries miss the promised 95 % now and then by chance: graphs are built by several threads.
-            assert!(found * 100 >= wanted * 93, "{name}, known {known}: {found} of {wanted}");
+            assert!(found * 100 >= wanted * 95, "{name}, known {known}: {found} of {wanted}");
         }
     }
 }
