@@ -3,7 +3,7 @@
 //! It plans a request, finds the partitions it touches and the replicas that hold them, and runs it there.
 //! With one node every partition's only replica is the local one.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc};
 
 use allidb_index::{
     Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
@@ -14,8 +14,8 @@ use allidb_index::{
         PathsRequest,
     },
     model::{
-        Collection, CollectionChange, Entity, EntityRef, Limits, ReadMask, SpaceSpec, TenantId, TextSpec,
-        Write, Written,
+        Collection, CollectionChange, CollectionSpec, Entity, EntityRef, Limits, ReadMask, TenantId, Write,
+        Written,
     },
     query::{Answer, Query},
 };
@@ -210,12 +210,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         name: &str,
-        spaces: Vec<SpaceSpec>,
-        aliases: BTreeMap<String, String>,
-        text: TextSpec,
+        spec: CollectionSpec,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        self.change(move |replica| replica.create_collection(tenant, &name, spaces, aliases, text)).await
+        self.change(move |replica| replica.create_collection(tenant, &name, spec)).await
     }
 
     /// The collection of this name.
@@ -235,7 +233,7 @@ impl Coordinator {
         self.0.gets.run(move || replica.collections(tenant, after.as_deref(), limit)).await
     }
 
-    /// Changes a collection's spaces and aliases, all or none.
+    /// Changes a collection's spaces, aliases and indexes, all or none.
     pub async fn update_collection(
         &self,
         tenant: TenantId,

@@ -7,7 +7,9 @@ use std::cmp::Ordering;
 
 use crate::{
     error::{Error, Result},
-    model::{Edge, Entity, Limits, ReadMask, Value},
+    model::{Edge, Entity, Language, Limits, ReadMask, TextSpec, Value},
+    query::TextMatch,
+    text::words,
 };
 
 /// A condition on an entity.
@@ -23,6 +25,9 @@ pub enum Filter {
     Compare(Field, Operator, Value),
     /// A field equals one of these.
     In(Field, Vec<Value>),
+    /// A field, or an element of its list, is a text with these words, in small letters and reduced to stems in the language that the
+    /// collection declares of the attribute, or English.
+    Words(Field, TextMatch, String),
     /// The field is there; a null counts.
     Exists(Field),
     /// The field is there and null.
@@ -46,10 +51,12 @@ pub enum Operator {
     GreaterOrEqual,
     /// A string begins with this one.
     StartsWith,
+    /// This one is somewhere in a string.
+    Contains,
 }
 
 /// What a condition speaks of.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Field {
     /// The entity's id.
     Id,
@@ -98,18 +105,35 @@ impl Field {
     }
 }
 
+/// As requests name it.
+impl std::fmt::Display for Field {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Id => "id",
+            Self::Type => "type",
+            Self::Importance => "importance",
+            Self::CreatedAt => "created_at",
+            Self::UpdatedAt => "updated_at",
+            Self::ExpireAt => "expire_at",
+            Self::Source => "source",
+            Self::Attribute(path) => return write!(f, "attributes.{}", path.join(".")),
+        })
+    }
+}
+
 impl Filter {
     /// Whether an edge meets it: its relation is the type, its weight the importance, its edge id the id.
     pub(crate) fn matches_edge(&self, edge: &Edge) -> bool {
         let Edge { relation, edge_id, weight, attributes, sources, .. } = edge.clone();
-        self.matches(&Entity {
+        let as_entity = Entity {
             id: edge_id,
             entity_type: relation,
             importance: Some(weight),
             attributes,
             sources,
             ..Entity::default()
-        })
+        };
+        self.matches(&as_entity, &TextSpec::default())
     }
 
     /// Checks depth, size and the types of the values compared.
@@ -150,21 +174,42 @@ impl Filter {
             Self::In(field, values) => values.iter().enumerate().try_for_each(|(at, v)| {
                 check_operand(&format!("{place}.in.values[{at}]"), field, Operator::Equal, v)
             }),
+            Self::Words(field, _, text) => {
+                let place = format!("{place}.words");
+                if !matches!(field, Field::Attribute(_)) {
+                    return Err(Error::invalid(place, "must look for words in an attribute"));
+                }
+                if text.len() > limits.query_text_bytes {
+                    let (length, most) = (text.len(), limits.query_text_bytes);
+                    let why = format!("is {length} bytes long; at most {most} are allowed");
+                    return Err(Error::invalid(format!("{place}.text"), why));
+                }
+                match words_of(Language::None, text).is_empty() {
+                    true => Err(Error::invalid(format!("{place}.text"), "holds no word")),
+                    false => Ok(()),
+                }
+            }
             Self::Exists(_) | Self::IsNull(_) => Ok(()),
         }
     }
 
-    /// Whether the entity meets the condition. Only the fields that the filter names need to be there.
-    pub fn matches(&self, entity: &Entity) -> bool {
+    /// Whether the entity, of whose collection this is searched as text, meets the condition. Only the fields that the filter names need
+    /// to be there.
+    pub fn matches(&self, entity: &Entity, texts: &TextSpec) -> bool {
         match self {
-            Self::And(filters) => filters.iter().all(|filter| filter.matches(entity)),
-            Self::Or(filters) => filters.iter().any(|filter| filter.matches(entity)),
-            Self::Not(filter) => !filter.matches(entity),
+            Self::And(filters) => filters.iter().all(|filter| filter.matches(entity, texts)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.matches(entity, texts)),
+            Self::Not(filter) => !filter.matches(entity, texts),
             Self::Compare(field, operator, value) => {
                 field.any(entity, &mut |found| compare(found, *operator, value))
             }
             Self::In(field, values) => field
                 .any(entity, &mut |found| values.iter().any(|value| compare(found, Operator::Equal, value))),
+            Self::Words(field, operator, text) => {
+                let language = field.language(texts);
+                let wanted = words_of(language, text);
+                field.any(entity, &mut |found| has_words(found, language, *operator, &wanted))
+            }
             Self::Exists(field) => field.any(entity, &mut |_| true),
             Self::IsNull(field) => field.any(entity, &mut |found| *found == Value::Null),
         }
@@ -185,14 +230,16 @@ impl Filter {
                 filters.iter().for_each(|filter| filter.add_fields(mask))
             }
             Self::Not(filter) => filter.add_fields(mask),
-            Self::Compare(field, ..) | Self::In(field, _) | Self::Exists(field) | Self::IsNull(field) => {
-                match field {
-                    Field::Id => {}
-                    Field::Type => mask.entity_type = true,
-                    Field::Attribute(path) => mask.attribute_names.extend(path.first().cloned()),
-                    _ => mask.metadata = true,
-                }
-            }
+            Self::Compare(field, ..)
+            | Self::In(field, _)
+            | Self::Words(field, ..)
+            | Self::Exists(field)
+            | Self::IsNull(field) => match field {
+                Field::Id => {}
+                Field::Type => mask.entity_type = true,
+                Field::Attribute(path) => mask.attribute_names.extend(path.first().cloned()),
+                _ => mask.metadata = true,
+            },
         }
     }
 }
@@ -207,6 +254,15 @@ impl Field {
             count > 1
         });
         value.filter(|value| count == 1 && !matches!(value, Value::Null | Value::List(_) | Value::Map(_)))
+    }
+
+    /// The language of its words.
+    fn language(&self, texts: &TextSpec) -> Language {
+        let declared = texts.fields.iter().find(|declared| match self {
+            Self::Attribute(path) => path[..] == [declared.attribute.as_str()],
+            _ => false,
+        });
+        declared.map_or(Language::default(), |declared| declared.language)
     }
 
     /// The part of an entity that has the field.
@@ -232,12 +288,34 @@ impl Field {
 }
 
 /// Follows `path` into nested maps, through every element of lists on the way.
-fn any_at(value: Option<&Value>, path: &[String], test: &mut dyn FnMut(&Value) -> bool) -> bool {
+pub(crate) fn any_at(value: Option<&Value>, path: &[String], test: &mut dyn FnMut(&Value) -> bool) -> bool {
     match (value, path) {
         (None, _) => false,
         (Some(value), []) => test(value),
         (Some(Value::Map(fields)), [name, rest @ ..]) => any_at(fields.get(name), rest, test),
         (Some(Value::List(items)), _) => items.iter().any(|item| any_at(Some(item), path, test)),
+        _ => false,
+    }
+}
+
+/// The words of a text, in their order.
+fn words_of(language: Language, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    words(language, text, &mut |word, _| found.push(word.to_owned()));
+    found
+}
+
+fn has_words(found: &Value, language: Language, operator: TextMatch, wanted: &[String]) -> bool {
+    match found {
+        Value::List(items) => items.iter().any(|item| has_words(item, language, operator, wanted)),
+        Value::String(text) => {
+            let there = words_of(language, text);
+            match operator {
+                TextMatch::Any => wanted.iter().any(|word| there.contains(word)),
+                TextMatch::All => wanted.iter().all(|word| there.contains(word)),
+                TextMatch::Phrase => there.windows(wanted.len().max(1)).any(|run| run == wanted),
+            }
+        }
         _ => false,
     }
 }
@@ -248,6 +326,9 @@ fn compare(found: &Value, operator: Operator, wanted: &Value) -> bool {
     }
     if operator == Operator::StartsWith {
         return matches!((found, wanted), (Value::String(found), Value::String(prefix)) if found.starts_with(prefix));
+    }
+    if operator == Operator::Contains {
+        return matches!((found, wanted), (Value::String(found), Value::String(part)) if found.contains(&**part));
     }
     let Some(order) = found.compare(wanted) else {
         // Lists and maps have no order, but those that are not equal are different.
@@ -262,7 +343,7 @@ fn compare(found: &Value, operator: Operator, wanted: &Value) -> bool {
         Operator::LessOrEqual => order != Ordering::Greater,
         Operator::Greater => order == Ordering::Greater,
         Operator::GreaterOrEqual => order != Ordering::Less,
-        Operator::StartsWith => false,
+        Operator::StartsWith | Operator::Contains => false,
     }
 }
 
@@ -284,6 +365,9 @@ fn check_operand(place: &str, field: &Field, operator: Operator, value: &Value) 
     match operator {
         Operator::StartsWith if !matches!(value, Value::String(_)) => {
             Err(Error::invalid(place, "must compare the start of a field with a string"))
+        }
+        Operator::Contains if !matches!(value, Value::String(_)) => {
+            Err(Error::invalid(place, "must look for a string in a field"))
         }
         Operator::Less | Operator::LessOrEqual | Operator::Greater | Operator::GreaterOrEqual
             if matches!(value, Value::Null | Value::List(_) | Value::Map(_) | Value::Bool(_)) =>
@@ -307,6 +391,8 @@ mod tests {
             .insert("lemmas".into(), Value::List(vec![Value::String("dog".into()), Value::Int(3)]));
         entity.attributes.insert("year".into(), Value::Int(1999));
         entity.attributes.insert("gone".into(), Value::Null);
+        let texts = ["a cat", "The dog barked."].map(|text| Value::String(text.into()));
+        entity.attributes.insert("gloss".into(), Value::List(texts.into()));
         let nested = BTreeMap::from([("b".to_owned(), Value::Double(2.5))]);
         entity.attributes.insert("a".into(), Value::List(vec![Value::Map(nested)]));
         entity
@@ -319,10 +405,19 @@ mod tests {
     #[test]
     fn the_rules_of_matching() {
         let entity = entity();
-        let holds = |filter: Filter| filter.matches(&entity);
+        let holds = |filter: Filter| filter.matches(&entity, &TextSpec::default());
         assert!(holds(compare("type", Operator::Equal, Value::String("noun".into()))));
         assert!(holds(compare("lemmas", Operator::Equal, Value::String("dog".into()))));
         assert!(holds(compare("lemmas", Operator::StartsWith, Value::String("do".into()))));
+        assert!(holds(compare("lemmas", Operator::Contains, Value::String("og".into()))));
+        assert!(!holds(compare("lemmas", Operator::Contains, Value::String("Dog".into()))));
+        let words =
+            |operator, text: &str| Filter::Words(Field::parse("gloss").unwrap(), operator, text.to_owned());
+        assert!(holds(words(TextMatch::All, "BARKING dog")));
+        assert!(!holds(words(TextMatch::All, "dog cat")));
+        assert!(holds(words(TextMatch::Any, "dog cat")));
+        assert!(holds(words(TextMatch::Phrase, "dog barks")));
+        assert!(!holds(words(TextMatch::Phrase, "barks dog")));
         assert!(holds(compare("year", Operator::Less, Value::Double(1999.5))));
         assert!(holds(compare("attributes.a.b", Operator::Greater, Value::Int(2))));
         // Absent fields and other types fail every comparison, also "not equal".

@@ -15,6 +15,8 @@ pub(crate) struct Keyspaces {
     pub(crate) edge_in: Keyspace,
     pub(crate) token: Keyspace,
     pub(crate) number: Keyspace,
+    /// Which entities have which values in declared fields.
+    pub(crate) posting: Keyspace,
     /// Which vectors changed since they were last sealed.
     pub(crate) vector_log: Keyspace,
     /// Which segments make up a vector space, and their dead rows.
@@ -42,6 +44,7 @@ pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOption
         "edge_in",
         "token",
         "number",
+        "posting",
         "cluster",
         "local",
         "vector_log",
@@ -70,6 +73,7 @@ impl Keyspaces {
             edge_in: keyspace("edge_in")?,
             token: keyspace("token")?,
             number: keyspace("number")?,
+            posting: keyspace("posting")?,
             vector_log: keyspace("vector_log")?,
             vector_segment: keyspace("vector_segment")?,
             text_log: keyspace("text_log")?,

@@ -14,6 +14,7 @@
 //! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
 //! | `text` | words of attributes and chunks: fresh and sealed documents, and how well they answer |
 //! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
+//! | `secondary` | which entities have which values in declared fields, and which filters are answered from that |
 //! | [`graph`] | edges by the numbers of their ends, fresh and sealed; neighbours and bounded expansion |
 //! | [`query`] | seeds, expansion, score, limit |
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
@@ -41,6 +42,7 @@ pub mod query;
 mod random;
 mod replica;
 mod row;
+mod secondary;
 mod shelf;
 mod text;
 mod upkeep;

@@ -27,7 +27,7 @@
 //! | `sorted_file`, `ingest` | files built apart, and how they come in |
 //! | `checkpoint` | a second store out of hard links |
 //! | `quarantine`, `scrub`, `sequential` | damage and the tables it makes unusable; looking for it |
-//! | `snapshot`, `merge` | point-in-time reads and scans |
+//! | `snapshot`, `merge`, `estimate` | point-in-time reads and scans, and about how much there is to read |
 //! | `background`, `workers`, `signal` | where work runs and who waits for it |
 //! | [`inspect`] | describes single files |
 //! | [`fs`] | all access to files, real and simulated |
@@ -59,6 +59,7 @@ mod compaction;
 mod cover;
 mod engine;
 mod error;
+mod estimate;
 mod files;
 mod flush;
 pub mod fs;

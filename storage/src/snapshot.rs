@@ -13,6 +13,7 @@ use crate::merge::Merge;
 use crate::options::Keyspace;
 use crate::state::Inner;
 use crate::table::UnreadValue;
+use crate::version::SuperVersion;
 
 /// The order in which a scan returns keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -55,13 +56,17 @@ impl Snapshot {
         self.pin.sequence
     }
 
+    pub(crate) fn super_version(&self, keyspace: Keyspace) -> Result<Arc<SuperVersion>, Error> {
+        self.pin.inner.check_keyspace(keyspace)?;
+        Ok(self.pin.inner.super_version())
+    }
+
     /// The value of a key.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Corruption`] when a table cannot be read, [`Error::UnknownKeyspace`].
     pub fn get(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Bytes>, Error> {
-        self.pin.inner.check_keyspace(keyspace)?;
-        self.pin.inner.super_version().get(keyspace, key, self.pin.sequence)
+        self.super_version(keyspace)?.get(keyspace, key, self.pin.sequence)
     }
 
     /// The keys between the bounds. Bounds that exclude everything give an empty scan.
@@ -75,7 +80,7 @@ impl Snapshot {
         upper: Bound<&[u8]>,
         direction: Direction,
     ) -> Result<Scan, Error> {
-        self.pin.inner.check_keyspace(keyspace)?;
+        let super_version = self.super_version(keyspace)?;
         let lower_position = match lower {
             Bound::Included(key) => Some(Position::before(key)),
             Bound::Excluded(key) => Some(Position::after(key)),
@@ -90,7 +95,6 @@ impl Snapshot {
             Direction::Forward => (lower_position, upper_position),
             Direction::Reverse => (upper_position, lower_position),
         };
-        let super_version = self.pin.inner.super_version();
         let cursors = super_version.cursors(keyspace, from.as_ref(), until.as_ref(), direction)?;
         Ok(Scan {
             merge: Merge::new(cursors, direction),

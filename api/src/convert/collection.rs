@@ -2,13 +2,46 @@
 
 use std::sync::Arc;
 
-use allidb_index::model::{Codes, Collection, CollectionChange, Metric, SpaceSpec};
+use allidb_index::{
+    filter::Field,
+    model::{Codes, Collection, CollectionChange, CollectionSpec, Index, Metric, SpaceSpec},
+};
 use tonic::Status;
 
-use super::{Path, text::text_to_proto, time::timestamp_to_proto};
+use super::{
+    Path,
+    filter::field_from_proto,
+    text::{text_from_proto, text_to_proto},
+    time::timestamp_to_proto,
+};
 use crate::v1;
 
-pub(crate) fn specs_from_proto(path: &Path<'_>, spaces: Vec<v1::Space>) -> Result<Vec<SpaceSpec>, Status> {
+/// What is declared of a new collection.
+pub(crate) fn collection_from_proto(
+    path: &Path<'_>,
+    collection: v1::Collection,
+) -> Result<CollectionSpec, Status> {
+    let indexes = path.field("indexes");
+    let fields = collection.indexes.iter().enumerate();
+    let fields = fields.map(|(at, index)| field_from_proto(&indexes.index(at).field("field"), &index.field));
+    Ok(CollectionSpec {
+        spaces: specs_from_proto(&path.field("spaces"), collection.spaces)?,
+        text: text_from_proto(&path.field("text"), collection.text)?,
+        indexes: fields.collect::<Result<_, _>>()?,
+        aliases: collection.aliases,
+    })
+}
+
+fn index_to_proto(index: &Index) -> v1::Index {
+    let state = if index.state.is_built() { v1::index::State::Built } else { v1::index::State::Building };
+    v1::Index { field: index.field.to_string(), state: state.into() }
+}
+
+fn fields_from_proto(path: &Path<'_>, names: &[String]) -> Result<Vec<Field>, Status> {
+    names.iter().enumerate().map(|(at, name)| field_from_proto(&path.index(at), name)).collect()
+}
+
+fn specs_from_proto(path: &Path<'_>, spaces: Vec<v1::Space>) -> Result<Vec<SpaceSpec>, Status> {
     let spaces = spaces.into_iter().enumerate();
     spaces.map(|(at, space)| spec_from_proto(&path.index(at), space)).collect()
 }
@@ -68,6 +101,7 @@ pub(crate) fn collection_to_proto(collection: &Arc<Collection>) -> v1::Collectio
         aliases: collection.aliases.clone(),
         created_at: Some(timestamp_to_proto(collection.created_at)),
         text: Some(text_to_proto(&collection.text)),
+        indexes: collection.indexes.iter().map(index_to_proto).collect(),
     }
 }
 
@@ -77,6 +111,8 @@ pub(crate) fn change_from_proto(request: v1::UpdateCollectionRequest) -> Result<
         drop_spaces: request.drop_spaces,
         set_aliases: request.set_aliases,
         remove_aliases: request.remove_aliases,
+        add_indexes: fields_from_proto(&Path::Root("add_indexes"), &request.add_indexes)?,
+        drop_indexes: fields_from_proto(&Path::Root("drop_indexes"), &request.drop_indexes)?,
     })
 }
 

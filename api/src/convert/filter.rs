@@ -3,10 +3,11 @@
 use allidb_index::{
     Error,
     filter::{Field, Filter, Operator},
+    query::TextMatch,
 };
 use tonic::Status;
 
-use super::{Path, value::value_from_proto};
+use super::{Path, text::text_match_from_proto, value::value_from_proto};
 use crate::v1::{self, comparison::Operator as ProtoOperator, filter::Kind};
 
 /// The decoder refuses messages nested deeper than 100, so this recursion is bounded.
@@ -33,6 +34,12 @@ pub(crate) fn filter_from_proto(path: &Path<'_>, filter: v1::Filter) -> Result<F
             let values = values.map(|(at, value)| value_from_proto(&path.index(at), value));
             Filter::In(field, values.collect::<Result<_, _>>()?)
         }
+        Kind::Words(words) => {
+            let path = path.field("words");
+            let field = field_from_proto(&path.field("field"), &words.field)?;
+            let operator = text_match_from_proto(&path.field("match"), words.r#match)?;
+            Filter::Words(field, operator.unwrap_or(TextMatch::All), words.text)
+        }
         Kind::Exists(field) => Filter::Exists(field_from_proto(&path.field("exists"), &field)?),
         Kind::IsNull(field) => Filter::IsNull(field_from_proto(&path.field("is_null"), &field)?),
     })
@@ -43,7 +50,7 @@ fn filters_from_proto(path: &Path<'_>, list: v1::FilterList) -> Result<Vec<Filte
     filters.map(|(at, filter)| filter_from_proto(&path.index(at), filter)).collect()
 }
 
-fn field_from_proto(path: &Path<'_>, name: &str) -> Result<Field, Status> {
+pub(super) fn field_from_proto(path: &Path<'_>, name: &str) -> Result<Field, Status> {
     Field::parse(name).map_err(|error| match error {
         Error::Invalid { why, .. } => path.invalid(why),
         other => path.invalid(other.to_string()),
@@ -59,6 +66,7 @@ fn operator_from_proto(path: &Path<'_>, operator: i32) -> Result<Operator, Statu
         Ok(ProtoOperator::Greater) => Ok(Operator::Greater),
         Ok(ProtoOperator::GreaterOrEqual) => Ok(Operator::GreaterOrEqual),
         Ok(ProtoOperator::StartsWith) => Ok(Operator::StartsWith),
+        Ok(ProtoOperator::Contains) => Ok(Operator::Contains),
         Ok(ProtoOperator::Unspecified) => Err(path.invalid("must be set")),
         Err(_) => Err(path.invalid(format!("is {operator}, which is no operator"))),
     }

@@ -61,21 +61,24 @@ pub(crate) fn text_to_proto(text: &TextSpec) -> v1::TextSettings {
     }
 }
 
+/// Which words must be there, if that is said.
+pub(super) fn text_match_from_proto(path: &Path<'_>, text_match: i32) -> Result<Option<TextMatch>, Status> {
+    match v1::TextMatch::try_from(text_match) {
+        Ok(v1::TextMatch::Unspecified) => Ok(None),
+        Ok(v1::TextMatch::Any) => Ok(Some(TextMatch::Any)),
+        Ok(v1::TextMatch::All) => Ok(Some(TextMatch::All)),
+        Ok(v1::TextMatch::Phrase) => Ok(Some(TextMatch::Phrase)),
+        Err(_) => Err(path.invalid(format!("is {text_match}, which is no way to match"))),
+    }
+}
+
 /// The words, and how many entities they are to bring.
 pub(super) fn text_query_from_proto(
     path: &Path<'_>,
     query: v1::TextSeed,
     limits: &Limits,
 ) -> Result<(TextQuery, usize), Status> {
-    let operator = match v1::TextMatch::try_from(query.r#match) {
-        Ok(v1::TextMatch::Unspecified | v1::TextMatch::Any) => TextMatch::Any,
-        Ok(v1::TextMatch::All) => TextMatch::All,
-        Ok(v1::TextMatch::Phrase) => TextMatch::Phrase,
-        Err(_) => {
-            let why = format!("is {}, which is no way to match", query.r#match);
-            return Err(path.field("match").invalid(why));
-        }
-    };
+    let operator = text_match_from_proto(&path.field("match"), query.r#match)?.unwrap_or(TextMatch::Any);
     let fields = path.field("fields");
     at_most(&fields, query.fields.len(), 1 + TextSpec::MAX_FIELDS)?;
     let weighted = query.fields.into_iter().enumerate().map(|(at, field)| {

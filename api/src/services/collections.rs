@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{DEFAULT_PAGE, Services};
 use crate::{
-    convert::{self, Path, collection_to_proto, specs_from_proto, text_from_proto},
+    convert::{self, Path, collection_from_proto, collection_to_proto},
     page_token::PageTokens,
     status,
     v1::{self, collections_server::Collections},
@@ -18,12 +18,10 @@ impl Collections for Services {
     ) -> Result<Response<v1::Collection>, Status> {
         let (caller, request) = self.receive(request)?;
         let path = Path::Root("collection");
-        let wanted = path.required(request.collection)?;
-        let spaces = specs_from_proto(&path.field("spaces"), wanted.spaces)?;
-        let text = text_from_proto(&path.field("text"), wanted.text)?;
-        let created =
-            self.coordinator.create_collection(caller.tenant, &wanted.name, spaces, wanted.aliases, text);
-        let created = created.await;
+        let mut wanted = path.required(request.collection)?;
+        let name = std::mem::take(&mut wanted.name);
+        let spec = collection_from_proto(&path, wanted)?;
+        let created = self.coordinator.create_collection(caller.tenant, &name, spec).await;
         Ok(Response::new(collection_to_proto(&created.map_err(status::from_error)?)))
     }
 

@@ -1,8 +1,8 @@
 //! `allidb collection …`, and what other commands need of collections.
 
 use allidb_api::v1::{
-    Codes, Collection, CreateCollectionRequest, DropCollectionRequest, GetCollectionRequest,
-    ListCollectionsRequest, Metric, Space, TextField, TextKind, TextSettings, UpdateCollectionRequest,
+    Codes, Collection, CreateCollectionRequest, DropCollectionRequest, GetCollectionRequest, Index,
+    ListCollectionsRequest, Metric, Space, TextField, TextKind, TextSettings, UpdateCollectionRequest, index,
 };
 use anyhow::Result;
 use clap::Subcommand;
@@ -33,6 +33,9 @@ pub(crate) enum CollectionCommand {
         /// The language of chunks; `none` leaves words as they are.
         #[arg(long, value_name = "LANGUAGE", default_value = "english")]
         chunk_language: String,
+        /// A field with a secondary index, as in filters: `attributes.year`, `type`, `source`. May be repeated.
+        #[arg(long = "index", value_name = "FIELD")]
+        indexes: Vec<String>,
     },
     /// Shows a collection.
     Get {
@@ -41,7 +44,7 @@ pub(crate) enum CollectionCommand {
     },
     /// Lists all collections.
     List,
-    /// Adds or drops spaces, sets or removes aliases.
+    /// Adds or drops spaces and indexes, sets or removes aliases.
     Update {
         /// The collection.
         name: String,
@@ -57,6 +60,12 @@ pub(crate) enum CollectionCommand {
         /// Remove an alias. May be repeated.
         #[arg(long, value_name = "ALIAS")]
         remove_alias: Vec<String>,
+        /// Give a field a secondary index; it is built in the background. May be repeated.
+        #[arg(long, value_name = "FIELD")]
+        add_index: Vec<String>,
+        /// Drop the secondary index of a field. May be repeated.
+        #[arg(long, value_name = "FIELD")]
+        drop_index: Vec<String>,
     },
     /// Drops a collection with everything in it.
     Drop {
@@ -72,9 +81,11 @@ pub(crate) enum CollectionCommand {
 pub(crate) async fn run(command: CollectionCommand, client: &Client, output: Output) -> Result<()> {
     let mut service = client.collections();
     match command {
-        CollectionCommand::Create { name, spaces, texts, chunk_language } => {
-            let text = TextSettings { chunk_language, fields: texts };
-            let created = create(client, &name, &spaces, text).await?;
+        CollectionCommand::Create { name, spaces, texts, chunk_language, indexes } => {
+            let text = Some(TextSettings { chunk_language, fields: texts });
+            let indexes = indexes.into_iter().map(|field| Index { field, ..Index::default() }).collect();
+            let collection = Collection { name, spaces, text, indexes, ..Collection::default() };
+            let created = create(client, collection).await?;
             show(&[created], output, false)
         }
         CollectionCommand::Get { name } => {
@@ -83,13 +94,23 @@ pub(crate) async fn run(command: CollectionCommand, client: &Client, output: Out
             show(&[found.into_inner()], output, false)
         }
         CollectionCommand::List => show(&list(client).await?, output, true),
-        CollectionCommand::Update { name, add_space, drop_space, alias, remove_alias } => {
+        CollectionCommand::Update {
+            name,
+            add_space,
+            drop_space,
+            alias,
+            remove_alias,
+            add_index,
+            drop_index,
+        } => {
             let request = UpdateCollectionRequest {
                 name,
                 add_spaces: add_space,
                 drop_spaces: drop_space,
                 set_aliases: alias.into_iter().collect(),
                 remove_aliases: remove_alias,
+                add_indexes: add_index,
+                drop_indexes: drop_index,
             };
             let updated = service.update_collection(request).await.map_err(Failure::from_status)?;
             show(&[updated.into_inner()], output, false)
@@ -108,15 +129,8 @@ pub(crate) async fn run(command: CollectionCommand, client: &Client, output: Out
     }
 }
 
-/// Creates a collection with these spaces, searched as text so.
-pub(crate) async fn create(
-    client: &Client,
-    name: &str,
-    spaces: &[Space],
-    text: TextSettings,
-) -> Result<Collection> {
-    let (name, spaces, text) = (name.to_owned(), spaces.to_vec(), Some(text));
-    let collection = Collection { name, spaces, text, ..Collection::default() };
+/// Creates a collection.
+pub(crate) async fn create(client: &Client, collection: Collection) -> Result<Collection> {
     let request = CreateCollectionRequest { collection: Some(collection) };
     let created = client.collections().create_collection(request).await.map_err(Failure::from_status)?;
     Ok(created.into_inner())
@@ -134,7 +148,8 @@ pub(crate) async fn ensure(
     let found = match service.get_collection(GetCollectionRequest { name: name.to_owned() }).await {
         Ok(found) => found.into_inner(),
         Err(status) if status.code() == Code::NotFound && may_create => {
-            create(client, name, spaces, text).await?;
+            let (name, spaces, text) = (name.to_owned(), spaces.to_vec(), Some(text));
+            create(client, Collection { name, spaces, text, ..Collection::default() }).await?;
             return Ok(());
         }
         Err(status) => return Err(Failure::from_status(status)),
@@ -273,6 +288,10 @@ fn metric_name(metric: Metric) -> &'static str {
     }
 }
 
+fn is_built(index: &Index) -> bool {
+    index.state() == index::State::Built
+}
+
 fn to_json(collection: &Collection) -> Json {
     let space = |space: &Space| {
         json!({
@@ -287,6 +306,7 @@ fn to_json(collection: &Collection) -> Json {
             "language": field.language,
         })
     };
+    let index = |index: &Index| json!({ "field": index.field, "built": is_built(index) });
     let text = collection.text.clone().unwrap_or_default();
     json!({
         "name": collection.name,
@@ -296,6 +316,7 @@ fn to_json(collection: &Collection) -> Json {
         },
         "spaces": collection.spaces.iter().map(space).collect::<Vec<_>>(),
         "aliases": collection.aliases,
+        "indexes": collection.indexes.iter().map(index).collect::<Vec<_>>(),
         "created_at": collection.created_at.map(|time| time.to_string()),
     })
 }
@@ -308,14 +329,28 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
         output.document(&document)?;
         return Ok(());
     }
-    let mut shown =
-        table(&["collection", "space", "dimension", "metric", "codes", "aliases", "text", "created"]);
+    let mut shown = table(&[
+        "collection",
+        "space",
+        "dimension",
+        "metric",
+        "codes",
+        "aliases",
+        "text",
+        "indexes",
+        "created",
+    ]);
     for collection in collections {
         let created = collection.created_at.map(|time| time.to_string()).unwrap_or_default();
         let texts = collection.text.iter().flat_map(|text| &text.fields);
         let texts = texts.map(|field| field.attribute.as_str()).collect::<Vec<_>>().join(", ");
+        let name = |index: &Index| match is_built(index) {
+            true => index.field.clone(),
+            false => format!("{} (being built)", index.field),
+        };
+        let indexes = collection.indexes.iter().map(name).collect::<Vec<_>>().join(", ");
         if collection.spaces.is_empty() {
-            shown.add_row([collection.name.as_str(), "", "", "", "", "", &texts, &created]);
+            shown.add_row([collection.name.as_str(), "", "", "", "", "", &texts, &indexes, &created]);
         }
         for (index, space) in collection.spaces.iter().enumerate() {
             let aliases = collection.aliases.iter().filter(|(_, target)| **target == space.name);
@@ -328,6 +363,7 @@ fn show(collections: &[Collection], output: Output, as_list: bool) -> Result<()>
                 codes_name(space.codes()),
                 &aliases,
                 if index == 0 { &texts } else { "" },
+                if index == 0 { &indexes } else { "" },
                 if index == 0 { &created } else { "" },
             ]);
         }

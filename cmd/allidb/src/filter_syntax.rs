@@ -6,7 +6,8 @@
 //! unary     = "not" unary | "(" filter ")" | predicate
 //! predicate = "exists" "(" field ")" | "is_null" "(" field ")" | "starts_with" "(" field "," string ")"
 //!           | field ( "=" | "!=" | "<" | "<=" | ">" | ">=" ) value
-//!           | field "starts_with" string
+//!           | field ( "starts_with" | "contains" ) string
+//!           | field "matches" [ "any" | "all" | "phrase" ] string
 //!           | field [ "not" ] "in" "(" value { "," value } ")"
 //! value     = string | number | "true" | "false" | "timestamp" "(" string ")"
 //! ```
@@ -15,7 +16,8 @@
 //! stands in backticks.
 
 use allidb_api::v1::{
-    Comparison, Filter, FilterList, Membership, Value, comparison::Operator, filter::Kind, value,
+    Comparison, Filter, FilterList, Membership, TextMatch, Value, WordsCondition, comparison::Operator,
+    filter::Kind, value,
 };
 
 use crate::{
@@ -167,6 +169,13 @@ impl Parser {
         if self.take_keyword("starts_with") {
             return Ok(starts_with(field, self.text()?));
         }
+        if self.take_keyword("contains") {
+            let part = Value { kind: Some(value::Kind::StringValue(self.text()?)) };
+            return Ok(comparison(field, Operator::Contains, part));
+        }
+        if self.take_keyword("matches") {
+            return self.words(field);
+        }
         if self.take_keyword("not") {
             return if self.take_keyword("in") {
                 self.membership(field).map(negated)
@@ -182,6 +191,14 @@ impl Parser {
         Ok(comparison(field, operator, value))
     }
 
+    /// Words that a field has: all of them unless it says otherwise.
+    fn words(&mut self, field: String) -> Parsed<Filter> {
+        let ways = [("any", TextMatch::Any), ("all", TextMatch::All), ("phrase", TextMatch::Phrase)];
+        let way = ways.into_iter().find(|(keyword, _)| self.take_keyword(keyword));
+        let r#match = way.map_or(TextMatch::All, |(_, way)| way).into();
+        Ok(filter(Kind::Words(WordsCondition { field, text: self.text()?, r#match })))
+    }
+
     fn operator(&mut self) -> Parsed<Operator> {
         let operator = match self.peek() {
             Token::Sign("=") => Operator::Equal,
@@ -191,7 +208,9 @@ impl Parser {
             Token::Sign(">") => Operator::Greater,
             Token::Sign(">=") => Operator::GreaterOrEqual,
             other => {
-                let message = format!("expected a comparison, `in` or `starts_with`, found {other}");
+                let message = format!(
+                    "expected a comparison, `in`, `starts_with`, `contains` or `matches`, found {other}"
+                );
                 return self.fail(message);
             }
         };

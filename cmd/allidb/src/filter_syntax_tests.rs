@@ -15,6 +15,7 @@ fn show(filter: &Filter) -> String {
                 membership.values.iter().map(|v| value_json::to_json(v).to_string()).collect();
             format!("{}:in[{}]", membership.field, values.join(","))
         }
+        Kind::Words(words) => format!("{}:{}:{}", words.field, words.r#match().as_str_name(), words.text),
         Kind::Exists(field) => format!("exists({field})"),
         Kind::IsNull(field) => format!("is_null({field})"),
     }
@@ -47,6 +48,10 @@ fn every_operator_and_value() {
     assert_eq!(parsed("a = true or a = FALSE"), "or(a:EQUAL:true a:EQUAL:false)");
     assert_eq!(parsed(r#"a starts_with 'x"y'"#), r#"a:STARTS_WITH:"x\"y""#);
     assert_eq!(parsed(r#"starts_with(a, "x")"#), r#"a:STARTS_WITH:"x""#);
+    assert_eq!(parsed(r#"a contains "x""#), r#"a:CONTAINS:"x""#);
+    assert_eq!(parsed(r#"a matches "big dog""#), "a:TEXT_MATCH_ALL:big dog");
+    assert_eq!(parsed(r#"a matches any "x y""#), "a:TEXT_MATCH_ANY:x y");
+    assert_eq!(parsed(r#"a Matches PHRASE "x y""#), "a:TEXT_MATCH_PHRASE:x y");
     assert_eq!(parsed("exists(a.b) and is_null(c)"), "and(exists(a.b) is_null(c))");
     assert_eq!(parsed("a not in (1, 2)"), "not(a:in[1,2])");
     assert_eq!(

@@ -1,9 +1,16 @@
 //! Collections and their vector spaces.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use crate::{
     error::{Error, Result},
+    filter::Field,
     model::{TextSpec, Timestamp, validate_collection_name},
 };
 
@@ -23,6 +30,42 @@ pub struct CollectionId(pub u64);
 /// A vector space's number: never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpaceId(pub u64);
+
+/// A secondary index's number: never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IndexId(pub u64);
+
+/// A declared secondary index: conditions on its field are looked up in it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Index {
+    /// Its number.
+    pub id: IndexId,
+    /// What it is of.
+    pub field: Field,
+    /// Whether it is whole.
+    pub state: IndexState,
+}
+
+/// Whether an index has all entities; until then it is kept by writes, but not used. Copies tell of the same index.
+#[derive(Clone, Debug, Default)]
+pub struct IndexState(Arc<AtomicBool>);
+
+impl IndexState {
+    /// Whether it has all entities.
+    pub fn is_built(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_built(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl PartialEq for IndexState {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_built() == other.is_built()
+    }
+}
 
 /// How nearness is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,6 +162,8 @@ pub struct Collection {
     pub aliases: BTreeMap<String, String>,
     /// What of it is searched as text.
     pub text: TextSpec,
+    /// Its secondary indexes, in the order of their fields.
+    pub indexes: Vec<Index>,
     /// When it was created.
     pub created_at: Timestamp,
 }
@@ -135,9 +180,34 @@ impl Collection {
             .ok_or_else(|| Error::UnknownSpace { collection: self.name.clone(), space: name.to_owned() })
     }
 
+    /// The index with this number, if it was not dropped.
+    pub fn index_by_id(&self, id: IndexId) -> Option<&Index> {
+        self.indexes.iter().find(|index| index.id == id)
+    }
+
     /// The space with this number, if it was not dropped.
     pub fn space_by_id(&self, id: SpaceId) -> Option<&Space> {
         self.spaces.values().find(|space| space.id == id)
+    }
+}
+
+/// What a caller declares of a collection.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CollectionSpec {
+    /// Its vector spaces.
+    pub spaces: Vec<SpaceSpec>,
+    /// Alias to the name of the space it stands for.
+    pub aliases: BTreeMap<String, String>,
+    /// What of it is searched as text.
+    pub text: TextSpec,
+    /// The fields that have secondary indexes.
+    pub indexes: Vec<Field>,
+}
+
+impl CollectionSpec {
+    /// Spaces, and nothing else.
+    pub fn of_spaces(spaces: Vec<SpaceSpec>) -> Self {
+        Self { spaces, ..Self::default() }
     }
 }
 
@@ -152,4 +222,8 @@ pub struct CollectionChange {
     pub set_aliases: BTreeMap<String, String>,
     /// Aliases to remove.
     pub remove_aliases: Vec<String>,
+    /// Fields that get secondary indexes; those that have one keep it.
+    pub add_indexes: Vec<Field>,
+    /// Fields whose secondary indexes go.
+    pub drop_indexes: Vec<Field>,
 }

@@ -10,7 +10,8 @@ mod value;
 mod write;
 
 pub use collection::{
-    Codes, Collection, CollectionChange, CollectionId, Metric, Space, SpaceId, SpaceSpec, TenantId,
+    Codes, Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState, Metric,
+    Space, SpaceId, SpaceSpec, TenantId,
 };
 pub use edge::{Direction, Edge, EdgeRef};
 pub use entity::{Chunk, Entity, EntityRef, ReadMask};

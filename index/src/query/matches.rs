@@ -18,13 +18,14 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     filter::Filter,
-    model::CollectionId,
+    model::{Collection, CollectionId},
     placement::PARTITIONS,
     replica::{Reader, decode_row},
     row::{
         EntityKey,
         key::{collection_prefix, decode_entity, decode_number_key, numbers_prefix},
     },
+    secondary::Planned,
 };
 
 /// Filters that are remembered at most.
@@ -35,6 +36,8 @@ const MAX_BYTES: usize = 64 << 20;
 const MAX_CHANGES: usize = 1 << 16;
 /// Changes that are worth following; beyond them reading every row is no more work.
 const MAX_FOLLOWED: usize = 20_000;
+/// What it may take, in postings read, to find out what a filter matches that nobody asked for before.
+const CHEAP: u64 = 40_000;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
@@ -178,15 +181,20 @@ impl Reader<'_> {
         deadline: Deadline,
     ) -> Result<Option<Matches>> {
         let cache = &self.replica.matches;
-        let (place, is_known) = cache.place(collection, filter);
+        let Some(collection) = self.catalogue.by_id(collection) else { return Ok(None) };
+        let (place, is_known) = cache.place(collection.id, filter);
+        let mut planned = None;
         if !is_known && !is_worth_it {
-            return Ok(None);
+            planned = self.plan(collection, filter)?.filter(|planned| planned.cost() < CHEAP);
+            if planned.is_none() {
+                return Ok(None);
+            }
         }
         let mut state = place.lock();
         let sequence = self.snapshot.sequence();
         if let Some(known) = &mut *state {
             if known.at <= sequence {
-                if let Some(changed) = cache.changed(collection, known.at, sequence) {
+                if let Some(changed) = cache.changed(collection.id, known.at, sequence) {
                     let numbers = Arc::make_mut(&mut known.numbers);
                     for (at, entity) in changed.iter().enumerate() {
                         check(at, deadline)?;
@@ -206,7 +214,7 @@ impl Reader<'_> {
                     known.at = sequence;
                     return Ok(Some(Matches { numbers: Arc::clone(&known.numbers) }));
                 }
-            } else if let Some(changed) = cache.changed(collection, sequence, known.at) {
+            } else if let Some(changed) = cache.changed(collection.id, sequence, known.at) {
                 // Somebody with a newer snapshot was here: whatever changed in between may have matched.
                 let mut numbers = (*known.numbers).clone();
                 for (at, entity) in changed.iter().enumerate() {
@@ -216,12 +224,44 @@ impl Reader<'_> {
                 return Ok(Some(Matches { numbers: Arc::new(numbers) }));
             }
         }
-        let numbers = Arc::new(self.find_out(collection, filter, deadline)?);
+        let planned = match planned {
+            Some(planned) => Some(planned),
+            None => self.plan_below_scan(collection, filter)?,
+        };
+        let numbers = Arc::new(match planned {
+            Some(planned) => self.find_out_by_index(collection, filter, &planned, deadline)?,
+            None => self.find_out(collection.id, filter, deadline)?,
+        });
         cache.note_size(&place, numbers.serialized_size());
         if state.as_ref().is_none_or(|known| known.at <= sequence) {
             *state = Some(State { at: sequence, numbers: Arc::clone(&numbers) });
         }
         Ok(Some(Matches { numbers }))
+    }
+
+    /// Reads the postings that a plan names and, where they do not tell all, the rows of the entities.
+    fn find_out_by_index(
+        &self,
+        collection: &Collection,
+        filter: &Filter,
+        planned: &Planned,
+        deadline: Deadline,
+    ) -> Result<RoaringTreemap> {
+        let mut found = RoaringTreemap::new();
+        let (named, are_exact) = self.named(collection.id, planned, deadline)?;
+        for (at, number) in named.iter().enumerate() {
+            check(at, deadline)?;
+            let Some((entity, _)) = self.owner_of(number)? else { continue };
+            let matches = are_exact
+                || match self.row(&entity)? {
+                    Some(row) => self.passes(&entity, &row, Some(filter))?,
+                    None => false,
+                };
+            if matches {
+                found.extend(self.numbers_of(&entity)?);
+            }
+        }
+        Ok(found)
     }
 
     /// Reads every row of the collection, and beside them the numbers, which lie in the same order.

@@ -456,8 +456,11 @@ impl Reader<'_> {
             after: None,
             read_mask: ReadMask::nothing(),
         };
+        let planned = self.plan_in_order(collection, filter, limit)?;
         let mut matched = 0;
-        for (looked_at, row) in self.rows_by_id(collection, &everything)?.enumerate() {
+        for (looked_at, row) in
+            self.first_rows(collection, &everything, planned.as_ref(), deadline)?.enumerate()
+        {
             if matched == limit {
                 break;
             }

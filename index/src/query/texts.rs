@@ -180,7 +180,7 @@ impl Reader<'_> {
     }
 
     /// Whose vector or text a number stands for.
-    fn owner_of(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
+    pub(crate) fn owner_of(&self, number: u64) -> Result<Option<(EntityKey, String)>> {
         let key = by_number(number);
         let Some(bytes) = self.snapshot.get(self.replica.keyspaces.number, &key)? else { return Ok(None) };
         decode_numbered(&bytes).map(Some).map_err(|error| Error::corrupt("number", &key, error))

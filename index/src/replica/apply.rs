@@ -22,6 +22,7 @@ use crate::{
         ChunkContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey, encode_register,
         key::{by_number, decode_number_key, encode_numbered},
     },
+    secondary::{ChangedPostings, changed_postings},
     text::{self, Document, TextChange, document_of_entity},
     vector::{self, Owner, VectorChange},
     version::Version,
@@ -311,7 +312,11 @@ impl Replica {
         let is_gone = after.row.is_bare() && (clears || !before.row.is_bare());
         let state = |row: &EntityRow| node_state(row.get(&Field::Existence).is_some(), row.expire_at());
         let is_other = state(&before.row) != state(&after.row);
-        let itself_changed = (is_gone || clears || is_other).then_some("");
+        let postings = match catalogue.by_id(entity.collection) {
+            Some(collection) => changed_postings(collection, &before.row, &after.row),
+            None => ChangedPostings::default(),
+        };
+        let itself_changed = (is_gone || clears || is_other || !postings.is_empty()).then_some("");
         let concerned = changed.iter().chain(&removed).map(|key| key.chunk.as_str());
         let concerned = concerned.chain(texts.iter().map(|(chunk, _)| *chunk));
         let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
@@ -354,6 +359,12 @@ impl Replica {
                 let writing = space.begin_write();
                 changes.vectors.push(VectorChange { space, writing, number, vector: None });
             }
+        }
+        if postings.adds() {
+            self.numbered(entity, "", &mut numbers, batch)?;
+        }
+        if let Some(Some(number)) = numbers.get("") {
+            postings.write(self.keyspaces.posting, entity.collection, *number, batch);
         }
         if !is_gone && (clears || is_other) {
             let number = self.numbered(entity, "", &mut numbers, batch)?;
@@ -465,6 +476,14 @@ impl Replica {
         let number = self.number_of(entity, "")?;
         changes.numbers.insert(entity.clone(), number);
         Ok(number)
+    }
+
+    /// The number of an entity, given to it if it has none. Its latch is held.
+    pub(crate) fn numbered_entity(&self, entity: &EntityKey, batch: &mut WriteBatch) -> Result<u64> {
+        match self.number_of(entity, "")? {
+            Some(number) => Ok(number),
+            None => self.numbered(entity, "", &mut BTreeMap::new(), batch),
+        }
     }
 
     /// The number of an entity or a chunk, given to it if it has none.

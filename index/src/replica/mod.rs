@@ -9,7 +9,6 @@ mod rows;
 mod sweep;
 
 use std::{
-    collections::BTreeMap,
     ops::ControlFlow,
     path::PathBuf,
     sync::{
@@ -29,15 +28,17 @@ pub use read::{ScanPage, ScanRequest};
 pub(crate) use rows::Rows;
 
 use crate::{
-    catalogue::{Catalogue, Dropped},
+    catalogue::{Catalogue, Dropped, DroppedPart},
     clock::{Clock, HybridClock},
     error::{Error, Result},
     graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
-    model::{Collection, CollectionChange, Limits, SpaceSpec, TenantId, TextSpec, Write},
+    model::{Collection, CollectionChange, CollectionSpec, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
+    placement::PARTITIONS,
     query::MatchCache,
     random::Random,
+    secondary::built_row,
     text::{TextContext, TextCounts, TextIndex},
     upkeep::Kept,
     vector::{
@@ -83,15 +84,15 @@ pub struct Replica {
     pub(crate) texts: Kept<TextIndex>,
     pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
-    latches: latch::Latches,
+    pub(crate) latches: latch::Latches,
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
     /// One change of the catalogue at a time.
     catalogue_change: Mutex<()>,
-    background: Arc<dyn Background>,
+    pub(crate) background: Arc<dyn Background>,
     cursor_key: [u8; 32],
-    closed: Arc<AtomicBool>,
+    pub(crate) closed: Arc<AtomicBool>,
 }
 
 const NODE: &[u8] = b"node";
@@ -192,6 +193,14 @@ impl Replica {
         for dropped in dropped {
             replica.sweep_in_background(dropped);
         }
+        for (tenant, collection) in replica.catalogue().owned() {
+            for index in &collection.indexes {
+                if replica.built_upto(collection.id, index.id)? == PARTITIONS {
+                    index.state.set_built();
+                }
+            }
+            replica.build_indexes(tenant, collection);
+        }
         Ok(replica)
     }
 
@@ -235,18 +244,16 @@ impl Replica {
         &self,
         tenant: TenantId,
         name: &str,
-        spaces: Vec<SpaceSpec>,
-        aliases: BTreeMap<String, String>,
-        text: TextSpec,
+        spec: CollectionSpec,
     ) -> Result<Arc<Collection>> {
         let _change = self.catalogue_change.lock();
         let now = self.clock.wall().now();
-        let (catalogue, collection) = self.catalogue().create(tenant, name, spaces, aliases, text, now)?;
-        self.install(tenant, catalogue, &collection, &[])?;
+        let (catalogue, collection) = self.catalogue().create(tenant, name, spec, now)?;
+        self.install(tenant, catalogue, &collection, &[], true)?;
         Ok(collection)
     }
 
-    /// Changes a collection's spaces and aliases, all or none.
+    /// Changes a collection's spaces, aliases and indexes, all or none. Indexes that are added are built in the background.
     pub fn update_collection(
         self: &Arc<Self>,
         tenant: TenantId,
@@ -255,7 +262,8 @@ impl Replica {
     ) -> Result<Arc<Collection>> {
         let _change = self.catalogue_change.lock();
         let (catalogue, collection, dropped) = self.catalogue().update(tenant, name, change)?;
-        self.install(tenant, catalogue, &collection, &dropped)?;
+        self.install(tenant, catalogue, &collection, &dropped, false)?;
+        self.build_indexes(tenant, &collection);
         dropped.into_iter().for_each(|dropped| self.sweep_in_background(dropped));
         Ok(collection)
     }
@@ -264,10 +272,10 @@ impl Replica {
     pub fn drop_collection(self: &Arc<Self>, tenant: TenantId, name: &str) -> Result<()> {
         let _change = self.catalogue_change.lock();
         let (catalogue, collection) = self.catalogue().without(tenant, name)?;
-        let dropped = Dropped { tenant, collection: collection.id, space: None };
+        let dropped = Dropped { tenant, collection: collection.id, part: DroppedPart::Everything };
         // Looked for before, so that it does not take long until nobody walks through them any more.
         let (nodes, segments) = self.graph.nodes_of(tenant, collection.id, &[])?;
-        self.install(tenant, catalogue, &collection, &[dropped])?;
+        self.install(tenant, catalogue, &collection, &[dropped], false)?;
         for space in collection.spaces.values() {
             self.spaces.drop_space(collection.id, space.id);
         }
@@ -283,6 +291,13 @@ impl Replica {
         Ok(())
     }
 
+    /// Builds those indexes of a collection that are not whole.
+    fn build_indexes(self: &Arc<Self>, tenant: TenantId, collection: &Collection) {
+        for index in collection.indexes.iter().filter(|index| !index.state.is_built()) {
+            self.build_in_background(tenant, collection.id, index.id);
+        }
+    }
+
     /// Makes a new catalogue durable, then current. Waits for writes under the old one.
     fn install(
         &self,
@@ -290,6 +305,7 @@ impl Replica {
         catalogue: Catalogue,
         collection: &Collection,
         dropped: &[Dropped],
+        is_new: bool,
     ) -> Result<()> {
         let mut current = self.catalogue.write();
         let mut batch = catalogue.rows(self.keyspaces.cluster, tenant, collection, dropped);
@@ -307,10 +323,16 @@ impl Replica {
         for definition in &founded {
             self.spaces.found(*definition, &mut batch)?;
         }
+        // Of a new collection they are whole from the beginning.
+        for index in collection.indexes.iter().filter(|_| is_new) {
+            let (key, value) = built_row(collection.id, index.id, PARTITIONS);
+            batch.put(self.keyspaces.local, key, value);
+            index.state.set_built();
+        }
         self.engine.write(batch, Durability::Sync)?;
         founded.into_iter().for_each(|definition| self.spaces.add(definition));
         for dropped in dropped {
-            if let Some(space) = dropped.space {
+            if let DroppedPart::Space(space) = dropped.part {
                 self.spaces.drop_space(dropped.collection, space);
             }
         }

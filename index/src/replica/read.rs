@@ -23,6 +23,7 @@ use crate::{
         ChunkContent, EntityKey, StoredRow, VectorContent,
         key::{collection_prefix, decode_chunk_key, decode_entity, decode_vector_key},
     },
+    secondary::Planned,
 };
 
 /// Entities looked at by one page of a scan: a page may be short where few match.
@@ -125,7 +126,12 @@ impl Replica {
         let mut page = ScanPage::default();
         let mut last = None;
         let mut answer_bytes = 0;
-        for (looked_at, row) in reader.rows_by_id(&collection, request)?.enumerate() {
+        let planned = match &request.filter {
+            Some(filter) => reader.plan_in_order(&collection, filter, request.limit)?,
+            None => None,
+        };
+        let rows = reader.first_rows(&collection, request, planned.as_ref(), deadline)?;
+        for (looked_at, row) in rows.enumerate() {
             // The most that one entity more can bring still fits.
             let is_full =
                 answer_bytes > 0 && answer_bytes + self.limits.entity_bytes > self.limits.answer_bytes;
@@ -161,7 +167,13 @@ impl Replica {
             filter.validate("filter", &self.limits)?;
         }
         let reader = self.reader(tenant);
-        let collection = reader.catalogue.get(tenant, collection)?.id;
+        let collection = reader.catalogue.get(tenant, collection)?;
+        if let Some(filter) = filter
+            && let Some(count) = reader.count_by_index(collection, filter, deadline)?
+        {
+            return Ok(count);
+        }
+        let collection = collection.id;
         let mut count = 0;
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, tenant, collection);
@@ -265,7 +277,11 @@ impl Reader<'_> {
     /// Whether the filter, if there is one, matches the entity.
     pub(crate) fn passes(&self, key: &EntityKey, row: &StoredRow, filter: Option<&Filter>) -> Result<bool> {
         let Some(filter) = filter else { return Ok(true) };
-        Ok(filter.matches(&self.fields(key, row, &filter.read_mask())?))
+        let entity = self.fields(key, row, &filter.read_mask())?;
+        Ok(match self.catalogue.by_id(key.collection) {
+            Some(collection) => filter.matches(&entity, &collection.text),
+            None => false,
+        })
     }
 
     fn add_chunks(&self, key: &EntityKey, entity: &mut Entity, mask: &ReadMask) -> Result<()> {
@@ -295,6 +311,23 @@ impl Reader<'_> {
             }
         }
         Ok(vectors)
+    }
+
+    /// The entity rows that a scan looks at: those that a plan names, or all.
+    pub(crate) fn first_rows<'a>(
+        &'a self,
+        collection: &Collection,
+        request: &ScanRequest,
+        planned: Option<&Planned>,
+        deadline: Deadline,
+    ) -> Result<Box<dyn Iterator<Item = Result<(String, Bytes)>> + 'a>> {
+        let Some(planned) = planned else { return Ok(Box::new(self.rows_by_id(collection, request)?)) };
+        let Some(bounds) = id_bounds(request) else { return Ok(Box::new(std::iter::empty())) };
+        let mut ids = self.ids_named(collection, planned, &bounds, deadline)?;
+        if request.reverse {
+            ids.reverse();
+        }
+        Ok(Box::new(self.rows_named(collection.id, ids)))
     }
 
     /// The entity rows of a collection in the order of ids: a merge over the partitions.

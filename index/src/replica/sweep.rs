@@ -6,11 +6,12 @@ use std::sync::{Arc, atomic::Ordering};
 use allidb_storage::{Direction, Durability, Keyspace, WriteBatch};
 
 use crate::{
-    catalogue::{Dropped, dropped_row},
+    catalogue::{Dropped, DroppedPart, dropped_row},
     error::{Error, Result},
     placement::PARTITIONS,
     replica::{Replica, mirrored},
     row::key::{by_number, collection_prefix, decode_edge_key, decode_vector_key, numbers_prefix},
+    secondary::{postings_of_collection, postings_of_index},
     vector,
     version::Version,
 };
@@ -36,9 +37,19 @@ impl Replica {
     fn sweep(&self, dropped: Dropped) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let mut deleted_ranges = false;
-        for partition in 0..PARTITIONS {
+        let postings = match dropped.part {
+            DroppedPart::Everything => Some(postings_of_collection(dropped.collection)),
+            DroppedPart::Index(index) => Some(postings_of_index(dropped.collection, index)),
+            DroppedPart::Space(_) => None,
+        };
+        if let Some(postings) = postings {
+            deleted_ranges |= self.sweep_prefix(keyspaces.posting, &postings)?;
+        }
+        // Of an index that is all.
+        let partitions = if matches!(dropped.part, DroppedPart::Index(_)) { 0 } else { PARTITIONS };
+        for partition in 0..partitions {
             let prefix = collection_prefix(partition, dropped.tenant, dropped.collection);
-            if dropped.space.is_some() {
+            if let DroppedPart::Space(space) = dropped.part {
                 // A row of the history goes on with a version.
                 let rows = [(keyspaces.vector, "vector", 0), (keyspaces.history, "history", Version::BYTES)];
                 for (own, name, after) in rows {
@@ -46,7 +57,7 @@ impl Replica {
                         let named = key.get(..key.len().saturating_sub(after)).unwrap_or_default();
                         let (_, vector) =
                             decode_vector_key(named).map_err(|error| Error::corrupt(name, key, error))?;
-                        if Some(vector.space) == dropped.space {
+                        if vector.space == space {
                             batch.delete(own, key.to_vec());
                         }
                         Ok(())
@@ -93,7 +104,13 @@ impl Replica {
             self.engine.flush()?;
         }
         let mut batch = WriteBatch::new();
-        vector::forget(keyspaces, dropped.collection, dropped.space, &mut batch);
+        match dropped.part {
+            DroppedPart::Everything => vector::forget(keyspaces, dropped.collection, None, &mut batch),
+            DroppedPart::Space(space) => {
+                vector::forget(keyspaces, dropped.collection, Some(space), &mut batch)
+            }
+            DroppedPart::Index(index) => self.forget_build(dropped.collection, index, &mut batch),
+        }
         batch.delete(keyspaces.cluster, dropped_row(dropped));
         self.engine.write(batch, Durability::Sync)?;
         Ok(())

@@ -34,3 +34,4 @@ pub(crate) use index::{TextChange, TextIndex, TextView};
 pub(crate) use open::{TextContext, document_of_entity};
 pub(crate) use search::TextSearch;
 pub(crate) use upkeep::place;
+pub(crate) use words::words;

@@ -6,7 +6,7 @@ use allidb_index::{
     Error, ScanRequest,
     filter::{Field, Filter, Operator},
     model::{
-        Chunk, CollectionChange, Edge, EntityPatch, EntityRef, Metric, ReadMask, SpaceSpec, TextSpec,
+        Chunk, CollectionChange, CollectionSpec, Edge, EntityPatch, EntityRef, Metric, ReadMask, SpaceSpec,
         Timestamp, Value, Write,
     },
 };
@@ -304,12 +304,8 @@ fn one_bad_write_of_a_batch_spoils_no_other() {
 fn collections_are_separate_and_dropping_one_leaves_nothing_of_it() {
     let fixture = Fixture::new();
     let spaces = vec![SpaceSpec::new("v", 2, Metric::L2)];
-    fixture
-        .replica
-        .create_collection(TENANT, "d", spaces.clone(), BTreeMap::new(), TextSpec::default())
-        .unwrap();
-    let again =
-        fixture.replica.create_collection(TENANT, "d", spaces.clone(), BTreeMap::new(), TextSpec::default());
+    fixture.replica.create_collection(TENANT, "d", CollectionSpec::of_spaces(spaces.clone())).unwrap();
+    let again = fixture.replica.create_collection(TENANT, "d", CollectionSpec::of_spaces(spaces.clone()));
     assert!(matches!(again, Err(Error::CollectionExists(_))));
     fixture.put(entity("a", &[1.0, 0.0]));
     fixture.one(Write::Put { collection: "d".into(), entity: Box::new(entity("a", &[5.0, 5.0])) }).unwrap();
@@ -319,8 +315,7 @@ fn collections_are_separate_and_dropping_one_leaves_nothing_of_it() {
     fixture.replica.drop_collection(TENANT, "d").unwrap();
     assert!(matches!(fixture.replica.collection(TENANT, "d"), Err(Error::UnknownCollection(_))));
     let fixture = fixture.reopen();
-    let d =
-        fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new(), TextSpec::default()).unwrap();
+    let d = fixture.replica.create_collection(TENANT, "d", CollectionSpec::of_spaces(spaces)).unwrap();
     assert!(d.id > fixture.replica.collection(TENANT, "c").unwrap().id, "ids are never reused");
     assert_eq!(scanned(&fixture, &scan("d", 10)), Vec::<String>::new());
     assert_eq!(scanned(&fixture, &scan("c", 10)), ["a"]);
@@ -381,7 +376,7 @@ fn deleting_everything_leaves_no_row_behind() {
 #[test]
 fn dropping_a_collection_leaves_no_row_of_it_and_all_of_others() {
     let fixture = Fixture::new();
-    fixture.replica.create_collection(TENANT, "d", vec![], BTreeMap::new(), TextSpec::default()).unwrap();
+    fixture.replica.create_collection(TENANT, "d", CollectionSpec::default()).unwrap();
     let rows = |fixture: &Fixture| -> BTreeMap<&str, usize> {
         let engine = fixture.replica.engine();
         ["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number"]

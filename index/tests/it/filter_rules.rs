@@ -6,13 +6,13 @@ use allidb_index::{
     ScanRequest,
     filter::{Field, Filter, Operator},
     model::{Entity, ReadMask, Timestamp, Value},
-    query::{Query, Seed},
+    query::{Query, Seed, TextMatch},
 };
 use proptest::prelude::*;
 
 use crate::fixture::{Fixture, TENANT, deadline, entity, ids};
 
-const OPERATORS: [Operator; 7] = [
+const OPERATORS: [Operator; 8] = [
     Operator::Equal,
     Operator::NotEqual,
     Operator::Less,
@@ -20,6 +20,7 @@ const OPERATORS: [Operator; 7] = [
     Operator::Greater,
     Operator::GreaterOrEqual,
     Operator::StartsWith,
+    Operator::Contains,
 ];
 
 fn scalar() -> impl Strategy<Value = Value> {
@@ -29,6 +30,7 @@ fn scalar() -> impl Strategy<Value = Value> {
         (-2..3_i64).prop_map(Value::Int),
         prop::sample::select(vec![-1.5, 0.0, 0.5, 1.0, 2.0]).prop_map(Value::Double),
         "[ab]{0,2}".prop_map(Value::String),
+        "[ab]{1,2} [ab]{1,2}( [ab]{1,2})?".prop_map(Value::String),
         prop::collection::vec(0..2_u8, 0..2).prop_map(|bytes| Value::Bytes(bytes.into())),
         (-1..2_i64).prop_map(|time| Value::Timestamp(Timestamp(time))),
     ]
@@ -48,6 +50,27 @@ fn field() -> impl Strategy<Value = Field> {
     prop::sample::select(names).prop_map(|name| Field::parse(name).expect("a field"))
 }
 
+fn words() -> impl Strategy<Value = Filter> {
+    let operator = prop::sample::select(vec![TextMatch::Any, TextMatch::All, TextMatch::Phrase]);
+    (field(), operator, "[ab]{1,2}( [ab]{1,2})?")
+        .prop_map(|(field, operator, text)| Filter::Words(field, operator, text))
+}
+
+/// Words of these letters are their own stems.
+fn has_words(found: &Value, operator: TextMatch, wanted: &str) -> bool {
+    let text = match found {
+        Value::List(items) => return items.iter().any(|item| has_words(item, operator, wanted)),
+        Value::String(text) => format!(" {text} "),
+        _ => return false,
+    };
+    let mut each = wanted.split(' ').map(|word| text.contains(&format!(" {word} ")));
+    match operator {
+        TextMatch::Any => each.any(|is_there| is_there),
+        TextMatch::All => each.all(|is_there| is_there),
+        TextMatch::Phrase => text.contains(&format!(" {wanted} ")),
+    }
+}
+
 fn filter() -> impl Strategy<Value = Filter> {
     let compare = (field(), prop::sample::select(OPERATORS.to_vec()), value())
         .prop_map(|(field, operator, value)| Filter::Compare(field, operator, value));
@@ -56,6 +79,7 @@ fn filter() -> impl Strategy<Value = Filter> {
     let leaf = prop_oneof![
         6 => compare,
         2 => any_of,
+        1 => words(),
         1 => field().prop_map(Filter::Exists),
         1 => field().prop_map(Filter::IsNull),
     ];
@@ -132,6 +156,10 @@ fn compares(found: &Value, operator: Operator, wanted: &Value) -> bool {
             (Value::String(found), Value::String(wanted)) => found.starts_with(wanted.as_str()),
             _ => false,
         },
+        Operator::Contains => match (found, wanted) {
+            (Value::String(found), Value::String(wanted)) => found.matches(wanted.as_str()).next().is_some(),
+            _ => false,
+        },
         Operator::Less => order(found, wanted) == Some(Ordering::Less),
         Operator::LessOrEqual => matches!(order(found, wanted), Some(Ordering::Less | Ordering::Equal)),
         Operator::Greater => order(found, wanted) == Some(Ordering::Greater),
@@ -149,6 +177,7 @@ fn holds(filter: &Filter, entity: &Entity) -> bool {
         Filter::In(field, wanted) => {
             any(field, &|found| wanted.iter().any(|wanted| compares(found, Operator::Equal, wanted)))
         }
+        Filter::Words(field, operator, text) => any(field, &|found| has_words(found, *operator, text)),
         Filter::Exists(field) => any(field, &|_| true),
         Filter::IsNull(field) => any(field, &|found| *found == Value::Null),
     }

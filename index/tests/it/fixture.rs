@@ -1,12 +1,12 @@
 //! A replica in a simulated file system, and short ways to say things.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_index::{
     Deadline, Error, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions, build_pool,
     model::{
-        CollectionChange, Edge, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, TextSpec,
-        Value, Write, Written,
+        CollectionChange, CollectionSpec, Edge, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec,
+        TenantId, Value, Write, Written,
     },
     query::{Answer, Nearest, Query, Seed},
 };
@@ -42,7 +42,7 @@ impl Fixture {
         let fs = SimFs::new();
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let replica = open(&fs, &clock);
-        replica.create_collection(TENANT, "c", vec![space], BTreeMap::new(), TextSpec::default()).unwrap();
+        replica.create_collection(TENANT, "c", CollectionSpec::of_spaces(vec![space])).unwrap();
         Self { fs, clock, replica }
     }
 

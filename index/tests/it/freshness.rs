@@ -12,7 +12,8 @@ use std::{
 
 use allidb_index::{
     Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
-    model::{EntityRef, Limits, Metric, SpaceSpec, TextSpec, Write},
+    filter::{Field, Filter, Operator},
+    model::{CollectionChange, CollectionSpec, Entity, EntityRef, Limits, Metric, SpaceSpec, Value, Write},
     query::{Nearest, Query, Seed},
 };
 use allidb_storage::{Durability, Options, Threads, fs::RealFs};
@@ -87,13 +88,16 @@ fn a_vector_is_found_once_it_was_put_and_never_once_it_was_deleted() {
     let dir = tempfile::tempdir().unwrap();
     let replica = open(dir.path());
     let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::Cosine)];
-    replica.create_collection(TENANT, "c", spaces, BTreeMap::new(), TextSpec::default()).unwrap();
+    replica.create_collection(TENANT, "c", CollectionSpec::of_spaces(spaces)).unwrap();
     let until = Instant::now() + duration();
+    let latest = until + Duration::from_secs(60);
     let (writes, walked, missed) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
     let work = |writer: usize| {
         let mut random = Random(0x9e37_79b9_7f4a_7c15 ^ (writer as u64 + 1) << 32);
         let mut current: Vec<Option<Vec<f32>>> = vec![None; ENTITIES];
-        while Instant::now() < until {
+        // On a slow machine it goes on until something is sealed.
+        while Instant::now() < until || (Instant::now() < latest && replica.vector_counts().rows_written == 0)
+        {
             let of_writer = random.below(ENTITIES);
             let id = format!("w{writer}-{of_writer}");
             let before = current[of_writer].take();
@@ -144,5 +148,57 @@ fn a_vector_is_found_once_it_was_put_and_never_once_it_was_deleted() {
     }
     let living = current.iter().flatten().flatten().count();
     assert_eq!(replica.vector_counts().vectors, living);
+    replica.close().unwrap();
+}
+
+/// Half of what is there is overwritten or deleted while the index is built.
+#[test]
+fn an_index_that_is_built_beside_writes_misses_nothing() {
+    const WRITTEN: usize = 12_000;
+    let dir = tempfile::tempdir().unwrap();
+    let replica = open(dir.path());
+    replica.create_collection(TENANT, "c", CollectionSpec::default()).unwrap();
+    let put = |at: usize, value: i64| {
+        let attributes = BTreeMap::from([("n".to_owned(), Value::Int(value))]);
+        let entity = Entity { id: format!("e{at}"), attributes, ..Entity::default() };
+        replica.plan(TENANT, Write::Put { collection: "c".into(), entity: Box::new(entity) }).unwrap()
+    };
+    for done in replica.apply((0..WRITTEN).map(|at| put(at, 1)).collect(), Durability::Flush) {
+        done.unwrap();
+    }
+    let field = Field::parse("n").unwrap();
+    let change = CollectionChange { add_indexes: vec![field.clone()], ..CollectionChange::default() };
+    let changed = replica.update_collection(TENANT, "c", change).unwrap();
+    let mut beside = 0;
+    for at in (0..WRITTEN).step_by(2) {
+        beside += usize::from(!changed.indexes[0].state.is_built());
+        let mutation = match at % 3 {
+            0 => replica.plan(TENANT, Write::Delete(EntityRef::new("c", format!("e{at}")))).unwrap(),
+            _ => put(at, 2),
+        };
+        replica.apply(vec![mutation], Durability::None).pop().unwrap().unwrap();
+    }
+    assert!(beside > 0, "it was built before anything was written");
+    let until = Instant::now() + Duration::from_secs(60);
+    while !changed.indexes[0].state.is_built() {
+        assert!(Instant::now() < until, "it is not built");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let check = |replica: &Replica| {
+        let count = |value: i64| {
+            let filter = Filter::Compare(field.clone(), Operator::Equal, Value::Int(value));
+            replica.count(TENANT, "c", Some(&filter), deadline()).unwrap()
+        };
+        assert_eq!((count(1), count(2)), (WRITTEN as u64 / 2, WRITTEN as u64 / 3));
+        let engine = replica.engine();
+        let keyspace = engine.keyspace("posting").unwrap();
+        let postings = engine.snapshot().prefix(keyspace, &[], allidb_storage::Direction::Forward).unwrap();
+        assert_eq!(postings.count(), WRITTEN / 2 + WRITTEN / 3);
+    };
+    check(&replica);
+    replica.close().unwrap();
+    drop(replica);
+    let replica = open(dir.path());
+    check(&replica);
     replica.close().unwrap();
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_index::{
     graph::{ExpandRequest, HopsRequest, NeighborsRequest},
-    model::{Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
+    model::{CollectionSpec, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
     query::{ExpandSpec, TruncationReason},
 };
 use allidb_storage::fs::Fs as _;
@@ -303,8 +303,7 @@ fn a_damaged_segment_is_set_aside_and_made_again() {
 #[test]
 fn nobody_walks_through_a_dropped_collection() {
     let fixture = Fixture::new();
-    let spec = allidb_index::model::TextSpec::default();
-    fixture.replica.create_collection(TENANT, "d", vec![], BTreeMap::new(), spec).unwrap();
+    fixture.replica.create_collection(TENANT, "d", CollectionSpec::default()).unwrap();
     let there = |id: &str| EntityRef::new("d", id);
     fixture.put(entity("a", &[]));
     fixture.put(entity("z", &[]));

@@ -9,6 +9,7 @@ mod freshness;
 mod graph;
 mod paths;
 mod queries;
+mod secondary;
 mod shape;
 mod texts;
 mod vectors;

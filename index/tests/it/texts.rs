@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use allidb_index::{
     Error, WorkerChange,
-    model::{Chunk, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec, Value, Write},
+    model::{
+        Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec,
+        Value, Write,
+    },
     query::{Fusion, Query, Seed, TextMatch, TextQuery},
 };
 use allidb_storage::fs::Fs as _;
@@ -25,7 +28,10 @@ fn spec() -> TextSpec {
 
 fn fixture() -> Fixture {
     let fixture = Fixture::new();
-    fixture.replica.create_collection(TENANT, "t", vec![], BTreeMap::new(), spec()).unwrap();
+    fixture
+        .replica
+        .create_collection(TENANT, "t", CollectionSpec { text: spec(), ..CollectionSpec::default() })
+        .unwrap();
     fixture
 }
 
@@ -158,7 +164,10 @@ fn wrong_words_are_refused_with_the_place() {
 #[test]
 fn collections_and_tenants_see_their_own_texts_alone() {
     let fixture = fixture();
-    fixture.replica.create_collection(TENANT, "other", vec![], BTreeMap::new(), spec()).unwrap();
+    fixture
+        .replica
+        .create_collection(TENANT, "other", CollectionSpec { text: spec(), ..CollectionSpec::default() })
+        .unwrap();
     put(&fixture, entity("a", &["dog"], "", &[]));
     let score = found(&fixture, words("dog"));
     for at in 0..20 {
@@ -262,7 +271,10 @@ fn words_of_which_no_stem_is_left_are_words() {
     let fixture = Fixture::new();
     let greek = TextField { language: Language::Greek, ..field("names", 1.0, TextKind::Names) };
     let spec = TextSpec { chunks: Language::Greek, fields: vec![greek] };
-    fixture.replica.create_collection(TENANT, "t", vec![], BTreeMap::new(), spec).unwrap();
+    fixture
+        .replica
+        .create_collection(TENANT, "t", CollectionSpec { text: spec, ..CollectionSpec::default() })
+        .unwrap();
     put(&fixture, entity("1", &["ους", "gamma"], "", &[("c", "ους 1234 5678")]));
     for operator in [TextMatch::Any, TextMatch::All, TextMatch::Phrase] {
         let asked = TextQuery { operator, ..words("ους 1234 5678") };

@@ -1,7 +1,6 @@
 //! Vector search: fresh, exact where asked, and close to exact through the graph, whatever was overwritten.
 
 use std::{
-    collections::BTreeMap,
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -9,7 +8,7 @@ use std::{
 use allidb_index::{
     Activity, VectorCounts, WorkerChange,
     filter::{Field, Filter, Operator},
-    model::{Codes, CollectionChange, EntityRef, Metric, SpaceSpec, TextSpec, Value, Write},
+    model::{Codes, CollectionChange, CollectionSpec, EntityRef, Metric, SpaceSpec, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 use allidb_storage::ScrubOptions;
@@ -574,7 +573,7 @@ fn damaged_vectors_cost_the_searches_of_their_collection_and_nothing_else() {
     const DIMENSION: usize = 4_000;
     let fixture = Fixture::with_space(DIMENSION as u32, Metric::L2);
     let spaces = vec![SpaceSpec::new("v", DIMENSION as u32, Metric::L2)];
-    fixture.replica.create_collection(TENANT, "d", spaces, BTreeMap::new(), TextSpec::default()).unwrap();
+    fixture.replica.create_collection(TENANT, "d", CollectionSpec::of_spaces(spaces)).unwrap();
     let vector = &clustered(1, DIMENSION, 1)[0];
     let put = |fixture: &Fixture, collection: &str, id: &str| {
         let entity = Box::new(entity(id, vector));

@@ -3,8 +3,8 @@
 use std::{collections::HashSet, path::Path, sync::Arc, time::Instant};
 
 use allidb_api::v1::{
-    CountRequest, DeleteRequest, Durability, Entity, NeighborsRequest, QueryRequest, QueryResponse, Space,
-    TextSettings, UpdateRequest, Value, value::Kind,
+    Collection, CountRequest, DeleteRequest, Durability, Entity, NeighborsRequest, QueryRequest,
+    QueryResponse, Space, UpdateRequest, Value, value::Kind,
 };
 use anyhow::{Context, Result, ensure};
 use prost_types::FieldMask;
@@ -75,7 +75,11 @@ async fn load(client: &Client, sample: &Sample, sample_dir: &Path, narrator: &mu
     let metric = parse_metric("cosine").map_err(anyhow::Error::msg)?;
     let space =
         Space { name: SPACE.to_owned(), dimension: DIMENSION, metric: metric as i32, ..Space::default() };
-    collections::create(client, COLLECTION, &[space], TextSettings::default()).await?;
+    collections::create(
+        client,
+        Collection { name: COLLECTION.into(), spaces: vec![space], ..Default::default() },
+    )
+    .await?;
     let job = Job {
         collection: COLLECTION.to_owned(),
         space: Some(SPACE.to_owned()),

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_api::v1::{self, Durability, TextSettings};
+use allidb_api::v1::{self, Collection, Durability};
 use allidb_index::{
     Deadline,
     graph::ExpandRequest,
@@ -105,7 +105,7 @@ fn inside(dataset: &Dataset, dir: &Path, ids: &[String]) -> Result<(Latencies, f
 }
 
 async fn outside(data: &Path, client: &Client, ids: &[String], rate: u32, seconds: u32) -> Result<Latencies> {
-    collections::create(client, COLLECTION, &[], TextSettings::default()).await?;
+    collections::create(client, Collection { name: COLLECTION.into(), ..Default::default() }).await?;
     let job = Job {
         collection: COLLECTION.to_owned(),
         space: None,

@@ -1,7 +1,6 @@
 //! A replica with a graph in it, written to as clients do.
 
 use std::{
-    collections::BTreeMap,
     path::Path,
     sync::Arc,
     thread,
@@ -10,7 +9,7 @@ use std::{
 
 use allidb_index::{
     Activity, Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
-    model::{Edge, Entity, EntityRef, Limits, TenantId, TextSpec, Write},
+    model::{CollectionSpec, Edge, Entity, EntityRef, Limits, TenantId, Write},
 };
 use allidb_storage::{Durability, KeyspaceOptions, Options, Threads, fs::RealFs};
 use anyhow::Result;
@@ -49,7 +48,7 @@ impl Store {
             random: Arc::new(SystemRandom),
             background: Arc::new(Threads),
         })?;
-        replica.create_collection(TENANT, COLLECTION, vec![], BTreeMap::new(), TextSpec::default())?;
+        replica.create_collection(TENANT, COLLECTION, CollectionSpec::default())?;
         Ok(Self { replica, batch: Vec::new() })
     }
 

@@ -18,7 +18,8 @@ use std::{
 };
 
 use allidb_api::v1::{
-    Durability, ListWorkersRequest, Metric, QueryRequest, Space, TextField, TextSettings, worker::Activity,
+    Collection, Durability, ListWorkersRequest, Metric, QueryRequest, Space, TextField, TextSettings,
+    worker::Activity,
 };
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -132,7 +133,11 @@ async fn load(args: &QueryBenchArgs, client: &Client) -> Result<()> {
     let metric = Metric::Cosine.into();
     let space = Space { name: SPACE.to_owned(), dimension, metric, ..Space::default() };
     let text = TextSettings { fields: args.texts.clone(), ..TextSettings::default() };
-    collections::create(client, COLLECTION, &[space], text).await?;
+    collections::create(
+        client,
+        Collection { name: COLLECTION.into(), spaces: vec![space], text: Some(text), ..Default::default() },
+    )
+    .await?;
     let job = Job {
         collection: COLLECTION.to_owned(),
         space: Some(SPACE.to_owned()),

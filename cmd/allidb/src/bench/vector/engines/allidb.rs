@@ -1,7 +1,7 @@
 //! AlliDB: a whole replica, written to as clients do.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -10,7 +10,7 @@ use std::{
 use allidb_index::{
     Deadline, Replica, ReplicaOptions, SystemClock, SystemRandom, VectorOptions, build_pool,
     model::{
-        Codes, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, TextSpec, Value, Write,
+        Codes, CollectionSpec, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec, TenantId, Value, Write,
     },
     query::{Nearest, Query, Seed},
 };
@@ -74,7 +74,7 @@ impl Allidb {
         };
         let spec = SpaceSpec::new(SPACE, data.base.dimension as u32, Metric::Cosine);
         let spaces = vec![SpaceSpec { codes, ..spec }];
-        replica.create_collection(TENANT, COLLECTION, spaces, BTreeMap::new(), TextSpec::default())?;
+        replica.create_collection(TENANT, COLLECTION, CollectionSpec::of_spaces(spaces))?;
         let mut index = Self { replica, rows: HashMap::new(), breadth: 0, insert_seconds: 0.0 };
         let dataset = Dataset::open(&plan.data).ok();
         let mut lines = dataset.as_ref().map(Dataset::entity_lines).transpose()?;

@@ -1,5 +1,7 @@
 //! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them.
 
+mod record;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -9,14 +11,17 @@ use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
 
 use crate::{
     error::{Error, Result},
+    filter::Field,
     model::{
-        Codes, Collection, CollectionChange, CollectionId, Language, Metric, Space, SpaceId, SpaceSpec,
-        TenantId, TextField, TextKind, TextSpec, Timestamp, validate_collection_name,
+        Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState, Space,
+        SpaceId, TenantId, Timestamp, validate_collection_name,
     },
 };
 
 /// Most spaces and aliases of one collection.
 const MAX_SPACES: usize = 64;
+/// Most secondary indexes of one collection: each takes its part of every write.
+const MAX_INDEXES: usize = 64;
 /// Most collections of one tenant.
 const MAX_COLLECTIONS: usize = 10_000;
 
@@ -32,18 +37,28 @@ pub(crate) struct Catalogue {
 struct Fields {
     spaces: &'static str,
     aliases: &'static str,
+    indexes: &'static str,
 }
 
-const CREATE: Fields = Fields { spaces: "collection.spaces", aliases: "collection.aliases" };
-const UPDATE: Fields = Fields { spaces: "add_spaces", aliases: "set_aliases" };
+const CREATE: Fields =
+    Fields { spaces: "collection.spaces", aliases: "collection.aliases", indexes: "collection.indexes" };
+const UPDATE: Fields = Fields { spaces: "add_spaces", aliases: "set_aliases", indexes: "add_indexes" };
 
 /// Something dropped whose rows are still to be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Dropped {
     pub(crate) tenant: TenantId,
     pub(crate) collection: CollectionId,
-    /// `None`: the whole collection.
-    pub(crate) space: Option<SpaceId>,
+    pub(crate) part: DroppedPart,
+}
+
+/// What of a collection was dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DroppedPart {
+    /// All of it.
+    Everything,
+    Space(SpaceId),
+    Index(IndexId),
 }
 
 impl Catalogue {
@@ -79,9 +94,7 @@ impl Catalogue {
         &self,
         tenant: TenantId,
         name: &str,
-        spaces: Vec<SpaceSpec>,
-        aliases: BTreeMap<String, String>,
-        text: TextSpec,
+        CollectionSpec { spaces, aliases, text, indexes }: CollectionSpec,
         now: Timestamp,
     ) -> Result<(Catalogue, Arc<Collection>)> {
         validate_collection_name("collection.name", name)?;
@@ -100,10 +113,15 @@ impl Catalogue {
             spaces: BTreeMap::new(),
             aliases: BTreeMap::new(),
             text,
+            indexes: Vec::new(),
             created_at: now,
         };
-        let change =
-            CollectionChange { add_spaces: spaces, set_aliases: aliases, ..CollectionChange::default() };
+        let change = CollectionChange {
+            add_spaces: spaces,
+            set_aliases: aliases,
+            add_indexes: indexes,
+            ..CollectionChange::default()
+        };
         next.change(&mut collection, change, &CREATE)?;
         Ok((next.with(tenant, collection.clone()), Arc::new(collection)))
     }
@@ -117,9 +135,8 @@ impl Catalogue {
     ) -> Result<(Catalogue, Arc<Collection>, Vec<Dropped>)> {
         let mut collection = Collection::clone(self.get(tenant, name)?);
         let mut next = self.clone();
-        let spaces = next.change(&mut collection, change, &UPDATE)?;
-        let dropped =
-            spaces.into_iter().map(|space| Dropped { tenant, collection: collection.id, space: Some(space) });
+        let parts = next.change(&mut collection, change, &UPDATE)?;
+        let dropped = parts.into_iter().map(|part| Dropped { tenant, collection: collection.id, part });
         let dropped = dropped.collect();
         Ok((next.with(tenant, collection.clone()), Arc::new(collection), dropped))
     }
@@ -145,17 +162,39 @@ impl Catalogue {
         self.last_id
     }
 
-    /// Makes the change, all of it or none, and returns the spaces that were dropped.
+    /// Makes the change, all of it or none, and returns what was dropped.
     fn change(
         &mut self,
         collection: &mut Collection,
         change: CollectionChange,
         fields: &Fields,
-    ) -> Result<Vec<SpaceId>> {
+    ) -> Result<Vec<DroppedPart>> {
         let mut dropped = Vec::new();
         for name in &change.drop_spaces {
             let unknown = || Error::UnknownSpace { collection: collection.name.clone(), space: name.clone() };
-            dropped.push(collection.spaces.remove(name).ok_or_else(unknown)?.id);
+            dropped.push(DroppedPart::Space(collection.spaces.remove(name).ok_or_else(unknown)?.id));
+        }
+        for field in &change.drop_indexes {
+            let Some(at) = collection.indexes.iter().position(|index| index.field == *field) else {
+                let why = format!("names `{field}`, which has no index");
+                return Err(Error::invalid("drop_indexes", why));
+            };
+            dropped.push(DroppedPart::Index(collection.indexes.remove(at).id));
+        }
+        for (at, field) in change.add_indexes.into_iter().enumerate() {
+            if field == Field::Id {
+                let why = "names `id`, by which entities are found anyway";
+                return Err(Error::invalid(format!("{}[{at}]", fields.indexes), why));
+            }
+            if collection.indexes.iter().all(|index| index.field != field) {
+                let (id, state) = (IndexId(self.take_id()), IndexState::default());
+                collection.indexes.push(Index { id, field, state });
+            }
+        }
+        collection.indexes.sort_by(|a, b| a.field.cmp(&b.field));
+        if collection.indexes.len() > MAX_INDEXES {
+            let why = format!("would be {}; at most {MAX_INDEXES} are allowed", collection.indexes.len());
+            return Err(Error::invalid(fields.indexes, why));
         }
         for alias in &change.remove_aliases {
             if collection.aliases.remove(alias).is_none() {
@@ -224,7 +263,7 @@ impl Catalogue {
             let tenant = TenantId(record.tenant);
             let collection = record
                 .try_into_model()
-                .ok_or_else(|| corrupt(&key, "it names a metric, codes or a language that are not known"))?;
+                .ok_or_else(|| corrupt(&key, "it names something that is not known, such as a metric"))?;
             catalogue = catalogue.with(tenant, collection);
         }
         if let Some(value) = snapshot.get(cluster, LAST_ID)? {
@@ -235,9 +274,13 @@ impl Catalogue {
         for row in snapshot.prefix(cluster, DROPPED, Direction::Forward)? {
             let (key, value) = row?;
             let record: record::Dropped = decode(&key, &value)?;
-            let space = (record.space != 0).then_some(SpaceId(record.space));
+            let part = match (record.space, record.index) {
+                (0, 0) => DroppedPart::Everything,
+                (0, index) => DroppedPart::Index(IndexId(index)),
+                (space, _) => DroppedPart::Space(SpaceId(space)),
+            };
             let (tenant, collection) = (TenantId(record.tenant), CollectionId(record.collection));
-            dropped.push(Dropped { tenant, collection, space });
+            dropped.push(Dropped { tenant, collection, part });
         }
         Ok((catalogue, dropped))
     }
@@ -259,11 +302,13 @@ impl Catalogue {
             batch.delete(cluster, key);
         }
         for dropped in dropped {
-            let record = record::Dropped {
-                tenant: dropped.tenant.0,
-                collection: dropped.collection.0,
-                space: dropped.space.map_or(0, |space| space.0),
+            let (space, index) = match dropped.part {
+                DroppedPart::Everything => (0, 0),
+                DroppedPart::Space(space) => (space.0, 0),
+                DroppedPart::Index(index) => (0, index.0),
             };
+            let (tenant, collection) = (dropped.tenant.0, dropped.collection.0);
+            let record = record::Dropped { tenant, collection, space, index };
             batch.put(cluster, dropped_row(*dropped), record.encode_to_vec());
         }
         batch.put(cluster, LAST_ID, self.last_id.to_be_bytes().to_vec());
@@ -281,8 +326,13 @@ fn collection_row(id: CollectionId) -> Vec<u8> {
 
 /// The row that says that something dropped is still to be removed.
 pub(crate) fn dropped_row(dropped: Dropped) -> Vec<u8> {
-    let space = dropped.space.map_or(0, |space| space.0);
-    [DROPPED, &dropped.collection.0.to_be_bytes(), &space.to_be_bytes()].concat()
+    // Numbers of all kinds of things are counted together.
+    let part = match dropped.part {
+        DroppedPart::Everything => 0,
+        DroppedPart::Space(space) => space.0,
+        DroppedPart::Index(index) => index.0,
+    };
+    [DROPPED, &dropped.collection.0.to_be_bytes(), &part.to_be_bytes()].concat()
 }
 
 fn corrupt(key: &[u8], what: &str) -> Error {
@@ -291,164 +341,4 @@ fn corrupt(key: &[u8], what: &str) -> Error {
 
 fn decode<M: prost::Message + Default>(key: &[u8], value: &[u8]) -> Result<M> {
     M::decode(value).map_err(|error| Error::corrupt("cluster", key, error))
-}
-
-/// The catalogue's rows: protobuf messages, so that they can grow.
-mod record {
-    use super::{
-        BTreeMap, Codes, CollectionId, Language, Metric, Space, SpaceId, SpaceSpec, TenantId, TextField,
-        TextKind, TextSpec, Timestamp,
-    };
-    use crate::model;
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Collection {
-        #[prost(uint64, tag = "1")]
-        pub(super) tenant: u64,
-        #[prost(uint64, tag = "2")]
-        id: u64,
-        #[prost(string, tag = "3")]
-        name: String,
-        #[prost(message, repeated, tag = "4")]
-        spaces: Vec<SpaceRecord>,
-        #[prost(btree_map = "string, string", tag = "5")]
-        aliases: BTreeMap<String, String>,
-        #[prost(int64, tag = "6")]
-        created_at: i64,
-        /// Empty in what was written before there was a choice.
-        #[prost(string, tag = "7")]
-        chunk_language: String,
-        #[prost(message, repeated, tag = "8")]
-        text_fields: Vec<TextRecord>,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct TextRecord {
-        #[prost(string, tag = "1")]
-        attribute: String,
-        #[prost(double, tag = "2")]
-        weight: f64,
-        #[prost(string, tag = "3")]
-        language: String,
-        /// 0: names, 1: prose.
-        #[prost(uint32, tag = "4")]
-        kind: u32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct SpaceRecord {
-        #[prost(uint64, tag = "1")]
-        id: u64,
-        #[prost(string, tag = "2")]
-        name: String,
-        #[prost(uint32, tag = "3")]
-        dimension: u32,
-        #[prost(uint32, tag = "4")]
-        metric: u32,
-        #[prost(uint32, tag = "5")]
-        history: u32,
-        /// Zero in what was written before there was a choice.
-        #[prost(uint32, tag = "6")]
-        codes: u32,
-    }
-
-    #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct Dropped {
-        #[prost(uint64, tag = "1")]
-        pub(super) tenant: u64,
-        #[prost(uint64, tag = "2")]
-        pub(super) collection: u64,
-        #[prost(uint64, tag = "3")]
-        pub(super) space: u64,
-    }
-
-    impl TextRecord {
-        fn from_model(field: &TextField) -> Self {
-            let language = field.language.name().to_owned();
-            let kind = match field.kind {
-                TextKind::Names => 0,
-                TextKind::Prose => 1,
-            };
-            Self { attribute: field.attribute.clone(), weight: field.weight, language, kind }
-        }
-
-        fn try_into_model(self) -> Option<TextField> {
-            let language = Language::parse("", &self.language).ok()?;
-            let kind = match self.kind {
-                0 => TextKind::Names,
-                1 => TextKind::Prose,
-                _ => return None,
-            };
-            Some(TextField { attribute: self.attribute, weight: self.weight, language, kind })
-        }
-    }
-
-    impl Collection {
-        pub(super) fn from_model(tenant: TenantId, collection: &model::Collection) -> Self {
-            let space = |space: &Space| SpaceRecord {
-                id: space.id.0,
-                name: space.spec.name.clone(),
-                dimension: space.spec.dimension,
-                metric: match space.spec.metric {
-                    Metric::Cosine => 1,
-                    Metric::Dot => 2,
-                    Metric::L2 => 3,
-                },
-                history: space.spec.history,
-                codes: match space.spec.codes {
-                    Codes::Bits4And8 => 0,
-                    Codes::Bits8 => 1,
-                    Codes::Bits1And8 => 2,
-                    Codes::Float => 3,
-                },
-            };
-            Self {
-                tenant: tenant.0,
-                id: collection.id.0,
-                name: collection.name.clone(),
-                spaces: collection.spaces.values().map(space).collect(),
-                aliases: collection.aliases.clone(),
-                created_at: collection.created_at.0,
-                chunk_language: collection.text.chunks.name().to_owned(),
-                text_fields: collection.text.fields.iter().map(TextRecord::from_model).collect(),
-            }
-        }
-
-        pub(super) fn try_into_model(self) -> Option<model::Collection> {
-            let space = |record: SpaceRecord| {
-                let metric = match record.metric {
-                    1 => Metric::Cosine,
-                    2 => Metric::Dot,
-                    3 => Metric::L2,
-                    _ => return None,
-                };
-                let codes = match record.codes {
-                    0 => Codes::Bits4And8,
-                    1 => Codes::Bits8,
-                    2 => Codes::Bits1And8,
-                    3 => Codes::Float,
-                    _ => return None,
-                };
-                let (name, dimension, history) = (record.name, record.dimension, record.history);
-                let spec = SpaceSpec { name, dimension, metric, history, codes };
-                Some((spec.name.clone(), Space { id: SpaceId(record.id), spec }))
-            };
-            let text = TextSpec {
-                chunks: Language::parse("", &self.chunk_language).ok()?,
-                fields: self
-                    .text_fields
-                    .into_iter()
-                    .map(TextRecord::try_into_model)
-                    .collect::<Option<_>>()?,
-            };
-            Some(model::Collection {
-                id: CollectionId(self.id),
-                text,
-                name: self.name,
-                spaces: self.spaces.into_iter().map(space).collect::<Option<_>>()?,
-                aliases: self.aliases,
-                created_at: Timestamp(self.created_at),
-            })
-        }
-    }
 }
