@@ -6,8 +6,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use allidb_index::{
-    Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest, SystemClock, SystemRandom,
-    TextCounts, VectorCounts, VectorOptions, WorkerChange, WorkerStatus, build_pool,
+    BulkDeleted, BySource, Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest,
+    SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts, VectorOptions, WorkerChange,
+    WorkerStatus, build_pool,
     filter::Filter,
     graph::{
         ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
@@ -309,6 +310,39 @@ impl Coordinator {
         let collection = collection.to_owned();
         self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
             .await
+    }
+
+    /// Deletes a page of those entities of a collection that match, each if it still does.
+    pub async fn delete_where(
+        &self,
+        tenant: TenantId,
+        collection: &str,
+        filter: Filter,
+        (limit, after): (usize, Option<String>),
+        options: WriteOptions,
+    ) -> Result<BulkDeleted> {
+        let (inner, collection) = (Arc::clone(&self.0), collection.to_owned());
+        let work = move || {
+            let apply = |writes| inner.write(tenant, writes, options);
+            let replica = &inner.replica;
+            replica.delete_where(tenant, &collection, filter, (limit, after), &apply, options.deadline)
+        };
+        self.0.chores.run(work).await?
+    }
+
+    /// Takes a source away from a page of what came from it, and deletes what has no other.
+    pub async fn delete_by_source(
+        &self,
+        tenant: TenantId,
+        deletion: SourceDeletion,
+        options: WriteOptions,
+    ) -> Result<BySource> {
+        let inner = Arc::clone(&self.0);
+        let work = move || {
+            let apply = |writes| inner.write(tenant, writes, options);
+            inner.replica.delete_by_source(tenant, &deletion, &apply, options.deadline)
+        };
+        self.0.chores.run(work).await?
     }
 
     /// The edges of one entity.

@@ -15,7 +15,9 @@ mod layout;
 mod maintenance;
 mod pool;
 
-pub use allidb_index::{Deadline, ScanPage, ScanRequest, TextCounts, VectorCounts, graph::GraphCounts};
+pub use allidb_index::{
+    Deadline, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
+};
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, WriteOptions};
 pub use layout::{Layout, NodeId};

@@ -57,7 +57,7 @@ pub use error::{Error, Result};
 pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
-pub use replica::{Replica, ReplicaOptions, ScanPage, ScanRequest};
+pub use replica::{BulkDeleted, BySource, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion};
 pub use text::TextCounts;
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;

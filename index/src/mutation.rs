@@ -6,10 +6,11 @@ use crate::{
     catalogue::Catalogue,
     clock::HybridClock,
     error::{Error, Result},
+    filter::Filter,
     merge::{EntityState, Register},
     model::{
-        Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, TenantId, Value, Write,
-        validate_attribute_name, validate_id, validate_relation,
+        Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, SourceOwner, TenantId,
+        Value, Write, validate_attribute_name, validate_id, validate_relation,
     },
     placement::partition_of,
     row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey},
@@ -29,6 +30,12 @@ pub struct Mutation {
 }
 
 impl Mutation {
+    /// With this condition on all parts.
+    fn on(mut self, condition: &Condition) -> Self {
+        self.parts.iter_mut().for_each(|part| part.condition = condition.clone());
+        self
+    }
+
     /// The partitions it touches.
     pub fn partitions(&self) -> impl Iterator<Item = u16> {
         self.parts.iter().map(|part| partition_of(part.entity.token()))
@@ -44,7 +51,7 @@ pub(crate) struct Part {
 }
 
 /// What must hold for a part to be merged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Condition {
     /// Nothing.
     None,
@@ -52,6 +59,10 @@ pub(crate) enum Condition {
     Exists,
     /// Nothing; but where the entity is not there, it comes to be.
     CreateIfMissing,
+    /// The entity is there and meets the filter.
+    Matches(Arc<Filter>),
+    /// What the part deletes is there and has this source. If it has others, it only loses this one.
+    HasSource(String),
 }
 
 /// Checks writes and gives them versions.
@@ -68,7 +79,9 @@ impl Planner<'_> {
         match write {
             Write::Put { collection, entity } => self.put(&collection, *entity),
             Write::Update(patch) => self.update(*patch),
-            Write::Delete(entity) => self.delete(entity),
+            Write::Delete(entity) => self.delete(entity, Condition::None),
+            Write::DeleteIf { entity, filter } => self.delete(entity, Condition::Matches(filter)),
+            Write::DropSource { of, source } => self.drop_source(of, source),
             Write::PutEdge(edge) => self.put_edge(*edge),
             Write::DeleteEdge(edge) => self.delete_edge(edge),
         }
@@ -197,7 +210,21 @@ impl Planner<'_> {
         Ok(Mutation { version, subject: patch.entity, parts: vec![Part { entity, delta, condition }], bytes })
     }
 
-    fn delete(&self, subject: EntityRef) -> Result<Mutation> {
+    fn drop_source(&self, of: SourceOwner, source: String) -> Result<Mutation> {
+        validate_relation("source", &source)?;
+        let condition = Condition::HasSource(source);
+        match of {
+            SourceOwner::Entity(entity) => self.delete(entity, condition),
+            SourceOwner::Chunk(entity, chunk) => {
+                let mut patch = EntityPatch::new(entity);
+                patch.chunks.insert(chunk, None);
+                self.update(patch).map(|mutation| mutation.on(&condition))
+            }
+            SourceOwner::Edge(edge) => self.delete_edge(edge).map(|mutation| mutation.on(&condition)),
+        }
+    }
+
+    fn delete(&self, subject: EntityRef, condition: Condition) -> Result<Mutation> {
         validate_id("ref.id", &subject.id)?;
         let collection = self.collection(&subject.collection)?;
         let version = self.clock.next();
@@ -207,12 +234,7 @@ impl Planner<'_> {
         delta.row.clear(Scope::Edges, version);
         let entity = EntityKey::new(self.tenant, collection.id, &subject.id);
         let bytes = subject.id.len();
-        Ok(Mutation {
-            version,
-            subject,
-            parts: vec![Part { entity, delta, condition: Condition::None }],
-            bytes,
-        })
+        Ok(Mutation { version, subject, parts: vec![Part { entity, delta, condition }], bytes })
     }
 
     fn put_edge(&self, edge: Edge) -> Result<Mutation> {

@@ -6,7 +6,7 @@ use std::{
     hash::{BuildHasher, RandomState},
 };
 
-use allidb_index::model::{EntityRef, Write};
+use allidb_index::model::{EntityRef, SourceOwner, Write};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
@@ -114,14 +114,18 @@ impl Backlog {
 /// What a write changes.
 fn target(hasher: &RandomState, write: &Write) -> Target {
     let entity = |entity: &EntityRef| hasher.hash_one((0u8, &entity.collection, &entity.id));
+    let edge = |from: &EntityRef, relation: &str, to: &EntityRef, edge_id: &str| {
+        hasher.hash_one((1u8, from, relation, to, edge_id))
+    };
     match write {
         Write::Put { collection, entity } => hasher.hash_one((0u8, collection, &entity.id)),
         Write::Update(patch) => entity(&patch.entity),
-        Write::Delete(name) => entity(name),
-        Write::PutEdge(edge) => hasher.hash_one((1u8, &edge.from, &edge.relation, &edge.to, &edge.edge_id)),
-        Write::DeleteEdge(edge) => {
-            hasher.hash_one((1u8, &edge.from, &edge.relation, &edge.to, &edge.edge_id))
+        Write::Delete(name) | Write::DeleteIf { entity: name, .. } => entity(name),
+        Write::DropSource { of: SourceOwner::Entity(name) | SourceOwner::Chunk(name, _), .. } => entity(name),
+        Write::DropSource { of: SourceOwner::Edge(name), .. } | Write::DeleteEdge(name) => {
+            edge(&name.from, &name.relation, &name.to, &name.edge_id)
         }
+        Write::PutEdge(put) => edge(&put.from, &put.relation, &put.to, &put.edge_id),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `allidb.v1.Entities`.
 
-use allidb_cluster::ScanRequest;
+use allidb_cluster::{ScanRequest, SourceDeletion};
 use allidb_index::model::{EntityPatch, EntityRef, ReadMask, Write};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -160,6 +160,51 @@ impl Entities for Services {
         }))
     }
 
+    async fn delete_where(
+        &self,
+        request: Request<v1::DeleteWhereRequest>,
+    ) -> Result<Response<v1::DeleteWhereResponse>, Status> {
+        let (caller, mut request) = self.receive(request)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let token = std::mem::take(&mut request.page_token);
+        let limit = self.bulk_page(std::mem::take(&mut request.page_size))?;
+        let tokens = PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "DeleteWhere", &request);
+        let page = (limit, tokens.open(&token)?);
+        let filter = Path::Root("filter");
+        let filter = filter_from_proto(&filter, filter.required(request.filter)?)?;
+        let (tenant, collection) = (caller.tenant, &request.collection);
+        let deleted = self.coordinator.delete_where(tenant, collection, filter, page, options).await;
+        let deleted = deleted.map_err(status::from_error)?;
+        Ok(Response::new(v1::DeleteWhereResponse {
+            deleted: deleted.entities,
+            next_page_token: deleted.next.map(|next| tokens.seal(&next)).unwrap_or_default(),
+        }))
+    }
+
+    async fn delete_by_source(
+        &self,
+        request: Request<v1::DeleteBySourceRequest>,
+    ) -> Result<Response<v1::DeleteBySourceResponse>, Status> {
+        let (caller, mut request) = self.receive(request)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let token = std::mem::take(&mut request.page_token);
+        let limit = self.bulk_page(std::mem::take(&mut request.page_size))?;
+        let tokens =
+            PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "DeleteBySource", &request);
+        let after = tokens.open(&token)?;
+        let (collection, source) = (request.collection, request.source);
+        let deletion = SourceDeletion { collection, source, limit, after };
+        let done = self.coordinator.delete_by_source(caller.tenant, deletion, options).await;
+        let done = done.map_err(status::from_error)?;
+        Ok(Response::new(v1::DeleteBySourceResponse {
+            entities_deleted: done.entities,
+            chunks_deleted: done.chunks,
+            edges_deleted: done.edges,
+            kept: done.kept,
+            next_page_token: done.next.map(|next| tokens.seal(&next)).unwrap_or_default(),
+        }))
+    }
+
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let filter =
@@ -173,6 +218,12 @@ impl Entities for Services {
 }
 
 impl Services {
+    /// Changes of one page of a deletion.
+    fn bulk_page(&self, asked: u32) -> Result<usize, Status> {
+        let most = self.limits().batch_items;
+        convert::or_default(&Path::Root("page_size"), asked, most, most)
+    }
+
     async fn patch(
         &self,
         caller: Caller,

@@ -1,11 +1,11 @@
-//! `allidb put|get|delete|scan|count`: entities one at a time, or in the order of their ids.
+//! `allidb put|get|scan|count`: entities one at a time, or in the order of their ids.
 
 use std::{
     fs,
     io::{self, Read},
 };
 
-use allidb_api::v1::{CountRequest, DeleteRequest, Entity, GetRequest, PutRequest, RangeScanRequest};
+use allidb_api::v1::{CountRequest, Entity, GetRequest, PutRequest, RangeScanRequest};
 use anyhow::{Context, Result};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
@@ -51,16 +51,6 @@ pub(crate) struct GetArgs {
     /// Everything but vectors unless given.
     #[arg(long, value_name = "PATHS", value_delimiter = ',')]
     fields: Vec<String>,
-}
-
-/// Deletes one entity and its edges. Exit code 3 if there was none.
-#[derive(Args, Debug)]
-pub(crate) struct DeleteArgs {
-    /// The collection.
-    #[arg(short, long)]
-    collection: String,
-    /// The entity's id.
-    id: String,
 }
 
 /// Lists entities in the order of their ids; as JSON one a line.
@@ -158,19 +148,6 @@ pub(crate) async fn get(args: GetArgs, client: &Client, output: Output) -> Resul
         }
     }
     output.table(&shown)?;
-    Ok(())
-}
-
-/// Runs `delete`.
-pub(crate) async fn delete(args: DeleteArgs, client: &Client, output: Output) -> Result<()> {
-    let request =
-        DeleteRequest { r#ref: Some(entity_ref(&args.collection, &args.id)), ..DeleteRequest::default() };
-    let answer = client.entities().delete(request).await.map_err(Failure::from_status)?.into_inner();
-    if !answer.existed {
-        let message = format!("there was no entity `{}` in `{}`", args.id, args.collection);
-        return Err(anyhow::Error::new(Failure::NotFound(message)));
-    }
-    output.either(format!("deleted {}", args.id), json!({ "deleted": args.id }))?;
     Ok(())
 }
 

@@ -5,6 +5,7 @@ mod client;
 mod collections;
 mod daemon;
 mod dataset;
+mod deletion;
 mod demo;
 mod duration_text;
 mod entities;
@@ -103,7 +104,7 @@ enum Call {
     Put(entities::PutArgs),
     Get(entities::GetArgs),
     Update(update::UpdateArgs),
-    Delete(entities::DeleteArgs),
+    Delete(deletion::DeleteArgs),
     Scan(entities::ScanArgs),
     Count(entities::CountArgs),
     Query(Box<query::QueryArgs>),
@@ -158,7 +159,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Put(args) => entities::put(args, &client, output).await,
         Call::Get(args) => entities::get(args, &client, output).await,
         Call::Update(args) => update::run(args, &client, output).await,
-        Call::Delete(args) => entities::delete(args, &client, output).await,
+        Call::Delete(args) => deletion::run(args, &client, output).await,
         Call::Scan(args) => entities::scan(args, &client, output).await,
         Call::Count(args) => entities::count(args, &client, output).await,
         Call::Query(args) => query::run(*args, &client, output).await,

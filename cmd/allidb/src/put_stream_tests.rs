@@ -97,6 +97,20 @@ impl Entities for Fake {
         Err(Status::unimplemented("only put_stream"))
     }
 
+    async fn delete_where(
+        &self,
+        _: Request<v1::DeleteWhereRequest>,
+    ) -> Result<Response<v1::DeleteWhereResponse>, Status> {
+        Err(Status::unimplemented("only put_stream"))
+    }
+
+    async fn delete_by_source(
+        &self,
+        _: Request<v1::DeleteBySourceRequest>,
+    ) -> Result<Response<v1::DeleteBySourceResponse>, Status> {
+        Err(Status::unimplemented("only put_stream"))
+    }
+
     async fn put_chunks(
         &self,
         _: Request<v1::PutChunksRequest>,

@@ -1,8 +1,12 @@
 //! What callers ask to be changed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use crate::{
+    filter::Filter,
     model::{Chunk, Edge, EdgeRef, Entity, EntityRef, Timestamp, Value},
     version::Version,
 };
@@ -21,10 +25,36 @@ pub enum Write {
     Update(Box<EntityPatch>),
     /// Deletes an entity, and its edges in both directions.
     Delete(EntityRef),
+    /// Deletes an entity, if it meets the filter.
+    DeleteIf {
+        /// Which.
+        entity: EntityRef,
+        /// What it must meet.
+        filter: Arc<Filter>,
+    },
+    /// Takes a source away from what came from it, which is deleted with its last one. Says `existed` of what was deleted, and
+    /// [`crate::Error::NotFound`] where nothing came from there.
+    DropSource {
+        /// From what.
+        of: SourceOwner,
+        /// Its name.
+        source: String,
+    },
     /// Adds or replaces an edge.
     PutEdge(Box<Edge>),
     /// Deletes an edge.
     DeleteEdge(EdgeRef),
+}
+
+/// What has sources.
+#[derive(Clone, Debug, PartialEq)]
+pub enum SourceOwner {
+    /// An entity itself.
+    Entity(EntityRef),
+    /// A chunk of an entity, by its id.
+    Chunk(EntityRef, String),
+    /// An edge.
+    Edge(EdgeRef),
 }
 
 /// Some fields of an entity to change: `None` in an outer option leaves a field as it is, in an inner

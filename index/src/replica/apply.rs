@@ -3,28 +3,26 @@
 //! The replica latches the entities, reads their merged rows, merges the mutations, writes what changed,
 //! and publishes the index changes under the batch's sequence. What lies on disk is therefore always merged.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-};
+use std::{collections::HashSet, sync::Arc};
 
 use allidb_storage::{Durability, WriteBatch};
 
+use super::{
+    condition::{lose_source, meets},
+    derive::{Changes, EdgeEnd, Working, is_there, mirrored},
+    loaded::Loaded,
+};
 use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
-    graph::{self, ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
-    merge::{EntityState, Register},
-    model::{CollectionId, TextField, Timestamp, Value, Written},
+    graph,
+    merge::EntityState,
+    model::{CollectionId, EntityRef, Timestamp, Value, Written},
     mutation::{Condition, Mutation, Part},
-    replica::{Replica, loaded::Loaded},
-    row::{
-        ChunkContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey, encode_register,
-        key::{by_number, decode_number_key, encode_numbered},
-    },
-    secondary::{ChangedPostings, changed_postings},
-    text::{self, Document, TextChange, document_of_entity},
-    vector::{self, Owner, VectorChange},
+    replica::Replica,
+    row::{EdgeKey, Field, Scope},
+    text::{self, TextChange},
+    vector::{self, VectorChange},
     version::Version,
 };
 
@@ -33,18 +31,6 @@ const MAX_BATCH_MUTATIONS: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
 pub(super) const CLOCK: &[u8] = b"clock";
-
-/// What a batch changes in the indexes.
-#[derive(Default)]
-struct Changes {
-    vectors: Vec<VectorChange>,
-    texts: Vec<TextChange>,
-    graph: Vec<GraphChange>,
-    /// The numbers of entities, as they are after the batch.
-    numbers: HashMap<EntityKey, Option<u64>>,
-}
-
-type Working = HashMap<EntityKey, Loaded>;
 
 impl Replica {
     /// Merges the mutations in order; each is answered by itself and all of one are visible at once.
@@ -107,7 +93,7 @@ impl Replica {
                 continue;
             }
             highest = highest.max(mutation.version);
-            results.push(self.merge(&mut working, mutation, now));
+            results.push(self.merge(&catalogue, &mut working, mutation, now));
         }
         let mut batch = WriteBatch::new();
         let mut changes = Changes::default();
@@ -180,7 +166,13 @@ impl Replica {
     }
 
     /// Merges one mutation into the entities being changed, wholly or, where it fails, not at all.
-    fn merge(&self, working: &mut Working, mut mutation: Mutation, now: Timestamp) -> Result<Written> {
+    fn merge(
+        &self,
+        catalogue: &Catalogue,
+        working: &mut Working,
+        mut mutation: Mutation,
+        now: Timestamp,
+    ) -> Result<Written> {
         let version = mutation.version;
         let edge = edge_ends(&mutation);
         let mut existed = false;
@@ -190,10 +182,14 @@ impl Replica {
             }
             let Some(loaded) = working.get_mut(entity) else { continue };
             let is_live = loaded.after.row.is_live(now);
+            let EntityRef { collection, id } = &mutation.subject;
+            let not_found = || Error::NotFound { collection: collection.clone(), id: id.clone() };
             match condition {
-                Condition::Exists if !is_live => {
-                    let (collection, id) = (mutation.subject.collection, mutation.subject.id);
-                    return Err(Error::NotFound { collection, id });
+                Condition::Exists if !is_live => return Err(not_found()),
+                Condition::Matches(filter)
+                    if !is_live || !meets(&loaded.after.row, entity, filter, catalogue)? =>
+                {
+                    return Err(not_found());
                 }
                 Condition::CreateIfMissing if !is_live => {
                     delta.row.puts = vec![version];
@@ -208,6 +204,15 @@ impl Replica {
                 delta.row.clear(Scope::Edges, version.just_below());
             }
             loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
+            if let Condition::HasSource(source) = condition {
+                match lose_source(&loaded.after, delta, version, source, is_live) {
+                    Some(is_deleted) => {
+                        existed |= is_deleted;
+                        continue;
+                    }
+                    None => return Err(not_found()),
+                }
+            }
             existed |= match delta.edges.keys().next() {
                 Some(edge) => is_there(&loaded.after.edges, edge),
                 None => is_live && delta.edges_in.is_empty(),
@@ -244,339 +249,7 @@ impl Replica {
         }
         Ok(Written { version, existed })
     }
-
-    /// Writes the difference between what was and what is. A ring of one purges at once: a tombstone
-    /// becomes a deletion of its row, and a deleted entity leaves nothing behind.
-    fn write_rows(
-        &self,
-        catalogue: &Catalogue,
-        entity: &EntityKey,
-        loaded: &mut Loaded,
-        batch: &mut WriteBatch,
-        changes: &mut Changes,
-    ) -> Result<()> {
-        let keyspaces = &self.keyspaces;
-        let Loaded { before, after, row_existed, has_hidden_edges } = loaded;
-        after.row.fields.retain(|_, register| register.value.is_some());
-        after.row.puts.truncate(1);
-        if !after.row.is_bare() {
-            if !*row_existed || before.row.is_bare() {
-                batch.put(keyspaces.token, entity.token_row(), Vec::new());
-            }
-            if before.row != after.row {
-                batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
-            }
-        } else if *row_existed || *has_hidden_edges {
-            if *has_hidden_edges && before.row != after.row {
-                batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
-            } else if !*has_hidden_edges {
-                batch.delete(keyspaces.entity, entity.prefix());
-            }
-            batch.delete(keyspaces.token, entity.token_row());
-        }
-        for (key, chunk) in &after.chunks {
-            match &chunk.value {
-                Some(_) if before.chunks.get(key) != Some(chunk) => {
-                    batch.put(keyspaces.chunk, entity.chunk(key), encode_register(chunk));
-                }
-                _ => {}
-            }
-        }
-        for key in before.chunks.keys().filter(|key| !is_there(&after.chunks, key)) {
-            batch.delete(keyspaces.chunk, entity.chunk(key));
-        }
-        self.write_indexed(catalogue, entity, before, after, batch, changes)
-    }
-
-    /// Writes what indexes know by numbers: vectors, whose rows are written here, and texts.
-    fn write_indexed(
-        &self,
-        catalogue: &Catalogue,
-        entity: &EntityKey,
-        before: &EntityState,
-        after: &EntityState,
-        batch: &mut WriteBatch,
-        changes: &mut Changes,
-    ) -> Result<()> {
-        let texts = changed_texts(catalogue, entity, before, after);
-        let changed: Vec<&VectorKey> = after
-            .vectors
-            .iter()
-            .filter(|(key, vector)| vector.value.is_some() && before.vectors.get(key) != Some(vector))
-            .map(|(key, _)| key)
-            .collect();
-        let removed: Vec<&VectorKey> =
-            before.vectors.keys().filter(|key| !is_there(&after.vectors, key)).collect();
-        let chunks_gone = before.chunks.keys().filter(|chunk| !is_there(&after.chunks, chunk));
-        let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
-        let is_gone = after.row.is_bare() && (clears || !before.row.is_bare());
-        let state = |row: &EntityRow| node_state(row.get(&Field::Existence).is_some(), row.expire_at());
-        let is_other = state(&before.row) != state(&after.row);
-        let postings = match catalogue.by_id(entity.collection) {
-            Some(collection) => changed_postings(collection, &before.row, &after.row),
-            None => ChangedPostings::default(),
-        };
-        let itself_changed = (is_gone || clears || is_other || !postings.is_empty()).then_some("");
-        let concerned = changed.iter().chain(&removed).map(|key| key.chunk.as_str());
-        let concerned = concerned.chain(texts.iter().map(|(chunk, _)| *chunk));
-        let mut numbers: BTreeMap<&str, Option<u64>> = BTreeMap::new();
-        for chunk in concerned.chain(chunks_gone.map(String::as_str)).chain(itself_changed) {
-            if !numbers.contains_key(chunk) {
-                numbers.insert(chunk, self.number_of(entity, chunk)?);
-            }
-        }
-        for key in changed {
-            let Some(space) = self.spaces.get(entity.collection, key.space) else { continue };
-            let number = self.numbered(entity, &key.chunk, &mut numbers, batch)?;
-            let register = &after.vectors[key];
-            batch.put(self.keyspaces.vector, entity.vector(key), encode_register(register));
-            if let Some(old) = before.vectors.get(key) {
-                self.keep_history(catalogue, entity, key, old, batch)?;
-            }
-            let writing = space.begin_write();
-            let encode = |vector: &VectorContent| {
-                let owner = Owner::encode(&entity.id, &key.chunk);
-                writing.growing().encode(space.measure().prepare(&vector.0), owner)
-            };
-            let vector = register.value.as_ref().map(encode);
-            changes.vectors.push(VectorChange { space, writing, number, vector });
-        }
-        for (chunk, document) in texts {
-            let number = match (document.is_empty(), numbers[chunk]) {
-                // It had no text that was indexed either.
-                (true, None) => continue,
-                (true, Some(number)) => number,
-                (false, _) => self.numbered(entity, chunk, &mut numbers, batch)?,
-            };
-            let (writing, collection) = (self.texts.begin_write(), entity.collection);
-            changes.texts.push(TextChange { writing, number, collection, document });
-        }
-        for key in removed {
-            batch.delete(self.keyspaces.vector, entity.vector(key));
-            self.forget_history(entity, key, 0, batch)?;
-            let Some(number) = numbers[key.chunk.as_str()] else { continue };
-            if let Some(space) = self.spaces.get(entity.collection, key.space) {
-                let writing = space.begin_write();
-                changes.vectors.push(VectorChange { space, writing, number, vector: None });
-            }
-        }
-        if postings.adds() {
-            self.numbered(entity, "", &mut numbers, batch)?;
-        }
-        if let Some(Some(number)) = numbers.get("") {
-            postings.write(self.keyspaces.posting, entity.collection, *number, batch);
-        }
-        if !is_gone && (clears || is_other) {
-            let number = self.numbered(entity, "", &mut numbers, batch)?;
-            let (writing, name, state) = (self.graph.begin_write(), entity.clone(), state(&after.row));
-            changes.graph.push(GraphChange::Node(NodeChange { writing, number, name, state, clears }));
-        }
-        if let (true, Some(Some(number))) = (is_gone, numbers.get("")) {
-            let (writing, name) = (self.graph.begin_write(), entity.clone());
-            let (number, state) = (*number, NodeState { gone: true, ..NodeState::default() });
-            let gone = NodeChange { writing, number, name, state, clears: false };
-            changes.graph.push(GraphChange::Node(gone));
-        }
-        if let Some(number) = numbers.get("") {
-            changes.numbers.insert(entity.clone(), number.filter(|_| !is_gone));
-        }
-        // A number goes with the last vector or text that it stood for.
-        for (chunk, number) in numbers {
-            let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
-            let has_vectors =
-                has_vectors || after.chunks.get(chunk).is_some_and(|chunk| chunk.value.is_some());
-            let is_complete = after.row.is_bare() || !chunk.is_empty();
-            if let (Some(number), false, true) = (number, has_vectors, is_complete) {
-                batch.delete(self.keyspaces.number, entity.number(chunk));
-                batch.delete(self.keyspaces.number, by_number(number));
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes edges at both their ends, and tells the graph of them.
-    fn write_edges(&self, working: &Working, batch: &mut WriteBatch, changes: &mut Changes) -> Result<()> {
-        let keyspaces = &self.keyspaces;
-        let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
-        for (entity, Loaded { before, after, .. }) in working {
-            let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
-            let sides = [
-                (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
-                (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
-            ];
-            for (side, (own, mirror, before, after)) in sides.into_iter().enumerate() {
-                let ends = |number, other| if side == 0 { (number, other) } else { (other, number) };
-                for (key, edge) in after.iter().filter(|(key, edge)| before.get(key) != Some(edge)) {
-                    let Some(content) = &edge.value else { continue };
-                    batch.put(own, entity.edge(key), encode_register(edge));
-                    let (other, _) = mirrored(entity, key);
-                    let number = self.node_of(entity, working, batch, changes)?;
-                    let (from, to) = ends(number, self.node_of(&other, working, batch, changes)?);
-                    let relation = self.graph.relations.number(&self.engine, &key.relation)?;
-                    let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
-                    seen[side] = Some(Some(EdgeValue::of(content)));
-                }
-                for key in before.keys().filter(|key| !is_there(after, key)) {
-                    batch.delete(own, entity.edge(key));
-                    let (other, seen_from_there) = mirrored(entity, key);
-                    batch.delete(mirror, other.edge(&seen_from_there));
-                    if clears {
-                        // The graph knows by the node that all are gone.
-                        continue;
-                    }
-                    let numbers = (
-                        self.entity_number(entity, changes)?,
-                        self.entity_number(&other, changes)?,
-                        self.graph.relations.get(&key.relation),
-                    );
-                    if let (Some(number), Some(other), Some(relation)) = numbers {
-                        let (from, to) = ends(number, other);
-                        let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
-                        seen[side] = Some(None);
-                        seen[1 - side].get_or_insert(None);
-                    }
-                }
-            }
-        }
-        for ((from, to, relation, edge_id), sides) in changed {
-            let writing = self.graph.begin_write();
-            let edge_id = edge_id.into();
-            changes.graph.push(GraphChange::Edge(EdgeChange { writing, from, to, relation, edge_id, sides }));
-        }
-        Ok(())
-    }
-
-    /// The number of an end of an edge; one that has none, since no entity is there, is given one.
-    fn node_of(
-        &self,
-        entity: &EntityKey,
-        working: &Working,
-        batch: &mut WriteBatch,
-        changes: &mut Changes,
-    ) -> Result<u64> {
-        if let Some(number) = self.entity_number(entity, changes)? {
-            return Ok(number);
-        }
-        let mut numbers = BTreeMap::new();
-        let number = self.numbered(entity, "", &mut numbers, batch)?;
-        changes.numbers.insert(entity.clone(), Some(number));
-        let row = working.get(entity).map(|loaded| &loaded.after.row);
-        let exists = row.is_some_and(|row| row.get(&Field::Existence).is_some());
-        let state = node_state(exists, row.and_then(EntityRow::expire_at));
-        let (writing, name) = (self.graph.begin_write(), entity.clone());
-        changes.graph.push(GraphChange::Node(NodeChange { writing, number, name, state, clears: false }));
-        Ok(number)
-    }
-
-    /// The number of an entity as it is after the batch, if it has one.
-    fn entity_number(&self, entity: &EntityKey, changes: &mut Changes) -> Result<Option<u64>> {
-        if let Some(known) = changes.numbers.get(entity) {
-            return Ok(*known);
-        }
-        let number = self.number_of(entity, "")?;
-        changes.numbers.insert(entity.clone(), number);
-        Ok(number)
-    }
-
-    /// The number of an entity, given to it if it has none. Its latch is held.
-    pub(crate) fn numbered_entity(&self, entity: &EntityKey, batch: &mut WriteBatch) -> Result<u64> {
-        match self.number_of(entity, "")? {
-            Some(number) => Ok(number),
-            None => self.numbered(entity, "", &mut BTreeMap::new(), batch),
-        }
-    }
-
-    /// The number of an entity or a chunk, given to it if it has none.
-    fn numbered<'a>(
-        &self,
-        entity: &EntityKey,
-        chunk: &'a str,
-        numbers: &mut BTreeMap<&'a str, Option<u64>>,
-        batch: &mut WriteBatch,
-    ) -> Result<u64> {
-        if let Some(Some(number)) = numbers.get(chunk) {
-            return Ok(*number);
-        }
-        let number = self.numbers.next(&self.engine)?;
-        batch.put(self.keyspaces.number, entity.number(chunk), number.to_be_bytes().to_vec());
-        batch.put(self.keyspaces.number, by_number(number), encode_numbered(entity, chunk));
-        numbers.insert(chunk, Some(number));
-        Ok(number)
-    }
-
-    fn number_of(&self, entity: &EntityKey, chunk: &str) -> Result<Option<u64>> {
-        let key = entity.number(chunk);
-        let Some(bytes) = self.engine.get(self.keyspaces.number, &key)? else { return Ok(None) };
-        decode_number_key(&key, &bytes).map(Some)
-    }
-
-    /// Keeps the replaced vector if its space wants that, and drops the oldest beyond what it wants.
-    fn keep_history(
-        &self,
-        catalogue: &Catalogue,
-        entity: &EntityKey,
-        key: &VectorKey,
-        old: &Register<VectorContent>,
-        batch: &mut WriteBatch,
-    ) -> Result<()> {
-        let kept =
-            catalogue.by_id(entity.collection).and_then(|collection| collection.space_by_id(key.space));
-        let kept = kept.map_or(0, |space| space.spec.history as usize);
-        if kept > 0 {
-            self.forget_history(entity, key, kept - 1, batch)?;
-            batch.put(self.keyspaces.history, entity.history(key, old.version), encode_register(old));
-        }
-        Ok(())
-    }
-
-    /// Drops all older vectors but the newest `kept`.
-    fn forget_history(
-        &self,
-        entity: &EntityKey,
-        key: &VectorKey,
-        kept: usize,
-        batch: &mut WriteBatch,
-    ) -> Result<()> {
-        let prefix = entity.history_prefix(key);
-        let direction = allidb_storage::Direction::Forward;
-        for row in self.engine.snapshot().prefix(self.keyspaces.history, &prefix, direction)?.skip(kept) {
-            batch.delete(self.keyspaces.history, row?.0);
-        }
-        Ok(())
-    }
 }
-
-/// The entity's and its chunks' texts that a write changes, as they are then.
-fn changed_texts<'a>(
-    catalogue: &Catalogue,
-    entity: &EntityKey,
-    before: &'a EntityState,
-    after: &'a EntityState,
-) -> Vec<(&'a str, Document)> {
-    let Some(collection) = catalogue.by_id(entity.collection) else { return Vec::new() };
-    let spec = &collection.text;
-    let mut changed = Vec::new();
-    let is_other = |field: &TextField| {
-        let field = Field::Attribute(field.attribute.clone());
-        before.row.get(&field) != after.row.get(&field)
-    };
-    if spec.fields.iter().any(is_other) {
-        changed.push(("", document_of_entity(spec, &after.row)));
-    }
-    let text = |chunk: Option<&'a Register<ChunkContent>>| {
-        chunk.and_then(|chunk| chunk.value.as_ref()).map_or("", |chunk| chunk.text.as_str())
-    };
-    let ids: BTreeSet<&String> = before.chunks.keys().chain(after.chunks.keys()).collect();
-    for id in ids {
-        let (old, new) = (text(before.chunks.get(id)), text(after.chunks.get(id)));
-        if old != new {
-            changed.push((id, Document::of_chunk(spec, new)));
-        }
-    }
-    changed
-}
-
-type EdgeEnd = (EntityKey, EdgeKey);
 
 /// Where an edge's rows belong, if the mutation is one of an edge.
 fn edge_ends(mutation: &Mutation) -> Option<(EdgeEnd, EdgeEnd)> {
@@ -586,23 +259,7 @@ fn edge_ends(mutation: &Mutation) -> Option<(EdgeEnd, EdgeEnd)> {
     Some(((source.entity.clone(), out), (target.entity.clone(), into)))
 }
 
-/// The other end of an edge, and the edge as seen from there.
-pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
-    let other = EntityKey { tenant: entity.tenant, collection: edge.collection, id: edge.other.clone() };
-    let seen_from_there = EdgeKey {
-        relation: edge.relation.clone(),
-        collection: entity.collection,
-        other: entity.id.clone(),
-        edge_id: edge.edge_id.clone(),
-    };
-    (other, seen_from_there)
-}
-
 /// The names of an entity's edges, out and in.
 fn edge_names(state: &EntityState) -> [Vec<EdgeKey>; 2] {
     [&state.edges, &state.edges_in].map(|edges| edges.keys().cloned().collect())
-}
-
-fn is_there<K: Ord, T>(rows: &BTreeMap<K, Register<T>>, key: &K) -> bool {
-    rows.get(key).is_some_and(|register| register.value.is_some())
 }

@@ -1,6 +1,9 @@
 //! A replica: the rows of its partitions, and the indexes in step with them.
 
 mod apply;
+mod bulk;
+mod condition;
+mod derive;
 mod latch;
 mod loaded;
 mod numbers;
@@ -20,7 +23,8 @@ use std::{
 use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
-pub(crate) use apply::mirrored;
+pub use bulk::{BulkDeleted, BySource, SourceDeletion};
+pub(crate) use derive::mirrored;
 pub(crate) use loaded::register;
 pub(crate) use numbers::Numbers;
 pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};

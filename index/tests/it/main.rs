@@ -1,5 +1,6 @@
 //! A replica as its callers see it: entities, vectors, edges and queries over a real store.
 
+mod bulk;
 mod edges;
 mod entities;
 mod filter_rules;

@@ -1,0 +1,76 @@
+//! What decides, under the latch of an entity, whether a write is made, and what of it.
+
+use crate::{
+    catalogue::Catalogue,
+    error::{Error, Result},
+    filter::Filter,
+    merge::{EntityState, Register},
+    model::Value,
+    row::{EntityKey, EntityRow, Field, StoredRow},
+    version::Version,
+};
+
+/// Whether an entity meets a filter.
+pub(super) fn meets(
+    row: &EntityRow,
+    key: &EntityKey,
+    filter: &Filter,
+    catalogue: &Catalogue,
+) -> Result<bool> {
+    let Some(collection) = catalogue.by_id(key.collection) else { return Ok(false) };
+    let read = StoredRow::new(row.encode().into()).and_then(|row| row.entity(&key.id, &filter.read_mask()));
+    let entity = read.map_err(|error| Error::corrupt("entity", &key.prefix(), error))?;
+    Ok(filter.matches(&entity, &collection.text))
+}
+
+/// Turns a deletion, of an entity or of what it names among its chunks and edges, into the loss of a source where there are others.
+/// True if it stays a deletion; `None` if there is nothing that has the source.
+pub(super) fn lose_source(
+    there: &EntityState,
+    delta: &mut EntityState,
+    version: Version,
+    source: &str,
+    is_live: bool,
+) -> Option<bool> {
+    if let Some((chunk, register)) = delta.chunks.iter_mut().next() {
+        let content = there.chunks.get(chunk)?.value.as_ref().filter(|_| is_live)?;
+        let mut left = content.clone();
+        if !left.sources.remove(source) {
+            return None;
+        }
+        if left.sources.is_empty() {
+            return Some(true);
+        }
+        *register = Register { version, value: Some(left) };
+        // They stay its own only if they are as new as it is.
+        let vectors =
+            there.vectors.iter().filter(|(key, vector)| key.chunk == *chunk && vector.value.is_some());
+        delta
+            .vectors
+            .extend(vectors.map(|(key, vector)| (key.clone(), Register { version, ..vector.clone() })));
+        return Some(false);
+    }
+    let sides = [(&there.edges, &mut delta.edges), (&there.edges_in, &mut delta.edges_in)];
+    for (there, delta) in sides {
+        let Some((edge, register)) = delta.iter_mut().next() else { continue };
+        let mut left = there.get(edge)?.value.clone()?;
+        if !left.sources.remove(source) {
+            return None;
+        }
+        let is_last = left.sources.is_empty();
+        *register = Register { version, value: (!is_last).then_some(left) };
+        return Some(is_last);
+    }
+    let is_source = |field: &Field| matches!(field, Field::Source(_));
+    let row = &there.row;
+    row.get(&Field::Source(source.to_owned())).filter(|_| is_live)?;
+    let sources =
+        row.fields.iter().filter(|(field, value)| is_source(field) && value.value.is_some()).count();
+    if sources > 1 {
+        *delta = EntityState::default();
+        delta.row.touched = version;
+        delta.row.set(Field::Source(source.to_owned()), version, None::<Value>);
+        return Some(false);
+    }
+    Some(true)
+}
