@@ -6,10 +6,10 @@
 use std::{path::PathBuf, sync::Arc};
 
 use allidb_index::{
-    BulkDeleted, BySource, Deadline, Error, Replica, ReplicaOptions, Result, ScanPage, ScanRequest,
+    BulkDeleted, BySource, Deadline, Error, Facet, Replica, ReplicaOptions, Result, ScanPage, ScanRequest,
     SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts, VectorOptions, WorkerChange,
     WorkerStatus, build_pool,
-    filter::Filter,
+    filter::{Field, Filter},
     graph::{
         ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
         PathsRequest,
@@ -135,6 +135,19 @@ struct Inner {
     /// What operators ask for and wait for.
     chores: Pool,
     jobs: Jobs,
+}
+
+/// Asks for facets.
+#[derive(Clone, Debug)]
+pub struct FacetsRequest {
+    /// The collection's name.
+    pub collection: String,
+    /// Whose values.
+    pub fields: Vec<Field>,
+    /// Of the entities that match.
+    pub filter: Option<Filter>,
+    /// So many values of each field at most.
+    pub limit: usize,
 }
 
 impl Coordinator {
@@ -310,6 +323,20 @@ impl Coordinator {
         let collection = collection.to_owned();
         self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
             .await
+    }
+
+    /// The commonest values of some fields among the entities that match.
+    pub async fn facets(
+        &self,
+        tenant: TenantId,
+        FacetsRequest { collection, fields, filter, limit }: FacetsRequest,
+        _consistency: Consistency,
+        deadline: Deadline,
+    ) -> Result<Vec<Facet>> {
+        let facets = move |replica: &Replica| {
+            replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
+        };
+        self.read(deadline, facets).await
     }
 
     /// Deletes a page of those entities of a collection that match, each if it still does.

@@ -19,6 +19,6 @@ pub use allidb_index::{
     Deadline, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
 };
 pub use allidb_storage::{Damage, ScrubOptions};
-pub use coordinator::{Config, Consistency, Coordinator, Counts, WriteOptions};
+pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
 pub use layout::{Layout, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};

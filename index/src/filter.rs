@@ -271,7 +271,7 @@ impl Field {
     }
 
     /// Whether the test holds for the field's value or, for sources, for any of them.
-    fn any(&self, entity: &Entity, test: &mut dyn FnMut(&Value) -> bool) -> bool {
+    pub(crate) fn any(&self, entity: &Entity, test: &mut dyn FnMut(&Value) -> bool) -> bool {
         let time = |time: Option<crate::model::Timestamp>| time.map(Value::Timestamp);
         let value = match self {
             Self::Id => Some(Value::String(entity.id.clone())),

@@ -2,15 +2,12 @@
 
 use std::sync::Arc;
 
-use allidb_index::{
-    filter::Field,
-    model::{Codes, Collection, CollectionChange, CollectionSpec, Index, Metric, SpaceSpec},
-};
+use allidb_index::model::{Codes, Collection, CollectionChange, CollectionSpec, Index, Metric, SpaceSpec};
 use tonic::Status;
 
 use super::{
     Path,
-    filter::field_from_proto,
+    filter::{field_from_proto, fields_from_proto},
     text::{text_from_proto, text_to_proto},
     time::timestamp_to_proto,
 };
@@ -35,10 +32,6 @@ pub(crate) fn collection_from_proto(
 fn index_to_proto(index: &Index) -> v1::Index {
     let state = if index.state.is_built() { v1::index::State::Built } else { v1::index::State::Building };
     v1::Index { field: index.field.to_string(), state: state.into() }
-}
-
-fn fields_from_proto(path: &Path<'_>, names: &[String]) -> Result<Vec<Field>, Status> {
-    names.iter().enumerate().map(|(at, name)| field_from_proto(&path.index(at), name)).collect()
 }
 
 fn specs_from_proto(path: &Path<'_>, spaces: Vec<v1::Space>) -> Result<Vec<SpaceSpec>, Status> {

@@ -50,6 +50,10 @@ fn filters_from_proto(path: &Path<'_>, list: v1::FilterList) -> Result<Vec<Filte
     filters.map(|(at, filter)| filter_from_proto(&path.index(at), filter)).collect()
 }
 
+pub(crate) fn fields_from_proto(path: &Path<'_>, names: &[String]) -> Result<Vec<Field>, Status> {
+    names.iter().enumerate().map(|(at, name)| field_from_proto(&path.index(at), name)).collect()
+}
+
 pub(super) fn field_from_proto(path: &Path<'_>, name: &str) -> Result<Field, Status> {
     Field::parse(name).map_err(|error| match error {
         Error::Invalid { why, .. } => path.invalid(why),

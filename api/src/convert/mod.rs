@@ -25,11 +25,12 @@ pub(crate) use bounds::{at_most, or_default};
 pub(crate) use collection::{change_from_proto, collection_from_proto, collection_to_proto};
 pub(crate) use edge::{edge_from_proto, edge_ref_from_proto};
 pub(crate) use entity::{chunks_from_proto, entity_from_proto, entity_ref_from_proto, entity_to_proto};
-pub(crate) use filter::filter_from_proto;
+pub(crate) use filter::{fields_from_proto, filter_from_proto};
 pub(crate) use mask::{patch_from_proto, read_mask_from_proto};
 pub(crate) use path::Path;
 pub(crate) use query::{answer_to_proto, query_from_proto};
 pub(crate) use time::timestamp_to_proto;
+pub(crate) use value::facet_to_proto;
 pub(crate) use walk::{
     expand_from_proto, expansion_to_proto, hop_counts_to_proto, hops_from_proto, neighborhood_to_proto,
     neighbors_from_proto, paths_from_proto, paths_to_proto,

@@ -6,8 +6,8 @@ use allidb_index::{
     filter::Field,
     model::{Limits, ReadMask},
     query::{
-        Answer, Diversity, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query, ScoreMode, Scoring,
-        Seed, SignalValue, Weights,
+        Answer, Diversity, Examples, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query, ScoreMode,
+        Scoring, Seed, SignalValue, Weights,
     },
 };
 use tonic::Status;
@@ -135,10 +135,15 @@ fn nearest_from_proto(path: &Path<'_>, nearest: v1::Nearest, limits: &Limits) ->
             NearestTarget::Vector(vector_from_proto(&path.field("vector"), vector)?)
         }
         Some(Target::Entity(entity)) => NearestTarget::Entity(entity_ref_from_proto(entity)),
+        Some(Target::Examples(v1::Examples { positive, negative })) => {
+            at_most(&path.field("examples"), positive.len() + negative.len(), limits.seed_ids)?;
+            let refs = |refs: Vec<v1::EntityRef>| refs.into_iter().map(entity_ref_from_proto).collect();
+            NearestTarget::Examples(Examples { positive: refs(positive), negative: refs(negative) })
+        }
         Some(Target::Text(_)) => {
             return Err(status::no_embedding_provider(&path.field("text").to_string(), &nearest.space));
         }
-        None => return Err(path.invalid("has no target; set `vector` or `entity`")),
+        None => return Err(path.invalid("has no target; set `vector`, `entity`, `text` or `examples`")),
     };
     Ok(Nearest {
         space: nearest.space,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use allidb_index::model::Value;
+use allidb_index::{Facet, model::Value};
 use tonic::Status;
 
 use super::{
@@ -66,6 +66,13 @@ pub(super) fn value_to_proto(value: Value) -> v1::Value {
 
 pub(super) fn values_to_proto(values: BTreeMap<String, Value>) -> BTreeMap<String, v1::Value> {
     values.into_iter().map(|(name, value)| (name, value_to_proto(value))).collect()
+}
+
+/// The commonest values of a field.
+pub(crate) fn facet_to_proto(field: String, facet: Facet) -> v1::Facet {
+    let values = facet.values.into_iter();
+    let values = values.map(|(value, count)| v1::FacetValue { value: Some(value_to_proto(value)), count });
+    v1::Facet { field, distinct: facet.distinct, values: values.collect() }
 }
 
 #[cfg(test)]

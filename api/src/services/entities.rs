@@ -1,6 +1,6 @@
 //! `allidb.v1.Entities`.
 
-use allidb_cluster::{ScanRequest, SourceDeletion};
+use allidb_cluster::{FacetsRequest, ScanRequest, SourceDeletion};
 use allidb_index::model::{EntityPatch, EntityRef, ReadMask, Write};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, unanswered, write_options};
 use crate::{
     convert::{
-        self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, filter_from_proto,
-        patch_from_proto, read_mask_from_proto, version_to_proto,
+        self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
+        filter_from_proto, patch_from_proto, read_mask_from_proto, version_to_proto,
     },
     page_token::PageTokens,
     status,
@@ -158,6 +158,32 @@ impl Entities for Services {
             entities: entities.collect(),
             next_page_token: page.next.map(|last| tokens.seal(&last)).unwrap_or_default(),
         }))
+    }
+
+    async fn facets(
+        &self,
+        request: Request<v1::FacetsRequest>,
+    ) -> Result<Response<v1::FacetsResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let consistency = read_consistency(request.consistency)?;
+        let asked = FacetsRequest {
+            fields: fields_from_proto(&Path::Root("fields"), &request.fields)?,
+            filter: request
+                .filter
+                .map(|filter| filter_from_proto(&Path::Root("filter"), filter))
+                .transpose()?,
+            limit: convert::or_default(
+                &Path::Root("limit"),
+                request.limit,
+                DEFAULT_PAGE,
+                self.limits().page_size,
+            )?,
+            collection: request.collection,
+        };
+        let found = self.coordinator.facets(caller.tenant, asked, consistency, caller.deadline).await;
+        let found = found.map_err(status::from_error)?.into_iter().zip(request.fields);
+        let facets = found.map(|(facet, field)| convert::facet_to_proto(field, facet)).collect();
+        Ok(Response::new(v1::FacetsResponse { facets }))
     }
 
     async fn delete_where(

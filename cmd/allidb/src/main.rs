@@ -10,6 +10,7 @@ mod demo;
 mod duration_text;
 mod entities;
 mod entity_json;
+mod facets;
 mod failure;
 mod filter_lexer;
 mod filter_syntax;
@@ -107,6 +108,7 @@ enum Call {
     Delete(deletion::DeleteArgs),
     Scan(entities::ScanArgs),
     Count(entities::CountArgs),
+    Facets(facets::FacetsArgs),
     Query(Box<query::QueryArgs>),
     Neighbors(graph::NeighborsArgs),
     Path(graph::PathArgs),
@@ -162,6 +164,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Delete(args) => deletion::run(args, &client, output).await,
         Call::Scan(args) => entities::scan(args, &client, output).await,
         Call::Count(args) => entities::count(args, &client, output).await,
+        Call::Facets(args) => facets::run(args, &client, output).await,
         Call::Query(args) => query::run(*args, &client, output).await,
         Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
         Call::Path(args) => graph::path(args, &client, output).await,

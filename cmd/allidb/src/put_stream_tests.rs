@@ -97,6 +97,10 @@ impl Entities for Fake {
         Err(Status::unimplemented("only put_stream"))
     }
 
+    async fn facets(&self, _: Request<v1::FacetsRequest>) -> Result<Response<v1::FacetsResponse>, Status> {
+        Err(Status::unimplemented("only put_stream"))
+    }
+
     async fn delete_where(
         &self,
         _: Request<v1::DeleteWhereRequest>,

@@ -3,8 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use allidb_api::v1::{
-    Direction, Diversity, ExpandOptions, GroupBy, Ids, Nearest, OrderBy, QueryRequest, ReciprocalRank,
-    ScoreMode, Scoring, SearchedField, Seed, TextMatch, TextSeed, Vector, Weights, nearest::Target, seed,
+    Direction, Diversity, Examples, ExpandOptions, GroupBy, Ids, Nearest, OrderBy, QueryRequest,
+    ReciprocalRank, ScoreMode, Scoring, SearchedField, Seed, TextMatch, TextSeed, Vector, Weights,
+    nearest::Target, seed,
 };
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -76,6 +77,12 @@ pub(crate) struct QuestionArgs {
     /// Nearest to this entity's own vector; the entity itself is left out.
     #[arg(long, value_name = "ID", group = "seed")]
     entity: Option<String>,
+    /// Nearest to what these entities have in common, with commas between; they are left out.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', group = "seed")]
+    like: Vec<String>,
+    /// And away from what these have in common.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', requires = "like")]
+    unlike: Vec<String>,
     /// Begin at these entities, with commas between.
     #[arg(long, value_delimiter = ',', group = "seed")]
     ids: Vec<String>,
@@ -229,7 +236,8 @@ impl QuestionArgs {
         let has_other = !self.ids.is_empty()
             || self.vector.is_some()
             || self.vector_file.is_some()
-            || self.entity.is_some();
+            || self.entity.is_some()
+            || !self.like.is_empty();
         let other = if has_other || words.is_none() { Some(self.seed()?) } else { None };
         Ok(other.into_iter().chain(words).collect())
     }
@@ -245,11 +253,16 @@ impl QuestionArgs {
             (None, Some(path)) => Some(fs::read_to_string(path).with_context(|| path.display().to_string())?),
             (None, None) => None,
         };
+        let refs = |ids: &[String]| ids.iter().map(|id| entity_ref(&self.collection, id)).collect();
         let target = match (text, &self.entity) {
+            _ if !self.like.is_empty() => {
+                Target::Examples(Examples { positive: refs(&self.like), negative: refs(&self.unlike) })
+            }
             (Some(text), _) => Target::Vector(read_vector(&text)?),
             (None, Some(id)) => Target::Entity(entity_ref(&self.collection, id)),
             (None, None) => {
-                let message = "where to begin? --vector, --vector-file, --entity, --text, --ids or --vectors";
+                let message =
+                    "where to begin? --vector, --vector-file, --entity, --like, --text, --ids or --vectors";
                 return Err(Failure::usage(message));
             }
         };

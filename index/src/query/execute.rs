@@ -119,9 +119,9 @@ impl Replica {
             if at % 64 == 0 {
                 deadline.check()?;
             }
-            // The entity that a search is near to is no answer, though the walk may lead back to it.
+            // What a search is near to is no answer, though the walk may lead back to it.
             let is_seed = visits.get(&entity).is_some_and(|visit| visit.hops == 0);
-            if !is_seed && targets.iter().any(|target| target.itself.as_ref() == Some(&entity)) {
+            if !is_seed && targets.iter().any(|target| target.examples.contains(&entity)) {
                 continue;
             }
             let candidate = match known.remove(&entity) {

@@ -12,7 +12,7 @@ mod tree;
 
 pub(crate) use matches::MatchCache;
 pub use tree::{
-    Answer, Cost, Diversity, ExpandSpec, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query,
-    ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch, TextQuery, Truncation, TruncationReason,
-    Weights,
+    Answer, Cost, Diversity, Examples, ExpandSpec, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order,
+    Query, ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch, TextQuery, Truncation,
+    TruncationReason, Weights,
 };

@@ -217,7 +217,7 @@ impl Reader<'_> {
         };
         let breadth = breadth.min(limits.ef.max(k));
         let prepared = target.index.measure().prepare(&target.vector);
-        if target.itself.is_none() && !nearest.exact {
+        if target.examples.is_empty() && !nearest.exact {
             target.index.asked.note(&prepared);
         }
         let mut rows_tell = !view.is_complete();
@@ -232,7 +232,7 @@ impl Reader<'_> {
         // So many pass before the nearest of them are taken: the index alone may order the last ones wrongly.
         let wanted = if by_vectors { (k + k / 2 + 10).min(limits.candidates) } else { k };
         let is_blind = query.filter.is_some() && matches.is_none();
-        let mut asked = if is_blind { 4 * wanted } else { wanted + usize::from(target.itself.is_some()) };
+        let mut asked = if is_blind { 4 * wanted } else { wanted + target.examples.len() };
         let mut near = Near::default();
         let mut rounds = 0;
         loop {
@@ -247,7 +247,7 @@ impl Reader<'_> {
             {
                 // Few match: it is less work to find out which than to look for them from the nearest on.
                 matches = self.matches(target.collection, filter, true, deadline)?;
-                asked = wanted + usize::from(target.itself.is_some());
+                asked = wanted + target.examples.len();
             }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
@@ -336,7 +336,7 @@ impl Reader<'_> {
         near: &mut Near,
     ) -> Result<()> {
         let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
-        if Some(&key) == target.itself.as_ref() {
+        if target.examples.contains(&key) {
             return Ok(());
         }
         match near.tested.get(&key) {
@@ -393,7 +393,7 @@ impl Reader<'_> {
                 let decoded = decode_entity(&mut Decoder::new(&row_key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
                 let row = crate::replica::decode_row(&key, bytes)?;
-                if Some(&key) == target.itself.as_ref()
+                if target.examples.contains(&key)
                     || !row.is_live(self.now)
                     || found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(&key))
                     || !self.passes(&key, &row, filter)?

@@ -7,9 +7,9 @@ use foldhash::{HashMap, HashMapExt};
 use crate::{
     error::{Error, Result},
     graph::{GraphReader, GraphView},
-    model::{Collection, CollectionId, Metric, SpaceId, validate_id},
+    model::{Collection, CollectionId, EntityRef, Metric, Space, SpaceId, validate_id},
     mutation::check_vector,
-    query::{Nearest, NearestTarget, Query, Seed},
+    query::{Examples, Nearest, NearestTarget, Query, Seed},
     replica::Reader,
     row::EntityKey,
     text::TextView,
@@ -23,8 +23,8 @@ pub(crate) struct Target {
     pub(crate) metric: Metric,
     pub(crate) vector: Arc<[f32]>,
     pub(super) index: Arc<SpaceIndex>,
-    /// The entity whose vector it is: it is no answer to itself.
-    pub(crate) itself: Option<EntityKey>,
+    /// The entities whose vectors it is made of: they are no answers.
+    pub(crate) examples: Vec<EntityKey>,
 }
 
 impl Target {
@@ -96,34 +96,52 @@ impl Reader<'_> {
             || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
         let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
         self.replica.spaces.check_damage(collection.id)?;
-        let (vector, itself): (Arc<[f32]>, _) = match &nearest.target {
+        let (vector, examples): (Arc<[f32]>, _) = match &nearest.target {
             NearestTarget::Vector(vector) => {
                 check_vector(&format!("{place}.vector"), space, vector)?;
-                (vector.as_slice().into(), None)
+                (vector.as_slice().into(), Vec::new())
             }
             NearestTarget::Entity(entity) => {
-                validate_id(&format!("{place}.entity.id"), &entity.id)?;
-                let owner = self.catalogue.get(self.tenant, &entity.collection)?;
-                let key = EntityKey::new(self.tenant, owner.id, &entity.id);
-                let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
-                if !is_live {
-                    return Err(Error::NotFound {
-                        collection: entity.collection.clone(),
-                        id: entity.id.clone(),
-                    });
+                let (key, vector) =
+                    self.own_vector(&format!("{place}.entity"), entity, &nearest.space, space)?;
+                (vector, vec![key])
+            }
+            NearestTarget::Examples(Examples { positive, negative }) => {
+                let limit = self.replica.limits.seed_ids;
+                let count = positive.len() + negative.len();
+                if positive.is_empty() || count > limit {
+                    let why = format!(
+                        "holds {} and {}; at least one positive, and at most {limit}",
+                        positive.len(),
+                        negative.len()
+                    );
+                    return Err(Error::invalid(format!("{place}.examples"), why));
                 }
-                // The same name in the entity's own collection may be a space of another dimension.
-                let owned = owner.space(&nearest.space)?;
-                let vectors = self.vectors(&key.chunk(""))?;
-                let own = vectors.into_iter().find(|stored| stored.space == owned.id);
-                let own = own.ok_or_else(|| {
-                    let (id, space) = (&entity.id, &nearest.space);
-                    Error::FailedPrecondition(format!(
-                        "entity {id:?} has no vector of its own in space {space:?}"
-                    ))
-                })?;
-                check_vector(&format!("{place}.entity"), space, &own.numbers)?;
-                (own.numbers, Some(key))
+                let mut examples = Vec::with_capacity(count);
+                let mut mean = |name: &str, of: &[EntityRef]| {
+                    let mut mean = vec![0.0; space.spec.dimension as usize];
+                    for (at, entity) in of.iter().enumerate() {
+                        let place = format!("{place}.examples.{name}[{at}]");
+                        let (key, vector) = self.own_vector(&place, entity, &nearest.space, space)?;
+                        examples.push(key);
+                        add_share(&mut mean, space.spec.metric, &vector, of.len());
+                    }
+                    Ok::<_, Error>(mean)
+                };
+                let (liked, unliked) = (mean("positive", positive)?, mean("negative", negative)?);
+                let vector: Vec<f32> = match negative.is_empty() {
+                    true => liked.iter().map(|liked| *liked as f32).collect(),
+                    // As far from the mean of the others as they are on the other side.
+                    false => liked
+                        .iter()
+                        .zip(&unliked)
+                        .map(|(liked, unliked)| (2.0 * liked - unliked) as f32)
+                        .collect(),
+                };
+                if vector.iter().all(|number| *number == 0.0) {
+                    return Err(Error::FailedPrecondition(format!("{place}.examples cancel each other out")));
+                }
+                (vector.into(), examples)
             }
         };
         Ok(Target {
@@ -132,8 +150,47 @@ impl Reader<'_> {
             metric: space.spec.metric,
             vector,
             index,
-            itself,
+            examples,
         })
+    }
+
+    /// An entity's own vector in the space of this name, for a search of `space`.
+    fn own_vector(
+        &self,
+        place: &str,
+        entity: &EntityRef,
+        name: &str,
+        space: &Space,
+    ) -> Result<(EntityKey, Arc<[f32]>)> {
+        validate_id(&format!("{place}.id"), &entity.id)?;
+        let owner = self.catalogue.get(self.tenant, &entity.collection)?;
+        let key = EntityKey::new(self.tenant, owner.id, &entity.id);
+        let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
+        if !is_live {
+            return Err(Error::NotFound { collection: entity.collection.clone(), id: entity.id.clone() });
+        }
+        // The same name in the entity's own collection may be a space of another dimension.
+        let owned = owner.space(name)?;
+        let vectors = self.vectors(&key.chunk(""))?;
+        let own = vectors.into_iter().find(|stored| stored.space == owned.id);
+        let own = own.ok_or_else(|| {
+            let id = &entity.id;
+            Error::FailedPrecondition(format!("entity {id:?} has no vector of its own in space {name:?}"))
+        })?;
+        check_vector(place, space, &own.numbers)?;
+        Ok((key, own.numbers))
+    }
+}
+
+/// Adds a vector's share to the mean of `count`; where only directions matter, whatever its length.
+fn add_share(mean: &mut [f64], metric: Metric, vector: &[f32], count: usize) {
+    let norm = vector.iter().map(|number| f64::from(*number).powi(2)).sum::<f64>().sqrt();
+    let scale = match metric {
+        Metric::Cosine if norm > 0.0 => 1.0 / norm,
+        _ => 1.0,
+    };
+    for (mean, number) in mean.iter_mut().zip(vector) {
+        *mean += f64::from(*number) * scale / count as f64;
     }
 }
 

@@ -195,6 +195,18 @@ pub enum NearestTarget {
     Vector(Vec<f32>),
     /// This entity's own vector in the space; the entity itself is left out.
     Entity(EntityRef),
+    /// What examples have in common; they are left out.
+    Examples(Examples),
+}
+
+/// What is wanted and what is not, told by entities with vectors of their own in the space. The target is the mean of the positive ones and,
+/// if there are negative ones, as far again from the mean of these.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Examples {
+    /// Like these; at least one.
+    pub positive: Vec<EntityRef>,
+    /// Unlike these.
+    pub negative: Vec<EntityRef>,
 }
 
 /// How to walk from the seeds.

@@ -320,7 +320,7 @@ impl Reader<'_> {
         request: &ScanRequest,
         planned: Option<&Planned>,
         deadline: Deadline,
-    ) -> Result<Box<dyn Iterator<Item = Result<(String, Bytes)>> + 'a>> {
+    ) -> Result<RowsInOrder<'a>> {
         let Some(planned) = planned else { return Ok(Box::new(self.rows_by_id(collection, request)?)) };
         let Some(bounds) = id_bounds(request) else { return Ok(Box::new(std::iter::empty())) };
         let mut ids = self.ids_named(collection, planned, &bounds, deadline)?;
@@ -409,6 +409,9 @@ fn successor(prefix: &str) -> Option<String> {
     }
     None
 }
+
+/// Ids and entity rows, in the order of ids or in reverse.
+pub(crate) type RowsInOrder<'a> = Box<dyn Iterator<Item = Result<(String, Bytes)>> + 'a>;
 
 /// Entity rows in the order of ids, or in reverse.
 pub(crate) struct RowsById {

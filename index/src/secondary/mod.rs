@@ -14,9 +14,11 @@
 //! | `lookup` | the ranges of terms that a condition asks for |
 //! | `plan` | which postings a filter is answered from, by how many there are, and which entities they name |
 //! | `read` | those entities in the order of their ids, and how many they are |
+//! | `facets` | which values a field has, and how many have each |
 //! | `build` | filling an index that was declared when entities were there already |
 
 mod build;
+mod facets;
 mod lookup;
 mod plan;
 mod posting;
@@ -24,5 +26,6 @@ mod read;
 mod term;
 
 pub(crate) use build::built_row;
+pub use facets::Facet;
 pub(crate) use plan::Planned;
 pub(crate) use posting::{ChangedPostings, changed_postings, postings_of_collection, postings_of_index};

@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use bytes::Bytes;
+use roaring::RoaringTreemap;
 
 use super::plan::Planned;
 use crate::{
@@ -93,16 +94,26 @@ impl Reader<'_> {
         filter: &Filter,
         deadline: Deadline,
     ) -> Result<Option<u64>> {
+        Ok(self.numbers_by_index(collection, filter, deadline)?.map(|numbers| numbers.len()))
+    }
+
+    /// The numbers of the entities that meet a filter; `None` if reading all rows is less work than looking it up.
+    pub(super) fn numbers_by_index(
+        &self,
+        collection: &Collection,
+        filter: &Filter,
+        deadline: Deadline,
+    ) -> Result<Option<RoaringTreemap>> {
         let Some(planned) = self.plan(collection, filter)? else { return Ok(None) };
         let by_rows = Planned::cost_of_scan(self.about_how_many(collection.id)?);
         if planned.cost_of_numbers() >= by_rows {
             return Ok(None);
         }
-        let (numbers, are_exact) = self.named(collection.id, &planned, deadline)?;
+        let (named, are_exact) = self.named(collection.id, &planned, deadline)?;
         let nodes = self.replica.graph.nodes.view(self.snapshot.sequence());
         let nodes_tell = are_exact && self.replica.graph.check_damage().is_ok();
-        let mut count = 0;
-        for (at, number) in numbers.iter().enumerate() {
+        let mut numbers = RoaringTreemap::new();
+        for (at, number) in named.iter().enumerate() {
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
@@ -116,8 +127,10 @@ impl Reader<'_> {
                     None => false,
                 }
             };
-            count += u64::from(is_one);
+            if is_one {
+                numbers.insert(number);
+            }
         }
-        Ok(Some(count))
+        Ok(Some(numbers))
     }
 }

@@ -3,7 +3,9 @@
 use allidb_index::{
     filter::{Field, Filter, Operator},
     model::{Metric, Value},
-    query::{ExpandSpec, Nearest, Query, Scoring, Seed, Signal, TruncationReason, Weights},
+    query::{
+        Examples, ExpandSpec, Nearest, NearestTarget, Query, Scoring, Seed, Signal, TruncationReason, Weights,
+    },
 };
 
 use crate::fixture::{Fixture, TENANT, at, deadline, entity, ids, with};
@@ -142,4 +144,38 @@ fn bad_queries_are_refused_precisely() {
     let bounded = Query { expand: Some(ExpandSpec { fan_out: 1, ..ExpandSpec::default() }), ..base() };
     fixture.link("a", "leads_to", "b", 0.1);
     assert_eq!(fixture.query(&bounded).truncated[0].reason, TruncationReason::FanOut);
+}
+
+#[test]
+fn examples_say_what_is_wanted_and_what_is_not() {
+    for metric in [Metric::Cosine, Metric::L2] {
+        let fixture = Fixture::with_space(2, metric);
+        let points =
+            [("a", [1.0, 0.1]), ("b", [1.0, 0.3]), ("c", [1.0, 0.2]), ("d", [0.2, 1.0]), ("e", [1.0, -0.2])];
+        for (id, vector) in points {
+            fixture.put(entity(id, &vector));
+        }
+        fixture.put(entity("bare", &[]));
+        let like = |positive: &[&str], negative: &[&str]| {
+            let refs = |ids: &[&str]| ids.iter().map(|id| at(id)).collect();
+            let examples = Examples { positive: refs(positive), negative: refs(negative) };
+            let nearest =
+                Nearest { target: NearestTarget::Examples(examples), ..Nearest::to_vector("v", vec![]) };
+            let query = Query { limit: 2, ..Query::new("c", vec![Seed::Nearest(nearest)]) };
+            fixture.replica.query(TENANT, &query, deadline()).map(|answer| ids(&answer))
+        };
+        assert_eq!(like(&["a", "b"], &[]).unwrap(), ["c", "e"]);
+        // Away from where the ordinates are great.
+        assert_eq!(like(&["a", "c"], &["b"]).unwrap(), ["e", "d"]);
+        // As one example is itself, which is no answer.
+        assert_eq!(like(&["a"], &[]).unwrap(), ["c", "b"]);
+        let refused =
+            |positive: &[&str], negative: &[&str]| like(positive, negative).unwrap_err().to_string();
+        assert_eq!(
+            refused(&[], &["a"]),
+            "seeds[0].nearest.examples holds 0 and 1; at least one positive, and at most 1000"
+        );
+        assert!(refused(&["a", "none"], &[]).contains("none"));
+        assert_eq!(refused(&["bare"], &[]), r#"entity "bare" has no vector of its own in space "v""#);
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use allidb_index::{
-    ScanRequest,
+    Facet, ScanRequest,
     filter::{Field, Filter, Operator},
     model::{CollectionChange, CollectionSpec, Entity, EntityRef, Metric, ReadMask, Timestamp, Value, Write},
     query::{Nearest, Query, Seed},
@@ -191,6 +191,21 @@ proptest! {
                 fixture = fixture.reopen();
             }
         }
+        let filters = conditions.iter().filter(|condition| condition.validate("f", fixture.replica.limits()).is_ok());
+        for filter in filters.take(4).map(Some).chain([None]) {
+            let facets = |name| fixture.replica.facets(TENANT, name, &fields(), filter, 100, deadline()).unwrap();
+            let (kept, none) = (facets("kept"), facets("none"));
+            prop_assert_eq!(facets("built"), kept.clone());
+            for (with, without) in kept.iter().zip(&none) {
+                prop_assert_eq!(with.distinct, without.distinct);
+                let counts = |facet: &Facet| facet.values.iter().map(|(_, count)| *count).collect::<Vec<_>>();
+                prop_assert_eq!(counts(with), counts(without));
+                for ((a, _), (b, _)) in with.values.iter().zip(&without.values) {
+                    // Of values that are one for filters, any may stand for all.
+                    prop_assert!(a.compare(b).is_none_or(std::cmp::Ordering::is_eq) || a.bytes() > 250, "{:?} {:?}", a, b);
+                }
+            }
+        }
         // What is deleted leaves no posting behind.
         for name in ["kept", "built"] {
             for at in 0..12 {
@@ -231,6 +246,36 @@ fn what_is_dropped_is_swept() {
     assert_eq!((postings(&fixture), count(&fixture, "d", &less)), (200, 10));
     fixture.replica.drop_collection(TENANT, "d").unwrap();
     assert_eq!(postings(&fixture), 0);
+}
+
+#[test]
+fn facets_count_each_value_once_for_each_entity() {
+    let fixture = Fixture::new();
+    let word = |text: &str| Value::String(text.into());
+    let lists = [vec!["x", "y", "x"], vec!["y"], vec![], vec!["y", "z"]];
+    for is_indexed in [false, true] {
+        if is_indexed {
+            let change = CollectionChange { add_indexes: vec![field("tags")], ..CollectionChange::default() };
+            fixture.replica.update_collection(TENANT, "c", change).unwrap();
+        }
+        for (at, list) in lists.iter().enumerate() {
+            let tags = Value::List(list.iter().map(|tag| word(tag)).collect());
+            let attributes =
+                BTreeMap::from([("tags".to_owned(), tags), ("n".to_owned(), Value::Int(at as i64))]);
+            put(&fixture, "c", Entity { id: at.to_string(), attributes, ..Entity::default() });
+        }
+        let facets = |filter: Option<&Filter>, limit| {
+            fixture.replica.facets(TENANT, "c", &[field("tags"), field("type")], filter, limit, deadline())
+        };
+        let found = facets(None, 2).unwrap();
+        assert_eq!(found[0], Facet { distinct: 3, values: vec![(word("y"), 3), (word("x"), 1)] });
+        assert_eq!(found[1], Facet { distinct: 1, values: vec![(word(""), 4)] });
+        let filter = compare("n", Operator::Greater, Value::Int(1));
+        let found = facets(Some(&filter), 9).unwrap();
+        assert_eq!(found[0], Facet { distinct: 2, values: vec![(word("y"), 1), (word("z"), 1)] });
+        let refused = facets(None, 1_001).unwrap_err();
+        assert_eq!(refused.to_string(), "limit is 1001; at most 1000 are allowed");
+    }
 }
 
 #[test]

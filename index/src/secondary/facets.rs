@@ -1,0 +1,249 @@
+//! Facets: which values a field has among the entities that match, and how many have each.
+//!
+//! With an index of the field the postings are read, which lie in the order of the values; otherwise rows are. Values that compare as
+//! equal (3 and 3.0) are one; texts that have their first 256 bytes in common, too. Each element of a list counts for its entity, once.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use allidb_storage::Direction;
+use foldhash::{HashMap, HashMapExt};
+use roaring::RoaringTreemap;
+
+use super::{
+    posting::{number_of, postings_of_index},
+    term::{tag, term},
+};
+use crate::{
+    codec::Decoder,
+    deadline::Deadline,
+    error::{Error, Result},
+    filter::{Field, Filter},
+    model::{Collection, Entity, Index, TenantId, Value},
+    placement::PARTITIONS,
+    replica::{Reader, Replica, decode_row},
+    row::key::{collection_prefix, decode_entity},
+};
+
+/// Different values of a field that are counted from rows at most: they are all in memory then.
+const MAX_DISTINCT: usize = 1 << 20;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 1_024;
+
+/// The values of one field.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Facet {
+    /// How many different ones there are.
+    pub distinct: u64,
+    /// The commonest, with how many entities have each; ties in the order of the values.
+    pub values: Vec<(Value, u64)>,
+}
+
+/// A value in the making: its term, how many have it, and one of those.
+type Counted = (Vec<u8>, u64, Value);
+
+impl Replica {
+    /// The commonest values of each field among the entities that match, `limit` of each at most.
+    ///
+    /// # Errors
+    /// If the request is wrong, or a field without an index has more than a million different values.
+    pub fn facets(
+        &self,
+        tenant: TenantId,
+        collection: &str,
+        fields: &[Field],
+        filter: Option<&Filter>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Facet>> {
+        if let Some(filter) = filter {
+            filter.validate("filter", &self.limits)?;
+        }
+        let most = self.limits.page_size;
+        if limit > most {
+            return Err(Error::invalid("limit", format!("is {limit}; at most {most} are allowed")));
+        }
+        if fields.is_empty() || fields.len() > self.limits.seeds {
+            let why = format!("are {}; 1 to {} are allowed", fields.len(), self.limits.seeds);
+            return Err(Error::invalid("fields", why));
+        }
+        let reader = self.reader(tenant);
+        let of = reader.catalogue.get(tenant, collection)?;
+        let index_of =
+            |field: &Field| of.indexes.iter().find(|index| index.field == *field && index.state.is_built());
+        let matching = match filter {
+            Some(filter) => reader.numbers_by_index(of, filter, deadline)?,
+            None => None,
+        };
+        let by_postings = (filter.is_none() || matching.is_some()) && self.graph.check_damage().is_ok();
+        let mut facets = vec![Facet::default(); fields.len()];
+        let mut by_rows = Vec::new();
+        for (at, field) in fields.iter().enumerate() {
+            match index_of(field).filter(|_| by_postings) {
+                Some(index) => {
+                    facets[at] = reader.facet_by_index(of, index, matching.as_ref(), limit, deadline)?
+                }
+                None => by_rows.push(at),
+            }
+        }
+        if !by_rows.is_empty() {
+            let wanted: Vec<&Field> = by_rows.iter().map(|at| &fields[*at]).collect();
+            let counted = reader.facets_by_rows(of, &wanted, filter, limit, deadline)?;
+            for (at, facet) in by_rows.into_iter().zip(counted) {
+                facets[at] = facet;
+            }
+        }
+        Ok(facets)
+    }
+}
+
+/// The commonest of the values that were counted, `limit` at most.
+fn commonest(mut counted: Vec<Counted>, distinct: u64, limit: usize) -> Facet {
+    counted.sort_unstable_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
+    counted.truncate(limit);
+    Facet { distinct, values: counted.into_iter().map(|(_, count, value)| (value, count)).collect() }
+}
+
+/// The values of an entity's field, elements of lists among them, each once, with their terms.
+fn values_of(field: &Field, entity: &Entity) -> Vec<(Vec<u8>, Value)> {
+    fn add(value: &Value, seen: &mut BTreeSet<Vec<u8>>, found: &mut Vec<(Vec<u8>, Value)>) {
+        match value {
+            Value::List(items) => {
+                items.iter().filter(|item| **item != Value::Null).for_each(|item| add(item, seen, found))
+            }
+            Value::Map(_) => {}
+            value => {
+                let term = term(value);
+                if seen.insert(term.clone()) {
+                    found.push((term, value.clone()));
+                }
+            }
+        }
+    }
+    let (mut seen, mut found) = (BTreeSet::new(), Vec::new());
+    field.any(entity, &mut |value| {
+        add(value, &mut seen, &mut found);
+        false
+    });
+    found
+}
+
+impl Reader<'_> {
+    /// Reads the postings of an index, which come value by value.
+    fn facet_by_index(
+        &self,
+        of: &Collection,
+        index: &Index,
+        matching: Option<&RoaringTreemap>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Facet> {
+        let prefix = postings_of_index(of.id, index.id);
+        let nodes = self.replica.graph.nodes.view(self.snapshot.sequence());
+        let mut distinct = 0;
+        // The term, how many have it, and the number of one of those.
+        let mut best: Vec<(Vec<u8>, u64, u64)> = Vec::new();
+        let mut current: (Vec<u8>, u64, u64) = (Vec::new(), 0, 0);
+        let mut close = |current: &mut (Vec<u8>, u64, u64), best: &mut Vec<(Vec<u8>, u64, u64)>| {
+            let (term, count, number) = std::mem::take(current);
+            let is_value = term.first().is_some_and(|kind| !matches!(*kind, tag::COMPOUND | tag::NULL_ITEM));
+            if count > 0 && is_value {
+                distinct += 1;
+                best.push((term, count, number));
+                if best.len() >= 2 * limit.max(512) {
+                    best.sort_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
+                    best.truncate(limit);
+                }
+            }
+        };
+        let postings = self.snapshot.prefix(self.replica.keyspaces.posting, &prefix, Direction::Forward)?;
+        for (at, posting) in postings.enumerate() {
+            if at % DEADLINE_EVERY == 0 {
+                deadline.check()?;
+            }
+            let (key, _) = posting?;
+            let number = number_of(&key)?;
+            let term = key.get(prefix.len()..key.len() - 8).unwrap_or_default();
+            if term != current.0 {
+                close(&mut current, &mut best);
+                current.0 = term.to_vec();
+            }
+            let is_live =
+                nodes.is_plainly_live(number).unwrap_or_else(|| nodes.get(number).is_live(self.now));
+            if is_live && matching.is_none_or(|matching| matching.contains(number)) {
+                current.1 += 1;
+                current.2 = number;
+            }
+        }
+        close(&mut current, &mut best);
+        best.sort_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
+        best.truncate(limit);
+        let mut values = Vec::with_capacity(best.len());
+        for (term, count, number) in best {
+            values.extend(self.value_of(&index.field, &term, number)?.map(|value| (value, count)));
+        }
+        Ok(Facet { distinct, values })
+    }
+
+    /// The value that has this term in the field of the entity with this number.
+    fn value_of(&self, field: &Field, term: &[u8], number: u64) -> Result<Option<Value>> {
+        let Some((key, _)) = self.owner_of(number)? else { return Ok(None) };
+        let Some(row) = self.row(&key)? else { return Ok(None) };
+        let entity = self.fields(&key, &row, &field.read_mask())?;
+        Ok(values_of(field, &entity).into_iter().find(|(other, _)| other == term).map(|(_, value)| value))
+    }
+
+    fn facets_by_rows(
+        &self,
+        of: &Collection,
+        fields: &[&Field],
+        filter: Option<&Filter>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Facet>> {
+        let mut mask = filter.map_or_else(crate::model::ReadMask::nothing, Filter::read_mask);
+        for field in fields {
+            let of_field = field.read_mask();
+            mask.attribute_names.extend(of_field.attribute_names);
+            mask.entity_type |= of_field.entity_type;
+            mask.metadata |= of_field.metadata;
+        }
+        let mut counted: Vec<HashMap<Vec<u8>, (u64, Value)>> = vec![HashMap::new(); fields.len()];
+        for partition in 0..PARTITIONS {
+            let prefix = collection_prefix(partition, self.tenant, of.id);
+            let rows = self.snapshot.prefix(self.replica.keyspaces.entity, &prefix, Direction::Forward)?;
+            for (at, row) in rows.enumerate() {
+                if at % DEADLINE_EVERY == 0 {
+                    deadline.check()?;
+                }
+                let (key, bytes) = row?;
+                let decoded = decode_entity(&mut Decoder::new(&key));
+                let key = decoded.map_err(|error| Error::corrupt("entity", &key, error))?;
+                let row = decode_row(&key, bytes)?;
+                if !row.is_live(self.now) {
+                    continue;
+                }
+                let entity = self.fields(&key, &row, &mask)?;
+                if filter.is_some_and(|filter| !filter.matches(&entity, &of.text)) {
+                    continue;
+                }
+                for (field, counted) in fields.iter().zip(&mut counted) {
+                    for (term, value) in values_of(field, &entity) {
+                        counted.entry(term).or_insert((0, value)).0 += 1;
+                    }
+                    if counted.len() > MAX_DISTINCT {
+                        let why = format!(
+                            "`{field}` has more than {MAX_DISTINCT} different values; an index of it counts them"
+                        );
+                        return Err(Error::Exhausted(why));
+                    }
+                }
+            }
+        }
+        let facet = |counted: HashMap<Vec<u8>, (u64, Value)>| {
+            let distinct = counted.len() as u64;
+            let counted = counted.into_iter().map(|(term, (count, value))| (term, count, value));
+            commonest(counted.collect(), distinct, limit)
+        };
+        Ok(counted.into_iter().map(facet).collect())
+    }
+}
