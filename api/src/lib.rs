@@ -5,15 +5,17 @@
 //! | [`v1`] | the generated messages, clients and servers |
 //! | `convert` | messages ⇄ the data model, with errors that name the field |
 //! | [`status`] | every error as a `google.rpc.Status` with stable reasons |
+//! | [`embedding`] | texts in place of vectors |
 //! | `services` | one file for each service of the contract |
 //! | `page_token`, `deadline`, `identity` | what several services need of a request |
 //! | [`layer`], [`metrics`], `oversize` | around every call: span, metrics, bounds |
 //! | [`server`], [`http`] | the two listeners |
 //!
-//! Nothing here knows a file, a row or an index: every call ends in [`allidb_cluster::Coordinator`].
+//! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
 
 mod convert;
 mod deadline;
+pub mod embedding;
 pub mod http;
 mod identity;
 pub mod layer;

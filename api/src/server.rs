@@ -12,6 +12,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     FILE_DESCRIPTOR_SET,
+    embedding::Embedder,
     layer::SurroundLayer,
     services::Services,
     v1::{
@@ -33,6 +34,8 @@ pub struct Settings {
     pub concurrent_streams: u32,
     /// Queries of one batch that run at once.
     pub batch_concurrency: usize,
+    /// Who turns texts into vectors, if anybody does.
+    pub embedder: Option<Embedder>,
 }
 
 impl Default for Settings {
@@ -43,6 +46,7 @@ impl Default for Settings {
             concurrent_requests: 1_024,
             concurrent_streams: 256,
             batch_concurrency: 8,
+            embedder: None,
         }
     }
 }
@@ -81,6 +85,7 @@ pub async fn serve(
     let services = Services {
         coordinator,
         batch_concurrency: settings.batch_concurrency.max(1),
+        embedder: settings.embedder,
         draining: stop.clone(),
     };
     let (health, health_service) = tonic_health::server::health_reporter();

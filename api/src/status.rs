@@ -42,6 +42,10 @@ pub mod reason {
     pub const FAILED_PRECONDITION: &str = "FAILED_PRECONDITION";
     /// Text was given in place of a vector, and nothing embeds it.
     pub const NO_EMBEDDING_PROVIDER: &str = "NO_EMBEDDING_PROVIDER";
+    /// Text was given in place of a vector, and the embedding service does not answer.
+    pub const EMBEDDING_UNAVAILABLE: &str = "EMBEDDING_UNAVAILABLE";
+    /// Text was given in place of a vector, and the embedding service does not take it, or its answer is of no use.
+    pub const EMBEDDING_REFUSED: &str = "EMBEDDING_REFUSED";
     /// A bound of the server was reached.
     pub const EXHAUSTED: &str = "EXHAUSTED";
     /// Too many requests are under way.
@@ -88,13 +92,27 @@ pub fn bad_page_token() -> Status {
 
 /// Text was given where only a vector or an entity will do.
 pub fn no_embedding_provider(field: &str, space: &str) -> Status {
-    let message =
-        format!("{field} cannot be embedded: space {space:?} has no embedding provider; send a vector");
+    let message = format!(
+        "{field} cannot be embedded for space {space:?}: the server has no embedding provider; send a vector"
+    );
     build(
         Code::FailedPrecondition,
         message,
         details(reason::NO_EMBEDDING_PROVIDER, &[("space", space.to_owned())]),
     )
+}
+
+/// The texts of a request have no vectors now, and may have some later.
+pub fn embedding_unavailable(field: &str, why: &str) -> Status {
+    let mut info = details(reason::EMBEDDING_UNAVAILABLE, &[]);
+    info.set_retry_info(Some(RETRY_DELAY));
+    build(Code::Unavailable, format!("{field} and what else is text cannot be embedded: {why}"), info)
+}
+
+/// The texts of a request get no vectors.
+pub fn embedding_refused(field: &str, why: &str) -> Status {
+    let message = format!("{field} and what else is text cannot be embedded: {why}");
+    build(Code::FailedPrecondition, message, details(reason::EMBEDDING_REFUSED, &[]))
 }
 
 /// A message is larger than `limit` bytes.

@@ -140,6 +140,7 @@ fn nearest_from_proto(path: &Path<'_>, nearest: v1::Nearest, limits: &Limits) ->
             let refs = |refs: Vec<v1::EntityRef>| refs.into_iter().map(entity_ref_from_proto).collect();
             NearestTarget::Examples(Examples { positive: refs(positive), negative: refs(negative) })
         }
+        // One that could be embedded is a vector by now.
         Some(Target::Text(_)) => {
             return Err(status::no_embedding_provider(&path.field("text").to_string(), &nearest.space));
         }

@@ -9,6 +9,9 @@ use crate::v1::{self, VectorEncoding};
 
 pub(super) fn vector_from_proto(path: &Path<'_>, vector: v1::Vector) -> Result<Vec<f32>, Status> {
     let dimension = vector.dimension as usize;
+    if !vector.text.is_empty() {
+        return Err(path.invalid("holds both numbers and a text; send one of them"));
+    }
     if vector.raw.is_empty() {
         if dimension != 0 && dimension != vector.values.len() {
             let why = format!("is {dimension}, but there are {} values", vector.values.len());

@@ -11,6 +11,7 @@ use crate::{
         self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
         filter_from_proto, patch_from_proto, read_mask_from_proto, version_to_proto,
     },
+    embedding::Texts,
     page_token::PageTokens,
     status,
     v1::{self, entities_server::Entities},
@@ -21,7 +22,11 @@ impl Entities for Services {
     async fn put(&self, request: Request<v1::PutRequest>) -> Result<Response<v1::PutResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let options = write_options(caller, request.durability, request.consistency)?;
-        let write = put_from_proto(Path::Root("entity").required(request.entity)?)?;
+        let mut entity = Path::Root("entity").required(request.entity)?;
+        let mut texts = Texts::default();
+        texts.of_entity("entity", &mut entity);
+        self.embed(texts, caller.deadline).await?;
+        let write = put_from_proto(entity)?;
         let written = self.write_one(caller, write, options).await?;
         Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
     }
@@ -30,9 +35,14 @@ impl Entities for Services {
         &self,
         request: Request<v1::BatchPutRequest>,
     ) -> Result<Response<v1::BatchPutResponse>, Status> {
-        let (caller, request) = self.receive(request)?;
+        let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("entities"), request.entities.len(), self.limits().batch_items)?;
         let options = write_options(caller, request.durability, request.consistency)?;
+        let mut texts = Texts::default();
+        for (at, entity) in request.entities.iter_mut().enumerate() {
+            texts.of_entity(&format!("entities[{at}]"), entity);
+        }
+        self.embed(texts, caller.deadline).await?;
         let writes = request.entities.into_iter().map(put_from_proto).collect();
         Ok(Response::new(v1::BatchPutResponse { results: self.write_each(caller, writes, options).await }))
     }
@@ -50,7 +60,10 @@ impl Entities for Services {
 
     async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::PutResponse>, Status> {
         let (caller, request) = self.receive(request)?;
-        let entity = Path::Root("entity").required(request.entity)?;
+        let mut entity = Path::Root("entity").required(request.entity)?;
+        let mut texts = Texts::default();
+        texts.of_entity("entity", &mut entity);
+        self.embed(texts, caller.deadline).await?;
         let patch = patch_from_proto(entity, request.update_mask, request.allow_missing)?;
         self.patch(caller, patch, request.durability, request.consistency).await
     }
@@ -118,8 +131,11 @@ impl Entities for Services {
         &self,
         request: Request<v1::PutChunksRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
-        let (caller, request) = self.receive(request)?;
+        let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("chunks"), request.chunks.len(), self.limits().chunks)?;
+        let mut texts = Texts::default();
+        texts.of_chunks("chunks", &mut request.chunks);
+        self.embed(texts, caller.deadline).await?;
         let mut patch = patch_of(request.r#ref)?;
         let chunks = convert::chunks_from_proto(&Path::Root("chunks"), request.chunks)?;
         patch.chunks = chunks.into_iter().map(|(id, chunk)| (id, Some(chunk))).collect();

@@ -19,7 +19,9 @@ use tonic::{Request, Status, metadata::MetadataMap};
 
 use crate::{
     convert::{consistency_from_proto, durability_from_proto, version_to_proto},
-    deadline, identity, status, v1,
+    deadline,
+    embedding::{Embedder, Texts},
+    identity, status, v1,
 };
 
 /// What every service is made of. Cheap to clone.
@@ -28,6 +30,8 @@ pub(crate) struct Services {
     pub(crate) coordinator: Coordinator,
     /// How many queries of one batch run at once.
     pub(crate) batch_concurrency: usize,
+    /// Who turns texts into vectors, if anybody does.
+    pub(crate) embedder: Option<Embedder>,
     /// Turns true when the server begins to shut down.
     pub(crate) draining: watch::Receiver<bool>,
 }
@@ -53,6 +57,11 @@ impl Services {
     fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
         let tenant = identity::tenant(metadata)?;
         Ok(Caller { tenant, deadline: deadline::of(metadata, self.limits().deadline) })
+    }
+
+    /// Puts vectors in the places of texts.
+    async fn embed(&self, texts: Texts<'_>, deadline: Deadline) -> Result<(), Status> {
+        texts.embed(self.embedder.as_ref(), deadline).await
     }
 
     /// Makes one write.

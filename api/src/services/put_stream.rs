@@ -39,7 +39,7 @@ use super::{
     graph::put_edge_from_proto,
     item_failed, item_result, unanswered, write_options,
 };
-use crate::{status, v1};
+use crate::{embedding::Texts, status, v1};
 
 /// Groups under way at once.
 const GROUPS: usize = 4;
@@ -121,7 +121,7 @@ async fn forward(
         };
         let arrival = match message {
             Ok(None) => return,
-            Ok(Some(message)) => {
+            Ok(Some(mut message)) => {
                 if std::mem::take(&mut first) {
                     let caller = Caller { tenant, deadline: Deadline(Instant::now()) };
                     let options = write_options(caller, message.durability, message.consistency);
@@ -135,7 +135,11 @@ async fn forward(
                 let bytes = message.encoded_len();
                 let Some(room) = makeroom(&room, bytes, &arrivals).await else { return };
                 let sequence = message.sequence;
-                let (write, ticket) = (write_from_proto(message), Ticket::for_room(room));
+                let write = match embed(&services, &mut message).await {
+                    Ok(()) => write_from_proto(message),
+                    Err(status) => Err(status),
+                };
+                let ticket = Ticket::for_room(room);
                 Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }))
             }
             Err(status) => Arrival::Broken(status),
@@ -173,6 +177,15 @@ async fn makeroom(
         room = room.clone().acquire_many_owned(permits) => room.ok(),
         () = arrivals.closed() => None,
     }
+}
+
+/// Puts vectors in the places of texts: the stream waits for them, so that its items keep their order.
+async fn embed(services: &Services, message: &mut v1::PutStreamRequest) -> Result<(), Status> {
+    let mut texts = Texts::default();
+    if let Some(v1::put_stream_request::Item::Entity(entity)) = &mut message.item {
+        texts.of_entity("entity", entity);
+    }
+    services.embed(texts, Deadline::after(services.limits().deadline)).await
 }
 
 fn write_from_proto(message: v1::PutStreamRequest) -> Result<Write, Status> {

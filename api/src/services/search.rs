@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 use super::{Caller, Services, read_consistency, unanswered};
 use crate::{
     convert::{Path, answer_to_proto, at_most, query_from_proto},
+    embedding::Texts,
     status,
     v1::{self, search_server::Search},
 };
@@ -26,16 +27,26 @@ impl Search for Services {
         &self,
         request: Request<v1::BatchQueryRequest>,
     ) -> Result<Response<v1::BatchQueryResponse>, Status> {
-        let (caller, request) = self.receive(request)?;
+        let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("queries"), request.queries.len(), self.limits().batch_queries)?;
+        let mut texts = Texts::default();
+        request.queries.iter_mut().for_each(|query| texts.of_query(query));
+        self.embed(texts, caller.deadline).await?;
         let results = self.answer_each(caller, request.queries).await?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
     }
 }
 
 impl Services {
-    async fn answer(&self, caller: Caller, request: v1::QueryRequest) -> Result<v1::QueryResponse, Status> {
+    async fn answer(
+        &self,
+        caller: Caller,
+        mut request: v1::QueryRequest,
+    ) -> Result<v1::QueryResponse, Status> {
         let begun = Instant::now();
+        let mut texts = Texts::default();
+        texts.of_query(&mut request);
+        self.embed(texts, caller.deadline).await?;
         let consistency = read_consistency(request.consistency)?;
         let query = query_from_proto(request, self.limits())?;
         let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;

@@ -90,7 +90,7 @@ impl NpyFile {
             raw: block.slice(row * width..(row + 1) * width),
             encoding: self.header.encoding as i32,
             dimension: self.header.dimension as u32,
-            values: Vec::new(),
+            ..Vector::default()
         }
     }
 }

@@ -74,6 +74,9 @@ pub(crate) struct QuestionArgs {
     /// Nearest to the vector in this file, a JSON array of numbers.
     #[arg(long, value_name = "FILE", group = "seed")]
     vector_file: Option<PathBuf>,
+    /// Nearest to the vector that the server makes of this text, if it is configured to (`embedding`).
+    #[arg(long, value_name = "TEXT", group = "seed")]
+    near: Option<String>,
     /// Nearest to this entity's own vector; the entity itself is left out.
     #[arg(long, value_name = "ID", group = "seed")]
     entity: Option<String>,
@@ -86,7 +89,7 @@ pub(crate) struct QuestionArgs {
     /// Begin at these entities, with commas between.
     #[arg(long, value_delimiter = ',', group = "seed")]
     ids: Vec<String>,
-    /// Words to look for in texts; beside a vector or an entity, both are scored together.
+    /// Words to look for in texts; beside a vector, an entity or --near, both are scored together.
     #[arg(long, value_name = "WORDS")]
     text: Option<String>,
     /// Which of the words must be there.
@@ -237,6 +240,7 @@ impl QuestionArgs {
             || self.vector.is_some()
             || self.vector_file.is_some()
             || self.entity.is_some()
+            || self.near.is_some()
             || !self.like.is_empty();
         let other = if has_other || words.is_none() { Some(self.seed()?) } else { None };
         Ok(other.into_iter().chain(words).collect())
@@ -259,10 +263,10 @@ impl QuestionArgs {
                 Target::Examples(Examples { positive: refs(&self.like), negative: refs(&self.unlike) })
             }
             (Some(text), _) => Target::Vector(read_vector(&text)?),
+            _ if self.near.is_some() => Target::Text(self.near.clone().unwrap_or_default()),
             (None, Some(id)) => Target::Entity(entity_ref(&self.collection, id)),
             (None, None) => {
-                let message =
-                    "where to begin? --vector, --vector-file, --entity, --like, --text, --ids or --vectors";
+                let message = "where to begin? --vector, --vector-file, --near, --entity, --like, --text, --ids or --vectors";
                 return Err(Failure::usage(message));
             }
         };

@@ -5,9 +5,14 @@ use anyhow::{Result, bail};
 use half::f16;
 use serde_json::Value as Json;
 
-/// Reads an array of finite numbers.
+/// Reads an array of finite numbers, or a text that the server is to embed.
 pub(crate) fn from_json(json: &Json) -> Result<Vector> {
-    let Json::Array(items) = json else { bail!("a vector is an array of numbers") };
+    if let Json::String(text) = json
+        && !text.is_empty()
+    {
+        return Ok(Vector { text: text.clone(), ..Vector::default() });
+    }
+    let Json::Array(items) = json else { bail!("a vector is an array of numbers, or a text to embed") };
     let read_one = |(position, item): (usize, &Json)| match item.as_f64().map(|number| number as f32) {
         Some(number) if number.is_finite() => Ok(number),
         _ => bail!("number {position} of the vector is {item}"),

@@ -21,6 +21,16 @@ pub struct ServeArgs {
     /// A file that tells the addresses, as JSON, once both are served.
     #[arg(long, value_name = "FILE")]
     pub port_file: Option<PathBuf>,
+    /// The embedding service that turns texts in place of vectors into vectors: OpenAI-compatible, or Ollama if it ends in
+    /// /api/embed.
+    #[arg(long, value_name = "URL")]
+    pub embed_url: Option<String>,
+    /// The name of its model.
+    #[arg(long, value_name = "NAME")]
+    pub embed_model: Option<String>,
+    /// A folder with a static model that does so.
+    #[arg(long, value_name = "DIR")]
+    pub embed_folder: Option<PathBuf>,
     /// `pretty` or `json`.
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,

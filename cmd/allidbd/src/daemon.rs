@@ -8,7 +8,8 @@ use std::{
 
 use allidb_api::{
     http::{self, Phase, Probes},
-    metrics, server,
+    metrics,
+    server::{self, Settings},
 };
 use allidb_cluster::Coordinator;
 use anyhow::Context;
@@ -77,10 +78,10 @@ impl Daemon {
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
-        let coordinator = open(config.clone()).await?;
+        let (coordinator, settings) = open(config.clone()).await?;
         // Nobody else sets it.
         opened.set(coordinator.clone()).ok();
-        let serving = server::serve(grpc_port, coordinator.clone(), wire::settings(&config), grpc_stopped);
+        let serving = server::serve(grpc_port, coordinator.clone(), settings, grpc_stopped);
         let grpc_served = report(failed, "gRPC", serving);
         let keeping_up = tokio::spawn(keep_up(recorder, coordinator.clone()));
         probes.enter(Phase::Serving);
@@ -157,8 +158,13 @@ async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener,
     Ok((listener, address))
 }
 
-async fn open(config: Config) -> anyhow::Result<Coordinator> {
-    tokio::task::spawn_blocking(move || wire::open(&config)).await.context("opening the store broke off")?
+/// Reads the embedding model first, which does not take long, and fails before the store is touched.
+async fn open(config: Config) -> anyhow::Result<(Coordinator, Settings)> {
+    let open = move || {
+        let settings = wire::settings(&config)?;
+        Ok((wire::open(&config)?, settings))
+    };
+    tokio::task::spawn_blocking(open).await.context("opening the store broke off")?
 }
 
 /// Runs a port and reports its failure.

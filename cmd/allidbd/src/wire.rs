@@ -1,11 +1,14 @@
 //! Options to the parts' own settings. The only place that knows both.
 
-use allidb_api::server::Settings;
+use allidb_api::{
+    embedding::{Embedder, HttpProvider, Provider},
+    server::Settings,
+};
 use allidb_cluster::Coordinator;
 use allidb_index::model::Limits;
 use anyhow::Context;
 
-use crate::config::{ByteSize, Config, LimitOptions};
+use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions};
 
 /// Opens the store and everything above it. Blocks while it recovers.
 pub(crate) fn open(config: &Config) -> anyhow::Result<Coordinator> {
@@ -16,15 +19,40 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Coordinator> {
         .with_context(|| format!("cannot open the data directory {}", dir.display()))
 }
 
-/// What the gRPC port is told.
-pub(crate) fn settings(config: &Config) -> Settings {
-    Settings {
+/// What the gRPC port is told. Reads the model that turns texts into vectors, if there is one.
+pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
+    Ok(Settings {
+        embedder: embedder(&config.embedding)?,
         message_bytes: bytes(config.limits.message_bytes),
         answer_bytes: bytes(config.limits.answer_bytes),
         concurrent_requests: config.limits.concurrent_requests,
         concurrent_streams: config.limits.concurrent_streams,
         batch_concurrency: config.threads.batch_queries,
-    }
+    })
+}
+
+fn embedder(options: &EmbeddingOptions) -> anyhow::Result<Option<Embedder>> {
+    let key = match &options.key_file {
+        Some(path) => {
+            let key = std::fs::read_to_string(path);
+            let key = key.with_context(|| format!("cannot read `embedding.key_file` {}", path.display()))?;
+            Some(key.trim().to_owned())
+        }
+        None => None,
+    };
+    let provider = match (&options.url, &options.folder) {
+        (Some(url), _) => Provider::Http(HttpProvider {
+            url: url.clone(),
+            model: options.model.clone().unwrap_or_default(),
+            key,
+            batch: options.batch,
+            retries: u32::try_from(options.retries).unwrap_or(u32::MAX),
+            timeout: options.timeout.0,
+        }),
+        (None, Some(folder)) => Provider::Local(folder.clone()),
+        (None, None) => return Ok(None),
+    };
+    Ok(Some(Embedder::new(provider, options.request_timeout.0)?))
 }
 
 fn node(config: &Config) -> allidb_cluster::Config {

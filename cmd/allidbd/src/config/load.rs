@@ -133,6 +133,9 @@ impl Flags {
         set("listen.grpc", args.grpc_listen.clone());
         set("listen.http", args.http_listen.clone());
         set("listen.port_file", path(&args.port_file));
+        set("embedding.url", args.embed_url.clone());
+        set("embedding.model", args.embed_model.clone());
+        set("embedding.folder", path(&args.embed_folder));
         set("log.format", args.log_format.clone());
         set("log.filter", args.log.clone());
         Self(dict)
@@ -180,7 +183,28 @@ impl Config {
             bail!("`storage.level_multiplier` is {}; it must be at least 2", storage.level_multiplier);
         }
         self.check_storage()?;
+        self.check_embedding()?;
         self.refuse_zeros()
+    }
+
+    fn check_embedding(&self) -> anyhow::Result<()> {
+        let embedding = &self.embedding;
+        match &embedding.url {
+            Some(_) if embedding.folder.is_some() => {
+                bail!(
+                    "`embedding.url` and `embedding.folder` are both set; texts are embedded by one of them"
+                );
+            }
+            Some(url) if !url.starts_with("http://") && !url.starts_with("https://") => {
+                bail!("`embedding.url` is {url:?}; it must begin with http:// or https://");
+            }
+            Some(_) if embedding.model.as_deref().unwrap_or_default().is_empty() => {
+                bail!(
+                    "`embedding.model` is not set; the service at `embedding.url` has to be told which one"
+                );
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_storage(&self) -> anyhow::Result<()> {
@@ -209,6 +233,7 @@ impl Config {
         const MAY_BE_ZERO: &[&str] = &[
             "vectors.build_threads",
             "threads.read",
+            "embedding.retries",
             "storage.min_free_bytes",
             "storage.filter_bits_per_key",
             "storage.separation_bytes",

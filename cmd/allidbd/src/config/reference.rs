@@ -4,7 +4,9 @@ use std::fmt::Write;
 
 use serde_json::Value as Json;
 
-use super::{Config, LimitOptions, Listen, Log, Shutdown, StorageOptions, Threads, VectorOptions};
+use super::{
+    Config, EmbeddingOptions, LimitOptions, Listen, Log, Shutdown, StorageOptions, Threads, VectorOptions,
+};
 
 /// What stands at the head of the reference.
 const HEAD: &str = "\
@@ -51,6 +53,7 @@ fn section(name: &str) -> Option<(&'static [&'static str], Options)> {
         "vectors" => (VectorOptions::ABOUT, VectorOptions::OPTIONS),
         "threads" => (Threads::ABOUT, Threads::OPTIONS),
         "limits" => (LimitOptions::ABOUT, LimitOptions::OPTIONS),
+        "embedding" => (EmbeddingOptions::ABOUT, EmbeddingOptions::OPTIONS),
         "log" => (Log::ABOUT, Log::OPTIONS),
         "shutdown" => (Shutdown::ABOUT, Shutdown::OPTIONS),
         _ => return None,

@@ -59,6 +59,8 @@ section! {
         threads: Threads = Threads::default();
         /// What one request may hold or ask for.
         limits: LimitOptions = LimitOptions::default();
+        /// Turning texts in place of vectors into vectors.
+        embedding: EmbeddingOptions = EmbeddingOptions::default();
         /// The log, on standard error.
         log: Log = Log::default();
         /// Going down.
@@ -219,6 +221,30 @@ section! {
         edges: usize = 1_000_000;
         /// Candidates that one query holds at once.
         candidates: usize = 200_000;
+    }
+}
+
+section! {
+    /// Turning texts in place of vectors into vectors, for all spaces: by a service over HTTP or by a model from a folder.
+    /// Without either such texts are refused.
+    EmbeddingOptions {
+        /// The address of the call: OpenAI-compatible, such as https://api.openai.com/v1/embeddings, or, if it ends in
+        /// /api/embed, Ollama, such as http://127.0.0.1:11434/api/embed.
+        url: Option<String> = None;
+        /// The name of the service's model.
+        model: Option<String> = None;
+        /// A file that holds the key which the service asks for.
+        key_file: Option<PathBuf> = None;
+        /// A folder with a static model (Model2Vec): tokenizer.json, model.safetensors and config.json.
+        folder: Option<PathBuf> = None;
+        /// Texts in one call.
+        batch: usize = 64;
+        /// How often a call is tried again that failed for want of a connection, with 408, 429 or 5xx.
+        retries: usize = 3;
+        /// How long one try may take.
+        timeout: Span = Span::secs(10);
+        /// How long the texts of one request may take in all.
+        request_timeout: Span = Span::secs(30);
     }
 }
 

@@ -1,5 +1,6 @@
 //! A whole daemon in the test's process, asked over its public ports.
 
+mod embedding;
 mod lifecycle;
 mod limits;
 mod maintenance;
