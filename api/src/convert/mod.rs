@@ -28,7 +28,7 @@ pub(crate) use entity::{chunks_from_proto, entity_from_proto, entity_ref_from_pr
 pub(crate) use filter::{fields_from_proto, filter_from_proto};
 pub(crate) use mask::{patch_from_proto, read_mask_from_proto};
 pub(crate) use path::Path;
-pub(crate) use query::{answer_to_proto, query_from_proto};
+pub(crate) use query::{answer_to_proto, query_from_proto, steps_to_proto};
 pub(crate) use time::timestamp_to_proto;
 pub(crate) use value::facet_to_proto;
 pub(crate) use walk::{

@@ -6,8 +6,8 @@ use allidb_index::{
     filter::Field,
     model::{Limits, ReadMask},
     query::{
-        Answer, Diversity, Examples, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, Query, ScoreMode,
-        Scoring, Seed, SignalValue, Weights,
+        Answer, Diversity, Examples, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, PlanStep, Query,
+        ScoreMode, Scoring, Seed, SignalValue, Weights,
     },
 };
 use tonic::Status;
@@ -65,6 +65,7 @@ fn bounded_query_from_proto(
         threshold: optional_finite(&Path::Root("threshold"), request.threshold)?,
         read_mask: read_mask_from_proto(request.read_mask, ReadMask::fields())?,
         explain: request.explain,
+        profile: false,
         within: match request.within {
             // What bounds another query is wanted whole. Messages within each other are few: the decoder has a limit.
             Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, limits.k)?)),
@@ -228,6 +229,19 @@ pub(crate) fn answer_to_proto(answer: Answer, took: Duration) -> v1::QueryRespon
             duration: Some(duration_to_proto(took)),
         }),
     }
+}
+
+/// What was done for an answer.
+pub(crate) fn steps_to_proto(steps: Vec<PlanStep>) -> Vec<v1::PlanStep> {
+    let step = |step: PlanStep| v1::PlanStep {
+        depth: step.depth as u32,
+        what: step.what.to_owned(),
+        how: step.how,
+        estimate: step.estimate,
+        actual: step.actual,
+        duration: Some(duration_to_proto(step.took)),
+    };
+    steps.into_iter().map(step).collect()
 }
 
 fn hit_to_proto(hit: Hit) -> v1::Hit {

@@ -2,12 +2,13 @@
 
 use std::{sync::Arc, time::Instant};
 
+use allidb_index::query::{Answer, Query};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
 
 use super::{Caller, Services, read_consistency, unanswered};
 use crate::{
-    convert::{Path, answer_to_proto, at_most, query_from_proto},
+    convert::{Path, answer_to_proto, at_most, query_from_proto, steps_to_proto},
     embedding::Texts,
     status,
     v1::{self, search_server::Search},
@@ -21,6 +22,19 @@ impl Search for Services {
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<v1::QueryResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         Ok(Response::new(self.answer(caller, request).await?))
+    }
+
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let query = Path::Root("query").required(request.query)?;
+        let begun = Instant::now();
+        let mut answer = self.find(caller, query, true).await?;
+        let steps = steps_to_proto(std::mem::take(&mut answer.steps));
+        let response = Some(answer_to_proto(answer, begun.elapsed()));
+        Ok(Response::new(v1::ExplainResponse { steps, response }))
     }
 
     async fn batch_query(
@@ -38,19 +52,25 @@ impl Search for Services {
 }
 
 impl Services {
-    async fn answer(
+    async fn answer(&self, caller: Caller, request: v1::QueryRequest) -> Result<v1::QueryResponse, Status> {
+        let begun = Instant::now();
+        let answer = self.find(caller, request, false).await?;
+        Ok(answer_to_proto(answer, begun.elapsed()))
+    }
+
+    async fn find(
         &self,
         caller: Caller,
         mut request: v1::QueryRequest,
-    ) -> Result<v1::QueryResponse, Status> {
-        let begun = Instant::now();
+        profile: bool,
+    ) -> Result<Answer, Status> {
         let mut texts = Texts::default();
         texts.of_query(&mut request);
         self.embed(texts, caller.deadline).await?;
         let consistency = read_consistency(request.consistency)?;
-        let query = query_from_proto(request, self.limits())?;
+        let query = Query { profile, ..query_from_proto(request, self.limits())? };
         let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
-        Ok(answer_to_proto(answer.map_err(status::from_error)?, begun.elapsed()))
+        answer.map_err(status::from_error)
     }
 
     /// Runs of queries, a few at a time. Those of a run share a moment, and the rows that they come upon. A caller that goes

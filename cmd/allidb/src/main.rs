@@ -22,6 +22,7 @@ mod ledger;
 mod maintenance;
 mod npy;
 mod output;
+mod plan;
 mod progress;
 mod put_stream;
 mod query;

@@ -21,6 +21,7 @@ use crate::{
     graph::Way,
     hits,
     output::Output,
+    plan,
     query_file::{self, FileArgs},
     vector_numbers,
 };
@@ -36,6 +37,9 @@ pub(crate) struct QueryArgs {
     question: QuestionArgs,
     #[command(flatten)]
     file: FileArgs,
+    /// Shows what was done for the answer, step by step, rather than the hits.
+    #[arg(long, conflicts_with = "vectors")]
+    plan: bool,
 }
 
 /// Which words must be there.
@@ -207,11 +211,14 @@ pub(crate) struct QuestionArgs {
 
 /// Runs the command.
 pub(crate) async fn run(args: QueryArgs, client: &Client, output: Output) -> Result<()> {
-    let QueryArgs { question, file } = args;
+    let QueryArgs { question, file, plan } = args;
     if file.vectors.is_some() {
         return query_file::run(question, file, client, output).await;
     }
     let request = question.request(question.seeds()?)?;
+    if plan {
+        return plan::show(request, client, output).await;
+    }
     let answer = client.search().query(request).await.map_err(Failure::from_status)?.into_inner();
     if output.is_json() {
         output.document(&hits::to_json(&answer))?;

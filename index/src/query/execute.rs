@@ -1,6 +1,6 @@
 //! Running a query at one pinned moment.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, time::Instant};
 
 use foldhash::{HashMap, HashMapExt};
 
@@ -11,8 +11,9 @@ use crate::{
     model::{ReadMask, TenantId},
     query::{
         Answer, Fusion, Hit, Nearest, Query, Seed, Signal,
+        inside::Inside,
         score::{Scorer, Signals, total},
-        seeds::{Found, Inside, check_k},
+        seeds::{Found, check_k},
         shape::Scored,
         target::{Aimed, Match, Pinned, Target},
         texts::TextHit,
@@ -39,7 +40,15 @@ impl Replica {
             deadline.check()?;
             let aimed = aimed.as_ref().map_err(Error::clone)?;
             rows.trim();
-            self.answer(&pinned, query, aimed, &mut rows, deadline)
+            if query.profile {
+                pinned.reader.steps.begin();
+            }
+            let mut answer = self.answer(&pinned, query, aimed, &mut rows, deadline);
+            let steps = pinned.reader.steps.end();
+            if let Ok(answer) = &mut answer {
+                answer.steps = steps;
+            }
+            answer
         };
         queries.iter().zip(&pinned.aimed).map(answer).collect()
     }
@@ -53,13 +62,18 @@ impl Replica {
         deadline: Deadline,
     ) -> Result<Answer> {
         let reader = &pinned.reader;
+        let begun = Instant::now();
         check_mask(&query.read_mask, collection)?;
         let scorer = Scorer::new(query, reader.now)?;
         // What a nested query had to leave is missing here, too.
         let mut truncated = Vec::new();
         let inside = match (&query.within, within) {
             (Some(within), Some(aimed)) => {
-                let mut answer = self.answer(pinned, &bare(within), aimed, rows, deadline)?;
+                let nested = || self.answer(pinned, &bare(within), aimed, rows, deadline);
+                let mut answer = reader.steps.within(nested)?;
+                reader.steps.note(begun, "within", answer.hits.len(), || {
+                    ("only these may be hits".to_owned(), Some(within.limit as u64))
+                });
                 truncated = std::mem::take(&mut answer.truncated);
                 Some(Inside::of(reader, collection.id, answer)?)
             }
@@ -100,10 +114,19 @@ impl Replica {
                 (seeds, _) => seeds,
             };
             let seeds = reader.best_seeds(&visits, from)?;
+            let (begun, from) = (Instant::now(), seeds.len());
             let bounds = Bounds { edges: self.limits.edges, deadline };
             let walk = walk.insert(Walk::new(reader, graph, seeds, bounds));
             let reached = walk.expand(spec)?;
             nodes = reached.len() as u64;
+            reader.steps.note(begun, "expand", reached.len(), || {
+                let how = format!(
+                    "from {from} seeds, {} hops at most, {} edges looked at",
+                    spec.hops,
+                    walk.edges()
+                );
+                (how, Some(spec.max_nodes as u64))
+            });
             for (number, visit) in reached {
                 let Some(entity) = graph.name(number)? else { continue };
                 let visited = Visited { score: visit.score, hops: visit.hops, walk: Some(visit) };
@@ -113,6 +136,7 @@ impl Replica {
                 }
             }
         }
+        let scoring = Instant::now();
         let mut candidates = Vec::new();
         let entities: Vec<EntityKey> = visits.keys().cloned().collect();
         for (at, entity) in entities.into_iter().enumerate() {
@@ -140,6 +164,9 @@ impl Replica {
                 }
             }
         }
+        reader.steps.note(scoring, "score", candidates.len(), || {
+            (format!("{} weighed, by their rows", visits.len()), Some(visits.len() as u64))
+        });
         let name = |entity: &EntityKey| reader.catalogue.by_id(entity.collection).map(|c| c.name.as_str());
         candidates.sort_unstable_by(|a, b| {
             let by_nearness = || match scorer.weighs(Signal::Vector) {
@@ -184,6 +211,9 @@ impl Replica {
                 path,
             });
         }
+        reader.steps.note(begun, "answer", answer.hits.len(), || {
+            (format!("{} bytes", bytes), Some(query.limit as u64))
+        });
         Ok(answer)
     }
 

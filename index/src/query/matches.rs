@@ -7,6 +7,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use allidb_storage::{Direction, Sequence};
@@ -180,6 +181,7 @@ impl Reader<'_> {
         is_worth_it: bool,
         deadline: Deadline,
     ) -> Result<Option<Matches>> {
+        let begun = Instant::now();
         let cache = &self.replica.matches;
         let Some(collection) = self.catalogue.by_id(collection) else { return Ok(None) };
         let (place, is_known) = cache.place(collection.id, filter);
@@ -212,6 +214,9 @@ impl Reader<'_> {
                         }
                     }
                     known.at = sequence;
+                    self.steps.note(begun, "filter", known.numbers.len() as usize, || {
+                        (format!("known, and {} entities changed since", changed.len()), None)
+                    });
                     return Ok(Some(Matches { numbers: Arc::clone(&known.numbers) }));
                 }
             } else if let Some(changed) = cache.changed(collection.id, sequence, known.at) {
@@ -228,9 +233,13 @@ impl Reader<'_> {
             Some(planned) => Some(planned),
             None => self.plan_below_scan(collection, filter)?,
         };
-        let numbers = Arc::new(match planned {
-            Some(planned) => self.find_out_by_index(collection, filter, &planned, deadline)?,
+        let numbers = Arc::new(match &planned {
+            Some(planned) => self.find_out_by_index(collection, filter, planned, deadline)?,
             None => self.find_out(collection.id, filter, deadline)?,
+        });
+        self.steps.note(begun, "filter", numbers.len() as usize, || match &planned {
+            Some(planned) => (planned.access.to_string(), Some(planned.estimate)),
+            None => ("all rows".to_owned(), self.about_how_many(collection.id).ok()),
         });
         cache.note_size(&place, numbers.serialized_size());
         if state.as_ref().is_none_or(|known| known.at <= sequence) {

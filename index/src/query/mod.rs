@@ -1,16 +1,20 @@
 //! The query: seeds → expand → score → limit.
 
 mod execute;
+mod inside;
 mod matches;
 mod numbers;
 mod score;
 mod seeds;
 mod shape;
+mod steps;
 mod target;
 mod texts;
 mod tree;
 
 pub(crate) use matches::MatchCache;
+pub use steps::PlanStep;
+pub(crate) use steps::Steps;
 pub use tree::{
     Answer, Cost, Diversity, Examples, ExpandSpec, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order,
     Query, ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch, TextQuery, Truncation,

@@ -1,18 +1,17 @@
 //! Finding where a query begins.
 
-use std::sync::Arc;
+use std::time::Instant;
 
 use foldhash::{HashMap, HashMapExt, HashSet};
-use roaring::RoaringTreemap;
 
 use crate::{
     codec::Decoder,
     error::{Error, Result},
-    model::{Collection, CollectionId, ReadMask, validate_id},
+    model::{Collection, ReadMask, validate_id},
     placement::PARTITIONS,
     query::{
-        Answer, Nearest, Query, Seed, Truncation, TruncationReason,
-        matches::Matches,
+        Nearest, Query, Seed, Truncation, TruncationReason,
+        inside::Inside,
         target::{Match, Pinned, Target, Views},
         texts::TextFound,
     },
@@ -47,42 +46,6 @@ pub(crate) struct Found {
     pub(crate) compared: u64,
     /// What a nested query found, if there is one: nothing else may be a hit.
     pub(crate) inside: Option<Inside>,
-}
-
-/// What a nested query found.
-pub(crate) struct Inside {
-    pub(crate) entities: HashSet<EntityKey>,
-    /// The numbers of those that are of the query's own collection, and of their chunks.
-    pub(crate) numbers: RoaringTreemap,
-}
-
-impl Inside {
-    /// The hits of an answer.
-    pub(crate) fn of(reader: &Reader<'_>, collection: CollectionId, answer: Answer) -> Result<Self> {
-        let mut inside = Self { entities: HashSet::default(), numbers: RoaringTreemap::new() };
-        for hit in answer.hits {
-            let owner = reader.catalogue.get(reader.tenant, &hit.collection)?.id;
-            let entity = EntityKey::new(reader.tenant, owner, &hit.entity.id);
-            if owner == collection {
-                let (keyspace, prefix) = (reader.replica.keyspaces.number, entity.numbers());
-                for row in reader.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)? {
-                    let (key, bytes) = row?;
-                    inside.numbers.insert(decode_number_key(&key, &bytes)?);
-                }
-            }
-            inside.entities.insert(entity);
-        }
-        Ok(inside)
-    }
-
-    /// Those that also match a filter, as far as that is known.
-    pub(crate) fn and(&self, matches: Option<Matches>) -> Matches {
-        let numbers = match matches {
-            Some(matches) => &self.numbers & &*matches.numbers,
-            None => self.numbers.clone(),
-        };
-        Matches { numbers: Arc::new(numbers) }
-    }
 }
 
 /// An entity that was compared.
@@ -129,10 +92,24 @@ impl Reader<'_> {
         let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
             deadline.check()?;
+            let (begun, before) = (Instant::now(), found.seeds.len());
             match seed {
                 Seed::Nearest(nearest) => {
                     let Some(target) = targets.next() else { continue };
+                    let compared = found.compared;
                     self.nearest(query, nearest, target, views, rows, deadline, &mut found)?;
+                    self.steps.note(begun, "nearest", found.seeds.len() - before, || {
+                        let how = if nearest.exact { "compared with all" } else { "index" };
+                        let compared = found.compared - compared;
+                        let how = format!("space {:?}, {how}, {compared} vectors compared", nearest.space);
+                        (
+                            how,
+                            Some(
+                                if nearest.k == 0 { default_k(query, VECTOR_CANDIDATES) } else { nearest.k }
+                                    as u64,
+                            ),
+                        )
+                    });
                 }
                 Seed::Text { query: words, k } => {
                     let place = format!("seeds[{at}].text");
@@ -142,6 +119,10 @@ impl Reader<'_> {
                     if let Some(view) = text_view {
                         self.worded(query, &place, words, k, collection, view, rows, deadline, &mut found)?;
                     }
+                    self.steps.note(begun, "text", found.seeds.len() - before, || {
+                        let matched = found.texts.last().map_or(0, TextFound::len);
+                        (format!("{matched} texts have the words"), Some(k as u64))
+                    });
                 }
                 Seed::Ids(ids) => {
                     let limit = self.replica.limits.seed_ids;
@@ -158,6 +139,9 @@ impl Reader<'_> {
                             found.seeds.push((key, 1.0));
                         }
                     }
+                    self.steps.note(begun, "ids", found.seeds.len() - before, || {
+                        ("looked up".to_owned(), Some(ids.len() as u64))
+                    });
                 }
                 Seed::Matching { filter, limit } => {
                     let limit = if *limit == 0 { query.pool() } else { *limit };
@@ -456,6 +440,7 @@ impl Reader<'_> {
             after: None,
             read_mask: ReadMask::nothing(),
         };
+        let begun = Instant::now();
         let planned = self.plan_in_order(collection, filter, limit)?;
         let mut matched = 0;
         for (looked_at, row) in
@@ -481,6 +466,10 @@ impl Reader<'_> {
                 found.seeds.push((key, 1.0));
             }
         }
+        self.steps.note(begun, "matching", matched, || match &planned {
+            Some(planned) => (planned.access.to_string(), Some(planned.estimate)),
+            None => ("rows in the order of ids".to_owned(), None),
+        });
         Ok(())
     }
 }

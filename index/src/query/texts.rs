@@ -45,6 +45,11 @@ pub(crate) struct TextHit {
 }
 
 impl TextFound {
+    /// How many documents match.
+    pub(super) fn len(&self) -> usize {
+        self.scores.len()
+    }
+
     fn score(&self, number: u64) -> Option<&f32> {
         let at = self.scores.binary_search_by_key(&number, |(number, _)| *number).ok()?;
         Some(&self.scores[at].1)

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::{
     filter::{Field, Filter},
     model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp, Value},
+    query::PlanStep,
 };
 
 /// One question: near these vectors, then along these edges, scored together.
@@ -28,6 +29,8 @@ pub struct Query {
     pub read_mask: ReadMask,
     /// Adds breakdown and path to each hit.
     pub explain: bool,
+    /// Adds to the answer what was done for it, step by step.
+    pub profile: bool,
     /// Only what this query finds may be a hit, and seeds by vectors and words are looked for among it alone.
     pub within: Option<Box<Query>>,
     /// So many of the first hits, or groups, are left out: for pages.
@@ -82,6 +85,7 @@ impl Query {
             threshold: None,
             read_mask: ReadMask::fields(),
             explain: false,
+            profile: false,
             within: None,
             offset: 0,
             order_by: Vec::new(),
@@ -405,6 +409,8 @@ pub struct Answer {
     pub truncated: Vec<Truncation>,
     /// What it took.
     pub cost: Cost,
+    /// What was done, with `profile`.
+    pub steps: Vec<PlanStep>,
 }
 
 /// Something that a bound cut off.

@@ -18,6 +18,7 @@ use crate::{
     filter::Filter,
     model::{Chunk, Collection, Entity, EntityRef, ReadMask, SpaceId, TenantId, Timestamp, validate_id},
     placement::PARTITIONS,
+    query::Steps,
     replica::{Replica, register},
     row::{
         ChunkContent, EntityKey, StoredRow, VectorContent,
@@ -78,12 +79,15 @@ pub(crate) struct Reader<'a> {
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) tenant: TenantId,
     pub(crate) now: Timestamp,
+    /// What was done, if anybody wants to know.
+    pub(crate) steps: Steps,
 }
 
 impl Replica {
     pub(crate) fn reader(&self, tenant: TenantId) -> Reader<'_> {
         let (snapshot, catalogue) = (self.engine.snapshot(), self.catalogue());
-        Reader { replica: self, snapshot, catalogue, tenant, now: self.clock.wall().now() }
+        let (now, steps) = (self.clock.wall().now(), Steps::default());
+        Reader { replica: self, snapshot, catalogue, tenant, now, steps }
     }
 
     /// Each reference is answered by itself, all at one moment.

@@ -2,7 +2,7 @@
 
 use allidb_index::{
     filter::{Field, Filter, Operator},
-    model::{Metric, Value},
+    model::{CollectionChange, Metric, Value},
     query::{
         Examples, ExpandSpec, Nearest, NearestTarget, Query, Scoring, Seed, Signal, TruncationReason, Weights,
     },
@@ -178,4 +178,50 @@ fn examples_say_what_is_wanted_and_what_is_not() {
         assert!(refused(&["a", "none"], &[]).contains("none"));
         assert_eq!(refused(&["bare"], &[]), r#"entity "bare" has no vector of its own in space "v""#);
     }
+}
+
+#[test]
+fn a_profile_tells_what_was_planned_and_what_came_of_it() {
+    let fixture = Fixture::with_space(2, Metric::Cosine);
+    let change =
+        CollectionChange { add_indexes: vec![Field::parse("n").unwrap()], ..CollectionChange::default() };
+    fixture.change(change).unwrap();
+    for n in 0..60 {
+        fixture.put(with(entity(&format!("e{n:02}"), &[1.0, n as f32]), "n", n % 6));
+        fixture.link(&format!("e{n:02}"), "next", &format!("e{:02}", (n + 1) % 60), 0.5);
+    }
+    let filter = |n| Filter::Compare(Field::parse("n").unwrap(), Operator::Less, Value::Int(n));
+    let matching = Seed::Matching { filter: filter(2), limit: 20 };
+    let within = Query { limit: 20, ..Query::new("c", vec![matching]) };
+    let query = Query {
+        within: Some(Box::new(within)),
+        filter: Some(filter(1)),
+        expand: Some(ExpandSpec::default()),
+        profile: true,
+        limit: 4,
+        ..Query::new("c", vec![Seed::Nearest(Nearest::to_vector("v", vec![1.0, 0.0]))])
+    };
+    let answer = fixture.query(&query);
+    let steps: Vec<(usize, &str, Option<u64>, u64)> =
+        answer.steps.iter().map(|step| (step.depth, step.what, step.estimate, step.actual)).collect();
+    let wanted = [
+        (1, "matching", Some(20), 20),
+        (1, "score", Some(20), 20),
+        (1, "answer", Some(20), 20),
+        (0, "within", Some(20), 20),
+        (0, "filter", Some(10), 10),
+        (0, "nearest", Some(4), 4),
+        (0, "expand", Some(1000), 4),
+        (0, "score", Some(8), 4),
+        (0, "answer", Some(4), 4),
+    ];
+    assert_eq!(steps, wanted);
+    let hows: Vec<&str> = answer.steps.iter().map(|step| step.how.as_str()).collect();
+    assert_eq!((hows[0], hows[4]), ("index attributes.n", "index attributes.n"));
+    assert!(hows[6].starts_with("from 4 seeds, 1 hops at most, 4 edges"), "{}", hows[6]);
+    // Asked again, what matches is known; and without being asked for, nothing is told.
+    let again = fixture.query(&query);
+    assert_eq!(again.steps[4].how, "known, and 0 entities changed since");
+    assert_eq!(again.hits, answer.hits);
+    assert_eq!(fixture.query(&Query { profile: false, ..query }).steps, []);
 }
