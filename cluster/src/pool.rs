@@ -6,17 +6,29 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
         mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     },
     thread,
 };
 
-use allidb_index::{Error, Result};
+use allidb_index::{Deadline, Error, Result};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 type Work = Box<dyn FnOnce() + Send>;
+
+/// A caller that waits. Dropped, it has gone away.
+#[derive(Default)]
+struct Waiting {
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
 
 /// Threads with a bounded queue before them.
 pub(crate) struct Pool {
@@ -55,7 +67,8 @@ impl Pool {
         Ok(Self { name, queue: Mutex::new(Some(sender)), queued })
     }
 
-    /// Runs `work` on one of the threads. It runs to its end even if the caller stops waiting.
+    /// Runs `work` on one of the threads. If the caller stops waiting it is not begun; once begun, it ends early where it looks at
+    /// a [`Deadline`].
     ///
     /// # Errors
     /// [`Error::Exhausted`] if the queue is full, [`allidb_storage::Error::Closed`] if the pool is closed,
@@ -66,8 +79,13 @@ impl Pool {
     ) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         let span = tracing::Span::current();
+        let waiting = Waiting::default();
+        let gone = Arc::clone(&waiting.gone);
         let work: Work = Box::new(move || {
-            let result = span.in_scope(work);
+            if gone.load(Ordering::Relaxed) {
+                return;
+            }
+            let result = Deadline::watch(gone, || span.in_scope(work));
             // A caller that has gone away wants no answer.
             drop(answer.send(result));
         });
@@ -136,6 +154,39 @@ mod tests {
         assert_eq!(pool.run(|| 9).await.unwrap(), 9, "the thread goes on");
         pool.close();
         assert!(matches!(pool.run(|| 10).await, Err(Error::Storage(_))));
+    }
+
+    #[tokio::test]
+    async fn work_of_a_caller_that_goes_away_ends_or_is_not_begun() {
+        let pool = Arc::new(Pool::start("test", 1, 4).unwrap());
+        let (ended, has_ended) = oneshot::channel();
+        let busy = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move {
+                let deadline = Deadline::after(std::time::Duration::from_secs(60));
+                pool.run(move || {
+                    while deadline.check().is_ok() {
+                        thread::yield_now();
+                    }
+                    ended.send(std::time::Instant::now()).unwrap();
+                })
+                .await
+            }
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        let begun = Arc::new(AtomicBool::new(false));
+        let mut later = Box::pin(pool.run({
+            let begun = Arc::clone(&begun);
+            move || begun.store(true, Ordering::Relaxed)
+        }));
+        assert!(poll_once(&mut later).await.is_none(), "it waits");
+        drop(later);
+        let gone = std::time::Instant::now();
+        busy.abort();
+        let took = has_ended.await.unwrap() - gone;
+        assert!(took < std::time::Duration::from_millis(50), "{took:?}");
+        assert_eq!(pool.run(|| 9).await.unwrap(), 9);
+        assert!(!begun.load(Ordering::Relaxed));
     }
 
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

@@ -1,10 +1,22 @@
-//! When a caller stops waiting.
+//! When a caller stops waiting: at a moment that it names, or because it has gone away.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::RefCell,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use crate::error::{Error, Result};
 
-/// When a caller stops waiting.
+thread_local! {
+    /// Turns true when the caller for whom this thread works has gone away.
+    static GONE: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+}
+
+/// When a caller stops waiting. Work looks at it every so often, and ends early.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
@@ -14,9 +26,23 @@ impl Deadline {
         Self(Instant::now() + time)
     }
 
-    /// Whether it has passed.
+    /// Does work for a caller who may go away, which `gone` tells: all deadlines that are looked at on this thread have passed then.
+    pub fn watch<T>(gone: Arc<AtomicBool>, work: impl FnOnce() -> T) -> T {
+        /// Also where the work panics, the thread goes on to work for others.
+        struct Restore(Option<Arc<AtomicBool>>);
+        impl Drop for Restore {
+            fn drop(&mut self) {
+                GONE.replace(self.0.take());
+            }
+        }
+        let _restore = Restore(GONE.replace(Some(gone)));
+        work()
+    }
+
+    /// Whether it has passed, or the caller has gone away.
     pub fn has_passed(self) -> bool {
         Instant::now() >= self.0
+            || GONE.with_borrow(|gone| gone.as_ref().is_some_and(|gone| gone.load(Ordering::Relaxed)))
     }
 
     /// What is left.
@@ -25,7 +51,7 @@ impl Deadline {
     }
 
     /// # Errors
-    /// [`Error::DeadlineExceeded`] if it has passed.
+    /// [`Error::DeadlineExceeded`] if it has passed, or the caller has gone away.
     pub fn check(self) -> Result<()> {
         if self.has_passed() { Err(Error::DeadlineExceeded) } else { Ok(()) }
     }

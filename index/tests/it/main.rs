@@ -12,5 +12,6 @@ mod paths;
 mod queries;
 mod secondary;
 mod shape;
+mod steady;
 mod texts;
 mod vectors;
