@@ -6,8 +6,8 @@ use allidb_index::{
     filter::Field,
     model::{Limits, ReadMask},
     query::{
-        Answer, Diversity, Examples, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order, PlanStep, Query,
-        ScoreMode, Scoring, Seed, SignalValue, Weights,
+        Answer, Diversity, Examples, Fusion, GroupBy, Highlight, Highlighted, Hit, Nearest, NearestTarget,
+        Order, Piece, PlanStep, Query, ScoreMode, Scoring, Seed, SignalValue, Weights,
     },
 };
 use tonic::Status;
@@ -28,6 +28,9 @@ use crate::{status, v1};
 
 /// Hits unless the request says otherwise.
 const DEFAULT_HITS: usize = 10;
+/// Parts of a text, and bytes of each, unless the request says.
+const DEFAULT_FRAGMENTS: usize = 3;
+const DEFAULT_FRAGMENT_BYTES: usize = 160;
 /// How little the first places differ, unless the request says.
 const RANK_K: f64 = 60.0;
 /// How much importance and recency change a score, and how much scores count beside diversity, unless the request says.
@@ -66,6 +69,7 @@ fn bounded_query_from_proto(
         read_mask: read_mask_from_proto(request.read_mask, ReadMask::fields())?,
         explain: request.explain,
         profile: false,
+        highlight: request.highlight.map(|highlight| highlight_from_proto(&highlight)),
         within: match request.within {
             // What bounds another query is wanted whole. Messages within each other are few: the decoder has a limit.
             Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, limits.k)?)),
@@ -78,6 +82,16 @@ fn bounded_query_from_proto(
         group_by: request.group_by.map(|group_by| group_by_from_proto(group_by, limits)).transpose()?,
         diversity: request.diversity.map(diversity_from_proto).transpose()?,
     })
+}
+
+fn highlight_from_proto(&v1::HighlightOptions { fragments, length }: &v1::HighlightOptions) -> Highlight {
+    let or = |asked: u32, default: usize| if asked == 0 { default } else { asked as usize };
+    Highlight { fragments: or(fragments, DEFAULT_FRAGMENTS), length: or(length, DEFAULT_FRAGMENT_BYTES) }
+}
+
+fn highlight_to_proto(Highlighted { field, chunk_id, pieces }: Highlighted) -> v1::Highlight {
+    let piece = |piece: Piece| v1::HighlightPiece { text: piece.text, r#match: piece.is_match };
+    v1::Highlight { field, chunk_id, pieces: pieces.into_iter().map(piece).collect() }
 }
 
 fn order_from_proto(path: &Path<'_>, order: v1::OrderBy) -> Result<Order, Status> {
@@ -254,6 +268,7 @@ fn hit_to_proto(hit: Hit) -> v1::Hit {
         breakdown: hit.breakdown.iter().map(signal_to_proto).collect(),
         path: path_to_proto(hit.path),
         group: hit.group.map(value_to_proto),
+        highlights: hit.highlights.into_iter().map(highlight_to_proto).collect(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use allidb_api::v1::{Direction, Hit, QueryResponse, Step};
+use allidb_api::v1::{Direction, Highlight, HighlightPiece, Hit, QueryResponse, Step};
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 
@@ -61,7 +61,7 @@ fn print_table(hits: &[Hit], output: Output) -> Result<()> {
             hit.hops.to_string(),
         ];
         row.extend(chunks.then(|| hit.chunk_id.clone()));
-        row.push(preview(&entity));
+        row.push(if hit.highlights.is_empty() { preview(&entity) } else { highlights(hit).join("\n") });
         shown.add_row(row);
     }
     output.table(&shown)?;
@@ -83,6 +83,9 @@ fn explained(rank: usize, hit: &Hit, name: &dyn Fn(&str) -> String) -> String {
     if !attributes.is_empty() {
         text += &format!("\n             {}", shorten(&attributes, room));
     }
+    for part in highlights(hit) {
+        text += &format!("\n     words   {part}");
+    }
     if !hit.breakdown.is_empty() {
         text += &format!("\n     score   {}", breakdown(hit));
     }
@@ -90,6 +93,19 @@ fn explained(rank: usize, hit: &Hit, name: &dyn Fn(&str) -> String) -> String {
         text += &format!("\n     path    {}", path(&hit.path, name));
     }
     text
+}
+
+/// `attribute: the text with its [words] marked`.
+fn highlights(hit: &Hit) -> Vec<String> {
+    let piece = |piece: &HighlightPiece| match piece.r#match {
+        true => format!("[{}]", piece.text),
+        false => piece.text.clone(),
+    };
+    let part = |part: &Highlight| {
+        let name = if part.chunk_id.is_empty() { &part.field } else { &part.chunk_id };
+        format!("{name}: {}", part.pieces.iter().map(piece).collect::<String>())
+    };
+    hit.highlights.iter().map(part).collect()
 }
 
 /// `0.83 = 0.91 vector × 0.67 + 0.70 graph × 0.33`.
@@ -154,6 +170,16 @@ fn hit_to_json(hit: &Hit) -> Json {
             })
         };
         json["breakdown"] = hit.breakdown.iter().map(one).collect();
+    }
+    if !hit.highlights.is_empty() {
+        let piece = |piece: &HighlightPiece| json!({ "text": piece.text, "match": piece.r#match });
+        let one = |part: &Highlight| {
+            json!({
+                "field": part.field, "chunk_id": part.chunk_id,
+                "pieces": part.pieces.iter().map(piece).collect::<Vec<_>>(),
+            })
+        };
+        json["highlights"] = hit.highlights.iter().map(one).collect();
     }
     if !hit.path.is_empty() {
         let one = |step: &Step| {

@@ -3,9 +3,9 @@
 use std::{fs, path::PathBuf};
 
 use allidb_api::v1::{
-    Direction, Diversity, Examples, ExpandOptions, GroupBy, Ids, Nearest, OrderBy, QueryRequest,
-    ReciprocalRank, ScoreMode, Scoring, SearchedField, Seed, TextMatch, TextSeed, Vector, Weights,
-    nearest::Target, seed,
+    Direction, Diversity, Examples, ExpandOptions, GroupBy, HighlightOptions, Ids, Nearest, OrderBy,
+    QueryRequest, ReciprocalRank, ScoreMode, Scoring, SearchedField, Seed, TextMatch, TextSeed, Vector,
+    Weights, nearest::Target, seed,
 };
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -96,6 +96,9 @@ pub(crate) struct QuestionArgs {
     /// Words to look for in texts; beside a vector, an entity or --near, both are scored together.
     #[arg(long, value_name = "WORDS")]
     text: Option<String>,
+    /// Shows the parts of texts that answer to the words.
+    #[arg(long, requires = "text")]
+    highlight: bool,
     /// Which of the words must be there.
     #[arg(long = "match", value_enum, default_value_t = WordMatch::Any, requires = "text")]
     matching: WordMatch,
@@ -349,6 +352,7 @@ impl QuestionArgs {
             threshold: self.threshold,
             read_mask: mask(self.fields.clone()),
             explain: self.explain,
+            highlight: self.highlight.then(HighlightOptions::default),
             within: self.bounds().map(Box::new),
             offset: self.offset,
             order_by: self.order_by.iter().map(|field| order_by(field)).collect(),

@@ -199,7 +199,15 @@ impl Replica {
                 (Some(walk), Some(came)) if query.explain => walk.path(came)?,
                 _ => Vec::new(),
             };
+            let highlights = match &query.highlight {
+                Some(highlight) => {
+                    let chunk = candidate.text.as_ref().map_or("", |text| text.chunk.as_str());
+                    reader.highlights(query, *highlight, collection, &key, chunk, rows)?
+                }
+                None => Vec::new(),
+            };
             answer.hits.push(Hit {
+                highlights,
                 collection: collection.name.clone(),
                 entity,
                 score,
@@ -224,6 +232,7 @@ impl Replica {
             return Err(Error::invalid("seeds", why));
         }
         check_k("limit", query.limit, limits.k)?;
+        query.check_highlight()?;
         query.check_shape(limits)?;
         if let Some(within) = &query.within {
             let depth = std::iter::successors(Some(within), |query| query.within.as_ref()).count();
@@ -259,7 +268,7 @@ impl Replica {
 
 /// What of a nested query tells which entities it finds.
 fn bare(query: &Query) -> Query {
-    Query { read_mask: ReadMask::nothing(), explain: false, ..query.clone() }
+    Query { read_mask: ReadMask::nothing(), explain: false, highlight: None, ..query.clone() }
 }
 
 /// A hit in another collection carries the vectors that it has.

@@ -1,6 +1,7 @@
 //! The query: seeds → expand → score → limit.
 
 mod execute;
+mod highlights;
 mod inside;
 mod matches;
 mod numbers;
@@ -16,7 +17,7 @@ pub(crate) use matches::MatchCache;
 pub use steps::PlanStep;
 pub(crate) use steps::Steps;
 pub use tree::{
-    Answer, Cost, Diversity, Examples, ExpandSpec, Fusion, GroupBy, Hit, Nearest, NearestTarget, Order,
-    Query, ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch, TextQuery, Truncation,
-    TruncationReason, Weights,
+    Answer, Cost, Diversity, Examples, ExpandSpec, Fusion, GroupBy, Highlight, Highlighted, Hit, Nearest,
+    NearestTarget, Order, Piece, Query, ScoreMode, Scoring, Seed, Signal, SignalValue, Step, TextMatch,
+    TextQuery, Truncation, TruncationReason, Weights,
 };

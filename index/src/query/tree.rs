@@ -31,6 +31,8 @@ pub struct Query {
     pub explain: bool,
     /// Adds to the answer what was done for it, step by step.
     pub profile: bool,
+    /// Adds to each hit the parts of its texts that answer to the words of the query.
+    pub highlight: Option<Highlight>,
     /// Only what this query finds may be a hit, and seeds by vectors and words are looked for among it alone.
     pub within: Option<Box<Query>>,
     /// So many of the first hits, or groups, are left out: for pages.
@@ -41,6 +43,35 @@ pub struct Query {
     pub group_by: Option<GroupBy>,
     /// Hits are chosen so that they are not too much like each other.
     pub diversity: Option<Diversity>,
+}
+
+/// Which parts of texts are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Highlight {
+    /// Of each text at most; 1 to 20.
+    pub fragments: usize,
+    /// About so many bytes of each; 20 to 2,000.
+    pub length: usize,
+}
+
+/// A part of a text that answers to words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Highlighted {
+    /// The attribute, or [`TextQuery::CHUNKS`].
+    pub field: String,
+    /// The chunk, if it is the text of one.
+    pub chunk_id: String,
+    /// One after the other they are the part, in Unicode's compatibility composition.
+    pub pieces: Vec<Piece>,
+}
+
+/// A piece of a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// As it stands there.
+    pub text: String,
+    /// Whether it answers to a word.
+    pub is_match: bool,
 }
 
 /// One field that hits are ordered by. Those that do not have it, or several values of it, come last.
@@ -86,6 +117,7 @@ impl Query {
             read_mask: ReadMask::fields(),
             explain: false,
             profile: false,
+            highlight: None,
             within: None,
             offset: 0,
             order_by: Vec::new(),
@@ -398,6 +430,8 @@ pub struct Hit {
     pub breakdown: Vec<SignalValue>,
     /// From a seed to the entity, with `explain`.
     pub path: Vec<Step>,
+    /// The parts of its texts that answer, with `highlight`.
+    pub highlights: Vec<Highlighted>,
 }
 
 /// All answers to a query.

@@ -8,6 +8,7 @@
 //! | `segment`, `directory`, `shared` | sealed documents, in tantivy's files |
 //! | `search`, `source` | how well documents answer to some words |
 //! | `names` | how well short values do |
+//! | `highlight` | the parts of a text that answer |
 //! | `phrase` | words one after the other |
 //! | `index` | what is fresh and what is sealed; statistics |
 //! | `open` | opening, replaying the journal, reading texts again |
@@ -16,6 +17,7 @@
 mod directory;
 mod document;
 mod growing;
+mod highlight;
 mod index;
 mod names;
 mod open;
@@ -29,6 +31,8 @@ mod upkeep;
 mod words;
 
 pub(crate) use document::Document;
+pub(crate) use document::texts;
+pub(crate) use highlight::Highlighter;
 pub use index::TextCounts;
 pub(crate) use index::{TextChange, TextIndex, TextView};
 pub(crate) use open::{TextContext, document_of_entity};

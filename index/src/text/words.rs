@@ -3,7 +3,7 @@
 //! A word is a run of letters and digits, with apostrophes inside. Scripts that put no spaces between words are cut into
 //! overlapping pairs of characters, so that any two that follow each other are found.
 
-use std::{borrow::Cow, sync::OnceLock};
+use std::{borrow::Cow, ops::Range, sync::OnceLock};
 
 use tantivy::tokenizer::{
     AsciiFoldingFilter, LowerCaser, RemoveLongFilter, Stemmer, TextAnalyzer, Token, TokenStream, Tokenizer,
@@ -18,18 +18,26 @@ const MAX_WORD_BYTES: usize = 128;
 
 /// Gives each word of a text with its position. Words that are too long to be words have one, too, and are not given.
 pub(crate) fn words(language: Language, text: &str, each: &mut dyn FnMut(&str, u32)) {
-    // Letters and their accents may be written in one or apart, and in several widths.
-    let text: Cow<'_, str> =
-        if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.nfkc().collect()) };
+    spans(language, &normalized(text), &mut |word, position, _| each(word, position));
+}
+
+/// A text in the form that words are taken from: letters and their accents may be written in one or apart, and in several widths.
+pub(crate) fn normalized(text: &str) -> Cow<'_, str> {
+    if text.is_ascii() { Cow::Borrowed(text) } else { Cow::Owned(text.nfkc().collect()) }
+}
+
+/// Gives each word of a normalized text with its position, and where in the text it stands.
+pub(crate) fn spans(language: Language, text: &str, each: &mut dyn FnMut(&str, u32, Range<usize>)) {
     let mut analyzer = analyzer(language).clone();
-    let mut stream = analyzer.token_stream(&text);
+    let mut stream = analyzer.token_stream(text);
     while stream.advance() {
         let token = stream.token();
         if token.text.is_empty() {
             // Nothing but an ending, so that no stem is left.
-            each(&text[token.offset_from..token.offset_to].to_lowercase(), token.position as u32);
+            let at = token.offset_from..token.offset_to;
+            each(&text[at.clone()].to_lowercase(), token.position as u32, at);
         } else {
-            each(&token.text, token.position as u32);
+            each(&token.text, token.position as u32, token.offset_from..token.offset_to);
         }
     }
 }

@@ -227,6 +227,9 @@ fn overrun(time: Duration, ask: &dyn Fn(Deadline) -> bool) -> Duration {
     (0..3).map(|_| run()).min().unwrap()
 }
 
+/// Asks until a deadline, and says whether it was cut short.
+type Question<'a> = Box<dyn Fn(Deadline) -> bool + 'a>;
+
 #[test]
 fn a_question_ends_with_its_deadline() {
     const COUNT: usize = 12_000;
@@ -258,7 +261,7 @@ fn a_question_ends_with_its_deadline() {
     let ranked = ExpandSpec { page_rank: Some(0.85), ..wide.clone() };
     let start = || vec![Seed::Ids((0..200).map(at).collect())];
     let many = |seeds: Vec<Seed>| Query { limit: 5_000, ..Query::new("w", seeds) };
-    let questions: Vec<(&str, Box<dyn Fn(Deadline) -> bool>)> = vec![
+    let questions: Vec<(&str, Question<'_>)> = vec![
         ("exact", Box::new(query(many(vec![Seed::Nearest(nearest.clone())])))),
         ("words", Box::new(query(many(vec![words])))),
         (

@@ -8,7 +8,7 @@ use allidb_index::{
         Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec,
         Value, Write,
     },
-    query::{Fusion, Query, Seed, TextMatch, TextQuery},
+    query::{Fusion, Highlight, Highlighted, Query, Seed, TextMatch, TextQuery},
 };
 use allidb_storage::fs::Fs as _;
 use proptest::prelude::*;
@@ -365,5 +365,46 @@ proptest! {
                 prop_assert_eq!(found(&lived, words.clone()), found(&fresh, words));
             }
         }
+    }
+}
+
+#[test]
+fn the_parts_of_texts_that_answer_are_shown() {
+    let fixture = fixture();
+    put(
+        &fixture,
+        entity(
+            "a",
+            &["river bank", "bank"],
+            "Banks by the rivers.",
+            &[("c", "no water"), ("d", "a riverbed by the river")],
+        ),
+    );
+    let shown = |words: TextQuery| {
+        let highlight = Some(Highlight { fragments: 2, length: 60 });
+        let answer = fixture.query(&Query { highlight, ..query(words) });
+        let part = |part: &Highlighted| {
+            let pieces = part
+                .pieces
+                .iter()
+                .map(|piece| if piece.is_match { format!("[{}]", piece.text) } else { piece.text.clone() });
+            format!("{} {}: {}", part.field, part.chunk_id, pieces.collect::<String>())
+        };
+        answer.hits[0].highlights.iter().map(part).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(words("river")), ["names : [river] bank", "body : Banks by the [rivers]."]);
+    let chunks = TextQuery { fields: vec![("chunks".into(), None)], ..words("river") };
+    assert_eq!(shown(chunks), ["chunks d: a riverbed by the [river]"]);
+    let body = TextQuery { fields: vec![("body".into(), None)], ..words("bank river") };
+    assert_eq!(shown(body), ["body : [Banks] by the [rivers]."]);
+    let prefix = TextQuery { prefix: true, fields: vec![("chunks".into(), None)], ..words("riv") };
+    assert_eq!(shown(prefix), ["chunks d: a [riverbed] by the [river]"]);
+    for (highlight, why) in [
+        (Highlight { fragments: 0, length: 60 }, "highlight.fragments is 0; it must be 1 to 20"),
+        (Highlight { fragments: 2, length: 5 }, "highlight.length is 5; it must be 20 to 2000"),
+    ] {
+        let query = Query { highlight: Some(highlight), ..query(words("river")) };
+        let refused = fixture.replica.query(TENANT, &query, deadline()).unwrap_err();
+        assert_eq!(refused.to_string(), why);
     }
 }
