@@ -14,7 +14,7 @@ use crate::{
     filter::Field,
     model::{
         Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState, Space,
-        SpaceId, TenantId, Timestamp, validate_collection_name,
+        SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
     },
 };
 
@@ -181,10 +181,18 @@ impl Catalogue {
             };
             dropped.push(DroppedPart::Index(collection.indexes.remove(at).id));
         }
+        let mut named = BTreeSet::new();
         for (at, field) in change.add_indexes.into_iter().enumerate() {
+            let place = || format!("{}[{at}]", fields.indexes);
+            if !named.insert(field.clone()) {
+                return Err(Error::invalid(place(), format!("is `{field}` for the second time")));
+            }
+            if let Field::Attribute(path) = &field {
+                path.iter().try_for_each(|name| validate_attribute_name(&place(), name))?;
+            }
             if field == Field::Id {
                 let why = "names `id`, by which entities are found anyway";
-                return Err(Error::invalid(format!("{}[{at}]", fields.indexes), why));
+                return Err(Error::invalid(place(), why));
             }
             if collection.indexes.iter().all(|index| index.field != field) {
                 let (id, state) = (IndexId(self.take_id()), IndexState::default());
