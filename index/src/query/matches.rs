@@ -258,6 +258,10 @@ impl Reader<'_> {
     ) -> Result<RoaringTreemap> {
         let mut found = RoaringTreemap::new();
         let (named, are_exact) = self.named(collection.id, planned, deadline)?;
+        let has_chunks = self.may_have_chunks(collection.id)?;
+        if are_exact && !has_chunks {
+            return Ok(named);
+        }
         for (at, number) in named.iter().enumerate() {
             check(at, deadline)?;
             let Some((entity, _)) = self.owner_of(number)? else { continue };
@@ -266,8 +270,12 @@ impl Reader<'_> {
                     Some(row) => self.passes(&entity, &row, Some(filter))?,
                     None => false,
                 };
-            if matches {
-                found.extend(self.numbers_of(&entity)?);
+            match (matches, has_chunks) {
+                (false, _) => {}
+                (true, true) => found.extend(self.numbers_of(&entity)?),
+                (true, false) => {
+                    found.insert(number);
+                }
             }
         }
         Ok(found)

@@ -66,6 +66,7 @@ impl Replica {
         for (key, chunk) in &after.chunks {
             match &chunk.value {
                 Some(_) if before.chunks.get(key) != Some(chunk) => {
+                    self.chunked.has(entity.collection);
                     batch.put(keyspaces.chunk, entity.chunk(key), encode_register(chunk));
                 }
                 _ => {}

@@ -2,6 +2,7 @@
 
 mod apply;
 mod bulk;
+mod chunked;
 mod condition;
 mod derive;
 mod latch;
@@ -89,6 +90,7 @@ pub struct Replica {
     pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
     pub(crate) latches: latch::Latches,
+    pub(crate) chunked: chunked::Chunked,
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
@@ -180,6 +182,7 @@ impl Replica {
             texts,
             graph,
             latches: latch::Latches::default(),
+            chunked: chunked::Chunked::default(),
             numbers,
             highest_version: AtomicU64::new(recorded),
             catalogue_change: Mutex::new(()),

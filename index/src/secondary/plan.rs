@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// What it takes to test the row of an entity whose number is known, and to test one in the course of a scan, in postings read.
-const TEST: u64 = 20;
-const SCAN: u64 = 4;
+const TEST: u64 = 30;
+const SCAN: u64 = 5;
 /// What it takes to begin to read the rows of a partition, in postings read.
 const BEGIN: u64 = 10;
 /// So many postings of a condition are counted one by one.

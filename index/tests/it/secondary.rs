@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use allidb_index::{
     Facet, ScanRequest,
     filter::{Field, Filter, Operator},
-    model::{CollectionChange, CollectionSpec, Entity, EntityRef, Metric, ReadMask, Timestamp, Value, Write},
+    model::{
+        Chunk, CollectionChange, CollectionSpec, Entity, EntityRef, Metric, ReadMask, Timestamp, Value, Write,
+    },
     query::{Nearest, Query, Seed},
 };
 use allidb_storage::Durability;
@@ -313,4 +315,38 @@ fn the_nearest_are_found_through_an_index() {
     assert_eq!(found, ["207", "167", "247"]);
     // Only those that match were compared, though nobody had asked for them before.
     assert!(answer.cost.vectors_compared <= 10, "{:?}", answer.cost);
+}
+
+/// As long as there are no chunks, numbers are taken for entities; from the first one on they are not.
+#[test]
+fn vectors_of_chunks_are_found_through_an_index_from_the_first_one_on() {
+    let mut fixture = Fixture::with_space(3, Metric::L2);
+    let change = CollectionChange { add_indexes: vec![field("a")], ..CollectionChange::default() };
+    fixture.replica.update_collection(TENANT, "c", change).unwrap();
+    let entity = |at: i64| Entity {
+        id: format!("{at:03}"),
+        attributes: BTreeMap::from([("a".to_owned(), Value::Int(at % 7))]),
+        vectors: BTreeMap::from([("v".to_owned(), vec![at as f32, 1.0, 0.0])]),
+        ..Entity::default()
+    };
+    (0..200).for_each(|at| put(&fixture, "c", entity(at)));
+    let nearest = |fixture: &Fixture, value| {
+        let seed = Seed::Nearest(Nearest::to_vector("v", vec![500.0, 1.0, 0.0]));
+        let filter = Some(compare("a", Operator::Equal, Value::Int(value)));
+        let query = Query { filter, limit: 1, ..Query::new("c", vec![seed]) };
+        let answer = fixture.replica.query(TENANT, &query, deadline()).unwrap();
+        answer.hits.into_iter().map(|hit| (hit.entity.id, hit.chunk_id)).collect::<Vec<_>>()
+    };
+    let own = |at: i64| vec![(format!("{at:03}"), String::new())];
+    assert_eq!((nearest(&fixture, 0), nearest(&fixture, 1)), (own(196), own(197)));
+    let vectors = BTreeMap::from([("v".to_owned(), vec![490.0, 1.0, 0.0])]);
+    let chunks = BTreeMap::from([("far".to_owned(), Chunk { vectors, ..Chunk::default() })]);
+    put(&fixture, "c", Entity { chunks, ..entity(9) });
+    let chunk = vec![("009".to_owned(), "far".to_owned())];
+    // Asked for the first time, and after a restart, when nothing is known yet.
+    assert_eq!((nearest(&fixture, 2), nearest(&fixture, 3)), (chunk.clone(), own(199)));
+    fixture = fixture.reopen();
+    assert_eq!((nearest(&fixture, 2), nearest(&fixture, 0)), (chunk, own(196)));
+    put(&fixture, "c", entity(9));
+    assert_eq!(nearest(&fixture, 2), own(198));
 }

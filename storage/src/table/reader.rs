@@ -310,6 +310,40 @@ impl Table {
         Ok((parts, (last + 1).min(parts).saturating_sub(first)))
     }
 
+    /// About how much of the table lies in `lower..upper` (`None`: to the last key): of its data blocks, those that reach into it. May
+    /// read two partitions of the index.
+    pub(crate) fn share_between(&self, lower: &[u8], upper: Option<&[u8]>) -> Result<f64, Error> {
+        let end = match upper {
+            Some(upper) => self.place_of(upper)?,
+            None => 1.0,
+        };
+        // The block that the range begins in, and the one that it ends in, are part of it.
+        let partitions = self.layout()?.parts() as f64;
+        let block = match self.layout()? {
+            Layout::Whole { .. } => 1.0 / partitions.max(1.0),
+            Layout::Partitioned { .. } => {
+                let first = self.layout()?.part_at_least(lower).map_err(|_| self.malformed_index())?;
+                let first = first.min(self.layout()?.parts().saturating_sub(1));
+                let blocks = self.index_partition(first, Access::Cached)?.entries();
+                1.0 / (partitions * blocks as f64).max(1.0)
+            }
+        };
+        Ok((end - self.place_of(lower)? + block).clamp(0.0, 1.0))
+    }
+
+    /// How much of the table lies before the data block that may hold a key, in [0, 1]. Partitions count as if equally large.
+    fn place_of(&self, key: &[u8]) -> Result<f64, Error> {
+        let layout = self.layout()?;
+        let parts = layout.parts().max(1);
+        let part = layout.part_at_least(key).map_err(|_| self.malformed_index())?;
+        if matches!(layout, Layout::Whole { .. }) || part >= parts {
+            return Ok(part.min(parts) as f64 / parts as f64);
+        }
+        let index = self.index_partition(part, Access::Cached)?;
+        let block = index.at_least(key).map_err(|_| self.malformed_index())?;
+        Ok((part as f64 + block as f64 / index.entries().max(1) as f64) / parts as f64)
+    }
+
     /// A part of the table, through the cache.
     pub(super) fn cached<P: Part>(&self, handle: Handle) -> Result<P, Error> {
         if let Some(part) = self.context.cache.get(self.meta.number, handle.offset).and_then(P::of) {
