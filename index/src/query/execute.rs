@@ -88,6 +88,7 @@ impl Replica {
         }
         if let (Some(_), [_, _, ..]) = (&query.expand, &query.seeds[..]) {
             // What several clauses brought is worth what all of them say of it.
+            let begun = Instant::now();
             for (at, (entity, score)) in seeds.iter_mut().enumerate() {
                 if at % 64 == 0 {
                     deadline.check()?;
@@ -98,6 +99,7 @@ impl Replica {
                 }
                 known.insert(entity.clone(), candidate);
             }
+            reader.steps.note(begun, "fuse", seeds.len(), || ("of all clauses".to_owned(), None));
         }
         let graph = pinned.graph();
         if query.expand.is_some() {

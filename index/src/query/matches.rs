@@ -187,7 +187,7 @@ impl Reader<'_> {
         let (place, is_known) = cache.place(collection.id, filter);
         let mut planned = None;
         if !is_known && !is_worth_it {
-            planned = self.plan(collection, filter)?.filter(|planned| planned.cost() < CHEAP);
+            planned = self.plan_below_scan(collection, filter, CHEAP)?;
             if planned.is_none() {
                 return Ok(None);
             }
@@ -231,7 +231,7 @@ impl Reader<'_> {
         }
         let planned = match planned {
             Some(planned) => Some(planned),
-            None => self.plan_below_scan(collection, filter)?,
+            None => self.plan_below_scan(collection, filter, u64::MAX)?,
         };
         let numbers = Arc::new(match &planned {
             Some(planned) => self.find_out_by_index(collection, filter, planned, deadline)?,

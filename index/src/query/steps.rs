@@ -10,7 +10,7 @@ use std::{
 pub struct PlanStep {
     /// Within how many other queries.
     pub depth: usize,
-    /// `filter`, `nearest`, `text`, `ids`, `matching`, `within`, `expand`, `score` or `answer`.
+    /// `filter`, `nearest`, `text`, `ids`, `matching`, `within`, `fuse`, `expand`, `score` or `answer`.
     pub what: &'static str,
     /// In which way, for people.
     pub how: String,

@@ -109,15 +109,20 @@ impl Planned {
 }
 
 impl Reader<'_> {
-    /// As [`plan`](Self::plan), if that takes less than reading all rows.
+    /// As [`plan`](Self::plan), if finding out by it what matches takes less than reading all rows, and less than `most` postings.
     pub(crate) fn plan_below_scan(
         &self,
         collection: &Collection,
         filter: &Filter,
+        most: u64,
     ) -> Result<Option<Planned>> {
         let Some(planned) = self.plan(collection, filter)? else { return Ok(None) };
-        let is_less = planned.cost() < Planned::cost_of_scan(self.about_how_many(collection.id)?);
-        Ok(is_less.then_some(planned))
+        let cost = match planned.is_exact() && !self.may_have_chunks(collection.id)? {
+            true => planned.cost_of_postings(),
+            false => planned.cost(),
+        };
+        let by_rows = Planned::cost_of_scan(self.about_how_many(collection.id)?);
+        Ok((cost < by_rows.min(most)).then_some(planned))
     }
 
     /// How the entities of a collection that meet a filter are best named from postings; `None` if they cannot be.
