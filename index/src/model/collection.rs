@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU8, Ordering},
     },
 };
 
@@ -48,16 +48,26 @@ pub struct Index {
 
 /// Whether an index has all entities; until then it is kept by writes, but not used. Copies tell of the same index.
 #[derive(Clone, Debug, Default)]
-pub struct IndexState(Arc<AtomicBool>);
+pub struct IndexState(Arc<AtomicU8>);
 
 impl IndexState {
+    const MISSING: u8 = 0;
+    const BUILDING: u8 = 1;
+    const BUILT: u8 = 2;
+
     /// Whether it has all entities.
     pub fn is_built(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.load(Ordering::Acquire) == Self::BUILT
     }
 
     pub(crate) fn set_built(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.store(Self::BUILT, Ordering::Release);
+    }
+
+    /// Whether who asks is to build it: nobody else does, and it is not whole.
+    pub(crate) fn begin_build(&self) -> bool {
+        let (order, failed) = (Ordering::AcqRel, Ordering::Acquire);
+        self.0.compare_exchange(Self::MISSING, Self::BUILDING, order, failed).is_ok()
     }
 }
 

@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashMapExt, HashSet};
 use crate::{
     codec::Decoder,
     error::{Error, Result},
-    model::{Collection, ReadMask, validate_id},
+    model::{Collection, validate_id},
     placement::PARTITIONS,
     query::{
         Nearest, Query, Seed, Truncation, TruncationReason,
@@ -429,17 +429,7 @@ impl Reader<'_> {
         deadline: crate::Deadline,
         found: &mut Found,
     ) -> Result<()> {
-        let everything = ScanRequest {
-            collection: collection.name.clone(),
-            start: None,
-            end: None,
-            prefix: String::new(),
-            reverse: false,
-            filter: None,
-            limit,
-            after: None,
-            read_mask: ReadMask::nothing(),
-        };
+        let everything = ScanRequest::first(collection.name.clone(), limit);
         let begun = Instant::now();
         let planned = self.plan_in_order(collection, filter, limit)?;
         let mut matched = 0;

@@ -84,17 +84,7 @@ impl Replica {
     ) -> Result<BulkDeleted> {
         filter.validate("filter", &self.limits)?;
         check_limit(limit, &self.limits)?;
-        let request = ScanRequest {
-            collection: collection.to_owned(),
-            start: None,
-            end: None,
-            prefix: String::new(),
-            reverse: false,
-            filter: None,
-            limit,
-            after,
-            read_mask: ReadMask::nothing(),
-        };
+        let request = ScanRequest { after, ..ScanRequest::first(collection, limit) };
         let reader = self.reader(tenant);
         let of = Arc::clone(reader.catalogue.get(tenant, collection)?);
         let planned = reader.plan_in_order(&of, &filter, limit)?;

@@ -6,7 +6,7 @@ use crate::{
     filter::Filter,
     merge::{EntityState, Register},
     model::Value,
-    row::{EntityKey, EntityRow, Field, StoredRow},
+    row::{EntityKey, EntityRow, Field, Scope, StoredRow},
     version::Version,
 };
 
@@ -50,10 +50,12 @@ pub(super) fn lose_source(
             .extend(vectors.map(|(key, vector)| (key.clone(), Register { version, ..vector.clone() })));
         return Some(false);
     }
+    let cleared = there.row.cleared(Scope::Edges);
     let sides = [(&there.edges, &mut delta.edges), (&there.edges_in, &mut delta.edges_in)];
     for (there, delta) in sides {
         let Some((edge, register)) = delta.iter_mut().next() else { continue };
-        let mut left = there.get(edge)?.value.clone()?;
+        // What lies beneath the marker of an end that was deleted stays hidden.
+        let mut left = there.get(edge).filter(|edge| edge.version > cleared)?.value.clone()?;
         if !left.sources.remove(source) {
             return None;
         }

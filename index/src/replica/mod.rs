@@ -38,7 +38,7 @@ use crate::{
     error::{Error, Result},
     graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
-    model::{Collection, CollectionChange, CollectionSpec, Limits, TenantId, Write},
+    model::{Collection, CollectionChange, CollectionSpec, IndexId, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
     query::MatchCache,
@@ -298,10 +298,12 @@ impl Replica {
         Ok(())
     }
 
-    /// Builds those indexes of a collection that are not whole.
+    /// Builds those indexes of a collection that are not whole, and that nobody builds.
     fn build_indexes(self: &Arc<Self>, tenant: TenantId, collection: &Collection) {
-        for index in collection.indexes.iter().filter(|index| !index.state.is_built()) {
-            self.build_in_background(tenant, collection.id, index.id);
+        let missing = collection.indexes.iter().filter(|index| index.state.begin_build());
+        let missing: Vec<IndexId> = missing.map(|index| index.id).collect();
+        if !missing.is_empty() {
+            self.build_in_background(tenant, collection.id, missing);
         }
     }
 

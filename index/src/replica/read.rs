@@ -55,6 +55,23 @@ pub struct ScanRequest {
     pub read_mask: ReadMask,
 }
 
+impl ScanRequest {
+    /// The first entities of a collection, in the order of ids, and nothing of them but these.
+    pub fn first(collection: impl Into<String>, limit: usize) -> Self {
+        Self {
+            collection: collection.into(),
+            start: None,
+            end: None,
+            prefix: String::new(),
+            reverse: false,
+            filter: None,
+            limit,
+            after: None,
+            read_mask: ReadMask::nothing(),
+        }
+    }
+}
+
 /// What a page holds.
 #[derive(Clone, Debug, Default)]
 pub struct ScanPage {

@@ -50,15 +50,15 @@ impl Replica {
         batch.delete(self.keyspaces.local, built_key(collection, index));
     }
 
-    /// Builds an index, or what is missing of it.
+    /// Builds indexes one after the other, or what is missing of them.
     pub(crate) fn build_in_background(
         self: &Arc<Self>,
         tenant: TenantId,
         collection: CollectionId,
-        index: IndexId,
+        indexes: Vec<IndexId>,
     ) {
         let replica = Arc::clone(self);
-        let work = move || {
+        let build = move |index: IndexId| {
             if let Err(error) = replica.build_index(tenant, collection, index)
                 && !replica.closed.load(Ordering::Acquire)
             {
@@ -68,6 +68,7 @@ impl Replica {
                 );
             }
         };
+        let work = move || indexes.into_iter().for_each(build);
         if self.background.is_inline() {
             work()
         } else {

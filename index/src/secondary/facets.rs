@@ -20,12 +20,14 @@ use crate::{
     filter::{Field, Filter},
     model::{Collection, Entity, Index, TenantId, Value},
     placement::PARTITIONS,
-    replica::{Reader, Replica, decode_row},
+    replica::{Reader, Replica, check_answer, decode_row},
     row::key::{collection_prefix, decode_entity},
 };
 
 /// Different values of a field that are counted from rows at most: they are all in memory then.
 const MAX_DISTINCT: usize = 1 << 20;
+/// Bytes of these at most.
+const MAX_BYTES: usize = 256 << 20;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 1_024;
 
@@ -45,7 +47,7 @@ impl Replica {
     /// The commonest values of each field among the entities that match, `limit` of each at most.
     ///
     /// # Errors
-    /// If the request is wrong, or a field without an index has more than a million different values.
+    /// If the request is wrong, a field without an index has more than a million different values, or the answer is too large.
     pub fn facets(
         &self,
         tenant: TenantId,
@@ -92,6 +94,8 @@ impl Replica {
                 facets[at] = facet;
             }
         }
+        let values = facets.iter().flat_map(|facet| &facet.values);
+        check_answer(values.map(|(value, _)| 16 + value.bytes()).sum(), self.limits.answer_bytes)?;
         Ok(facets)
     }
 }
@@ -208,6 +212,7 @@ impl Reader<'_> {
             mask.metadata |= of_field.metadata;
         }
         let mut counted: Vec<HashMap<Vec<u8>, (u64, Value)>> = vec![HashMap::new(); fields.len()];
+        let mut held = 0;
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, self.tenant, of.id);
             let rows = self.snapshot.prefix(self.replica.keyspaces.entity, &prefix, Direction::Forward)?;
@@ -228,11 +233,15 @@ impl Reader<'_> {
                 }
                 for (field, counted) in fields.iter().zip(&mut counted) {
                     for (term, value) in values_of(field, &entity) {
-                        counted.entry(term).or_insert((0, value)).0 += 1;
+                        let entry = counted.entry(term).or_insert_with_key(|term| {
+                            held += term.len() + value.bytes();
+                            (0, value)
+                        });
+                        entry.0 += 1;
                     }
-                    if counted.len() > MAX_DISTINCT {
+                    if counted.len() > MAX_DISTINCT || held > MAX_BYTES {
                         let why = format!(
-                            "`{field}` has more than {MAX_DISTINCT} different values; an index of it counts them"
+                            "`{field}` has more than {MAX_DISTINCT} different values, or they take too much memory; an index of it counts them"
                         );
                         return Err(Error::Exhausted(why));
                     }

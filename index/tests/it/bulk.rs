@@ -167,3 +167,31 @@ fn what_came_from_a_source_loses_it_and_goes_with_its_last_one() {
     let again = fixture.replica.delete_by_source(TENANT, &deletion, &apply(&fixture), deadline()).unwrap();
     assert_eq!((again.entities, again.chunks, again.edges, again.kept), (0, 0, 0, 0));
 }
+
+/// Edges of a deleted hub beyond those that go with it are hidden by its marker, and must not come back as if they were new.
+#[test]
+fn hidden_edges_stay_hidden_when_they_lose_a_source() {
+    const EDGES: usize = 10_050;
+    let fixture = Fixture::new();
+    fixture.put(entity("hub", &[]));
+    let edge = |n: usize| {
+        let edge = Edge { sources: names(&["s", "t"]), ..Edge::new(at("hub"), "r", at(&format!("o{n:05}"))) };
+        fixture.replica.plan(TENANT, Write::PutEdge(Box::new(edge))).unwrap()
+    };
+    for done in fixture.replica.apply((0..EDGES).map(edge).collect(), Durability::Flush) {
+        done.unwrap();
+    }
+    fixture.delete("hub");
+    let mut deletion =
+        SourceDeletion { collection: "c".into(), source: "s".into(), limit: 10_000, after: None };
+    loop {
+        let done = fixture.replica.delete_by_source(TENANT, &deletion, &apply(&fixture), deadline()).unwrap();
+        assert_eq!((done.edges, done.kept), (0, 0), "there are none that anybody can see");
+        deletion.after = done.next;
+        if deletion.after.is_none() {
+            break;
+        }
+    }
+    fixture.put(entity("hub", &[]));
+    assert_eq!(edges(&fixture, "hub", Direction::Both), []);
+}
