@@ -32,6 +32,8 @@ pub mod reason {
     pub const PAGE_TOKEN: &str = "PAGE_TOKEN";
     /// There is no such entity.
     pub const ENTITY_NOT_FOUND: &str = "ENTITY_NOT_FOUND";
+    /// The entity was merged into another one.
+    pub const ENTITY_MERGED: &str = "ENTITY_MERGED";
     /// There is no such collection.
     pub const UNKNOWN_COLLECTION: &str = "UNKNOWN_COLLECTION";
     /// The collection declares no such vector space.
@@ -182,6 +184,10 @@ pub fn from_error(error: Error) -> Status {
             info.set_resource_info("allidb.dev/Collection", bounded(&name), "", bounded(&message));
             (Code::AlreadyExists, message, info)
         }
+        Error::Merged { collection, id, into } => {
+            let metadata = [("collection", collection), ("id", id), ("into", into)];
+            (Code::FailedPrecondition, message, details(reason::ENTITY_MERGED, &metadata))
+        }
         Error::FailedPrecondition(_) => {
             (Code::FailedPrecondition, message, details(reason::FAILED_PRECONDITION, &[]))
         }
@@ -306,6 +312,11 @@ mod tests {
         let cases = [
             (Error::invalid("entity.id", "must not be empty"), Code::InvalidArgument, "INVALID_FIELD"),
             (Error::NotFound { collection: name(), id: "x".into() }, Code::NotFound, "ENTITY_NOT_FOUND"),
+            (
+                Error::Merged { collection: name(), id: "a".into(), into: "b".into() },
+                Code::FailedPrecondition,
+                "ENTITY_MERGED",
+            ),
             (Error::UnknownCollection(name()), Code::NotFound, "UNKNOWN_COLLECTION"),
             (Error::UnknownSpace { collection: name(), space: "s".into() }, Code::NotFound, "UNKNOWN_SPACE"),
             (Error::CollectionExists(name()), Code::AlreadyExists, "COLLECTION_EXISTS"),

@@ -6,9 +6,9 @@
 use std::{path::PathBuf, sync::Arc};
 
 use allidb_index::{
-    BulkDeleted, BySource, Deadline, Error, Facet, Replica, ReplicaOptions, Result, ScanPage, ScanRequest,
-    SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts, VectorOptions, WorkerChange,
-    WorkerStatus, build_pool,
+    BulkDeleted, BySource, Deadline, Error, Facet, Merged, Replica, ReplicaOptions, Result, ScanPage,
+    ScanRequest, SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts, VectorOptions,
+    WorkerChange, WorkerStatus, build_pool,
     filter::{Field, Filter},
     graph::{
         ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
@@ -368,6 +368,22 @@ impl Coordinator {
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
             inner.replica.delete_by_source(tenant, &deletion, &apply, options.deadline)
+        };
+        self.0.chores.run(work).await?
+    }
+
+    /// Makes two entities of a collection one.
+    pub async fn merge(
+        &self,
+        tenant: TenantId,
+        from: EntityRef,
+        into: String,
+        options: WriteOptions,
+    ) -> Result<Merged> {
+        let inner = Arc::clone(&self.0);
+        let work = move || {
+            let apply = |writes| inner.write(tenant, writes, options);
+            inner.replica.merge_entities(tenant, &from, &into, &apply, options.deadline)
         };
         self.0.chores.run(work).await?
     }

@@ -35,6 +35,16 @@ pub enum Error {
         /// The entity's id.
         id: String,
     },
+    /// The entity was merged into another one: name that one, or delete this name first.
+    #[error("entity {id:?} of collection {collection:?} was merged into {into:?}")]
+    Merged {
+        /// The collection's name.
+        collection: String,
+        /// The entity's id.
+        id: String,
+        /// Which it was merged into.
+        into: String,
+    },
     /// There is no such collection.
     #[error("there is no collection {0:?}")]
     UnknownCollection(String),

@@ -57,7 +57,9 @@ pub use error::{Error, Result};
 pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
-pub use replica::{BulkDeleted, BySource, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion};
+pub use replica::{
+    BulkDeleted, BySource, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion,
+};
 pub use secondary::Facet;
 pub use text::TextCounts;
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};

@@ -13,6 +13,7 @@ use crate::{
         Value, Write, validate_attribute_name, validate_id, validate_relation,
     },
     placement::partition_of,
+    replica::mirrored,
     row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey},
     version::Version,
 };
@@ -24,15 +25,34 @@ pub struct Mutation {
     pub(crate) version: Version,
     /// How the caller names what it writes.
     pub(crate) subject: EntityRef,
+    pub(crate) kind: Kind,
     pub(crate) parts: Vec<Part>,
     /// The caller's bytes, about.
     pub(crate) bytes: usize,
+}
+
+/// What the parts of a mutation are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One entity, or an edge's source and target, just as they are named.
+    Plain,
+    /// An edge's source and target. If one of them was merged into another entity, that one is meant.
+    Edge,
+    /// The entity that is merged into another one, and that one; what it takes over is found under their latches.
+    Merge,
+    /// An edge that becomes another one: the source and the target that lose it, and those that get it. What it says then is found under
+    /// their latches.
+    Rewire {
+        /// When the ends that lose it were merged into those that get it: edges of what was deleted since are gone.
+        merged: Version,
+    },
 }
 
 impl Mutation {
     /// With this condition on all parts.
     fn on(mut self, condition: &Condition) -> Self {
         self.parts.iter_mut().for_each(|part| part.condition = condition.clone());
+        self.kind = Kind::Plain;
         self
     }
 
@@ -84,6 +104,7 @@ impl Planner<'_> {
             Write::DropSource { of, source } => self.drop_source(of, source),
             Write::PutEdge(edge) => self.put_edge(*edge),
             Write::DeleteEdge(edge) => self.delete_edge(edge),
+            Write::Merge { from, into } => self.merge(from, &into),
         }
     }
 
@@ -135,12 +156,8 @@ impl Planner<'_> {
         self.check_bytes(bytes)?;
         let subject = EntityRef::new(&collection.name, &entity.id);
         let entity = EntityKey { tenant: self.tenant, collection: collection.id, id: entity.id };
-        Ok(Mutation {
-            version,
-            subject,
-            parts: vec![Part { entity, delta, condition: Condition::None }],
-            bytes,
-        })
+        let parts = vec![Part { entity, delta, condition: Condition::None }];
+        Ok(Mutation { version, subject, kind: Kind::Plain, parts, bytes })
     }
 
     fn update(&self, patch: EntityPatch) -> Result<Mutation> {
@@ -207,7 +224,8 @@ impl Planner<'_> {
         self.check_bytes(bytes)?;
         let condition = if patch.allow_missing { Condition::CreateIfMissing } else { Condition::Exists };
         let entity = EntityKey::new(self.tenant, collection.id, &patch.entity.id);
-        Ok(Mutation { version, subject: patch.entity, parts: vec![Part { entity, delta, condition }], bytes })
+        let parts = vec![Part { entity, delta, condition }];
+        Ok(Mutation { version, subject: patch.entity, kind: Kind::Plain, parts, bytes })
     }
 
     fn drop_source(&self, of: SourceOwner, source: String) -> Result<Mutation> {
@@ -234,7 +252,32 @@ impl Planner<'_> {
         delta.row.clear(Scope::Edges, version);
         let entity = EntityKey::new(self.tenant, collection.id, &subject.id);
         let bytes = subject.id.len();
-        Ok(Mutation { version, subject, parts: vec![Part { entity, delta, condition }], bytes })
+        let parts = vec![Part { entity, delta, condition }];
+        Ok(Mutation { version, subject, kind: Kind::Plain, parts, bytes })
+    }
+
+    fn merge(&self, from: EntityRef, into: &str) -> Result<Mutation> {
+        validate_id("from", &from.id)?;
+        validate_id("into", into)?;
+        let collection = self.collection(&from.collection)?;
+        if from.id == into {
+            return Err(Error::invalid("into", "is the same entity as from"));
+        }
+        let version = self.clock.next();
+        let mut gone = EntityState::default();
+        gone.row.touched = version;
+        gone.row.clear(Scope::Entity, version.just_below());
+        gone.row.set(Field::MergedInto, version, Some(Value::String(into.to_owned())));
+        let mut stays = EntityState::default();
+        stays.row.touched = version;
+        let part = |id: &str, delta| Part {
+            entity: EntityKey::new(self.tenant, collection.id, id),
+            delta,
+            condition: Condition::Exists,
+        };
+        let parts = vec![part(&from.id, gone), part(into, stays)];
+        let bytes = from.id.len() + into.len();
+        Ok(Mutation { version, subject: from, kind: Kind::Merge, parts, bytes })
     }
 
     fn put_edge(&self, edge: Edge) -> Result<Mutation> {
@@ -277,29 +320,12 @@ impl Planner<'_> {
         let from = self.collection(&edge.from.collection)?.id;
         let to = self.collection(&edge.to.collection)?.id;
         let version = self.clock.next();
-        let seen_from_source = EdgeKey {
-            relation: edge.relation.clone(),
-            collection: to,
-            other: edge.to.id.clone(),
-            edge_id: edge.edge_id.clone(),
-        };
-        let seen_from_target = EdgeKey {
-            relation: edge.relation,
-            collection: from,
-            other: edge.from.id.clone(),
-            edge_id: edge.edge_id,
-        };
-        let mut source = EntityState::default();
-        source.edges.insert(seen_from_source, Register { version, value: content.clone() });
-        let mut target = EntityState::default();
-        target.edges_in.insert(seen_from_target, Register { version, value: content });
-        let part = |collection, id: &str, delta| Part {
-            entity: EntityKey::new(self.tenant, collection, id),
-            delta,
-            condition: Condition::None,
-        };
-        let parts = vec![part(from, &edge.from.id, source), part(to, &edge.to.id, target)];
-        Ok(Mutation { version, subject: edge.from, parts, bytes })
+        let source = EntityKey::new(self.tenant, from, &edge.from.id);
+        let target = EntityKey::new(self.tenant, to, &edge.to.id);
+        let name =
+            EdgeKey { relation: edge.relation, collection: to, other: edge.to.id, edge_id: edge.edge_id };
+        let parts = edge_parts(source, target, name, &Register { version, value: content });
+        Ok(Mutation { version, subject: edge.from, kind: Kind::Edge, parts: parts.into(), bytes })
     }
 
     fn put_chunk(
@@ -376,6 +402,23 @@ impl Planner<'_> {
         }
         Ok(())
     }
+}
+
+/// An edge at its source, which calls it by this name, and at its target.
+pub(crate) fn edge_parts(
+    source: EntityKey,
+    target: EntityKey,
+    name: EdgeKey,
+    content: &Register<EdgeContent>,
+) -> [Part; 2] {
+    let (_, seen_from_target) = mirrored(&source, &name);
+    let (mut at_source, mut at_target) = (EntityState::default(), EntityState::default());
+    at_source.edges.insert(name, content.clone());
+    at_target.edges_in.insert(seen_from_target, content.clone());
+    [
+        Part { entity: source, delta: at_source, condition: Condition::None },
+        Part { entity: target, delta: at_target, condition: Condition::None },
+    ]
 }
 
 /// A space may be named by its name or an alias, but once.

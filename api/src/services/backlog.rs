@@ -120,7 +120,9 @@ fn target(hasher: &RandomState, write: &Write) -> Target {
     match write {
         Write::Put { collection, entity } => hasher.hash_one((0u8, collection, &entity.id)),
         Write::Update(patch) => entity(&patch.entity),
-        Write::Delete(name) | Write::DeleteIf { entity: name, .. } => entity(name),
+        Write::Delete(name) | Write::DeleteIf { entity: name, .. } | Write::Merge { from: name, .. } => {
+            entity(name)
+        }
         Write::DropSource { of: SourceOwner::Entity(name) | SourceOwner::Chunk(name, _), .. } => entity(name),
         Write::DropSource { of: SourceOwner::Edge(name), .. } | Write::DeleteEdge(name) => {
             edge(&name.from, &name.relation, &name.to, &name.edge_id)

@@ -247,6 +247,20 @@ impl Entities for Services {
         }))
     }
 
+    async fn merge(&self, request: Request<v1::MergeRequest>) -> Result<Response<v1::MergeResponse>, Status> {
+        let (caller, request) = self.receive(request)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let from = EntityRef::new(request.collection, request.from);
+        let merged = self.coordinator.merge(caller.tenant, from, request.into, options).await;
+        let merged = merged.map_err(status::from_error)?;
+        Ok(Response::new(v1::MergeResponse {
+            version: version_to_proto(merged.version),
+            into: merged.into,
+            edges_moved: merged.edges,
+            pending: merged.is_pending,
+        }))
+    }
+
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let filter =

@@ -20,6 +20,7 @@ mod import;
 mod ivecs;
 mod ledger;
 mod maintenance;
+mod merging;
 mod npy;
 mod output;
 mod plan;
@@ -107,6 +108,7 @@ enum Call {
     Get(entities::GetArgs),
     Update(update::UpdateArgs),
     Delete(deletion::DeleteArgs),
+    Merge(merging::MergeArgs),
     Scan(entities::ScanArgs),
     Count(entities::CountArgs),
     Facets(facets::FacetsArgs),
@@ -163,6 +165,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Get(args) => entities::get(args, &client, output).await,
         Call::Update(args) => update::run(args, &client, output).await,
         Call::Delete(args) => deletion::run(args, &client, output).await,
+        Call::Merge(args) => merging::run(args, &client, output).await,
         Call::Scan(args) => entities::scan(args, &client, output).await,
         Call::Count(args) => entities::count(args, &client, output).await,
         Call::Facets(args) => facets::run(args, &client, output).await,

@@ -101,6 +101,10 @@ impl Entities for Fake {
         Err(Status::unimplemented("only put_stream"))
     }
 
+    async fn merge(&self, _: Request<v1::MergeRequest>) -> Result<Response<v1::MergeResponse>, Status> {
+        Err(Status::unimplemented("only put_stream"))
+    }
+
     async fn delete_where(
         &self,
         _: Request<v1::DeleteWhereRequest>,

@@ -103,7 +103,7 @@ impl Replica {
         }
         let (reader, graph) = self.graph_reader(tenant)?;
         let collection = reader.catalogue.get(tenant, &request.entity.collection)?;
-        let entity = EntityKey::new(tenant, collection.id, &request.entity.id);
+        let entity = reader.meant(EntityKey::new(tenant, collection.id, &request.entity.id))?;
         let mut answer = Neighborhood::default();
         // An expired entity is gone, and its edges with it.
         let Some(own) = reader.number(&entity)?.filter(|number| !graph.is_expired(*number)) else {

@@ -314,7 +314,8 @@ impl Replica {
         let end = |name: &str, entity: &crate::model::EntityRef| {
             validate_id(&format!("{name}.id"), &entity.id)?;
             let collection = reader.catalogue.get(tenant, &entity.collection)?.id;
-            let number = reader.number(&EntityKey::new(tenant, collection, &entity.id))?;
+            let meant = reader.meant(EntityKey::new(tenant, collection, &entity.id))?;
+            let number = reader.number(&meant)?;
             let missing = || Error::NotFound { collection: entity.collection.clone(), id: entity.id.clone() };
             number.filter(|number| graph.is_live(*number)).ok_or_else(missing)
         };

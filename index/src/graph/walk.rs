@@ -452,7 +452,7 @@ impl Reader<'_> {
         for seed in seeds {
             validate_id("seeds.id", &seed.id)?;
             let collection = self.catalogue.get(self.tenant, &seed.collection)?.id;
-            let entity = EntityKey::new(self.tenant, collection, &seed.id);
+            let entity = self.meant(EntityKey::new(self.tenant, collection, &seed.id))?;
             numbers.extend(self.number(&entity)?.filter(|number| graph.is_live(*number)));
         }
         Ok(numbers)

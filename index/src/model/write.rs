@@ -44,6 +44,14 @@ pub enum Write {
     PutEdge(Box<Edge>),
     /// Deletes an edge.
     DeleteEdge(EdgeRef),
+    /// Makes two entities of a collection one: what `from` has and `into` has not goes over, and `from` is another name of `into` from then
+    /// on. Its edges stay where they are.
+    Merge {
+        /// Which is no entity of its own any more.
+        from: EntityRef,
+        /// Which stays: its id.
+        into: String,
+    },
 }
 
 /// What has sources.

@@ -14,7 +14,7 @@ impl Replica {
     pub fn vector_number(&self, tenant: TenantId, entity: &EntityRef) -> Result<Option<u64>> {
         let reader = self.reader(tenant);
         let collection = reader.catalogue.get(tenant, &entity.collection)?;
-        reader.number(&EntityKey::new(tenant, collection.id, &entity.id))
+        reader.number(&reader.meant(EntityKey::new(tenant, collection.id, &entity.id))?)
     }
 
     /// The numbers of the `k` nearest vectors and their distances by codes, nearest first: what a query begins with, before rows

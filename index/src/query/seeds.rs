@@ -133,9 +133,9 @@ impl Reader<'_> {
                     for entity in ids {
                         validate_id(&format!("seeds[{at}].ids.id"), &entity.id)?;
                         let owner = self.catalogue.get(self.tenant, &entity.collection)?.id;
-                        let key = EntityKey::new(self.tenant, owner, &entity.id);
-                        if rows.get(self, &key)?.is_some_and(|row| row.is_live(self.now)) {
-                            found.given.insert(key.clone());
+                        let key = self.meant(EntityKey::new(self.tenant, owner, &entity.id))?;
+                        let is_live = rows.get(self, &key)?.is_some_and(|row| row.is_live(self.now));
+                        if is_live && found.given.insert(key.clone()) {
                             found.seeds.push((key, 1.0));
                         }
                     }

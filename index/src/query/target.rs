@@ -164,7 +164,7 @@ impl Reader<'_> {
     ) -> Result<(EntityKey, Arc<[f32]>)> {
         validate_id(&format!("{place}.id"), &entity.id)?;
         let owner = self.catalogue.get(self.tenant, &entity.collection)?;
-        let key = EntityKey::new(self.tenant, owner.id, &entity.id);
+        let key = self.meant(EntityKey::new(self.tenant, owner.id, &entity.id))?;
         let is_live = self.row(&key)?.is_some_and(|row| row.is_live(self.now));
         if !is_live {
             return Err(Error::NotFound { collection: entity.collection.clone(), id: entity.id.clone() });

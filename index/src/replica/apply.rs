@@ -8,9 +8,12 @@ use std::{collections::HashSet, sync::Arc};
 use allidb_storage::{Durability, WriteBatch};
 
 use super::{
+    alias::meant,
     condition::{lose_source, meets},
     derive::{Changes, EdgeEnd, Working, is_there, mirrored},
     loaded::Loaded,
+    merging::{counterparts, edge_of_both, take_over},
+    rewire::pending_key,
 };
 use crate::{
     catalogue::Catalogue,
@@ -18,9 +21,9 @@ use crate::{
     graph,
     merge::EntityState,
     model::{CollectionId, EntityRef, Timestamp, Value, Written},
-    mutation::{Condition, Mutation, Part},
+    mutation::{Condition, Kind, Mutation, Part, edge_parts},
     replica::Replica,
-    row::{EdgeKey, Field, Scope},
+    row::{EdgeContent, EdgeKey, EntityKey, Field, Scope},
     text::{self, TextChange},
     vector::{self, VectorChange},
     version::Version,
@@ -30,7 +33,17 @@ use crate::{
 const MAX_BATCH_MUTATIONS: usize = 512;
 const MAX_BATCH_BYTES: usize = 4 << 20;
 
+/// How often a write is named anew that meets an entity that was merged into another.
+const MAX_RENAMINGS: usize = 8;
+
 pub(super) const CLOCK: &[u8] = b"clock";
+
+/// What became of a batch of mutations.
+struct Applied {
+    results: Vec<Result<Written>>,
+    /// Those of edges that name an entity that was merged into another, with their places.
+    misnamed: Vec<(usize, Mutation)>,
+}
 
 impl Replica {
     /// Merges the mutations in order; each is answered by itself and all of one are visible at once.
@@ -67,10 +80,47 @@ impl Replica {
         results
     }
 
+    /// What is meant for an entity that was merged into another goes to that one.
     fn apply_batch(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Vec<Result<Written>>> {
+        let Applied { mut results, mut misnamed } = self.apply_as_named(mutations, durability)?;
+        // Another merge may come in between.
+        for _ in 0..MAX_RENAMINGS {
+            if misnamed.is_empty() {
+                break;
+            }
+            let mut places = Vec::with_capacity(misnamed.len());
+            let mut renamed = Vec::with_capacity(misnamed.len());
+            for (at, mutation) in misnamed {
+                places.push(at);
+                renamed.push(self.renamed(mutation)?);
+            }
+            let again = self.apply_as_named(renamed, durability)?;
+            for (at, result) in places.iter().zip(again.results) {
+                results[*at] = result;
+            }
+            misnamed = again.misnamed.into_iter().map(|(at, mutation)| (places[at], mutation)).collect();
+        }
+        Ok(results)
+    }
+
+    /// The mutation of an edge whose ends are called by the names of what they were merged into.
+    fn renamed(&self, mutation: Mutation) -> Result<Mutation> {
+        let Some(((source, name), (target, _))) = edge_ends(&mutation.parts).next() else {
+            return Ok(mutation);
+        };
+        let content = mutation.parts.iter().find_map(|part| part.delta.edges.get(&name)).cloned();
+        let Some(content) = content else { return Ok(mutation) };
+        let source = meant(&self.engine, &self.keyspaces, source)?.entity;
+        let target = meant(&self.engine, &self.keyspaces, target)?.entity;
+        let name = EdgeKey { other: target.id.clone(), ..name };
+        Ok(Mutation { parts: edge_parts(source, target, name, &content).into(), ..mutation })
+    }
+
+    fn apply_as_named(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Applied> {
         let parts = mutations.iter().flat_map(|mutation| &mutation.parts);
         let growing: HashSet<CollectionId> = (parts)
             .filter(|part| part.delta.vectors.values().any(|vector| vector.value.is_some()))
+            .chain(mutations.iter().filter(|mutation| mutation.kind == Kind::Merge).flat_map(|m| &m.parts))
             .map(|part| part.entity.collection)
             .collect();
         if !growing.is_empty() {
@@ -86,16 +136,26 @@ impl Replica {
         let mut highest = Version::ZERO;
         let mut results = Vec::with_capacity(mutations.len());
         let now = self.clock.wall().now();
-        for mutation in mutations {
+        let mut misnamed = Vec::new();
+        let mut merged = HashSet::new();
+        for mut mutation in mutations {
             let is_dropped = |part: &Part| catalogue.by_id(part.entity.collection).is_none();
             if mutation.parts.iter().any(is_dropped) {
                 results.push(Err(Error::UnknownCollection(mutation.subject.collection)));
                 continue;
             }
             highest = highest.max(mutation.version);
-            results.push(self.merge(&catalogue, &mut working, mutation, now));
+            let result = self.merge(&catalogue, &mut working, &mut mutation, (now, &mut merged));
+            let is_misnamed = matches!(result, Err(Error::Merged { .. })) && mutation.kind == Kind::Edge;
+            if is_misnamed {
+                misnamed.push((results.len(), mutation));
+            }
+            results.push(result);
         }
         let mut batch = WriteBatch::new();
+        for entity in &merged {
+            batch.put(self.keyspaces.local, pending_key(entity), Vec::new());
+        }
         let mut changes = Changes::default();
         for (entity, loaded) in &mut working {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
@@ -162,28 +222,49 @@ impl Replica {
                 self.spaces.maintain(&space);
             }
         }
-        Ok(results)
+        Ok(Applied { results, misnamed })
     }
 
-    /// Merges one mutation into the entities being changed, wholly or, where it fails, not at all.
+    /// Merges one mutation into the entities being changed, wholly or, where it fails, not at all. Its parts are used up, unless it names an
+    /// entity that was merged into another. Notes which entity it merges into another.
     fn merge(
         &self,
         catalogue: &Catalogue,
         working: &mut Working,
-        mut mutation: Mutation,
-        now: Timestamp,
+        mutation: &mut Mutation,
+        (now, merged): (Timestamp, &mut HashSet<EntityKey>),
     ) -> Result<Written> {
-        let version = mutation.version;
-        let edge = edge_ends(&mutation);
+        let (version, kind) = (mutation.version, mutation.kind);
         let mut existed = false;
-        for Part { entity, delta, condition } in &mut mutation.parts {
+        for (at, Part { entity, delta, condition }) in mutation.parts.iter_mut().enumerate() {
             if !working.contains_key(entity) {
                 working.insert(entity.clone(), Loaded::load(&self.engine, &self.keyspaces, entity)?);
             }
             let Some(loaded) = working.get_mut(entity) else { continue };
             let is_live = loaded.after.row.is_live(now);
-            let EntityRef { collection, id } = &mutation.subject;
-            let not_found = || Error::NotFound { collection: collection.clone(), id: id.clone() };
+            let collection = || mutation.subject.collection.clone();
+            let not_found = || Error::NotFound { collection: collection(), id: entity.id.clone() };
+            let is_alias = loaded.after.row.merged_into().is_some();
+            if let Some((into, _)) = loaded.after.row.merged_into() {
+                let is_refused = match kind {
+                    Kind::Edge | Kind::Merge => true,
+                    Kind::Rewire { .. } => at >= 2,
+                    Kind::Plain => {
+                        let is_patch = matches!(condition, Condition::Exists | Condition::CreateIfMissing);
+                        is_patch || delta.row.get(&Field::Existence).is_some()
+                    }
+                };
+                if is_refused {
+                    let (id, into) = (entity.id.clone(), into.to_owned());
+                    return Err(Error::Merged { collection: collection(), id, into });
+                }
+                // Its edges would go with it, which are the other's.
+                let is_delete = delta.row.cleared(Scope::Edges) > Version::ZERO;
+                if is_delete && (merged.contains(entity) || self.is_rewired(entity)?) {
+                    let why = format!("entity {:?} is still being merged into {into:?}", entity.id);
+                    return Err(Error::FailedPrecondition(why));
+                }
+            }
             match condition {
                 Condition::Exists if !is_live => return Err(not_found()),
                 Condition::Matches(filter)
@@ -215,10 +296,16 @@ impl Replica {
             }
             existed |= match delta.edges.keys().next() {
                 Some(edge) => is_there(&loaded.after.edges, edge),
-                None => is_live && delta.edges_in.is_empty(),
+                None => (is_live || is_alias) && delta.edges_in.is_empty(),
             };
         }
-        for Part { entity, delta, .. } in mutation.parts {
+        match kind {
+            Kind::Plain | Kind::Edge => {}
+            Kind::Merge => merged.extend(self.take_over(working, mutation)?),
+            Kind::Rewire { merged } => move_edge(working, mutation, merged)?,
+        }
+        let edges: Vec<_> = edge_ends(&mutation.parts).collect();
+        for Part { entity, delta, .. } in std::mem::take(&mut mutation.parts) {
             let Some(loaded) = working.get_mut(&entity) else { continue };
             let clears = delta.row.cleared(Scope::Edges) > loaded.after.row.cleared(Scope::Edges);
             let had = if clears { edge_names(&loaded.after) } else { [Vec::new(), Vec::new()] };
@@ -233,7 +320,7 @@ impl Replica {
                 working.get_mut(&other).map(|other| other.after.edges.remove(&seen_from_there));
             }
         }
-        if let Some(((source, out), (target, into))) = edge {
+        for ((source, out), (target, into)) in edges {
             // An edge is at both ends or at none: a delete of either end may have come in between.
             let at_source = working.get(&source).is_some_and(|loaded| is_there(&loaded.after.edges, &out));
             let at_target =
@@ -249,14 +336,65 @@ impl Replica {
         }
         Ok(Written { version, existed })
     }
+
+    /// Fills in what the second entity of a mutation takes over from the first, and gives the name of that.
+    fn take_over(&self, working: &mut Working, mutation: &mut Mutation) -> Result<Option<EntityKey>> {
+        let [gone, stays] = &mut mutation.parts[..] else { return Ok(None) };
+        let Some(from) = working.get(&gone.entity).map(|loaded| loaded.after.clone()) else {
+            return Ok(None);
+        };
+        let Some(there) = working.get_mut(&stays.entity) else { return Ok(None) };
+        let from = (&gone.entity, &from);
+        there.load_for(&self.engine, &self.keyspaces, &stays.entity, &counterparts(from))?;
+        take_over(from, &there.after, mutation.version, &self.limits, &mut stays.delta)?;
+        Ok(Some(gone.entity.clone()))
+    }
 }
 
-/// Where an edge's rows belong, if the mutation is one of an edge.
-fn edge_ends(mutation: &Mutation) -> Option<(EdgeEnd, EdgeEnd)> {
-    let [source, target] = &mutation.parts[..] else { return None };
-    let out = source.delta.edges.keys().next()?.clone();
-    let into = target.delta.edges_in.keys().next()?.clone();
-    Some(((source.entity.clone(), out), (target.entity.clone(), into)))
+/// Fills in what an edge says that becomes another one, whose ends were merged at this version.
+fn move_edge(working: &Working, mutation: &mut Mutation, merged: Version) -> Result<()> {
+    let EntityRef { collection, id } = &mutation.subject;
+    let not_found = || Error::NotFound { collection: collection.clone(), id: id.clone() };
+    let ends: Vec<_> = edge_ends(&mutation.parts).collect();
+    let moved = ends.first().and_then(|edge| visible(working, edge)).ok_or_else(not_found)?;
+    let Some(new @ (source, target)) = ends.get(1) else { return Ok(()) };
+    let is_deleted = |end: &EdgeEnd| {
+        working.get(&end.0).is_none_or(|loaded| loaded.after.row.cleared(Scope::Edges) > merged)
+    };
+    if is_deleted(source) || is_deleted(target) {
+        mutation.parts.truncate(2);
+        return Ok(());
+    }
+    let there = visible(working, new);
+    let content = edge_of_both(moved, there.as_ref());
+    let edges = mutation.parts.iter_mut().skip(2);
+    for register in
+        edges.flat_map(|part| part.delta.edges.values_mut().chain(part.delta.edges_in.values_mut()))
+    {
+        register.value = Some(content.clone());
+    }
+    Ok(())
+}
+
+/// What an edge says that is there at both its ends.
+fn visible(working: &Working, (source, target): &(EdgeEnd, EdgeEnd)) -> Option<EdgeContent> {
+    let at_source = working.get(&source.0)?;
+    let at_target = working.get(&target.0)?;
+    let edge = at_source.after.edges.get(&source.1)?;
+    let mirror = at_target.after.edges_in.get(&target.1)?;
+    let cleared = at_source.after.row.cleared(Scope::Edges).max(at_target.after.row.cleared(Scope::Edges));
+    mirror.value.as_ref()?;
+    edge.value.clone().filter(|_| edge.version > cleared)
+}
+
+/// Where the rows of edges belong: each has two parts, beside each other.
+fn edge_ends(parts: &[Part]) -> impl Iterator<Item = (EdgeEnd, EdgeEnd)> {
+    parts.chunks_exact(2).filter_map(|ends| {
+        let [source, target] = ends else { return None };
+        let out = source.delta.edges.keys().next()?.clone();
+        let into = target.delta.edges_in.keys().next()?.clone();
+        Some(((source.entity.clone(), out), (target.entity.clone(), into)))
+    })
 }
 
 /// The names of an entity's edges, out and in.

@@ -1,5 +1,6 @@
 //! A replica: the rows of its partitions, and the indexes in step with them.
 
+mod alias;
 mod apply;
 mod bulk;
 mod chunked;
@@ -7,8 +8,10 @@ mod condition;
 mod derive;
 mod latch;
 mod loaded;
+mod merging;
 mod numbers;
 mod read;
+mod rewire;
 mod rows;
 mod sweep;
 
@@ -30,6 +33,7 @@ pub(crate) use loaded::register;
 pub(crate) use numbers::Numbers;
 pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};
 pub use read::{ScanPage, ScanRequest};
+pub use rewire::Merged;
 pub(crate) use rows::Rows;
 
 use crate::{
@@ -208,6 +212,7 @@ impl Replica {
             }
             replica.build_indexes(tenant, collection);
         }
+        replica.resume_rewiring()?;
         Ok(replica)
     }
 

@@ -242,7 +242,7 @@ impl Reader<'_> {
         bytes.map(|bytes| decode_row(key, bytes)).transpose()
     }
 
-    /// The entity, if it is there.
+    /// The entity that is meant by a name, if it is there.
     pub(crate) fn entity(
         &self,
         key: &EntityKey,
@@ -251,6 +251,7 @@ impl Reader<'_> {
     ) -> Result<Option<Entity>> {
         match self.row(key)? {
             Some(row) if row.is_live(self.now) => self.materialise(key, &row, collection, mask).map(Some),
+            Some(row) if row.alias().is_some() => self.entity(&self.meant(key.clone())?, collection, mask),
             _ => Ok(None),
         }
     }

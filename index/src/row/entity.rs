@@ -28,6 +28,8 @@ pub(crate) enum Field {
     Source(String),
     /// Anything.
     Attribute(String),
+    /// A string: the id of the entity, of the same collection, that this one was merged into. Nothing else is left of it.
+    MergedInto,
 }
 
 impl Field {
@@ -39,6 +41,7 @@ impl Field {
             Field::ExpireAt => 4,
             Field::Source(_) => 5,
             Field::Attribute(_) => 6,
+            Field::MergedInto => 7,
         }
     }
 }
@@ -99,6 +102,15 @@ impl EntityRow {
     pub(crate) fn expire_at(&self) -> Option<Timestamp> {
         match self.get(&Field::ExpireAt) {
             Some(Value::Timestamp(at)) => Some(*at),
+            _ => None,
+        }
+    }
+
+    /// The id of the entity that this one was merged into, and when it was.
+    pub(crate) fn merged_into(&self) -> Option<(&str, Version)> {
+        let alias = self.fields.get(&Field::MergedInto)?;
+        match alias.value.as_ref()? {
+            Value::String(into) => Some((into, alias.version)),
             _ => None,
         }
     }
@@ -190,6 +202,7 @@ impl EntityRow {
                 FieldName::ExpireAt => Field::ExpireAt,
                 FieldName::Source(name) => Field::Source(name.to_owned()),
                 FieldName::Attribute(name) => Field::Attribute(name.to_owned()),
+                FieldName::MergedInto => Field::MergedInto,
             };
             let version = head.versions.take(&mut from)?;
             let value = if is_unset(&mut from)? { None } else { Some(take_value(&mut from)?) };
@@ -253,6 +266,7 @@ pub(super) enum FieldName<'a> {
     ExpireAt,
     Source(&'a str),
     Attribute(&'a str),
+    MergedInto,
 }
 
 impl<'a> FieldName<'a> {
@@ -264,6 +278,7 @@ impl<'a> FieldName<'a> {
             4 => FieldName::ExpireAt,
             5 => FieldName::Source(from.str()?),
             6 => FieldName::Attribute(from.str()?),
+            7 => FieldName::MergedInto,
             tag => return Err(DecodeError::Tag(tag)),
         })
     }

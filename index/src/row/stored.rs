@@ -24,6 +24,16 @@ pub(crate) struct StoredRow {
     exists: bool,
     expire_at: Option<Timestamp>,
     pub(crate) importance: Option<f64>,
+    alias: Option<Box<Alias>>,
+}
+
+/// Says that an entity was merged into another one of its collection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Alias {
+    /// Its id.
+    pub(crate) into: String,
+    /// When they were merged.
+    pub(crate) version: Version,
 }
 
 impl StoredRow {
@@ -44,11 +54,12 @@ impl StoredRow {
             exists: false,
             expire_at: None,
             importance: None,
+            alias: None,
             bytes: Bytes::new(),
         };
         for _ in 0..from.count(3)? {
             let name = FieldName::take(&mut from)?;
-            head.versions.take(&mut from)?;
+            let version = head.versions.take(&mut from)?;
             if is_unset(&mut from)? {
                 continue;
             }
@@ -67,6 +78,11 @@ impl StoredRow {
                         row.importance = Some(importance);
                     }
                 }
+                FieldName::MergedInto => {
+                    if let Value::String(into) = take_value(&mut from)? {
+                        row.alias = Some(Box::new(Alias { into, version }));
+                    }
+                }
                 _ => skip_value(&mut from)?,
             }
         }
@@ -77,6 +93,11 @@ impl StoredRow {
     /// The same with bytes of its own, for whoever keeps it: what was read is part of a block, which would stay in memory with it.
     pub(crate) fn detached(self) -> Self {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
+    }
+
+    /// Which entity this one was merged into, if it was.
+    pub(crate) fn alias(&self) -> Option<&Alias> {
+        self.alias.as_deref()
     }
 
     /// Whether the entity was put and not deleted; it may have expired.

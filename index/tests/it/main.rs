@@ -8,6 +8,7 @@ mod filters;
 mod fixture;
 mod freshness;
 mod graph;
+mod merging;
 mod paths;
 mod queries;
 mod secondary;
