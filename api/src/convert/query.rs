@@ -71,11 +71,15 @@ fn bounded_query_from_proto(
         profile: false,
         highlight: request.highlight.map(|highlight| highlight_from_proto(&highlight)),
         within: match request.within {
+            Some(within) if !within.page_token.is_empty() => {
+                return Err(Path::Root("within").field("page_token").invalid("must be empty"));
+            }
             // What bounds another query is wanted whole. Messages within each other are few: the decoder has a limit.
             Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, limits.k)?)),
             None => None,
         },
         offset: request.offset as usize,
+        seen: Vec::new(),
         order_by: (request.order_by.into_iter().enumerate())
             .map(|(at, order)| order_from_proto(&Path::Root("order_by").index(at), order))
             .collect::<Result<_, _>>()?,
@@ -242,6 +246,7 @@ pub(crate) fn answer_to_proto(answer: Answer, took: Duration) -> v1::QueryRespon
             edges: answer.cost.edges,
             duration: Some(duration_to_proto(took)),
         }),
+        next_page_token: String::new(),
     }
 }
 

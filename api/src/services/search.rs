@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use allidb_index::query::{Answer, Query};
+use allidb_index::{
+    model::Limits,
+    query::{Answer, Query},
+};
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
 
@@ -10,6 +13,7 @@ use super::{Caller, Services, read_consistency, unanswered};
 use crate::{
     convert::{Path, answer_to_proto, at_most, query_from_proto, steps_to_proto},
     embedding::Texts,
+    page_token::PageTokens,
     status,
     v1::{self, search_server::Search},
 };
@@ -31,9 +35,9 @@ impl Search for Services {
         let (caller, request) = self.receive(request)?;
         let query = Path::Root("query").required(request.query)?;
         let begun = Instant::now();
-        let mut answer = self.find(caller, query, true).await?;
+        let (mut answer, pages) = self.find(caller, query, true).await?;
         let steps = steps_to_proto(std::mem::take(&mut answer.steps));
-        let response = Some(answer_to_proto(answer, begun.elapsed()));
+        let response = Some(pages.response(answer, begun));
         Ok(Response::new(v1::ExplainResponse { steps, response }))
     }
 
@@ -43,19 +47,50 @@ impl Search for Services {
     ) -> Result<Response<v1::BatchQueryResponse>, Status> {
         let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("queries"), request.queries.len(), self.limits().batch_queries)?;
+        let pages: Vec<Pages> = request.queries.iter_mut().map(|query| self.pages(caller, query)).collect();
         let mut texts = Texts::default();
         request.queries.iter_mut().for_each(|query| texts.of_query(query));
         self.embed(texts, caller.deadline).await?;
-        let results = self.answer_each(caller, request.queries).await?;
+        let results = self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
+    }
+}
+
+/// Where a query goes on, and how its caller is told where the next page does.
+struct Pages {
+    tokens: PageTokens,
+    token: String,
+}
+
+impl Pages {
+    /// The query of this page.
+    fn at(&self, query: Query, limits: &Limits) -> Result<Query, Status> {
+        let Some(seen) = self.tokens.open_bytes(&self.token)? else { return Ok(query) };
+        let (seen, rest) = seen.as_chunks::<8>();
+        if !rest.is_empty() || seen.len() >= limits.k {
+            return Err(status::bad_page_token());
+        }
+        let seen: Vec<u64> = seen.iter().map(|name| u64::from_be_bytes(*name)).collect();
+        Ok(Query { limit: query.limit.min(limits.k - seen.len()), seen, ..query })
+    }
+
+    fn response(&self, mut answer: Answer, begun: Instant) -> v1::QueryResponse {
+        let next = answer.next.take().map(|seen| {
+            let names: Vec<u8> = seen.iter().flat_map(|name| name.to_be_bytes()).collect();
+            self.tokens.seal(names)
+        });
+        v1::QueryResponse {
+            next_page_token: next.unwrap_or_default(),
+            ..answer_to_proto(answer, begun.elapsed())
+        }
     }
 }
 
 impl Services {
     async fn answer(&self, caller: Caller, request: v1::QueryRequest) -> Result<v1::QueryResponse, Status> {
         let begun = Instant::now();
-        let answer = self.find(caller, request, false).await?;
-        Ok(answer_to_proto(answer, begun.elapsed()))
+        let (answer, pages) = self.find(caller, request, false).await?;
+        Ok(pages.response(answer, begun))
     }
 
     async fn find(
@@ -63,14 +98,25 @@ impl Services {
         caller: Caller,
         mut request: v1::QueryRequest,
         profile: bool,
-    ) -> Result<Answer, Status> {
+    ) -> Result<(Answer, Pages), Status> {
+        let pages = self.pages(caller, &mut request);
         let mut texts = Texts::default();
         texts.of_query(&mut request);
         self.embed(texts, caller.deadline).await?;
         let consistency = read_consistency(request.consistency)?;
-        let query = Query { profile, ..query_from_proto(request, self.limits())? };
+        let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
+        let query = Query { profile, ..query };
         let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
-        answer.map_err(status::from_error)
+        Ok((answer.map_err(status::from_error)?, pages))
+    }
+
+    /// Takes the page token out of a request, before anything else of it is changed.
+    fn pages(&self, caller: Caller, request: &mut v1::QueryRequest) -> Pages {
+        let token = std::mem::take(&mut request.page_token);
+        let limit = std::mem::take(&mut request.limit);
+        let tokens = PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "Query", request);
+        request.limit = limit;
+        Pages { tokens, token }
     }
 
     /// Runs of queries, a few at a time. Those of a run share a moment, and the rows that they come upon. A caller that goes
@@ -78,7 +124,7 @@ impl Services {
     async fn answer_each(
         &self,
         caller: Caller,
-        queries: Vec<v1::QueryRequest>,
+        queries: Vec<(v1::QueryRequest, Pages)>,
     ) -> Result<Vec<v1::QueryResult>, Status> {
         let slots = Arc::new(Semaphore::new(self.batch_concurrency));
         let run = queries.len().div_ceil(2 * self.batch_concurrency.max(1)).clamp(1, MOST_IN_A_RUN);
@@ -87,7 +133,7 @@ impl Services {
         let mut queries = queries.into_iter();
         for first in (0..results.len()).step_by(run) {
             let (services, slots) = (self.clone(), slots.clone());
-            let queries: Vec<v1::QueryRequest> = queries.by_ref().take(run).collect();
+            let queries: Vec<(v1::QueryRequest, Pages)> = queries.by_ref().take(run).collect();
             running.spawn(async move {
                 // The semaphore is never closed; without a permit the queries would merely run at once.
                 let _slot = slots.acquire_owned().await;
@@ -114,28 +160,29 @@ impl Services {
     async fn answer_run(
         &self,
         caller: Caller,
-        requests: Vec<v1::QueryRequest>,
+        requests: Vec<(v1::QueryRequest, Pages)>,
     ) -> Vec<Result<v1::QueryResponse, Status>> {
         let begun = Instant::now();
         let mut queries = Vec::new();
-        let mut read = |request: v1::QueryRequest| {
+        let mut read = |(request, pages): (v1::QueryRequest, Pages)| {
             let consistency = read_consistency(request.consistency)?;
-            queries.push((query_from_proto(request, self.limits())?, consistency));
-            Ok(())
+            let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
+            queries.push((query, consistency));
+            Ok(pages)
         };
-        let read: Vec<Result<(), Status>> = requests.into_iter().map(&mut read).collect();
+        let read: Vec<Result<Pages, Status>> = requests.into_iter().map(&mut read).collect();
         let answered = self.coordinator.query_each(caller.tenant, queries, caller.deadline).await;
         let mut answers = match answered {
             Ok(answers) => answers.into_iter(),
             Err(error) => {
-                let failed = |read: Result<(), Status>| read.and(Err(status::from_error(error.clone())));
+                let failed = |read: Result<Pages, Status>| read.and(Err(status::from_error(error.clone())));
                 return read.into_iter().map(failed).collect();
             }
         };
-        let answer = |read: Result<(), Status>| {
-            read?;
+        let answer = |read: Result<Pages, Status>| {
+            let pages = read?;
             let answer = answers.next().unwrap_or_else(unanswered).map_err(status::from_error)?;
-            Ok(answer_to_proto(answer, begun.elapsed()))
+            Ok(pages.response(answer, begun))
         };
         read.into_iter().map(answer).collect()
     }

@@ -168,6 +168,15 @@ pub(crate) struct QuestionArgs {
     /// Leave out so many of the first hits or groups.
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     offset: u32,
+    /// The page after the one whose answer had this `next_page_token` (in its JSON); what was there does not come again.
+    #[arg(
+        long,
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true,
+        conflicts_with = "vectors"
+    )]
+    page_token: String,
     /// Order hits by these fields rather than by score, with commas between; `-` before one: the greatest first.
     #[arg(long, value_name = "FIELDS", value_delimiter = ',', allow_hyphen_values = true)]
     order_by: Vec<String>,
@@ -355,6 +364,7 @@ impl QuestionArgs {
             highlight: self.highlight.then(HighlightOptions::default),
             within: self.bounds().map(Box::new),
             offset: self.offset,
+            page_token: self.page_token.clone(),
             order_by: self.order_by.iter().map(|field| order_by(field)).collect(),
             group_by: self.group_by.as_deref().map(group_by).transpose()?,
             diversity: self.diversity.map(|lambda| Diversity { lambda: Some(lambda), candidates: 0 }),

@@ -14,7 +14,7 @@ use crate::{
         inside::Inside,
         score::{Scorer, Signals, total},
         seeds::{Found, check_k},
-        shape::Scored,
+        shape::{Page, Scored},
         target::{Aimed, Match, Pinned, Target},
         texts::TextHit,
     },
@@ -79,7 +79,7 @@ impl Replica {
             }
             _ => None,
         };
-        let found = reader.seeds(query, collection, targets, pinned, inside, rows, deadline)?;
+        let mut found = reader.seeds(query, collection, targets, pinned, inside, rows, deadline)?;
         let mut known: HashMap<EntityKey, Option<Candidate>> = HashMap::new();
         let mut seeds: HashMap<EntityKey, f64> = HashMap::new();
         for (entity, score) in &found.seeds {
@@ -89,6 +89,7 @@ impl Replica {
         if let (Some(_), [_, _, ..]) = (&query.expand, &query.seeds[..]) {
             // What several clauses brought is worth what all of them say of it.
             let begun = Instant::now();
+            reader.look_up(query, targets, pinned, seeds.keys(), &mut found, deadline)?;
             for (at, (entity, score)) in seeds.iter_mut().enumerate() {
                 if at % 64 == 0 {
                     deadline.check()?;
@@ -111,7 +112,7 @@ impl Replica {
         let (mut walk, mut nodes) = (None, 0);
         if let (Some(spec), Some(graph)) = (&query.expand, &graph) {
             let from = match (spec.seeds, query.seeds.len()) {
-                (0, 2..) => query.offset + query.limit,
+                (0, 2..) => query.last(),
                 (0, _) => usize::MAX,
                 (seeds, _) => seeds,
             };
@@ -131,6 +132,7 @@ impl Replica {
             });
             for (number, visit) in reached {
                 let Some(entity) = graph.name(number)? else { continue };
+                found.own_numbers.insert(entity.clone(), number);
                 let visited = Visited { score: visit.score, hops: visit.hops, walk: Some(visit) };
                 let known = visits.entry(entity).or_insert_with(|| visited.clone());
                 if visited.score > known.score {
@@ -139,6 +141,7 @@ impl Replica {
             }
         }
         let scoring = Instant::now();
+        reader.look_up(query, targets, pinned, visits.keys(), &mut found, deadline)?;
         let mut candidates = Vec::new();
         let entities: Vec<EntityKey> = visits.keys().cloned().collect();
         for (at, entity) in entities.into_iter().enumerate() {
@@ -180,16 +183,16 @@ impl Replica {
                 || name(&a.entity).cmp(&name(&b.entity)).then_with(|| a.entity.id.cmp(&b.entity.id));
             b.score.total_cmp(&a.score).then_with(by_nearness).then_with(by_name)
         });
-        let candidates = reader.shape(query, targets, candidates, rows, deadline)?;
+        let Page { hits, next } = reader.shape(query, targets, candidates, rows, deadline)?;
         truncated.extend(found.truncated);
-        let mut answer = Answer { truncated, ..Answer::default() };
+        let mut answer = Answer { truncated, next, ..Answer::default() };
         answer.cost.vectors_compared = found.compared;
         if let Some(walk) = &walk {
             answer.truncated.extend(walk.truncated());
             (answer.cost.nodes, answer.cost.edges) = (nodes, walk.edges());
         }
         let mut bytes = 0;
-        for Scored { score, entity: key, candidate, breakdown, group } in candidates {
+        for Scored { score, entity: key, candidate, breakdown, group } in hits {
             let Some(collection) = reader.catalogue.by_id(key.collection) else { continue };
             let Some(row) = rows.get(reader, &key)? else { continue };
             check_answer(bytes, self.limits.answer_bytes)?;
@@ -327,7 +330,7 @@ impl Reader<'_> {
         entity: &EntityKey,
         query: &Query,
         targets: &[Target],
-        found: &Found,
+        found: &Found<'_>,
         rows: &mut Rows,
     ) -> Result<Option<Candidate>> {
         let now = self.now;
@@ -341,12 +344,12 @@ impl Reader<'_> {
         let importance = row.importance;
         let updated_at = Some(row.touched.timestamp());
         let known = found.matches.iter().map(|matches| matches.get(entity));
-        let best = match known.collect::<Option<Vec<&Match>>>() {
-            Some(known) => known.into_iter().cloned().reduce(better),
-            // Only some, or none, of the targets brought it: its vectors are compared with all.
+        let best = match known.collect::<Option<Vec<&Option<Match>>>>() {
+            Some(known) => known.into_iter().flatten().cloned().reduce(better),
+            // The index does not tell of all of the targets.
             None => self.best_match(entity, targets)?,
         };
-        let text_hit = self.text_hit(entity, &found.texts)?;
+        let text_hit = self.text_hit(entity, found)?;
         let (vector, text) = match query.scoring.fusion {
             Fusion::Scores => {
                 (best.as_ref().map(|best| best.similarity), text_hit.as_ref().map(|hit| hit.score))

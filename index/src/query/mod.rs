@@ -1,5 +1,6 @@
 //! The query: seeds → expand → score → limit.
 
+mod evidence;
 mod execute;
 mod highlights;
 mod inside;

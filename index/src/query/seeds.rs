@@ -32,14 +32,18 @@ const TEXT_CANDIDATES: usize = 100;
 
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
-pub(crate) struct Found {
+pub(crate) struct Found<'a> {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
-    /// What was compared with the n-th target: the best vector of each seed that it brought.
-    pub(crate) matches: Vec<HashMap<EntityKey, Match>>,
+    /// What was compared with the n-th target: the best vector of each entity; `None`: it has none there.
+    pub(crate) matches: Vec<HashMap<EntityKey, Option<Match>>>,
     /// The places of the entities that each nearest clause brought, from 0.
     pub(crate) vector_ranks: Vec<HashMap<EntityKey, usize>>,
     /// What each clause of words found.
-    pub(crate) texts: Vec<TextFound>,
+    pub(crate) texts: Vec<TextFound<'a>>,
+    /// The numbers of entities themselves, their chunks left aside, as far as they have been come upon.
+    pub(crate) own_numbers: HashMap<EntityKey, u64>,
+    /// All numbers of the entities that were looked up.
+    pub(crate) numbers: HashMap<EntityKey, Vec<u64>>,
     /// Those that were given, by ids or by a filter.
     pub(crate) given: HashSet<EntityKey>,
     pub(crate) truncated: Vec<Truncation>,
@@ -76,16 +80,16 @@ fn default_k(query: &Query, beside_others: usize) -> usize {
 impl Reader<'_> {
     /// All seeds of the query.
     #[expect(clippy::too_many_arguments, reason = "a query and all it reads from")]
-    pub(crate) fn seeds(
+    pub(crate) fn seeds<'v>(
         &self,
         query: &Query,
         collection: &Collection,
         targets: &[Target],
-        Pinned { views, text_view, .. }: &Pinned<'_>,
+        Pinned { views, text_view, .. }: &'v Pinned<'_>,
         inside: Option<Inside>,
         rows: &mut Rows,
         deadline: crate::Deadline,
-    ) -> Result<Found> {
+    ) -> Result<Found<'v>> {
         let text_view = text_view.as_ref();
         let matches = vec![HashMap::new(); targets.len()];
         let mut found = Found { matches, inside, ..Found::default() };
@@ -120,8 +124,7 @@ impl Reader<'_> {
                         self.worded(query, &place, words, k, collection, view, rows, deadline, &mut found)?;
                     }
                     self.steps.note(begun, "text", found.seeds.len() - before, || {
-                        let matched = found.texts.last().map_or(0, TextFound::len);
-                        (format!("{matched} texts have the words"), Some(k as u64))
+                        ("words in texts".to_owned(), Some(k as u64))
                     });
                 }
                 Seed::Ids(ids) => {
@@ -166,7 +169,7 @@ impl Reader<'_> {
         views: &Views,
         rows: &mut Rows,
         deadline: crate::Deadline,
-        found: &mut Found,
+        found: &mut Found<'_>,
     ) -> Result<()> {
         let limits = &self.replica.limits;
         let k = if nearest.k == 0 { default_k(query, VECTOR_CANDIDATES) } else { nearest.k };
@@ -255,17 +258,17 @@ impl Reader<'_> {
             let got = search.nearest.len();
             // A broader search may order the first ones differently: begin again, with rows at hand.
             near = Near::default();
-            for (tested, found) in search.nearest.into_iter().enumerate() {
+            for (tested, hit) in search.nearest.into_iter().enumerate() {
                 if tested % 64 == 0 {
                     deadline.check()?;
                 }
                 let measures =
-                    if exact || by_vectors || target.index.measure().is_rough(found.distance, &prepared) {
+                    if exact || by_vectors || target.index.measure().is_rough(hit.distance, &prepared) {
                         Measures::Vectors { all: exact }
                     } else {
                         Measures::Codes
                     };
-                let owner = match view.owner(&found) {
+                let owner = match view.owner(&hit) {
                     Ok(owner) => owner,
                     Err(error) if self.replica.spaces.heal(&target.index, &error) => {
                         rows_tell = true;
@@ -273,7 +276,12 @@ impl Reader<'_> {
                     }
                     Err(error) => return Err(error),
                 };
-                self.test(owner, found.distance, query, target, measures, rows, &mut near)?;
+                if owner.chunk.is_empty() {
+                    let (tenant, collection) = (self.tenant, target.collection);
+                    let key = EntityKey { tenant, collection, id: owner.id.clone() };
+                    found.own_numbers.insert(key, hit.number);
+                }
+                self.test(owner, hit.distance, query, target, measures, rows, &mut near)?;
                 if near.entities.len() == wanted && !exact {
                     break;
                 }
@@ -300,7 +308,7 @@ impl Reader<'_> {
         for (key, found_match) in entities.into_iter().filter(|(_, best)| best.similarity >= floor) {
             ranks.insert(key.clone(), ranks.len());
             found.seeds.push((key.clone(), found_match.similarity));
-            found.matches[nth].insert(key, found_match);
+            found.matches[nth].insert(key, Some(found_match));
         }
         found.vector_ranks.push(ranks);
         Ok(())
@@ -357,7 +365,7 @@ impl Reader<'_> {
         target: &Target,
         k: usize,
         deadline: crate::Deadline,
-        found: &mut Found,
+        found: &mut Found<'_>,
     ) -> Result<Vec<Compared>> {
         let mut near: Vec<Compared> = Vec::new();
         let keep_nearest = |near: &mut Vec<Compared>| {
@@ -401,7 +409,7 @@ impl Reader<'_> {
     }
 
     /// How near the vector is that the index named, if it is there.
-    fn compare(&self, key: &EntityKey, chunk: String, target: &Target) -> Result<Option<Match>> {
+    pub(super) fn compare(&self, key: &EntityKey, chunk: String, target: &Target) -> Result<Option<Match>> {
         let vector_key = VectorKey { chunk, space: target.space };
         let row_key = key.vector(&vector_key);
         let Some(bytes) = self.snapshot.get(self.replica.keyspaces.vector, &row_key)? else {
@@ -427,7 +435,7 @@ impl Reader<'_> {
         limit: usize,
         collection: &Collection,
         deadline: crate::Deadline,
-        found: &mut Found,
+        found: &mut Found<'_>,
     ) -> Result<()> {
         let everything = ScanRequest::first(collection.name.clone(), limit);
         let begun = Instant::now();

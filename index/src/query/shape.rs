@@ -2,7 +2,8 @@
 
 use std::cmp::Ordering;
 
-use foldhash::{HashMap, HashMapExt};
+use foldhash::{HashMap, HashMapExt, HashSet};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     deadline::Deadline,
@@ -35,7 +36,7 @@ pub(super) struct Scored {
 impl Query {
     /// Checks all that has to do with the shape of the answer.
     pub(super) fn check_shape(&self, limits: &crate::model::Limits) -> Result<()> {
-        let last = self.offset.saturating_add(self.limit);
+        let last = self.last();
         if last > limits.k {
             let why = format!("and limit are {last} together; at most {} are allowed", limits.k);
             return Err(Error::invalid("offset", why));
@@ -71,9 +72,15 @@ impl Query {
         Ok(())
     }
 
+    /// How many hits, or groups, there are up to the end of this page.
+    pub(super) fn last(&self) -> usize {
+        let before = if self.seen.is_empty() { self.offset } else { self.seen.len() };
+        before.saturating_add(self.limit)
+    }
+
     /// How many candidates a clause of seeds should bring at least, if hits are chosen from them.
     pub(super) fn pool(&self) -> usize {
-        let last = self.offset + self.limit;
+        let last = self.last();
         match self.diversity {
             Some(Diversity { candidates: 0, .. }) => (POOL * last).clamp(MIN_POOL, MAX_POOL),
             Some(Diversity { candidates, .. }) => candidates.max(last),
@@ -81,6 +88,12 @@ impl Query {
             None => last,
         }
     }
+}
+
+/// The hits of a page, and what the next one is to leave out, if there may be one.
+pub(super) struct Page {
+    pub(super) hits: Vec<Scored>,
+    pub(super) next: Option<Vec<u64>>,
 }
 
 impl Reader<'_> {
@@ -92,20 +105,46 @@ impl Reader<'_> {
         mut scored: Vec<Scored>,
         rows: &mut Rows,
         deadline: Deadline,
-    ) -> Result<Vec<Scored>> {
+    ) -> Result<Page> {
         if !query.order_by.is_empty() {
             scored = self.ordered(&query.order_by, scored, rows, deadline)?;
         }
         if let (Some(diversity), Some(target)) = (&query.diversity, targets.first()) {
             scored.truncate(query.pool());
-            scored = self.diverse(diversity.lambda, query.offset + query.limit, target, scored, deadline)?;
+            scored = self.diverse(diversity.lambda, query.last(), target, scored, deadline)?;
         }
         if let Some(group_by) = &query.group_by {
-            return self.grouped(group_by, query, scored, rows, deadline);
+            let groups = self.grouped(group_by, scored, rows, deadline)?;
+            return Ok(self.page_of(query, groups));
         }
-        scored.truncate(query.offset + query.limit);
-        scored.drain(..query.offset.min(scored.len()));
-        Ok(scored)
+        let hits = scored.into_iter().map(|scored| {
+            let EntityKey { collection, id, .. } = &scored.entity;
+            (xxh3_64(&[&collection.0.to_be_bytes(), id.as_bytes()].concat()), vec![scored])
+        });
+        Ok(self.page_of(query, hits))
+    }
+
+    /// Cuts a page out of hits or groups, each with a hash of its name.
+    fn page_of(&self, query: &Query, all: impl IntoIterator<Item = (u64, Vec<Scored>)>) -> Page {
+        let before: HashSet<u64> = query.seen.iter().copied().collect();
+        let mut seen = query.seen.clone();
+        let mut hits = Vec::new();
+        let (mut left_out, mut taken) = (if before.is_empty() { query.offset } else { 0 }, 0);
+        for (name, of_name) in all.into_iter().filter(|(name, _)| !before.contains(name)) {
+            if taken == query.limit {
+                break;
+            }
+            seen.push(name);
+            if left_out > 0 {
+                left_out -= 1;
+                continue;
+            }
+            taken += 1;
+            hits.extend(of_name);
+        }
+        // Clauses of seeds bring no more than was asked for: whether there is more, only the next page tells.
+        let may_go_on = taken == query.limit && seen.len() < self.replica.limits.k;
+        Page { hits, next: may_go_on.then_some(seen) }
     }
 
     fn value(
@@ -189,13 +228,12 @@ impl Reader<'_> {
     fn grouped(
         &self,
         GroupBy { field, size }: &GroupBy,
-        query: &Query,
         scored: Vec<Scored>,
         rows: &mut Rows,
         deadline: Deadline,
-    ) -> Result<Vec<Scored>> {
+    ) -> Result<Vec<(u64, Vec<Scored>)>> {
         let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-        let mut groups: Vec<Vec<Scored>> = Vec::new();
+        let mut groups: Vec<(u64, Vec<Scored>)> = Vec::new();
         for (at, mut scored) in scored.into_iter().enumerate() {
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
@@ -203,16 +241,18 @@ impl Reader<'_> {
             let Some(value) = self.value(&scored.entity, field, rows)? else { continue };
             let mut key = Vec::new();
             crate::row::put_value(&mut key, &value);
+            let hash = xxh3_64(&key);
             let place = *places.entry(key).or_insert_with(|| {
-                groups.push(Vec::new());
+                groups.push((hash, Vec::new()));
                 groups.len() - 1
             });
-            if groups[place].len() < *size {
+            let group = &mut groups[place].1;
+            if group.len() < *size {
                 scored.group = Some(value);
-                groups[place].push(scored);
+                group.push(scored);
             }
         }
-        Ok(groups.into_iter().skip(query.offset).take(query.limit).flatten().collect())
+        Ok(groups)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a query looks for in texts, and what it finds there.
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashMapExt};
 
 use crate::{
     deadline::Deadline,
@@ -12,23 +12,21 @@ use crate::{
         EntityKey,
         key::{by_number, decode_numbered},
     },
-    text::{TextSearch, TextView},
+    text::{Ranking, TextSearch, TextView},
 };
 
 /// Most places that a word of a phrase may be away from where it should be.
 const MAX_SLOP: u32 = 100;
 /// Most letters that may differ.
 const MAX_FUZZINESS: u8 = 2;
-/// Documents that are put in order at once.
-const MIN_ORDERED: usize = 512;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
 /// What a clause of words found.
-#[derive(Debug, Default)]
-pub(crate) struct TextFound {
-    /// The numbers of the documents that match, ascending, and their scores.
-    scores: Vec<(u64, f32)>,
+pub(crate) struct TextFound<'a> {
+    ranking: Ranking<'a>,
+    /// What documents score that were asked for, by their numbers; those that do not match are not among them.
+    scores: HashMap<u64, f32>,
     /// The entities that it brought as seeds, and what of them is best.
     best: HashMap<EntityKey, TextHit>,
     /// Their places, from 0; those that answer as well have the same.
@@ -44,28 +42,15 @@ pub(crate) struct TextHit {
     pub(crate) chunk: String,
 }
 
-impl TextFound {
-    /// How many documents match.
-    pub(super) fn len(&self) -> usize {
-        self.scores.len()
+impl TextFound<'_> {
+    /// Finds out what documents score, whose numbers ascend.
+    ///
+    /// # Errors
+    /// If the deadline passes.
+    pub(super) fn look_up(&mut self, numbers: &[u64]) -> Result<()> {
+        self.scores.extend(self.ranking.scores_of(numbers)?);
+        Ok(())
     }
-
-    fn score(&self, number: u64) -> Option<&f32> {
-        let at = self.scores.binary_search_by_key(&number, |(number, _)| *number).ok()?;
-        Some(&self.scores[at].1)
-    }
-}
-
-/// The best so many documents, best first; ties are in the order of their numbers.
-fn best_of(scored: &[(u64, f32)], count: usize) -> Vec<(u64, f32)> {
-    let order = |a: &(u64, f32), b: &(u64, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let mut best = scored.to_vec();
-    if count < best.len() {
-        best.select_nth_unstable_by(count, order);
-        best.truncate(count);
-    }
-    best.sort_unstable_by(order);
-    best
 }
 
 impl TextQuery {
@@ -107,17 +92,17 @@ impl TextQuery {
 impl Reader<'_> {
     /// The entities that answer best to some words.
     #[expect(clippy::too_many_arguments, reason = "one clause of a query and all it reads from")]
-    pub(super) fn worded(
+    pub(super) fn worded<'a>(
         &self,
         query: &Query,
         place: &str,
         words: &TextQuery,
         k: usize,
         collection: &Collection,
-        view: &TextView,
+        view: &'a TextView,
         rows: &mut Rows,
         deadline: Deadline,
-        found: &mut Found,
+        found: &mut Found<'a>,
     ) -> Result<()> {
         let search = TextSearch {
             index: &self.replica.texts,
@@ -129,7 +114,7 @@ impl Reader<'_> {
             sequence: self.snapshot.sequence(),
             deadline,
         };
-        let scored = search.run()?;
+        let ranking = search.run()?;
         let matches = match &query.filter {
             Some(filter) => self.matches(collection.id, filter, false, deadline)?,
             None => None,
@@ -138,26 +123,28 @@ impl Reader<'_> {
             Some(inside) => Some(inside.and(matches)),
             None => matches,
         };
+        let accept = |number: u64| matches.as_ref().is_none_or(|matches| matches.numbers.contains(number));
         let now = self.now;
-        let mut brought = TextFound::default();
+        let mut brought =
+            TextFound { ranking, scores: HashMap::new(), best: HashMap::new(), ranks: HashMap::new() };
         let mut last: Option<(f32, usize)> = None;
-        let mut best = Vec::new();
-        // As many as are needed in most cases; more where filters leave few.
-        let mut looked_at = 0;
-        for at in 0..scored.len() {
+        // As many as are needed in most cases; more where an entity has several texts, or it turns out only now that many do not match.
+        let mut asked = 2 * k;
+        let mut best = brought.ranking.best(asked, &accept)?;
+        let mut at = 0;
+        while brought.best.len() < k {
             if at == best.len() {
-                looked_at = (8 * looked_at).max(8 * k).max(MIN_ORDERED);
-                best = best_of(&scored, looked_at);
+                if at < asked {
+                    break;
+                }
+                asked *= 8;
+                best = brought.ranking.best(asked, &accept)?;
+                continue;
             }
             let (number, score) = &best[at];
+            at += 1;
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
-            }
-            if brought.best.len() == k {
-                break;
-            }
-            if matches.as_ref().is_some_and(|matches| !matches.numbers.contains(*number)) {
-                continue;
             }
             let Some((entity, chunk)) = self.owner_of(*number)? else { continue };
             if brought.best.contains_key(&entity) {
@@ -174,12 +161,14 @@ impl Reader<'_> {
                 };
                 last = Some((*score, place));
                 let score = f64::from(*score);
+                if chunk.is_empty() {
+                    found.own_numbers.insert(entity.clone(), *number);
+                }
                 brought.ranks.insert(entity.clone(), place);
                 brought.best.insert(entity.clone(), TextHit { score, chunk });
                 found.seeds.push((entity, score));
             }
         }
-        brought.scores = scored;
         found.texts.push(brought);
         Ok(())
     }
@@ -191,26 +180,27 @@ impl Reader<'_> {
         decode_numbered(&bytes).map(Some).map_err(|error| Error::corrupt("number", &key, error))
     }
 
-    /// The best that any clause of words found of an entity: in its own text or that of a chunk.
-    pub(super) fn text_hit(&self, entity: &EntityKey, texts: &[TextFound]) -> Result<Option<TextHit>> {
-        if let [only] = texts
+    /// The best that any clause of words found of an entity that was looked up: in its own text or that of a chunk.
+    pub(super) fn text_hit(&self, entity: &EntityKey, found: &Found<'_>) -> Result<Option<TextHit>> {
+        if let [only] = &found.texts[..]
             && let Some(hit) = only.best.get(entity)
         {
             return Ok(Some(hit.clone()));
         }
-        if texts.iter().all(|found| found.scores.is_empty()) {
-            return Ok(None);
-        }
+        let numbers = found.numbers.get(entity).map_or(&[][..], Vec::as_slice);
         let mut best: Option<(f32, u64)> = None;
-        for number in self.numbers_of(entity)? {
-            for score in texts.iter().filter_map(|found| found.score(number)) {
+        for number in numbers {
+            for score in found.texts.iter().filter_map(|texts| texts.scores.get(number)) {
                 if best.is_none_or(|(best, _)| *score > best) {
-                    best = Some((*score, number));
+                    best = Some((*score, *number));
                 }
             }
         }
         let Some((score, number)) = best else { return Ok(None) };
-        let chunk = self.owner_of(number)?.map(|(_, chunk)| chunk).unwrap_or_default();
+        let chunk = match numbers {
+            [own] if found.own_numbers.get(entity) == Some(own) => String::new(),
+            _ => self.owner_of(number)?.map(|(_, chunk)| chunk).unwrap_or_default(),
+        };
         Ok(Some(TextHit { score: f64::from(score), chunk }))
     }
 }

@@ -37,6 +37,8 @@ pub struct Query {
     pub within: Option<Box<Query>>,
     /// So many of the first hits, or groups, are left out: for pages.
     pub offset: usize,
+    /// What the pages before held, from [`Answer::next`]: none of it comes again, whatever was written meanwhile. With it `offset` has no effect.
+    pub seen: Vec<u64>,
     /// Hits are ordered by these fields, the first that differs decides, and last by score. Without them by score alone.
     pub order_by: Vec<Order>,
     /// Hits that have the same value of a field come together, the best of each first, and `limit` counts them.
@@ -120,6 +122,7 @@ impl Query {
             highlight: None,
             within: None,
             offset: 0,
+            seen: Vec::new(),
             order_by: Vec::new(),
             group_by: None,
             diversity: None,
@@ -441,6 +444,8 @@ pub struct Answer {
     pub hits: Vec<Hit>,
     /// What bounds cut off.
     pub truncated: Vec<Truncation>,
+    /// What the next page is to leave out ([`Query::seen`]); `None`: this is the last one.
+    pub next: Option<Vec<u64>>,
     /// What it took.
     pub cost: Cost,
     /// What was done, with `profile`.

@@ -6,7 +6,8 @@
 //! | `document` | the words of an entity or a chunk |
 //! | `growing` | fresh documents, in memory |
 //! | `segment`, `directory`, `shared` | sealed documents, in tantivy's files |
-//! | `search`, `source` | how well documents answer to some words |
+//! | `search`, `source` | where the words of a query stand, and what they weigh |
+//! | `ranking` | how well documents answer to them, and which do best |
 //! | `names` | how well short values do |
 //! | `highlight` | the parts of a text that answer |
 //! | `phrase` | words one after the other |
@@ -22,6 +23,7 @@ mod index;
 mod names;
 mod open;
 mod phrase;
+mod ranking;
 mod search;
 mod segment;
 mod shared;
@@ -36,6 +38,7 @@ pub(crate) use highlight::Highlighter;
 pub use index::TextCounts;
 pub(crate) use index::{TextChange, TextIndex, TextView};
 pub(crate) use open::{TextContext, document_of_entity};
+pub(crate) use ranking::Ranking;
 pub(crate) use search::TextSearch;
 pub(crate) use upkeep::place;
 pub(crate) use words::words;

@@ -6,13 +6,17 @@ use crate::{
     model::{Language, TextKind},
     text::{
         document::{EXACT, VALUE_WORDS, as_written},
-        search::{Searched, TextSearch, WINDOW},
+        ranking::Postings,
+        search::{Searched, TextSearch},
         source::Source,
     },
 };
 
 /// What a word counts that is not written as in the query, but has the same stem.
 const SAME_STEM: f32 = 0.7;
+
+/// Documents that are scored together, so that their names stay in the cache.
+const WINDOW: u32 = 1 << 12;
 
 /// A word of the query in a name.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +30,7 @@ pub(super) struct NamePlace {
 
 /// Where a word of the query stands in a field of a source, by document and value.
 pub(super) fn places(
-    search: &TextSearch<'_>,
+    search: &TextSearch<'_, '_>,
     source: &Source<'_>,
     field: &Searched,
     variants: &[(String, f32)],
@@ -67,10 +71,10 @@ pub(super) fn places(
 }
 
 /// The documents of some places.
-pub(super) fn postings(places: &[NamePlace]) -> Vec<(u32, f32)> {
-    let mut postings: Vec<(u32, f32)> = places.iter().map(|place| (place.document, 1.0)).collect();
-    postings.dedup_by_key(|(document, _)| *document);
-    postings
+pub(super) fn postings(places: &[NamePlace]) -> Postings {
+    let mut documents: Vec<u32> = places.iter().map(|place| place.document).collect();
+    documents.dedup();
+    Postings { counts: vec![1.0; documents.len()], documents }
 }
 
 /// What is known of a name while its words are gone through.
@@ -108,7 +112,7 @@ impl Name {
 /// field, `rarity` is that of each word, `documents` how many there are in the collection.
 pub(super) fn score(
     fields: &[Searched],
-    places: &[Vec<Vec<NamePlace>>],
+    places: &[Vec<&[NamePlace]>],
     rarity: &[f32],
     documents: f32,
 ) -> Vec<(u32, f32)> {
@@ -116,7 +120,7 @@ pub(super) fn score(
     let most = (1.0 + documents).ln();
     let mut best: Vec<(u32, f32)> = Vec::new();
     for (at, field) in fields.iter().enumerate().filter(|(_, field)| field.kind == TextKind::Names) {
-        let words: Vec<&[NamePlace]> = places.iter().map(|of_fields| &of_fields[at][..]).collect();
+        let words: Vec<&[NamePlace]> = places.iter().map(|of_fields| of_fields[at]).collect();
         let weight = field.weight / heaviest;
         score_field(&words, rarity, &mut |document, name| best.push((document, weight * name.score(most))));
     }

@@ -16,7 +16,7 @@ use crate::{
 
 /// The documents of a source in which the words stand one after the other.
 pub(super) fn find(
-    search: &TextSearch<'_>,
+    search: &TextSearch<'_, '_>,
     source: &Source<'_>,
     fields: &[Searched],
     asked: &[Asked],

@@ -5,7 +5,7 @@
 //! values, of which one may have several — are scored each by itself: by the weight of the words that it shares with the
 //! query, and by the share of its own words that these are. So scores lie in [0, 1], and neither filters nor merges change them.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use allidb_storage::Sequence;
 use foldhash::{HashMap, HashMapExt};
@@ -21,6 +21,7 @@ use crate::{
         index::{Statistics, TextIndex, TextView},
         names::{self, NamePlace},
         phrase,
+        ranking::{Lists, Part, Postings, Ranking},
         source::Source,
         words::words,
     },
@@ -39,13 +40,11 @@ const MAX_LOOKED_AT: usize = 8_192;
 const MAX_WORDS: usize = 1_024;
 /// Places that one search reads at most, which bounds its memory: they take 8 or 16 bytes each.
 const MAX_READ: usize = 32 << 20;
-/// Documents that are scored together, so that their scores stay in the cache.
-pub(super) const WINDOW: u32 = 1 << 15;
 
 /// A search of one collection.
-pub(crate) struct TextSearch<'a> {
+pub(crate) struct TextSearch<'a, 'v> {
     pub(crate) index: &'a TextIndex,
-    pub(crate) view: &'a TextView,
+    pub(crate) view: &'v TextView,
     pub(crate) collection: CollectionId,
     pub(crate) spec: &'a TextSpec,
     /// Of the query in its request.
@@ -73,103 +72,112 @@ pub(super) struct Asked {
     pub(super) of_field: Vec<Vec<(String, f32)>>,
 }
 
-/// Where one word of the query stands in one field of one source: documents, ascending, and how often.
-type Postings = Vec<(u32, f32)>;
-
-/// A document's score in the making.
-#[derive(Clone, Copy, Default)]
-struct Score {
-    prose: f32,
-    names: f32,
-    /// Different words of the query that it has.
-    words: u32,
-    /// One more than the last of these.
-    last: u32,
+/// Where one word of the query stands in one field of a source.
+struct Word {
+    postings: Postings,
+    /// In names.
+    places: Vec<NamePlace>,
 }
 
-impl TextSearch<'_> {
-    /// The numbers of the documents that match, ascending, and their scores in (0, 1].
+/// Of each word of the query, and each field.
+type Words = Vec<Vec<Word>>;
+
+impl<'v> TextSearch<'_, 'v> {
+    /// Reads where the words stand, and what each weighs.
     ///
     /// # Errors
     /// If the query is wrong, takes too long, or a segment cannot be read.
-    pub(crate) fn run(&self) -> Result<Vec<(u64, f32)>> {
+    pub(crate) fn run(&self) -> Result<Ranking<'v>> {
         let fields = self.fields()?;
-        let sources: Vec<Source<'_>> = Source::of(self.view);
+        let sources: Vec<Source<'v>> = Source::of(self.view);
         let asked = self.asked(&fields, &sources)?;
-        let mut scored = Vec::new();
-        if asked.is_empty() {
-            return Ok(scored);
-        }
-        // Of each source, word and field.
-        let mut postings: Vec<Vec<Vec<Postings>>> = Vec::new();
-        let mut places: Vec<Vec<Vec<Vec<NamePlace>>>> = Vec::new();
         let mut read = 0;
-        for source in &sources {
-            let (mut of_words, mut places_of_words) = (Vec::new(), Vec::new());
-            for word in &asked {
-                let (mut of_fields, mut places_of_fields) = (Vec::new(), Vec::new());
-                for (at, field) in fields.iter().enumerate() {
-                    let places = match field.kind {
-                        TextKind::Prose => Vec::new(),
-                        TextKind::Names => {
-                            names::places(self, source, field, &word.of_field[at], &word.written)?
-                        }
-                    };
-                    of_fields.push(match field.kind {
-                        TextKind::Prose => self.postings(source, field, &word.of_field[at])?,
-                        TextKind::Names => names::postings(&places),
-                    });
-                    read += of_fields.last().map_or(0, Vec::len) + places.len();
-                    if read > MAX_READ {
-                        let why = format!(
-                            "{}: its words stand in too many texts; ask for fewer or rarer ones",
-                            self.place
-                        );
-                        return Err(Error::Exhausted(why));
-                    }
-                    places_of_fields.push(places);
-                }
-                of_words.push(of_fields);
-                places_of_words.push(places_of_fields);
-            }
-            postings.push(of_words);
-            places.push(places_of_words);
-        }
+        let of_source = |source| self.read(source, &fields, &asked, &mut read);
+        let mut found = sources.iter().map(of_source).collect::<Result<Vec<Words>>>()?;
         let documents = fields.iter().map(|field| field.statistics.documents).max().unwrap_or(0) as f32;
         let rarity = |count: usize, of: f32| {
             let count = (count as f32).min(of);
             (1.0 + (of - count + 0.5).max(0.0) / (count + 0.5)).ln()
         };
-        // In prose a word is as rare as it is in the field; among names, as it is anywhere.
-        let rarity_in = |word: usize, field: usize| {
-            let count: usize = postings.iter().map(|of_source| of_source[word][field].len()).sum();
-            rarity(count, fields[field].statistics.documents as f32)
+        let count_in = |word: usize, field: usize| -> usize {
+            found.iter().map(|words| words[word][field].postings.len()).sum()
         };
-        let rarity_anywhere: Vec<f32> = (0..asked.len())
+        // In prose a word is as rare as it is in the field; among names, as in the field where it is commonest.
+        let in_field: Vec<Vec<f32>> = (0..asked.len())
             .map(|word| {
-                let count: usize = postings.iter().map(|of_source| union_len(&of_source[word])).sum();
-                rarity(count, documents)
+                let rarity =
+                    |field: usize| rarity(count_in(word, field), fields[field].statistics.documents as f32);
+                (0..fields.len()).map(rarity).collect()
             })
             .collect();
-        let rarities: Vec<Vec<f32>> = (0..asked.len())
-            .map(|word| (0..fields.len()).map(|field| rarity_in(word, field)).collect())
-            .collect();
-        let most_of = |field: usize| -> f32 {
-            let words = asked.iter().zip(&rarities);
-            words.map(|(word, rarity)| word.times * rarity[field] * (SATURATION + 1.0)).sum()
-        };
-        for ((source, postings), places) in sources.iter().zip(&postings).zip(&places) {
-            let names = names::score(&fields, places, &rarity_anywhere, documents);
-            let phrases = match self.query.operator {
-                TextMatch::Phrase => Some(phrase::find(self, source, &fields, &asked)?),
-                TextMatch::Any | TextMatch::All => None,
+        let commonest = |word: usize| (0..fields.len()).map(|field| count_in(word, field)).max().unwrap_or(0);
+        let anywhere: Vec<f32> = (0..asked.len()).map(|word| rarity(commonest(word), documents)).collect();
+        let weights = weights(&fields, &asked, &in_field);
+        let norms: Vec<Arc<[f32; 256]>> = fields.iter().map(norms).collect();
+        let mut lists = Vec::with_capacity(sources.len());
+        for (source, words) in sources.into_iter().zip(&mut found) {
+            let places: Vec<Vec<&[NamePlace]>> =
+                words.iter().map(|fields| fields.iter().map(|word| &word.places[..]).collect()).collect();
+            let names = names::score(&fields, &places, &anywhere, documents);
+            let only = match self.query.operator {
+                TextMatch::Any => None,
+                TextMatch::All => Some(having_all(words)),
+                TextMatch::Phrase => {
+                    Some(phrase::find(self, &source, &fields, &asked)?.into_iter().collect())
+                }
             };
-            let prose = Prose { fields: &fields, asked: &asked, rarities: &rarities, most_of: &most_of };
-            self.score(source, postings, &prose, &names, phrases.as_ref(), &mut scored)?;
+            let mut parts = Vec::new();
+            for (of_fields, weights) in words.iter_mut().zip(&weights) {
+                for (at, (word, weight)) in of_fields.iter_mut().zip(weights).enumerate() {
+                    if *weight > 0.0 {
+                        let (field, norms) = (fields[at].field, Arc::clone(&norms[at]));
+                        parts.push(Part {
+                            field,
+                            postings: std::mem::take(&mut word.postings),
+                            weight: *weight,
+                            norms,
+                        });
+                    }
+                }
+            }
+            lists.push(Lists { source, parts, names, only });
         }
-        // Numbers ascend in most sources, which this sort makes use of.
-        scored.sort_by_key(|(number, _)| *number);
-        Ok(scored)
+        Ok(Ranking::new(lists, self.sequence, self.deadline))
+    }
+
+    /// Where the words stand in a source. `read` counts places, of which a search reads so many at most.
+    fn read(
+        &self,
+        source: &Source<'_>,
+        fields: &[Searched],
+        asked: &[Asked],
+        read: &mut usize,
+    ) -> Result<Words> {
+        let mut words = Words::new();
+        for word in asked {
+            let mut of_fields = Vec::new();
+            for (at, field) in fields.iter().enumerate() {
+                let variants = &word.of_field[at];
+                let (postings, places) = match field.kind {
+                    TextKind::Prose => (self.postings(source, field, variants)?, Vec::new()),
+                    TextKind::Names => {
+                        let places = names::places(self, source, field, variants, &word.written)?;
+                        (names::postings(&places), places)
+                    }
+                };
+                *read += postings.len() + places.len();
+                if *read > MAX_READ {
+                    let why = format!(
+                        "{}: its words stand in too many texts; ask for fewer or rarer ones",
+                        self.place
+                    );
+                    return Err(Error::Exhausted(why));
+                }
+                of_fields.push(Word { postings, places });
+            }
+            words.push(of_fields);
+        }
+        Ok(words)
     }
 
     /// The fields that are searched.
@@ -317,165 +325,84 @@ impl TextSearch<'_> {
         field: &Searched,
         variants: &[(String, f32)],
     ) -> Result<Postings> {
-        let mut postings = Postings::new();
+        let mut postings = Postings::default();
         for (word, weight) in variants {
             self.deadline.check()?;
             source.postings(field.field, self.collection, word, self.sequence, &mut |document, count| {
-                postings.push((document, weight * count as f32));
+                postings.push(document, weight * count as f32);
             })?;
         }
         if variants.len() > 1 {
-            postings.sort_unstable_by_key(|(document, _)| *document);
-            postings.dedup_by(|next, kept| {
+            let mut all: Vec<(u32, f32)> = postings.documents.into_iter().zip(postings.counts).collect();
+            all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+            all.dedup_by(|next, kept| {
                 let is_same = next.0 == kept.0;
                 kept.1 += if is_same { next.1 } else { 0.0 };
                 is_same
             });
+            let (documents, counts) = all.into_iter().unzip();
+            postings = Postings { documents, counts };
         }
         Ok(postings)
     }
-
-    /// Scores the documents of a source, window by window, and adds those that match.
-    fn score(
-        &self,
-        source: &Source<'_>,
-        postings: &[Vec<Postings>],
-        prose: &Prose<'_>,
-        names: &[(u32, f32)],
-        phrases: Option<&BTreeSet<u32>>,
-        scored: &mut Vec<(u64, f32)>,
-    ) -> Result<()> {
-        let parts = prose.parts(postings);
-        let mut at = vec![0; parts.len()];
-        let mut names_at = 0;
-        let mut scores = vec![Score::default(); WINDOW as usize];
-        let mut touched: Vec<u32> = Vec::new();
-        loop {
-            self.deadline.check()?;
-            let next =
-                parts.iter().zip(&at).filter_map(|(part, at)| part.postings.get(*at)).map(|(d, _)| *d).min();
-            let Some(next) = next else { return Ok(()) };
-            let (start, end) = (next / WINDOW * WINDOW, (next / WINDOW + 1) * WINDOW);
-            for (part, at) in parts.iter().zip(&mut at) {
-                while let Some((document, count)) =
-                    part.postings.get(*at).filter(|(document, _)| *document < end)
-                {
-                    let score = &mut scores[(document - start) as usize];
-                    if score.words == 0 {
-                        touched.push(*document);
-                    }
-                    if score.last != part.word + 1 {
-                        score.last = part.word + 1;
-                        score.words += 1;
-                    }
-                    if part.weight > 0.0 {
-                        let norm = part.norms[usize::from(source.len_code(part.field, *document))];
-                        score.prose += part.weight * count / (count + norm);
-                    }
-                    *at += 1;
-                }
-            }
-            while let Some((document, score)) = names.get(names_at).filter(|(document, _)| *document < end) {
-                let of_document = document.checked_sub(start).and_then(|at| scores.get_mut(at as usize));
-                if let Some(of_document) = of_document.filter(|of_document| of_document.words > 0) {
-                    of_document.names = *score;
-                }
-                names_at += 1;
-            }
-            for document in touched.drain(..) {
-                let Score { prose, names, words, .. } =
-                    std::mem::take(&mut scores[(document - start) as usize]);
-                let matches = match self.query.operator {
-                    TextMatch::Any => true,
-                    TextMatch::All => words as usize == postings.len(),
-                    TextMatch::Phrase => phrases.is_some_and(|phrases| phrases.contains(&document)),
-                };
-                let score = prose.max(names).min(1.0);
-                if matches && score > 0.0 {
-                    scored.push((source.number(document), score));
-                }
-            }
-        }
-    }
 }
 
-/// What scores of prose are made of.
-struct Prose<'a> {
-    fields: &'a [Searched],
-    asked: &'a [Asked],
-    rarities: &'a [Vec<f32>],
-    /// The most that the words could bring in a field.
-    most_of: &'a dyn Fn(usize) -> f32,
+/// How often a document of each length (by its code) must have a word of a field for half of what it can bring.
+fn norms(field: &Searched) -> Arc<[f32; 256]> {
+    let Statistics { documents, words } = field.statistics;
+    let mean = words as f32 / documents.max(1) as f32;
+    let norm = |code: usize| {
+        let length = len_of(code as u8) as f32;
+        SATURATION * (1.0 - LENGTH + LENGTH * length / mean.max(1.0))
+    };
+    Arc::new(std::array::from_fn(norm))
 }
 
-/// One word in one field.
-struct Part<'a> {
-    word: u32,
-    field: u8,
-    postings: &'a Postings,
-    /// What it brings at most, of what all could bring; zero among names.
-    weight: f32,
-    /// For each code of a length.
-    norms: Box<[f32; 256]>,
+/// What each word brings at most in each field, of what all could bring; zero among names.
+fn weights(fields: &[Searched], asked: &[Asked], rarities: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let most_in = |field: usize| -> f32 {
+        let words = asked.iter().zip(rarities);
+        words.map(|(word, rarity)| word.times * rarity[field] * (SATURATION + 1.0)).sum()
+    };
+    // A chunk has one field, an entity all others.
+    let is_prose = |field: &Searched| field.kind == TextKind::Prose;
+    let most_with = |of_chunks: bool| -> f32 {
+        let beside = fields.iter().enumerate();
+        let beside = beside.filter(|(_, field)| is_prose(field) && (field.field == CHUNK_FIELD) == of_chunks);
+        beside.map(|(at, field)| field.weight * most_in(at)).sum()
+    };
+    let most = [most_with(false), most_with(true)];
+    // Beside names, prose counts as its heaviest field does.
+    let heaviest_of = |chosen: &dyn Fn(&Searched) -> bool| {
+        fields.iter().filter(|field| chosen(field)).map(|field| field.weight).fold(0.0, f32::max)
+    };
+    let heaviest = heaviest_of(&|_| true);
+    let shares = [false, true].map(|of_chunks| {
+        heaviest_of(&|field| is_prose(field) && (field.field == CHUNK_FIELD) == of_chunks) / heaviest
+    });
+    let weight = |word: usize, at: usize| {
+        let field = &fields[at];
+        let brings = field.weight * asked[word].times * rarities[word][at] * (SATURATION + 1.0);
+        let kind = usize::from(field.field == CHUNK_FIELD);
+        let is_counted = is_prose(field) && most[kind] > 0.0;
+        if is_counted { shares[kind] * brings / most[kind] } else { 0.0 }
+    };
+    (0..asked.len()).map(|word| (0..fields.len()).map(|at| weight(word, at)).collect()).collect()
 }
 
-impl Prose<'_> {
-    fn parts<'p>(&self, postings: &'p [Vec<Postings>]) -> Vec<Part<'p>> {
-        // A chunk has one field, an entity all others.
-        let is_prose = |field: &Searched| field.kind == TextKind::Prose;
-        let most_with = |of_chunks: bool| -> f32 {
-            let fields = self.fields.iter().enumerate();
-            let beside =
-                fields.filter(|(_, field)| is_prose(field) && (field.field == CHUNK_FIELD) == of_chunks);
-            beside.map(|(at, field)| field.weight * (self.most_of)(at)).sum()
-        };
-        let most = [most_with(false), most_with(true)];
-        // Beside names, prose counts as its heaviest field does.
-        let heaviest_of = |chosen: &dyn Fn(&Searched) -> bool| {
-            self.fields.iter().filter(|field| chosen(field)).map(|field| field.weight).fold(0.0, f32::max)
-        };
-        let heaviest = heaviest_of(&|_| true);
-        let shares = [false, true].map(|of_chunks| {
-            heaviest_of(&|field| is_prose(field) && (field.field == CHUNK_FIELD) == of_chunks) / heaviest
-        });
-        let mut parts = Vec::new();
-        for (word, of_fields) in postings.iter().enumerate() {
-            for (at, (field, postings)) in self.fields.iter().zip(of_fields).enumerate() {
-                let brings =
-                    field.weight * self.asked[word].times * self.rarities[word][at] * (SATURATION + 1.0);
-                let kind = usize::from(field.field == CHUNK_FIELD);
-                let is_counted = is_prose(field) && most[kind] > 0.0;
-                let weight = if is_counted { shares[kind] * brings / most[kind] } else { 0.0 };
-                let Statistics { documents, words } = field.statistics;
-                let mean = words as f32 / documents.max(1) as f32;
-                let norm = |code: usize| {
-                    let length = len_of(code as u8) as f32;
-                    SATURATION * (1.0 - LENGTH + LENGTH * length / mean.max(1.0))
-                };
-                let norms = Box::new(std::array::from_fn(norm));
-                parts.push(Part { word: word as u32, field: field.field, postings, weight, norms });
-            }
-        }
-        parts
-    }
-}
-
-/// In how many documents any of some lists has a word.
-fn union_len(lists: &[Postings]) -> usize {
-    match lists.iter().filter(|list| !list.is_empty()).collect::<Vec<_>>()[..] {
-        [] => 0,
-        [one] => one.len(),
-        ref several => {
-            let mut at = vec![0; several.len()];
-            let mut count = 0;
-            loop {
-                let heads = several.iter().zip(&at).filter_map(|(list, at)| list.get(*at));
-                let Some(next) = heads.map(|(document, _)| *document).min() else { return count };
-                count += 1;
-                for (list, at) in several.iter().zip(&mut at) {
-                    *at += usize::from(list.get(*at).is_some_and(|(document, _)| *document == next));
-                }
-            }
-        }
-    }
+/// The documents that have every word in some field.
+fn having_all(words: &Words) -> Vec<u32> {
+    let having = |of_fields: &Vec<Word>| {
+        let mut documents: Vec<u32> =
+            of_fields.iter().flat_map(|word| word.postings.documents.iter().copied()).collect();
+        documents.sort_unstable();
+        documents.dedup();
+        documents
+    };
+    let mut words = words.iter().map(having);
+    let Some(first) = words.next() else { return Vec::new() };
+    words.fold(first, |mut left, other| {
+        left.retain(|document| other.binary_search(document).is_ok());
+        left
+    })
 }

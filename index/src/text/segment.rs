@@ -17,7 +17,7 @@ use tantivy::{
     fieldnorm::FieldNormReader,
     index::InvertedIndexReader,
     indexer::merge_filtered_segments,
-    postings::{Postings, SegmentPostings},
+    postings::{BlockSegmentPostings, Postings, SegmentPostings},
     schema::{Field, IndexRecordOption, NumericOptions, Schema, TextFieldIndexing, TextOptions},
     store::Compressor,
     tokenizer::{PreTokenizedString, Token},
@@ -212,6 +212,19 @@ impl TextSegment {
     /// The code of the length of a document's field: zero if it has none.
     pub(crate) fn len_code(&self, field: u8, document: u32) -> u8 {
         self.lengths[usize::from(field)].as_ref().map_or(0, |lengths| lengths.fieldnorm_id(document))
+    }
+
+    /// Where a word stands, if it does, and how often.
+    pub(crate) fn blocks(
+        &self,
+        field: u8,
+        collection: CollectionId,
+        word: &str,
+    ) -> Result<Option<BlockSegmentPostings>> {
+        let term = Term::from_field_text(field_of(field), &indexed(collection, word));
+        let words = &self.words[usize::from(field)];
+        let blocks = words.read_block_postings(&term, IndexRecordOption::WithFreqs);
+        blocks.map_err(|error| failed(&self.files, "read")(error.into()))
     }
 
     /// Where a word stands, if it does.

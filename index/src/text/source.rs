@@ -39,6 +39,25 @@ impl<'a> Source<'a> {
         }
     }
 
+    /// The visible documents of some numbers, which ascend.
+    pub(super) fn documents_of(&self, numbers: &[u64], at: Sequence) -> Vec<u32> {
+        match self {
+            Self::Fresh { documents, .. } => {
+                let is_wanted =
+                    |fresh: &Fresh| fresh.is_visible(at) && numbers.binary_search(&fresh.number).is_ok();
+                (0..)
+                    .zip(documents)
+                    .filter(|(_, fresh)| is_wanted(fresh))
+                    .map(|(document, _)| document)
+                    .collect()
+            }
+            Self::Sealed(Sealed { segment, deaths }) => {
+                let found = numbers.iter().filter_map(|number| segment.document_of(*number));
+                found.filter(|document| deaths.is_visible(*document, at)).collect()
+            }
+        }
+    }
+
     #[inline]
     pub(super) fn len_code(&self, field: u8, document: u32) -> u8 {
         match self {
@@ -63,13 +82,15 @@ impl<'a> Source<'a> {
                 });
             }
             Self::Sealed(Sealed { segment, deaths }) => {
-                let Some(mut postings) = segment.postings(field, collection, word, false)? else {
-                    return Ok(());
-                };
-                while let Some((document, count)) = next_posting(&mut postings) {
-                    if deaths.is_visible(document, at) {
-                        each(document, count);
+                let Some(mut blocks) = segment.blocks(field, collection, word)? else { return Ok(()) };
+                let has_dead = deaths.count() > 0;
+                while blocks.block_len() > 0 {
+                    for (document, count) in blocks.docs().iter().zip(blocks.freqs()) {
+                        if !has_dead || deaths.is_visible(*document, at) {
+                            each(*document, *count);
+                        }
                     }
+                    blocks.advance();
                 }
             }
         }

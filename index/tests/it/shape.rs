@@ -72,6 +72,53 @@ fn pages_put_together_are_the_whole() {
     assert_eq!(pages, whole);
 }
 
+/// Whatever moves up or down between two pages, none of what came comes again, and what stays is not missed.
+#[test]
+fn pages_repeat_nothing_whatever_is_written_between() {
+    let fixture = fixture();
+    let shapes = [
+        near(3.2),
+        Query { group_by: Some(GroupBy { field: field("kind"), size: 1 }), ..near(3.2) },
+        Query { order_by: vec![Order { field: field("year"), descending: true }], ..near(3.2) },
+        Query { diversity: Some(Diversity { lambda: 0.7, candidates: 0 }), ..near(3.2) },
+        Query { offset: 2, ..near(3.2) },
+    ];
+    for query in shapes {
+        let limit = if query.group_by.is_some() { 2 } else { 6 };
+        let whole = ids(&fixture.query(&Query { limit: 18, ..query.clone() }));
+        let pages = |disturb: &dyn Fn(usize)| {
+            let (mut all, mut seen) = (Vec::new(), Vec::new());
+            for nth in 0.. {
+                let answer = fixture.query(&Query { limit, seen, ..query.clone() });
+                all.extend(ids(&answer));
+                let Some(next) = answer.next else { return all };
+                seen = next;
+                disturb(nth);
+            }
+            all
+        };
+        let quiet = pages(&|_| {});
+        assert_eq!(quiet[..whole.len()], whole);
+        // Those that came move to the front, others behind them.
+        let moved = |nth: usize| {
+            for n in [3, 4, 5_usize] {
+                fixture.put(entity(&format!("e{n:02}"), &[3.2 + nth as f32 / 100.0, 0.0]));
+            }
+        };
+        let mut found = pages(&moved);
+        found.sort();
+        let count = found.len();
+        found.dedup();
+        assert_eq!(found.len(), count, "some come twice: {found:?}");
+        for n in 0..20_i64 {
+            let mut one: Entity = entity(&format!("e{n:02}"), &[n as f32, 0.0]);
+            one.attributes.insert("kind".into(), Value::String(format!("k{}", n % 5)));
+            one.attributes.insert("year".into(), Value::Int(2_000 - n * n % 7));
+            fixture.put(one);
+        }
+    }
+}
+
 #[test]
 fn hits_come_in_the_order_of_fields() {
     let fixture = fixture();

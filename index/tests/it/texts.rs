@@ -8,7 +8,7 @@ use allidb_index::{
         Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Language, TextField, TextKind, TextSpec,
         Value, Write,
     },
-    query::{Fusion, Highlight, Highlighted, Query, Seed, TextMatch, TextQuery},
+    query::{Fusion, Highlight, Highlighted, Query, Seed, Signal, TextMatch, TextQuery},
 };
 use allidb_storage::fs::Fs as _;
 use proptest::prelude::*;
@@ -406,5 +406,78 @@ fn the_parts_of_texts_that_answer_are_shown() {
         let query = Query { highlight: Some(highlight), ..query(words("river")) };
         let refused = fixture.replica.query(TENANT, &query, deadline()).unwrap_err();
         assert_eq!(refused.to_string(), why);
+    }
+}
+
+/// Words of which the first are much commoner than the last, as in any language.
+fn skewed(random: &mut u64, count: u64) -> String {
+    let mut next = || {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*random >> 33) as f64 / f64::from(1 << 31)
+    };
+    let words: Vec<String> =
+        (0..count).map(|_| format!("w{}", (60.0_f64.powf(next()) - 1.0) as u64)).collect();
+    words.join(" ")
+}
+
+/// Many common words and few rare ones: most texts are never looked at when few are asked for.
+#[test]
+fn the_best_few_are_the_first_of_all() {
+    let fixture = fixture();
+    let mut random = 7;
+    let mut one = |n: u64| {
+        let name = if n.is_multiple_of(7) { skewed(&mut random, 2) } else { String::new() };
+        let chunk = skewed(&mut random, n % 5);
+        let chunks: &[(&str, &str)] = if n.is_multiple_of(3) { &[("c", &chunk)] } else { &[] };
+        entity(&format!("e{n:05}"), &[&name], &skewed(&mut random, 1 + n % 30), chunks)
+    };
+    for from in (0..9_000).step_by(500) {
+        fixture.write((from..from + 500).map(&mut one).collect()).into_iter().for_each(|done| {
+            done.unwrap();
+        });
+        if from == 6_000 {
+            fixture.replica.seal_texts().unwrap();
+            fixture.write((0..300).map(&mut one).collect());
+        }
+    }
+    let mut random = 11;
+    for at in 0..12 {
+        let operator = if at % 4 == 3 { TextMatch::All } else { TextMatch::Any };
+        let words = || TextQuery { operator, ..words(&skewed(&mut random.clone(), 2 + 3 * at)) };
+        let ask = |k: usize, seeds: Vec<Seed>| {
+            let query = Query { limit: k, explain: true, ..Query::new("t", seeds) };
+            fixture.replica.query(TENANT, &query, deadline()).unwrap().hits
+        };
+        let best = |k: usize| -> Vec<(String, String, u64)> {
+            let hits = ask(k, vec![Seed::Text { query: words(), k }]).into_iter();
+            hits.map(|hit| (hit.entity.id, hit.chunk_id, hit.score.to_bits())).collect()
+        };
+        let all = best(10_000);
+        assert!(all.len() > 20, "{} match", all.len());
+        for k in [1, 3, 10, 100, 1_000] {
+            let some = best(k);
+            let scores = |of: &[(String, String, u64)]| of.iter().map(|hit| hit.2).collect::<Vec<_>>();
+            // Those that answer as well may be others.
+            assert_eq!(
+                scores(&some),
+                scores(&all[..k.min(all.len())]),
+                "the best {k} for {:?}",
+                words().text
+            );
+            assert!(some.iter().all(|hit| all.contains(hit)));
+        }
+        // Those that something else brought score the same.
+        let ids = || all.iter().step_by(all.len() / 20).map(|(id, ..)| EntityRef::new("t", id)).collect();
+        let seeds = vec![Seed::Ids(ids()), Seed::Text { query: words(), k: 1 }];
+        let hits: BTreeMap<String, f64> = (ask(100, seeds).into_iter())
+            .map(|hit| {
+                let text = hit.breakdown.iter().find(|part| part.signal == Signal::Text).unwrap();
+                (hit.entity.id, text.value)
+            })
+            .collect();
+        for (id, _, score) in all.iter().step_by(all.len() / 20) {
+            assert_eq!(hits[id].to_bits(), *score, "{id}");
+        }
+        skewed(&mut random, 50);
     }
 }

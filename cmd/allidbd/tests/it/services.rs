@@ -229,4 +229,25 @@ async fn queries_answer_alone_and_in_batches() {
     assert_eq!(best(results[0].response.as_ref().expect("answered")), "east");
     assert_eq!(results[1].status.as_ref().expect("a status").code, Code::InvalidArgument as i32);
     assert_eq!(best(results[2].response.as_ref().expect("answered")), "north");
+
+    // Page by page: alone, in a batch, and with another size.
+    let next = |page_token: String, limit: u32| v1::QueryRequest { page_token, limit, ..query(&[0.9, 0.1]) };
+    let token = answer.next_page_token;
+    let second = running.search().query(next(token.clone(), 1)).await.expect("answered").into_inner();
+    assert_eq!(best(&second), "north");
+    let queries = vec![next(token.clone(), 5)];
+    let batch = running.search().batch_query(v1::BatchQueryRequest { queries }).await.expect("answered");
+    let response = batch.into_inner().results.remove(0).response.expect("answered");
+    assert_eq!((best(&response), response.hits.len()), ("north".to_owned(), 1));
+    assert!(response.next_page_token.is_empty());
+    let third = running.search().query(next(second.next_page_token, 1)).await.expect("answered").into_inner();
+    assert!(third.hits.is_empty() && third.next_page_token.is_empty());
+    let of_another = v1::QueryRequest { page_token: token.clone(), ..query(&[0.1, 0.9]) };
+    let nested = v1::QueryRequest { within: Some(Box::new(next(token.clone(), 1))), ..query(&[0.9, 0.1]) };
+    for (wrong, place) in
+        [(of_another, "page_token"), (next("abc".into(), 1), "page_token"), (nested, "within.page_token")]
+    {
+        let refused = running.search().query(wrong).await.expect_err("not its token");
+        assert_eq!((refused.code(), field(&refused).as_str()), (Code::InvalidArgument, place));
+    }
 }
