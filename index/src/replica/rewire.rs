@@ -21,7 +21,7 @@ use crate::{
     mutation::{Kind, Mutation, edge_parts},
     replica::Replica,
     row::{
-        EdgeKey, EntityKey,
+        EdgeKey, EntityKey, StoredRow,
         key::{decode_edge_key, decode_entity},
     },
     version::Version,
@@ -145,7 +145,9 @@ impl Replica {
                     let Some(last) = edges.last() else { break };
                     after = Some(last.clone());
                     let to = meant(&self.engine, &self.keyspaces, from.clone())?;
-                    let moves = edges.into_iter().map(|edge| self.rewired(from, side, edge, &to));
+                    // Their edges go with those that are deleted meanwhile.
+                    let to = self.exists(&to.entity)?.then_some(&to);
+                    let moves = edges.into_iter().map(|edge| self.rewired(from, side, edge, to));
                     for result in self.apply(moves.collect::<Result<_>>()?, Durability::None) {
                         match result {
                             Ok(_) => moved += 1,
@@ -189,32 +191,42 @@ impl Replica {
         Ok(edges)
     }
 
-    /// The mutation that moves an edge to the entity that another one was merged into.
-    fn rewired(&self, from: &EntityKey, side: Side, edge: EdgeKey, to: &Meant) -> Result<Mutation> {
+    /// Whether an entity was put and not deleted.
+    fn exists(&self, entity: &EntityKey) -> Result<bool> {
+        let key = entity.prefix();
+        let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { return Ok(false) };
+        StoredRow::new(bytes).map(|row| row.exists()).map_err(|error| Error::corrupt("entity", &key, error))
+    }
+
+    /// The mutation that moves an edge to the entity that another one was merged into, or removes it if that is gone.
+    fn rewired(&self, from: &EntityKey, side: Side, edge: EdgeKey, to: Option<&Meant>) -> Result<Mutation> {
         let version = self.clock.next();
         let (other, seen_from_other) = mirrored(from, &edge);
         let (source, target, name) = match side {
             Side::Out => (from.clone(), other, edge),
             Side::In => (other, from.clone(), seen_from_other),
         };
-        let end = |entity: &EntityKey| -> Result<EntityKey> {
-            if entity == from {
-                return Ok(to.entity.clone());
-            }
-            meant(&self.engine, &self.keyspaces, entity.clone()).map(|meant| meant.entity)
-        };
-        let (new_source, new_target) = (end(&source)?, end(&target)?);
         let catalogue = self.catalogue();
         let collection = catalogue.by_id(from.collection).map_or("", |collection| &collection.name);
         let subject = EntityRef::new(collection, &from.id);
         let nothing = Register { version, value: None };
-        let new_name = EdgeKey { other: new_target.id.clone(), ..name.clone() };
-        let mut parts = Vec::from(edge_parts(source, target, name, &nothing));
-        // What two entities were to each other says nothing when they are one.
-        if new_source != new_target {
-            parts.extend(edge_parts(new_source, new_target, new_name, &nothing));
+        let mut parts = Vec::from(edge_parts(source.clone(), target.clone(), name.clone(), &nothing));
+        if let Some(to) = to {
+            let end = |entity: EntityKey| -> Result<EntityKey> {
+                if entity == *from {
+                    return Ok(to.entity.clone());
+                }
+                meant(&self.engine, &self.keyspaces, entity).map(|meant| meant.entity)
+            };
+            let (source, target) = (end(source)?, end(target)?);
+            // What two entities were to each other says nothing when they are one.
+            if source != target {
+                let name = EdgeKey { other: target.id.clone(), ..name };
+                parts.extend(edge_parts(source, target, name, &nothing));
+            }
         }
-        Ok(Mutation { version, subject, kind: Kind::Rewire { merged: to.since }, parts, bytes: 0 })
+        let merged = to.map_or(Version::ZERO, |to| to.since);
+        Ok(Mutation { version, subject, kind: Kind::Rewire { merged }, parts, bytes: 0 })
     }
 }
 
