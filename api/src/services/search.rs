@@ -67,11 +67,12 @@ impl Pages {
     fn at(&self, query: Query, limits: &Limits) -> Result<Query, Status> {
         let Some(seen) = self.tokens.open_bytes(&self.token)? else { return Ok(query) };
         let (seen, rest) = seen.as_chunks::<8>();
-        if !rest.is_empty() || seen.len() >= limits.k {
+        let left = query.most(limits).saturating_sub(seen.len());
+        if !rest.is_empty() || left == 0 {
             return Err(status::bad_page_token());
         }
         let seen: Vec<u64> = seen.iter().map(|name| u64::from_be_bytes(*name)).collect();
-        Ok(Query { limit: query.limit.min(limits.k - seen.len()), seen, ..query })
+        Ok(Query { limit: query.limit.min(left), seen, ..query })
     }
 
     fn response(&self, mut answer: Answer, begun: Instant) -> v1::QueryResponse {

@@ -26,6 +26,9 @@ use crate::{
 /// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
 const BLIND_ROUNDS: usize = 3;
 
+/// Vectors beyond those asked for that are as near as the last one.
+const MAX_TIES: usize = 16;
+
 /// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
 const VECTOR_CANDIDATES: usize = 100;
 const TEXT_CANDIDATES: usize = 100;
@@ -219,7 +222,8 @@ impl Reader<'_> {
         // So many pass before the nearest of them are taken: the index alone may order the last ones wrongly.
         let wanted = if by_vectors { (k + k / 2 + 10).min(limits.candidates) } else { k };
         let is_blind = query.filter.is_some() && matches.is_none();
-        let mut asked = if is_blind { 4 * wanted } else { wanted + target.examples.len() };
+        let spare = target.examples.len() + MAX_TIES;
+        let mut asked = if is_blind { 4 * wanted } else { wanted + spare };
         let mut near = Near::default();
         let mut rounds = 0;
         loop {
@@ -234,7 +238,7 @@ impl Reader<'_> {
             {
                 // Few match: it is less work to find out which than to look for them from the nearest on.
                 matches = self.matches(target.collection, filter, true, deadline)?;
-                asked = wanted + target.examples.len();
+                asked = wanted + spare;
             }
             asked = asked.min(limits.candidates);
             // Beyond this a walk costs more than looking at everything.
@@ -258,9 +262,14 @@ impl Reader<'_> {
             let got = search.nearest.len();
             // A broader search may order the first ones differently: begin again, with rows at hand.
             near = Near::default();
+            let mut last = f32::NEG_INFINITY;
             for (tested, hit) in search.nearest.into_iter().enumerate() {
                 if tested % 64 == 0 {
                     deadline.check()?;
+                }
+                // Those that are as near as the last one are looked at, too, so that their names decide.
+                if near.entities.len() >= wanted && !exact && hit.distance > last {
+                    break;
                 }
                 let measures =
                     if exact || by_vectors || target.index.measure().is_rough(hit.distance, &prepared) {
@@ -282,9 +291,7 @@ impl Reader<'_> {
                     found.own_numbers.insert(key, hit.number);
                 }
                 self.test(owner, hit.distance, query, target, measures, rows, &mut near)?;
-                if near.entities.len() == wanted && !exact {
-                    break;
-                }
+                last = hit.distance;
             }
             if rows_tell {
                 continue;

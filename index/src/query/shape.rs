@@ -72,6 +72,11 @@ impl Query {
         Ok(())
     }
 
+    /// How many hits can be paged through; groups count as well as their hits.
+    pub fn most(&self, limits: &crate::model::Limits) -> usize {
+        if self.diversity.is_some() { MAX_POOL.min(limits.k) } else { limits.k }
+    }
+
     /// How many hits, or groups, there are up to the end of this page.
     pub(super) fn last(&self) -> usize {
         let before = if self.seen.is_empty() { self.offset } else { self.seen.len() };
@@ -96,6 +101,11 @@ pub(super) struct Page {
     pub(super) next: Option<Vec<u64>>,
 }
 
+/// What stands for an entity in page tokens.
+fn name_of(EntityKey { collection, id, .. }: &EntityKey) -> u64 {
+    xxh3_64(&[&collection.0.to_be_bytes(), id.as_bytes()].concat())
+}
+
 impl Reader<'_> {
     /// The hits among candidates that are in the order of their scores.
     pub(super) fn shape(
@@ -114,13 +124,13 @@ impl Reader<'_> {
             scored = self.diverse(diversity.lambda, query.last(), target, scored, deadline)?;
         }
         if let Some(group_by) = &query.group_by {
+            // What came in a group that it has left does not come again.
+            let before: HashSet<u64> = query.seen.iter().copied().collect();
+            scored.retain(|scored| !before.contains(&name_of(&scored.entity)));
             let groups = self.grouped(group_by, scored, rows, deadline)?;
             return Ok(self.page_of(query, groups));
         }
-        let hits = scored.into_iter().map(|scored| {
-            let EntityKey { collection, id, .. } = &scored.entity;
-            (xxh3_64(&[&collection.0.to_be_bytes(), id.as_bytes()].concat()), vec![scored])
-        });
+        let hits = scored.into_iter().map(|scored| (name_of(&scored.entity), vec![scored]));
         Ok(self.page_of(query, hits))
     }
 
@@ -135,6 +145,9 @@ impl Reader<'_> {
                 break;
             }
             seen.push(name);
+            if query.group_by.is_some() {
+                seen.extend(of_name.iter().map(|scored| name_of(&scored.entity)));
+            }
             if left_out > 0 {
                 left_out -= 1;
                 continue;
@@ -143,7 +156,7 @@ impl Reader<'_> {
             hits.extend(of_name);
         }
         // Clauses of seeds bring no more than was asked for: whether there is more, only the next page tells.
-        let may_go_on = taken == query.limit && seen.len() < self.replica.limits.k;
+        let may_go_on = taken == query.limit && seen.len() < query.most(&self.replica.limits);
         Page { hits, next: may_go_on.then_some(seen) }
     }
 

@@ -19,6 +19,8 @@ use crate::{
 const MAX_SLOP: u32 = 100;
 /// Most letters that may differ.
 const MAX_FUZZINESS: u8 = 2;
+/// Texts beyond those asked for that answer as well as the last one.
+const MAX_TIES: usize = 512;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
@@ -128,11 +130,12 @@ impl Reader<'_> {
         let mut brought =
             TextFound { ranking, scores: HashMap::new(), best: HashMap::new(), ranks: HashMap::new() };
         let mut last: Option<(f32, usize)> = None;
+        let mut seeds: Vec<(EntityKey, f64)> = Vec::new();
         // As many as are needed in most cases; more where an entity has several texts, or it turns out only now that many do not match.
         let mut asked = 2 * k;
         let mut best = brought.ranking.best(asked, &accept)?;
         let mut at = 0;
-        while brought.best.len() < k {
+        loop {
             if at == best.len() {
                 if at < asked {
                     break;
@@ -142,6 +145,11 @@ impl Reader<'_> {
                 continue;
             }
             let (number, score) = &best[at];
+            // Those that answer as well as the last one are all looked at, so that their names decide, as they do among hits.
+            let is_tie = last.is_some_and(|(as_well, _)| as_well == *score);
+            if brought.best.len() >= k && !(is_tie && brought.best.len() < k + MAX_TIES) {
+                break;
+            }
             at += 1;
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
@@ -166,9 +174,15 @@ impl Reader<'_> {
                 }
                 brought.ranks.insert(entity.clone(), place);
                 brought.best.insert(entity.clone(), TextHit { score, chunk });
-                found.seeds.push((entity, score));
+                seeds.push((entity, score));
             }
         }
+        seeds.sort_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        for (entity, _) in seeds.drain(k.min(seeds.len())..) {
+            brought.best.remove(&entity);
+            brought.ranks.remove(&entity);
+        }
+        found.seeds.extend(seeds);
         found.texts.push(brought);
         Ok(())
     }

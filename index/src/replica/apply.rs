@@ -251,16 +251,19 @@ impl Replica {
                     Kind::Rewire { .. } => at >= 2,
                     Kind::Plain => {
                         let is_patch = matches!(condition, Condition::Exists | Condition::CreateIfMissing);
-                        is_patch || delta.row.get(&Field::Existence).is_some()
+                        // The name of what is gone is free.
+                        (is_patch || delta.row.get(&Field::Existence).is_some())
+                            && self.stands_for_any(entity)?
                     }
                 };
                 if is_refused {
                     let (id, into) = (entity.id.clone(), into.to_owned());
                     return Err(Error::Merged { collection: collection(), id, into });
                 }
-                // Its edges would go with it, which are the other's.
-                let is_delete = delta.row.cleared(Scope::Edges) > Version::ZERO;
-                if is_delete && (merged.contains(entity) || self.is_rewired(entity)?) {
+                // Its edges, which are the other's, would go with it or stay with whoever takes the name.
+                let is_freed = kind == Kind::Plain && delta.row.cleared(Scope::Entity) > Version::ZERO
+                    || *condition == Condition::CreateIfMissing;
+                if is_freed && (merged.contains(entity) || self.is_rewired(entity)?) {
                     let why = format!("entity {:?} is still being merged into {into:?}", entity.id);
                     return Err(Error::FailedPrecondition(why));
                 }
@@ -335,6 +338,12 @@ impl Replica {
             }
         }
         Ok(Written { version, existed })
+    }
+
+    /// Whether a name means an entity that is there.
+    fn stands_for_any(&self, name: &EntityKey) -> Result<bool> {
+        let meant = meant(&self.engine, &self.keyspaces, name.clone())?;
+        self.exists(&meant.entity)
     }
 
     /// Fills in what the second entity of a mutation takes over from the first, and gives the name of that.

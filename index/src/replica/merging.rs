@@ -29,6 +29,11 @@ pub(super) fn take_over(
             delta.row.set(field, version, Some(value.clone()));
         }
     }
+    // What would stay longer does.
+    if let Some(at) = there.row.expire_at() {
+        let at = from.row.expire_at().map(|other| Value::Timestamp(other.max(at)));
+        delta.row.set(Field::ExpireAt, version, at);
+    }
     let mut attributes = attributes_of(&there.row).count();
     for (name, value) in attributes_of(&from.row) {
         if there.row.get(name).is_none() {

@@ -73,6 +73,9 @@ impl Replica {
         let was = meant(&reader.snapshot, &self.keyspaces, from_key.clone())?;
         drop(reader);
         let version = if was.since > Version::ZERO && was.entity == into {
+            if !self.exists(&into)? {
+                return Err(Error::NotFound { collection: from.collection.clone(), id: into.id });
+            }
             was.since
         } else if into == from_key {
             return Err(Error::invalid("into", "is, or was merged into, the same entity as from"));
@@ -145,6 +148,12 @@ impl Replica {
                     let Some(last) = edges.last() else { break };
                     after = Some(last.clone());
                     let to = meant(&self.engine, &self.keyspaces, from.clone())?;
+                    if to.since == Version::ZERO {
+                        return Err(Error::Internal(format!(
+                            "{:?} has edges to be moved, but nowhere to",
+                            from.id
+                        )));
+                    }
                     // Their edges go with those that are deleted meanwhile.
                     let to = self.exists(&to.entity)?.then_some(&to);
                     let moves = edges.into_iter().map(|edge| self.rewired(from, side, edge, to));
@@ -192,7 +201,7 @@ impl Replica {
     }
 
     /// Whether an entity was put and not deleted.
-    fn exists(&self, entity: &EntityKey) -> Result<bool> {
+    pub(super) fn exists(&self, entity: &EntityKey) -> Result<bool> {
         let key = entity.prefix();
         let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { return Ok(false) };
         StoredRow::new(bytes).map(|row| row.exists()).map_err(|error| Error::corrupt("entity", &key, error))

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use allidb_index::{
     Error, Merged, SourceDeletion,
     graph::NeighborsRequest,
-    model::{Chunk, Direction, Edge, EdgeRef, Entity, EntityPatch, Value, Write},
+    model::{Chunk, Direction, Edge, EdgeRef, Entity, EntityPatch, Timestamp, Value, Write},
     query::{Query, Seed, TextQuery},
 };
 use proptest::prelude::*;
@@ -195,6 +195,34 @@ fn what_has_no_source_never_goes_with_one_that_it_was_merged_with() {
 }
 
 #[test]
+fn what_is_merged_lasts_as_long_as_the_one_that_lasts_longer() {
+    let fixture = Fixture::new();
+    let soon = |more: i64| Some(Timestamp(1_700_000_000_000_000 + more * 1_000_000));
+    for (id, expire_at) in
+        [("for-ever", None), ("soon", soon(60)), ("later", soon(120)), ("sooner", soon(30))]
+    {
+        fixture.put(Entity { expire_at, ..entity(id, &[]) });
+    }
+    merge(&fixture, "later", "sooner").unwrap();
+    assert_eq!(fixture.get("sooner").unwrap().expire_at, soon(120));
+    merge(&fixture, "for-ever", "soon").unwrap();
+    assert_eq!(fixture.get("soon").unwrap().expire_at, None);
+}
+
+#[test]
+fn the_name_of_what_is_gone_is_free() {
+    let fixture = Fixture::new();
+    fixture.put(entity("a", &[]));
+    fixture.put(entity("b", &[]));
+    merge(&fixture, "a", "b").unwrap();
+    fixture.delete("b");
+    assert!(matches!(fixture.get("a"), Err(Error::NotFound { .. })));
+    assert!(matches!(merge(&fixture, "a", "b"), Err(Error::NotFound { .. })));
+    fixture.put(entity("a", &[]));
+    assert_eq!(fixture.get("a").unwrap().id, "a");
+}
+
+#[test]
 fn what_is_too_much_together_is_refused_and_nothing_changes() {
     let fixture = Fixture::new();
     let many = |prefix: &str| {
@@ -316,7 +344,7 @@ impl Model {
     fn merge(&mut self, from: usize, into: usize) -> bool {
         let into = self.meant(into);
         if self.merged.contains_key(&from) {
-            return self.meant(from) == into;
+            return self.meant(from) == into && self.live.contains(&into);
         }
         if from == into || !self.live.contains(&from) || !self.live.contains(&into) {
             return false;
@@ -349,8 +377,12 @@ proptest! {
                 Step::Put(n) => {
                     let entity = Box::new(entity(&name(n), &[]));
                     let done = fixture.one(Write::Put { collection: "c".into(), entity });
-                    prop_assert_eq!(done.is_ok(), !model.merged.contains_key(&n));
-                    model.live.extend(done.is_ok().then_some(n));
+                    let stands_for_another = model.merged.contains_key(&n) && model.live.contains(&model.meant(n));
+                    prop_assert_eq!(done.is_ok(), !stands_for_another);
+                    if !stands_for_another {
+                        model.merged.remove(&n);
+                        model.live.insert(n);
+                    }
                 }
                 Step::Delete(n) => {
                     let existed = model.live.remove(&n) | model.merged.remove(&n).is_some();

@@ -2,8 +2,8 @@
 
 use allidb_index::{
     filter::Field,
-    model::{Direction, Entity, Metric, Value},
-    query::{Diversity, ExpandSpec, GroupBy, Nearest, Order, Query, ScoreMode, Seed, Weights},
+    model::{Chunk, Direction, Entity, Metric, Value},
+    query::{Diversity, ExpandSpec, GroupBy, Nearest, Order, Query, ScoreMode, Seed, TextQuery, Weights},
 };
 
 use crate::fixture::{Fixture, at, entity, ids};
@@ -72,6 +72,23 @@ fn pages_put_together_are_the_whole() {
     assert_eq!(pages, whole);
 }
 
+#[test]
+fn pages_of_equals_are_the_whole_too() {
+    let fixture = Fixture::new();
+    for n in [5, 3, 9, 1, 7, 0, 8, 2, 6, 4] {
+        let chunk = Chunk { text: "alike".into(), ..Chunk::default() };
+        let chunks = std::collections::BTreeMap::from([("c".to_owned(), chunk)]);
+        fixture.put(Entity { chunks, ..entity(&format!("e{n}"), &[1.0, 0.0]) });
+    }
+    let words = || Seed::Text { query: TextQuery { text: "alike".into(), ..TextQuery::default() }, k: 0 };
+    for seed in [words(), Seed::Nearest(Nearest::to_vector("v", vec![0.0, 0.0]))] {
+        let page =
+            |offset| ids(&fixture.query(&Query { limit: 3, offset, ..Query::new("c", vec![seed.clone()]) }));
+        let pages: Vec<String> = [0, 3, 6, 9].into_iter().flat_map(page).collect();
+        assert_eq!(pages, (0..10).map(|n| format!("e{n}")).collect::<Vec<_>>());
+    }
+}
+
 /// Whatever moves up or down between two pages, none of what came comes again, and what stays is not missed.
 #[test]
 fn pages_repeat_nothing_whatever_is_written_between() {
@@ -102,7 +119,9 @@ fn pages_repeat_nothing_whatever_is_written_between() {
         // Those that came move to the front, others behind them.
         let moved = |nth: usize| {
             for n in [3, 4, 5_usize] {
-                fixture.put(entity(&format!("e{n:02}"), &[3.2 + nth as f32 / 100.0, 0.0]));
+                let mut one: Entity = entity(&format!("e{n:02}"), &[3.2 + nth as f32 / 100.0, 0.0]);
+                one.attributes.insert("kind".into(), Value::String(format!("other{n}")));
+                fixture.put(one);
             }
         };
         let mut found = pages(&moved);
