@@ -272,13 +272,79 @@ fn best_first(a: &(u64, f32), b: &(u64, f32)) -> std::cmp::Ordering {
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::Duration};
+
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{
+        model::CollectionId,
+        text::{document::Document, growing::Growing},
+    };
+
+    const DOCUMENTS: u32 = 3 * WINDOW;
+
+    /// Numbers that look random, the same for the same seed.
+    fn numbers(mut seed: u64) -> impl FnMut() -> u64 {
+        move || {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            seed >> 33
+        }
+    }
+
+    fn lists<'a>(growing: &'a Growing, parts: &[(u64, u8, f32)]) -> Lists<'a> {
+        let norms = Arc::new([0.3; 256]);
+        let part = |(seed, percent, weight): &(u64, u8, f32)| {
+            let mut next = numbers(*seed);
+            let mut postings = Postings::default();
+            for document in 0..DOCUMENTS {
+                if next() % 100 < u64::from(*percent) {
+                    postings.push(document, (1 + next() % 4) as f32);
+                }
+            }
+            Part { field: 0, postings, weight: *weight, norms: Arc::clone(&norms) }
+        };
+        let parts: Vec<Part> = parts.iter().map(part).collect();
+        let mut next = numbers(99);
+        let names = (0..DOCUMENTS).filter(|_| next() % 50 == 0).collect::<Vec<_>>();
+        let names = names.into_iter().map(|document| (document, (next() % 100) as f32 / 150.0)).collect();
+        Lists { source: Source::Fresh { growing, documents: growing.snapshot() }, parts, names, only: None }
+    }
 
     proptest! {
+        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+        /// What is left out changes neither which documents are best nor any bit of their scores.
         #[test]
-        fn seeking_finds_the_first_not_before(mut documents in prop::collection::vec(0..200_u32, 0..60), at in 0..60_usize, wanted in 0..220_u32) {
+        fn the_best_are_the_first_of_all_documents(
+            parts in prop::collection::vec((any::<u64>(), 1..90_u8, 0.01..0.4_f32), 1..8),
+            count in 1..300_usize,
+        ) {
+            let growing = Growing::new(1, 1, &Arc::default());
+            for document in 0..DOCUMENTS {
+                growing.push(u64::from(document * 5 % DOCUMENTS), CollectionId(1), &Document::default(), 1);
+            }
+            let deadline = Deadline::after(Duration::from_secs(60));
+            let ranking = Ranking::new(vec![lists(&growing, &parts)], 1, deadline);
+            let lists = &ranking.sources[0];
+            let mut all = Vec::new();
+            lists.score_each(0..DOCUMENTS, deadline, |document, score| {
+                all.push((lists.source.number(document), score));
+            }).unwrap();
+            all.sort_unstable_by(best_first);
+            let best = ranking.best(count, &|_| true).unwrap();
+            prop_assert_eq!(&best[..], &all[..count.min(all.len())]);
+            let odd = ranking.best(count, &|number| number % 2 == 1).unwrap();
+            all.retain(|(number, _)| number % 2 == 1);
+            prop_assert_eq!(&odd[..], &all[..count.min(all.len())]);
+        }
+
+        #[test]
+        fn seeking_finds_the_first_not_before(
+            mut documents in prop::collection::vec(0..200_u32, 0..60),
+            at in 0..60_usize,
+            wanted in 0..220_u32,
+        ) {
             documents.sort_unstable();
             documents.dedup();
             let at = at.min(documents.len());
