@@ -130,7 +130,10 @@ impl Replica {
                 );
                 (how, Some(spec.max_nodes as u64))
             });
-            for (number, visit) in reached {
+            for (at, (number, visit)) in reached.into_iter().enumerate() {
+                if at % 64 == 0 {
+                    deadline.check()?;
+                }
                 let Some(entity) = graph.name(number)? else { continue };
                 found.own_numbers.insert(entity.clone(), number);
                 let visited = Visited { score: visit.score, hops: visit.hops, walk: Some(visit) };
