@@ -261,8 +261,13 @@ impl Replica {
                     return Err(Error::Merged { collection: collection(), id, into });
                 }
                 // Its edges, which are the other's, would go with it or stay with whoever takes the name.
-                let is_freed = kind == Kind::Plain && delta.row.cleared(Scope::Entity) > Version::ZERO
-                    || *condition == Condition::CreateIfMissing;
+                let is_freed = match condition {
+                    Condition::None => {
+                        kind == Kind::Plain && delta.row.cleared(Scope::Entity) > Version::ZERO
+                    }
+                    Condition::CreateIfMissing => true,
+                    Condition::Exists | Condition::Matches(_) | Condition::HasSource(_) => false,
+                };
                 if is_freed && (merged.contains(entity) || self.is_rewired(entity)?) {
                     let why = format!("entity {:?} is still being merged into {into:?}", entity.id);
                     return Err(Error::FailedPrecondition(why));
