@@ -36,7 +36,16 @@ impl Reader<'_> {
         let mut chunked: HashMap<CollectionId, bool> = HashMap::new();
         let mut asked: Vec<(u64, &EntityKey)> = Vec::new();
         let mut looked_up: Vec<(EntityKey, Vec<u64>)> = Vec::new();
-        for (at, entity) in entities.filter(|entity| !found.numbers.contains_key(*entity)).enumerate() {
+        let is_unknown = |entity: &&EntityKey| {
+            let is_compared = found.matches.iter().all(|matches| matches.contains_key(*entity));
+            let is_read = match &found.texts[..] {
+                [] => true,
+                [only] => only.brought(entity),
+                _ => false,
+            };
+            !(found.numbers.contains_key(*entity) || is_compared && is_read)
+        };
+        for (at, entity) in entities.filter(is_unknown).enumerate() {
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
@@ -62,7 +71,7 @@ impl Reader<'_> {
             _ => None,
         });
         for (nth, (nearest, target)) in nearest.zip(targets).enumerate() {
-            self.compare_by_index(nearest, target, pinned, &asked, nth, found)?;
+            self.compare_by_index(nearest, (nth, target), pinned, &asked, found, deadline)?;
         }
         found.numbers.extend(looked_up);
         Ok(())
@@ -72,11 +81,11 @@ impl Reader<'_> {
     fn compare_by_index(
         &self,
         nearest: &Nearest,
-        target: &Target,
+        (nth, target): (usize, &Target),
         pinned: &Pinned<'_>,
         asked: &[(u64, &EntityKey)],
-        nth: usize,
         found: &mut Found<'_>,
+        deadline: Deadline,
     ) -> Result<()> {
         let Some(view) = pinned.views.get(&(target.collection, target.space)) else { return Ok(()) };
         let is_told = !nearest.exact && !nearest.rescore && target.index.shape.codes.tell_distances();
@@ -110,7 +119,10 @@ impl Reader<'_> {
             // Unless it turns out otherwise.
             matches.entry((*entity).clone()).or_insert(None);
         }
-        for near in near.nearest {
+        for (at, near) in near.nearest.into_iter().enumerate() {
+            if at % DEADLINE_EVERY == 0 {
+                deadline.check()?;
+            }
             let Ok(at) = asked.binary_search_by_key(&near.number, |(number, _)| *number) else { continue };
             let entity = asked[at].1;
             let chunk = match view.owner(&near) {

@@ -45,6 +45,11 @@ pub(crate) struct TextHit {
 }
 
 impl TextFound<'_> {
+    /// Whether the entity is one of the seeds that it brought, whose score is known.
+    pub(super) fn brought(&self, entity: &EntityKey) -> bool {
+        self.best.contains_key(entity)
+    }
+
     /// Finds out what documents score, whose numbers ascend.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ use crate::{deadline::Deadline, error::Result, text::source::Source};
 const WINDOW: u32 = 1 << 12;
 /// By what part of themselves sums of a query's weights may be off by rounding.
 const ROUNDING: f32 = 1e-4;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 256;
 /// Documents found beyond those that are wanted before the worst are dropped.
 const SPARE: usize = 64;
 
@@ -128,7 +130,7 @@ impl Lists<'_> {
         let mut at = vec![0; self.parts.len()];
         let mut names_at = 0;
         for (nth, document) in documents.enumerate() {
-            if nth % WINDOW as usize == 0 {
+            if nth % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
             let mut prose = 0.0;
@@ -190,6 +192,9 @@ impl Lists<'_> {
             of_window.for_each(|(document, _)| touch(*document));
             for (word, bits) in touched.iter_mut().enumerate() {
                 let mut bits = std::mem::take(bits);
+                if bits != 0 {
+                    deadline.check()?;
+                }
                 while bits != 0 {
                     let within = word * 64 + bits.trailing_zeros() as usize;
                     bits &= bits - 1;
@@ -306,7 +311,7 @@ mod tests {
         };
         let parts: Vec<Part> = parts.iter().map(part).collect();
         let mut next = numbers(99);
-        let names = (0..DOCUMENTS).filter(|_| next() % 50 == 0).collect::<Vec<_>>();
+        let names = (0..DOCUMENTS).filter(|_| next().is_multiple_of(50)).collect::<Vec<_>>();
         let names = names.into_iter().map(|document| (document, (next() % 100) as f32 / 150.0)).collect();
         Lists { source: Source::Fresh { growing, documents: growing.snapshot() }, parts, names, only: None }
     }

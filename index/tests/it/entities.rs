@@ -18,17 +18,7 @@ fn update(fixture: &Fixture, patch: EntityPatch) -> Result<(), Error> {
 }
 
 fn scan(collection: &str, limit: usize) -> ScanRequest {
-    ScanRequest {
-        collection: collection.into(),
-        start: None,
-        end: None,
-        prefix: String::new(),
-        reverse: false,
-        filter: None,
-        limit,
-        after: None,
-        read_mask: ReadMask::fields(),
-    }
+    ScanRequest { read_mask: ReadMask::fields(), ..ScanRequest::first(collection, limit) }
 }
 
 fn scanned(fixture: &Fixture, request: &ScanRequest) -> Vec<String> {

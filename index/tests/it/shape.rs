@@ -129,6 +129,9 @@ fn pages_repeat_nothing_whatever_is_written_between() {
         let count = found.len();
         found.dedup();
         assert_eq!(found.len(), count, "some come twice: {found:?}");
+        if query.group_by.is_none() {
+            assert_eq!(count, 20 - query.offset, "all are still there");
+        }
         for n in 0..20_i64 {
             let mut one: Entity = entity(&format!("e{n:02}"), &[n as f32, 0.0]);
             one.attributes.insert("kind".into(), Value::String(format!("k{}", n % 5)));
