@@ -159,12 +159,14 @@ mod tests {
     #[tokio::test]
     async fn work_of_a_caller_that_goes_away_ends_or_is_not_begun() {
         let pool = Arc::new(Pool::start("test", 1, 4).unwrap());
+        let (started, has_started) = oneshot::channel();
         let (ended, has_ended) = oneshot::channel();
         let busy = tokio::spawn({
             let pool = Arc::clone(&pool);
             async move {
                 let deadline = Deadline::after(std::time::Duration::from_secs(60));
                 pool.run(move || {
+                    started.send(()).unwrap();
                     while deadline.check().is_ok() {
                         thread::yield_now();
                     }
@@ -173,7 +175,7 @@ mod tests {
                 .await
             }
         });
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        has_started.await.unwrap();
         let begun = Arc::new(AtomicBool::new(false));
         let mut later = Box::pin(pool.run({
             let begun = Arc::clone(&begun);
