@@ -79,7 +79,13 @@ impl Replica {
             }
             _ => None,
         };
-        let mut found = reader.seeds(query, collection, targets, pinned, inside, rows, deadline)?;
+        let graph = pinned.graph();
+        let is_whole = self.graph.check_damage();
+        if query.expand.is_some() {
+            is_whole.clone()?;
+        }
+        let known = is_whole.is_ok().then_some(&graph);
+        let mut found = reader.seeds(query, collection, targets, pinned, known, inside, rows, deadline)?;
         let mut known: HashMap<EntityKey, Option<Candidate>> = HashMap::new();
         let mut seeds: HashMap<EntityKey, f64> = HashMap::new();
         for (entity, score) in &found.seeds {
@@ -94,7 +100,7 @@ impl Replica {
                 if at % 64 == 0 {
                     deadline.check()?;
                 }
-                let candidate = reader.candidate(entity, query, targets, &found, rows)?;
+                let candidate = reader.candidate(entity, query, &scorer, targets, &found, rows)?;
                 if let Some(candidate) = candidate.as_ref().filter(|_| !found.given.contains(entity)) {
                     *score = scorer.fused(&candidate.signals).unwrap_or(*score);
                 }
@@ -102,24 +108,20 @@ impl Replica {
             }
             reader.steps.note(begun, "fuse", seeds.len(), || ("of all clauses".to_owned(), None));
         }
-        let graph = pinned.graph();
-        if query.expand.is_some() {
-            self.graph.check_damage()?;
-        }
         let mut visits: HashMap<EntityKey, Visited> = (seeds.into_iter())
             .map(|(entity, score)| (entity, Visited { score, hops: 0, walk: None }))
             .collect();
         let (mut walk, mut nodes) = (None, 0);
-        if let (Some(spec), Some(graph)) = (&query.expand, &graph) {
+        if let Some(spec) = &query.expand {
             let from = match (spec.seeds, query.seeds.len()) {
                 (0, 2..) => query.last(),
                 (0, _) => usize::MAX,
                 (seeds, _) => seeds,
             };
-            let seeds = reader.best_seeds(&visits, from)?;
+            let seeds = reader.best_seeds(&visits, &found, from)?;
             let (begun, from) = (Instant::now(), seeds.len());
             let bounds = Bounds { edges: self.limits.edges, deadline };
-            let walk = walk.insert(Walk::new(reader, graph, seeds, bounds));
+            let walk = walk.insert(Walk::new(reader, &graph, seeds, bounds));
             let reached = walk.expand(spec)?;
             nodes = reached.len() as u64;
             reader.steps.note(begun, "expand", reached.len(), || {
@@ -158,7 +160,7 @@ impl Replica {
             }
             let candidate = match known.remove(&entity) {
                 Some(known) => known,
-                None => reader.candidate(&entity, query, targets, &found, rows)?,
+                None => reader.candidate(&entity, query, &scorer, targets, &found, rows)?,
             };
             if let Some(mut candidate) = candidate {
                 let visit = visits.get(&entity);
@@ -173,7 +175,7 @@ impl Replica {
             }
         }
         reader.steps.note(scoring, "score", candidates.len(), || {
-            (format!("{} weighed, by their rows", visits.len()), Some(visits.len() as u64))
+            (format!("{} weighed", visits.len()), Some(visits.len() as u64))
         });
         let name = |entity: &EntityKey| reader.catalogue.by_id(entity.collection).map(|c| c.name.as_str());
         candidates.sort_unstable_by(|a, b| {
@@ -318,12 +320,21 @@ impl Candidate {
 
 impl Reader<'_> {
     /// The best seeds, by their numbers; ties by name.
-    fn best_seeds(&self, seeds: &HashMap<EntityKey, Visited>, most: usize) -> Result<Vec<(u64, f64)>> {
+    fn best_seeds(
+        &self,
+        seeds: &HashMap<EntityKey, Visited>,
+        found: &Found<'_>,
+        most: usize,
+    ) -> Result<Vec<(u64, f64)>> {
         let mut best: Vec<(&EntityKey, f64)> =
             seeds.iter().map(|(entity, seed)| (entity, seed.score)).collect();
         best.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then_with(|| a.0.cmp(b.0)));
         best.truncate(most);
-        let numbered = |(entity, score)| Ok(self.number(entity)?.map(|number| (number, score)));
+        let number = |entity: &EntityKey| match found.own_numbers.get(entity) {
+            Some(known) => Ok(Some(*known)),
+            None => self.number(entity),
+        };
+        let numbered = |(entity, score)| Ok(number(entity)?.map(|number| (number, score)));
         best.into_iter().filter_map(|seed| numbered(seed).transpose()).collect()
     }
 
@@ -332,20 +343,20 @@ impl Reader<'_> {
         &self,
         entity: &EntityKey,
         query: &Query,
+        scorer: &Scorer,
         targets: &[Target],
         found: &Found<'_>,
         rows: &mut Rows,
     ) -> Result<Option<Candidate>> {
-        let now = self.now;
         if found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(entity)) {
             return Ok(None);
         }
-        let Some(row) = rows.get(self, entity)?.filter(|row| row.is_live(now)) else { return Ok(None) };
-        if !self.passes(entity, row, query.filter.as_ref())? {
+        if !self.is_admitted(query, entity, found, rows)? {
             return Ok(None);
         }
-        let importance = row.importance;
-        let updated_at = Some(row.touched.timestamp());
+        let row = if scorer.weighs_rows() { rows.get(self, entity)? } else { None };
+        let importance = row.and_then(|row| row.importance);
+        let updated_at = row.map(|row| row.touched.timestamp());
         let known = found.matches.iter().map(|matches| matches.get(entity));
         let best = match known.collect::<Option<Vec<&Option<Match>>>>() {
             Some(known) => known.into_iter().flatten().cloned().reduce(better),

@@ -41,11 +41,10 @@ impl Inside {
     }
 
     /// Those that also match a filter, as far as that is known.
-    pub(crate) fn and(&self, matches: Option<Matches>) -> Matches {
-        let numbers = match matches {
+    pub(crate) fn and(&self, matches: Option<Matches>) -> Arc<RoaringTreemap> {
+        Arc::new(match matches {
             Some(matches) => &self.numbers & &*matches.numbers,
             None => self.numbers.clone(),
-        };
-        Matches { numbers: Arc::new(numbers) }
+        })
     }
 }

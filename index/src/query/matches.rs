@@ -1,8 +1,7 @@
 //! Which vectors' entities match a filter, remembered from query to query.
 //!
 //! The first query with a filter reads every entity row of the collection to find out; those that follow re-read only what was
-//! written since. What is remembered is a guide: whoever uses it tests the rows of what was found, so numbers that are gone
-//! do no harm.
+//! written since. Numbers that are gone may be among them: whether an entity is there is told by others.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -46,6 +45,8 @@ const DEADLINE_EVERY: usize = 256;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Matches {
     pub(crate) numbers: Arc<RoaringTreemap>,
+    /// Whether of those that are there they are all and no others; otherwise some may not match.
+    pub(crate) is_exact: bool,
 }
 
 /// What is remembered of filters.
@@ -217,7 +218,7 @@ impl Reader<'_> {
                     self.steps.note(begun, "filter", known.numbers.len() as usize, || {
                         (format!("known, and {} entities changed since", changed.len()), None)
                     });
-                    return Ok(Some(Matches { numbers: Arc::clone(&known.numbers) }));
+                    return Ok(Some(Matches { numbers: Arc::clone(&known.numbers), is_exact: true }));
                 }
             } else if let Some(changed) = cache.changed(collection.id, sequence, known.at) {
                 // Somebody with a newer snapshot was here: whatever changed in between may have matched.
@@ -226,7 +227,7 @@ impl Reader<'_> {
                     check(at, deadline)?;
                     numbers.extend(self.numbers_of(entity)?);
                 }
-                return Ok(Some(Matches { numbers: Arc::new(numbers) }));
+                return Ok(Some(Matches { numbers: Arc::new(numbers), is_exact: false }));
             }
         }
         let planned = match planned {
@@ -245,7 +246,7 @@ impl Reader<'_> {
         if state.as_ref().is_none_or(|known| known.at <= sequence) {
             *state = Some(State { at: sequence, numbers: Arc::clone(&numbers) });
         }
-        Ok(Some(Matches { numbers }))
+        Ok(Some(Matches { numbers, is_exact: true }))
     }
 
     /// Reads the postings that a plan names and, where they do not tell all, the rows of the entities.

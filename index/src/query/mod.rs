@@ -1,10 +1,12 @@
 //! The query: seeds → expand → score → limit.
 
+mod admission;
 mod evidence;
 mod execute;
 mod highlights;
 mod inside;
 mod matches;
+mod nearest;
 mod numbers;
 mod score;
 mod seeds;

@@ -109,6 +109,11 @@ impl Scorer {
         self.weights.iter().any(|(of, weight)| *of == signal && *weight > 0.0)
     }
 
+    /// Whether what only rows tell has any weight.
+    pub(crate) fn weighs_rows(&self) -> bool {
+        self.mode != ScoreMode::Weighted || self.weighs(Signal::Importance) || self.weighs(Signal::Recency)
+    }
+
     /// What vectors and texts together say, by their weights; `None`: neither counts.
     pub(crate) fn fused(&self, signals: &Signals) -> Option<f64> {
         let weight =

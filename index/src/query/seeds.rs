@@ -1,36 +1,26 @@
 //! Finding where a query begins.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use foldhash::{HashMap, HashMapExt, HashSet};
+use roaring::RoaringTreemap;
 
 use crate::{
-    codec::Decoder,
     error::{Error, Result},
-    model::{Collection, validate_id},
-    placement::PARTITIONS,
+    graph::GraphReader,
+    model::{Collection, CollectionId, validate_id},
     query::{
-        Nearest, Query, Seed, Truncation, TruncationReason,
+        Query, Seed, Truncation, TruncationReason,
         inside::Inside,
-        target::{Match, Pinned, Target, Views},
+        target::{Match, Pinned, Target},
         texts::TextFound,
     },
-    replica::{Reader, Rows, ScanRequest, register},
-    row::{
-        EntityKey, VectorContent, VectorKey,
-        key::{collection_prefix, decode_entity, decode_number_key},
-    },
-    vector::{Owner, Search},
+    replica::{Reader, Rows, ScanRequest},
+    row::{EntityKey, key::decode_number_key},
 };
 
-/// The search with a filter that nobody asked for before that finds out what matches: until then the nearest are tested.
-const BLIND_ROUNDS: usize = 3;
-
-/// Vectors beyond those asked for that are as near as the last one.
-const MAX_TIES: usize = 16;
-
 /// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
-const VECTOR_CANDIDATES: usize = 100;
+pub(super) const VECTOR_CANDIDATES: usize = 100;
 const TEXT_CANDIDATES: usize = 100;
 
 /// Seeds with their scores, and what was cut off on the way.
@@ -53,30 +43,14 @@ pub(crate) struct Found<'a> {
     pub(crate) compared: u64,
     /// What a nested query found, if there is one: nothing else may be a hit.
     pub(crate) inside: Option<Inside>,
-}
-
-/// An entity that was compared.
-type Compared = (EntityKey, Match);
-
-/// What tells how near a found vector is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Measures {
-    /// The index.
-    Codes,
-    /// The stored vector; of an entity with several, the best of `all`.
-    Vectors { all: bool },
-}
-
-/// What a search has come upon.
-#[derive(Default)]
-struct Near {
-    entities: Vec<Compared>,
-    /// Entities that passed, with their places among these, and those that did not.
-    tested: HashMap<EntityKey, Option<usize>>,
+    /// It knows who is there, unless it is damaged.
+    pub(crate) graph: Option<&'a GraphReader<'a>>,
+    /// The numbers of those in a collection that match the query's filter, if they are known.
+    pub(crate) matching: Option<(CollectionId, Arc<RoaringTreemap>)>,
 }
 
 /// How many seeds a clause brings that does not say.
-fn default_k(query: &Query, beside_others: usize) -> usize {
+pub(super) fn default_k(query: &Query, beside_others: usize) -> usize {
     if query.seeds.len() > 1 { query.pool().max(beside_others) } else { query.pool() }
 }
 
@@ -89,13 +63,14 @@ impl Reader<'_> {
         collection: &Collection,
         targets: &[Target],
         Pinned { views, text_view, .. }: &'v Pinned<'_>,
+        graph: Option<&'v GraphReader<'v>>,
         inside: Option<Inside>,
         rows: &mut Rows,
         deadline: crate::Deadline,
     ) -> Result<Found<'v>> {
         let text_view = text_view.as_ref();
         let matches = vec![HashMap::new(); targets.len()];
-        let mut found = Found { matches, inside, ..Found::default() };
+        let mut found = Found { matches, inside, graph, ..Found::default() };
         let mut targets = targets.iter().enumerate();
         for (at, seed) in query.seeds.iter().enumerate() {
             deadline.check()?;
@@ -160,275 +135,6 @@ impl Reader<'_> {
         Ok(found)
     }
 
-    /// The nearest entities to a target. Several vectors of one entity count as their best, rows of
-    /// expired entities are skipped, and the filter is tested nearest first: so more vectors are asked for
-    /// until enough entities have passed, in the end with every vector compared.
-    #[expect(clippy::too_many_arguments, reason = "one clause of a query and all it reads from")]
-    fn nearest(
-        &self,
-        query: &Query,
-        nearest: &Nearest,
-        (nth, target): (usize, &Target),
-        views: &Views,
-        rows: &mut Rows,
-        deadline: crate::Deadline,
-        found: &mut Found<'_>,
-    ) -> Result<()> {
-        let limits = &self.replica.limits;
-        let k = if nearest.k == 0 { default_k(query, VECTOR_CANDIDATES) } else { nearest.k };
-        check_k("seeds.nearest.k", k, limits.k)?;
-        if nearest.ef > limits.ef {
-            return Err(Error::invalid(
-                "seeds.nearest.ef",
-                format!("is {}; at most {}", nearest.ef, limits.ef),
-            ));
-        }
-        if let Some(recall) = nearest.target_recall {
-            if !(recall > 0.0 && recall <= 1.0) {
-                return Err(Error::invalid(
-                    "seeds.nearest.target_recall",
-                    format!("is {recall}; it must be in (0, 1]"),
-                ));
-            }
-            if nearest.exact || nearest.ef > 0 {
-                let why = "is given beside `exact` or `ef`; each says how to search";
-                return Err(Error::invalid("seeds.nearest.target_recall", why));
-            }
-        }
-        let Some(view) = views.get(&target.index.id) else { return Ok(()) };
-        let default_breadth = self.replica.spaces.options().search_breadth;
-        let breadth = match nearest.target_recall {
-            // Until it was measured, broad enough for most.
-            Some(recall) => {
-                target.index.curve().map_or(2 * default_breadth, |curve| curve.breadth(k, recall))
-            }
-            None if nearest.ef == 0 => default_breadth,
-            None => nearest.ef,
-        };
-        let breadth = breadth.min(limits.ef.max(k));
-        let prepared = target.index.measure().prepare(&target.vector);
-        if target.examples.is_empty() && !nearest.exact {
-            target.index.asked.note(&prepared);
-        }
-        let mut rows_tell = !view.is_complete();
-        let mut matches = match &query.filter {
-            Some(filter) if !rows_tell => self.matches(target.collection, filter, nearest.exact, deadline)?,
-            _ => None,
-        };
-        if let Some(inside) = &found.inside {
-            matches = Some(inside.and(matches));
-        }
-        let by_vectors = nearest.rescore || !target.index.shape.codes.tell_distances();
-        // So many pass before the nearest of them are taken: the index alone may order the last ones wrongly.
-        let wanted = if by_vectors { (k + k / 2 + 10).min(limits.candidates) } else { k };
-        let is_blind = query.filter.is_some() && matches.is_none();
-        let spare = target.examples.len() + MAX_TIES;
-        let mut asked = if is_blind { 4 * wanted } else { wanted + spare };
-        let mut near = Near::default();
-        let mut rounds = 0;
-        loop {
-            rounds += 1;
-            if rows_tell {
-                near.entities = self.compare_rows(query.filter.as_ref(), target, k, deadline, found)?;
-                break;
-            }
-            if let Some(filter) = &query.filter
-                && matches.is_none()
-                && rounds == BLIND_ROUNDS
-            {
-                // Few match: it is less work to find out which than to look for them from the nearest on.
-                matches = self.matches(target.collection, filter, true, deadline)?;
-                asked = wanted + spare;
-            }
-            asked = asked.min(limits.candidates);
-            // Beyond this a walk costs more than looking at everything.
-            let exact = nearest.exact || asked > 4_096.max(4 * k);
-            let search = Search {
-                k: asked,
-                breadth,
-                exact,
-                sequence: self.snapshot.sequence(),
-                accept: matches.as_ref().map(|matches| &*matches.numbers),
-            };
-            let search = match view.search(&prepared, &search) {
-                Ok(search) => search,
-                Err(error) if self.replica.spaces.heal(&target.index, &error) => {
-                    rows_tell = true;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            found.compared += search.compared;
-            let got = search.nearest.len();
-            // A broader search may order the first ones differently: begin again, with rows at hand.
-            near = Near::default();
-            let mut last = f32::NEG_INFINITY;
-            for (tested, hit) in search.nearest.into_iter().enumerate() {
-                if tested % 64 == 0 {
-                    deadline.check()?;
-                }
-                // Those that are as near as the last one are looked at, too, so that their names decide.
-                if near.entities.len() >= wanted && !exact && hit.distance > last {
-                    break;
-                }
-                let measures =
-                    if exact || by_vectors || target.index.measure().is_rough(hit.distance, &prepared) {
-                        Measures::Vectors { all: exact }
-                    } else {
-                        Measures::Codes
-                    };
-                let owner = match view.owner(&hit) {
-                    Ok(owner) => owner,
-                    Err(error) if self.replica.spaces.heal(&target.index, &error) => {
-                        rows_tell = true;
-                        break;
-                    }
-                    Err(error) => return Err(error),
-                };
-                if owner.chunk.is_empty() {
-                    let (tenant, collection) = (self.tenant, target.collection);
-                    let key = EntityKey { tenant, collection, id: owner.id.clone() };
-                    found.own_numbers.insert(key, hit.number);
-                }
-                self.test(owner, hit.distance, query, target, measures, rows, &mut near)?;
-                last = hit.distance;
-            }
-            if rows_tell {
-                continue;
-            }
-            let is_all = got < asked || asked >= limits.candidates;
-            if near.entities.len() >= wanted || is_all {
-                if near.entities.len() < k && asked >= limits.candidates && got >= asked {
-                    let count = limits.candidates as u64;
-                    found.truncated.push(Truncation { reason: TruncationReason::MaxCandidates, count });
-                }
-                break;
-            }
-            asked *= 8;
-        }
-        let Near { mut entities, .. } = near;
-        // The index orders by codes, these are measured by the vectors themselves.
-        entities.sort_unstable_by(nearest_first);
-        entities.truncate(k);
-        let floor = nearest.min_similarity.unwrap_or(0.0);
-        let mut ranks = HashMap::new();
-        for (key, found_match) in entities.into_iter().filter(|(_, best)| best.similarity >= floor) {
-            ranks.insert(key.clone(), ranks.len());
-            found.seeds.push((key.clone(), found_match.similarity));
-            found.matches[nth].insert(key, Some(found_match));
-        }
-        found.vector_ranks.push(ranks);
-        Ok(())
-    }
-
-    /// Adds the entity that a number stands for, if it is there and passes. Where all vectors are compared, the best of an
-    /// entity's counts; otherwise the one that the index finds nearest.
-    #[expect(clippy::too_many_arguments, reason = "one vector that was found and all it is tested by")]
-    fn test(
-        &self,
-        Owner { id, chunk }: Owner,
-        distance: f32,
-        query: &Query,
-        target: &Target,
-        measures: Measures,
-        rows: &mut Rows,
-        near: &mut Near,
-    ) -> Result<()> {
-        let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
-        if target.examples.contains(&key) {
-            return Ok(());
-        }
-        match near.tested.get(&key) {
-            Some(Some(at)) if measures == (Measures::Vectors { all: true }) => {
-                let other = self.compare(&key, chunk, target)?;
-                let best = &mut near.entities[*at].1;
-                if let Some(other) = other.filter(|other| other.is_better_than(best)) {
-                    *best = other;
-                }
-                return Ok(());
-            }
-            Some(_) => return Ok(()),
-            None => {}
-        }
-        let now = self.now;
-        let passes = match rows.get(self, &key)? {
-            Some(row) if row.is_live(now) => self.passes(&key, row, query.filter.as_ref())?,
-            _ => false,
-        };
-        let compared = match measures {
-            _ if !passes => None,
-            Measures::Codes => Some(target.trust(chunk, distance)),
-            Measures::Vectors { .. } => self.compare(&key, chunk, target)?,
-        };
-        near.tested.insert(key.clone(), compared.is_some().then_some(near.entities.len()));
-        near.entities.extend(compared.map(|compared| (key, compared)));
-        Ok(())
-    }
-
-    /// The nearest among the stored entities that match, all of them compared: right whatever state the index is in.
-    fn compare_rows(
-        &self,
-        filter: Option<&crate::filter::Filter>,
-        target: &Target,
-        k: usize,
-        deadline: crate::Deadline,
-        found: &mut Found<'_>,
-    ) -> Result<Vec<Compared>> {
-        let mut near: Vec<Compared> = Vec::new();
-        let keep_nearest = |near: &mut Vec<Compared>| {
-            near.sort_unstable_by(nearest_first);
-            near.truncate(k);
-        };
-        let keyspace = self.replica.keyspaces.entity;
-        for partition in 0..PARTITIONS {
-            let prefix = collection_prefix(partition, self.tenant, target.collection);
-            for (at, row) in
-                self.snapshot.prefix(keyspace, &prefix, allidb_storage::Direction::Forward)?.enumerate()
-            {
-                if at % 64 == 0 {
-                    deadline.check()?;
-                }
-                let (row_key, bytes) = row?;
-                let decoded = decode_entity(&mut Decoder::new(&row_key));
-                let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
-                let row = crate::replica::decode_row(&key, bytes)?;
-                if target.examples.contains(&key)
-                    || !row.is_live(self.now)
-                    || found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(&key))
-                    || !self.passes(&key, &row, filter)?
-                {
-                    continue;
-                }
-                let vectors = self.vectors(&key.prefix())?.into_iter();
-                let of_space = vectors.filter(|stored| stored.space == target.space);
-                let compared = of_space.map(|stored| target.compare(stored.chunk, &stored.numbers));
-                let best = compared
-                    .inspect(|_| found.compared += 1)
-                    .reduce(|best, other| if other.is_better_than(&best) { other } else { best });
-                near.extend(best.map(|best| (key, best)));
-                if near.len() >= 1_024.max(4 * k) {
-                    keep_nearest(&mut near);
-                }
-            }
-        }
-        keep_nearest(&mut near);
-        Ok(near)
-    }
-
-    /// How near the vector is that the index named, if it is there.
-    pub(super) fn compare(&self, key: &EntityKey, chunk: String, target: &Target) -> Result<Option<Match>> {
-        let vector_key = VectorKey { chunk, space: target.space };
-        let row_key = key.vector(&vector_key);
-        let Some(bytes) = self.snapshot.get(self.replica.keyspaces.vector, &row_key)? else {
-            return Ok(None);
-        };
-        let Some(VectorContent(numbers)) = register("vector", &row_key, &bytes)?.value else {
-            return Ok(None);
-        };
-        target.check_dimension(&row_key, &numbers)?;
-        Ok(Some(target.compare(vector_key.chunk, &numbers)))
-    }
-
     /// The number of an entity's own vectors, if it has any.
     pub(crate) fn number(&self, entity: &EntityKey) -> Result<Option<u64>> {
         let key = entity.number("");
@@ -477,10 +183,6 @@ impl Reader<'_> {
         });
         Ok(())
     }
-}
-
-fn nearest_first(a: &Compared, b: &Compared) -> std::cmp::Ordering {
-    b.1.nearness.total_cmp(&a.1.nearness).then_with(|| a.0.cmp(&b.0))
 }
 
 pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {

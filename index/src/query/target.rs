@@ -230,18 +230,17 @@ pub(crate) struct Pinned<'a> {
     pub(crate) views: Views,
     /// Of texts, if any query looks for words.
     pub(crate) text_view: Option<TextView>,
-    /// Of the graph, if any query walks.
-    pub(crate) graph_view: Option<GraphView>,
+    /// Of the graph.
+    pub(crate) graph_view: GraphView,
     /// One for each query.
     pub(crate) aimed: Vec<Result<Aimed>>,
 }
 
 impl<'a> Pinned<'a> {
-    /// The graph at this moment, if any query walks.
-    pub(crate) fn graph(&self) -> Option<GraphReader<'_>> {
-        let view = self.graph_view.clone()?;
+    /// The graph at this moment.
+    pub(crate) fn graph(&self) -> GraphReader<'_> {
         let (replica, at) = (self.reader.replica, self.reader.snapshot.sequence());
-        Some(GraphReader::new(&replica.graph, view, at, self.reader.now))
+        GraphReader::new(&replica.graph, self.graph_view.clone(), at, self.reader.now)
     }
 
     /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
@@ -262,12 +261,11 @@ impl<'a> Pinned<'a> {
                 |query: &Query| query.seeds.iter().any(|seed| matches!(seed, Seed::Text { .. }));
             let text_view =
                 queries.iter().flat_map(with_inner).any(seeks_words).then(|| reader.replica.texts.view());
-            let walks = queries.iter().flat_map(with_inner).any(|query| query.expand.is_some());
-            let graph_view = walks.then(|| reader.replica.graph.view());
+            let graph_view = reader.replica.graph.view();
             let sequence = reader.snapshot.sequence();
             if views.values().all(|view| view.fits(sequence))
                 && text_view.as_ref().is_none_or(|view| view.fits(sequence))
-                && graph_view.as_ref().is_none_or(|view| view.fits(sequence))
+                && graph_view.fits(sequence)
             {
                 return Self { reader, views, text_view, graph_view, aimed };
             }

@@ -126,12 +126,8 @@ impl Reader<'_> {
             Some(filter) => self.matches(collection.id, filter, false, deadline)?,
             None => None,
         };
-        let matches = match &found.inside {
-            Some(inside) => Some(inside.and(matches)),
-            None => matches,
-        };
-        let accept = |number: u64| matches.as_ref().is_none_or(|matches| matches.numbers.contains(number));
-        let now = self.now;
+        let accepted = found.accept(collection.id, matches);
+        let accept = |number: u64| accepted.as_ref().is_none_or(|accepted| accepted.contains(number));
         let mut brought =
             TextFound { ranking, scores: HashMap::new(), best: HashMap::new(), ranks: HashMap::new() };
         let mut last: Option<(f32, usize)> = None;
@@ -159,24 +155,26 @@ impl Reader<'_> {
             if at % DEADLINE_EVERY == 0 {
                 deadline.check()?;
             }
-            let Some((entity, chunk)) = self.owner_of(*number)? else { continue };
+            let (entity, chunk) = match found.entity(*number) {
+                Some(entity) => (entity, String::new()),
+                None => match self.owner_of(*number)? {
+                    Some(owner) => owner,
+                    None => continue,
+                },
+            };
             if brought.best.contains_key(&entity) {
                 continue;
             }
-            let passes = match rows.get(self, &entity)? {
-                Some(row) if row.is_live(now) => self.passes(&entity, row, query.filter.as_ref())?,
-                _ => false,
-            };
-            if passes {
+            if chunk.is_empty() {
+                found.own_numbers.insert(entity.clone(), *number);
+            }
+            if self.is_admitted(query, &entity, found, rows)? {
                 let place = match last {
                     Some((as_well, place)) if as_well == *score => place,
                     _ => brought.best.len(),
                 };
                 last = Some((*score, place));
                 let score = f64::from(*score);
-                if chunk.is_empty() {
-                    found.own_numbers.insert(entity.clone(), *number);
-                }
                 brought.ranks.insert(entity.clone(), place);
                 brought.best.insert(entity.clone(), TextHit { score, chunk });
                 seeds.push((entity, score));

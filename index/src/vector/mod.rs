@@ -52,4 +52,4 @@ pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
 pub(crate) use stored::{forget, place};
-pub(crate) use view::{Search, View};
+pub(crate) use view::{Neighbour, Search, View};
