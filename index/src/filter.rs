@@ -299,7 +299,7 @@ pub(crate) fn any_at(value: Option<&Value>, path: &[String], test: &mut dyn FnMu
 }
 
 /// The words of a text, in their order.
-fn words_of(language: Language, text: &str) -> Vec<String> {
+pub(crate) fn words_of(language: Language, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     words(language, text, &mut |word, _| found.push(word.to_owned()));
     found

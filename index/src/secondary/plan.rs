@@ -16,11 +16,13 @@ use super::{
 use crate::{
     deadline::Deadline,
     error::Result,
-    filter::{Field, Filter, Operator},
+    filter::{Field, Filter, Operator, words_of},
     model::{Collection, CollectionId, IndexId, Value},
     placement::PARTITIONS,
+    query::TextMatch,
     replica::Reader,
     row::{EntityKey, key::collection_prefix},
+    text::{CHUNK_FIELD, Having},
 };
 
 /// What it takes to test the row of an entity whose number is known, and to test one in the course of a scan, in postings read.
@@ -28,6 +30,8 @@ const TEST: u64 = 30;
 const SCAN: u64 = 5;
 /// What it takes to begin to read the rows of a partition, in postings read.
 const BEGIN: u64 = 10;
+/// So many postings of texts take what one of another index does: they are read by blocks.
+const TEXT_POSTINGS: u64 = 16;
 /// So many postings of a condition are counted one by one.
 const PROBED: usize = 200;
 /// Partitions from which the size of a collection is told.
@@ -57,6 +61,17 @@ pub(crate) enum Access {
         /// Which terms.
         lookup: Terms,
     },
+    /// Those whose texts have words.
+    Texts {
+        /// The attribute.
+        field: String,
+        /// Which words.
+        having: Having,
+        /// How many postings there are of the words.
+        postings: u64,
+        /// Whether whoever has the words meets the condition.
+        is_exact: bool,
+    },
     /// Those that all of these name, fewest first; what is left out is tested by rows.
     All {
         /// What is looked up.
@@ -78,6 +93,7 @@ impl Planned {
         match &self.access {
             Access::Ids(_) => true,
             Access::Postings { lookup, .. } => lookup.0.is_exact,
+            Access::Texts { is_exact, .. } => *is_exact,
             Access::All { of, is_exact } => *is_exact && of.iter().all(Self::is_exact),
             Access::Any(of) => of.iter().all(Self::is_exact),
         }
@@ -93,6 +109,7 @@ impl Planned {
         match &self.access {
             Access::Ids(ids) => ids.len() as u64,
             Access::Postings { .. } => self.estimate,
+            Access::Texts { postings, .. } => postings / TEXT_POSTINGS,
             Access::All { of, .. } | Access::Any(of) => of.iter().map(Self::cost_of_postings).sum(),
         }
     }
@@ -170,6 +187,9 @@ impl Reader<'_> {
             let estimate = ids.len() as u64;
             return Ok(Some(Planned { access: Access::Ids(ids), estimate }));
         }
+        if let Filter::Words(Field::Attribute(path), operator, text) = condition {
+            return self.plan_words(collection, path, *operator, text);
+        }
         let Some((field, lookup)) = lookup(condition) else { return Ok(None) };
         let usable = |index: &&crate::model::Index| index.field == *field && index.state.is_built();
         let Some(index) = collection.indexes.iter().find(usable) else { return Ok(None) };
@@ -180,6 +200,34 @@ impl Reader<'_> {
         let (index, field) = (index.id, index.field.to_string());
         let access = Access::Postings { index, field, lookup: Terms(lookup) };
         Ok(Some(Planned { access, estimate }))
+    }
+
+    /// Words are looked up in the index of texts, if the attribute is declared as text.
+    fn plan_words(
+        &self,
+        collection: &Collection,
+        path: &[String],
+        operator: TextMatch,
+        text: &str,
+    ) -> Result<Option<Planned>> {
+        let declared = (CHUNK_FIELD + 1..).zip(&collection.text.fields);
+        let mut declared = declared.filter(|(_, field)| *path == [field.attribute.as_str()]);
+        let Some((field, declared)) = declared.next() else { return Ok(None) };
+        let words: Vec<String> = words_of(declared.language, text);
+        let (view, sequence) = (self.replica.texts.view(), self.snapshot.sequence());
+        // Rows tell just as well while segments change.
+        if words.is_empty() || !view.fits(sequence) {
+            return Ok(None);
+        }
+        // Of a list, one value must have all of them; the index tells whether all values together do.
+        let is_exact = operator == TextMatch::Any || words.len() == 1;
+        let all = operator != TextMatch::Any;
+        let having = Having { view, sequence, collection: collection.id, field, words, all };
+        let counts = having.counts()?;
+        let postings = counts.iter().sum();
+        let estimate = if all { counts.into_iter().min().unwrap_or(0) } else { postings };
+        let field = declared.attribute.clone();
+        Ok(Some(Planned { access: Access::Texts { field, having, postings, is_exact }, estimate }))
     }
 
     /// How many postings a range has: few are counted, of many the tables tell.
@@ -237,6 +285,10 @@ impl Reader<'_> {
                     self.read_postings(collection, *index, range, deadline, &mut numbers)?;
                 }
                 Ok((numbers, lookup.is_exact))
+            }
+            Access::Texts { having, is_exact, .. } => {
+                let (numbers, have_all) = having.numbers(deadline)?;
+                Ok((numbers, *is_exact && have_all))
             }
             Access::All { of, is_exact } => {
                 let mut are_exact = *is_exact;
@@ -319,6 +371,7 @@ impl std::fmt::Display for Access {
         match self {
             Self::Ids(ids) => write!(f, "{} ids", ids.len()),
             Self::Postings { field, .. } => write!(f, "index {field}"),
+            Self::Texts { field, .. } => write!(f, "words in {field}"),
             Self::All { of, .. } => list(f, of, " and "),
             Self::Any(of) => list(f, of, " or "),
         }

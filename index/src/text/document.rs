@@ -23,7 +23,7 @@ pub(crate) const EXACT: u32 = 128;
 /// Before a word as it is written. No word of a text begins so.
 const WRITTEN: char = '=';
 /// Values of one list of names that are indexed, and words of each; what follows is not found.
-const MAX_VALUES: usize = 1 << 12;
+const MAX_VALUES: u32 = 1 << 12;
 const MAX_VALUE_WORDS: usize = 1 << 10;
 /// Words of one text that are indexed; what follows is not found.
 const MAX_WORDS: u32 = 1 << 17;
@@ -71,9 +71,8 @@ impl Document {
     /// of its words as they are written, which value and where in it.
     fn add_names(&mut self, field: u8, language: Language, texts: &[&str]) {
         let mut words_of = FieldWords { field, len: 0, positions: BTreeMap::new() };
-        let values = texts.iter().filter(|text| !text.is_empty()).take(MAX_VALUES);
-        for (value, text) in (0..).zip(values) {
-            let first = value * VALUE_WORDS;
+        let mut values = 0;
+        for text in texts {
             let mut different = BTreeSet::new();
             words(language, text, &mut |word, _| {
                 if different.len() < MAX_VALUE_WORDS {
@@ -81,6 +80,14 @@ impl Document {
                 }
             });
             let len = different.len() as u32;
+            if len == 0 {
+                continue;
+            }
+            if values == MAX_VALUES {
+                break;
+            }
+            let first = values * VALUE_WORDS;
+            values += 1;
             let mut as_is = BTreeSet::new();
             words(Language::None, text, &mut |word, _| {
                 as_is.insert(word.to_owned());
@@ -140,6 +147,12 @@ impl FieldWords {
     }
 }
 
+/// A field of which not all may be indexed is so long that its code is this one or greater: there are that many words in a value that was
+/// cut, and more in texts and lists that were.
+pub(crate) fn least_cut_len_code() -> u8 {
+    FieldNormReader::fieldnorm_to_id(MAX_VALUE_WORDS as u32)
+}
+
 /// How a word of a name is indexed beside its stem.
 pub(crate) fn as_written(word: &str) -> String {
     format!("{WRITTEN}{word}")
@@ -150,17 +163,11 @@ pub(crate) fn len_of(code: u8) -> u32 {
     FieldNormReader::id_to_fieldnorm(code)
 }
 
-/// The strings that an attribute's value holds.
+/// The strings that an attribute's value holds, also in lists within lists.
 pub(crate) fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
-        Value::List(items) => {
-            let strings = items.iter().filter_map(|item| match item {
-                Value::String(text) => Some(text.as_str()),
-                _ => None,
-            });
-            strings.collect()
-        }
+        Value::List(items) => items.iter().flat_map(texts).collect(),
         _ => Vec::new(),
     }
 }

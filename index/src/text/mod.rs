@@ -8,6 +8,7 @@
 //! | `segment`, `directory`, `shared` | sealed documents, in tantivy's files |
 //! | `search`, `source` | where the words of a query stand, and what they weigh |
 //! | `ranking` | how well documents answer to them, and which do best |
+//! | `having` | which documents have words |
 //! | `names` | how well short values do |
 //! | `highlight` | the parts of a text that answer |
 //! | `phrase` | words one after the other |
@@ -18,6 +19,7 @@
 mod directory;
 mod document;
 mod growing;
+mod having;
 mod highlight;
 mod index;
 mod names;
@@ -32,8 +34,8 @@ mod tiers;
 mod upkeep;
 mod words;
 
-pub(crate) use document::Document;
-pub(crate) use document::texts;
+pub(crate) use document::{CHUNK_FIELD, Document, texts};
+pub(crate) use having::Having;
 pub(crate) use highlight::Highlighter;
 pub use index::TextCounts;
 pub(crate) use index::{TextChange, TextIndex, TextView};

@@ -6,9 +6,8 @@ use crate::{
     model::{Language, TextKind},
     text::{
         document::{EXACT, VALUE_WORDS, as_written},
-        ranking::Postings,
         search::{Searched, TextSearch},
-        source::Source,
+        source::{Postings, Source},
     },
 };
 

@@ -7,7 +7,11 @@
 
 use allidb_storage::Sequence;
 
-use crate::{deadline::Deadline, error::Result, text::source::Source};
+use crate::{
+    deadline::Deadline,
+    error::Result,
+    text::source::{Postings, Source},
+};
 
 /// Documents that are scored together, so that their scores stay in the cache.
 const WINDOW: u32 = 1 << 12;
@@ -15,26 +19,10 @@ const WINDOW: u32 = 1 << 12;
 const ROUNDING: f32 = 1e-4;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
+/// The same in a window, in words of 64 documents.
+const WORDS_OF_DEADLINE: usize = DEADLINE_EVERY / 64;
 /// Documents found beyond those that are wanted before the worst are dropped.
 const SPARE: usize = 64;
-
-/// Documents that have a word, ascending, and how often they have it.
-#[derive(Debug, Default)]
-pub(super) struct Postings {
-    pub(super) documents: Vec<u32>,
-    pub(super) counts: Vec<f32>,
-}
-
-impl Postings {
-    pub(super) fn len(&self) -> usize {
-        self.documents.len()
-    }
-
-    pub(super) fn push(&mut self, document: u32, count: f32) {
-        self.documents.push(document);
-        self.counts.push(count);
-    }
-}
 
 /// One word in one field of prose.
 pub(super) struct Part {
@@ -192,7 +180,7 @@ impl Lists<'_> {
             of_window.for_each(|(document, _)| touch(*document));
             for (word, bits) in touched.iter_mut().enumerate() {
                 let mut bits = std::mem::take(bits);
-                if bits != 0 {
+                if word.is_multiple_of(WORDS_OF_DEADLINE) {
                     deadline.check()?;
                 }
                 while bits != 0 {
@@ -304,7 +292,7 @@ mod tests {
             let mut postings = Postings::default();
             for document in 0..DOCUMENTS {
                 if next() % 100 < u64::from(*percent) {
-                    postings.push(document, (1 + next() % 4) as f32);
+                    postings.extend(&[document], &[1 + (next() % 4) as u32], 1.0);
                 }
             }
             Part { field: 0, postings, weight: *weight, norms: Arc::clone(&norms) }

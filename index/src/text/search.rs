@@ -21,8 +21,8 @@ use crate::{
         index::{Statistics, TextIndex, TextView},
         names::{self, NamePlace},
         phrase,
-        ranking::{Lists, Part, Postings, Ranking},
-        source::Source,
+        ranking::{Lists, Part, Ranking},
+        source::{Postings, Source},
         words::words,
     },
 };
@@ -328,9 +328,7 @@ impl<'v> TextSearch<'_, 'v> {
         let mut postings = Postings::default();
         for (word, weight) in variants {
             self.deadline.check()?;
-            source.postings(field.field, self.collection, word, self.sequence, &mut |document, count| {
-                postings.push(document, weight * count as f32);
-            })?;
+            source.postings(field.field, self.collection, word, self.sequence, *weight, &mut postings)?;
         }
         if variants.len() > 1 {
             let mut all: Vec<(u32, f32)> = postings.documents.into_iter().zip(postings.counts).collect();

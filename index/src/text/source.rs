@@ -14,6 +14,30 @@ use crate::{
     },
 };
 
+/// Documents that have a word, ascending, and how often they have it.
+#[derive(Debug, Default)]
+pub(super) struct Postings {
+    pub(super) documents: Vec<u32>,
+    pub(super) counts: Vec<f32>,
+}
+
+impl Postings {
+    pub(super) fn len(&self) -> usize {
+        self.documents.len()
+    }
+
+    fn reserve(&mut self, more: usize) {
+        self.documents.reserve(more);
+        self.counts.reserve(more);
+    }
+
+    /// Adds documents that have a word so often, each time worth so much.
+    pub(super) fn extend(&mut self, documents: &[u32], counts: &[u32], weight: f32) {
+        self.documents.extend_from_slice(documents);
+        self.counts.extend(counts.iter().map(|count| weight * *count as f32));
+    }
+}
+
 /// Documents that a search reads, by places that rise.
 pub(super) enum Source<'a> {
     /// With the documents as they were when the search began: nobody who writes waits for a search.
@@ -30,6 +54,38 @@ impl<'a> Source<'a> {
         let sealed = view.sealed.iter().map(|sealed| Self::Sealed(sealed));
         let fresh = |growing: &'a Arc<Growing>| Self::Fresh { growing, documents: growing.snapshot() };
         sealed.chain(view.growing.iter().map(fresh)).collect()
+    }
+
+    /// Documents, also those that are not visible.
+    pub(super) fn len(&self) -> u32 {
+        match self {
+            Self::Fresh { documents, .. } => documents.len() as u32,
+            Self::Sealed(sealed) => sealed.segment.len(),
+        }
+    }
+
+    /// Whether a document is one of the collection, and was there then.
+    pub(super) fn is_visible(&self, document: u32, collection: CollectionId, at: Sequence) -> bool {
+        match self {
+            Self::Fresh { documents, .. } => {
+                let fresh = &documents[document as usize];
+                fresh.collection == collection && fresh.is_visible(at)
+            }
+            Self::Sealed(Sealed { segment, deaths }) => {
+                segment.collection(document) == collection && deaths.is_visible(document, at)
+            }
+        }
+    }
+
+    /// How many documents have a word, also those that are not visible.
+    pub(super) fn count(&self, field: u8, collection: CollectionId, word: &str) -> Result<u64> {
+        match self {
+            Self::Fresh { growing, .. } => Ok(growing.read().postings(field, collection, word).len() as u64),
+            Self::Sealed(sealed) => {
+                let blocks = sealed.segment.blocks(field, collection, word)?;
+                Ok(blocks.map_or(0, |blocks| u64::from(blocks.doc_freq())))
+            }
+        }
     }
 
     pub(super) fn number(&self, document: u32) -> u64 {
@@ -66,29 +122,35 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Calls `each` with the visible documents that have a word, ascending, and how often they have it.
+    /// Adds the visible documents that have a word, ascending, and how often, each time worth so much.
     pub(super) fn postings(
         &self,
         field: u8,
         collection: CollectionId,
         word: &str,
         at: Sequence,
-        each: &mut dyn FnMut(u32, u32),
+        weight: f32,
+        into: &mut Postings,
     ) -> Result<()> {
         match self {
             Self::Fresh { .. } => {
                 return self.places(field, collection, word, at, &mut |document, places| {
-                    each(document, places.len() as u32);
+                    into.extend(&[document], &[places.len() as u32], weight);
                 });
             }
             Self::Sealed(Sealed { segment, deaths }) => {
                 let Some(mut blocks) = segment.blocks(field, collection, word)? else { return Ok(()) };
                 let has_dead = deaths.count() > 0;
+                into.reserve(blocks.doc_freq() as usize);
                 while blocks.block_len() > 0 {
-                    for (document, count) in blocks.docs().iter().zip(blocks.freqs()) {
-                        if !has_dead || deaths.is_visible(*document, at) {
-                            each(*document, *count);
+                    if has_dead {
+                        for (document, count) in blocks.docs().iter().zip(blocks.freqs()) {
+                            if deaths.is_visible(*document, at) {
+                                into.extend(&[*document], &[*count], weight);
+                            }
                         }
+                    } else {
+                        into.extend(blocks.docs(), blocks.freqs(), weight);
                     }
                     blocks.advance();
                 }

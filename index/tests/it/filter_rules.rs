@@ -5,7 +5,9 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use allidb_index::{
     ScanRequest,
     filter::{Field, Filter, Operator},
-    model::{Entity, ReadMask, Timestamp, Value},
+    model::{
+        CollectionSpec, Entity, Language, ReadMask, TextField, TextKind, TextSpec, Timestamp, Value, Write,
+    },
     query::{Query, Seed, TextMatch},
 };
 use proptest::prelude::*;
@@ -79,7 +81,7 @@ fn filter() -> impl Strategy<Value = Filter> {
     let leaf = prop_oneof![
         6 => compare,
         2 => any_of,
-        1 => words(),
+        3 => words(),
         1 => field().prop_map(Filter::Exists),
         1 => field().prop_map(Filter::IsNull),
     ];
@@ -185,27 +187,65 @@ fn holds(filter: &Filter, entity: &Entity) -> bool {
 
 type Described = (BTreeMap<String, Value>, bool, Option<f64>);
 
-fn found(fixture: &Fixture, filter: &Filter) -> Option<[Vec<String>; 2]> {
+fn found(fixture: &Fixture, collection: &str, filter: &Filter) -> Option<[Vec<String>; 2]> {
     let request = ScanRequest {
-        collection: "c".into(),
         filter: Some(filter.clone()),
-        limit: 100,
         read_mask: ReadMask::nothing(),
-        start: None,
-        end: None,
-        prefix: String::new(),
-        reverse: false,
-        after: None,
+        ..ScanRequest::first(collection, 100)
     };
     // Ill-typed conditions are refused, by all alike.
     let page = fixture.replica.scan(TENANT, &request, deadline()).ok()?;
     let scanned: Vec<String> = page.entities.into_iter().map(|entity| entity.id).collect();
-    let counted = fixture.replica.count(TENANT, "c", Some(filter), deadline()).expect("counted");
+    let counted = fixture.replica.count(TENANT, collection, Some(filter), deadline()).expect("counted");
     assert_eq!(counted, scanned.len() as u64);
     let seed = Seed::Matching { filter: filter.clone(), limit: 0 };
-    let mut asked = ids(&fixture.query(&Query { limit: 100, ..Query::new("c", vec![seed]) }));
+    let mut asked = ids(&fixture.query(&Query { limit: 100, ..Query::new(collection, vec![seed]) }));
     asked.sort();
     Some([scanned, asked])
+}
+
+/// The attribute p is prose, and q are names.
+fn texts() -> CollectionSpec {
+    let field = |attribute: &str, kind| TextField {
+        attribute: attribute.to_owned(),
+        weight: 1.0,
+        language: Language::English,
+        kind,
+    };
+    let fields = vec![field("p", TextKind::Prose), field("q", TextKind::Names)];
+    CollectionSpec { text: TextSpec { fields, ..TextSpec::default() }, ..CollectionSpec::default() }
+}
+
+#[test]
+fn words_beyond_what_is_indexed_of_a_text_are_found() {
+    let fixture = Fixture::new();
+    fixture.replica.create_collection(TENANT, "t", texts()).unwrap();
+    let prose = "b ".repeat(140_000) + "a";
+    let words = (0..1_100).map(|n| format!("b{n} ")).collect::<String>() + "a";
+    let names = |count: usize| (0..count).map(|_| Value::String("b".into()));
+    let many = names(4_100).chain([Value::String("a".into())]).collect();
+    // What has no word takes no place.
+    let blanks = (0..4_100).map(|_| Value::String("-".into())).chain([Value::String("a".into())]);
+    let values = [
+        ("p", Value::String(prose)),
+        ("q", Value::String(words)),
+        ("q", Value::List(many)),
+        ("q", Value::List(blanks.collect())),
+        ("p", Value::String("b".into())),
+    ];
+    for (n, (name, value)) in values.into_iter().enumerate() {
+        let one = Entity {
+            attributes: BTreeMap::from([(name.to_owned(), value)]),
+            ..entity(&format!("e{n}"), &[])
+        };
+        fixture.one(Write::Put { collection: "t".into(), entity: Box::new(one) }).unwrap();
+    }
+    for _ in 0..2 {
+        let any = |field| Filter::Words(Field::parse(field).unwrap(), TextMatch::Any, "a".to_owned());
+        assert_eq!(found(&fixture, "t", &any("p")).unwrap()[0], ["e0"]);
+        assert_eq!(found(&fixture, "t", &any("q")).unwrap()[0], ["e1", "e2", "e3"]);
+        fixture.replica.seal_texts().unwrap();
+    }
 }
 
 proptest! {
@@ -220,6 +260,7 @@ proptest! {
         filters in prop::collection::vec(filter(), 1..20),
     ) {
         let mut fixture = Fixture::new();
+        fixture.replica.create_collection(TENANT, "t", texts()).unwrap();
         let mut entities = Vec::new();
         for (n, (attributes, is_typed, importance)) in described.into_iter().enumerate() {
             let (attributes, is_typed, importance): Described = (attributes, is_typed, importance);
@@ -227,6 +268,7 @@ proptest! {
             let named = entity(&format!("e{n:02}"), &[]);
             let one = Entity { attributes, entity_type, importance, ..named };
             fixture.put(one.clone());
+            fixture.one(Write::Put { collection: "t".into(), entity: Box::new(one.clone()) }).unwrap();
             entities.push(one);
         }
         for is_reopened in [false, true] {
@@ -234,11 +276,13 @@ proptest! {
                 fixture = fixture.reopen();
             }
             for filter in &filters {
-                let Some([scanned, asked]) = found(&fixture, filter) else { continue };
                 let wanted = entities.iter().filter(|entity| holds(filter, entity));
                 let wanted: Vec<String> = wanted.map(|entity| entity.id.clone()).collect();
-                prop_assert_eq!(&scanned, &wanted, "{:?}", filter);
-                prop_assert_eq!(&asked, &wanted, "{:?}", filter);
+                for collection in ["c", "t"] {
+                    let Some([scanned, asked]) = found(&fixture, collection, filter) else { continue };
+                    prop_assert_eq!(&scanned, &wanted, "{} {:?}", collection, filter);
+                    prop_assert_eq!(&asked, &wanted, "{} {:?}", collection, filter);
+                }
             }
         }
     }

@@ -1,0 +1,83 @@
+//! Which documents have words in a field: what conditions ask, who need to know of all of them, and no scores.
+
+use allidb_storage::Sequence;
+use roaring::RoaringTreemap;
+
+use crate::{
+    deadline::Deadline,
+    error::Result,
+    model::CollectionId,
+    text::{
+        document::least_cut_len_code,
+        index::TextView,
+        source::{Postings, Source},
+    },
+};
+
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 4_096;
+
+/// Words that are looked for in a field of a collection, reduced as its texts are.
+#[derive(Clone, Debug)]
+pub(crate) struct Having {
+    pub(crate) view: TextView,
+    /// As of when; the view fits it.
+    pub(crate) sequence: Sequence,
+    pub(crate) collection: CollectionId,
+    pub(crate) field: u8,
+    /// Not empty.
+    pub(crate) words: Vec<String>,
+    /// Whether a document must have all of the words.
+    pub(crate) all: bool,
+}
+
+impl Having {
+    /// How many documents have each of the words, about: also those that died since.
+    pub(crate) fn counts(&self) -> Result<Vec<u64>> {
+        let sources = Source::of(&self.view);
+        let count = |word: &String| -> Result<u64> {
+            let of_source = |source: &Source<'_>| source.count(self.field, self.collection, word);
+            sources.iter().map(of_source).sum()
+        };
+        self.words.iter().map(count).collect()
+    }
+
+    /// The numbers of the documents that have the words, and whether they are no others: of a text that was cut only what comes
+    /// before is known, so that such texts are all among them.
+    ///
+    /// # Errors
+    /// If a segment cannot be read, or the deadline passes.
+    pub(crate) fn numbers(&self, deadline: Deadline) -> Result<(RoaringTreemap, bool)> {
+        let mut numbers = RoaringTreemap::new();
+        for (nth, word) in self.words.iter().enumerate() {
+            deadline.check()?;
+            let of_word = self.having(word)?;
+            if nth > 0 && self.all { numbers &= of_word } else { numbers |= of_word }
+        }
+        let mut is_exact = true;
+        for source in Source::of(&self.view) {
+            for (at, document) in (0..source.len()).enumerate() {
+                if at % DEADLINE_EVERY == 0 {
+                    deadline.check()?;
+                }
+                if source.len_code(self.field, document) >= least_cut_len_code()
+                    && source.is_visible(document, self.collection, self.sequence)
+                {
+                    is_exact = false;
+                    numbers.insert(source.number(document));
+                }
+            }
+        }
+        Ok((numbers, is_exact))
+    }
+
+    fn having(&self, word: &str) -> Result<RoaringTreemap> {
+        let mut numbers = RoaringTreemap::new();
+        for source in Source::of(&self.view) {
+            let mut postings = Postings::default();
+            source.postings(self.field, self.collection, word, self.sequence, 1.0, &mut postings)?;
+            numbers.extend(postings.documents.into_iter().map(|document| source.number(document)));
+        }
+        Ok(numbers)
+    }
+}
