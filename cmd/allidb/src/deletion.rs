@@ -5,7 +5,13 @@ use anyhow::Result;
 use clap::{ArgGroup, Args};
 use serde_json::json;
 
-use crate::{client::Client, entity_json::entity_ref, failure::Failure, filter_syntax, output::Output};
+use crate::{
+    client::Client,
+    entity_json::entity_ref,
+    failure::Failure,
+    filter_syntax,
+    output::{Output, counted},
+};
 
 /// Deletes one entity and its edges (exit code 3 if there was none), those that match, or what came from a source.
 #[derive(Args, Debug)]
@@ -55,8 +61,11 @@ async fn matching(args: &DeleteArgs, filter: &str, client: &Client, output: Outp
     if !args.yes {
         let request = CountRequest { collection, filter, ..CountRequest::default() };
         let count = service.count(request).await.map_err(Failure::from_status)?.into_inner().count;
-        let message =
-            format!("this would delete {count} entities of `{}` and their edges; add --yes", args.collection);
+        let entities = counted(count, "entity", "entities");
+        let message = format!(
+            "this would delete {entities} of `{}` and the edges they have; add --yes",
+            args.collection
+        );
         return Err(Failure::usage(message));
     }
     let mut request = DeleteWhereRequest { collection, filter, ..DeleteWhereRequest::default() };
@@ -65,7 +74,10 @@ async fn matching(args: &DeleteArgs, filter: &str, client: &Client, output: Outp
         let page = service.delete_where(request.clone()).await.map_err(Failure::from_status)?.into_inner();
         deleted += page.deleted;
         if page.next_page_token.is_empty() {
-            output.either(format!("deleted {deleted} entities"), json!({ "deleted": deleted }))?;
+            output.either(
+                format!("deleted {}", counted(deleted, "entity", "entities")),
+                json!({ "deleted": deleted }),
+            )?;
             return Ok(());
         }
         request.page_token = page.next_page_token;
@@ -93,7 +105,10 @@ async fn by_source(args: &DeleteArgs, source: &str, client: &Client, output: Out
         kept += page.kept;
         if page.next_page_token.is_empty() {
             let text = format!(
-                "deleted {entities} entities, {chunks} chunks and {edges} edges; {kept} have other sources and stay"
+                "deleted {}, {} and {}; {kept} have other sources and stay",
+                counted(entities, "entity", "entities"),
+                counted(chunks, "chunk", "chunks"),
+                counted(edges, "edge", "edges"),
             );
             let document = json!({ "entities": entities, "chunks": chunks, "edges": edges, "kept": kept });
             output.either(text, document)?;

@@ -18,7 +18,7 @@ use crate::{
     failure::Failure,
     filter_syntax,
     import::WriteDurability,
-    output::{Output, shorten, table},
+    output::{Output, counted, shorten, table},
     value_json,
 };
 
@@ -179,7 +179,7 @@ pub(crate) async fn scan(args: ScanArgs, client: &Client, output: Output) -> Res
         request.page_token = page.next_page_token;
     }
     if !output.is_json() {
-        output.line(format!("{printed} entities"))?;
+        output.line(counted(printed, "entity", "entities"))?;
     }
     Ok(())
 }

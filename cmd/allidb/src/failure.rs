@@ -94,7 +94,8 @@ fn describe(status: &Status) -> String {
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
         text.push_str(&format!("\n  try again in {} ms", delay.as_millis()));
     }
-    if let Some(info) = details.error_info() {
+    let says_more = |reason: &str| reason != code_name(status.code() as i32);
+    if let Some(info) = details.error_info().filter(|info| says_more(&info.reason)) {
         text.push_str(&format!("\n  reason: {}", info.reason));
     }
     text

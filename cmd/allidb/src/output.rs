@@ -17,6 +17,11 @@ pub(crate) enum Format {
     Json,
 }
 
+/// A number of things, each called `one`.
+pub(crate) fn counted(count: u64, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Standard output. Writing returns an error rather than panicking when the reader has gone.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Output {
