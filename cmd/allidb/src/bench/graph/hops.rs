@@ -1,4 +1,4 @@
-//! Counting who is so many hops away: the replica beside plain arrays of neighbours, as fast as a walk can be in memory.
+//! Counting who is so many hops away: the replica beside plain arrays of neighbours, as fast as a walk can be in memory, and petgraph.
 
 use std::{path::Path, time::Instant};
 
@@ -71,6 +71,39 @@ impl Rows {
     }
 }
 
+/// The same walk with what petgraph has for it: compressed rows, and a map of who was visited.
+#[cfg(feature = "peers")]
+struct Petgraph(petgraph::csr::Csr<(), ()>);
+
+#[cfg(feature = "peers")]
+impl Petgraph {
+    fn of(nodes: u32, edges: u64) -> Result<Self> {
+        let mut sorted: Vec<(u32, u32)> = power_law::edges(nodes, edges, SEED).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let graph = petgraph::csr::Csr::from_sorted_edges(&sorted);
+        let mut graph = graph.map_err(|_| anyhow::anyhow!("the edges are not sorted"))?;
+        while graph.node_count() < nodes as usize {
+            graph.add_node(());
+        }
+        Ok(Self(graph))
+    }
+
+    fn count_hops(&self, source: u32, hops: usize) -> Vec<u64> {
+        use petgraph::visit::{VisitMap, Visitable};
+        let mut seen = self.0.visit_map();
+        seen.visit(source);
+        let mut frontier = vec![source];
+        let mut counts = Vec::new();
+        for _ in 0..hops {
+            let targets = frontier.iter().flat_map(|from| self.0.neighbors_slice(*from));
+            frontier = targets.filter(|target| seen.visit(**target)).copied().collect();
+            counts.push(frontier.len() as u64);
+        }
+        counts
+    }
+}
+
 /// What one engine took for one number of hops.
 struct Row {
     engine: &'static str,
@@ -102,10 +135,14 @@ pub(super) fn run(dir: &Path, nodes: u32, edges: u64, sources: u32, output: Outp
         counts.memory_bytes >> 20,
     );
     let mut rows = Rows::of(nodes, edges);
+    #[cfg(feature = "peers")]
+    let petgraph = Petgraph::of(nodes, edges)?;
     let mut measured = Vec::new();
     // Blocks of the store, where ids are looked up, are cold at first: the first round is not told.
     for (round, hops) in [HOPS[2]].into_iter().chain(HOPS).enumerate() {
         let (mut ours, mut plain) = (Row::new("allidb", hops)?, Row::new("plain arrays", hops)?);
+        #[cfg(feature = "peers")]
+        let mut peer = Row::new("petgraph", hops)?;
         let mut random = SplitMix(7);
         for _ in 0..sources {
             let source = random.below(nodes);
@@ -121,9 +158,16 @@ pub(super) fn run(dir: &Path, nodes: u32, edges: u64, sources: u32, output: Outp
             let found = ours.time(|| Ok(store.replica.count_hops(TENANT, &request, deadline)?.counts))?;
             let expected = plain.time(|| Ok(rows.count_hops(source, hops)))?;
             ensure!(found == expected, "from {source}: {found:?} rather than {expected:?}");
+            #[cfg(feature = "peers")]
+            ensure!(
+                found == peer.time(|| Ok(petgraph.count_hops(source, hops)))?,
+                "petgraph counts otherwise"
+            );
         }
         if round > 0 {
             measured.extend([ours, plain]);
+            #[cfg(feature = "peers")]
+            measured.push(peer);
         }
     }
     store.replica.close()?;

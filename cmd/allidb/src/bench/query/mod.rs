@@ -6,7 +6,10 @@
 //! | module | concept |
 //! |---|---|
 //! | `ways` | what is asked of each question |
+//! | `glued` | libraries of one kind each that are asked the same |
 
+#[cfg(feature = "peers")]
+mod glued;
 mod ways;
 
 use std::{
@@ -79,6 +82,7 @@ struct Line {
 
 /// What one way came to.
 struct Row {
+    engine: &'static str,
     way: Way,
     /// Right answers and questions of each half.
     halves: [(u32, u32); 2],
@@ -92,12 +96,15 @@ pub(crate) fn run(args: &QueryBenchArgs, output: Output) -> Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let dir = super::scratch(args.dir.as_deref())?;
-    let rows = runtime.block_on(async {
+    #[cfg_attr(not(feature = "peers"), expect(unused_mut, reason = "peers add to it"))]
+    let mut rows = runtime.block_on(async {
         let mut daemon = Daemon::start(dir.path()).await?;
         let rows = measure(args, &Client::connect(&daemon.endpoint()).await?).await;
         daemon.stop().await?;
         rows
     })?;
+    #[cfg(feature = "peers")]
+    rows.extend(measure_glued(args)?);
     report(&rows, output)
 }
 
@@ -106,7 +113,7 @@ async fn measure(args: &QueryBenchArgs, client: &Client) -> Result<Vec<Row>> {
     let questions = questions(args)?;
     let mut rows = Vec::new();
     for way in Way::ALL {
-        let mut row = Row { way, halves: [(0, 0); 2], latencies: Latencies::new()? };
+        let mut row = Row::new("allidb", way)?;
         let mut service = client.search();
         for (at, question) in questions.iter().enumerate() {
             let request: QueryRequest = way.request(question, args.k, &args.relations, &args.filter)?;
@@ -116,14 +123,42 @@ async fn measure(args: &QueryBenchArgs, client: &Client) -> Result<Vec<Row>> {
             let is_right = answer.hits.iter().any(|hit| {
                 hit.entity.as_ref().is_some_and(|entity| id_of(entity.r#ref.as_ref()) == question.entity)
             });
-            let (right, all) = &mut row.halves[usize::from(2 * at >= questions.len())];
-            *right += u32::from(is_right);
-            *all += 1;
+            row.note(is_right, 2 * at >= questions.len());
         }
         eprintln!("{}: {}", way.name(), share(row.halves[1]));
         rows.push(row);
     }
     Ok(rows)
+}
+
+#[cfg(feature = "peers")]
+fn measure_glued(args: &QueryBenchArgs) -> Result<Vec<Row>> {
+    let glued = glued::Glued::load(&args.data, &args.texts)?;
+    let questions = questions(args)?;
+    let mut rows = Vec::new();
+    for way in Way::ALL {
+        let mut row = Row::new("glued", way)?;
+        for (at, question) in questions.iter().enumerate() {
+            let asked = Instant::now();
+            let hits = glued.ask(way, question, args.k as usize)?;
+            row.latencies.record(asked.elapsed());
+            row.note(hits.contains(&question.entity.as_str()), 2 * at >= questions.len());
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+impl Row {
+    fn new(engine: &'static str, way: Way) -> Result<Self> {
+        Ok(Self { engine, way, halves: [(0, 0); 2], latencies: Latencies::new()? })
+    }
+
+    fn note(&mut self, is_right: bool, is_second_half: bool) {
+        let (right, all) = &mut self.halves[usize::from(is_second_half)];
+        *right += u32::from(is_right);
+        *all += 1;
+    }
 }
 
 async fn load(args: &QueryBenchArgs, client: &Client) -> Result<()> {
@@ -201,18 +236,20 @@ fn report(rows: &[Row], output: Output) -> Result<()> {
             let [p50, p99] = quantiles(row);
             let half = |(right, all): (u32, u32)| json!({ "right": right, "questions": all });
             json!({
-                "way": row.way.name(), "first_half": half(row.halves[0]), "second_half": half(row.halves[1]),
+                "engine": row.engine, "way": row.way.name(), "first_half": half(row.halves[0]), "second_half": half(row.halves[1]),
                 "p50_ms": p50, "p99_ms": p99,
             })
         };
         output.document(&json!(rows.iter().map(row).collect::<Vec<_>>()))?;
         return Ok(());
     }
-    let mut shown = table(&["way", "first half", "second half", "p50 ms", "p99 ms"]);
+    let mut shown = table(&["engine", "way", "first half", "second half", "p50 ms", "p99 ms"]);
     for row in rows {
         let [p50, p99] = quantiles(row);
         let [first, second] = row.halves.map(share);
-        shown.add_row([row.way.name().to_owned(), first, second, format!("{p50:.2}"), format!("{p99:.2}")]);
+        let times = [p50, p99].map(|ms| format!("{ms:.2}"));
+        let names = [row.engine, row.way.name()].map(str::to_owned);
+        shown.add_row(names.into_iter().chain([first, second]).chain(times));
     }
     output.table(&shown)?;
     Ok(())

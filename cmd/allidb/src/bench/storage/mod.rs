@@ -32,7 +32,7 @@ use report::Report;
 const AFTER_HELP: &str = "\
 Peers are measured by a program that was built with them; RocksDB comes from the system:
   apt-get install librocksdb-dev
-  cargo run --release --features peers --bin allidb -- bench storage
+  cargo run --release --features rocksdb --bin allidb -- bench storage
 docs/benchmarks.md says what each row means.";
 
 /// Measures the storage engine: fills, gets, scans, overwrites, opening.

@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(figures[1].metric, "p50");
     }
 
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "rocksdb")]
     #[test]
     fn ratios_compare_with_the_fastest_peer() {
         let engines = |metric, [ours, fjall, rocksdb]: [f64; 3]| {

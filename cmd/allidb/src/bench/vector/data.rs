@@ -1,6 +1,6 @@
 //! A data set: vectors, queries, and which vectors are nearest to each query.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
@@ -8,7 +8,7 @@ use crate::{ivecs, npy::NpyFile, vector_numbers::numbers};
 
 /// Vectors as rows of one block.
 #[derive(Clone, Debug)]
-pub(super) struct Rows {
+pub(in crate::bench) struct Rows {
     pub(super) dimension: usize,
     numbers: Vec<f32>,
 }
@@ -28,6 +28,12 @@ impl Rows {
         Ok(Self { dimension, numbers: all })
     }
 
+    /// All vectors of a data set.
+    #[cfg(feature = "peers")]
+    pub(in crate::bench) fn of_data(dir: &Path) -> Result<Self> {
+        Self::read(&base(dir)?, None)
+    }
+
     /// These rows, in this order.
     pub(super) fn chosen(&self, rows: &[usize]) -> Self {
         let numbers = rows.iter().flat_map(|row| self.get(*row)).copied().collect();
@@ -43,6 +49,11 @@ impl Rows {
     }
 }
 
+fn base(dir: &Path) -> Result<PathBuf> {
+    let mut names = ["vectors.f16.npy", "vectors.f32.npy"].map(|name| dir.join(name)).into_iter();
+    names.find(|path| path.is_file()).with_context(|| format!("{}: no vectors", dir.display()))
+}
+
 /// A data set in memory.
 #[derive(Debug)]
 pub(super) struct VectorData {
@@ -55,9 +66,7 @@ pub(super) struct VectorData {
 impl VectorData {
     /// Reads a directory, or the first rows of it.
     pub(super) fn read(dir: &Path, rows: Option<usize>, k: usize) -> Result<Self> {
-        let names = ["vectors.f16.npy", "vectors.f32.npy"].map(|name| dir.join(name));
-        let base = names.iter().find(|path| path.is_file());
-        let base = Rows::read(base.with_context(|| format!("{}: no vectors", dir.display()))?, rows)?;
+        let base = Rows::read(&base(dir)?, rows)?;
         let queries = Rows::read(&dir.join("queries.f32.npy"), None)?;
         ensure!(queries.dimension == base.dimension, "queries and vectors have different dimensions");
         let truth = if rows.is_some_and(|rows| rows <= base.len()) {

@@ -37,6 +37,8 @@ pub(super) use child::run as run_child;
 use engines::EngineName;
 use plan::{CodesName, Line, Measured, Part, Plan};
 use report::Report;
+#[cfg(feature = "peers")]
+pub(super) use {data::Rows, engines::Usearch};
 
 const AFTER_HELP: &str = "\
 DIR holds vectors.f16.npy or vectors.f32.npy, queries.f32.npy and truth.top100.ivecs; distances are cosines. If it holds

@@ -3,7 +3,7 @@
 mod allidb;
 #[cfg(feature = "peers")]
 mod fjall;
-#[cfg(feature = "peers")]
+#[cfg(feature = "rocksdb")]
 mod rocksdb;
 
 use std::{path::Path, time::Instant};
@@ -37,7 +37,7 @@ pub(crate) enum EngineName {
     #[cfg(feature = "peers")]
     Fjall,
     /// The system's librocksdb.
-    #[cfg(feature = "peers")]
+    #[cfg(feature = "rocksdb")]
     Rocksdb,
 }
 
@@ -48,7 +48,7 @@ impl EngineName {
             Self::Allidb => "allidb",
             #[cfg(feature = "peers")]
             Self::Fjall => "fjall",
-            #[cfg(feature = "peers")]
+            #[cfg(feature = "rocksdb")]
             Self::Rocksdb => "rocksdb",
         }
     }
@@ -59,7 +59,7 @@ impl EngineName {
             Self::Allidb => Box::new(allidb::Allidb::open(dir, setup)?),
             #[cfg(feature = "peers")]
             Self::Fjall => Box::new(fjall::Fjall::open(dir, setup)?),
-            #[cfg(feature = "peers")]
+            #[cfg(feature = "rocksdb")]
             Self::Rocksdb => Box::new(rocksdb::RocksDb::open(dir, setup)?),
         })
     }
@@ -70,7 +70,7 @@ impl EngineName {
             Self::Allidb => allidb::SETTINGS,
             #[cfg(feature = "peers")]
             Self::Fjall => fjall::SETTINGS,
-            #[cfg(feature = "peers")]
+            #[cfg(feature = "rocksdb")]
             Self::Rocksdb => rocksdb::SETTINGS,
         }
     }

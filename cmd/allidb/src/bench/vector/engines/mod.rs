@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::{data::VectorData, plan::Plan};
+#[cfg(feature = "peers")]
+pub(in crate::bench) use usearch::Usearch;
 
 /// An engine that this program was built with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
@@ -46,7 +48,7 @@ impl EngineName {
             #[cfg(feature = "peers")]
             Self::HnswRs => Box::new(hnsw_rs::HnswRs::build(data, plan)),
             #[cfg(feature = "peers")]
-            Self::Usearch => Box::new(usearch::Usearch::build(data, plan)?),
+            Self::Usearch => Box::new(Usearch::of(&data.base, plan.build_threads)?),
         })
     }
 }

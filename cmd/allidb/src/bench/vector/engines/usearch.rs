@@ -4,19 +4,20 @@ use anyhow::{Result, anyhow};
 use usearch::{IndexOptions, MetricKind, ScalarKind};
 
 use super::Index;
-use crate::bench::vector::{data::VectorData, plan::Plan};
+use crate::bench::vector::data::Rows;
 
 const CONNECTIONS: usize = 16;
 const BUILD_BREADTH: usize = 100;
 
-pub(super) struct Usearch {
+pub(in crate::bench) struct Usearch {
     index: usearch::Index,
 }
 
 impl Usearch {
-    pub(super) fn build(data: &VectorData, plan: &Plan) -> Result<Self> {
+    /// An index of all rows.
+    pub(in crate::bench) fn of(base: &Rows, threads: usize) -> Result<Self> {
         let options = IndexOptions {
-            dimensions: data.base.dimension,
+            dimensions: base.dimension,
             metric: MetricKind::Cos,
             quantization: ScalarKind::F32,
             connectivity: CONNECTIONS,
@@ -24,17 +25,14 @@ impl Usearch {
             ..IndexOptions::default()
         };
         let index = usearch::Index::new(&options).map_err(|error| anyhow!("{error}"))?;
-        let threads = plan.build_threads;
-        index
-            .reserve_capacity_and_threads(data.base.len(), threads.max(8))
-            .map_err(|error| anyhow!("{error}"))?;
+        index.reserve_capacity_and_threads(base.len(), threads.max(8)).map_err(|error| anyhow!("{error}"))?;
         std::thread::scope(|scope| {
             let add = |first: usize| {
                 let index = &index;
                 move || {
-                    (first..data.base.len())
+                    (first..base.len())
                         .step_by(threads)
-                        .try_for_each(|row| index.add(row as u64, data.base.get(row)))
+                        .try_for_each(|row| index.add(row as u64, base.get(row)))
                         .map_err(|error| anyhow!("{error}"))
                 }
             };
@@ -43,15 +41,26 @@ impl Usearch {
         })?;
         Ok(Self { index })
     }
+
+    /// The breadth of the searches that follow.
+    pub(in crate::bench) fn set_breadth(&mut self, breadth: usize) {
+        self.index.change_expansion_search(breadth);
+    }
+
+    /// The nearest rows and the cosines of their angles.
+    pub(in crate::bench) fn nearest(&self, query: &[f32], k: usize) -> Result<Vec<(u32, f32)>> {
+        let found = self.index.search(query, k).map_err(|error| anyhow!("{error}"))?;
+        let cosines = found.distances.into_iter().map(|distance| 1.0 - distance);
+        Ok(found.keys.into_iter().map(|row| row as u32).zip(cosines).collect())
+    }
 }
 
 impl Index for Usearch {
     fn set_breadth(&mut self, breadth: usize) {
-        self.index.change_expansion_search(breadth);
+        Self::set_breadth(self, breadth);
     }
 
     fn search(&self, query: &[f32], k: usize) -> Result<Vec<u32>> {
-        let found = self.index.search(query, k).map_err(|error| anyhow!("{error}"))?;
-        Ok(found.keys.into_iter().map(|row| row as u32).collect())
+        Ok(self.nearest(query, k)?.into_iter().map(|(row, _)| row).collect())
     }
 }
