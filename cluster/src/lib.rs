@@ -3,7 +3,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
-//! | [`layout`](Layout) | which nodes hold each partition; a layout of one node for now |
+//! | [`layout`](Layout) | which nodes hold each partition |
 //! | `maintenance` | compaction and scrub that an operator asks for |
 //! | `pool` | bounded threads for the replica's blocking work |
 //!
@@ -20,5 +20,5 @@ pub use allidb_index::{
 };
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
-pub use layout::{Layout, NodeId};
+pub use layout::{Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};

@@ -1,0 +1,248 @@
+//! Which nodes hold each partition.
+//!
+//! | module | concept |
+//! |---|---|
+//! | `assign` | choosing them: zones, capacities, few moves |
+//! | `flow` | flows of least cost, which that is computed as |
+//!
+//! A layout is a pure function of the members and of the layout before, so that every node that knows both comes to the same. Ownership is
+//! never derived from who is alive.
+
+mod assign;
+mod flow;
+
+use allidb_index::PARTITIONS;
+
+/// Most replicas of a partition.
+pub const MAX_REPLICATION: usize = 7;
+
+/// A node of the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId(pub u64);
+
+/// A node that holds data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Which node.
+    pub node: NodeId,
+    /// What may fail together with it: a rack, a site. Replicas are spread over zones before anything else.
+    pub zone: String,
+    /// How much it is to hold, compared with others; in any unit, above 0.
+    pub capacity: u32,
+}
+
+/// Partition to the nodes that hold it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    version: u64,
+    replication: usize,
+    /// Ascending.
+    members: Vec<Member>,
+    /// Of each partition, ascending.
+    replicas: Vec<Vec<NodeId>>,
+}
+
+/// Why there is no such layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LayoutError {
+    /// Too many replicas, or none.
+    #[error("{0} replicas of each partition are asked for; 1 to {MAX_REPLICATION} are possible")]
+    Replication(usize),
+    /// Two replicas would lie on one node.
+    #[error("{members} members cannot hold {replication} replicas of each partition")]
+    TooFewMembers {
+        /// How many there are.
+        members: usize,
+        /// How many are needed.
+        replication: usize,
+    },
+    /// A member is named more than once.
+    #[error("node {} is named twice", .0.0)]
+    NamedTwice(NodeId),
+    /// A member may hold nothing.
+    #[error("node {} has no capacity", .0.0)]
+    NoCapacity(NodeId),
+}
+
+impl Layout {
+    /// The layout of a ring of one: `node` holds everything.
+    pub fn of_one(node: NodeId) -> Self {
+        let members = vec![Member { node, zone: String::new(), capacity: 1 }];
+        Self { version: 1, replication: 1, members, replicas: vec![vec![node]; usize::from(PARTITIONS)] }
+    }
+
+    /// The first layout of a ring.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next).
+    pub fn found(members: Vec<Member>, replication: usize) -> Result<Self, LayoutError> {
+        let nothing = Self { version: 0, replication, members: Vec::new(), replicas: Vec::new() };
+        nothing.next(members, replication)
+    }
+
+    /// The layout that follows this one if the ring is to have these members: as many zones for each partition as there can be, members as
+    /// full as their capacities say, and as little moved as that takes.
+    ///
+    /// # Errors
+    /// If there are too few members, or members or the number of replicas are wrong.
+    pub fn next(&self, mut members: Vec<Member>, replication: usize) -> Result<Self, LayoutError> {
+        members.sort_by_key(|member| member.node);
+        if !(1..=MAX_REPLICATION).contains(&replication) {
+            return Err(LayoutError::Replication(replication));
+        }
+        if members.len() < replication {
+            return Err(LayoutError::TooFewMembers { members: members.len(), replication });
+        }
+        if let Some(twice) = members.iter().zip(members.iter().skip(1)).find(|(a, b)| a.node == b.node) {
+            return Err(LayoutError::NamedTwice(twice.0.node));
+        }
+        if let Some(member) = members.iter().find(|member| member.capacity == 0) {
+            return Err(LayoutError::NoCapacity(member.node));
+        }
+        let replicas = assign::assign(&members, PARTITIONS, replication, |partition, node| {
+            self.replicas(partition).contains(&node)
+        });
+        Ok(Self { version: self.version + 1, replication, members, replicas })
+    }
+
+    /// Grows with every change.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// How many nodes hold each partition.
+    pub fn replication(&self) -> usize {
+        self.replication
+    }
+
+    /// The nodes that hold data, ascending.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// The nodes that hold a partition, ascending.
+    pub fn replicas(&self, partition: u16) -> &[NodeId] {
+        self.replicas.get(usize::from(partition)).map_or(&[], Vec::as_slice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn member(node: u64, zone: &str, capacity: u32) -> Member {
+        Member { node: NodeId(node), zone: zone.to_owned(), capacity }
+    }
+
+    fn alike(nodes: impl IntoIterator<Item = u64>) -> Vec<Member> {
+        nodes.into_iter().map(|node| member(node, "a", 1)).collect()
+    }
+
+    fn loads(layout: &Layout) -> Vec<usize> {
+        let load = |of: &Member| layout.replicas.iter().filter(|held| held.contains(&of.node)).count();
+        layout.members.iter().map(load).collect()
+    }
+
+    /// Replicas that were not there before.
+    fn moves(from: &Layout, to: &Layout) -> usize {
+        let moved = |(before, after): (&Vec<NodeId>, &Vec<NodeId>)| {
+            after.iter().filter(|node| !before.contains(node)).count()
+        };
+        from.replicas.iter().zip(&to.replicas).map(moved).sum()
+    }
+
+    fn members() -> impl Strategy<Value = Vec<Member>> {
+        let of_node = (prop::sample::select(vec!["a", "b", "c", "d"]), 1_u32..6);
+        prop::collection::btree_map(0_u64..20, of_node, 1..9).prop_map(|members| {
+            members.into_iter().map(|(node, (zone, capacity))| member(node, zone, capacity)).collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
+        #[test]
+        fn replicas_lie_on_different_nodes_in_as_many_zones_as_there_can_be(
+            steps in prop::collection::vec((members(), 1_usize..5), 1..4),
+        ) {
+            let mut layout = Layout::of_one(NodeId(0));
+            for (mut members, replication) in steps {
+                if members.len() < replication {
+                    prop_assert!(layout.next(members, replication).is_err());
+                    continue;
+                }
+                let next = layout.next(members.clone(), replication).unwrap();
+                members.reverse();
+                prop_assert_eq!(&layout.next(members.clone(), replication).unwrap(), &next, "their order says nothing");
+                prop_assert_eq!(moves(&next, &next.next(members.clone(), replication).unwrap()), 0);
+                prop_assert_eq!(next.version(), layout.version() + 1);
+                let zone = |node: &NodeId| members.iter().find(|member| member.node == *node).map(|member| &member.zone);
+                let all_zones: BTreeSet<_> = members.iter().map(|member| &member.zone).collect();
+                for partition in 0..PARTITIONS {
+                    let held: BTreeSet<&NodeId> = next.replicas(partition).iter().collect();
+                    let zones: BTreeSet<_> = held.iter().map(|node| zone(node).expect("a member")).collect();
+                    prop_assert_eq!(held.len(), replication);
+                    prop_assert_eq!(zones.len(), replication.min(all_zones.len()));
+                }
+                layout = next;
+            }
+        }
+
+        #[test]
+        fn members_of_one_zone_are_as_full_as_they_can_be_alike(capacities in prop::collection::vec(1_u32..6, 4..9)) {
+            let of = |(node, capacity): (usize, &u32)| member(node as u64, "a", *capacity);
+            let layout = Layout::found(capacities.iter().enumerate().map(of).collect(), 1).unwrap();
+            let total: u32 = capacities.iter().sum();
+            for (load, capacity) in loads(&layout).into_iter().zip(&capacities) {
+                let share = f64::from(PARTITIONS) * f64::from(*capacity) / f64::from(total);
+                prop_assert!((load as f64 - share).abs() < 1.5, "{load} rather than {share}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_more_is_moved_than_a_new_member_takes_or_one_that_leaves_had() {
+        let mut layout = Layout::found(alike(1..=3), 3).unwrap();
+        for nodes in 4..=8 {
+            let next = layout.next(alike(1..=nodes), 3).unwrap();
+            let loads = loads(&next);
+            assert!(loads.iter().max().unwrap() - loads.iter().min().unwrap() <= 1, "{loads:?}");
+            assert_eq!(moves(&layout, &next), *loads.last().unwrap());
+            layout = next;
+        }
+        let held = loads(&layout)[3];
+        let next = layout.next(alike((1..=8).filter(|node| *node != 4)), 3).unwrap();
+        assert_eq!(moves(&layout, &next), held);
+        assert!(
+            next.replicas.iter().collect::<BTreeSet<_>>().len() > 20,
+            "those that share one share not all"
+        );
+    }
+
+    #[test]
+    fn one_of_each_zone_whatever_its_capacity_and_the_rest_by_capacity() {
+        let members = [("a", 1), ("b", 100), ("b", 100), ("c", 100), ("c", 50)]
+            .into_iter()
+            .zip(1..)
+            .collect::<Vec<_>>();
+        let members = members.into_iter().map(|((zone, capacity), node)| member(node, zone, capacity));
+        let layout = Layout::found(members.collect(), 3).unwrap();
+        let loads = loads(&layout);
+        assert_eq!((loads[0], loads[1], loads[2]), (256, 128, 128));
+        assert!(loads[3].abs_diff(171) <= 1 && loads[3] + loads[4] == 256, "{loads:?}");
+    }
+
+    #[test]
+    fn wrong_members_are_refused() {
+        let refused = |members, replication| Layout::found(members, replication).unwrap_err();
+        assert_eq!(refused(alike(1..=2), 3), LayoutError::TooFewMembers { members: 2, replication: 3 });
+        assert_eq!(refused(alike([1, 2, 1]), 2), LayoutError::NamedTwice(NodeId(1)));
+        assert_eq!(refused(alike(1..=9), 8), LayoutError::Replication(8));
+        assert_eq!(refused(alike(1..=3), 0), LayoutError::Replication(0));
+        assert_eq!(refused(vec![member(1, "a", 0)], 1), LayoutError::NoCapacity(NodeId(1)));
+    }
+}
