@@ -38,7 +38,7 @@ pub(crate) fn filter_from_proto(path: &Path<'_>, filter: v1::Filter) -> Result<F
             let path = path.field("words");
             let field = field_from_proto(&path.field("field"), &words.field)?;
             let operator = text_match_from_proto(&path.field("match"), words.r#match)?;
-            Filter::Words(field, operator.unwrap_or(TextMatch::All), words.text)
+            Filter::Words(field, operator.unwrap_or(TextMatch::All), words.text.into())
         }
         Kind::Exists(field) => Filter::Exists(field_from_proto(&path.field("exists"), &field)?),
         Kind::IsNull(field) => Filter::IsNull(field_from_proto(&path.field("is_null"), &field)?),

@@ -130,21 +130,28 @@ impl Service {
             let why = if is_passing { EmbedError::Unavailable(why) } else { EmbedError::Refused(why) };
             return Err(Failed { why, pause: pause.map(Duration::from_secs) });
         }
+        let mut indexes_are_right = true;
+        let refused =
+            |why: String| Failed { why: EmbedError::Refused(format!("at {url} {why}")), pause: None };
         let vectors = if url.trim_end_matches('/').ends_with("/api/embed") {
             serde_json::from_slice(&body).map(|OllamaAnswer { embeddings }| embeddings)
         } else {
             serde_json::from_slice(&body).map(|OpenAiAnswer { mut data }| {
                 data.sort_by_key(|vector| vector.index);
+                // Otherwise a text would get another one's vector.
+                indexes_are_right = data.iter().enumerate().all(|(at, vector)| vector.index == at);
                 data.into_iter().map(|vector| vector.embedding).collect()
             })
         };
-        let vectors: Vec<Vec<f32>> = vectors.map_err(|error| Failed {
-            why: EmbedError::Refused(format!("at {url} gives an answer that cannot be read: {error}")),
-            pause: None,
-        })?;
+        let unread = |error| refused(format!("gives an answer that cannot be read: {error}"));
+        let vectors: Vec<Vec<f32>> = vectors.map_err(unread)?;
         if vectors.len() != texts.len() {
-            let why = format!("at {url} gave {} vectors for {} texts", vectors.len(), texts.len());
-            return Err(Failed { why: EmbedError::Refused(why), pause: None });
+            return Err(refused(format!("gave {} vectors for {} texts", vectors.len(), texts.len())));
+        }
+        if !indexes_are_right {
+            return Err(refused(
+                "does not say which vector is of which text: each index from 0 on must come once".into(),
+            ));
         }
         Ok(vectors)
     }

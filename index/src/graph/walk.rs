@@ -413,6 +413,7 @@ impl Replica {
         let reached = walk.expand(&request.spec)?;
         let mut nodes = Vec::new();
         for (number, visit) in &reached {
+            deadline.check()?;
             let Some(EntityKey { collection, id, .. }) = graph.name(*number)? else { continue };
             let Some(collection) = reader.catalogue.by_id(collection) else { continue };
             let path = if request.paths { walk.path(visit)? } else { Vec::new() };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use roaring::RoaringTreemap;
 
 use crate::{
+    deadline::Deadline,
     error::Result,
     model::CollectionId,
     query::{Query, matches::Matches, seeds::Found},
@@ -58,13 +59,14 @@ impl Reader<'_> {
         entity: &EntityKey,
         found: &Found<'_>,
         rows: &mut Rows,
+        deadline: Deadline,
     ) -> Result<bool> {
         let number = found.own_numbers.get(entity);
         if let Some(is_admitted) = number.and_then(|number| found.admits(query, entity, *number)) {
             return Ok(is_admitted);
         }
         match rows.get(self, entity)? {
-            Some(row) if row.is_live(self.now) => self.passes(entity, row, query.filter.as_ref()),
+            Some(row) if row.is_live(self.now) => self.passes(entity, row, query.filter.as_ref(), deadline),
             _ => Ok(false),
         }
     }

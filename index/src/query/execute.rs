@@ -34,7 +34,7 @@ impl Replica {
 
     /// Answers queries one after the other, all at one moment: they share it, and the rows that several of them come upon.
     pub fn query_each(&self, tenant: TenantId, queries: &[Query], deadline: Deadline) -> Vec<Result<Answer>> {
-        let pinned = Pinned::at(|| self.reader(tenant), queries);
+        let pinned = Pinned::at(|| self.reader(tenant), queries, deadline);
         let mut rows = Rows::default();
         let answer = |(query, aimed): (&Query, &Result<Aimed>)| {
             deadline.check()?;
@@ -75,7 +75,7 @@ impl Replica {
                     ("only these may be hits".to_owned(), Some(within.limit as u64))
                 });
                 truncated = std::mem::take(&mut answer.truncated);
-                Some(Inside::of(reader, collection.id, answer)?)
+                Some(Inside::of(reader, collection.id, answer, deadline)?)
             }
             _ => None,
         };
@@ -100,7 +100,7 @@ impl Replica {
                 if at % 64 == 0 {
                     deadline.check()?;
                 }
-                let candidate = reader.candidate(entity, query, &scorer, targets, &found, rows)?;
+                let candidate = reader.candidate(entity, query, &scorer, targets, &found, rows, deadline)?;
                 if let Some(candidate) = candidate.as_ref().filter(|_| !found.given.contains(entity)) {
                     *score = scorer.fused(&candidate.signals).unwrap_or(*score);
                 }
@@ -160,7 +160,7 @@ impl Replica {
             }
             let candidate = match known.remove(&entity) {
                 Some(known) => known,
-                None => reader.candidate(&entity, query, &scorer, targets, &found, rows)?,
+                None => reader.candidate(&entity, query, &scorer, targets, &found, rows, deadline)?,
             };
             if let Some(mut candidate) = candidate {
                 let visit = visits.get(&entity);
@@ -198,6 +198,7 @@ impl Replica {
         }
         let mut bytes = 0;
         for Scored { score, entity: key, candidate, breakdown, group } in hits {
+            deadline.check()?;
             let Some(collection) = reader.catalogue.by_id(key.collection) else { continue };
             let Some(row) = rows.get(reader, &key)? else { continue };
             check_answer(bytes, self.limits.answer_bytes)?;
@@ -212,7 +213,7 @@ impl Replica {
             let highlights = match &query.highlight {
                 Some(highlight) => {
                     let chunk = candidate.text.as_ref().map_or("", |text| text.chunk.as_str());
-                    reader.highlights(query, *highlight, collection, &key, chunk, rows)?
+                    reader.highlights(query, *highlight, collection, &key, chunk, rows, deadline)?
                 }
                 None => Vec::new(),
             };
@@ -339,6 +340,7 @@ impl Reader<'_> {
     }
 
     /// A candidate, not yet reached along edges, unless it is gone or does not meet the query's filter.
+    #[expect(clippy::too_many_arguments, reason = "one candidate and all it is judged by")]
     fn candidate(
         &self,
         entity: &EntityKey,
@@ -347,11 +349,12 @@ impl Reader<'_> {
         targets: &[Target],
         found: &Found<'_>,
         rows: &mut Rows,
+        deadline: Deadline,
     ) -> Result<Option<Candidate>> {
         if found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(entity)) {
             return Ok(None);
         }
-        if !self.is_admitted(query, entity, found, rows)? {
+        if !self.is_admitted(query, entity, found, rows, deadline)? {
             return Ok(None);
         }
         let row = if scorer.weighs_rows() { rows.get(self, entity)? } else { None };

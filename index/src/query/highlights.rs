@@ -1,6 +1,7 @@
 //! Showing why a hit answers to words.
 
 use crate::{
+    deadline::Deadline,
     error::{Error, Result},
     model::{Collection, ReadMask},
     query::{Highlight, Highlighted, Query, Seed, TextQuery},
@@ -30,6 +31,7 @@ impl Query {
 
 impl Reader<'_> {
     /// The parts of an entity's texts, and of the text of its chunk that answers best, that answer to the words of the query.
+    #[expect(clippy::too_many_arguments, reason = "one hit and all that it is shown by")]
     pub(super) fn highlights(
         &self,
         query: &Query,
@@ -38,6 +40,7 @@ impl Reader<'_> {
         key: &EntityKey,
         chunk: &str,
         rows: &mut Rows,
+        deadline: Deadline,
     ) -> Result<Vec<Highlighted>> {
         let mut found = Vec::new();
         for words in query.seeds.iter().filter_map(|seed| match seed {
@@ -74,6 +77,7 @@ impl Reader<'_> {
                 let Some(value) = entity.attributes.get(&field.attribute) else { continue };
                 let highlighter = Highlighter::new(words, field.language);
                 for text in texts(value) {
+                    deadline.check()?;
                     add(&field.attribute, "", &highlighter, text);
                 }
             }

@@ -7,6 +7,7 @@ use foldhash::HashSet;
 use roaring::RoaringTreemap;
 
 use crate::{
+    deadline::Deadline,
     error::Result,
     model::CollectionId,
     query::{Answer, matches::Matches},
@@ -23,9 +24,15 @@ pub(crate) struct Inside {
 
 impl Inside {
     /// The hits of an answer.
-    pub(crate) fn of(reader: &Reader<'_>, collection: CollectionId, answer: Answer) -> Result<Self> {
+    pub(crate) fn of(
+        reader: &Reader<'_>,
+        collection: CollectionId,
+        answer: Answer,
+        deadline: Deadline,
+    ) -> Result<Self> {
         let mut inside = Self { entities: HashSet::default(), numbers: RoaringTreemap::new() };
         for hit in answer.hits {
+            deadline.check()?;
             let owner = reader.catalogue.get(reader.tenant, &hit.collection)?.id;
             let entity = EntityKey::new(reader.tenant, owner, &hit.entity.id);
             if owner == collection {

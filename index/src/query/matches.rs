@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use allidb_storage::{Direction, Sequence};
@@ -30,7 +30,7 @@ use crate::{
 
 /// Filters that are remembered at most.
 const MAX_FILTERS: usize = 256;
-/// Bytes of bitmaps that are remembered at most.
+/// Bytes of filters and bitmaps that are remembered at most.
 const MAX_BYTES: usize = 64 << 20;
 /// Changed entities that are remembered at most; what is older has to be found out anew.
 const MAX_CHANGES: usize = 1 << 16;
@@ -40,6 +40,8 @@ const MAX_FOLLOWED: usize = 20_000;
 const CHEAP: u64 = 40_000;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
+/// And who waits for another.
+const DEADLINE_WITHIN: Duration = Duration::from_millis(5);
 
 /// The numbers of the vectors whose entities match, as of one sequence.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +69,9 @@ struct Known {
     collection: CollectionId,
     filter: Filter,
     last_use: u64,
-    bytes: usize,
+    /// Bytes that the filter takes, and that the numbers do.
+    of_filter: usize,
+    of_numbers: usize,
     /// Locked while it is found out or brought up to date: others that ask wait for the answer.
     state: Arc<Mutex<Option<State>>>,
 }
@@ -134,7 +138,10 @@ impl MatchCache {
         let mut filters = self.filters.lock();
         filters.uses += 1;
         let now = filters.uses;
-        let same = |known: &&mut Known| known.collection == collection && known.filter == *filter;
+        let of_filter = filter.bytes();
+        let same = |known: &&mut Known| {
+            known.collection == collection && known.of_filter == of_filter && known.filter == *filter
+        };
         if let Some(known) = filters.known.iter_mut().find(same) {
             known.last_use = now;
             return (Arc::clone(&known.state), true);
@@ -144,7 +151,8 @@ impl MatchCache {
             collection,
             filter: filter.clone(),
             last_use: now,
-            bytes: 0,
+            of_filter,
+            of_numbers: 0,
             state: Arc::clone(&state),
         });
         filters.forget();
@@ -154,20 +162,26 @@ impl MatchCache {
     fn note_size(&self, state: &Arc<Mutex<Option<State>>>, bytes: usize) {
         let mut filters = self.filters.lock();
         if let Some(known) = filters.known.iter_mut().find(|known| Arc::ptr_eq(&known.state, state)) {
-            known.bytes = bytes;
+            known.of_numbers = bytes;
         }
         filters.forget();
+    }
+}
+
+impl Known {
+    fn bytes(&self) -> usize {
+        self.of_filter + self.of_numbers
     }
 }
 
 impl Filters {
     /// Forgets what was not used for longest, until the rest is within bounds.
     fn forget(&mut self) {
-        let mut bytes: usize = self.known.iter().map(|known| known.bytes).sum();
+        let mut bytes: usize = self.known.iter().map(Known::bytes).sum();
         while self.known.len() > MAX_FILTERS || bytes > MAX_BYTES {
             let oldest = (0..self.known.len()).min_by_key(|at| self.known[*at].last_use);
             let Some(oldest) = oldest else { return };
-            bytes -= self.known.swap_remove(oldest).bytes;
+            bytes -= self.known.swap_remove(oldest).bytes();
         }
     }
 }
@@ -193,7 +207,13 @@ impl Reader<'_> {
                 return Ok(None);
             }
         }
-        let mut state = place.lock();
+        // Whoever has it may be about to read every row for somebody who waits longer.
+        let mut state = loop {
+            match place.try_lock_for(DEADLINE_WITHIN) {
+                Some(state) => break state,
+                None => deadline.check()?,
+            }
+        };
         let sequence = self.snapshot.sequence();
         if let Some(known) = &mut *state {
             if known.at <= sequence {
@@ -203,7 +223,7 @@ impl Reader<'_> {
                         check(at, deadline)?;
                         let row = self.row(entity)?;
                         let matches = match &row {
-                            Some(row) => self.passes(entity, row, Some(filter))?,
+                            Some(row) => self.passes(entity, row, Some(filter), deadline)?,
                             None => false,
                         };
                         for number in self.numbers_of(entity)? {
@@ -268,7 +288,7 @@ impl Reader<'_> {
             let Some((entity, _)) = self.owner_of(number)? else { continue };
             let matches = are_exact
                 || match self.row(&entity)? {
-                    Some(row) => self.passes(&entity, &row, Some(filter))?,
+                    Some(row) => self.passes(&entity, &row, Some(filter), deadline)?,
                     None => false,
                 };
             match (matches, has_chunks) {
@@ -301,7 +321,7 @@ impl Reader<'_> {
                 let (row_key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&row_key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &row_key, error))?;
-                if !self.passes(&key, &decode_row(&key, bytes)?, Some(filter))? {
+                if !self.passes(&key, &decode_row(&key, bytes)?, Some(filter), deadline)? {
                     continue;
                 }
                 let mut ahead = match numbers.take() {
@@ -347,4 +367,23 @@ impl Reader<'_> {
 
 fn check(at: usize, deadline: Deadline) -> Result<()> {
     if at.is_multiple_of(DEADLINE_EVERY) { deadline.check() } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{filter::Field, model::Value};
+
+    #[test]
+    fn large_filters_are_forgotten_like_large_answers() {
+        let cache = MatchCache::new(0);
+        let filter =
+            |n: u8| Filter::In(Field::Id, vec![Value::String(char::from(n).to_string().repeat(1 << 20))]);
+        for n in 0..120 {
+            cache.place(CollectionId(1), &filter(n));
+        }
+        let bytes: usize = cache.filters.lock().known.iter().map(Known::bytes).sum();
+        assert!((MAX_BYTES - (4 << 20)..=MAX_BYTES).contains(&bytes), "{bytes}");
+        assert!(cache.place(CollectionId(1), &filter(119)).1 && !cache.place(CollectionId(1), &filter(0)).1);
+    }
 }

@@ -170,7 +170,7 @@ impl Reader<'_> {
                     }
                     Err(error) => return Err(error),
                 };
-                self.test(&hit, owner, query, target, measures, found, rows, &mut near)?;
+                self.test(&hit, owner, query, target, measures, found, rows, deadline, &mut near)?;
                 last = hit.distance;
             }
             if rows_tell {
@@ -213,6 +213,7 @@ impl Reader<'_> {
         measures: Measures,
         found: &mut Found<'_>,
         rows: &mut Rows,
+        deadline: crate::Deadline,
         near: &mut Near,
     ) -> Result<()> {
         let key = EntityKey { tenant: self.tenant, collection: target.collection, id };
@@ -235,7 +236,7 @@ impl Reader<'_> {
             found.own_numbers.insert(key.clone(), number);
         }
         let compared = match measures {
-            _ if !self.is_admitted(query, &key, found, rows)? => None,
+            _ if !self.is_admitted(query, &key, found, rows, deadline)? => None,
             Measures::Codes => Some(target.trust(chunk, distance)),
             Measures::Vectors { .. } => self.compare(&key, chunk, target)?,
         };
@@ -274,7 +275,7 @@ impl Reader<'_> {
                 if target.examples.contains(&key)
                     || !row.is_live(self.now)
                     || found.inside.as_ref().is_some_and(|inside| !inside.entities.contains(&key))
-                    || !self.passes(&key, &row, filter)?
+                    || !self.passes(&key, &row, filter, deadline)?
                 {
                     continue;
                 }

@@ -171,7 +171,7 @@ impl Reader<'_> {
             let (id, bytes) = row?;
             let key = EntityKey { tenant: self.tenant, collection: collection.id, id };
             let row = crate::replica::decode_row(&key, bytes)?;
-            if row.is_live(self.now) && self.passes(&key, &row, Some(filter))? {
+            if row.is_live(self.now) && self.passes(&key, &row, Some(filter), deadline)? {
                 matched += 1;
                 found.given.insert(key.clone());
                 found.seeds.push((key, 1.0));

@@ -209,6 +209,7 @@ impl Reader<'_> {
     ) -> Result<Vec<Scored>> {
         let mut waiting = Vec::with_capacity(pool.len());
         for scored in pool {
+            deadline.check()?;
             let vectors = self.vectors(&scored.entity.prefix())?;
             let vector = vectors.into_iter().find(|stored| stored.space == target.space);
             // How much it is like the one that is most like it of those that were chosen.

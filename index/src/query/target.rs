@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt};
 
 use crate::{
+    deadline::Deadline,
     error::{Error, Result},
     graph::{GraphReader, GraphView},
     model::{Collection, CollectionId, EntityRef, Metric, Space, SpaceId, validate_id},
@@ -80,17 +81,23 @@ impl Match {
 
 impl Reader<'_> {
     /// What the query's nearest clauses compare with, one for each, in order.
-    fn targets(&self, query: &Query, collection: &Collection) -> Result<Vec<Target>> {
+    fn targets(&self, query: &Query, collection: &Collection, deadline: Deadline) -> Result<Vec<Target>> {
         let clauses = query.seeds.iter().enumerate().filter_map(|(at, seed)| match seed {
             Seed::Nearest(nearest) => Some((at, nearest)),
             _ => None,
         });
         clauses
-            .map(|(at, nearest)| self.target(&format!("seeds[{at}].nearest"), nearest, collection))
+            .map(|(at, nearest)| self.target(&format!("seeds[{at}].nearest"), nearest, collection, deadline))
             .collect()
     }
 
-    fn target(&self, place: &str, nearest: &Nearest, collection: &Collection) -> Result<Target> {
+    fn target(
+        &self,
+        place: &str,
+        nearest: &Nearest,
+        collection: &Collection,
+        deadline: Deadline,
+    ) -> Result<Target> {
         let space = collection.space(&nearest.space)?;
         let unknown =
             || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
@@ -121,6 +128,7 @@ impl Reader<'_> {
                 let mut mean = |name: &str, of: &[EntityRef]| {
                     let mut mean = vec![0.0; space.spec.dimension as usize];
                     for (at, entity) in of.iter().enumerate() {
+                        deadline.check()?;
                         let place = format!("{place}.examples.{name}[{at}]");
                         let (key, vector) = self.own_vector(&place, entity, &nearest.space, space)?;
                         examples.push(key);
@@ -203,13 +211,13 @@ pub(crate) struct Aimed {
 }
 
 impl Aimed {
-    fn of(reader: &Reader<'_>, query: &Query) -> Result<Self> {
+    fn of(reader: &Reader<'_>, query: &Query, deadline: Deadline) -> Result<Self> {
+        deadline.check()?;
         let collection = Arc::clone(reader.catalogue.get(reader.tenant, &query.collection)?);
-        let targets = reader.targets(query, &collection)?;
-        let within = query
-            .within
-            .as_deref()
-            .map(|within| Self::of(reader, within).map(Box::new).map_err(|error| error.within("within")));
+        let targets = reader.targets(query, &collection, deadline)?;
+        let within = query.within.as_deref().map(|within| {
+            Self::of(reader, within, deadline).map(Box::new).map_err(|error| error.within("within"))
+        });
         Ok(Self { collection, targets, within: within.transpose()? })
     }
 
@@ -245,12 +253,12 @@ impl<'a> Pinned<'a> {
 
     /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;
     /// then both are taken again.
-    pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query]) -> Self {
+    pub(crate) fn at(begin: impl Fn() -> Reader<'a>, queries: &[Query], deadline: Deadline) -> Self {
         loop {
             let reader = begin();
             let aim = |query: &Query| {
                 reader.replica.validate(query)?;
-                Aimed::of(&reader, query)
+                Aimed::of(&reader, query, deadline)
             };
             let aimed: Vec<Result<Aimed>> = queries.iter().map(aim).collect();
             let mut views = Views::new();

@@ -168,7 +168,7 @@ impl Reader<'_> {
             if chunk.is_empty() {
                 found.own_numbers.insert(entity.clone(), *number);
             }
-            if self.is_admitted(query, &entity, found, rows)? {
+            if self.is_admitted(query, &entity, found, rows, deadline)? {
                 let place = match last {
                     Some((as_well, place)) if as_well == *score => place,
                     _ => brought.best.len(),

@@ -104,7 +104,7 @@ impl Replica {
             let (id, bytes) = row?;
             let key = EntityKey { tenant, collection: of.id, id };
             let row = decode_row(&key, bytes)?;
-            if row.is_live(reader.now) && reader.passes(&key, &row, Some(&filter))? {
+            if row.is_live(reader.now) && reader.passes(&key, &row, Some(&filter), deadline)? {
                 found += 1;
                 let entity = EntityRef::new(collection, &key.id);
                 writes.push(Write::DeleteIf { entity, filter: Arc::clone(&filter) });

@@ -166,7 +166,7 @@ impl Replica {
             let (id, bytes) = row?;
             let key = EntityKey { tenant, collection: collection.id, id };
             let row = decode_row(&key, bytes)?;
-            if row.is_live(reader.now) && reader.passes(&key, &row, request.filter.as_ref())? {
+            if row.is_live(reader.now) && reader.passes(&key, &row, request.filter.as_ref(), deadline)? {
                 let entity = reader.materialise(&key, &row, &collection, &request.read_mask)?;
                 answer_bytes += entity.bytes();
                 page.entities.push(entity);
@@ -207,7 +207,7 @@ impl Replica {
                 let decoded = decode_entity(&mut Decoder::new(&key));
                 let entity = decoded.map_err(|error| Error::corrupt("entity", &key, error))?;
                 let row = decode_row(&entity, bytes)?;
-                if row.is_live(reader.now) && reader.passes(&entity, &row, filter)? {
+                if row.is_live(reader.now) && reader.passes(&entity, &row, filter, deadline)? {
                     count += 1;
                 }
             }
@@ -296,9 +296,19 @@ impl Reader<'_> {
         row.entity(&key.id, mask).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
     }
 
-    /// Whether the filter, if there is one, matches the entity.
-    pub(crate) fn passes(&self, key: &EntityKey, row: &StoredRow, filter: Option<&Filter>) -> Result<bool> {
+    /// Whether the filter, if there is one, matches the entity. One row may take long where texts are.
+    ///
+    /// # Errors
+    /// If the row is damaged, or the deadline has passed.
+    pub(crate) fn passes(
+        &self,
+        key: &EntityKey,
+        row: &StoredRow,
+        filter: Option<&Filter>,
+        deadline: Deadline,
+    ) -> Result<bool> {
         let Some(filter) = filter else { return Ok(true) };
+        deadline.check()?;
         let entity = self.fields(key, row, &filter.read_mask())?;
         Ok(match self.catalogue.by_id(key.collection) {
             Some(collection) => filter.matches(&entity, &collection.text),

@@ -216,10 +216,9 @@ impl Reader<'_> {
         for partition in 0..PARTITIONS {
             let prefix = collection_prefix(partition, self.tenant, of.id);
             let rows = self.snapshot.prefix(self.replica.keyspaces.entity, &prefix, Direction::Forward)?;
-            for (at, row) in rows.enumerate() {
-                if at % DEADLINE_EVERY == 0 {
-                    deadline.check()?;
-                }
+            for row in rows {
+                // Conditions on texts may take long for one row.
+                deadline.check()?;
                 let (key, bytes) = row?;
                 let decoded = decode_entity(&mut Decoder::new(&key));
                 let key = decoded.map_err(|error| Error::corrupt("entity", &key, error))?;

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     deadline::Deadline,
     error::Result,
-    filter::{Field, Filter, Operator, words_of},
+    filter::{Field, Filter, Operator, Sought},
     model::{Collection, CollectionId, IndexId, Value},
     placement::PARTITIONS,
     query::TextMatch,
@@ -208,12 +208,12 @@ impl Reader<'_> {
         collection: &Collection,
         path: &[String],
         operator: TextMatch,
-        text: &str,
+        sought: &Sought,
     ) -> Result<Option<Planned>> {
         let declared = (CHUNK_FIELD + 1..).zip(&collection.text.fields);
         let mut declared = declared.filter(|(_, field)| *path == [field.attribute.as_str()]);
         let Some((field, declared)) = declared.next() else { return Ok(None) };
-        let words: Vec<String> = words_of(declared.language, text);
+        let words = sought.words(declared.language).into_owned();
         let (view, sequence) = (self.replica.texts.view(), self.snapshot.sequence());
         // Rows tell just as well while segments change.
         if words.is_empty() || !view.fits(sequence) {

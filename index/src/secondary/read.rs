@@ -123,7 +123,7 @@ impl Reader<'_> {
                 let Some((entity, _)) = self.owner_of(number)? else { continue };
                 let row: Option<StoredRow> = self.row(&entity)?.filter(|row| row.is_live(self.now));
                 match row {
-                    Some(row) => self.passes(&entity, &row, Some(filter))?,
+                    Some(row) => self.passes(&entity, &row, Some(filter), deadline)?,
                     None => false,
                 }
             };

@@ -34,10 +34,18 @@ pub(crate) struct Having {
 impl Having {
     /// How many documents have each of the words, about: also those that died since.
     pub(crate) fn counts(&self) -> Result<Vec<u64>> {
-        let sources = Source::of(&self.view);
         let count = |word: &String| -> Result<u64> {
-            let of_source = |source: &Source<'_>| source.count(self.field, self.collection, word);
-            sources.iter().map(of_source).sum()
+            let fresh = self
+                .view
+                .growing
+                .iter()
+                .map(|growing| growing.read().postings(self.field, self.collection, word).len() as u64);
+            let mut count = fresh.sum();
+            for sealed in &self.view.sealed {
+                let blocks = sealed.segment.blocks(self.field, self.collection, word)?;
+                count += blocks.map_or(0, |blocks| u64::from(blocks.doc_freq()));
+            }
+            Ok(count)
         };
         self.words.iter().map(count).collect()
     }
@@ -48,14 +56,15 @@ impl Having {
     /// # Errors
     /// If a segment cannot be read, or the deadline passes.
     pub(crate) fn numbers(&self, deadline: Deadline) -> Result<(RoaringTreemap, bool)> {
+        let sources = Source::of(&self.view);
         let mut numbers = RoaringTreemap::new();
         for (nth, word) in self.words.iter().enumerate() {
             deadline.check()?;
-            let of_word = self.having(word)?;
+            let of_word = self.having(&sources, word)?;
             if nth > 0 && self.all { numbers &= of_word } else { numbers |= of_word }
         }
         let mut is_exact = true;
-        for source in Source::of(&self.view) {
+        for source in &sources {
             for (at, document) in (0..source.len()).enumerate() {
                 if at % DEADLINE_EVERY == 0 {
                     deadline.check()?;
@@ -71,9 +80,9 @@ impl Having {
         Ok((numbers, is_exact))
     }
 
-    fn having(&self, word: &str) -> Result<RoaringTreemap> {
+    fn having(&self, sources: &[Source<'_>], word: &str) -> Result<RoaringTreemap> {
         let mut numbers = RoaringTreemap::new();
-        for source in Source::of(&self.view) {
+        for source in sources {
             let mut postings = Postings::default();
             source.postings(self.field, self.collection, word, self.sequence, 1.0, &mut postings)?;
             numbers.extend(postings.documents.into_iter().map(|document| source.number(document)));

@@ -223,18 +223,24 @@ impl<'v> TextSearch<'_, 'v> {
                 of_language
             });
         }
+        let is_phrase = self.query.operator == TextMatch::Phrase;
+        let different = if is_phrase {
+            written.len()
+        } else {
+            written.iter().map(|(_, word)| word).collect::<BTreeSet<_>>().len()
+        };
+        if different > MAX_WORDS {
+            let why = format!("has more than {MAX_WORDS} different words");
+            return Err(Error::invalid(format!("{}.text", self.place), why));
+        }
         let last = written.last().map(|(at, _)| *at);
         let mut asked: Vec<Asked> = Vec::new();
         for (at, word) in written {
             let begins = self.query.prefix && Some(at) == last;
-            let is_apart = begins || self.query.operator == TextMatch::Phrase;
+            let is_apart = begins || is_phrase;
             if let Some(same) = asked.iter_mut().find(|asked| !is_apart && asked.written == word) {
                 same.times += 1.0;
                 continue;
-            }
-            if asked.len() == MAX_WORDS {
-                let why = format!("has more than {MAX_WORDS} different words");
-                return Err(Error::invalid(format!("{}.text", self.place), why));
             }
             let mut of_field = Vec::new();
             for field in fields {

@@ -77,17 +77,6 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// How many documents have a word, also those that are not visible.
-    pub(super) fn count(&self, field: u8, collection: CollectionId, word: &str) -> Result<u64> {
-        match self {
-            Self::Fresh { growing, .. } => Ok(growing.read().postings(field, collection, word).len() as u64),
-            Self::Sealed(sealed) => {
-                let blocks = sealed.segment.blocks(field, collection, word)?;
-                Ok(blocks.map_or(0, |blocks| u64::from(blocks.doc_freq())))
-            }
-        }
-    }
-
     pub(super) fn number(&self, document: u32) -> u64 {
         match self {
             Self::Fresh { documents, .. } => documents[document as usize].number,

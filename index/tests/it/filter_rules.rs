@@ -55,7 +55,7 @@ fn field() -> impl Strategy<Value = Field> {
 fn words() -> impl Strategy<Value = Filter> {
     let operator = prop::sample::select(vec![TextMatch::Any, TextMatch::All, TextMatch::Phrase]);
     (field(), operator, "[ab]{1,2}( [ab]{1,2})?")
-        .prop_map(|(field, operator, text)| Filter::Words(field, operator, text))
+        .prop_map(|(field, operator, text)| Filter::Words(field, operator, text.into()))
 }
 
 /// Words of these letters are their own stems.
@@ -179,7 +179,7 @@ fn holds(filter: &Filter, entity: &Entity) -> bool {
         Filter::In(field, wanted) => {
             any(field, &|found| wanted.iter().any(|wanted| compares(found, Operator::Equal, wanted)))
         }
-        Filter::Words(field, operator, text) => any(field, &|found| has_words(found, *operator, text)),
+        Filter::Words(field, operator, text) => any(field, &|found| has_words(found, *operator, text.text())),
         Filter::Exists(field) => any(field, &|_| true),
         Filter::IsNull(field) => any(field, &|found| *found == Value::Null),
     }
@@ -241,7 +241,7 @@ fn words_beyond_what_is_indexed_of_a_text_are_found() {
         fixture.one(Write::Put { collection: "t".into(), entity: Box::new(one) }).unwrap();
     }
     for _ in 0..2 {
-        let any = |field| Filter::Words(Field::parse(field).unwrap(), TextMatch::Any, "a".to_owned());
+        let any = |field| Filter::Words(Field::parse(field).unwrap(), TextMatch::Any, "a".into());
         assert_eq!(found(&fixture, "t", &any("p")).unwrap()[0], ["e0"]);
         assert_eq!(found(&fixture, "t", &any("q")).unwrap()[0], ["e1", "e2", "e3"]);
         fixture.replica.seal_texts().unwrap();

@@ -13,7 +13,7 @@ use allidb_index::{
         Chunk, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityRef, Language, Metric, SpaceSpec,
         TextField, TextKind, TextSpec, Value, Write,
     },
-    query::{ExpandSpec, Nearest, Query, Seed, TextQuery},
+    query::{Examples, ExpandSpec, Highlight, Nearest, NearestTarget, Query, Seed, TextMatch, TextQuery},
 };
 use allidb_storage::Durability;
 
@@ -246,11 +246,15 @@ fn a_question_ends_with_its_deadline() {
     };
     let nearest = Nearest { exact: true, k: 5_000, ..Nearest::to_vector("v", vec![0.5; 64]) };
     let words = Seed::Text { query: TextQuery { text: WORDS.join(" "), ..TextQuery::default() }, k: 5_000 };
-    let rare = Filter::Words(
-        Field::parse("title").unwrap(),
-        allidb_index::query::TextMatch::Phrase,
-        "north north north north".into(),
-    );
+    // No index tells what a text has not.
+    let lacks = |words: &str| {
+        let words = Filter::Words(Field::parse("title").unwrap(), TextMatch::Phrase, words.into());
+        Filter::Not(Box::new(words))
+    };
+    let rare = lacks("north north north north");
+    let many_words = Filter::And((0..300).map(|n| lacks(&format!("w{n}"))).collect());
+    let examples = Examples { positive: (0..1_000).map(at).collect(), negative: Vec::new() };
+    let alike = Nearest { target: NearestTarget::Examples(examples), ..nearest.clone() };
     let wide = ExpandSpec {
         hops: 8,
         direction: Direction::Both,
@@ -270,6 +274,7 @@ fn a_question_ends_with_its_deadline() {
         ),
         ("walk", Box::new(query(Query { expand: Some(wide), ..many(start()) }))),
         ("page rank", Box::new(query(Query { expand: Some(ranked), ..many(start()) }))),
+        ("examples", Box::new(query(Query { filter: Some(many_words), ..many(vec![Seed::Nearest(alike)]) }))),
         (
             "count",
             Box::new(|deadline| {
@@ -296,4 +301,65 @@ fn a_question_ends_with_its_deadline() {
             assert!(over < Duration::from_millis(50), "{what} went on for {over:?}");
         }
     }
+}
+
+/// Whatever comes last: rows of hits, their highlights, the paths to them.
+#[test]
+fn a_question_that_is_nearly_answered_ends_with_its_deadline() {
+    const COUNT: usize = 6_000;
+    let fixture = world(COUNT, 8);
+    let words = Seed::Text { query: TextQuery { text: WORDS.join(" "), ..TextQuery::default() }, k: 5_000 };
+    let highlight = Some(Highlight { fragments: 5, length: 200 });
+    let shown = Query { highlight, limit: 5_000, ..Query::new("w", vec![words]) };
+    let spec = ExpandSpec {
+        hops: 8,
+        direction: Direction::Both,
+        max_nodes: 100_000,
+        fan_out: 10_000,
+        ..ExpandSpec::default()
+    };
+    let paths = ExpandRequest { seeds: (0..20).map(at).collect(), spec, paths: true };
+    let questions: [(&str, Question<'_>); 2] = [
+        ("highlights", Box::new(|deadline| fixture.replica.query(TENANT, &shown, deadline).is_err())),
+        ("paths", Box::new(|deadline| fixture.replica.expand(TENANT, &paths, deadline).is_err())),
+    ];
+    for (what, ask) in &questions {
+        let begun = Instant::now();
+        assert!(!ask(deadline()));
+        let whole = begun.elapsed();
+        for share in [0.3, 0.5, 0.7] {
+            let over = |_| {
+                let deadline = Deadline::after(whole.mul_f64(share));
+                ask(deadline);
+                Instant::now().saturating_duration_since(deadline.0)
+            };
+            // The shortest of some tries: the machine has other work to do.
+            let over = (0..3).map(over).min().unwrap();
+            assert!(over < Duration::from_millis(50), "{what}: {over:?} beyond {share} of {whole:?}");
+        }
+    }
+}
+
+#[test]
+fn a_question_does_not_wait_longer_for_another_than_for_itself() {
+    let fixture = world(12_000, 8);
+    let lacks = |n: usize| {
+        let words =
+            Filter::Words(Field::parse("title").unwrap(), TextMatch::Phrase, format!("w{n} {n}").into());
+        Filter::Not(Box::new(words))
+    };
+    let filter = Filter::And((0..450).map(lacks).collect());
+    let nearest = Nearest { exact: true, ..Nearest::to_vector("v", vec![0.5; 8]) };
+    let query = Query { filter: Some(filter), ..Query::new("w", vec![Seed::Nearest(nearest)]) };
+    std::thread::scope(|scope| {
+        let patient = scope.spawn(|| fixture.replica.query(TENANT, &query, deadline()).unwrap());
+        for _ in 0..3 {
+            let limit = Deadline::after(Duration::from_millis(5));
+            assert!(matches!(fixture.replica.query(TENANT, &query, limit), Err(Error::DeadlineExceeded)));
+            let over = Instant::now().saturating_duration_since(limit.0);
+            assert!(!patient.is_finished(), "there is nobody to wait for");
+            assert!(over < Duration::from_millis(50), "it waited for {over:?}");
+        }
+        patient.join().unwrap();
+    });
 }

@@ -34,6 +34,7 @@ enum Answer {
     Garbage,
     TooFew,
     OtherDimension,
+    SameIndex,
 }
 
 type Shared = Arc<Mutex<Service>>;
@@ -73,6 +74,11 @@ async fn answer(
         Some(Answer::Garbage) => return "{".into_response(),
         Some(Answer::TooFew) => vectors.truncate(vectors.len() - 1),
         Some(Answer::OtherDimension) => vectors.iter_mut().for_each(|vector| vector.push(0.0)),
+        Some(Answer::SameIndex) => {
+            let data: Vec<Json> =
+                vectors.iter().map(|vector| json!({ "index": 0, "embedding": vector })).collect();
+            return json!({ "data": data }).to_string().into_response();
+        }
         None => {}
     }
     shape(vectors).to_string().into_response()
@@ -201,6 +207,13 @@ async fn what_fails_for_now_is_tried_again_and_the_rest_is_told() {
         );
         assert!(refused.message().contains(why), "{refused}");
     }
+    // Both vectors are said to be of the first text.
+    first(&[Answer::SameIndex]);
+    let vectors = BTreeMap::from([(SPACE.to_owned(), text("north"))]);
+    let chunk = v1::Chunk { id: "a".into(), vectors, ..Default::default() };
+    let both = v1::Entity { chunks: vec![chunk], ..worded("x", "east") };
+    let refused = running.put(both).await.expect_err("whose is which");
+    assert_eq!(reason(&refused), "EMBEDDING_REFUSED", "{refused}");
     first(&[Answer::OtherDimension]);
     let refused = running.put(worded("x", "east")).await.expect_err("of three numbers");
     assert_eq!(reason(&refused), "WRONG_DIMENSION", "{refused}");

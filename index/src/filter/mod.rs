@@ -3,14 +3,17 @@
 //! An absent attribute fails every comparison (also `!=`), `not` is two-valued, int64 and double compare
 //! exactly, and a list matches if any element does.
 
+mod words;
+
 use std::cmp::Ordering;
 
 use crate::{
     error::{Error, Result},
     model::{Edge, Entity, Language, Limits, ReadMask, TextSpec, Value},
     query::TextMatch,
-    text::words,
 };
+pub use words::Sought;
+use words::Texts;
 
 /// A condition on an entity.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,11 +30,19 @@ pub enum Filter {
     In(Field, Vec<Value>),
     /// A field, or an element of its list, is a text with these words, in small letters and reduced to stems in the language that the
     /// collection declares of the attribute, or English.
-    Words(Field, TextMatch, String),
+    Words(Field, TextMatch, Sought),
     /// The field is there; a null counts.
     Exists(Field),
     /// The field is there and null.
     IsNull(Field),
+}
+
+/// What is bounded in a filter as a whole.
+#[derive(Default)]
+struct Counted {
+    conditions: usize,
+    /// Of words that are looked for.
+    text_bytes: usize,
 }
 
 /// How a field compares with a value.
@@ -141,19 +152,18 @@ impl Filter {
     /// # Errors
     /// [`Error::Invalid`] with the place, a path such as `filter.and[1].not`.
     pub fn validate(&self, place: &str, limits: &Limits) -> Result<()> {
-        let mut conditions = 0;
-        self.check(place, limits, 1, &mut conditions)
+        self.check(place, limits, 1, &mut Counted::default())
     }
 
-    fn check(&self, place: &str, limits: &Limits, depth: usize, conditions: &mut usize) -> Result<()> {
+    fn check(&self, place: &str, limits: &Limits, depth: usize, counted: &mut Counted) -> Result<()> {
         if depth > limits.filter_depth {
             return Err(Error::invalid(place, format!("is nested deeper than {}", limits.filter_depth)));
         }
-        *conditions += match self {
+        counted.conditions += match self {
             Self::In(_, values) => values.len().max(1),
             _ => 1,
         };
-        if *conditions > limits.filter_conditions {
+        if counted.conditions > limits.filter_conditions {
             return Err(Error::invalid(
                 place,
                 format!("brings more than {} conditions", limits.filter_conditions),
@@ -163,11 +173,11 @@ impl Filter {
             Self::And(filters) | Self::Or(filters) => {
                 let name = if matches!(self, Self::And(_)) { "and" } else { "or" };
                 for (at, filter) in filters.iter().enumerate() {
-                    filter.check(&format!("{place}.{name}[{at}]"), limits, depth + 1, conditions)?;
+                    filter.check(&format!("{place}.{name}[{at}]"), limits, depth + 1, counted)?;
                 }
                 Ok(())
             }
-            Self::Not(filter) => filter.check(&format!("{place}.not"), limits, depth + 1, conditions),
+            Self::Not(filter) => filter.check(&format!("{place}.not"), limits, depth + 1, counted),
             Self::Compare(field, operator, value) => {
                 check_operand(&format!("{place}.compare"), field, *operator, value)
             }
@@ -179,12 +189,16 @@ impl Filter {
                 if !matches!(field, Field::Attribute(_)) {
                     return Err(Error::invalid(place, "must look for words in an attribute"));
                 }
-                if text.len() > limits.query_text_bytes {
-                    let (length, most) = (text.len(), limits.query_text_bytes);
-                    let why = format!("is {length} bytes long; at most {most} are allowed");
+                // Each is looked for in every entity: all of a filter together count.
+                counted.text_bytes += text.text().len();
+                if counted.text_bytes > limits.query_text_bytes {
+                    let (length, most) = (text.text().len(), limits.query_text_bytes);
+                    let why = format!(
+                        "is {length} bytes long; all texts of a filter may be {most} bytes long together"
+                    );
                     return Err(Error::invalid(format!("{place}.text"), why));
                 }
-                match words_of(Language::None, text).is_empty() {
+                match Sought::from(text.text()).words(Language::None).is_empty() {
                     true => Err(Error::invalid(format!("{place}.text"), "holds no word")),
                     false => Ok(()),
                 }
@@ -196,19 +210,21 @@ impl Filter {
     /// Whether the entity, of whose collection this is searched as text, meets the condition. Only the fields that the filter names need
     /// to be there.
     pub fn matches(&self, entity: &Entity, texts: &TextSpec) -> bool {
+        self.holds(entity, texts, &mut Texts::default())
+    }
+
+    fn holds<'a>(&'a self, entity: &Entity, spec: &TextSpec, texts: &mut Texts<'a>) -> bool {
         match self {
-            Self::And(filters) => filters.iter().all(|filter| filter.matches(entity, texts)),
-            Self::Or(filters) => filters.iter().any(|filter| filter.matches(entity, texts)),
-            Self::Not(filter) => !filter.matches(entity, texts),
+            Self::And(filters) => filters.iter().all(|filter| filter.holds(entity, spec, texts)),
+            Self::Or(filters) => filters.iter().any(|filter| filter.holds(entity, spec, texts)),
+            Self::Not(filter) => !filter.holds(entity, spec, texts),
             Self::Compare(field, operator, value) => {
                 field.any(entity, &mut |found| compare(found, *operator, value))
             }
             Self::In(field, values) => field
                 .any(entity, &mut |found| values.iter().any(|value| compare(found, Operator::Equal, value))),
-            Self::Words(field, operator, text) => {
-                let language = field.language(texts);
-                let wanted = words_of(language, text);
-                field.any(entity, &mut |found| has_words(found, language, *operator, &wanted))
+            Self::Words(field, operator, sought) => {
+                texts.have(entity, field, field.language(spec), *operator, sought)
             }
             Self::Exists(field) => field.any(entity, &mut |_| true),
             Self::IsNull(field) => field.any(entity, &mut |found| *found == Value::Null),
@@ -222,6 +238,26 @@ impl Filter {
         let mut mask = ReadMask::nothing();
         self.add_fields(&mut mask);
         mask
+    }
+
+    /// How many bytes it takes in memory, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let of_field = |field: &Field| match field {
+            Field::Attribute(path) => path.iter().map(|name| size_of::<String>() + name.len()).sum(),
+            _ => 0,
+        };
+        let inner = match self {
+            Self::And(filters) | Self::Or(filters) => filters.iter().map(Self::bytes).sum(),
+            Self::Not(filter) => filter.bytes(),
+            Self::Compare(field, _, value) => of_field(field) + value.bytes(),
+            Self::In(field, values) => {
+                of_field(field) + values.iter().map(|value| size_of::<Value>() + value.bytes()).sum::<usize>()
+            }
+            // Its words are kept, too, each by itself.
+            Self::Words(field, _, sought) => of_field(field) + 8 * sought.text().len(),
+            Self::Exists(field) | Self::IsNull(field) => of_field(field),
+        };
+        size_of::<Self>() + inner
     }
 
     fn add_fields(&self, mask: &mut ReadMask) {
@@ -294,28 +330,6 @@ pub(crate) fn any_at(value: Option<&Value>, path: &[String], test: &mut dyn FnMu
         (Some(value), []) => test(value),
         (Some(Value::Map(fields)), [name, rest @ ..]) => any_at(fields.get(name), rest, test),
         (Some(Value::List(items)), _) => items.iter().any(|item| any_at(Some(item), path, test)),
-        _ => false,
-    }
-}
-
-/// The words of a text, in their order.
-pub(crate) fn words_of(language: Language, text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    words(language, text, &mut |word, _| found.push(word.to_owned()));
-    found
-}
-
-fn has_words(found: &Value, language: Language, operator: TextMatch, wanted: &[String]) -> bool {
-    match found {
-        Value::List(items) => items.iter().any(|item| has_words(item, language, operator, wanted)),
-        Value::String(text) => {
-            let there = words_of(language, text);
-            match operator {
-                TextMatch::Any => wanted.iter().any(|word| there.contains(word)),
-                TextMatch::All => wanted.iter().all(|word| there.contains(word)),
-                TextMatch::Phrase => there.windows(wanted.len().max(1)).any(|run| run == wanted),
-            }
-        }
         _ => false,
     }
 }
@@ -412,7 +426,7 @@ mod tests {
         assert!(holds(compare("lemmas", Operator::Contains, Value::String("og".into()))));
         assert!(!holds(compare("lemmas", Operator::Contains, Value::String("Dog".into()))));
         let words =
-            |operator, text: &str| Filter::Words(Field::parse("gloss").unwrap(), operator, text.to_owned());
+            |operator, text: &str| Filter::Words(Field::parse("gloss").unwrap(), operator, text.into());
         assert!(holds(words(TextMatch::All, "BARKING dog")));
         assert!(!holds(words(TextMatch::All, "dog cat")));
         assert!(holds(words(TextMatch::Any, "dog cat")));
