@@ -218,7 +218,8 @@ impl Reader<'_> {
         if let Some(known) = &mut *state {
             if known.at <= sequence {
                 if let Some(changed) = cache.changed(collection.id, known.at, sequence) {
-                    let numbers = Arc::make_mut(&mut known.numbers);
+                    // Applied together: half of them would be of no moment, if the deadline passes in between.
+                    let mut found = Vec::new();
                     for (at, entity) in changed.iter().enumerate() {
                         check(at, deadline)?;
                         let row = self.row(entity)?;
@@ -226,13 +227,15 @@ impl Reader<'_> {
                             Some(row) => self.passes(entity, row, Some(filter), deadline)?,
                             None => false,
                         };
-                        for number in self.numbers_of(entity)? {
-                            if matches {
-                                numbers.insert(number)
-                            } else {
-                                numbers.remove(number)
-                            };
-                        }
+                        found.extend(self.numbers_of(entity)?.into_iter().map(|number| (number, matches)));
+                    }
+                    let numbers = Arc::make_mut(&mut known.numbers);
+                    for (number, matches) in found {
+                        if matches {
+                            numbers.insert(number)
+                        } else {
+                            numbers.remove(number)
+                        };
                     }
                     known.at = sequence;
                     self.steps.note(begun, "filter", known.numbers.len() as usize, || {
