@@ -33,7 +33,7 @@ pub struct Limits {
     pub k: usize,
     /// Breadth of an index walk.
     pub ef: usize,
-    /// Bytes of the words that one clause of a query looks for.
+    /// Bytes of the words that one clause of a query looks for, or all conditions of a filter.
     pub query_text_bytes: usize,
     /// Seed clauses of one query.
     pub seeds: usize,

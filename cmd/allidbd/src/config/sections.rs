@@ -201,7 +201,7 @@ section! {
         k: usize = 10_000;
         /// Breadth of an index walk.
         ef: usize = 20_000;
-        /// Bytes of the words that one clause of a query looks for.
+        /// Bytes of the words that one clause of a query looks for, or all conditions of a filter.
         query_text_bytes: ByteSize = ByteSize::kib(64);
         /// Seed clauses of one query.
         seeds: usize = 16;
