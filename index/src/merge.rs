@@ -157,6 +157,7 @@ mod tests {
             Field::Source("s".into()),
             Field::Attribute("a".into()),
             Field::Attribute("b".into()),
+            Field::LeadsTo(Version::new(1, 0, 1)),
         ])
     }
 

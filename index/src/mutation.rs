@@ -267,7 +267,9 @@ impl Planner<'_> {
         let mut gone = EntityState::default();
         gone.row.touched = version;
         gone.row.clear(Scope::Entity, version.just_below());
-        gone.row.set(Field::MergedInto, version, Some(Value::String(into.to_owned())));
+        for field in [Field::MergedInto, Field::LeadsTo(version)] {
+            gone.row.set(field, version, Some(Value::String(into.to_owned())));
+        }
         let mut stays = EntityState::default();
         stays.row.touched = version;
         let part = |id: &str, delta| Part {

@@ -11,8 +11,7 @@ use crate::{
     version::Version,
 };
 
-/// So many entities may have been merged into the next one each. No name leads back to itself: what is merged, and what it is merged into,
-/// must be there, and no alias is.
+/// So many entities may have been merged into the next one each. No name leads back to itself: each was merged later than the one before it.
 const MAX_CHAIN: usize = 10_000;
 
 /// The entity that a name means.
@@ -40,16 +39,24 @@ impl EntityRows for Engine {
     }
 }
 
-/// The entity that a name means: the one of that id, or the one that it was merged into.
+/// The entity that a name means: the one of that id, or the one that it was merged into. What became of an id on the way since that
+/// entity was merged, too, is of no account: a name stands for an entity, not for whatever has its id.
 pub(crate) fn meant(rows: &impl EntityRows, keyspaces: &Keyspaces, name: EntityKey) -> Result<Meant> {
     let mut meant = Meant { entity: name, since: Version::ZERO };
     for _ in 0..MAX_CHAIN {
         let key = meant.entity.prefix();
         let Some(bytes) = rows.entity_row(keyspaces, &key)? else { return Ok(meant) };
-        let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
-        let Some(alias) = row.alias() else { return Ok(meant) };
-        meant.since = alias.version;
-        alias.into.clone_into(&mut meant.entity.id);
+        let corrupt = |error| Error::corrupt("entity", &key, error);
+        let row = StoredRow::new(bytes).map_err(corrupt)?;
+        let alias = match meant.since {
+            Version::ZERO => row.alias().cloned(),
+            given => {
+                let now = || row.alias().filter(|alias| alias.version > given).cloned();
+                row.leads_to(given).map_err(corrupt)?.or_else(now)
+            }
+        };
+        let Some(alias) = alias else { return Ok(meant) };
+        (meant.since, meant.entity.id) = (alias.version, alias.into);
     }
     Err(Error::Exhausted(format!("more than {MAX_CHAIN} entities were merged into {:?}", meant.entity.id)))
 }

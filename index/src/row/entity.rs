@@ -30,6 +30,9 @@ pub(crate) enum Field {
     Attribute(String),
     /// A string: the id of the entity, of the same collection, that this one was merged into. Nothing else is left of it.
     MergedInto,
+    /// A string: where names lead to that were given to this entity before the version, which is when it was merged into that one.
+    /// Nothing clears it: this id may be another entity's since.
+    LeadsTo(Version),
 }
 
 impl Field {
@@ -42,6 +45,7 @@ impl Field {
             Field::Source(_) => 5,
             Field::Attribute(_) => 6,
             Field::MergedInto => 7,
+            Field::LeadsTo(_) => 8,
         }
     }
 }
@@ -141,6 +145,7 @@ impl EntityRow {
         self.puts.retain(|version| *version > cleared[Scope::Edges as usize]);
         self.fields.retain(|field, register| {
             let scope = match field {
+                Field::LeadsTo(_) => return true,
                 Field::Attribute(_) => Scope::Attributes,
                 Field::Source(_) => Scope::Sources,
                 _ => Scope::Entity,
@@ -175,8 +180,10 @@ impl EntityRow {
         put_varint(&mut out, self.fields.len() as u64);
         for (field, register) in &self.fields {
             out.push(field.tag());
-            if let Field::Source(name) | Field::Attribute(name) = field {
-                put_bytes(&mut out, name.as_bytes());
+            match field {
+                Field::Source(name) | Field::Attribute(name) => put_bytes(&mut out, name.as_bytes()),
+                Field::LeadsTo(version) => out.extend_from_slice(&version.to_bytes()),
+                _ => {}
             }
             put_varint(&mut out, place(&register.version));
             match &register.value {
@@ -203,6 +210,7 @@ impl EntityRow {
                 FieldName::Source(name) => Field::Source(name.to_owned()),
                 FieldName::Attribute(name) => Field::Attribute(name.to_owned()),
                 FieldName::MergedInto => Field::MergedInto,
+                FieldName::LeadsTo(version) => Field::LeadsTo(version),
             };
             let version = head.versions.take(&mut from)?;
             let value = if is_unset(&mut from)? { None } else { Some(take_value(&mut from)?) };
@@ -267,6 +275,7 @@ pub(super) enum FieldName<'a> {
     Source(&'a str),
     Attribute(&'a str),
     MergedInto,
+    LeadsTo(Version),
 }
 
 impl<'a> FieldName<'a> {
@@ -279,6 +288,7 @@ impl<'a> FieldName<'a> {
             5 => FieldName::Source(from.str()?),
             6 => FieldName::Attribute(from.str()?),
             7 => FieldName::MergedInto,
+            8 => FieldName::LeadsTo(from.version()?),
             tag => return Err(DecodeError::Tag(tag)),
         })
     }

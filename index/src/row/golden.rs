@@ -64,6 +64,15 @@ fn alias_row() -> EntityRow {
     row
 }
 
+fn freed_name_row() -> EntityRow {
+    let mut row = EntityRow::default();
+    row.touched = version(8);
+    row.clear(Scope::Entity, version(8));
+    row.clear(Scope::Edges, version(8));
+    row.set(Field::LeadsTo(version(7)), version(7), Some(Value::String("b".into())));
+    row
+}
+
 fn edge() -> Register<EdgeContent> {
     let content = EdgeContent {
         weight: 0.25,
@@ -87,6 +96,7 @@ fn vector() -> Register<VectorContent> {
 const ENTITY_ROW: &str = "0111018bcfe5680000010102030405060707018bcfe568000002010203040506070802018bcfe5680000010102030405060708018bcfe56800000201020304050607080101000d010003020006046e6f756e0301000501730003060261300001060261310003060261320004f9ffffffffffffff060261330005000000000000e03f06026134000602c3a40602613500070200ff060261360008ffffffffffffffff060261370009020401000000000000000206026138000a01016b01";
 const ALIAS_ROW: &str =
     "0101018bcfe568000007010203040506070701018bcfe56800000701020304050607080000010700060162";
+const FREED_NAME_ROW: &str = "0103018bcfe5680000080102030405060708018bcfe568000008010203040506070802018bcfe5680000070102030405060708018bcfe568000008010203040506070801000108018bcfe568000007010203040506070800060162";
 const EDGE: &str = "01018bcfe568000003010203040506070801000000000000d03f02090000000000000009026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b01010173";
 const CHUNK: &str = "01018bcfe568000004010203040506070801047465787409026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b0100";
 const VECTOR: &str = "01018bcfe5680000050102030405060708010000803f000000bf";
@@ -98,6 +108,8 @@ fn values_of_format_1_are_read_and_written() {
     assert_eq!(hex(&entity_row().encode()), ENTITY_ROW);
     assert_eq!(hex(&alias_row().encode()), ALIAS_ROW);
     assert_eq!(EntityRow::decode(&unhex(ALIAS_ROW)), Ok(alias_row()));
+    assert_eq!(hex(&freed_name_row().encode()), FREED_NAME_ROW);
+    assert_eq!(EntityRow::decode(&unhex(FREED_NAME_ROW)), Ok(freed_name_row()));
     assert_eq!(decode_register(&unhex(EDGE)), Ok(edge()));
     assert_eq!(hex(&encode_register(&edge())), EDGE);
     assert_eq!(decode_register(&unhex(CHUNK)), Ok(chunk()));

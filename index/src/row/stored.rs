@@ -100,6 +100,28 @@ impl StoredRow {
         self.alias.as_deref()
     }
 
+    /// Where a name leads that was given to this entity at a version: to itself, unless it was merged into another since.
+    pub(crate) fn leads_to(&self, given: Version) -> Result<Option<Alias>, DecodeError> {
+        let mut from = Decoder::new(&self.bytes[self.fields_at..]);
+        for _ in 0..from.count(3)? {
+            let name = FieldName::take(&mut from)?;
+            from.varint()?;
+            if is_unset(&mut from)? {
+                continue;
+            }
+            match name {
+                // They come in the order of their versions.
+                FieldName::LeadsTo(version) if version > given => {
+                    if let Value::String(into) = take_value(&mut from)? {
+                        return Ok(Some(Alias { into, version }));
+                    }
+                }
+                _ => skip_value(&mut from)?,
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether the entity was put and not deleted; it may have expired.
     pub(crate) fn exists(&self) -> bool {
         self.exists

@@ -175,6 +175,35 @@ fn names_of_what_was_merged_mean_the_other_until_they_are_freed() {
     assert_eq!(edges(&fixture, "c").len(), 2);
 }
 
+#[test]
+fn a_name_means_the_same_when_another_on_the_way_is_freed_and_taken() {
+    let mut fixture = Fixture::new();
+    for id in ["a", "b", "c", "d", "e"] {
+        fixture.put(entity(id, &[]));
+    }
+    merge(&fixture, "a", "b").unwrap();
+    merge(&fixture, "b", "c").unwrap();
+    assert!(fixture.delete("b").existed);
+    assert!(matches!(fixture.get("b"), Err(Error::NotFound { .. })));
+    assert_eq!(fixture.get("a").unwrap().id, "c");
+    fixture.put(entity("b", &[]));
+    merge(&fixture, "e", "b").unwrap();
+    fixture = fixture.reopen();
+    let meant = |fixture: &Fixture| ["a", "b", "e"].map(|name| fixture.get(name).unwrap().id);
+    assert_eq!(meant(&fixture), ["c", "b", "b"]);
+    merge(&fixture, "b", "d").unwrap();
+    assert_eq!(meant(&fixture), ["c", "d", "d"]);
+    assert!(fixture.delete("b").existed);
+    assert!(!fixture.delete("b").existed);
+    fixture.link("a", "r", "e", 0.5);
+    assert_eq!(edges(&fixture, "c"), BTreeMap::from([edge("c", "r", "d", 0.5)]));
+    // What was freed twice is an entity like any other.
+    fixture.put(entity("b", &[]));
+    assert_eq!(fixture.get("b").unwrap().id, "b");
+    assert!(fixture.delete("b").existed);
+    assert!(matches!(fixture.get("b"), Err(Error::NotFound { .. })));
+}
+
 fn edge_ref(from: &str, relation: &str, to: &str) -> EdgeRef {
     EdgeRef { from: at(from), relation: relation.into(), to: at(to), edge_id: String::new() }
 }
@@ -301,6 +330,8 @@ fn a_hub_moves_in_the_background() {
 struct Model {
     live: BTreeSet<usize>,
     merged: BTreeMap<usize, usize>,
+    /// Which was merged into which, in that order.
+    merges: Vec<(usize, usize)>,
     edges: BTreeMap<(usize, usize), f64>,
 }
 
@@ -333,11 +364,15 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 impl Model {
-    fn meant(&self, mut name: usize) -> usize {
-        while let Some(into) = self.merged.get(&name) {
-            name = *into;
+    fn meant(&self, name: usize) -> usize {
+        let Some(mut meant) = self.merged.get(&name).copied() else { return name };
+        let given = self.merges.iter().rposition(|merge| *merge == (name, meant)).unwrap();
+        for (from, into) in &self.merges[given + 1..] {
+            if *from == meant {
+                meant = *into;
+            }
         }
-        name
+        meant
     }
 
     /// Whether it is merged.
@@ -351,6 +386,7 @@ impl Model {
         }
         self.live.remove(&from);
         self.merged.insert(from, into);
+        self.merges.push((from, into));
         for ((source, target), weight) in std::mem::take(&mut self.edges) {
             let is_moved = source == from || target == from;
             let end = |end| if end == from { into } else { end };
