@@ -13,6 +13,18 @@ pub trait Background: Send + Sync + Debug {
     fn is_inline(&self) -> bool;
 }
 
+/// Has the calling thread give way, for as long as it lives, to the others where they compete for a CPU: for work that nobody waits for.
+pub fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, LOW_PRIORITY) {
+        tracing::debug!(%error, "a background thread could not be given a lower priority");
+    }
+}
+
+/// Niceness, at which a thread gets a tenth of a CPU that another one wants, too.
+#[cfg(target_os = "linux")]
+const LOW_PRIORITY: i32 = 10;
+
 /// One thread of the operating system for each piece of work.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Threads;

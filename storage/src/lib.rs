@@ -94,7 +94,7 @@ mod version;
 mod wal;
 mod workers;
 
-pub use background::{Background, Inline, Threads};
+pub use background::{Background, Inline, Threads, give_way};
 pub use batch::WriteBatch;
 pub use checkpoint::Checkpoint;
 pub use compaction::Throttle;

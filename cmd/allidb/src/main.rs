@@ -46,6 +46,10 @@ use crate::{
     output::{Format, Output},
 };
 
+/// As in the daemon, which this program is with `serve`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What `--help` says at the end.
 const AFTER_HELP: &str = "\
 Exit codes:

@@ -1,9 +1,9 @@
 //! The best documents for the words of a query.
 //!
-//! What a posting list can bring at most is known beforehand. Once so many documents are found that the worst of them beats all that the
-//! weakest lists can bring together, only documents in the other lists are candidates, and of those the weak lists are asked one by one, as long
-//! as the document can still be among the best (MaxScore: Turtle and Flood, "Query Evaluation: Strategies and Optimizations", 1995), in windows
-//! of documents. A document's score is always summed up in the same order, so that it does not depend on what was left out.
+//! What a posting list can bring at most is known beforehand, and what names bring at once. When so many documents are known that the worst
+//! of them beats all that the weakest lists can bring together, only documents in the other lists are candidates, and of those the weak lists are
+//! asked one by one, as long as the document can still be among the best (MaxScore: Turtle and Flood, "Query Evaluation: Strategies and
+//! Optimizations", 1995), in windows of documents. A document's score is always summed up in the same order, so that it does not depend on what was left out.
 
 use allidb_storage::Sequence;
 
@@ -21,6 +21,8 @@ const ROUNDING: f32 = 1e-4;
 const DEADLINE_EVERY: usize = 256;
 /// The same in a window, in words of 64 documents.
 const WORDS_OF_DEADLINE: usize = DEADLINE_EVERY / 64;
+/// The same where little is done with each.
+const NAMES_OF_DEADLINE: usize = 16 * DEADLINE_EVERY;
 /// Documents found beyond those that are wanted before the worst are dropped.
 const SPARE: usize = 64;
 
@@ -75,7 +77,8 @@ impl<'a> Ranking<'a> {
     /// # Errors
     /// If the deadline passes.
     pub(crate) fn best(&self, count: usize, accept: &dyn Fn(u64) -> bool) -> Result<Vec<(u64, f32)>> {
-        let mut best = Best { wanted: count, floor: 0.0, found: Vec::new(), accept };
+        let mut best = Best::new(count, accept);
+        best.floor = self.floor_of_names(count, accept)?;
         for lists in &self.sources {
             match &lists.only {
                 Some(only) => lists.score_each(only.iter().copied(), self.deadline, |document, score| {
@@ -85,6 +88,21 @@ impl<'a> Ranking<'a> {
             }
         }
         Ok(best.into_sorted())
+    }
+
+    /// What the worst of the best scores at least, as names alone tell.
+    fn floor_of_names(&self, wanted: usize, accept: &dyn Fn(u64) -> bool) -> Result<f32> {
+        let mut best = Best::new(wanted, accept);
+        for lists in self.sources.iter().filter(|lists| lists.only.is_none()) {
+            for names in lists.names.chunks(NAMES_OF_DEADLINE) {
+                self.deadline.check()?;
+                names
+                    .iter()
+                    .for_each(|(document, score)| best.offer(&lists.source, *document, score.min(1.0)));
+            }
+        }
+        best.drop_worst();
+        Ok(best.floor)
     }
 
     /// The scores of those of the numbers, which ascend, whose documents match.
@@ -229,7 +247,11 @@ struct Best<'a> {
     accept: &'a dyn Fn(u64) -> bool,
 }
 
-impl Best<'_> {
+impl<'a> Best<'a> {
+    fn new(wanted: usize, accept: &'a dyn Fn(u64) -> bool) -> Self {
+        Self { wanted, floor: 0.0, found: Vec::new(), accept }
+    }
+
     #[inline]
     fn offer(&mut self, source: &Source<'_>, document: u32, score: f32) {
         if score < self.floor || score <= 0.0 {

@@ -5,12 +5,12 @@
 //! one thread at most for each space, and work that fails is tried again after ever longer times.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use allidb_storage::{Sequence, Snapshot, fs::ScratchFile};
+use allidb_storage::{Sequence, Snapshot, fs::ScratchFile, give_way};
 
 use crate::{
     duty::Work,
@@ -261,8 +261,9 @@ impl Inner {
         };
         let rows = space.rows_in_graphs();
         let is_cancelled = || self.is_over(space);
-        let curve =
-            calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled)?;
+        let measure =
+            || calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled);
+        let curve = if self.background.is_inline() { measure() } else { giving_way(measure) }?;
         if let Some(mut curve) = curve {
             curve.seen = seen;
             let recall = curve.recall(self.options.search_breadth);
@@ -442,6 +443,19 @@ impl Inner {
 }
 
 /// Where the vector of an owner is stored.
+/// Does work that nobody waits for on a thread of its own, which gives way to the others.
+fn giving_way<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let work = || {
+        give_way();
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("vector-measure".into()).spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| Error::Exhausted(format!("cannot start a thread: {error}")))?;
+        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
+}
+
 fn vector_key(space: &SpaceIndex, tenant: TenantId, owner: Owner) -> Vec<u8> {
     let (collection, space) = space.id;
     let entity = EntityKey { tenant, collection, id: owner.id };

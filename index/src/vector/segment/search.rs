@@ -259,9 +259,13 @@ fn walk_some(
             break;
         }
         take_fresh(rows, next.row(), visited, fresh)?;
+        if let Some(Reverse(next)) = frontier.peek() {
+            rows.prefetch_links(next.row());
+        }
         rows.score(probe, fresh, sums, scored)?;
         *compared += fresh.len() as u64;
         for candidate in scored.iter().filter(|candidate| pool.wants(**candidate)) {
+            rows.prefetch_links(candidate.row());
             frontier.push(Reverse(*candidate));
         }
         for candidate in scored.iter() {
