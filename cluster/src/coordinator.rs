@@ -165,9 +165,9 @@ impl Coordinator {
             random: Arc::new(SystemRandom),
             background: Arc::new(Threads),
         })?;
-        let node = NodeId(1);
+        let node = NodeId(replica.node());
         Ok(Self(Arc::new(Inner {
-            layout: Layout::of_one(node),
+            layout: layout_of(&replica, node)?,
             node,
             replica,
             writes: Pool::start("write", config.write_threads, config.queue)?,
@@ -504,6 +504,24 @@ impl Coordinator {
         let replica = Arc::clone(&self.0.replica);
         self.0.writes.run(move || change(&replica)).await?
     }
+}
+
+/// The layout that the node keeps; on a directory without one the node founds a ring of its own.
+fn layout_of(replica: &Replica, node: NodeId) -> Result<Layout> {
+    let Some(kept) = replica.layout()? else {
+        let layout = Layout::of_one(node);
+        replica.keep_layout(layout.encode())?;
+        return Ok(layout);
+    };
+    let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };
+    let layout = Layout::decode(&kept).map_err(|error| damaged(error.to_string()))?;
+    if !layout.members().iter().any(|member| member.node == node) {
+        return Err(Error::FailedPrecondition(format!(
+            "node {node} is not among the members of the layout that it keeps, of version {}",
+            layout.version()
+        )));
+    }
+    Ok(layout)
 }
 
 impl Inner {

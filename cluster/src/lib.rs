@@ -20,5 +20,5 @@ pub use allidb_index::{
 };
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
-pub use layout::{Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
+pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};

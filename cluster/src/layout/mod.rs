@@ -4,14 +4,18 @@
 //! |---|---|
 //! | `assign` | choosing them: zones, capacities, few moves |
 //! | `flow` | flows of least cost, which that is computed as |
+//! | `record` | the layout as it is kept on every node |
 //!
 //! A layout is a pure function of the members and of the layout before, so that every node that knows both comes to the same. Ownership is
 //! never derived from who is alive.
 
 mod assign;
 mod flow;
+mod record;
 
 use allidb_index::PARTITIONS;
+
+pub use record::DamagedLayout;
 
 /// Most replicas of a partition.
 pub const MAX_REPLICATION: usize = 7;
@@ -19,6 +23,13 @@ pub const MAX_REPLICATION: usize = 7;
 /// A node of the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
+
+/// As operators see it: sixteen hexadecimal digits.
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
 
 /// A node that holds data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,10 +68,10 @@ pub enum LayoutError {
         replication: usize,
     },
     /// A member is named more than once.
-    #[error("node {} is named twice", .0.0)]
+    #[error("node {0} is named twice")]
     NamedTwice(NodeId),
     /// A member may hold nothing.
-    #[error("node {} has no capacity", .0.0)]
+    #[error("node {0} has no capacity")]
     NoCapacity(NodeId),
 }
 

@@ -4,9 +4,12 @@
 
 use crate::{deadline::Deadline, error::Result};
 
-/// Rounds at most, and the change in all masses together below which no more are needed.
-const MAX_ROUNDS: usize = 100;
-const STEADY: f64 = 1e-9;
+/// By how much all masses together may be off. Each round takes the damping's part of the last change at most, so that what is left to change
+/// is known.
+const PRECISION: f64 = 1e-7;
+
+/// Beyond this it takes very many rounds, and says little of the seeds.
+pub(crate) const MAX_DAMPING: f64 = 0.99;
 
 /// Edges among nodes that are known by their places: for each node where its edges lead, and how heavy they are.
 pub(crate) type Links = Vec<Vec<(u32, f64)>>;
@@ -18,7 +21,7 @@ pub(crate) fn page_rank(links: &Links, seeds: &[f64], damping: f64, deadline: De
     let heaviness: Vec<f64> =
         links.iter().map(|links| links.iter().map(|(_, weight)| weight).sum()).collect();
     let mut mass = anew.clone();
-    for _ in 0..MAX_ROUNDS {
+    loop {
         deadline.check()?;
         let mut next = vec![0.0; mass.len()];
         // Who cannot go on begins anew, too.
@@ -37,11 +40,10 @@ pub(crate) fn page_rank(links: &Links, seeds: &[f64], damping: f64, deadline: De
             change += (*next - mass[at]).abs();
         }
         mass = next;
-        if change < STEADY {
-            break;
+        if change * damping / (1.0 - damping) < PRECISION {
+            return Ok(mass);
         }
     }
-    Ok(mass)
 }
 
 #[cfg(test)]
@@ -60,5 +62,15 @@ mod tests {
         assert!((mass[1] - 0.85 * 0.25 * mass[0]).abs() < 1e-6);
         assert!((mass[2] - 0.85 * 0.75 * mass[0]).abs() < 1e-6);
         assert!((mass[0] - (0.15 + 0.85 * (mass[1] + mass[2]))).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_wanderer_who_hardly_ever_begins_anew_is_followed_to_the_end() {
+        let links = vec![vec![(1, 1.0)], vec![(0, 1.0)]];
+        for damping in [0.5, 0.95, MAX_DAMPING] {
+            let deadline = Deadline::after(Duration::from_secs(9));
+            let mass = page_rank(&links, &[1.0, 0.0], damping, deadline).unwrap();
+            assert!((mass[1] / mass[0] - damping).abs() < 1e-6, "{damping}: {mass:?}");
+        }
     }
 }

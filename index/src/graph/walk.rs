@@ -15,7 +15,7 @@ use crate::{
         ExpandRequest, Expansion, GraphReader, Reached,
         adjacency::Side,
         neighbors::{check_choice, sides},
-        page_rank::{Links, page_rank},
+        page_rank::{Links, MAX_DAMPING, page_rank},
         pattern::{Automaton, Transition},
         reader::{Seen, Stop},
     },
@@ -132,9 +132,9 @@ impl ExpandSpec {
             filter.validate(&format!("{place}.edge_filter"), limits)?;
         }
         if let Some(damping) = self.page_rank
-            && !(damping > 0.0 && damping < 1.0)
+            && !(damping > 0.0 && damping <= MAX_DAMPING)
         {
-            let why = format!("is {damping}; it must be above 0 and below 1");
+            let why = format!("is {damping}; it must be above 0 and at most {MAX_DAMPING}");
             return Err(Error::invalid(format!("{place}.page_rank"), why));
         }
         if !(self.decay > 0.0 && self.decay <= 1.0) {
@@ -212,11 +212,18 @@ impl<'a> Walk<'a> {
         }
         if let Some(damping) = spec.page_rank {
             let mass = self.masses(spec, &ways, damping)?;
-            for (number, visit) in &mut reached {
+            let scores = self.visits.iter_mut().map(|((number, _), visit)| (number, visit));
+            for (number, visit) in scores.chain(&mut reached) {
                 visit.score = mass.get(number).copied().unwrap_or_default();
             }
         }
         Ok(reached)
+    }
+
+    /// What the seeds are worth: what they were given or, after an expansion by PageRank, their mass.
+    pub(crate) fn seeds(&self) -> impl Iterator<Item = (u64, f64)> {
+        let seeds = self.visits.iter().filter(|(_, visit)| visit.hops == 0);
+        seeds.map(|((number, _), visit)| (*number, visit.score))
     }
 
     fn go(&mut self, spec: &ExpandSpec, ways: &Ways) -> Result<()> {
@@ -233,29 +240,31 @@ impl<'a> Walk<'a> {
                 for way in &ways.of[usize::from(state)] {
                     let Self { reader, graph, visits, budget } = self;
                     let mut is_full = false;
-                    let flow = follow((*reader, *graph), from, way, spec, budget, &mut |seen| {
-                        let place = (seen.other, way.to);
-                        let next_score = score * spec.decay * seen.value.weight;
-                        let is_new = match visits.get(&place) {
-                            Some(visit) if visit.score >= next_score => return,
-                            visit => visit.is_none(),
-                        };
-                        if is_new && visits.len() - seeds >= spec.max_nodes {
-                            is_full = true;
-                            return;
-                        }
-                        let came_by = Some(Arc::new(Arrival {
-                            from,
-                            to: seen.other,
-                            side: seen.side,
-                            relation: seen.relation,
-                            edge_id: seen.edge_id.into(),
-                            weight: seen.value.weight,
-                            before: before.clone(),
-                        }));
-                        visits.insert(place, Visit { score: next_score, hops: hop, came_by });
-                        improved.insert(place);
-                    })?;
+                    let anywhere = |_| true;
+                    let flow =
+                        follow((*reader, *graph), from, (way, &anywhere), spec, budget, &mut |seen| {
+                            let place = (seen.other, way.to);
+                            let next_score = score * spec.decay * seen.value.weight;
+                            let is_new = match visits.get(&place) {
+                                Some(visit) if visit.score >= next_score => return,
+                                visit => visit.is_none(),
+                            };
+                            if is_new && visits.len() - seeds >= spec.max_nodes {
+                                is_full = true;
+                                return;
+                            }
+                            let came_by = Some(Arc::new(Arrival {
+                                from,
+                                to: seen.other,
+                                side: seen.side,
+                                relation: seen.relation,
+                                edge_id: seen.edge_id.into(),
+                                weight: seen.value.weight,
+                                before: before.clone(),
+                            }));
+                            visits.insert(place, Visit { score: next_score, hops: hop, came_by });
+                            improved.insert(place);
+                        })?;
                     if is_full {
                         self.budget.truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
                     }
@@ -292,6 +301,7 @@ impl<'a> Walk<'a> {
         }
         let mut links: Links = vec![Vec::new(); numbers.len()];
         let mut followed: Vec<(Side, &Option<Vec<u32>>)> = Vec::new();
+        let mut cut = 0;
         for way in ways.of.iter().flatten() {
             if followed.contains(&(way.side, &way.relations)) {
                 continue;
@@ -299,13 +309,20 @@ impl<'a> Walk<'a> {
             followed.push((way.side, &way.relations));
             for (links, number) in links.iter_mut().zip(&numbers) {
                 let parts = (self.reader, self.graph);
-                let end = follow(parts, *number, way, spec, &mut self.budget, &mut |seen| {
+                let is_reached = |other| place(other).is_some();
+                let end = follow(parts, *number, (way, &is_reached), spec, &mut self.budget, &mut |seen| {
                     links.extend(place(seen.other).map(|to| (to as u32, seen.value.weight)));
                 })?;
-                if end == Followed::UntilSpent {
-                    break;
+                match end {
+                    Followed::All => {}
+                    Followed::SoMany => cut += 1,
+                    Followed::UntilSpent => break,
                 }
             }
+        }
+        if cut > 0 {
+            let told = self.budget.truncated.entry(TruncationReason::FanOut).or_default();
+            *told = cut.max(*told);
         }
         if numbers.is_empty() {
             return Ok(HashMap::new());
@@ -350,11 +367,11 @@ enum Followed {
     UntilSpent,
 }
 
-/// Calls `each` with the edges to be followed from a node one way: the heaviest of each relation that lead to somebody.
+/// Calls `each` with the edges to be followed from a node one way: the heaviest of each relation that lead to somebody who is wanted.
 fn follow(
     (reader, graph): (&Reader<'_>, &GraphReader<'_>),
     from: u64,
-    way: &Way,
+    (way, is_wanted): (&Way, &dyn Fn(u64) -> bool),
     spec: &ExpandSpec,
     budget: &mut Budget,
     each: &mut dyn FnMut(&Seen<'_>),
@@ -370,7 +387,7 @@ fn follow(
         if seen.value.weight < spec.min_weight {
             return ControlFlow::Break(Stop::Relation);
         }
-        if !seen.other_is_live || !seen.value.holds_at(as_of) {
+        if !seen.other_is_live || !seen.value.holds_at(as_of) || !is_wanted(seen.other) {
             return ControlFlow::Continue(());
         }
         if let Some(filter) = &spec.edge_filter {

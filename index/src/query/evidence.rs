@@ -106,6 +106,7 @@ impl Reader<'_> {
             exact: false,
             sequence: self.snapshot.sequence(),
             accept: Some(&accept),
+            deadline: Some(deadline),
         };
         let near = match view.search(&prepared, &search) {
             Ok(near) => near,

@@ -132,6 +132,14 @@ impl Replica {
                 );
                 (how, Some(spec.max_nodes as u64))
             });
+            if spec.page_rank.is_some() {
+                // Who is not among those that the wanderer may come to has no mass.
+                visits.values_mut().for_each(|visited| visited.score = 0.0);
+                for (number, mass) in walk.seeds() {
+                    let Some(entity) = graph.name(number)? else { continue };
+                    visits.entry(entity).and_modify(|visited| visited.score = mass);
+                }
+            }
             for (at, (number, visit)) in reached.into_iter().enumerate() {
                 if at % 64 == 0 {
                     deadline.check()?;

@@ -134,6 +134,7 @@ impl Reader<'_> {
                 exact,
                 sequence: self.snapshot.sequence(),
                 accept: accepted.as_deref(),
+                deadline: Some(deadline),
             };
             let search = match view.search(&prepared, &search) {
                 Ok(search) => search,

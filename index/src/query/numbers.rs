@@ -51,7 +51,7 @@ impl Replica {
                 return Err(Error::FailedPrecondition("vectors are being read again".to_owned()));
             }
             let breadth = if breadth == 0 { self.spaces.options().search_breadth } else { breadth };
-            let search = Search { k, breadth, exact: false, sequence, accept: None };
+            let search = Search { k, breadth, exact: false, sequence, accept: None, deadline: None };
             let found = view.search(&index.measure().prepare(vector), &search)?;
             return Ok(found.nearest.into_iter().map(|near| (near.number, near.distance)).collect());
         }

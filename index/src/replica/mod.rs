@@ -25,6 +25,7 @@ use std::{
 };
 
 use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 pub use bulk::{BulkDeleted, BySource, SourceDeletion};
@@ -101,12 +102,14 @@ pub struct Replica {
     /// One change of the catalogue at a time.
     catalogue_change: Mutex<()>,
     pub(crate) background: Arc<dyn Background>,
+    node: u64,
     cursor_key: [u8; 32],
     pub(crate) closed: Arc<AtomicBool>,
 }
 
 const NODE: &[u8] = b"node";
 const CURSOR_KEY: &[u8] = b"cursor_key";
+const LAYOUT: &[u8] = b"layout";
 /// How far ahead of the last recorded version a restarted clock begins, in milliseconds: batches written
 /// at the same time may have recorded theirs in either order.
 const CLOCK_SLACK_MS: u64 = 1_000;
@@ -191,6 +194,7 @@ impl Replica {
             highest_version: AtomicU64::new(recorded),
             catalogue_change: Mutex::new(()),
             background: options.background,
+            node,
             cursor_key,
             closed: Arc::default(),
         });
@@ -228,6 +232,30 @@ impl Replica {
     /// 32 random bytes made when the node was founded: cursors are authenticated under it.
     pub fn cursor_key(&self) -> [u8; 32] {
         self.cursor_key
+    }
+
+    /// The id that the node drew when its directory was made; it is in every version that its clock gives.
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
+    /// The layout of the ring that was kept last, as it was handed over.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn layout(&self) -> Result<Option<Bytes>> {
+        Ok(self.engine.get(self.keyspaces.cluster, LAYOUT)?)
+    }
+
+    /// Keeps the layout of the ring: durably, before this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_layout(&self, layout: Vec<u8>) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.cluster, LAYOUT, layout);
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(())
     }
 
     /// The storage engine beneath.

@@ -40,8 +40,35 @@ pub struct Facet {
     pub values: Vec<(Value, u64)>,
 }
 
-/// A value in the making: its term, how many have it, and one of those.
-type Counted = (Vec<u8>, u64, Value);
+/// The commonest of values that are counted: their terms, how many have each, and what else is known of them.
+struct Commonest<T> {
+    limit: usize,
+    kept: Vec<(Vec<u8>, u64, T)>,
+}
+
+impl<T> Commonest<T> {
+    fn new(limit: usize) -> Self {
+        Self { limit, kept: Vec::new() }
+    }
+
+    fn offer(&mut self, term: Vec<u8>, count: u64, of: T) {
+        self.kept.push((term, count, of));
+        if self.kept.len() >= 2 * self.limit.max(512) {
+            self.drop_rarest();
+        }
+    }
+
+    fn drop_rarest(&mut self) {
+        self.kept.sort_unstable_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
+        self.kept.truncate(self.limit);
+    }
+
+    /// The commonest first, ties in the order of terms.
+    fn into_sorted(mut self) -> Vec<(Vec<u8>, u64, T)> {
+        self.drop_rarest();
+        self.kept
+    }
+}
 
 impl Replica {
     /// The commonest values of each field among the entities that match, `limit` of each at most.
@@ -100,13 +127,6 @@ impl Replica {
     }
 }
 
-/// The commonest of the values that were counted, `limit` at most.
-fn commonest(mut counted: Vec<Counted>, distinct: u64, limit: usize) -> Facet {
-    counted.sort_unstable_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
-    counted.truncate(limit);
-    Facet { distinct, values: counted.into_iter().map(|(_, count, value)| (value, count)).collect() }
-}
-
 /// The values of an entity's field, elements of lists among them, each once, with their terms.
 fn values_of(field: &Field, entity: &Entity) -> Vec<(Vec<u8>, Value)> {
     fn add(value: &Value, seen: &mut BTreeSet<Vec<u8>>, found: &mut Vec<(Vec<u8>, Value)>) {
@@ -144,19 +164,15 @@ impl Reader<'_> {
         let prefix = postings_of_index(of.id, index.id);
         let nodes = self.replica.graph.nodes.view(self.snapshot.sequence());
         let mut distinct = 0;
-        // The term, how many have it, and the number of one of those.
-        let mut best: Vec<(Vec<u8>, u64, u64)> = Vec::new();
+        // Beside each the number of one that has it.
+        let mut best = Commonest::new(limit);
         let mut current: (Vec<u8>, u64, u64) = (Vec::new(), 0, 0);
-        let mut close = |current: &mut (Vec<u8>, u64, u64), best: &mut Vec<(Vec<u8>, u64, u64)>| {
+        let mut close = |current: &mut (Vec<u8>, u64, u64), best: &mut Commonest<u64>| {
             let (term, count, number) = std::mem::take(current);
             let is_value = term.first().is_some_and(|kind| !matches!(*kind, tag::COMPOUND | tag::NULL_ITEM));
             if count > 0 && is_value {
                 distinct += 1;
-                best.push((term, count, number));
-                if best.len() >= 2 * limit.max(512) {
-                    best.sort_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
-                    best.truncate(limit);
-                }
+                best.offer(term, count, number);
             }
         };
         let postings = self.snapshot.prefix(self.replica.keyspaces.posting, &prefix, Direction::Forward)?;
@@ -179,10 +195,12 @@ impl Reader<'_> {
             }
         }
         close(&mut current, &mut best);
-        best.sort_by(|a, b| (Reverse(a.1), &a.0).cmp(&(Reverse(b.1), &b.0)));
-        best.truncate(limit);
+        let best = best.into_sorted();
         let mut values = Vec::with_capacity(best.len());
-        for (term, count, number) in best {
+        for (at, (term, count, number)) in best.into_iter().enumerate() {
+            if at % 64 == 0 {
+                deadline.check()?;
+            }
             values.extend(self.value_of(&index.field, &term, number)?.map(|value| (value, count)));
         }
         Ok(Facet { distinct, values })
@@ -249,9 +267,16 @@ impl Reader<'_> {
         }
         let facet = |counted: HashMap<Vec<u8>, (u64, Value)>| {
             let distinct = counted.len() as u64;
-            let counted = counted.into_iter().map(|(term, (count, value))| (term, count, value));
-            commonest(counted.collect(), distinct, limit)
+            let mut best = Commonest::new(limit);
+            for (at, (term, (count, value))) in counted.into_iter().enumerate() {
+                if at % DEADLINE_EVERY == 0 {
+                    deadline.check()?;
+                }
+                best.offer(term, count, value);
+            }
+            let values = best.into_sorted().into_iter().map(|(_, count, value)| (value, count));
+            Ok(Facet { distinct, values: values.collect() })
         };
-        Ok(counted.into_iter().map(facet).collect())
+        counted.into_iter().map(facet).collect()
     }
 }

@@ -146,7 +146,7 @@ pub(crate) fn measure(
     let most = HITS[HITS.len() - 1];
     let find = |sample: &Sample, k: usize, breadth: usize, exact: bool| -> Result<Vec<u64>> {
         // One more, as it may be the sample itself.
-        let search = Search { k: k + 1, breadth, exact, sequence, accept: None };
+        let search = Search { k: k + 1, breadth, exact, sequence, accept: None, deadline: None };
         let found = view.search(&sample.prepared, &search)?.nearest.into_iter();
         Ok(found.map(|near| near.number).filter(|number| Some(*number) != sample.itself).take(k).collect())
     };

@@ -9,6 +9,7 @@ use allidb_storage::Sequence;
 use roaring::RoaringTreemap;
 
 use crate::{
+    deadline::Deadline,
     error::{Error, Result},
     vector::{
         growing::Growing,
@@ -62,6 +63,8 @@ pub(crate) struct Search<'a> {
     pub(crate) sequence: Sequence,
     /// Numbers that may be found; all, if there is none.
     pub(crate) accept: Option<&'a RoaringTreemap>,
+    /// When whoever asks stops waiting, if ever.
+    pub(crate) deadline: Option<Deadline>,
 }
 
 /// Fresh rows beyond the `k` nearest that may be as near, where rounding decides.
@@ -127,18 +130,19 @@ impl View {
     /// The nearest rows: walks through the sealed segments, scans of the growing ones.
     ///
     /// # Errors
-    /// If a segment is damaged where the search touches it.
+    /// If a segment is damaged where the search touches it, or the deadline passes.
     pub(crate) fn search(&self, prepared: &[f32], search: &Search<'_>) -> Result<Found> {
         let mut found = Found::default();
         if search.k == 0 {
             return Ok(found);
         }
-        let Search { k, breadth, exact, sequence, accept } = *search;
+        let Search { k, breadth, exact, sequence, accept, deadline } = *search;
         // By how much each distance may be wrong; where `exact` was not asked, nobody does.
         let mut nearest: Vec<(Neighbour, f32)> = Vec::new();
         let mut scanned = Vec::new();
         let square: f32 = prepared.iter().map(|x| x * x).sum();
         for (at, growing) in self.growing.iter().enumerate() {
+            deadline.map_or(Ok(()), Deadline::check)?;
             let most = if exact { k + TIES } else { k };
             found.compared += growing.scan(prepared, most, exact, sequence, accept, &mut scanned);
             let neighbour = |(distance, number, row)| Neighbour { distance, number, segment: at, row };
@@ -148,7 +152,7 @@ impl View {
         }
         let mut probe = Probe::new(prepared);
         SEARCHER.with_borrow_mut(|searcher| -> Result<()> {
-            searcher.compared = 0;
+            (searcher.compared, searcher.deadline) = (0, deadline);
             for (at, sealed) in self.sealed.iter().enumerate() {
                 let Sealed { segment, deaths } = &**sealed;
                 let failed: Cell<Option<Error>> = Cell::new(None);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use allidb_index::{
     graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, PathsRequest},
     model::{Direction, Edge, Value, Write},
-    query::{ExpandSpec, TruncationReason},
+    query::{ExpandSpec, Query, Scoring, Seed, Signal, TruncationReason, Weights},
 };
 use petgraph::{algo, graph::DiGraph, graph::NodeIndex};
 use proptest::prelude::*;
@@ -200,6 +200,80 @@ fn page_rank_prefers_what_several_edges_lead_to() {
     let score = |wanted: u8| found.nodes.iter().find(|node| node.entity.id == id(wanted)).unwrap().score;
     assert!(score(3) > score(4) && score(3) > score(1), "{found:?}");
     assert!(found.nodes.iter().all(|node| (0.0..=1.0).contains(&node.score)));
+}
+
+/// Where a wanderer is who begins at the first two nodes, among `reached`, by trying it for long; the greatest share is 1.
+fn masses(edges: &Edges, reached: &BTreeSet<u8>, damping: f64) -> BTreeMap<u8, f64> {
+    let anew = |node: u8| if node < 2 { 0.5 } else { 0.0 };
+    let within = || edges.iter().filter(|((from, to), _)| reached.contains(from) && reached.contains(to));
+    let leaving =
+        |from: u8| within().filter(|((of, _), _)| *of == from).map(|(_, w)| f64::from(*w)).sum::<f64>();
+    let mut mass: BTreeMap<u8, f64> = reached.iter().map(|node| (*node, anew(*node))).collect();
+    for _ in 0..3_000 {
+        let stuck: f64 = reached.iter().filter(|node| leaving(**node) == 0.0).map(|node| mass[node]).sum();
+        let mut next: BTreeMap<u8, f64> =
+            reached.iter().map(|node| (*node, anew(*node) * (1.0 - damping + damping * stuck))).collect();
+        for ((from, to), weight) in within() {
+            *next.get_mut(to).unwrap() += damping * mass[from] * f64::from(*weight) / leaving(*from);
+        }
+        mass = next;
+    }
+    let most = mass.values().copied().fold(0.0, f64::max);
+    mass.into_iter().map(|(node, mass)| (node, mass / most)).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+    #[test]
+    fn page_rank_is_what_a_wanderer_comes_to(edges in edges(), hops in 1..5_usize, nth in 0..3_usize) {
+        let fixture = fixture(&edges, false);
+        let damping = [0.5, 0.85, 0.99][nth];
+        let mut reached = BTreeSet::from([0, 1]);
+        for _ in 0..hops {
+            reached.extend(edges.keys().filter(|(from, _)| reached.contains(from)).map(|(_, to)| *to).collect::<Vec<_>>());
+        }
+        let mut query = Query::new("c", vec![Seed::Ids(vec![at(&id(0)), at(&id(1))])]);
+        query.expand = Some(ExpandSpec { hops, page_rank: Some(damping), ..ExpandSpec::default() });
+        query.scoring = Scoring { weights: Some(Weights { graph: 1.0, ..Weights::default() }), ..Scoring::default() };
+        query.explain = true;
+        let answer = fixture.query(&query);
+        prop_assert!(answer.truncated.is_empty());
+        let found: BTreeMap<String, f64> = answer.hits.iter().map(|hit| {
+            (hit.entity.id.clone(), hit.breakdown.iter().find(|part| part.signal == Signal::Graph).unwrap().value)
+        }).collect();
+        let wanted = masses(&edges, &reached, damping);
+        prop_assert_eq!(found.len(), wanted.len());
+        for (node, mass) in wanted {
+            prop_assert!((found[&id(node)] - mass).abs() < 1e-5, "{}: {:?}, not {}", node, found, mass);
+        }
+    }
+}
+
+#[test]
+fn edges_that_lead_out_of_what_is_reached_take_no_places() {
+    let fixture = Fixture::new();
+    let names: Vec<String> = (0..40).map(|n| format!("x{n:02}")).collect();
+    for id in names.iter().map(String::as_str).chain(["s1", "s2", "a", "b"]) {
+        fixture.put(entity(id, &[]));
+    }
+    for (from, to, weight) in [("s1", "a", 1.0), ("s2", "b", 1.0), ("a", "s1", 0.1)] {
+        fixture.link(from, "r", to, weight);
+    }
+    for x in &names {
+        fixture.link("a", "r", x, 1.0);
+    }
+    let spec = |fan_out| ExpandSpec { hops: 1, fan_out, page_rank: Some(0.85), ..ExpandSpec::default() };
+    let expand = |fan_out| {
+        let request = ExpandRequest { seeds: vec![at("s1"), at("s2")], spec: spec(fan_out), paths: false };
+        let mut found = fixture.replica.expand(TENANT, &request, deadline()).unwrap();
+        found.nodes.sort_by(|a, b| a.entity.id.cmp(&b.entity.id));
+        let scores: Vec<f64> = found.nodes.iter().map(|node| node.score).collect();
+        (scores, found.truncated.len())
+    };
+    let (scores, truncated) = expand(32);
+    assert!((scores[0] - 0.85).abs() < 1e-4 && (scores[1] - 0.2359).abs() < 1e-4, "{scores:?}");
+    assert_eq!((truncated, expand(100)), (0, (scores, 0)));
 }
 
 #[test]

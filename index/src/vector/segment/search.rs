@@ -8,6 +8,7 @@ use super::{
     rows::{Rows, Sums},
 };
 use crate::{
+    deadline::Deadline,
     error::Result,
     vector::{
         graph::NONE,
@@ -26,6 +27,8 @@ fn spare(k: usize) -> usize {
 
 /// Rows compared in one go.
 const BATCH: usize = 256;
+/// Rows whose neighbours are compared between two looks at the clock.
+const STEPS_OF_DEADLINE: usize = 64;
 
 /// Memory that searches of a thread use again and again.
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ pub(crate) struct Searcher {
     scored: Vec<Candidate>,
     /// Rows compared with queries so far.
     pub(crate) compared: u64,
+    /// When whoever asks stops waiting, if ever.
+    pub(crate) deadline: Option<Deadline>,
 }
 
 /// Tells which rows may be found; all, if there is none.
@@ -215,6 +220,7 @@ fn each_batch(
             searcher.fresh = batch;
             return Ok(());
         }
+        searcher.deadline.map_or(Ok(()), Deadline::check)?;
         compare(&batch, searcher)?;
         searcher.compared += batch.len() as u64;
     }
@@ -222,9 +228,11 @@ fn each_batch(
 
 /// Every row may be found, so that the best of the walk are also what it goes on from.
 fn walk_all(probe: &Probe<'_>, rows: &Rows<'_>, start: Candidate, searcher: &mut Searcher) -> Result<()> {
-    let Searcher { pool, visited, fresh, sums, scored, compared, .. } = searcher;
+    let Searcher { pool, visited, fresh, sums, scored, compared, deadline, .. } = searcher;
     pool.offer(start);
+    let mut steps = 0;
     while let Some(next) = pool.expand() {
+        check_every(&mut steps, *deadline)?;
         take_fresh(rows, next.row(), visited, fresh)?;
         if let Some(next) = pool.next() {
             rows.prefetch_links(next.row());
@@ -248,16 +256,18 @@ fn walk_some(
     accept: &dyn Fn(u32) -> bool,
     searcher: &mut Searcher,
 ) -> Result<()> {
-    let Searcher { pool, visited, frontier, fresh, sums, scored, compared, .. } = searcher;
+    let Searcher { pool, visited, frontier, fresh, sums, scored, compared, deadline } = searcher;
     frontier.clear();
     frontier.push(Reverse(start));
     if accept(start.row()) {
         pool.offer(start);
     }
+    let mut steps = 0;
     while let Some(Reverse(next)) = frontier.pop() {
         if !pool.wants(next) {
             break;
         }
+        check_every(&mut steps, *deadline)?;
         take_fresh(rows, next.row(), visited, fresh)?;
         if let Some(Reverse(next)) = frontier.peek() {
             rows.prefetch_links(next.row());
@@ -275,6 +285,15 @@ fn walk_some(
         }
     }
     Ok(())
+}
+
+/// Looks at the clock every so many steps.
+fn check_every(steps: &mut usize, deadline: Option<Deadline>) -> Result<()> {
+    *steps += 1;
+    match deadline {
+        Some(deadline) if steps.is_multiple_of(STEPS_OF_DEADLINE) => deadline.check(),
+        _ => Ok(()),
+    }
 }
 
 /// The neighbours of a row that the walk has not seen, on their way into the cache.

@@ -1,12 +1,14 @@
 //! Segments against brute force, and against every kind of damage.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use allidb_storage::fs::{Fs, SimFs};
 
 use super::*;
 use crate::vector::Measure;
 use crate::{
+    deadline::Deadline,
+    error::Error,
     model::Metric,
     vector::{
         graph::{BuildOptions, BuildRun},
@@ -123,6 +125,31 @@ fn walks_find_what_brute_force_finds_in_every_metric_and_code() {
             }
         }
     }
+}
+
+#[test]
+fn a_search_whose_time_is_over_ends() {
+    let fs = SimFs::new();
+    let vectors = points(1_500, 20, 1);
+    let segment = segment(&fs, &spec(Metric::L2, 20, BITS_8, true), &vectors);
+    let deadline = Some(Deadline::after(Duration::ZERO));
+    let mut searcher = Searcher::default();
+    searcher.deadline = deadline;
+    let mut probe = Probe::new(&vectors[0]);
+    let accept = |row: u32| row == 7;
+    let results = [
+        segment.walk(&mut probe, 200, 10, None, &mut searcher),
+        segment.walk(&mut probe, 200, 10, Some(&accept), &mut searcher),
+        segment.scan(&mut probe, 0..1_500, 10, &mut searcher),
+    ];
+    for result in results {
+        assert!(matches!(result, Err(Error::DeadlineExceeded)), "{result:?}");
+    }
+    let exact = segment.scan_exactly(&mut probe, 0..1_500, 10, &mut searcher);
+    assert!(matches!(exact, Err(Error::DeadlineExceeded)));
+    // The next one has its own.
+    searcher.deadline = None;
+    assert_eq!(rows(&segment.walk(&mut probe, 200, 10, None, &mut searcher).unwrap())[0], 0);
 }
 
 #[test]
