@@ -21,4 +21,5 @@ mod python;
 mod random;
 mod sample;
 mod shutdown;
+mod small_messages;
 mod wordnet;

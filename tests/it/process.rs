@@ -134,9 +134,14 @@ impl Process {
 
     /// Asks it to end (SIGTERM).
     pub(crate) fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
         let child = self.child.as_ref().expect("the daemon runs");
         let id = Pid::from_raw(child.id().cast_signed()).expect("a process id");
-        kill_process(id, Signal::TERM).expect("signalled");
+        kill_process(id, signal).expect("signalled");
     }
 
     /// Waits until it has ended.

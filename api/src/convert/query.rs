@@ -191,6 +191,9 @@ fn scoring_from_proto(scoring: v1::Scoring) -> Result<Scoring, Status> {
             return Err(path.field("mode").invalid(format!("is {}, which is no mode", scoring.mode)));
         }
     };
+    if scoring.boost.is_some() && !matches!(mode, ScoreMode::Boost { .. }) {
+        return Err(path.field("boost").invalid("is given, but the mode is not BOOST"));
+    }
     let weights =
         scoring.weights.map(|weights| weights_from_proto(&path.field("weights"), weights)).transpose()?;
     let half_life = path.field("half_life");

@@ -71,7 +71,7 @@ struct OllamaAnswer {
 
 impl Service {
     pub(super) fn new(provider: HttpProvider) -> Self {
-        let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
         Self { provider, agent }
     }
 

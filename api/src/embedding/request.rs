@@ -1,6 +1,6 @@
 //! The texts that a request holds in place of vectors, and the vectors that come in their places.
 
-use std::mem;
+use std::{collections::BTreeSet, mem};
 
 use allidb_cluster::Deadline;
 use tonic::Status;
@@ -22,6 +22,7 @@ pub(crate) struct Texts<'a>(Vec<Slot<'a>>);
 struct Slot<'a> {
     /// In the request.
     place: String,
+    collection: String,
     space: String,
     holder: Holder<'a>,
 }
@@ -35,18 +36,28 @@ impl<'a> Texts<'a> {
     /// Those of an entity and its chunks.
     pub(crate) fn of_entity(&mut self, place: &str, entity: &'a mut v1::Entity) {
         for (space, vector) in &mut entity.vectors {
-            self.of_vector(format!("{place}.vectors[{space:?}]"), space, vector);
+            self.of_vector(format!("{place}.vectors[{space:?}]"), entity.r#ref.as_ref(), space, vector);
         }
-        self.of_chunks(&format!("{place}.chunks"), &mut entity.chunks);
+        self.of_chunks(&format!("{place}.chunks"), entity.r#ref.as_ref(), &mut entity.chunks);
     }
 
-    /// Those of chunks.
-    pub(crate) fn of_chunks(&mut self, place: &str, chunks: &'a mut [v1::Chunk]) {
+    /// Those of an entity's chunks.
+    pub(crate) fn of_chunks(&mut self, place: &str, of: Option<&v1::EntityRef>, chunks: &'a mut [v1::Chunk]) {
         for (at, chunk) in chunks.iter_mut().enumerate() {
             for (space, vector) in &mut chunk.vectors {
-                self.of_vector(format!("{place}[{at}].vectors[{space:?}]"), space, vector);
+                self.of_vector(format!("{place}[{at}].vectors[{space:?}]"), of, space, vector);
             }
         }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The collections and spaces that the vectors are for, each once.
+    pub(crate) fn spaces(&self) -> BTreeSet<(String, String)> {
+        self.0.iter().map(|slot| (slot.collection.clone(), slot.space.clone())).collect()
     }
 
     /// Those of a query and of what is within it.
@@ -55,6 +66,7 @@ impl<'a> Texts<'a> {
         let mut next = Some(query);
         for _ in 0..MAX_WITHIN {
             let Some(query) = next else { return };
+            let of = v1::EntityRef { collection: query.collection.clone(), ..v1::EntityRef::default() };
             for (at, seed) in query.seeds.iter_mut().enumerate() {
                 let Some(Kind::Nearest(nearest)) = &mut seed.kind else { continue };
                 let place = format!("{place}seeds[{at}].nearest");
@@ -62,9 +74,11 @@ impl<'a> Texts<'a> {
                 match &mut nearest.target {
                     Some(target @ Target::Text(_)) => {
                         let (place, holder) = (format!("{place}.text"), Holder::Target(target));
-                        self.0.push(Slot { place, space, holder });
+                        self.0.push(Slot { place, collection: of.collection.clone(), space, holder });
                     }
-                    Some(Target::Vector(vector)) => self.of_vector(format!("{place}.vector"), &space, vector),
+                    Some(Target::Vector(vector)) => {
+                        self.of_vector(format!("{place}.vector"), Some(&of), &space, vector)
+                    }
                     _ => {}
                 }
             }
@@ -73,10 +87,25 @@ impl<'a> Texts<'a> {
         }
     }
 
-    fn of_vector(&mut self, place: String, space: &str, vector: &'a mut v1::Vector) {
+    fn of_vector(
+        &mut self,
+        place: String,
+        of: Option<&v1::EntityRef>,
+        space: &str,
+        vector: &'a mut v1::Vector,
+    ) {
         // One that also has numbers is refused by who reads it.
         if !vector.text.is_empty() && vector.values.is_empty() && vector.raw.is_empty() {
-            self.0.push(Slot { place, space: space.to_owned(), holder: Holder::Vector(vector) });
+            let collection = of.map(|of| of.collection.clone()).unwrap_or_default();
+            self.0.push(Slot { place, collection, space: space.to_owned(), holder: Holder::Vector(vector) });
+        }
+    }
+
+    /// Puts nothing in the places of the texts for a space that is not there: whoever reads on refuses them.
+    pub(crate) fn leave_out(&mut self, collection: &str, space: &str) {
+        let is_for = |slot: &mut Slot<'_>| slot.collection == collection && slot.space == space;
+        for slot in self.0.extract_if(.., is_for) {
+            slot.fill(Vec::new());
         }
     }
 
@@ -96,14 +125,18 @@ impl<'a> Texts<'a> {
         });
         let embedded = embedder.embed(texts.collect(), deadline).await;
         let vectors = embedded.map_err(|error| failed(&first.place, &error))?;
-        for (slot, values) in self.0.into_iter().zip(vectors) {
-            let vector = v1::Vector { values, ..v1::Vector::default() };
-            match slot.holder {
-                Holder::Vector(place) => drop(mem::replace(place, vector)),
-                Holder::Target(place) => *place = Target::Vector(vector),
-            }
-        }
+        self.0.into_iter().zip(vectors).for_each(|(slot, values)| slot.fill(values));
         Ok(())
+    }
+}
+
+impl Slot<'_> {
+    fn fill(self, values: Vec<f32>) {
+        let vector = v1::Vector { values, ..v1::Vector::default() };
+        match self.holder {
+            Holder::Vector(place) => drop(mem::replace(place, vector)),
+            Holder::Target(place) => *place = Target::Vector(vector),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ impl Entities for Services {
         let mut entity = Path::Root("entity").required(request.entity)?;
         let mut texts = Texts::default();
         texts.of_entity("entity", &mut entity);
-        self.embed(texts, caller.deadline).await?;
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let write = put_from_proto(entity)?;
         let written = self.write_one(caller, write, options).await?;
         Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
@@ -42,7 +42,7 @@ impl Entities for Services {
         for (at, entity) in request.entities.iter_mut().enumerate() {
             texts.of_entity(&format!("entities[{at}]"), entity);
         }
-        self.embed(texts, caller.deadline).await?;
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let writes = request.entities.into_iter().map(put_from_proto).collect();
         Ok(Response::new(v1::BatchPutResponse { results: self.write_each(caller, writes, options).await }))
     }
@@ -63,7 +63,7 @@ impl Entities for Services {
         let mut entity = Path::Root("entity").required(request.entity)?;
         let mut texts = Texts::default();
         texts.of_entity("entity", &mut entity);
-        self.embed(texts, caller.deadline).await?;
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let patch = patch_from_proto(entity, request.update_mask, request.allow_missing)?;
         self.patch(caller, patch, request.durability, request.consistency).await
     }
@@ -134,8 +134,8 @@ impl Entities for Services {
         let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("chunks"), request.chunks.len(), self.limits().chunks)?;
         let mut texts = Texts::default();
-        texts.of_chunks("chunks", &mut request.chunks);
-        self.embed(texts, caller.deadline).await?;
+        texts.of_chunks("chunks", request.r#ref.as_ref(), &mut request.chunks);
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let mut patch = patch_of(request.r#ref)?;
         let chunks = convert::chunks_from_proto(&Path::Root("chunks"), request.chunks)?;
         patch.chunks = chunks.into_iter().map(|(id, chunk)| (id, Some(chunk))).collect();

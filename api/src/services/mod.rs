@@ -11,7 +11,7 @@ mod search;
 
 use allidb_cluster::{Consistency, Coordinator, Deadline, WriteOptions};
 use allidb_index::{
-    Result as IndexResult,
+    Error, Result as IndexResult,
     model::{Limits, TenantId, Write, Written},
 };
 use tokio::sync::watch;
@@ -60,7 +60,18 @@ impl Services {
     }
 
     /// Puts vectors in the places of texts.
-    async fn embed(&self, texts: Texts<'_>, deadline: Deadline) -> Result<(), Status> {
+    async fn embed(&self, tenant: TenantId, mut texts: Texts<'_>, deadline: Deadline) -> Result<(), Status> {
+        // What is refused anyway is sent to nobody.
+        for (collection, space) in texts.spaces() {
+            let found = self.coordinator.collection(tenant, &collection).await;
+            match found.and_then(|found| found.space(&space).map(drop)) {
+                Ok(()) => {}
+                Err(Error::UnknownCollection(_) | Error::UnknownSpace { .. }) => {
+                    texts.leave_out(&collection, &space)
+                }
+                Err(error) => return Err(status::from_error(error)),
+            }
+        }
         texts.embed(self.embedder.as_ref(), deadline).await
     }
 

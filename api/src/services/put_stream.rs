@@ -29,7 +29,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::{
     Caller, Services,
@@ -45,6 +45,8 @@ use crate::{embedding::Texts, status, v1};
 const GROUPS: usize = 4;
 /// Bytes of items that were read and not answered, by one stream.
 const UNANSWERED_BYTES: usize = 32 << 20;
+/// Texts of items that wait behind each other for vectors and are sent off together, about.
+const EMBEDDED_TOGETHER: usize = 256;
 /// How long a caller that was refused may go on sending.
 const LINGER: std::time::Duration = std::time::Duration::from_secs(2);
 /// Answers that the client has not taken yet.
@@ -113,15 +115,19 @@ async fn forward(
     let room = Arc::new(Semaphore::new(UNANSWERED_BYTES));
     let mut draining = services.draining.clone();
     let mut first = true;
+    let mut ahead = None;
     loop {
-        let message = tokio::select! {
-            message = incoming.message() => message,
-            () = drained(&mut draining) => Err(status::shutting_down()),
-            () = arrivals.closed() => return,
+        let message = match ahead.take() {
+            Some(message) => message,
+            None => tokio::select! {
+                message = incoming.message() => message,
+                () = drained(&mut draining) => Err(status::shutting_down()),
+                () = arrivals.closed() => return,
+            },
         };
-        let arrival = match message {
+        match message {
             Ok(None) => return,
-            Ok(Some(mut message)) => {
+            Ok(Some(message)) => {
                 if std::mem::take(&mut first) {
                     let caller = Caller { tenant, deadline: Deadline(Instant::now()) };
                     let options = write_options(caller, message.durability, message.consistency);
@@ -133,20 +139,66 @@ async fn forward(
                     }
                 }
                 let bytes = message.encoded_len();
-                let Some(room) = makeroom(&room, bytes, &arrivals).await else { return };
-                let sequence = message.sequence;
-                let write = match embed(&services, &mut message).await {
-                    Ok(()) => write_from_proto(message),
-                    Err(status) => Err(status),
-                };
-                let ticket = Ticket::for_room(room);
-                Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }))
+                let Some(permit) = makeroom(&room, bytes, &arrivals).await else { return };
+                let mut taken = vec![Taken::new(message, bytes, permit)];
+                // The texts of those behind it that are there already are embedded with its own.
+                let mut texts = taken[0].texts;
+                while (1..EMBEDDED_TOGETHER).contains(&texts) && ahead.is_none() {
+                    let Some(next) = at_hand(incoming).await else { break };
+                    let bytes = next.as_ref().ok().and_then(Option::as_ref).map_or(0, Message::encoded_len);
+                    match (next, room.clone().try_acquire_many_owned(permits(bytes))) {
+                        (Ok(Some(message)), Ok(permit)) => {
+                            let next = Taken::new(message, bytes, permit);
+                            texts += next.texts;
+                            taken.push(next);
+                        }
+                        (next, _) => ahead = Some(next),
+                    }
+                }
+                let embedded = embed(&services, tenant, &mut taken).await;
+                for (Taken { message, bytes, permit, .. }, embedded) in taken.into_iter().zip(embedded) {
+                    let sequence = message.sequence;
+                    let write = embedded.and_then(|()| write_from_proto(message));
+                    let ticket = Ticket::for_room(permit);
+                    let item = Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }));
+                    if pass_on(&arrivals, item).await.is_err() {
+                        return;
+                    }
+                }
             }
-            Err(status) => Arrival::Broken(status),
-        };
-        if pass_on(&arrivals, arrival).await.is_err() {
-            return;
+            Err(status) => {
+                pass_on(&arrivals, Arrival::Broken(status)).await.ok();
+                return;
+            }
         }
+    }
+}
+
+/// An item that was read, and the room that it takes.
+struct Taken {
+    message: v1::PutStreamRequest,
+    /// Texts in it that stand for vectors.
+    texts: usize,
+    bytes: usize,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Taken {
+    fn new(mut message: v1::PutStreamRequest, bytes: usize, permit: OwnedSemaphorePermit) -> Self {
+        let mut texts = Texts::default();
+        texts_of(&mut message, &mut texts);
+        Self { texts: texts.len(), message, bytes, permit }
+    }
+}
+
+/// The next message, if it need not be waited for.
+async fn at_hand(
+    incoming: &mut Streaming<v1::PutStreamRequest>,
+) -> Option<Result<Option<v1::PutStreamRequest>, Status>> {
+    tokio::select! {
+        biased;
+        message = incoming.message() => Some(message),
+        () = std::future::ready(()) => None,
     }
 }
 
@@ -171,21 +223,41 @@ async fn makeroom(
     bytes: usize,
     arrivals: &mpsc::Sender<Arrival>,
 ) -> Option<OwnedSemaphorePermit> {
-    // Never more than there is in all, or a single large item would wait for ever.
-    let permits = u32::try_from(bytes.min(UNANSWERED_BYTES)).unwrap_or(u32::MAX);
     tokio::select! {
-        room = room.clone().acquire_many_owned(permits) => room.ok(),
+        room = room.clone().acquire_many_owned(permits(bytes)) => room.ok(),
         () = arrivals.closed() => None,
     }
 }
 
-/// Puts vectors in the places of texts: the stream waits for them, so that its items keep their order.
-async fn embed(services: &Services, message: &mut v1::PutStreamRequest) -> Result<(), Status> {
+/// Never more than there is in all, or a single large item would wait for ever.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(UNANSWERED_BYTES)).unwrap_or(u32::MAX)
+}
+
+/// Puts vectors in the places of texts: the stream waits for them, so that its items keep their order. An item that is wrong fails
+/// alone; without the service, all that have texts do.
+async fn embed(services: &Services, tenant: TenantId, taken: &mut [Taken]) -> Vec<Result<(), Status>> {
+    let deadline = Deadline::after(services.limits().deadline);
     let mut texts = Texts::default();
+    taken.iter_mut().for_each(|taken| texts_of(&mut taken.message, &mut texts));
+    let Err(status) = services.embed(tenant, texts, deadline).await else { return vec![Ok(()); taken.len()] };
+    if taken.len() == 1 || matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded) {
+        let failed = |taken: &Taken| if taken.texts > 0 { Err(status.clone()) } else { Ok(()) };
+        return taken.iter().map(failed).collect();
+    }
+    let mut results = Vec::with_capacity(taken.len());
+    for taken in taken {
+        let mut texts = Texts::default();
+        texts_of(&mut taken.message, &mut texts);
+        results.push(services.embed(tenant, texts, deadline).await);
+    }
+    results
+}
+
+fn texts_of<'a>(message: &'a mut v1::PutStreamRequest, texts: &mut Texts<'a>) {
     if let Some(v1::put_stream_request::Item::Entity(entity)) = &mut message.item {
         texts.of_entity("entity", entity);
     }
-    services.embed(texts, Deadline::after(services.limits().deadline)).await
 }
 
 fn write_from_proto(message: v1::PutStreamRequest) -> Result<Write, Status> {

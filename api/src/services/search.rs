@@ -50,7 +50,7 @@ impl Search for Services {
         let pages: Vec<Pages> = request.queries.iter_mut().map(|query| self.pages(caller, query)).collect();
         let mut texts = Texts::default();
         request.queries.iter_mut().for_each(|query| texts.of_query(query));
-        self.embed(texts, caller.deadline).await?;
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let results = self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
     }
@@ -103,7 +103,7 @@ impl Services {
         let pages = self.pages(caller, &mut request);
         let mut texts = Texts::default();
         texts.of_query(&mut request);
-        self.embed(texts, caller.deadline).await?;
+        self.embed(caller.tenant, texts, caller.deadline).await?;
         let consistency = read_consistency(request.consistency)?;
         let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
         let query = Query { profile, ..query };

@@ -88,7 +88,8 @@ pub enum Field {
 }
 
 impl Field {
-    /// From its name: a built-in field, `attributes.NAME`, or a bare attribute name.
+    /// From its name: a built-in field, `attributes.NAME`, or a bare attribute name. Dots lead into nested maps; one that is part of a name
+    /// is written `\.`, and a backslash `\\`.
     ///
     /// # Errors
     /// Where the name is empty or has an empty part.
@@ -102,8 +103,7 @@ impl Field {
             "expire_at" => Self::ExpireAt,
             "source" => Self::Source,
             _ => {
-                let path: Vec<String> =
-                    name.strip_prefix("attributes.").unwrap_or(name).split('.').map(str::to_owned).collect();
+                let path = parts(name.strip_prefix("attributes.").unwrap_or(name));
                 if path.iter().any(String::is_empty) {
                     return Err(Error::invalid(
                         "filter",
@@ -127,9 +127,28 @@ impl std::fmt::Display for Field {
             Self::UpdatedAt => "updated_at",
             Self::ExpireAt => "expire_at",
             Self::Source => "source",
-            Self::Attribute(path) => return write!(f, "attributes.{}", path.join(".")),
+            Self::Attribute(path) => {
+                f.write_str("attributes")?;
+                let escaped = |part: &String| part.replace('\\', "\\\\").replace('.', "\\.");
+                return path.iter().try_for_each(|part| write!(f, ".{}", escaped(part)));
+            }
         })
     }
+}
+
+/// What stands between the dots of a path that no backslash is before.
+fn parts(path: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut letters = path.chars();
+    while let Some(letter) = letters.next() {
+        match (letter, parts.last_mut()) {
+            ('.', _) => parts.push(String::new()),
+            ('\\', Some(part)) => part.push(letters.next().unwrap_or('\\')),
+            (letter, Some(part)) => part.push(letter),
+            (_, None) => {}
+        }
+    }
+    parts
 }
 
 impl Filter {
@@ -460,5 +479,16 @@ mod tests {
         assert!(compare("x", Operator::Less, Value::Null).validate("filter", &limits).is_err());
         assert!(compare("x", Operator::Equal, Value::Double(f64::NAN)).validate("filter", &limits).is_err());
         assert!(Field::parse("").is_err() && Field::parse("a..b").is_err());
+        let path = |names: &[&str]| Field::Attribute(names.iter().map(|name| (*name).to_owned()).collect());
+        for (name, of, shown) in [
+            ("a.b", path(&["a", "b"]), "attributes.a.b"),
+            (r"a\.b.c", path(&["a.b", "c"]), r"attributes.a\.b.c"),
+            (r"attributes.a\\.b", path(&[r"a\", "b"]), r"attributes.a\\.b"),
+            (r"a\", path(&[r"a\"]), r"attributes.a\\"),
+        ] {
+            let field = Field::parse(name).unwrap();
+            assert_eq!((&field, field.to_string()), (&of, shown.to_owned()));
+            assert_eq!(Field::parse(shown).unwrap(), of, "as it is kept");
+        }
     }
 }

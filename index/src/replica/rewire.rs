@@ -132,7 +132,7 @@ impl Replica {
 
     /// Moves edges of an entity that was merged into another, about so many, until the deadline. Says how many were, and whether none is left.
     fn rewire(&self, from: &EntityKey, most: usize, deadline: Option<Deadline>) -> Result<(u64, bool)> {
-        let mut moved = 0;
+        let (mut moved, mut removed) = (0, 0);
         let is_over = || deadline.is_some_and(Deadline::has_passed) || self.closed.load(Ordering::Acquire);
         loop {
             let mut is_whole = true;
@@ -141,7 +141,7 @@ impl Replica {
             for side in [Side::Out, Side::In].into_iter().filter(|_| !is_dropped) {
                 let mut after = None;
                 loop {
-                    if moved >= most as u64 || is_over() {
+                    if moved + removed >= most as u64 || is_over() {
                         return Ok((moved, false));
                     }
                     let edges = self.edges_after(from, side, after.as_ref())?;
@@ -157,9 +157,12 @@ impl Replica {
                     // Their edges go with those that are deleted meanwhile.
                     let to = self.exists(&to.entity)?.then_some(&to);
                     let moves = edges.into_iter().map(|edge| self.rewired(from, side, edge, to));
-                    for result in self.apply(moves.collect::<Result<_>>()?, Durability::None) {
+                    let moves = moves.collect::<Result<Vec<Mutation>>>()?;
+                    let stay: Vec<bool> = moves.iter().map(|mutation| mutation.parts.len() > 2).collect();
+                    for (result, stays) in self.apply(moves, Durability::None).into_iter().zip(stay) {
                         match result {
-                            Ok(_) => moved += 1,
+                            Ok(_) if stays => moved += 1,
+                            Ok(_) => removed += 1,
                             // Hidden, or deleted meanwhile.
                             Err(Error::NotFound { .. } | Error::UnknownCollection(_)) => {}
                             // An end was merged into another meanwhile.
@@ -227,9 +230,10 @@ impl Replica {
                 }
                 meant(&self.engine, &self.keyspaces, entity).map(|meant| meant.entity)
             };
+            let is_loop = source == target;
             let (source, target) = (end(source)?, end(target)?);
-            // What two entities were to each other says nothing when they are one.
-            if source != target {
+            // What two entities were to each other says nothing when they are one; what one was to itself, it is.
+            if is_loop || source != target {
                 let name = EdgeKey { other: target.id.clone(), ..name };
                 parts.extend(edge_parts(source, target, name, &nothing));
             }

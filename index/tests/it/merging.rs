@@ -390,8 +390,9 @@ impl Model {
         for ((source, target), weight) in std::mem::take(&mut self.edges) {
             let is_moved = source == from || target == from;
             let end = |end| if end == from { into } else { end };
+            let is_loop = source == target;
             let (source, target) = (end(source), end(target));
-            if source != target || !is_moved {
+            if is_loop || source != target || !is_moved {
                 let there = self.edges.entry((source, target)).or_insert(weight);
                 *there = there.max(weight);
             }

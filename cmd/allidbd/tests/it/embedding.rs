@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_api::v1::{self, nearest::Target, seed::Kind};
+use allidb_api::v1::{self, nearest::Target, put_stream_request::Item, seed::Kind};
 use allidbd::{Config, Daemon};
 use axum::{Router, body::Bytes, extract::State, http::StatusCode, response::IntoResponse, routing::post};
 use serde_json::{Value as Json, json};
@@ -68,7 +68,8 @@ async fn answer(
     match first {
         Some(Answer::Status(status)) => {
             let status = StatusCode::from_u16(status).expect("a status");
-            return (status, [("retry-after", "0")], "not in the mood").into_response();
+            let headers = [("retry-after", "0"), ("location", "/elsewhere")];
+            return (status, headers, "not in the mood").into_response();
         }
         Some(Answer::Slow) => tokio::time::sleep(Duration::from_secs(5)).await,
         Some(Answer::Garbage) => return "{".into_response(),
@@ -196,6 +197,7 @@ async fn what_fails_for_now_is_tried_again_and_the_rest_is_told() {
     assert!(refused.message().contains("500") && refused.message().contains("not in the mood"), "{refused}");
     for (answer, why) in [
         (Answer::Status(401), "401"),
+        (Answer::Status(302), "302"),
         (Answer::Garbage, "cannot be read"),
         (Answer::TooFew, "gave 0 vectors for 1 texts"),
     ] {
@@ -227,6 +229,52 @@ async fn what_fails_for_now_is_tried_again_and_the_rest_is_told() {
     let late = running.entities().put(request).await.expect_err("too late");
     assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    running.daemon.shutdown().await.expect("down");
+}
+
+/// The same in another space.
+fn elsewhere(entity: v1::Entity, space: &str) -> v1::Entity {
+    let vectors = entity.vectors.into_values().map(|vector| (space.to_owned(), vector)).collect();
+    v1::Entity { vectors, ..entity }
+}
+
+#[tokio::test]
+async fn texts_that_come_together_are_embedded_together_and_a_wrong_item_fails_alone() {
+    let (service, address) = service().await;
+    let running = running(format!("http://{address}/v1/embeddings")).await;
+    let item = |at: u64| {
+        let entity = match at {
+            30 => elsewhere(worded("w", "east"), "nowhere"),
+            31 => entity("plain", 1),
+            _ => worded(&format!("e{at}"), "east"),
+        };
+        v1::PutStreamRequest { sequence: at, item: Some(Item::Entity(entity)), ..Default::default() }
+    };
+    let stream = tokio_stream::iter((0..60).map(item));
+    let mut answers = running.entities().put_stream(stream).await.expect("begun").into_inner();
+    let mut refused = Vec::new();
+    for _ in 0..60 {
+        let answer = answers.message().await.expect("the stream goes on").expect("an answer");
+        let status = answer.result.unwrap_or_default().status.unwrap_or_default();
+        if status.code != 0 {
+            refused.push((answer.sequence, status.message));
+        }
+    }
+    let why = format!("collection {COLLECTION:?} declares no vector space \"nowhere\"");
+    assert_eq!(refused, [(30, why)]);
+    let calls = service.lock().expect("not poisoned").calls.clone();
+    // Those that nobody refuses, and in fewer calls than there are of them.
+    assert_eq!(calls.iter().sum::<usize>(), 58);
+    assert!(calls.len() < 45, "{calls:?}");
+    assert_eq!(running.get("e59").await.expect("there").vectors[SPACE].values, [1.0, 0.0]);
+    // The same where they come as one request.
+    service.lock().expect("not poisoned").calls.clear();
+    let entities = vec![elsewhere(worded("w", "east"), "nowhere"), worded("x", "east")];
+    let request = v1::BatchPutRequest { entities, ..Default::default() };
+    let results = running.entities().batch_put(request).await.expect("answered").into_inner().results;
+    let codes: Vec<i32> = results.into_iter().map(|result| result.status.unwrap_or_default().code).collect();
+    assert_eq!(codes, [Code::NotFound as i32, 0]);
+    assert_eq!(service.lock().expect("not poisoned").calls, [1]);
     running.daemon.shutdown().await.expect("down");
 }
 
