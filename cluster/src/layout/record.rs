@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(bytes.len(), 543);
         let head = bytes[..19].iter().chain(&bytes[bytes.len() - 9..]);
         let head: String = head.map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(head, "");
+        assert_eq!(head, "080110011801220b0908070605040302011801311752c181971305f0");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::{Config, figures, port_file, trim::trim, wire};
+use crate::{Config, figures, port_file, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Daemon {
         opened.set(coordinator.clone()).ok();
         let serving = server::serve(grpc_port, coordinator.clone(), settings, grpc_stopped);
         let grpc_served = report(failed, "gRPC", serving);
-        let keeping_up = tokio::spawn(keep_up(recorder, coordinator.clone()));
+        let keeping_up = tokio::spawn(keep_up(recorder));
         probes.enter(Phase::Serving);
         if let Some(path) = &config.listen.port_file {
             port_file::write(path, grpc, http)?;
@@ -186,19 +186,11 @@ where
     })
 }
 
-async fn keep_up(recorder: metrics_exporter_prometheus::PrometheusHandle, coordinator: Coordinator) {
-    let mut rows_written = 0;
+async fn keep_up(recorder: metrics_exporter_prometheus::PrometheusHandle) {
     let mut ticks = interval(UPKEEP_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         recorder.run_upkeep();
-        // Building takes more memory for a while than all else.
-        let now = coordinator.counts().vectors.rows_written;
-        if std::mem::replace(&mut rows_written, now) != now
-            && tokio::task::spawn_blocking(trim).await.is_err()
-        {
-            return;
-        }
     }
 }
