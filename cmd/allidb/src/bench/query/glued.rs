@@ -2,7 +2,7 @@
 //!
 //! Each is a library, in memory: there is no server to ask, nothing is durable, and answers are row numbers rather than entities.
 
-use std::{collections::HashMap, path::Path, thread};
+use std::{collections::HashMap, path::Path, slice, thread};
 
 use allidb_api::v1::TextField;
 use anyhow::{Context, Result};
@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use tantivy::{
     Index, IndexReader, IndexWriter, TantivyDocument, Term,
     collector::TopDocs,
-    query::{BooleanQuery, BoostQuery, Occur, Query, TermQuery},
+    query::{BooleanQuery, Occur, Query, TermQuery},
     schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions},
     tokenizer::TextAnalyzer,
 };
@@ -29,6 +29,8 @@ const TOKENIZER: &str = "en_stem";
 const WRITER_BYTES: usize = 256 << 20;
 /// What each index brings for the others to order.
 const CANDIDATES: usize = 100;
+/// How often a text is repeated at most to weigh more than others.
+const MOST_REPETITIONS: f64 = 16.0;
 /// Breadth of the walks in the vector index.
 const BREADTH: usize = 128;
 /// Of reciprocal ranks (Cormack et al., 2009).
@@ -47,11 +49,13 @@ pub(super) struct Glued {
     types: Vec<String>,
 }
 
-/// Fields of texts, and what each of them weighs.
+/// One field of all texts, in which those that weigh more stand more often.
+///
+/// With a field for each attribute and boosts, the right answer is far less often among the first ten.
 struct Words {
     reader: IndexReader,
     row: Field,
-    fields: Vec<(Field, f32)>,
+    text: Field,
     analyzer: TextAnalyzer,
 }
 
@@ -137,11 +141,8 @@ impl Words {
             .set_tokenizer(TOKENIZER)
             .set_index_option(IndexRecordOption::WithFreqs);
         let options = TextOptions::default().set_indexing_options(indexed);
-        let field = |text: &TextField| {
-            let field = schema.add_text_field(&text.attribute, options.clone());
-            (field, text.weight.unwrap_or(1.0) as f32)
-        };
-        let fields: Vec<(Field, f32)> = texts.iter().map(field).collect();
+        let field = schema.add_text_field("text", options);
+        let times = repetitions(texts);
         let index = Index::create_in_ram(schema.build());
         let mut writer: IndexWriter = index.writer_with_num_threads(1, WRITER_BYTES)?;
         let mut types = Vec::new();
@@ -149,16 +150,14 @@ impl Words {
             let entity = dataset.entity_object(at, &line?)?;
             let mut document = TantivyDocument::default();
             document.add_u64(row, at as u64);
-            for ((field, _), text) in fields.iter().zip(texts) {
-                match entity.get(&text.attribute) {
-                    Some(Json::String(text)) => document.add_text(*field, text),
-                    Some(Json::Array(texts)) => {
-                        texts
-                            .iter()
-                            .filter_map(Json::as_str)
-                            .for_each(|text| document.add_text(*field, text));
-                    }
-                    _ => {}
+            for (text, &times) in texts.iter().zip(&times) {
+                let values = match entity.get(&text.attribute) {
+                    Some(Json::Array(values)) => values,
+                    Some(value) => slice::from_ref(value),
+                    None => continue,
+                };
+                for value in values.iter().filter_map(Json::as_str) {
+                    (0..times).for_each(|_| document.add_text(field, value));
                 }
             }
             types.push(entity.get("type").and_then(Json::as_str).unwrap_or_default().to_owned());
@@ -167,7 +166,7 @@ impl Words {
         writer.commit()?;
         writer.wait_merging_threads()?;
         let analyzer = index.tokenizers().get(TOKENIZER).context("tantivy has no stems")?;
-        Ok((Self { reader: index.reader()?, row, fields, analyzer }, types))
+        Ok((Self { reader: index.reader()?, row, text: field, analyzer }, types))
     }
 
     /// What answers best to any of the words.
@@ -176,11 +175,8 @@ impl Words {
         let mut analyzer = self.analyzer.clone();
         let mut tokens = analyzer.token_stream(text);
         while tokens.advance() {
-            for (field, weight) in &self.fields {
-                let term = Term::from_field_text(*field, &tokens.token().text);
-                let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
-                clauses.push((Occur::Should, Box::new(BoostQuery::new(Box::new(query), *weight))));
-            }
+            let term = Term::from_field_text(self.text, &tokens.token().text);
+            clauses.push((Occur::Should, Box::new(TermQuery::new(term, IndexRecordOption::WithFreqs))));
         }
         let searcher = self.reader.searcher();
         let found = searcher.search(&BooleanQuery::new(clauses), &TopDocs::with_limit(k).order_by_score())?;
@@ -192,6 +188,13 @@ impl Words {
         };
         Ok(found.into_iter().filter_map(row).collect())
     }
+}
+
+/// How often the texts of each attribute are indexed: as often as they weigh more than those that weigh least.
+fn repetitions(texts: &[TextField]) -> Vec<usize> {
+    let weight = |text: &TextField| text.weight.unwrap_or(1.0);
+    let least = texts.iter().map(weight).fold(f64::INFINITY, f64::min);
+    texts.iter().map(|text| (weight(text) / least).round().clamp(1.0, MOST_REPETITIONS) as usize).collect()
 }
 
 /// The sum of what each list says of a row, by its weight.
