@@ -8,7 +8,10 @@ use parking_lot::Mutex;
 
 use crate::{
     error::Result,
-    vector::view::{Search, View},
+    vector::{
+        segment::least_breadth,
+        view::{Search, View},
+    },
 };
 
 /// Breadths that are measured.
@@ -28,7 +31,7 @@ const MARGIN_OF_STORED: f64 = 0.02;
 /// Rows compared for the exact answers at most, all queries together.
 const MOST_COMPARED: usize = 200_000_000;
 /// Where the curve ends.
-const ENOUGH: f64 = 0.9995;
+const ENOUGH: f64 = 0.999;
 
 /// Recall over breadth.
 #[derive(Clone, Debug)]
@@ -130,7 +133,7 @@ pub(crate) struct Sample {
     pub(crate) itself: Option<u64>,
 }
 
-/// Measures the curve of a view. `None` if it was cancelled. Without samples it says nothing.
+/// Measures the curve of a view. `go_on` is called before each search: if it says no, there is no curve. Without samples it says nothing.
 ///
 /// # Errors
 /// If a segment is damaged.
@@ -140,7 +143,7 @@ pub(crate) fn measure(
     sequence: Sequence,
     samples: &[Sample],
     is_of_queries: bool,
-    is_cancelled: &dyn Fn() -> bool,
+    go_on: &dyn Fn() -> bool,
 ) -> Result<Option<Curve>> {
     let samples = &samples[..samples.len().min((MOST_COMPARED / rows.max(1)).max(8))];
     let most = HITS[HITS.len() - 1];
@@ -152,7 +155,7 @@ pub(crate) fn measure(
     };
     let mut truths = Vec::with_capacity(samples.len());
     for sample in samples {
-        if is_cancelled() {
+        if !go_on() {
             return Ok(None);
         }
         truths.push(find(sample, most, most, true)?);
@@ -161,22 +164,30 @@ pub(crate) fn measure(
     if truths.iter().all(Vec::is_empty) {
         return Ok(Some(Curve { rows, is_of_queries: true, seen: 0, recalls }));
     }
-    for (hits, points) in HITS.into_iter().zip(&mut recalls) {
-        for breadth in BREADTHS {
-            let (mut found, mut wanted) = (0, 0);
-            for (sample, truth) in samples.iter().zip(&truths) {
-                if is_cancelled() {
-                    return Ok(None);
-                }
-                let truth = &truth[..hits.min(truth.len())];
-                let near = find(sample, hits, breadth, false)?;
-                found += truth.iter().filter(|number| near.contains(number)).count();
-                wanted += truth.len();
+    for (at, breadth) in BREADTHS.into_iter().enumerate() {
+        // Walks that are too narrow for so many hits are broader than they were asked to be, all of them as broad.
+        let is_told = |hits: usize| BREADTHS.get(at + 1).is_none_or(|wider| *wider > least_breadth(hits + 1));
+        let is_open = |points: &[(usize, f64)]| points.last().is_none_or(|(_, recall)| *recall < ENOUGH);
+        let open: Vec<usize> =
+            (0..HITS.len()).rev().filter(|of| is_told(HITS[*of]) && is_open(&recalls[*of])).collect();
+        let (mut found, mut wanted) = ([0; HITS.len()], [0; HITS.len()]);
+        for (sample, truth) in samples.iter().zip(&truths) {
+            // The walk that finds many finds few, too, unless it had to be broader for that.
+            let mut walked: Option<Vec<u64>> = None;
+            for (of, hits) in open.iter().map(|of| (*of, HITS[*of])) {
+                let near = match walked.take() {
+                    Some(near) => near,
+                    None if !go_on() => return Ok(None),
+                    None => find(sample, hits, breadth, false)?,
+                };
+                let (near_by, truth) = (&near[..hits.min(near.len())], &truth[..hits.min(truth.len())]);
+                found[of] += truth.iter().filter(|number| near_by.contains(number)).count();
+                wanted[of] += truth.len();
+                walked = (least_breadth(hits + 1) <= breadth).then_some(near);
             }
-            points.push((breadth, found as f64 / wanted.max(1) as f64));
-            if points.last().is_some_and(|(_, recall)| *recall >= ENOUGH) {
-                break;
-            }
+        }
+        for of in open {
+            recalls[of].push((breadth, found[of] as f64 / wanted[of].max(1) as f64));
         }
     }
     Ok(Some(Curve { rows, is_of_queries, seen: 0, recalls }))

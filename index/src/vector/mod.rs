@@ -17,7 +17,7 @@
 //! | `pool`, `visited` | the candidates of a walk, and what it has seen |
 //! | `quantize`, `rotation` | vectors as codes of a few bits |
 //! | `kernel` | inner loops for several instruction sets |
-//! | `calibration` | how broad a walk must be for a recall |
+//! | `calibration`, `recall` | how broad a walk must be for a recall; measuring it in the background |
 //! | `measure` | the metrics |
 //! | `owner` | whose a vector is |
 //!
@@ -33,6 +33,7 @@ mod merge;
 mod owner;
 mod pool;
 mod quantize;
+mod recall;
 mod restore;
 mod rotation;
 mod scrub;

@@ -5,12 +5,12 @@
 //! one thread at most for each space, and work that fails is tried again after ever longer times.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak, atomic::Ordering},
     time::{Duration, Instant},
 };
 
-use allidb_storage::{Sequence, Snapshot, fs::ScratchFile, give_way};
+use allidb_storage::{Sequence, Snapshot, fs::ScratchFile};
 
 use crate::{
     duty::Work,
@@ -20,7 +20,6 @@ use crate::{
     row::{EntityKey, VectorContent, VectorKey},
     vector::{
         SpaceIndex,
-        calibration::{self, Sample},
         graph::{BuildOptions, BuildRun, Kept, NONE},
         growing::Growing,
         kernel::CodeKind,
@@ -226,49 +225,10 @@ impl Inner {
             } else if let Some(Inputs::Sealed(inputs)) = space.due(Work::Merge) {
                 self.merge(space, inputs)?;
             } else if space.is_curve_due() {
-                self.calibrate(space)?;
+                self.measure_recall(space)?;
             } else {
                 break;
             }
-        }
-        Ok(())
-    }
-
-    /// Measures how recall rises with the breadth of walks.
-    fn calibrate(&self, space: &SpaceIndex) -> Result<()> {
-        // In this order the view fits the snapshot. Of what is written in between the view may miss a row: no matter here.
-        let mut view = space.view();
-        // Fresh rows are scanned anyway, and their memory should not wait for this.
-        view.growing.clear();
-        let snapshot = self.engine.snapshot();
-        let (asked, seen) = space.asked.queries();
-        let is_of_queries = asked.is_some();
-        let samples = match asked {
-            Some(queries) => {
-                queries.into_iter().map(|prepared| Sample { prepared, itself: None }).collect::<Vec<_>>()
-            }
-            None => {
-                let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };
-                let mut samples = Vec::new();
-                for (number, owner) in view.spread(calibration::SAMPLE, snapshot.sequence())? {
-                    let stored = self.stored(space, &snapshot, &vector_key(space, tenant, owner))?;
-                    let sample =
-                        stored.map(|prepared| Sample { prepared: prepared.into(), itself: Some(number) });
-                    samples.extend(sample);
-                }
-                samples
-            }
-        };
-        let rows = space.rows_in_graphs();
-        let is_cancelled = || self.is_over(space);
-        let measure =
-            || calibration::measure(&view, rows, snapshot.sequence(), &samples, is_of_queries, &is_cancelled);
-        let curve = if self.background.is_inline() { measure() } else { giving_way(measure) }?;
-        if let Some(mut curve) = curve {
-            curve.seen = seen;
-            let recall = curve.recall(self.options.search_breadth);
-            tracing::debug!(rows, is_of_queries, recall, "measured the recall of a vector space");
-            space.set_curve(curve);
         }
         Ok(())
     }
@@ -362,7 +322,12 @@ impl Inner {
     }
 
     /// The stored vector under a key, prepared, if it is there.
-    fn stored(&self, space: &SpaceIndex, snapshot: &Snapshot, key: &[u8]) -> Result<Option<Vec<f32>>> {
+    pub(super) fn stored(
+        &self,
+        space: &SpaceIndex,
+        snapshot: &Snapshot,
+        key: &[u8],
+    ) -> Result<Option<Vec<f32>>> {
         let Some(bytes) = snapshot.get(self.keyspaces.vector, key)? else { return Ok(None) };
         let Some(content) = register::<VectorContent>("vector", key, &bytes)?.value else { return Ok(None) };
         if content.0.len() != space.shape.dimension {
@@ -443,20 +408,7 @@ impl Inner {
 }
 
 /// Where the vector of an owner is stored.
-/// Does work that nobody waits for on a thread of its own, which gives way to the others.
-fn giving_way<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let work = || {
-        give_way();
-        work()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("vector-measure".into()).spawn_scoped(scope, work);
-        let thread = thread.map_err(|error| Error::Exhausted(format!("cannot start a thread: {error}")))?;
-        thread.join().unwrap_or_else(|panic| resume_unwind(panic))
-    })
-}
-
-fn vector_key(space: &SpaceIndex, tenant: TenantId, owner: Owner) -> Vec<u8> {
+pub(super) fn vector_key(space: &SpaceIndex, tenant: TenantId, owner: Owner) -> Vec<u8> {
     let (collection, space) = space.id;
     let entity = EntityKey { tenant, collection, id: owner.id };
     entity.vector(&VectorKey { chunk: owner.chunk, space })

@@ -40,7 +40,7 @@ use crate::{
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 
 pub(crate) use probe::Probe;
-pub(crate) use search::Searcher;
+pub(crate) use search::{Searcher, least_breadth};
 pub(crate) use writer::{SegmentRows, SegmentSpec, write};
 
 /// A row whose comparison takes longer on average was not in memory.

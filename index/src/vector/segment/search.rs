@@ -20,8 +20,8 @@ use crate::{
 /// Rows are measured anew that are farther than the k-th by so many standard errors of the codes for the walk.
 const DOUBT: f32 = 2.0;
 
-/// So many are measured anew at least.
-fn spare(k: usize) -> usize {
+/// So many are measured anew at least, so that no walk for `k` hits is narrower.
+pub(crate) fn least_breadth(k: usize) -> usize {
     k + k / 2 + 10
 }
 
@@ -73,7 +73,7 @@ impl Segment {
         probe.aim(self);
         let rows = Rows::of(self);
         let start = self.descend(probe, &rows, searcher)?;
-        searcher.pool.begin(breadth.max(spare(k)));
+        searcher.pool.begin(breadth.max(least_breadth(k)));
         searcher.visited.begin(self.rows());
         searcher.visited.insert(start.row());
         match accept {
@@ -135,7 +135,7 @@ impl Segment {
     ) -> Result<Vec<Candidate>> {
         probe.aim(self);
         let of = Rows::of(self);
-        searcher.pool.begin(4 * spare(k));
+        searcher.pool.begin(4 * least_breadth(k));
         each_batch(rows, searcher, |batch, Searcher { sums, scored, pool, .. }| {
             of.score(probe, batch, sums, scored)?;
             scored.iter().for_each(|candidate| {
@@ -195,7 +195,7 @@ impl Segment {
         // Scores lack the base and the weight that distances have.
         let bound = last + DOUBT * probe.walk_error(self) / probe.weight;
         let certain = candidates.partition_point(|candidate| candidate.distance() <= bound);
-        let measured = certain.max(spare(k)).min(candidates.len());
+        let measured = certain.max(least_breadth(k)).min(candidates.len());
         fresh.clear();
         fresh.extend(candidates[..measured].iter().map(|candidate| candidate.row()));
         fresh.iter().for_each(|row| rows.prefetch_residuals(*row));
