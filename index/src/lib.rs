@@ -20,6 +20,7 @@
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
 //! | `shelf`, `upkeep`, `duty`, `writing` | what indexes have in common: what is fresh and what is sealed, sealing and merging in the background, who writes |
 //! | `inventory`, `deaths` | which segments there are, and what died in them |
+//! | `interpolation` | looking up numbers among many that ascend |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -32,6 +33,7 @@ mod duty;
 mod error;
 pub mod filter;
 pub mod graph;
+mod interpolation;
 mod inventory;
 mod keyspaces;
 mod merge;

@@ -21,6 +21,8 @@ const MAX_SLOP: u32 = 100;
 const MAX_FUZZINESS: u8 = 2;
 /// Texts beyond those asked for that answer as well as the last one.
 const MAX_TIES: usize = 512;
+/// Texts beyond those asked for that are ranked, too, as some turn out to be gone or to be ties.
+const SPARE: usize = 8;
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
@@ -133,7 +135,9 @@ impl Reader<'_> {
         let mut last: Option<(f32, usize)> = None;
         let mut seeds: Vec<(EntityKey, f64)> = Vec::new();
         // As many as are needed in most cases; more where an entity has several texts, or it turns out only now that many do not match.
-        let mut asked = 2 * k;
+        let are_several =
+            self.may_have_chunks(collection.id)? || query.filter.is_some() && accepted.is_none();
+        let mut asked = if are_several { 2 * k } else { k + k / 8 + SPARE };
         let mut best = brought.ranking.best(asked, &accept)?;
         let mut at = 0;
         loop {

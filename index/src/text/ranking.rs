@@ -5,6 +5,8 @@
 //! asked one by one, as long as the document can still be among the best (MaxScore: Turtle and Flood, "Query Evaluation: Strategies and
 //! Optimizations", 1995), in windows of documents. A document's score is always summed up in the same order, so that it does not depend on what was left out.
 
+use std::sync::Arc;
+
 use allidb_storage::Sequence;
 
 use crate::{
@@ -33,7 +35,7 @@ pub(super) struct Part {
     /// What it brings at most.
     pub(super) weight: f32,
     /// How often a document of each length (by its code) must have the word for half of that.
-    pub(super) norms: std::sync::Arc<[f32; 256]>,
+    pub(super) norms: Arc<[f32; 256]>,
 }
 
 impl Part {
@@ -287,7 +289,7 @@ fn best_first(a: &(u64, f32), b: &(u64, f32)) -> std::cmp::Ordering {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Arc, time::Duration};
+    use std::time::Duration;
 
     use proptest::prelude::*;
 

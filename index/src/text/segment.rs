@@ -25,6 +25,7 @@ use tantivy::{
 
 use crate::{
     error::{Error, Result},
+    interpolation::first_not_below,
     model::CollectionId,
     text::{directory::SegmentFiles, document::FIELDS, growing::Visible},
 };
@@ -205,8 +206,8 @@ impl TextSegment {
 
     /// The document of a number.
     pub(crate) fn document_of(&self, number: u64) -> Option<u32> {
-        let at = self.by_number.binary_search_by_key(&number, |document| self.number(*document));
-        at.ok().map(|at| self.by_number[at])
+        let at = first_not_below(0..self.by_number.len(), number, |at| self.number(self.by_number[at]));
+        self.by_number.get(at).copied().filter(|document| self.number(*document) == number)
     }
 
     /// The code of the length of a document's field: zero if it has none.

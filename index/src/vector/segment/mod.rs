@@ -35,6 +35,7 @@ use roaring::RoaringTreemap;
 
 use crate::{
     error::{Error, Result},
+    interpolation::first_not_below,
     vector::{graph::NONE, owner::Owner, rotation::Rotation},
 };
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
@@ -234,13 +235,7 @@ impl Segment {
         let mut rows = Vec::new();
         let mut from = 0;
         for number in numbers {
-            // Both ascend: gallop to where it must be.
-            let mut step = 1;
-            while all.get(from + step).is_some_and(|other| *other < number) {
-                step *= 2;
-            }
-            let within = &all[from.min(all.len())..(from + step + 1).min(all.len())];
-            from += within.partition_point(|other| *other < number);
+            from = first_not_below(from..all.len(), number, |at| all[at]);
             match all.get(from) {
                 None => break,
                 Some(other) if *other == number => rows.push(from as u32),
