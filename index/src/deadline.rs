@@ -39,6 +39,15 @@ impl Deadline {
         work()
     }
 
+    /// The same work to be done on another thread, for the caller for whom this one works.
+    pub(crate) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let gone = GONE.with_borrow(Clone::clone);
+        move || match gone {
+            Some(gone) => Self::watch(gone, work),
+            None => work(),
+        }
+    }
+
     /// Whether it has passed, or the caller has gone away.
     pub fn has_passed(self) -> bool {
         Instant::now() >= self.0

@@ -1,25 +1,33 @@
 //! What every clause says of every candidate, also of those that another clause or a walk brought: looked up for many of them together, in
 //! the indexes.
 
+use std::sync::Arc;
+
 use foldhash::{HashMap, HashMapExt};
 use roaring::RoaringTreemap;
 
 use crate::{
     deadline::Deadline,
-    error::Result,
+    error::{Error, Result},
     model::CollectionId,
     query::{
         Nearest, Query, Seed,
+        aside::beside,
         seeds::Found,
         target::{Pinned, Target},
+        texts::TextFound,
     },
     replica::Reader,
     row::EntityKey,
+    text::Ranking,
     vector::Search,
 };
 
 /// How often a long loop looks at the clock.
 const DEADLINE_EVERY: usize = 256;
+
+/// Fewer numbers are looked up in less time than it takes to ask another thread.
+const WORTH_HELP: usize = 64;
 
 impl Reader<'_> {
     /// Finds out of these entities what is not known of them yet: their numbers, what their texts score, and how near their vectors are as far as
@@ -63,17 +71,40 @@ impl Reader<'_> {
         }
         asked.sort_unstable_by_key(|(number, _)| *number);
         let numbers: Vec<u64> = asked.iter().map(|(number, _)| *number).collect();
-        for texts in &mut found.texts {
-            texts.look_up(&numbers)?;
+        let rankings: Vec<Arc<Ranking<'_>>> = found.texts.iter().map(TextFound::ranking).collect();
+        let score = || -> Vec<Result<Vec<(u64, f32)>>> {
+            rankings.iter().map(|ranking| ranking.scores_of(&numbers)).collect()
+        };
+        let is_work = numbers.len() >= WORTH_HELP && !rankings.is_empty() && !targets.is_empty();
+        let pool = self.replica.search_pool.as_ref().filter(|_| is_work);
+        let scores = beside(pool, &score, |scores| {
+            self.compare_all(query, targets, pinned, &asked, found, deadline)?;
+            Ok::<_, Error>(scores())
+        })?;
+        for (texts, scores) in found.texts.iter_mut().zip(&*scores) {
+            texts.note_scores(scores.as_ref().map_err(Error::clone)?);
         }
+        found.numbers.extend(looked_up);
+        Ok(())
+    }
+
+    /// Compares with every target what the index knows of these numbers, which ascend.
+    fn compare_all(
+        &self,
+        query: &Query,
+        targets: &[Target],
+        pinned: &Pinned<'_>,
+        asked: &[(u64, &EntityKey)],
+        found: &mut Found<'_>,
+        deadline: Deadline,
+    ) -> Result<()> {
         let nearest = query.seeds.iter().filter_map(|seed| match seed {
             Seed::Nearest(nearest) => Some(nearest),
             _ => None,
         });
         for (nth, (nearest, target)) in nearest.zip(targets).enumerate() {
-            self.compare_by_index(nearest, (nth, target), pinned, &asked, found, deadline)?;
+            self.compare_by_index(nearest, (nth, target), pinned, asked, found, deadline)?;
         }
-        found.numbers.extend(looked_up);
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The query: seeds → expand → score → limit.
 
 mod admission;
+mod aside;
 mod evidence;
 mod execute;
 mod highlights;
@@ -16,6 +17,7 @@ mod target;
 mod texts;
 mod tree;
 
+pub(crate) use aside::search_pool;
 pub(crate) use matches::MatchCache;
 pub use steps::PlanStep;
 pub(crate) use steps::Steps;

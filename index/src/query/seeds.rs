@@ -10,13 +10,15 @@ use crate::{
     graph::GraphReader,
     model::{Collection, CollectionId, validate_id},
     query::{
-        Query, Seed, Truncation, TruncationReason,
+        Query, Seed, TextQuery, Truncation, TruncationReason,
+        aside::beside,
         inside::Inside,
-        target::{Match, Pinned, Target},
+        target::{Match, Pinned, Target, Views},
         texts::TextFound,
     },
     replica::{Reader, Rows, ScanRequest},
     row::{EntityKey, key::decode_number_key},
+    text::{Ranking, TextSearch},
 };
 
 /// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
@@ -62,13 +64,65 @@ impl Reader<'_> {
         query: &Query,
         collection: &Collection,
         targets: &[Target],
-        Pinned { views, text_view, .. }: &'v Pinned<'_>,
+        pinned: &'v Pinned<'_>,
         graph: Option<&'v GraphReader<'v>>,
         inside: Option<Inside>,
         rows: &mut Rows,
         deadline: crate::Deadline,
     ) -> Result<Found<'v>> {
-        let text_view = text_view.as_ref();
+        let (replica, sequence) = (self.replica, self.snapshot.sequence());
+        let text_view = pinned.text_view.as_ref();
+        // What the words are found in does not depend on the other clauses.
+        let read_words = || -> Vec<Result<Arc<Ranking<'v>>>> {
+            let of_clause = |(at, words): (usize, &TextQuery)| {
+                let place = format!("seeds[{at}].text");
+                words.validate(&place, &replica.limits)?;
+                let search = TextSearch {
+                    index: &replica.texts,
+                    view: text_view.ok_or_else(no_view)?,
+                    collection: collection.id,
+                    spec: &collection.text,
+                    place: &place,
+                    query: words,
+                    sequence,
+                    deadline,
+                };
+                search.run().map(Arc::new)
+            };
+            query.text_clauses().map(of_clause).collect()
+        };
+        let are_words_alone = !query.seeds.iter().any(|seed| matches!(seed, Seed::Nearest(_)));
+        let has_words = query.text_clauses().next().is_some();
+        let pool = replica.search_pool.as_ref().filter(|_| has_words && !are_words_alone);
+        beside(pool, &read_words, |rankings| {
+            self.run_clauses(
+                query,
+                collection,
+                targets,
+                &pinned.views,
+                rankings,
+                graph,
+                inside,
+                rows,
+                deadline,
+            )
+        })
+    }
+
+    /// Finds what each clause brings, one after the other.
+    #[expect(clippy::too_many_arguments, reason = "a query and all it reads from")]
+    fn run_clauses<'v>(
+        &self,
+        query: &Query,
+        collection: &Collection,
+        targets: &[Target],
+        views: &Views,
+        rankings: &dyn Fn() -> Arc<Vec<Result<Arc<Ranking<'v>>>>>,
+        graph: Option<&'v GraphReader<'v>>,
+        inside: Option<Inside>,
+        rows: &mut Rows,
+        deadline: crate::Deadline,
+    ) -> Result<Found<'v>> {
         let matches = vec![HashMap::new(); targets.len()];
         let mut found = Found { matches, inside, graph, ..Found::default() };
         let mut targets = targets.iter().enumerate();
@@ -98,9 +152,8 @@ impl Reader<'_> {
                     words.validate(&place, &self.replica.limits)?;
                     let k = if *k == 0 { default_k(query, TEXT_CANDIDATES) } else { *k };
                     check_k(&format!("{place}.k"), k, self.replica.limits.k)?;
-                    if let Some(view) = text_view {
-                        self.worded(query, &place, words, k, collection, view, rows, deadline, &mut found)?;
-                    }
+                    let ranking = rankings().get(found.texts.len()).cloned().ok_or_else(no_view)??;
+                    self.worded(query, ranking, k, collection, rows, deadline, &mut found)?;
                     self.steps.note(begun, "text", found.seeds.len() - before, || {
                         ("words in texts".to_owned(), Some(k as u64))
                     });
@@ -183,6 +236,10 @@ impl Reader<'_> {
         });
         Ok(())
     }
+}
+
+fn no_view() -> Error {
+    Error::Internal("a clause of words has nothing to look for them in".to_owned())
 }
 
 pub(crate) fn check_k(place: &str, k: usize, limit: usize) -> Result<()> {

@@ -1,5 +1,7 @@
 //! What a query looks for in texts, and what it finds there.
 
+use std::sync::Arc;
+
 use foldhash::{HashMap, HashMapExt};
 
 use crate::{
@@ -12,7 +14,7 @@ use crate::{
         EntityKey,
         key::{by_number, decode_numbered},
     },
-    text::{Ranking, TextSearch, TextView},
+    text::Ranking,
 };
 
 /// Most places that a word of a phrase may be away from where it should be.
@@ -28,7 +30,7 @@ const DEADLINE_EVERY: usize = 256;
 
 /// What a clause of words found.
 pub(crate) struct TextFound<'a> {
-    ranking: Ranking<'a>,
+    ranking: Arc<Ranking<'a>>,
     /// What documents score that were asked for, by their numbers; those that do not match are not among them.
     scores: HashMap<u64, f32>,
     /// The entities that it brought as seeds, and what of them is best.
@@ -46,19 +48,20 @@ pub(crate) struct TextHit {
     pub(crate) chunk: String,
 }
 
-impl TextFound<'_> {
+impl<'a> TextFound<'a> {
     /// Whether the entity is one of the seeds that it brought, whose score is known.
     pub(super) fn brought(&self, entity: &EntityKey) -> bool {
         self.best.contains_key(entity)
     }
 
-    /// Finds out what documents score, whose numbers ascend.
-    ///
-    /// # Errors
-    /// If the deadline passes.
-    pub(super) fn look_up(&mut self, numbers: &[u64]) -> Result<()> {
-        self.scores.extend(self.ranking.scores_of(numbers)?);
-        Ok(())
+    /// What tells how well documents answer.
+    pub(super) fn ranking(&self) -> Arc<Ranking<'a>> {
+        Arc::clone(&self.ranking)
+    }
+
+    /// Notes what documents score that were asked for.
+    pub(super) fn note_scores(&mut self, scores: &[(u64, f32)]) {
+        self.scores.extend(scores.iter().copied());
     }
 }
 
@@ -99,31 +102,18 @@ impl TextQuery {
 }
 
 impl Reader<'_> {
-    /// The entities that answer best to some words.
+    /// The entities that answer best to some words, as `ranking` tells.
     #[expect(clippy::too_many_arguments, reason = "one clause of a query and all it reads from")]
     pub(super) fn worded<'a>(
         &self,
         query: &Query,
-        place: &str,
-        words: &TextQuery,
+        ranking: Arc<Ranking<'a>>,
         k: usize,
         collection: &Collection,
-        view: &'a TextView,
         rows: &mut Rows,
         deadline: Deadline,
         found: &mut Found<'a>,
     ) -> Result<()> {
-        let search = TextSearch {
-            index: &self.replica.texts,
-            view,
-            collection: collection.id,
-            spec: &collection.text,
-            place,
-            query: words,
-            sequence: self.snapshot.sequence(),
-            deadline,
-        };
-        let ranking = search.run()?;
         let matches = match &query.filter {
             Some(filter) => self.matches(collection.id, filter, false, deadline)?,
             None => None,

@@ -106,6 +106,14 @@ pub struct Diversity {
 }
 
 impl Query {
+    /// The clauses of words, and their places among the seeds.
+    pub(crate) fn text_clauses(&self) -> impl Iterator<Item = (usize, &TextQuery)> {
+        self.seeds.iter().enumerate().filter_map(|(at, seed)| match seed {
+            Seed::Text { query, .. } => Some((at, query)),
+            _ => None,
+        })
+    }
+
     /// A query of `collection` for the best 10, scored as if nothing were said.
     pub fn new(collection: impl Into<String>, seeds: Vec<Seed>) -> Self {
         Self {

@@ -46,7 +46,7 @@ use crate::{
     model::{Collection, CollectionChange, CollectionSpec, IndexId, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
-    query::MatchCache,
+    query::{MatchCache, search_pool},
     random::Random,
     secondary::built_row,
     text::{TextContext, TextCounts, TextIndex},
@@ -96,6 +96,8 @@ pub struct Replica {
     pub(crate) matches: Arc<MatchCache>,
     pub(crate) latches: latch::Latches,
     pub(crate) chunked: chunked::Chunked,
+    /// Threads that help with a search; none in a simulation.
+    pub(crate) search_pool: Option<rayon::ThreadPool>,
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
@@ -190,6 +192,7 @@ impl Replica {
             graph,
             latches: latch::Latches::default(),
             chunked: chunked::Chunked::default(),
+            search_pool: (!options.background.is_inline()).then(search_pool).transpose()?,
             numbers,
             highest_version: AtomicU64::new(recorded),
             catalogue_change: Mutex::new(()),
