@@ -174,11 +174,17 @@ impl NodesView<'_> {
 
     /// The state of a node.
     pub(crate) fn get(&self, number: u64) -> NodeState {
-        let page = self.pages.get((number / PAGE) as usize);
-        // A page that came to be since the view was taken has only what came since.
-        let Some(page) = page.cloned().flatten().or_else(|| self.nodes.known_page(number)) else {
-            return NodeState::default();
-        };
+        match self.pages.get((number / PAGE) as usize) {
+            Some(Some(page)) => self.told_by(page, number),
+            // A page that came to be since the view was taken has only what came since.
+            _ => self
+                .nodes
+                .known_page(number)
+                .map_or_else(NodeState::default, |page| self.told_by(&page, number)),
+        }
+    }
+
+    fn told_by(&self, page: &Page, number: u64) -> NodeState {
         let told = page.told(number);
         if !page.is_special(number) {
             return told;

@@ -428,8 +428,11 @@ impl Replica {
         let bounds = Bounds { edges: self.limits.edges, deadline };
         let mut walk = Walk::new(&reader, &graph, seeds.into_iter().map(|number| (number, 1.0)), bounds);
         let reached = walk.expand(&request.spec)?;
-        let mut nodes = Vec::new();
-        for (number, visit) in &reached {
+        let mut nodes = Vec::with_capacity(reached.len());
+        // Neighbours by number have their names side by side.
+        let mut reached: Vec<_> = reached.iter().collect();
+        reached.sort_unstable_by_key(|(number, _)| **number);
+        for (number, visit) in reached {
             deadline.check()?;
             let Some(EntityKey { collection, id, .. }) = graph.name(*number)? else { continue };
             let Some(collection) = reader.catalogue.by_id(collection) else { continue };
@@ -470,8 +473,15 @@ impl Reader<'_> {
         for seed in seeds {
             validate_id("seeds.id", &seed.id)?;
             let collection = self.catalogue.get(self.tenant, &seed.collection)?.id;
-            let entity = self.meant(EntityKey::new(self.tenant, collection, &seed.id))?;
-            numbers.extend(self.number(&entity)?.filter(|number| graph.is_live(*number)));
+            let name = EntityKey::new(self.tenant, collection, &seed.id);
+            let live = |entity: &EntityKey| -> Result<Option<u64>> {
+                Ok(self.number(entity)?.filter(|number| graph.is_live(*number)))
+            };
+            // Of whom there is an entity, the name means that one.
+            numbers.extend(match live(&name)? {
+                Some(number) => Some(number),
+                None => live(&self.meant(name)?)?,
+            });
         }
         Ok(numbers)
     }

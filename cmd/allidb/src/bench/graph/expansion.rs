@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     path::Path,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use allidb_index::{
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
-use tokio::time::MissedTickBehavior;
+use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 
 use super::{
@@ -120,12 +121,10 @@ async fn outside(data: &Path, client: &Client, ids: &[String], rate: u32, second
     ensure!(rejected == 0, "{rejected} items were rejected");
     settle(client).await?;
     let mut random = SplitMix(3);
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / rate.max(1));
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut ticks = ticks(rate, u64::from(rate) * u64::from(seconds));
     let mut under_way = tokio::task::JoinSet::new();
     let mut latencies = Latencies::new()?;
-    for _ in 0..u64::from(rate) * u64::from(seconds) {
-        let due = ticks.tick().await.into_std();
+    while let Some(due) = ticks.recv().await {
         if under_way.len() >= IN_FLIGHT {
             latencies.record(under_way.join_next().await.context("none under way")???);
         }
@@ -153,6 +152,23 @@ async fn outside(data: &Path, client: &Client, ids: &[String], rate: u32, second
         latencies.record(latency??);
     }
     Ok(latencies)
+}
+
+/// When each of so many requests is due. A thread tells that sleeps in between: the runtime's timers are a millisecond coarse, which would
+/// count as the daemon's.
+fn ticks(rate: u32, count: u64) -> mpsc::Receiver<Instant> {
+    let (tell, ticks) = mpsc::channel(IN_FLIGHT);
+    let begun = Instant::now();
+    thread::spawn(move || {
+        for nth in 0..count {
+            let due = begun + Duration::from_secs_f64(nth as f64 / f64::from(rate.max(1)));
+            thread::sleep(due.saturating_duration_since(Instant::now()));
+            if tell.blocking_send(due).is_err() {
+                return;
+            }
+        }
+    });
+    ticks
 }
 
 fn report(rows: &[(&str, &Latencies)], output: Output) -> Result<()> {
