@@ -41,7 +41,10 @@ pub(super) fn beside<T: Send + Sync, R>(
 #[cfg(test)]
 mod tests {
     use std::{
-        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+        sync::{
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+            mpsc,
+        },
         thread,
         time::Duration,
     };
@@ -77,13 +80,14 @@ mod tests {
         let far = Deadline::after(Duration::from_secs(60));
         let own = thread::current().id();
         for is_gone in [true, false] {
+            let (begun, begins) = mpsc::sync_channel(1);
             let work = || {
-                // Until the other thread has it, nobody asks for it.
+                begun.send(()).unwrap();
                 (far.has_passed(), thread::current().id())
             };
             let (seen, by) = Deadline::watch(Arc::new(AtomicBool::new(is_gone)), || {
                 beside(Some(&pool), &work, |get| {
-                    thread::sleep(Duration::from_millis(200));
+                    begins.recv().unwrap();
                     *get()
                 })
             });
