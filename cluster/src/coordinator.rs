@@ -510,7 +510,7 @@ impl Coordinator {
 fn layout_of(replica: &Replica, node: NodeId) -> Result<Layout> {
     let Some(kept) = replica.layout()? else {
         let layout = Layout::of_one(node);
-        replica.keep_layout(layout.encode())?;
+        replica.keep_layout(layout.encode(), layout.replication() > 1)?;
         return Ok(layout);
     };
     let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };

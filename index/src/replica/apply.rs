@@ -162,12 +162,12 @@ impl Replica {
         }
         // When it is known which number each entity has then.
         self.write_edges(&working, &mut batch, &mut changes)?;
-        let Changes { vectors: changes, texts, graph, .. } = changes;
+        let Changes { vectors: changes, texts, graph, adds, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
-        // A batch that only deletes is let through when the disk is full; it leaves no version behind either.
+        // A batch that only deletes is let through when the disk is full; unless it leaves tombstones it leaves no version behind either.
         let changes_nothing = batch.is_empty();
-        let only_deletes = batch.only_deletes();
-        if changes_nothing || !only_deletes {
+        let only_deletes = if self.keeps_deletes() { !adds } else { batch.only_deletes() };
+        if changes_nothing || self.keeps_deletes() || !only_deletes {
             batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
         }
         for VectorChange { space, writing, number, .. } in &changes {
@@ -288,7 +288,7 @@ impl Replica {
                 _ => {}
             }
             // Whoever takes the place of an entity that expired has none of its edges.
-            let has_expired = !is_live && loaded.after.row.get(&Field::Existence).is_some();
+            let has_expired = !is_live && loaded.after.row.exists();
             if has_expired && delta.row.get(&Field::Existence).is_some() {
                 delta.row.clear(Scope::Edges, version.just_below());
             }
@@ -319,7 +319,9 @@ impl Replica {
             let had = if clears { edge_names(&loaded.after) } else { [Vec::new(), Vec::new()] };
             let after = std::mem::take(&mut loaded.after);
             loaded.after = after.merge(delta);
-            let [out, into] = had;
+            let [mut out, mut into] = had;
+            out.retain(|key| !loaded.after.edges.contains_key(key));
+            into.retain(|key| !loaded.after.edges_in.contains_key(key));
             // What mutations before this one of the batch put at the other ends goes, too.
             for (other, seen_from_there) in out.iter().map(|key| mirrored(&entity, key)) {
                 working.get_mut(&other).map(|other| other.after.edges_in.remove(&seen_from_there));

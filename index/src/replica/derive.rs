@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use allidb_storage::WriteBatch;
+use allidb_storage::{Keyspace, WriteBatch};
 
 use crate::{
     catalogue::Catalogue,
@@ -12,7 +12,8 @@ use crate::{
     model::TextField,
     replica::{Replica, loaded::Loaded},
     row::{
-        ChunkContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey, encode_register,
+        ChunkContent, Content, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey,
+        encode_register,
         key::{by_number, decode_number_key, encode_numbered},
     },
     secondary::{ChangedPostings, changed_postings},
@@ -26,6 +27,8 @@ pub(super) struct Changes {
     pub(super) vectors: Vec<VectorChange>,
     pub(super) texts: Vec<TextChange>,
     pub(super) graph: Vec<GraphChange>,
+    /// Whether it does more than delete: tombstones and markers add nothing.
+    pub(super) adds: bool,
     /// The numbers of entities, as they are after the batch.
     numbers: HashMap<EntityKey, Option<u64>>,
 }
@@ -33,9 +36,13 @@ pub(super) struct Changes {
 /// The entities that a batch changes.
 pub(super) type Working = HashMap<EntityKey, Loaded>;
 
+/// Puts of an entity that are remembered where tombstones are kept: a deletion that arrives late decides which of them was the first.
+const MAX_PUTS: usize = 64;
+
 impl Replica {
-    /// Writes the difference between what was and what is. A ring of one purges at once: a tombstone
-    /// becomes a deletion of its row, and a deleted entity leaves nothing behind.
+    /// Writes the difference between what was and what is. Who holds the only replica purges at once: a tombstone
+    /// becomes a deletion of its row, and a deleted entity leaves nothing behind. Others keep tombstones and markers
+    /// as they keep values.
     pub(super) fn write_rows(
         &self,
         catalogue: &Catalogue,
@@ -45,10 +52,14 @@ impl Replica {
         changes: &mut Changes,
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
+        let keeps_deletes = self.keeps_deletes();
         let Loaded { before, after, row_existed, has_hidden_edges } = loaded;
-        after.row.fields.retain(|_, register| register.value.is_some());
-        after.row.puts.truncate(1);
-        if !after.row.is_bare() {
+        if !keeps_deletes {
+            after.row.fields.retain(|_, register| register.value.is_some());
+        }
+        after.row.keep_puts(if keeps_deletes { MAX_PUTS } else { 1 });
+        changes.adds |= !after.row.is_bare() && before.row != after.row;
+        if !after.row.is_bare() || (keeps_deletes && after.row != EntityRow::default()) {
             if !*row_existed || before.row.is_bare() {
                 batch.put(keyspaces.token, entity.token_row(), Vec::new());
             }
@@ -63,22 +74,19 @@ impl Replica {
             }
             batch.delete(keyspaces.token, entity.token_row());
         }
-        for (key, chunk) in &after.chunks {
-            match &chunk.value {
-                Some(_) if before.chunks.get(key) != Some(chunk) => {
-                    self.chunked.has(entity.collection);
-                    batch.put(keyspaces.chunk, entity.chunk(key), encode_register(chunk));
-                }
-                _ => {}
-            }
+        if after.chunks.keys().any(|key| is_there(&after.chunks, key)) {
+            self.chunked.has(entity.collection);
         }
-        for key in before.chunks.keys().filter(|key| !is_there(&after.chunks, key)) {
-            batch.delete(keyspaces.chunk, entity.chunk(key));
-        }
+        let chunk_key = |key: &String| entity.chunk(key);
+        let chunks = (&before.chunks, &after.chunks);
+        changes.adds |= write_registers(keyspaces.chunk, chunks, chunk_key, keeps_deletes, batch);
+        let vector_key = |key: &VectorKey| entity.vector(key);
+        let vectors = (&before.vectors, &after.vectors);
+        changes.adds |= write_registers(keyspaces.vector, vectors, vector_key, keeps_deletes, batch);
         self.write_indexed(catalogue, entity, before, after, batch, changes)
     }
 
-    /// Writes what indexes know by numbers: vectors, whose rows are written here, and texts.
+    /// Writes what indexes know by numbers: vectors, texts and attributes, of entities that exist alone.
     fn write_indexed(
         &self,
         catalogue: &Catalogue,
@@ -88,6 +96,11 @@ impl Replica {
         batch: &mut WriteBatch,
         changes: &mut Changes,
     ) -> Result<()> {
+        let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
+        let is_bare = after.row.is_bare();
+        let is_gone = is_bare && (clears || !before.row.is_bare());
+        let nothing = EntityState::default();
+        let [before, after] = [before, after].map(|state| if state.row.exists() { state } else { &nothing });
         let texts = changed_texts(catalogue, entity, before, after);
         let changed: Vec<&VectorKey> = after
             .vectors
@@ -96,11 +109,9 @@ impl Replica {
             .map(|(key, _)| key)
             .collect();
         let removed: Vec<&VectorKey> =
-            before.vectors.keys().filter(|key| !is_there(&after.vectors, key)).collect();
-        let chunks_gone = before.chunks.keys().filter(|chunk| !is_there(&after.chunks, chunk));
-        let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
-        let is_gone = after.row.is_bare() && (clears || !before.row.is_bare());
-        let state = |row: &EntityRow| node_state(row.get(&Field::Existence).is_some(), row.expire_at());
+            there(&before.vectors).filter(|key| !is_there(&after.vectors, key)).collect();
+        let chunks_gone = there(&before.chunks).filter(|chunk| !is_there(&after.chunks, chunk));
+        let state = |row: &EntityRow| node_state(row.exists(), row.expire_at());
         let is_other = state(&before.row) != state(&after.row);
         let postings = match catalogue.by_id(entity.collection) {
             Some(collection) => changed_postings(collection, &before.row, &after.row),
@@ -119,7 +130,6 @@ impl Replica {
             let Some(space) = self.spaces.get(entity.collection, key.space) else { continue };
             let number = self.numbered(entity, &key.chunk, &mut numbers, batch)?;
             let register = &after.vectors[key];
-            batch.put(self.keyspaces.vector, entity.vector(key), encode_register(register));
             if let Some(old) = before.vectors.get(key) {
                 self.keep_history(catalogue, entity, key, old, batch)?;
             }
@@ -142,7 +152,6 @@ impl Replica {
             changes.texts.push(TextChange { writing, number, collection, document });
         }
         for key in removed {
-            batch.delete(self.keyspaces.vector, entity.vector(key));
             self.forget_history(entity, key, 0, batch)?;
             let Some(number) = numbers[key.chunk.as_str()] else { continue };
             if let Some(space) = self.spaces.get(entity.collection, key.space) {
@@ -175,7 +184,7 @@ impl Replica {
             let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
             let has_vectors =
                 has_vectors || after.chunks.get(chunk).is_some_and(|chunk| chunk.value.is_some());
-            let is_complete = after.row.is_bare() || !chunk.is_empty();
+            let is_complete = is_bare || !chunk.is_empty();
             if let (Some(number), false, true) = (number, has_vectors, is_complete) {
                 batch.delete(self.keyspaces.number, entity.number(chunk));
                 batch.delete(self.keyspaces.number, by_number(number));
@@ -201,9 +210,10 @@ impl Replica {
             ];
             for (side, (own, mirror, before, after)) in sides.into_iter().enumerate() {
                 let ends = |number, other| if side == 0 { (number, other) } else { (other, number) };
+                let edge_key = |key: &EdgeKey| entity.edge(key);
+                changes.adds |= write_registers(own, (before, after), edge_key, self.keeps_deletes(), batch);
                 for (key, edge) in after.iter().filter(|(key, edge)| before.get(key) != Some(edge)) {
                     let Some(content) = &edge.value else { continue };
-                    batch.put(own, entity.edge(key), encode_register(edge));
                     let (other, _) = mirrored(entity, key);
                     let number = self.node_of(entity, working, batch, changes)?;
                     let (from, to) = ends(number, self.node_of(&other, working, batch, changes)?);
@@ -211,10 +221,16 @@ impl Replica {
                     let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
                     seen[side] = Some(Some(EdgeValue::of(content)));
                 }
-                for key in before.keys().filter(|key| !is_there(after, key)) {
-                    batch.delete(own, entity.edge(key));
+                for key in there(before).filter(|key| !is_there(after, key)) {
                     let (other, seen_from_there) = mirrored(entity, key);
-                    batch.delete(mirror, other.edge(&seen_from_there));
+                    // Whoever is changed, too, writes that row.
+                    let is_written = working.get(&other).is_some_and(|other| {
+                        let mirrors = if side == 0 { &other.after.edges_in } else { &other.after.edges };
+                        mirrors.contains_key(&seen_from_there)
+                    });
+                    if !is_written {
+                        batch.delete(mirror, other.edge(&seen_from_there));
+                    }
                     if clears {
                         // The graph knows by the node that all are gone.
                         continue;
@@ -256,7 +272,7 @@ impl Replica {
         let number = self.numbered(entity, "", &mut numbers, batch)?;
         changes.numbers.insert(entity.clone(), Some(number));
         let row = working.get(entity).map(|loaded| &loaded.after.row);
-        let exists = row.is_some_and(|row| row.get(&Field::Existence).is_some());
+        let exists = row.is_some_and(EntityRow::exists);
         let state = node_state(exists, row.and_then(EntityRow::expire_at));
         let (writing, name) = (self.graph.begin_write(), entity.clone());
         changes.graph.push(GraphChange::Node(NodeChange { writing, number, name, state, clears: false }));
@@ -384,6 +400,33 @@ pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
         edge_id: edge.edge_id.clone(),
     };
     (other, seen_from_there)
+}
+
+/// Writes the registers of one kind in which two states of an entity differ. True if any of them has a value.
+fn write_registers<K: Ord, C: Content + PartialEq>(
+    keyspace: Keyspace,
+    (before, after): (&BTreeMap<K, Register<C>>, &BTreeMap<K, Register<C>>),
+    row_key: impl Fn(&K) -> Vec<u8>,
+    keeps_deletes: bool,
+    batch: &mut WriteBatch,
+) -> bool {
+    let mut adds = false;
+    for (key, register) in after.iter().filter(|(key, register)| before.get(key) != Some(register)) {
+        adds |= register.value.is_some();
+        if register.value.is_some() || keeps_deletes {
+            batch.put(keyspace, row_key(key), encode_register(register));
+        }
+    }
+    let is_kept = |key: &&K| if keeps_deletes { after.contains_key(key) } else { is_there(after, key) };
+    for key in before.keys().filter(|key| !is_kept(key)) {
+        batch.delete(keyspace, row_key(key));
+    }
+    adds
+}
+
+/// The names of what is there.
+fn there<K, T>(rows: &BTreeMap<K, Register<T>>) -> impl Iterator<Item = &K> {
+    rows.iter().filter(|(_, register)| register.value.is_some()).map(|(key, _)| key)
 }
 
 pub(super) fn is_there<K: Ord, T>(rows: &BTreeMap<K, Register<T>>, key: &K) -> bool {

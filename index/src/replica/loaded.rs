@@ -50,7 +50,8 @@ impl Loaded {
     ) -> Result<()> {
         // Chunks and vectors exist only beneath an entity row.
         if self.row_existed {
-            if delta.row.cleared(Scope::Entity) > self.before.row.cleared(Scope::Entity) {
+            let comes_to_be = !self.before.row.exists() && delta.row.exists();
+            if comes_to_be || delta.row.cleared(Scope::Entity) > self.before.row.cleared(Scope::Entity) {
                 self.load_chunks(engine, keyspaces, &entity.prefix())?;
                 self.load_vectors(engine, keyspaces, &entity.prefix())?;
             } else if delta.row.cleared(Scope::Vectors) > self.before.row.cleared(Scope::Vectors) {

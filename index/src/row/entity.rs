@@ -98,9 +98,14 @@ impl EntityRow {
         self.fields.get(field)?.value.as_ref()
     }
 
+    /// Whether the entity was put and not deleted. It may have expired.
+    pub(crate) fn exists(&self) -> bool {
+        self.get(&Field::Existence).is_some()
+    }
+
     /// Whether the entity is there at `now`.
     pub(crate) fn is_live(&self, now: Timestamp) -> bool {
-        self.get(&Field::Existence).is_some() && self.expire_at().is_none_or(|at| now < at)
+        self.exists() && self.expire_at().is_none_or(|at| now < at)
     }
 
     pub(crate) fn expire_at(&self) -> Option<Timestamp> {
@@ -119,9 +124,17 @@ impl EntityRow {
         }
     }
 
-    /// Whether nothing is left to keep: no field and no marker that anything unswept depends on.
+    /// Whether the row says nothing but what was deleted.
     pub(crate) fn is_bare(&self) -> bool {
-        self.fields.is_empty() && self.puts.is_empty()
+        self.puts.is_empty() && self.fields.values().all(|register| register.value.is_none())
+    }
+
+    /// Keeps the first put, and of the others the newest: together `most` of them. Whoever keeps so many of two rows and merges them has the
+    /// same as who merges them and keeps so many then.
+    pub(crate) fn keep_puts(&mut self, most: usize) {
+        if let Some(beyond) = self.puts.len().checked_sub(most) {
+            self.puts.drain(1..=beyond);
+        }
     }
 
     /// The one merge of two entity rows.

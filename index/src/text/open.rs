@@ -20,7 +20,7 @@ use crate::{
     placement::PARTITIONS,
     replica::{Numbers, register},
     row::{
-        ChunkContent, EntityKey, EntityRow, Field,
+        ChunkContent, EntityKey, EntityRow, Field, StoredRow,
         key::{
             by_number, collection_prefix, decode_chunk_key, decode_entity, decode_number_key,
             decode_numbered, encode_numbered,
@@ -54,7 +54,7 @@ pub(crate) struct TextContext {
 
 /// The words of an entity's attributes.
 pub(crate) fn document_of_entity(spec: &TextSpec, row: &EntityRow) -> Document {
-    if spec.fields.is_empty() || row.is_bare() {
+    if spec.fields.is_empty() || !row.exists() {
         return Document::default();
     }
     Document::of_attributes(spec, |name| row.get(&Field::Attribute(name.to_owned())))
@@ -218,11 +218,19 @@ impl TextIndex {
                     self.restore(snapshot, &entity, "", || document_of_entity(&collection.text, &row))?;
                 }
             }
+            let mut last: Option<(EntityKey, bool)> = None;
             for row in snapshot.prefix(keyspaces.chunk, &prefix, Direction::Forward)? {
                 let (key, bytes) = row?;
                 let (entity, chunk) =
                     decode_chunk_key(&key).map_err(|error| Error::corrupt("chunk", &key, error))?;
-                if let Some(content) = register::<ChunkContent>("chunk", &key, &bytes)?.value {
+                let exists = match last.take() {
+                    Some((same, exists)) if same == entity => exists,
+                    _ => self.exists(snapshot, &entity)?,
+                };
+                last = Some((entity.clone(), exists));
+                if let (Some(content), true) =
+                    (register::<ChunkContent>("chunk", &key, &bytes)?.value, exists)
+                {
                     self.restore(snapshot, &entity, &chunk, || {
                         Document::of_chunk(&collection.text, &content.text)
                     })?;
@@ -230,6 +238,13 @@ impl TextIndex {
             }
         }
         Ok(())
+    }
+
+    /// Whether an entity was put and not deleted. Chunks may come before it does.
+    fn exists(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<bool> {
+        let key = entity.prefix();
+        let Some(bytes) = snapshot.get(self.keyspaces.entity, &key)? else { return Ok(false) };
+        StoredRow::new(bytes).map(|row| row.exists()).map_err(|error| Error::corrupt("entity", &key, error))
     }
 
     /// Adds a text that is in no segment.

@@ -10,7 +10,7 @@ use crate::{
     placement::PARTITIONS,
     replica::register,
     row::{
-        VectorContent,
+        StoredRow, VectorContent,
         key::{collection_prefix, decode_vector_key},
     },
     vector::{SpaceIndex, owner::Owner, spaces::Inner, upkeep::ROOM_EVERY},
@@ -40,9 +40,16 @@ impl Inner {
                     continue;
                 };
                 let number_key = entity.number(&vector.chunk);
-                let number = snapshot.get(self.keyspaces.number, &number_key)?;
-                let number =
-                    number.ok_or_else(|| Error::corrupt("number", &number_key, "a vector has no number"))?;
+                let Some(number) = snapshot.get(self.keyspaces.number, &number_key)? else {
+                    let row_key = entity.prefix();
+                    let row = snapshot.get(self.keyspaces.entity, &row_key)?.map(StoredRow::new).transpose();
+                    let row = row.map_err(|error| Error::corrupt("entity", &row_key, error))?;
+                    if row.is_some_and(|row| row.exists()) {
+                        return Err(Error::corrupt("number", &number_key, "a vector has no number"));
+                    }
+                    // It came before its entity did.
+                    continue;
+                };
                 let number = number[..].try_into();
                 let number = number
                     .map_err(|_| Error::corrupt("number", &number_key, "it is not eight bytes long"))?;

@@ -11,6 +11,7 @@ mod graph;
 mod merging;
 mod paths;
 mod queries;
+mod replicas;
 mod secondary;
 mod shape;
 mod steady;
