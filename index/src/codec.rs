@@ -4,17 +4,23 @@ use crate::version::Version;
 
 /// Why bytes could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum DecodeError {
+pub enum DecodeError {
+    /// More was to come.
     #[error("it ends too early")]
     Short,
+    /// A text is none.
     #[error("text is not UTF-8")]
     Utf8,
+    /// Of a kind or a format that is not known.
     #[error("unknown tag {0}")]
     Tag(u8),
+    /// There is more than there is to be.
     #[error("bytes are left over")]
     Trailing,
+    /// Too deep to be read safely.
     #[error("values are nested too deeply")]
     Depth,
+    /// Such a number makes no sense here.
     #[error("a number is out of range")]
     Range,
 }

@@ -11,7 +11,7 @@
 //! | `merge` | the one merge function and its laws |
 //! | `mutation` | writes checked and turned into row states |
 //! | `catalogue` | collections, spaces and aliases, and the numbers given to them |
-//! | [`replica`](Replica) | read, merge, write; gets, scans, counts; sweeping what was dropped |
+//! | [`replica`](Replica) | read, merge, write; gets, scans, counts; what replicas tell each other; sweeping what was dropped |
 //! | `text` | words of attributes and chunks: fresh and sealed documents, and how well they answer |
 //! | `vector` | vector spaces: growing and sealed segments, their codes, graphs and searches |
 //! | `secondary` | which entities have which values in declared fields, and which filters are answered from that |
@@ -54,14 +54,17 @@ mod worker;
 mod writing;
 
 pub use clock::{Clock, HybridClock, ManualClock, SystemClock};
+pub use codec::DecodeError;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use merge::EntityState;
 pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    BulkDeleted, BySource, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion,
+    BulkDeleted, BySource, Extent, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion,
 };
+pub use row::EntityKey;
 pub use secondary::Facet;
 pub use text::TextCounts;
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};

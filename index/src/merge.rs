@@ -60,9 +60,9 @@ impl<T: TieBreak> Register<T> {
     }
 }
 
-/// An entity's rows, or some of them: what lies on disk, or what a write changes.
+/// An entity's rows, or some of them: what lies on disk, what a write changes, what replicas tell each other.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct EntityState {
+pub struct EntityState {
     pub(crate) row: EntityRow,
     pub(crate) vectors: BTreeMap<VectorKey, Register<VectorContent>>,
     pub(crate) chunks: BTreeMap<ChunkKey, Register<ChunkContent>>,
@@ -71,8 +71,9 @@ pub(crate) struct EntityState {
 }
 
 impl EntityState {
-    /// What the two come to together.
-    pub(crate) fn merge(mut self, other: EntityState) -> EntityState {
+    /// What the two come to together: in any order, any grouping, any number of times the same.
+    #[must_use]
+    pub fn merge(mut self, other: EntityState) -> EntityState {
         self.row = self.row.merge(other.row);
         merge_maps(&mut self.vectors, other.vectors);
         merge_maps(&mut self.chunks, other.chunks);
@@ -80,6 +81,17 @@ impl EntityState {
         merge_maps(&mut self.edges_in, other.edges_in);
         self.drop_cleared();
         self
+    }
+
+    /// The highest version of anything in it.
+    pub(crate) fn highest_version(&self) -> Version {
+        fn highest<K, T>(registers: &BTreeMap<K, Register<T>>) -> Version {
+            registers.values().map(|register| register.version).max().unwrap_or_default()
+        }
+        let edges = highest(&self.edges).max(highest(&self.edges_in));
+        let own = highest(&self.vectors).max(highest(&self.chunks)).max(highest(&self.row.fields));
+        let markers = Scope::ALL.into_iter().map(|scope| self.row.cleared(scope)).max().unwrap_or_default();
+        edges.max(own).max(markers).max(self.row.touched)
     }
 
     /// Removes what the markers cover, and vectors of chunks that were deleted or replaced.
@@ -118,7 +130,7 @@ fn merge_maps<K: Ord, T: TieBreak>(into: &mut BTreeMap<K, Register<T>>, from: BT
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeSet, sync::Arc};
 
     use proptest::{prelude::*, sample::select};
 
@@ -220,6 +232,29 @@ mod tests {
         }
 
         #[test]
+        fn states_survive_their_encoding_and_are_told_apart_by_digests(a in state(), b in state()) {
+            prop_assert_eq!(EntityState::decode(&a.encode()), Ok(a.clone()));
+            prop_assert_eq!(a.digest() == b.digest(), a == b);
+        }
+
+        #[test]
+        fn puts_may_be_left_out_before_or_after_merging(a in prop::collection::btree_set(version(), 1..9), b in prop::collection::btree_set(version(), 1..9), most in 1_usize..5) {
+            let row = |puts: &BTreeSet<Version>| {
+                let mut row = EntityRow::default();
+                row.puts = puts.iter().copied().collect();
+                row
+            };
+            let kept = |mut row: EntityRow| {
+                row.keep_puts(most);
+                row
+            };
+            let after = kept(row(&a).merge(row(&b)));
+            prop_assert_eq!(kept(kept(row(&a)).merge(kept(row(&b)))), after.clone());
+            prop_assert_eq!(after.puts.first(), a.union(&b).next());
+            prop_assert!(after.puts.len() <= most);
+        }
+
+        #[test]
         fn entity_rows_survive_their_encoding(row in row()) {
             prop_assert_eq!(EntityRow::decode(&row.encode()), Ok(row));
         }
@@ -256,6 +291,7 @@ mod tests {
         fn garbage_is_an_error_and_never_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>(), row in row()) {
             let (_, _, _) = (EntityRow::decode(&bytes), decode_register::<EdgeContent>(&bytes), decode_register::<ChunkContent>(&bytes));
             let (_, _) = (decode_register::<VectorContent>(&bytes), crate::row::key::decode_edge_key(&bytes));
+            drop((EntityState::decode(&bytes), crate::mutation::Mutation::decode(&bytes)));
             let encoded = row.encode();
             let cut = cut.index(encoded.len());
             prop_assert!(EntityRow::decode(&encoded[..cut]).is_err());

@@ -280,10 +280,14 @@ impl Replica {
                 {
                     return Err(not_found());
                 }
-                Condition::CreateIfMissing if !is_live => {
+                Condition::CreateIfMissing => {
+                    // Also where it is there: replicas that heard of this and of a deletion in another order come to the same.
                     delta.row.puts = vec![version];
-                    delta.row.clear(Scope::Entity, version.just_below());
                     delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
+                    // Nothing stays of what expired or was merged into another.
+                    if !is_live && (loaded.after.row.exists() || is_alias) {
+                        delta.row.clear(Scope::Entity, version.just_below());
+                    }
                 }
                 _ => {}
             }

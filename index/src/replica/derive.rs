@@ -10,10 +10,13 @@ use crate::{
     graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
     merge::{EntityState, Register},
     model::TextField,
-    replica::{Replica, loaded::Loaded},
+    replica::{
+        Replica,
+        loaded::{Loaded, register},
+    },
     row::{
-        ChunkContent, Content, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey,
-        encode_register,
+        ChunkContent, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent,
+        VectorKey, encode_register,
         key::{by_number, decode_number_key, encode_numbered},
     },
     secondary::{ChangedPostings, changed_postings},
@@ -212,14 +215,20 @@ impl Replica {
                 let ends = |number, other| if side == 0 { (number, other) } else { (other, number) };
                 let edge_key = |key: &EdgeKey| entity.edge(key);
                 changes.adds |= write_registers(own, (before, after), edge_key, self.keeps_deletes(), batch);
-                for (key, edge) in after.iter().filter(|(key, edge)| before.get(key) != Some(edge)) {
+                // The graph takes all edges of a node that is cleared for gone: what stays, because the deletion came late, is told again.
+                let is_told =
+                    |(key, edge): &(&EdgeKey, &Register<_>)| clears || before.get(key) != Some(edge);
+                for (key, edge) in after.iter().filter(is_told) {
                     let Some(content) = &edge.value else { continue };
-                    let (other, _) = mirrored(entity, key);
+                    let (other, seen_from_there) = mirrored(entity, key);
                     let number = self.node_of(entity, working, batch, changes)?;
                     let (from, to) = ends(number, self.node_of(&other, working, batch, changes)?);
                     let relation = self.graph.relations.number(&self.engine, &key.relation)?;
                     let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
                     seen[side] = Some(Some(EdgeValue::of(content)));
+                    if clears && seen[1 - side].is_none() {
+                        seen[1 - side] = Some(self.mirror_of(working, mirror, &other, &seen_from_there)?);
+                    }
                 }
                 for key in there(before).filter(|key| !is_there(after, key)) {
                     let (other, seen_from_there) = mirrored(entity, key);
@@ -255,6 +264,28 @@ impl Replica {
             changes.graph.push(GraphChange::Edge(EdgeChange { writing, from, to, relation, edge_id, sides }));
         }
         Ok(())
+    }
+
+    /// What an edge says where it is seen from the other end.
+    fn mirror_of(
+        &self,
+        working: &Working,
+        mirror: Keyspace,
+        other: &EntityKey,
+        edge: &EdgeKey,
+    ) -> Result<Option<EdgeValue>> {
+        let changed = working.get(other).and_then(|loaded| {
+            let is_out = mirror == self.keyspaces.edge;
+            let edges = if is_out { &loaded.after.edges } else { &loaded.after.edges_in };
+            edges.get(edge)
+        });
+        if let Some(register) = changed {
+            return Ok(register.value.as_ref().map(EdgeValue::of));
+        }
+        let key = other.edge(edge);
+        let Some(bytes) = self.engine.get(mirror, &key)? else { return Ok(None) };
+        let register = register::<EdgeContent>("edge", &key, &bytes)?;
+        Ok(register.value.as_ref().map(EdgeValue::of))
     }
 
     /// The number of an end of an edge; one that has none, since no entity is there, is given one.

@@ -9,7 +9,9 @@ use crate::{
     row::{
         self, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Scope, VectorKey, decode_register,
         key::{decode_chunk_key, decode_edge_key, decode_vector_key},
+        register_version,
     },
+    version::Version,
 };
 
 /// Edges removed together with their entity, in each direction. Those beyond are hidden by the marker of
@@ -58,6 +60,10 @@ impl Loaded {
                 self.load_vectors(engine, keyspaces, &entity.chunk(""))?;
             }
             for key in delta.vectors.keys() {
+                // Which of a chunk's vectors are its own is told by the chunk.
+                if !key.chunk.is_empty() {
+                    self.load_chunks(engine, keyspaces, &entity.chunk(&key.chunk))?;
+                }
                 self.load_vector(engine, keyspaces, entity, key)?;
             }
             for chunk in delta.chunks.keys() {
@@ -66,8 +72,9 @@ impl Loaded {
                 self.load_vectors(engine, keyspaces, &entity.chunk(chunk))?;
             }
         }
-        if delta.row.cleared(Scope::Edges) > self.before.row.cleared(Scope::Edges) {
-            self.load_all_edges(engine, keyspaces, entity)?;
+        let cleared = delta.row.cleared(Scope::Edges);
+        if cleared > self.before.row.cleared(Scope::Edges) {
+            self.load_all_edges(engine, keyspaces, entity, cleared)?;
         }
         for key in delta.edges.keys() {
             load_edge(
@@ -134,19 +141,29 @@ impl Loaded {
         Ok(())
     }
 
-    fn load_all_edges(&mut self, engine: &Engine, keyspaces: &Keyspaces, entity: &EntityKey) -> Result<()> {
+    /// Those that are cleared up to this version, or at least so many of them; and all that are newer, because the deletion came late.
+    fn load_all_edges(
+        &mut self,
+        engine: &Engine,
+        keyspaces: &Keyspaces,
+        entity: &EntityKey,
+        cleared: Version,
+    ) -> Result<()> {
         let snapshot = engine.snapshot();
         let sides = [
             (keyspaces.edge, "edge", &mut self.before.edges, &mut self.after.edges),
             (keyspaces.edge_in, "edge_in", &mut self.before.edges_in, &mut self.after.edges_in),
         ];
         for (keyspace, name, before, after) in sides {
-            for (at, row) in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)?.enumerate() {
-                if at == MAX_SWEPT_EDGES {
-                    self.has_hidden_edges = true;
-                    break;
-                }
+            let mut swept = 0;
+            for row in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)? {
                 let (key, bytes) = row?;
+                let version = register_version(&bytes).map_err(|error| Error::corrupt(name, &key, error))?;
+                swept += usize::from(version <= cleared);
+                if version <= cleared && swept > MAX_SWEPT_EDGES {
+                    self.has_hidden_edges = true;
+                    continue;
+                }
                 let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
                 if !before.contains_key(&edge) {
                     let register: Register<EdgeContent> = register(name, &key, &bytes)?;

@@ -2,10 +2,12 @@
 
 mod alias;
 mod apply;
+mod assemble;
 mod bulk;
 mod chunked;
 mod condition;
 mod derive;
+mod exchange;
 mod latch;
 mod loaded;
 mod merging;
@@ -28,11 +30,13 @@ use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+pub(crate) use assemble::{StoredVector, check_mask};
 pub use bulk::{BulkDeleted, BySource, SourceDeletion};
 pub(crate) use derive::mirrored;
+pub use exchange::Extent;
 pub(crate) use loaded::register;
 pub(crate) use numbers::Numbers;
-pub(crate) use read::{Reader, StoredVector, check_answer, check_mask, decode_row};
+pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};
 pub use rewire::Merged;
 pub(crate) use rows::Rows;

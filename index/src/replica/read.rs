@@ -1,11 +1,6 @@
 //! Reads: entities by id, scans in the order of ids, and counts.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
-    ops::Bound,
-    sync::Arc,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, ops::Bound, sync::Arc};
 
 use allidb_storage::{Direction, Scan, Snapshot};
 use bytes::Bytes;
@@ -16,13 +11,13 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     filter::Filter,
-    model::{Chunk, Collection, Entity, EntityRef, ReadMask, SpaceId, TenantId, Timestamp, validate_id},
+    model::{Collection, Entity, EntityRef, ReadMask, TenantId, Timestamp, validate_id},
     placement::PARTITIONS,
     query::Steps,
-    replica::{Replica, register},
+    replica::{Replica, check_mask},
     row::{
-        ChunkContent, EntityKey, StoredRow, VectorContent,
-        key::{collection_prefix, decode_chunk_key, decode_entity, decode_vector_key},
+        EntityKey, StoredRow,
+        key::{collection_prefix, decode_entity},
     },
     secondary::Planned,
 };
@@ -79,14 +74,6 @@ pub struct ScanPage {
     pub entities: Vec<Entity>,
     /// Where the next page goes on; `None` at the end.
     pub next: Option<String>,
-}
-
-/// A vector as it lies in the store.
-pub(crate) struct StoredVector {
-    /// Whose it is; empty: the entity's own.
-    pub(crate) chunk: String,
-    pub(crate) space: SpaceId,
-    pub(crate) numbers: Arc<[f32]>,
 }
 
 /// The store at one moment, as one request sees it.
@@ -226,11 +213,6 @@ pub(crate) fn check_answer(bytes: usize, limit: usize) -> Result<()> {
     Ok(())
 }
 
-/// A vector space named by a read mask must exist.
-pub(crate) fn check_mask(mask: &ReadMask, collection: &Collection) -> Result<()> {
-    mask.vector_spaces.iter().try_for_each(|space| collection.space(space).map(|_| ()))
-}
-
 pub(crate) fn decode_row(key: &EntityKey, bytes: Bytes) -> Result<StoredRow> {
     StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
 }
@@ -256,41 +238,6 @@ impl Reader<'_> {
         }
     }
 
-    /// The entity with everything that the mask asks for.
-    pub(crate) fn materialise(
-        &self,
-        key: &EntityKey,
-        row: &StoredRow,
-        collection: &Collection,
-        mask: &ReadMask,
-    ) -> Result<Entity> {
-        let mut entity = self.fields(key, row, mask)?;
-        if mask.wants_vectors() || mask.chunk_vectors {
-            // A key that ends after an empty chunk id is the entity's own.
-            let prefix = if mask.chunk_vectors { key.prefix() } else { key.chunk("") };
-            self.add_chunks(key, &mut entity, mask)?;
-            for StoredVector { chunk, space, numbers } in self.vectors(&prefix)? {
-                let Some(space) = collection.space_by_id(space) else { continue };
-                let name = &space.spec.name;
-                let is_asked = mask.vectors
-                    || mask
-                        .vector_spaces
-                        .iter()
-                        .any(|asked| collection.space(asked).is_ok_and(|s| s.id == space.id));
-                if !chunk.is_empty() {
-                    if let Some(chunk) = entity.chunks.get_mut(&chunk) {
-                        chunk.vectors.insert(name.clone(), numbers.to_vec());
-                    }
-                } else if is_asked {
-                    entity.vectors.insert(name.clone(), numbers.to_vec());
-                }
-            }
-        } else {
-            self.add_chunks(key, &mut entity, mask)?;
-        }
-        Ok(entity)
-    }
-
     /// The entity as far as its row tells.
     pub(crate) fn fields(&self, key: &EntityKey, row: &StoredRow, mask: &ReadMask) -> Result<Entity> {
         row.entity(&key.id, mask).map_err(|error| Error::corrupt("entity", &key.prefix(), error))
@@ -314,35 +261,6 @@ impl Reader<'_> {
             Some(collection) => filter.matches(&entity, &collection.text),
             None => false,
         })
-    }
-
-    fn add_chunks(&self, key: &EntityKey, entity: &mut Entity, mask: &ReadMask) -> Result<()> {
-        if !mask.chunks {
-            return Ok(());
-        }
-        for row in self.snapshot.prefix(self.replica.keyspaces.chunk, &key.prefix(), Direction::Forward)? {
-            let (row_key, bytes) = row?;
-            let (_, id) =
-                decode_chunk_key(&row_key).map_err(|error| Error::corrupt("chunk", &row_key, error))?;
-            let content = register::<ChunkContent>("chunk", &row_key, &bytes)?.value;
-            if let Some(ChunkContent { text, metadata, sources }) = content {
-                entity.chunks.insert(id, Chunk { text, metadata, sources, vectors: BTreeMap::new() });
-            }
-        }
-        Ok(())
-    }
-
-    /// The vectors whose keys begin with `prefix`.
-    pub(crate) fn vectors(&self, prefix: &[u8]) -> Result<Vec<StoredVector>> {
-        let mut vectors = Vec::new();
-        for row in self.snapshot.prefix(self.replica.keyspaces.vector, prefix, Direction::Forward)? {
-            let (key, bytes) = row?;
-            let (_, name) = decode_vector_key(&key).map_err(|error| Error::corrupt("vector", &key, error))?;
-            if let Some(VectorContent(vector)) = register("vector", &key, &bytes)?.value {
-                vectors.push(StoredVector { chunk: name.chunk, space: name.space, numbers: vector });
-            }
-        }
-        Ok(vectors)
     }
 
     /// The entity rows that a scan looks at: those that a plan names, or all.

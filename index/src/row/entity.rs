@@ -67,6 +67,12 @@ pub(crate) enum Scope {
 
 pub(super) const SCOPES: usize = 5;
 
+impl Scope {
+    /// Every one.
+    pub(crate) const ALL: [Self; SCOPES] =
+        [Self::Entity, Self::Edges, Self::Attributes, Self::Sources, Self::Vectors];
+}
+
 /// The entity row.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct EntityRow {

@@ -8,9 +8,9 @@ use crate::{
     version::Version,
 };
 
-/// What names an entity within the node: its tenant, its collection and its id.
+/// What names an entity on every node: its tenant, its collection and its id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct EntityKey {
+pub struct EntityKey {
     pub(crate) tenant: TenantId,
     pub(crate) collection: CollectionId,
     pub(crate) id: String,
@@ -46,6 +46,31 @@ impl EntityKey {
         token(self.tenant, self.collection, &self.id)
     }
 
+    /// The partition that it belongs to.
+    pub fn partition(&self) -> u16 {
+        partition_of(self.token())
+    }
+
+    /// As nodes name it to each other: tenant and collection (each u64 big-endian), id.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(16 + self.id.len());
+        out.extend_from_slice(&self.tenant.0.to_be_bytes());
+        out.extend_from_slice(&self.collection.0.to_be_bytes());
+        out.extend_from_slice(self.id.as_bytes());
+        out
+    }
+
+    /// The inverse of [`encode`](Self::encode).
+    ///
+    /// # Errors
+    /// If these bytes name no entity.
+    pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(bytes);
+        let (tenant, collection) = (TenantId(from.u64_be()?), CollectionId(from.u64_be()?));
+        let id = std::str::from_utf8(from.rest()).map_err(|_| DecodeError::Utf8)?;
+        Ok(Self { tenant, collection, id: id.to_owned() })
+    }
+
     /// What all rows of the entity begin with: partition, tenant, collection, id.
     pub(crate) fn prefix(&self) -> Vec<u8> {
         let partition = partition_of(self.token());
@@ -56,8 +81,7 @@ impl EntityKey {
 
     pub(crate) fn vector(&self, vector: &VectorKey) -> Vec<u8> {
         let mut key = self.prefix();
-        put_escaped(&mut key, &vector.chunk);
-        key.extend_from_slice(&vector.space.0.to_be_bytes());
+        put_vector(&mut key, vector);
         key
     }
 
@@ -80,17 +104,8 @@ impl EntityKey {
     }
 
     pub(crate) fn edge(&self, edge: &EdgeKey) -> Vec<u8> {
-        let mut key = self.edges_of(&edge.relation);
-        key.extend_from_slice(&edge.collection.0.to_be_bytes());
-        put_escaped(&mut key, &edge.other);
-        put_escaped(&mut key, &edge.edge_id);
-        key
-    }
-
-    /// What all edges of one relation begin with.
-    pub(crate) fn edges_of(&self, relation: &str) -> Vec<u8> {
         let mut key = self.prefix();
-        put_escaped(&mut key, relation);
+        put_edge(&mut key, edge);
         key
     }
 
@@ -116,6 +131,20 @@ impl EntityKey {
         put_escaped(&mut key, chunk);
         key
     }
+}
+
+/// What follows the entity in the key of a vector.
+pub(super) fn put_vector(key: &mut Vec<u8>, vector: &VectorKey) {
+    put_escaped(key, &vector.chunk);
+    key.extend_from_slice(&vector.space.0.to_be_bytes());
+}
+
+/// What follows the entity in the key of an edge.
+pub(super) fn put_edge(key: &mut Vec<u8>, edge: &EdgeKey) {
+    put_escaped(key, &edge.relation);
+    key.extend_from_slice(&edge.collection.0.to_be_bytes());
+    put_escaped(key, &edge.other);
+    put_escaped(key, &edge.edge_id);
 }
 
 /// The number in a row that gives it by name.
@@ -181,9 +210,14 @@ pub(crate) fn decode_entity(from: &mut Decoder<'_>) -> Result<EntityKey, DecodeE
 pub(crate) fn decode_vector_key(key: &[u8]) -> Result<(EntityKey, VectorKey), DecodeError> {
     let mut from = Decoder::new(key);
     let entity = decode_entity(&mut from)?;
-    let vector = VectorKey { chunk: from.escaped()?, space: SpaceId(from.u64_be()?) };
+    let vector = take_vector(&mut from)?;
     from.finish()?;
     Ok((entity, vector))
+}
+
+/// Takes a vector's name off what follows the entity in its key.
+pub(super) fn take_vector(from: &mut Decoder<'_>) -> Result<VectorKey, DecodeError> {
+    Ok(VectorKey { chunk: from.escaped()?, space: SpaceId(from.u64_be()?) })
 }
 
 pub(crate) fn decode_chunk_key(key: &[u8]) -> Result<(EntityKey, ChunkKey), DecodeError> {
@@ -197,12 +231,17 @@ pub(crate) fn decode_chunk_key(key: &[u8]) -> Result<(EntityKey, ChunkKey), Deco
 pub(crate) fn decode_edge_key(key: &[u8]) -> Result<(EntityKey, EdgeKey), DecodeError> {
     let mut from = Decoder::new(key);
     let entity = decode_entity(&mut from)?;
-    let edge = EdgeKey {
+    let edge = take_edge(&mut from)?;
+    from.finish()?;
+    Ok((entity, edge))
+}
+
+/// Takes an edge's name off what follows the entity in its key.
+pub(super) fn take_edge(from: &mut Decoder<'_>) -> Result<EdgeKey, DecodeError> {
+    Ok(EdgeKey {
         relation: from.escaped()?,
         collection: CollectionId(from.u64_be()?),
         other: from.escaped()?,
         edge_id: from.escaped()?,
-    };
-    from.finish()?;
-    Ok((entity, edge))
+    })
 }

@@ -9,6 +9,7 @@ mod entity;
 #[cfg(test)]
 mod golden;
 pub(crate) mod key;
+mod state;
 mod stored;
 mod value;
 mod vector;
@@ -16,7 +17,8 @@ mod vector;
 pub(crate) use chunk::ChunkContent;
 pub(crate) use edge::EdgeContent;
 pub(crate) use entity::{EntityRow, Field, Scope};
-pub(crate) use key::{ChunkKey, EdgeKey, EntityKey, VectorKey};
+pub use key::EntityKey;
+pub(crate) use key::{ChunkKey, EdgeKey, VectorKey};
 pub(crate) use stored::StoredRow;
 pub(crate) use value::put_value;
 pub(crate) use vector::VectorContent;
@@ -61,6 +63,11 @@ pub(crate) fn decode_register<C: Content>(bytes: &[u8]) -> Result<Register<C>, D
     };
     from.finish()?;
     Ok(Register { version, value })
+}
+
+/// The version of a register, of which the rest is not read.
+pub(crate) fn register_version(bytes: &[u8]) -> Result<Version, DecodeError> {
+    register_head(&mut Decoder::new(bytes))
 }
 
 fn register_head(from: &mut Decoder<'_>) -> Result<Version, DecodeError> {

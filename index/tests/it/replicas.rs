@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use allidb_index::{
-    ScanRequest,
+    EntityState, Extent, Mutation, Random, ScanRequest, SeededRandom,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
     model::{
@@ -12,6 +12,7 @@ use allidb_index::{
     },
     query::{Nearest, Query, Seed, TextQuery},
 };
+use allidb_storage::Durability;
 use proptest::prelude::*;
 
 use crate::fixture::{Fixture, TENANT, deadline};
@@ -172,6 +173,29 @@ fn view(fixture: &Fixture) -> String {
     view
 }
 
+/// Each tells the others what it holds of every entity, until all have heard of everything.
+fn exchange(replicas: &[Fixture]) {
+    let keys = (0..IDS.len()).map(|id| replicas[0].replica.entity_key(TENANT, &of(id)).unwrap());
+    let keys: Vec<_> = keys.collect();
+    for _ in 0..2 {
+        for from in replicas {
+            let held = from.replica.held(&keys, Extent::ALL).unwrap();
+            // As it goes over the wire.
+            let held = held.iter().map(|state| EntityState::decode(&state.encode()).unwrap());
+            let held: Vec<_> = keys.iter().cloned().zip(held).collect();
+            for to in replicas {
+                to.replica.absorb(held.clone(), Durability::Sync).unwrap();
+            }
+        }
+    }
+}
+
+fn digests(fixture: &Fixture) -> Vec<u128> {
+    let keys = (0..IDS.len()).map(|id| fixture.replica.entity_key(TENANT, &of(id)).unwrap());
+    let held = fixture.replica.held(&keys.collect::<Vec<_>>(), Extent::ALL).unwrap();
+    held.iter().map(EntityState::digest).collect()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
@@ -193,5 +217,47 @@ proptest! {
             fixture.replica.update_collection(TENANT, "r", add).unwrap();
         }
         prop_assert_eq!(view(&purges), view(&keeps));
+    }
+
+    #[test]
+    fn replicas_that_heard_the_same_in_any_order_are_alike(steps in prop::collection::vec(step(), 1..30), seed in any::<u64>()) {
+        let replicas = [fixture(), fixture(), fixture()];
+        let in_order = fixture();
+        for fixture in replicas.iter().chain([&in_order]) {
+            fixture.replica.keep_layout(Vec::new(), true).unwrap();
+        }
+        let mut heard: [Vec<Vec<u8>>; 3] = Default::default();
+        let random = SeededRandom::new(seed);
+        let draw = |below: usize| {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes).unwrap();
+            (u64::from_le_bytes(bytes) % below as u64) as usize
+        };
+        for (at, step) in steps.iter().enumerate() {
+            in_order.clock.advance(1);
+            let planned = in_order.replica.plan(TENANT, write(step, at)).unwrap();
+            let sent = planned.encode(|_| true).unwrap().unwrap();
+            in_order.replica.apply(vec![planned], Durability::Sync).pop().unwrap().unwrap();
+            // One hears of it at least; some hear of it twice, some never.
+            for to in [draw(3), draw(3)] {
+                let heard = &mut heard[to];
+                heard.insert(draw(heard.len() + 1), sent.clone());
+            }
+        }
+        for (fixture, heard) in replicas.iter().zip(&heard) {
+            for sent in heard {
+                let mutation = Mutation::decode(sent).unwrap();
+                fixture.replica.receive(vec![mutation], Durability::Sync).pop().unwrap().unwrap();
+            }
+        }
+        exchange(&replicas);
+        for fixture in &replicas {
+            fixture.clock.advance(steps.len() as u64);
+            prop_assert_eq!(digests(fixture), digests(&in_order));
+            prop_assert_eq!(view(fixture), view(&in_order));
+        }
+        for fixture in replicas.map(Fixture::crash) {
+            prop_assert_eq!(view(&fixture), view(&in_order));
+        }
     }
 }

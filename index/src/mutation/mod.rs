@@ -1,5 +1,7 @@
 //! Turning what callers ask for into row states with versions.
 
+mod record;
+
 use std::sync::Arc;
 
 use crate::{
@@ -12,7 +14,6 @@ use crate::{
         Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, SourceOwner, TenantId,
         Value, Write, validate_attribute_name, validate_id, validate_relation,
     },
-    placement::partition_of,
     replica::mirrored,
     row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey},
     version::Version,
@@ -58,7 +59,7 @@ impl Mutation {
 
     /// The partitions it touches.
     pub fn partitions(&self) -> impl Iterator<Item = u16> {
-        self.parts.iter().map(|part| partition_of(part.entity.token()))
+        self.parts.iter().map(|part| part.entity.partition())
     }
 }
 

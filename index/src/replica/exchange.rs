@@ -1,0 +1,166 @@
+//! What replicas of an entity tell each other of it.
+
+use std::collections::BTreeMap;
+
+use allidb_storage::{Direction, Durability, Keyspace, Snapshot};
+
+use crate::{
+    error::{Error, Result},
+    merge::{EntityState, Register},
+    model::{Entity, EntityRef, ReadMask, TenantId, Written, validate_id},
+    mutation::{Condition, Kind, Mutation, Part},
+    replica::{
+        Replica,
+        assemble::{assemble, check_mask},
+        derive::mirrored,
+        loaded::register,
+    },
+    row::{
+        Content, DecodeError, EntityKey, EntityRow, StoredRow,
+        key::{decode_chunk_key, decode_edge_key, decode_vector_key},
+    },
+};
+
+/// Which of an entity's rows, beside its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Chunks, and all vectors.
+    pub contents: bool,
+    /// Edges out and in.
+    pub edges: bool,
+}
+
+impl Extent {
+    /// All of them.
+    pub const ALL: Self = Self { contents: true, edges: true };
+
+    /// Those that a read of the entity with this mask needs.
+    pub fn of(mask: &ReadMask) -> Self {
+        Self { contents: mask.chunks || mask.chunk_vectors || mask.wants_vectors(), edges: false }
+    }
+}
+
+impl Replica {
+    /// What a reference names, on every node.
+    ///
+    /// # Errors
+    /// If there is no such collection, or the id is none.
+    pub fn entity_key(&self, tenant: TenantId, entity: &EntityRef) -> Result<EntityKey> {
+        validate_id("ref.id", &entity.id)?;
+        let catalogue = self.catalogue();
+        Ok(EntityKey::new(tenant, catalogue.get(tenant, &entity.collection)?.id, &entity.id))
+    }
+
+    /// What lies here of each entity, all as of one moment: tombstones, and what has expired, too.
+    ///
+    /// # Errors
+    /// If a row cannot be read.
+    pub fn held(&self, entities: &[EntityKey], extent: Extent) -> Result<Vec<EntityState>> {
+        let snapshot = self.engine.snapshot();
+        entities.iter().map(|entity| self.held_as_of(&snapshot, entity, extent)).collect()
+    }
+
+    fn held_as_of(&self, snapshot: &Snapshot, entity: &EntityKey, extent: Extent) -> Result<EntityState> {
+        let (keyspaces, prefix) = (&self.keyspaces, entity.prefix());
+        let mut state = EntityState::default();
+        if let Some(bytes) = snapshot.get(keyspaces.entity, &prefix)? {
+            state.row =
+                EntityRow::decode(&bytes).map_err(|error| Error::corrupt("entity", &prefix, error))?;
+        }
+        if extent.contents {
+            let chunks = (keyspaces.chunk, "chunk");
+            state.chunks = registers(snapshot, chunks, &prefix, |key| decode_chunk_key(key).map(|of| of.1))?;
+            let vectors = (keyspaces.vector, "vector");
+            state.vectors =
+                registers(snapshot, vectors, &prefix, |key| decode_vector_key(key).map(|of| of.1))?;
+        }
+        if extent.edges {
+            let name = |key: &[u8]| decode_edge_key(key).map(|of| of.1);
+            state.edges = registers(snapshot, (keyspaces.edge, "edge"), &prefix, name)?;
+            state.edges_in = registers(snapshot, (keyspaces.edge_in, "edge_in"), &prefix, name)?;
+        }
+        Ok(state)
+    }
+
+    /// Merges what other replicas hold into what lies here.
+    ///
+    /// # Errors
+    /// If it cannot be written. Some of it may be then.
+    pub fn absorb(&self, states: Vec<(EntityKey, EntityState)>, durability: Durability) -> Result<()> {
+        let catalogue = self.catalogue();
+        let mut mutations = Vec::with_capacity(states.len());
+        for (entity, mut delta) in states {
+            // What was dropped here is dropped everywhere.
+            let Some(collection) = catalogue.by_id(entity.collection) else { continue };
+            self.drop_edges_of_the_deleted(&entity, &mut delta)?;
+            let (version, bytes) = (delta.highest_version(), delta.encode().len());
+            let subject = EntityRef::new(&collection.name, &entity.id);
+            let parts = vec![Part { entity, delta, condition: Condition::None }];
+            mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
+        }
+        for result in self.receive(mutations, durability) {
+            match result {
+                Ok(_) | Err(Error::UnknownCollection(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what other nodes planned. What this one plans from now on is newer.
+    pub fn receive(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
+        if let Some(highest) = mutations.iter().map(|mutation| mutation.version).max() {
+            self.clock.observe(highest);
+        }
+        self.apply(mutations, durability)
+    }
+
+    /// An edge is gone with either of its ends: of what another replica holds of one, that may not have heard of the other yet.
+    fn drop_edges_of_the_deleted(&self, entity: &EntityKey, state: &mut EntityState) -> Result<()> {
+        for edges in [&mut state.edges, &mut state.edges_in] {
+            let mut gone = Vec::new();
+            for (name, register) in edges.iter().filter(|(_, register)| register.value.is_some()) {
+                let key = mirrored(entity, name).0.prefix();
+                let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { continue };
+                let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
+                if register.version <= row.edges_cleared() {
+                    gone.push(name.clone());
+                }
+            }
+            gone.iter().for_each(|name| drop(edges.remove(name)));
+        }
+        Ok(())
+    }
+
+    /// The entity that a state is of.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is not there now.
+    pub fn entity_of(&self, key: &EntityKey, state: &EntityState, mask: &ReadMask) -> Result<Entity> {
+        let catalogue = self.catalogue();
+        let collection = catalogue.by_id(key.collection);
+        let collection = collection.ok_or_else(|| Error::UnknownCollection(key.collection.0.to_string()))?;
+        check_mask(mask, collection)?;
+        let row = StoredRow::new(state.row.encode().into());
+        let row = row.map_err(|error| Error::corrupt("entity", &key.prefix(), error))?;
+        if !row.is_live(self.clock.wall().now()) {
+            return Err(Error::NotFound { collection: collection.name.clone(), id: key.id.clone() });
+        }
+        assemble(key, &row, state, collection, mask)
+    }
+}
+
+/// The registers of one kind whose keys begin with a prefix.
+fn registers<K: Ord, C: Content>(
+    snapshot: &Snapshot,
+    (keyspace, label): (Keyspace, &'static str),
+    prefix: &[u8],
+    name: impl Fn(&[u8]) -> Result<K, DecodeError>,
+) -> Result<BTreeMap<K, Register<C>>> {
+    let rows = snapshot.prefix(keyspace, prefix, Direction::Forward)?.map(|row| {
+        let (key, bytes) = row?;
+        let name = name(&key).map_err(|error| Error::corrupt(label, &key, error))?;
+        Ok((name, register(label, &key, &bytes)?))
+    });
+    rows.collect()
+}
