@@ -12,8 +12,8 @@ use std::{
 use crate::error::{Error, Result};
 
 thread_local! {
-    /// Turns true when the caller for whom this thread works has gone away.
-    static GONE: RefCell<Option<Arc<AtomicBool>>> = const { RefCell::new(None) };
+    /// Each turns true when somebody for whom this thread works has gone away.
+    static GONE: RefCell<Vec<Arc<AtomicBool>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// When a caller stops waiting. Work looks at it every so often, and ends early.
@@ -28,30 +28,36 @@ impl Deadline {
 
     /// Does work for a caller who may go away, which `gone` tells: all deadlines that are looked at on this thread have passed then.
     pub fn watch<T>(gone: Arc<AtomicBool>, work: impl FnOnce() -> T) -> T {
+        Self::watch_all(vec![gone], work)
+    }
+
+    fn watch_all<T>(gone: Vec<Arc<AtomicBool>>, work: impl FnOnce() -> T) -> T {
         /// Also where the work panics, the thread goes on to work for others.
-        struct Restore(Option<Arc<AtomicBool>>);
+        struct Restore(usize);
         impl Drop for Restore {
             fn drop(&mut self) {
-                GONE.replace(self.0.take());
+                GONE.with_borrow_mut(|gone| gone.truncate(self.0));
             }
         }
-        let _restore = Restore(GONE.replace(Some(gone)));
+        let _restore = Restore(GONE.with_borrow_mut(|all| {
+            let before = all.len();
+            all.extend(gone);
+            before
+        }));
         work()
     }
 
-    /// The same work to be done on another thread, for the caller for whom this one works.
-    pub(crate) fn carried<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
-        let gone = GONE.with_borrow(Clone::clone);
-        move || match gone {
-            Some(gone) => Self::watch(gone, work),
-            None => work(),
-        }
+    /// The same work to be done on another thread, for the caller for whom this one works, and only until `unneeded` turns true.
+    pub(crate) fn carried<T>(unneeded: Arc<AtomicBool>, work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+        let mut gone = GONE.with_borrow(Clone::clone);
+        gone.push(unneeded);
+        move || Self::watch_all(gone, work)
     }
 
     /// Whether it has passed, or the caller has gone away.
     pub fn has_passed(self) -> bool {
         Instant::now() >= self.0
-            || GONE.with_borrow(|gone| gone.as_ref().is_some_and(|gone| gone.load(Ordering::Relaxed)))
+            || GONE.with_borrow(|gone| gone.iter().any(|gone| gone.load(Ordering::Relaxed)))
     }
 
     /// What is left.

@@ -91,7 +91,7 @@ pub(super) fn text_query_from_proto(
         fields: weighted.collect::<Result<_, Status>>()?,
         text: query.text,
         prefix: query.prefix,
-        fuzziness: u8::try_from(query.fuzziness).unwrap_or(u8::MAX),
+        fuzziness: query.fuzziness,
         slop: query.slop,
     };
     Ok((words, or_default(&path.field("k"), query.k, 0, limits.k)?))

@@ -22,6 +22,8 @@ use crate::{
 const MAX_EDGES: usize = 64;
 /// Parentheses within each other.
 const MAX_DEPTH: usize = 16;
+/// Bytes of a pattern.
+const MAX_BYTES: usize = 32 << 10;
 
 /// Which edges may be followed in which state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,10 @@ impl Automaton {
     /// # Errors
     /// If it cannot be read, with where and why.
     pub(crate) fn parse(place: &str, text: &str) -> Result<Self> {
+        if text.len() > MAX_BYTES {
+            let why = format!("is {} bytes long; at most {MAX_BYTES} are allowed", text.len());
+            return Err(Error::invalid(place, why));
+        }
         let mut parser = Parser { place, text, at: 0, depth: 0, edges: Vec::new(), follow: Vec::new() };
         let whole = parser.pattern()?;
         if parser.peek().is_some() {
@@ -159,13 +165,13 @@ impl<'a> Parser<'a> {
     }
 
     fn step(&mut self) -> Result<Part> {
-        let (start, first) = (self.at, self.edges.len());
+        let start = self.at;
         let once = self.atom()?;
         let (least, most) = match self.peek() {
             Some('?') => (0, Some(1)),
             Some('*') => (0, None),
             Some('+') => (1, None),
-            Some('{') => return self.repeated(start, first),
+            Some('{') => return self.repeated(start, once),
             _ => return Ok(once),
         };
         self.at += 1;
@@ -183,9 +189,9 @@ impl<'a> Parser<'a> {
         part
     }
 
-    /// `{n}`, `{n,}` and `{n,m}`, behind a part that begins at `start` and whose edges are those from `first` on: it is read again
-    /// for each time that it may come.
-    fn repeated(&mut self, start: usize, first: usize) -> Result<Part> {
+    /// `{n}`, `{n,}` and `{n,m}`, behind a part that begins at `start`: it is read again for each time but the first that it may come. So
+    /// no part is read more often than it has copies, which the bound on edges bounds.
+    fn repeated(&mut self, start: usize, once: Part) -> Result<Part> {
         let opening = self.at;
         self.at += 1;
         let least = self.number()?;
@@ -202,13 +208,17 @@ impl<'a> Parser<'a> {
             self.at = opening;
             return Err(self.error("the most is 0, or less than the least"));
         }
-        self.edges.truncate(first);
-        self.follow.truncate(first);
         let times = most.unwrap_or(least.max(1));
         let mut whole = Part { may_be_empty: true, ..Part::default() };
+        let mut once = Some(once);
         for time in 0..times {
-            self.at = start;
-            let mut part = self.atom()?;
+            let mut part = match once.take() {
+                Some(once) => once,
+                None => {
+                    self.at = start;
+                    self.atom()?
+                }
+            };
             if most.is_none() && time + 1 == times {
                 part = self.loops(part, 1, None);
             }
@@ -355,8 +365,22 @@ mod tests {
             assert!(error.starts_with("expand.pattern"), "{error}");
             assert!(error.contains(&format!("at character {at}:")), "{pattern}: {error}");
         }
+        let long = format!("{}a", " ".repeat(MAX_BYTES));
+        let error = Automaton::parse("p", &long).expect_err("too long").to_string();
+        assert_eq!(error, "p is 32769 bytes long; at most 32768 are allowed");
         let deep = format!("{}a{}", "(".repeat(99), ")".repeat(99));
         assert!(Automaton::parse("p", &deep).is_err());
+    }
+
+    #[test]
+    fn repetitions_within_each_other_are_read_once_for_each_copy() {
+        let begun = std::time::Instant::now();
+        let blanks = " ".repeat(MAX_BYTES / 2);
+        for (times, accepted) in [("{1}", true), ("{0,1}", true), ("{1,1}", true), ("{2}", false)] {
+            let nested = format!("{}{blanks}a{}", "(".repeat(15), format!("){times}").repeat(15));
+            assert_eq!(Automaton::parse("p", &nested).is_ok(), accepted, "{times}");
+        }
+        assert!(begun.elapsed() < std::time::Duration::from_secs(2), "{:?}", begun.elapsed());
     }
 
     proptest! {

@@ -4,7 +4,7 @@
 //! best over all walks of at most so many hops, so one more edge can never lower it. What a bound cuts off
 //! is counted, never silently dropped, and the same request meets the same edges in the same order.
 
-use std::{collections::BTreeMap, ops::ControlFlow, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, ops::ControlFlow, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt, HashSet};
 
@@ -200,16 +200,19 @@ impl<'a> Walk<'a> {
             of: states.iter().map(|state| state.steps.iter().map(way).collect()).collect(),
         };
         self.go(spec, &ways)?;
-        let mut reached: HashMap<u64, Visit> = HashMap::new();
+        // Of walks that end in different states of the pattern the best counts; of equal ones always the same.
+        let mut reached: HashMap<u64, (u8, Visit)> = HashMap::new();
         for ((number, state), visit) in &self.visits {
             if ways.accepts[usize::from(*state)] && visit.hops > 0 {
-                let best = reached.entry(*number).or_insert_with(|| visit.clone());
-                let is_better = (visit.score, best.hops) > (best.score, visit.hops);
-                if is_better {
-                    *best = visit.clone();
+                let (of, best) = reached.entry(*number).or_insert_with(|| (*state, visit.clone()));
+                let order = visit.score.total_cmp(&best.score).then(best.hops.cmp(&visit.hops));
+                if order.then((*of).cmp(state)) == Ordering::Greater {
+                    (*of, *best) = (*state, visit.clone());
                 }
             }
         }
+        let mut reached: HashMap<u64, Visit> =
+            reached.into_iter().map(|(number, (_, visit))| (number, visit)).collect();
         if let Some(damping) = spec.page_rank {
             let mass = self.masses(spec, &ways, damping)?;
             let scores = self.visits.iter_mut().map(|((number, _), visit)| (number, visit));

@@ -17,7 +17,7 @@ mod target;
 mod texts;
 mod tree;
 
-pub(crate) use aside::search_pool;
+pub(crate) use aside::SearchPool;
 pub(crate) use matches::MatchCache;
 pub use steps::PlanStep;
 pub(crate) use steps::Steps;

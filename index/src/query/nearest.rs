@@ -53,7 +53,7 @@ impl Reader<'_> {
     pub(super) fn nearest(
         &self,
         query: &Query,
-        nearest: &Nearest,
+        (at, nearest): (usize, &Nearest),
         (nth, target): (usize, &Target),
         views: &Views,
         rows: &mut Rows,
@@ -62,23 +62,21 @@ impl Reader<'_> {
     ) -> Result<()> {
         let limits = &self.replica.limits;
         let k = if nearest.k == 0 { default_k(query, VECTOR_CANDIDATES) } else { nearest.k };
-        check_k("seeds.nearest.k", k, limits.k)?;
+        let place = |field: &str| format!("seeds[{at}].nearest.{field}");
+        check_k(&place("k"), k, limits.k)?;
         if nearest.ef > limits.ef {
-            return Err(Error::invalid(
-                "seeds.nearest.ef",
-                format!("is {}; at most {}", nearest.ef, limits.ef),
-            ));
+            return Err(Error::invalid(place("ef"), format!("is {}; at most {}", nearest.ef, limits.ef)));
         }
         if let Some(recall) = nearest.target_recall {
             if !(recall > 0.0 && recall <= 1.0) {
                 return Err(Error::invalid(
-                    "seeds.nearest.target_recall",
+                    place("target_recall"),
                     format!("is {recall}; it must be in (0, 1]"),
                 ));
             }
             if nearest.exact || nearest.ef > 0 {
                 let why = "is given beside `exact` or `ef`; each says how to search";
-                return Err(Error::invalid("seeds.nearest.target_recall", why));
+                return Err(Error::invalid(place("target_recall"), why));
             }
         }
         let Some(view) = views.get(&target.index.id) else { return Ok(()) };

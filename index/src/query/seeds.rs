@@ -89,7 +89,15 @@ impl Reader<'_> {
                 };
                 search.run().map(Arc::new)
             };
-            query.text_clauses().map(of_clause).collect()
+            let mut rankings = Vec::new();
+            for clause in query.text_clauses() {
+                rankings.push(of_clause(clause));
+                // The query fails of it.
+                if rankings.last().is_some_and(Result::is_err) {
+                    break;
+                }
+            }
+            rankings
         };
         let are_words_alone = !query.seeds.iter().any(|seed| matches!(seed, Seed::Nearest(_)));
         let has_words = query.text_clauses().next().is_some();
@@ -133,7 +141,7 @@ impl Reader<'_> {
                 Seed::Nearest(nearest) => {
                     let Some(target) = targets.next() else { continue };
                     let compared = found.compared;
-                    self.nearest(query, nearest, target, views, rows, deadline, &mut found)?;
+                    self.nearest(query, (at, nearest), target, views, rows, deadline, &mut found)?;
                     self.steps.note(begun, "nearest", found.seeds.len() - before, || {
                         let how = if nearest.exact { "compared with all" } else { "index" };
                         let compared = found.compared - compared;

@@ -20,7 +20,7 @@ use crate::{
 /// Most places that a word of a phrase may be away from where it should be.
 const MAX_SLOP: u32 = 100;
 /// Most letters that may differ.
-const MAX_FUZZINESS: u8 = 2;
+const MAX_FUZZINESS: u32 = 2;
 /// Texts beyond those asked for that answer as well as the last one.
 const MAX_TIES: usize = 512;
 /// Texts beyond those asked for that are ranked, too, as some turn out to be gone or to be ties.
@@ -66,6 +66,11 @@ impl<'a> TextFound<'a> {
 }
 
 impl TextQuery {
+    /// In how many letters words may differ.
+    pub(crate) fn most_errors(&self) -> u8 {
+        self.fuzziness.min(MAX_FUZZINESS) as u8
+    }
+
     /// Checks all that does not need the collection.
     ///
     /// # Errors

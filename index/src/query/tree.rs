@@ -151,7 +151,7 @@ pub struct TextQuery {
     /// The last word may be the beginning of one.
     pub prefix: bool,
     /// So many letters of each word may be wrong, missing or too many, but for the first; at most 2.
-    pub fuzziness: u8,
+    pub fuzziness: u32,
     /// In a phrase, so many places each word may be away from where it should be; at most 100.
     pub slop: u32,
 }

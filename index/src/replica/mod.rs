@@ -50,7 +50,7 @@ use crate::{
     model::{Collection, CollectionChange, CollectionSpec, IndexId, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
-    query::{MatchCache, search_pool},
+    query::{MatchCache, SearchPool},
     random::Random,
     secondary::built_row,
     text::{TextContext, TextCounts, TextIndex},
@@ -101,7 +101,7 @@ pub struct Replica {
     pub(crate) latches: latch::Latches,
     pub(crate) chunked: chunked::Chunked,
     /// Threads that help with a search; none in a simulation.
-    pub(crate) search_pool: Option<rayon::ThreadPool>,
+    pub(crate) search_pool: Option<SearchPool>,
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
@@ -200,7 +200,7 @@ impl Replica {
             graph,
             latches: latch::Latches::default(),
             chunked: chunked::Chunked::default(),
-            search_pool: (!options.background.is_inline()).then(search_pool).transpose()?,
+            search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,
             highest_version: AtomicU64::new(recorded),
             catalogue_change: Mutex::new(()),

@@ -59,8 +59,7 @@ impl Having {
         let sources = Source::of(&self.view);
         let mut numbers = RoaringTreemap::new();
         for (nth, word) in self.words.iter().enumerate() {
-            deadline.check()?;
-            let of_word = self.having(&sources, word)?;
+            let of_word = self.having(&sources, word, deadline)?;
             if nth > 0 && self.all { numbers &= of_word } else { numbers |= of_word }
         }
         let mut is_exact = true;
@@ -80,12 +79,16 @@ impl Having {
         Ok((numbers, is_exact))
     }
 
-    fn having(&self, sources: &[Source<'_>], word: &str) -> Result<RoaringTreemap> {
+    fn having(&self, sources: &[Source<'_>], word: &str, deadline: Deadline) -> Result<RoaringTreemap> {
         let mut numbers = RoaringTreemap::new();
         for source in sources {
             let mut postings = Postings::default();
-            source.postings(self.field, self.collection, word, self.sequence, 1.0, &mut postings)?;
-            numbers.extend(postings.documents.into_iter().map(|document| source.number(document)));
+            let moment = (self.sequence, deadline);
+            source.postings(self.field, self.collection, word, moment, 1.0, &mut postings)?;
+            for documents in postings.documents.chunks(DEADLINE_EVERY) {
+                deadline.check()?;
+                numbers.extend(documents.iter().map(|document| source.number(*document)));
+            }
         }
         Ok(numbers)
     }

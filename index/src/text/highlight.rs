@@ -39,12 +39,13 @@ impl Highlighter {
         spans(Language::None, &text, &mut |word, _, _| written.push(word.to_owned()));
         let prefix = written.last().filter(|_| query.prefix).cloned();
         let mut similar = Vec::new();
-        if query.fuzziness > 0 {
-            let builder = LevenshteinAutomatonBuilder::new(query.fuzziness, true);
+        let most_errors = query.most_errors();
+        if most_errors > 0 {
+            let builder = LevenshteinAutomatonBuilder::new(most_errors, true);
             let like = |word: &String| Some((word.chars().next()?, builder.build_dfa(word)));
             similar = written.iter().filter_map(like).collect();
         }
-        Self { language, stems, prefix, similar, most_errors: query.fuzziness }
+        Self { language, stems, prefix, similar, most_errors }
     }
 
     /// The parts of a text with most different words of the query, best first: so many at most, of about so many bytes each.

@@ -2,6 +2,7 @@
 //! query and by the square of the share of its own words that these are. So "dog" answers to "my dog and I", and "dog sled" hardly.
 
 use crate::{
+    deadline::Deadline,
     error::Result,
     model::{Language, TextKind},
     text::{
@@ -35,14 +36,14 @@ pub(super) fn places(
     variants: &[(String, f32)],
     written: &str,
 ) -> Result<Vec<NamePlace>> {
-    search.deadline.check()?;
-    let TextSearch { collection, sequence, .. } = *search;
+    let TextSearch { collection, sequence, deadline, .. } = *search;
+    let moment = (sequence, deadline);
     let is_stemmed = field.language != Language::None;
     let mut found = Vec::new();
     for (variant, weight) in variants {
         // Where the stem is the word itself, its own places tell whether it is written so.
         let is_itself = variant == written;
-        source.places(field.field, collection, variant, sequence, &mut |document, places| {
+        source.places(field.field, collection, variant, moment, &mut |document, places| {
             found.extend(places.iter().map(|place| {
                 let within = place % VALUE_WORDS;
                 let is_exact = !is_stemmed || is_itself && within >= EXACT;
@@ -57,7 +58,7 @@ pub(super) fn places(
     }
     let is_told = !is_stemmed || variants.iter().any(|(variant, _)| variant == written);
     if !is_told {
-        source.places(field.field, collection, &as_written(written), sequence, &mut |document, places| {
+        source.places(field.field, collection, &as_written(written), moment, &mut |document, places| {
             let place =
                 |place: &u32| NamePlace { document, value: place / VALUE_WORDS, length: 0, weight: 1.0 };
             found.extend(places.iter().map(place));
@@ -109,35 +110,46 @@ impl Name {
 
 /// The scores of the documents of a source by their names: by document, ascending. `places` are those of each word in each
 /// field, `rarity` is that of each word, `documents` how many there are in the collection.
+///
+/// # Errors
+/// If the deadline passes.
 pub(super) fn score(
     fields: &[Searched],
     places: &[Vec<&[NamePlace]>],
     rarity: &[f32],
     documents: f32,
-) -> Vec<(u32, f32)> {
+    deadline: Deadline,
+) -> Result<Vec<(u32, f32)>> {
     let heaviest = fields.iter().map(|field| field.weight).fold(0.0, f32::max);
     let most = (1.0 + documents).ln();
     let mut best: Vec<(u32, f32)> = Vec::new();
     for (at, field) in fields.iter().enumerate().filter(|(_, field)| field.kind == TextKind::Names) {
         let words: Vec<&[NamePlace]> = places.iter().map(|of_fields| of_fields[at]).collect();
         let weight = field.weight / heaviest;
-        score_field(&words, rarity, &mut |document, name| best.push((document, weight * name.score(most))));
+        let mut note = |document, name: &Name| best.push((document, weight * name.score(most)));
+        score_field(&words, rarity, deadline, &mut note)?;
     }
     best.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(b.1.total_cmp(&a.1)));
     best.dedup_by_key(|(document, _)| *document);
-    best
+    Ok(best)
 }
 
-/// Calls `each` with every name that has a word. First names, which most documents have alone, are gone through window by window,
-/// so that they stay in the cache; others are put in order.
-fn score_field(words: &[&[NamePlace]], rarity: &[f32], each: &mut dyn FnMut(u32, &Name)) {
+/// Calls `each` with every name that has a word, window by window, so that they stay in the cache. First names, which most documents
+/// have alone, are told apart by the document; others are put in order.
+fn score_field(
+    words: &[&[NamePlace]],
+    rarity: &[f32],
+    deadline: Deadline,
+    each: &mut dyn FnMut(u32, &Name),
+) -> Result<()> {
     let mut names = vec![Name::default(); WINDOW as usize];
     let mut touched: Vec<u32> = Vec::new();
     let mut at = vec![0; words.len()];
     let mut others: Vec<(u32, u32, u32, NamePlace)> = Vec::new();
     loop {
         let heads = words.iter().zip(&at).filter_map(|(places, at)| places.get(*at));
-        let Some(next) = heads.map(|place| place.document).min() else { break };
+        let Some(next) = heads.map(|place| place.document).min() else { return Ok(()) };
+        deadline.check()?;
         let (start, end) = (next / WINDOW * WINDOW, (next / WINDOW).saturating_add(1).saturating_mul(WINDOW));
         for (word, (places, at)) in (0..).zip(words.iter().zip(&mut at)) {
             while let Some(place) = places.get(*at).filter(|place| place.document < end) {
@@ -156,11 +168,12 @@ fn score_field(words: &[&[NamePlace]], rarity: &[f32], each: &mut dyn FnMut(u32,
         for document in touched.drain(..) {
             each(document, &std::mem::take(&mut names[(document - start) as usize]));
         }
-    }
-    others.sort_unstable_by_key(|(document, value, word, _)| (*document, *value, *word));
-    for of_name in others.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-        let mut name = Name::default();
-        of_name.iter().for_each(|(_, _, word, place)| name.add(place, *word, rarity[*word as usize]));
-        each(of_name[0].0, &name);
+        others.sort_unstable_by_key(|(document, value, word, _)| (*document, *value, *word));
+        for of_name in others.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+            let mut name = Name::default();
+            of_name.iter().for_each(|(_, _, word, place)| name.add(place, *word, rarity[*word as usize]));
+            each(of_name[0].0, &name);
+        }
+        others.clear();
     }
 }

@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// Documents between two looks at the clock.
+const DEADLINE_EVERY: usize = 1_024;
+
 /// The documents of a source in which the words stand one after the other.
 pub(super) fn find(
     search: &TextSearch<'_, '_>,
@@ -26,7 +29,6 @@ pub(super) fn find(
         // Where the phrase may begin, by document.
         let mut begins: Option<HashMap<u32, BTreeSet<i64>>> = None;
         for (nth, word) in asked.iter().enumerate() {
-            search.deadline.check()?;
             let mut of_word: HashMap<u32, BTreeSet<i64>> = HashMap::new();
             // The places of stems in names do not tell where these stand.
             let written = (field.kind == TextKind::Names).then(|| as_written(&word.written));
@@ -36,7 +38,7 @@ pub(super) fn find(
                     field.field,
                     search.collection,
                     variant,
-                    search.sequence,
+                    (search.sequence, search.deadline),
                     &mut |document, places| {
                         if begins.as_ref().is_none_or(|begins| begins.contains_key(&document)) {
                             let starts = places.iter().map(|place| i64::from(*place) - nth as i64);
@@ -50,7 +52,10 @@ pub(super) fn find(
                 None => of_word,
                 Some(begins) => {
                     let mut left: HashMap<u32, BTreeSet<i64>> = HashMap::new();
-                    for (document, starts) in begins {
+                    for (at, (document, starts)) in begins.into_iter().enumerate() {
+                        if at % DEADLINE_EVERY == 0 {
+                            search.deadline.check()?;
+                        }
                         let Some(of_word) = of_word.get(&document) else { continue };
                         let fits = |start: &i64| of_word.range(start - slop..=start + slop).next().is_some();
                         let starts: BTreeSet<i64> = starts.into_iter().filter(fits).collect();

@@ -5,7 +5,11 @@
 //! values, of which one may have several — are scored each by itself: by the weight of the words that it shares with the
 //! query, and by the share of its own words that these are. So scores lie in [0, 1], and neither filters nor merges change them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap, binary_heap::PeekMut},
+    sync::Arc,
+};
 
 use allidb_storage::Sequence;
 use foldhash::{HashMap, HashMapExt};
@@ -36,6 +40,8 @@ const MISSPELT: f32 = 0.7;
 const MAX_EXPANSIONS: usize = 128;
 /// Words of one dictionary that are looked at for that.
 const MAX_LOOKED_AT: usize = 8_192;
+/// How often a long loop looks at the clock.
+const DEADLINE_EVERY: usize = 1_024;
 /// Different words of a query at most.
 const MAX_WORDS: usize = 1_024;
 /// Places that one search reads at most, which bounds its memory: they take 8 or 16 bytes each.
@@ -118,10 +124,10 @@ impl<'v> TextSearch<'_, 'v> {
         for (source, words) in sources.into_iter().zip(&mut found) {
             let places: Vec<Vec<&[NamePlace]>> =
                 words.iter().map(|fields| fields.iter().map(|word| &word.places[..]).collect()).collect();
-            let names = names::score(&fields, &places, &anywhere, documents);
+            let names = names::score(&fields, &places, &anywhere, documents, self.deadline)?;
             let only = match self.query.operator {
                 TextMatch::Any => None,
-                TextMatch::All => Some(having_all(words)),
+                TextMatch::All => Some(having_all(words, self.deadline)?),
                 TextMatch::Phrase => {
                     Some(phrase::find(self, &source, &fields, &asked)?.into_iter().collect())
                 }
@@ -215,6 +221,7 @@ impl<'v> TextSearch<'_, 'v> {
         words(Language::None, &self.query.text, &mut |word, at| written.push((at, word.to_owned())));
         let mut reduced: HashMap<Language, HashMap<u32, String>> = HashMap::new();
         for field in fields {
+            self.deadline.check()?;
             reduced.entry(field.language).or_insert_with(|| {
                 let mut of_language = HashMap::new();
                 words(field.language, &self.query.text, &mut |word, at| {
@@ -235,11 +242,15 @@ impl<'v> TextSearch<'_, 'v> {
         }
         let last = written.last().map(|(at, _)| *at);
         let mut asked: Vec<Asked> = Vec::new();
-        for (at, word) in written {
+        let mut known: HashMap<String, usize> = HashMap::new();
+        for (nth, (at, word)) in written.into_iter().enumerate() {
+            if nth % DEADLINE_EVERY == 0 {
+                self.deadline.check()?;
+            }
             let begins = self.query.prefix && Some(at) == last;
             let is_apart = begins || is_phrase;
-            if let Some(same) = asked.iter_mut().find(|asked| !is_apart && asked.written == word) {
-                same.times += 1.0;
+            if let Some(same) = known.get(&word).filter(|_| !is_apart) {
+                asked[*same].times += 1.0;
                 continue;
             }
             let mut of_field = Vec::new();
@@ -249,6 +260,9 @@ impl<'v> TextSearch<'_, 'v> {
                     continue;
                 };
                 of_field.push(self.variants(sources, field.field, &word, stem, begins)?);
+            }
+            if !is_apart {
+                known.insert(word.clone(), asked.len());
             }
             asked.push(Asked { times: 1.0, written: word, of_field });
         }
@@ -264,7 +278,7 @@ impl<'v> TextSearch<'_, 'v> {
         stem: &str,
         begins: bool,
     ) -> Result<Vec<(String, f32)>> {
-        let fuzziness = self.query.fuzziness.min(2);
+        let fuzziness = self.query.most_errors();
         if !begins && fuzziness == 0 {
             return Ok(vec![(stem.to_owned(), 1.0)]);
         }
@@ -331,23 +345,18 @@ impl<'v> TextSearch<'_, 'v> {
         field: &Searched,
         variants: &[(String, f32)],
     ) -> Result<Postings> {
-        let mut postings = Postings::default();
-        for (word, weight) in variants {
-            self.deadline.check()?;
-            source.postings(field.field, self.collection, word, self.sequence, *weight, &mut postings)?;
+        let moment = (self.sequence, self.deadline);
+        let of_variant = |(word, weight): &(String, f32)| {
+            let mut postings = Postings::default();
+            source.postings(field.field, self.collection, word, moment, *weight, &mut postings)?;
+            Ok(postings)
+        };
+        let mut of_variants = variants.iter().map(of_variant).collect::<Result<Vec<Postings>>>()?;
+        of_variants.retain(|postings| postings.len() > 0);
+        match of_variants.len() {
+            0 | 1 => Ok(of_variants.pop().unwrap_or_default()),
+            _ => together(&of_variants, self.deadline),
         }
-        if variants.len() > 1 {
-            let mut all: Vec<(u32, f32)> = postings.documents.into_iter().zip(postings.counts).collect();
-            all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
-            all.dedup_by(|next, kept| {
-                let is_same = next.0 == kept.0;
-                kept.1 += if is_same { next.1 } else { 0.0 };
-                is_same
-            });
-            let (documents, counts) = all.into_iter().unzip();
-            postings = Postings { documents, counts };
-        }
-        Ok(postings)
     }
 }
 
@@ -394,19 +403,49 @@ fn weights(fields: &[Searched], asked: &[Asked], rarities: &[Vec<f32>]) -> Vec<V
     (0..asked.len()).map(|word| (0..fields.len()).map(|at| weight(word, at)).collect()).collect()
 }
 
-/// The documents that have every word in some field.
-fn having_all(words: &Words) -> Vec<u32> {
-    let having = |of_fields: &Vec<Word>| {
-        let mut documents: Vec<u32> =
-            of_fields.iter().flat_map(|word| word.postings.documents.iter().copied()).collect();
-        documents.sort_unstable();
-        documents.dedup();
-        documents
-    };
-    let mut words = words.iter().map(having);
-    let Some(first) = words.next() else { return Vec::new() };
-    words.fold(first, |mut left, other| {
-        left.retain(|document| other.binary_search(document).is_ok());
-        left
-    })
+/// Where any of some words stands: by document, with the sum of what each brings, whatever their order.
+fn together(of_words: &[Postings], deadline: Deadline) -> Result<Postings> {
+    let mut all = Postings::default();
+    let mut at = vec![0; of_words.len()];
+    let heads = of_words.iter().enumerate();
+    let mut next: BinaryHeap<Reverse<(u32, usize)>> = heads
+        .filter_map(|(word, of)| of.documents.first().map(|document| Reverse((*document, word))))
+        .collect();
+    let mut counts: Vec<f32> = Vec::new();
+    while let Some(&Reverse((document, _))) = next.peek() {
+        if all.len() % DEADLINE_EVERY == 0 {
+            deadline.check()?;
+        }
+        counts.clear();
+        while let Some(mut head) = next.peek_mut().filter(|head| head.0.0 == document) {
+            let word = head.0.1;
+            counts.push(of_words[word].counts[at[word]]);
+            at[word] += 1;
+            match of_words[word].documents.get(at[word]) {
+                Some(document) => head.0.0 = *document,
+                None => drop(PeekMut::pop(head)),
+            }
+        }
+        counts.sort_unstable_by(f32::total_cmp);
+        all.documents.push(document);
+        all.counts.push(counts.iter().sum());
+    }
+    Ok(all)
+}
+
+/// The documents that have every word in some field, ascending.
+fn having_all(words: &Words, deadline: Deadline) -> Result<Vec<u32>> {
+    let count = |of_fields: &&Vec<Word>| of_fields.iter().map(|word| word.postings.len()).sum::<usize>();
+    let Some(rarest) = words.iter().min_by_key(count) else { return Ok(Vec::new()) };
+    let documents = rarest.iter().flat_map(|word| &word.postings.documents);
+    let mut left: Vec<u32> = documents.copied().collect();
+    left.sort_unstable();
+    left.dedup();
+    for of_fields in words {
+        deadline.check()?;
+        left.retain(|document| {
+            of_fields.iter().any(|word| word.postings.documents.binary_search(document).is_ok())
+        });
+    }
+    Ok(left)
 }

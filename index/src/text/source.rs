@@ -5,6 +5,7 @@ use std::sync::Arc;
 use allidb_storage::Sequence;
 
 use crate::{
+    deadline::Deadline,
     error::Result,
     model::CollectionId,
     text::{
@@ -13,6 +14,10 @@ use crate::{
         segment::{next_places, next_posting},
     },
 };
+
+/// How often a long loop looks at the clock: documents, and blocks of them.
+const DEADLINE_EVERY: usize = 1_024;
+const DEADLINE_EVERY_BLOCKS: usize = 16;
 
 /// Documents that have a word, ascending, and how often they have it.
 #[derive(Debug, Default)]
@@ -117,13 +122,13 @@ impl<'a> Source<'a> {
         field: u8,
         collection: CollectionId,
         word: &str,
-        at: Sequence,
+        (at, deadline): (Sequence, Deadline),
         weight: f32,
         into: &mut Postings,
     ) -> Result<()> {
         match self {
             Self::Fresh { .. } => {
-                return self.places(field, collection, word, at, &mut |document, places| {
+                return self.places(field, collection, word, (at, deadline), &mut |document, places| {
                     into.extend(&[document], &[places.len() as u32], weight);
                 });
             }
@@ -131,7 +136,13 @@ impl<'a> Source<'a> {
                 let Some(mut blocks) = segment.blocks(field, collection, word)? else { return Ok(()) };
                 let has_dead = deaths.count() > 0;
                 into.reserve(blocks.doc_freq() as usize);
-                while blocks.block_len() > 0 {
+                for nth in 0.. {
+                    if blocks.block_len() == 0 {
+                        break;
+                    }
+                    if nth % DEADLINE_EVERY_BLOCKS == 0 {
+                        deadline.check()?;
+                    }
                     if has_dead {
                         for (document, count) in blocks.docs().iter().zip(blocks.freqs()) {
                             if deaths.is_visible(*document, at) {
@@ -154,13 +165,17 @@ impl<'a> Source<'a> {
         field: u8,
         collection: CollectionId,
         word: &str,
-        at: Sequence,
+        (at, deadline): (Sequence, Deadline),
         each: &mut dyn FnMut(u32, &[u32]),
     ) -> Result<()> {
         match self {
             Self::Fresh { growing, documents } => {
                 let reading = growing.read();
-                for Posting { document, positions } in reading.postings(field, collection, word) {
+                for (nth, posting) in reading.postings(field, collection, word).iter().enumerate() {
+                    if nth % DEADLINE_EVERY == 0 {
+                        deadline.check()?;
+                    }
+                    let Posting { document, positions } = posting;
                     // What came since the search began is not for it.
                     if documents.get(*document as usize).is_some_and(|fresh| fresh.is_visible(at)) {
                         each(*document, positions);
@@ -172,7 +187,11 @@ impl<'a> Source<'a> {
                     return Ok(());
                 };
                 let mut places = Vec::new();
-                while let Some(document) = next_places(&mut postings, &mut places) {
+                for nth in 0_usize.. {
+                    let Some(document) = next_places(&mut postings, &mut places) else { break };
+                    if nth % DEADLINE_EVERY == 0 {
+                        deadline.check()?;
+                    }
                     if deaths.is_visible(document, at) {
                         each(document, &places);
                     }

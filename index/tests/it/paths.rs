@@ -175,6 +175,24 @@ proptest! {
 }
 
 #[test]
+fn of_walks_that_are_as_good_always_the_same_is_told() {
+    let fixture = fixture(&Edges::new(), false);
+    for (from, relation, to, weight) in
+        [(0, "a", 1, 0.5), (1, "b", 3, 0.5), (0, "b", 2, 0.25), (2, "a", 3, 1.0)]
+    {
+        fixture.link(&id(from), relation, &id(to), weight);
+    }
+    let spec = ExpandSpec { pattern: Some("a/b|b/a".into()), hops: 2, ..ExpandSpec::default() };
+    let request = ExpandRequest { seeds: vec![at(&id(0))], spec, paths: true };
+    let ask = || fixture.replica.expand(TENANT, &request, deadline()).unwrap();
+    let first = ask();
+    assert_eq!(first.nodes.len(), 1);
+    for _ in 0..50 {
+        assert_eq!(ask(), first);
+    }
+}
+
+#[test]
 fn edges_that_fail_the_filter_are_not_followed() {
     let fixture = fixture(&Edges::new(), false);
     for (to, year) in [(1, 1990), (2, 2020)] {
