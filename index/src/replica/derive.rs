@@ -433,10 +433,12 @@ pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
     (other, seen_from_there)
 }
 
+type Registers<K, C> = BTreeMap<K, Register<C>>;
+
 /// Writes the registers of one kind in which two states of an entity differ. True if any of them has a value.
 fn write_registers<K: Ord, C: Content + PartialEq>(
     keyspace: Keyspace,
-    (before, after): (&BTreeMap<K, Register<C>>, &BTreeMap<K, Register<C>>),
+    (before, after): (&Registers<K, C>, &Registers<K, C>),
     row_key: impl Fn(&K) -> Vec<u8>,
     keeps_deletes: bool,
     batch: &mut WriteBatch,
