@@ -50,6 +50,8 @@ pub mod reason {
     pub const EMBEDDING_REFUSED: &str = "EMBEDDING_REFUSED";
     /// A bound of the server was reached.
     pub const EXHAUSTED: &str = "EXHAUSTED";
+    /// Too few nodes can be reached.
+    pub const UNAVAILABLE: &str = "UNAVAILABLE";
     /// Too many requests are under way.
     pub const TOO_MANY_REQUESTS: &str = "TOO_MANY_REQUESTS";
     /// A message is larger than the server takes or gives.
@@ -192,6 +194,7 @@ pub fn from_error(error: Error) -> Status {
             (Code::FailedPrecondition, message, details(reason::FAILED_PRECONDITION, &[]))
         }
         Error::Exhausted(_) => (Code::ResourceExhausted, message, details(reason::EXHAUSTED, &[])),
+        Error::Unavailable(_) => (Code::Unavailable, message, details(reason::UNAVAILABLE, &[])),
         Error::DeadlineExceeded => (Code::DeadlineExceeded, message, details(reason::DEADLINE_EXCEEDED, &[])),
         Error::CorruptRow { keyspace, .. } => {
             tracing::error!(error = %message, "a stored row cannot be read");

@@ -5,7 +5,9 @@
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
 //! | [`layout`](Layout) | which nodes hold each partition |
 //! | `maintenance` | compaction and scrub that an operator asks for |
+//! | `peer` | what nodes ask each other |
 //! | `pool` | bounded threads for the replica's blocking work |
+//! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
 //!
 //! One node is a ring of one: there is no second path for "not clustered".
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -13,7 +15,9 @@
 mod coordinator;
 mod layout;
 mod maintenance;
+mod peer;
 mod pool;
+mod ring;
 
 pub use allidb_index::{
     Deadline, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
@@ -22,3 +26,5 @@ pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
 pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};
+pub use peer::{Connector, endpoint, plaintext};
+pub use ring::{HintCounts, Ring, RingOptions};

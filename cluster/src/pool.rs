@@ -33,6 +33,7 @@ impl Drop for Waiting {
 /// Threads with a bounded queue before them.
 pub(crate) struct Pool {
     name: &'static str,
+    is_inline: bool,
     queue: Mutex<Option<SyncSender<Work>>>,
     queued: Arc<AtomicUsize>,
 }
@@ -64,7 +65,12 @@ impl Pool {
                 Error::FailedPrecondition(format!("cannot start a {name} thread: {error}"))
             })?;
         }
-        Ok(Self { name, queue: Mutex::new(Some(sender)), queued })
+        Ok(Self { name, is_inline: false, queue: Mutex::new(Some(sender)), queued })
+    }
+
+    /// No threads: work is done at once by whoever asks for it, so that a simulation can be repeated.
+    pub(crate) fn inline(name: &'static str) -> Self {
+        Self { name, is_inline: true, queue: Mutex::default(), queued: Arc::default() }
     }
 
     /// Runs `work` on one of the threads. If the caller stops waiting it is not begun; once begun, it ends early where it looks at
@@ -77,6 +83,9 @@ impl Pool {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
+        if self.is_inline {
+            return Ok(work());
+        }
         let (answer, answered) = oneshot::channel();
         let span = tracing::Span::current();
         let waiting = Waiting::default();

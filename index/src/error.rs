@@ -77,6 +77,9 @@ pub enum Error {
     /// A bound was reached: ask for less or come back later.
     #[error("{0}")]
     Exhausted(String),
+    /// Too few nodes that hold it can be reached. A write may have been made nevertheless: come back later.
+    #[error("{0}")]
+    Unavailable(String),
     /// The request's time is over.
     #[error("the deadline passed")]
     DeadlineExceeded,
@@ -146,7 +149,7 @@ impl Error {
     /// Whether the same request may succeed later without anyone's doing.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Exhausted(_) => true,
+            Self::Exhausted(_) | Self::Unavailable(_) => true,
             Self::Storage(error) => error.is_retryable(),
             _ => false,
         }

@@ -62,7 +62,8 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    BulkDeleted, BySource, Extent, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest, SourceDeletion,
+    BulkDeleted, BySource, Extent, Hint, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest,
+    SourceDeletion,
 };
 pub use row::EntityKey;
 pub use secondary::Facet;

@@ -57,6 +57,29 @@ impl Mutation {
         self
     }
 
+    /// What everything that it writes carries.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// How the caller names what it writes.
+    pub fn subject(&self) -> &EntityRef {
+        &self.subject
+    }
+
+    /// The entities that it changes.
+    pub fn entities(&self) -> impl Iterator<Item = &EntityKey> {
+        self.parts.iter().map(|part| &part.entity)
+    }
+
+    /// The same, to be made whatever a replica knows: somebody who knows more found that its condition is met.
+    #[must_use]
+    pub fn settled(mut self) -> Self {
+        let exists = |part: &&mut Part| part.condition == Condition::Exists;
+        self.parts.iter_mut().filter(exists).for_each(|part| part.condition = Condition::None);
+        self
+    }
+
     /// The partitions it touches.
     pub fn partitions(&self) -> impl Iterator<Item = u16> {
         self.parts.iter().map(|part| part.entity.partition())

@@ -7,6 +7,7 @@ use crate::{
     model::EntityRef,
     mutation::{Condition, Kind, Mutation, Part},
     row::EntityKey,
+    version::Version,
 };
 
 const FORMAT: u8 = 1;
@@ -49,6 +50,11 @@ impl Mutation {
             put_bytes(&mut out, &delta.encode());
         }
         Ok(Some(out))
+    }
+
+    /// The version of an encoded mutation.
+    pub(crate) fn version_of(bytes: &[u8]) -> Option<Version> {
+        Version::from_bytes(bytes.get(1..=Version::BYTES)?)
     }
 
     /// The inverse of [`encode`](Self::encode).

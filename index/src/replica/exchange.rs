@@ -132,6 +132,11 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether the entity that a state is of is there now.
+    pub fn is_live(&self, state: &EntityState) -> bool {
+        state.row.is_live(self.clock.wall().now())
+    }
+
     /// The entity that a state is of.
     ///
     /// # Errors

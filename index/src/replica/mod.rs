@@ -8,6 +8,7 @@ mod chunked;
 mod condition;
 mod derive;
 mod exchange;
+mod hints;
 mod latch;
 mod loaded;
 mod merging;
@@ -34,6 +35,7 @@ pub(crate) use assemble::{StoredVector, check_mask};
 pub use bulk::{BulkDeleted, BySource, SourceDeletion};
 pub(crate) use derive::mirrored;
 pub use exchange::Extent;
+pub use hints::Hint;
 pub(crate) use loaded::register;
 pub(crate) use numbers::Numbers;
 pub(crate) use read::{Reader, check_answer, decode_row};
@@ -249,6 +251,16 @@ impl Replica {
     /// The id that the node drew when its directory was made; it is in every version that its clock gives.
     pub fn node(&self) -> u64 {
         self.node
+    }
+
+    /// Wall time, as this node has it.
+    pub fn wall(&self) -> &dyn Clock {
+        self.clock.wall()
+    }
+
+    /// Whether it has no threads of its own: all work is done by whoever makes it due.
+    pub fn is_inline(&self) -> bool {
+        self.background.is_inline()
     }
 
     /// The layout of the ring that was kept last, as it was handed over.

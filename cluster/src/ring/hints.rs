@@ -1,0 +1,123 @@
+//! Hints: writes that a replica has not acknowledged, kept by who coordinated them until it does. They never count towards a consistency.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use allidb_index::{Deadline, Hint, Replica, Result};
+
+use super::{Inner, Ring};
+use crate::{
+    layout::NodeId,
+    peer::proto::{Durability, WriteRequest},
+};
+
+/// Hints that are delivered in one call, and their bytes.
+const BATCH: usize = 256;
+const BATCH_BYTES: u64 = 4 << 20;
+
+/// What is kept for one node.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: AtomicU64,
+    dropped: AtomicU64,
+    delivered: AtomicU64,
+}
+
+/// Figures of the hints for one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HintCounts {
+    /// For whom.
+    pub node: NodeId,
+    /// Bytes that are kept, about.
+    pub bytes: u64,
+    /// Writes that found no room, since the start: only repair brings them to the node.
+    pub dropped: u64,
+    /// Writes that were delivered, since the start.
+    pub delivered: u64,
+}
+
+/// How much is kept for whom.
+#[derive(Debug)]
+pub(super) struct Hints {
+    of: BTreeMap<NodeId, Kept>,
+    most_bytes: u64,
+}
+
+impl Hints {
+    /// Counts what was kept before.
+    pub(super) fn open(
+        replica: &Replica,
+        nodes: impl Iterator<Item = NodeId>,
+        most_bytes: u64,
+    ) -> Result<Self> {
+        let kept = |node: NodeId| {
+            let hints = replica.hints(node.0, usize::MAX, u64::MAX)?;
+            let bytes = AtomicU64::new(hints.iter().map(Hint::bytes).sum());
+            Ok((node, Kept { bytes, ..Kept::default() }))
+        };
+        Ok(Self { of: nodes.map(kept).collect::<Result<_>>()?, most_bytes })
+    }
+}
+
+impl Inner {
+    /// Keeps mutations for a node that has not acknowledged them, if there is room.
+    pub(super) async fn keep_hints(&self, node: NodeId, mutations: Vec<Vec<u8>>) {
+        let Some(kept) = self.hints.of.get(&node) else { return };
+        let (count, bytes) = (mutations.len() as u64, mutations.iter().map(Vec::len).sum::<usize>() as u64);
+        if kept.bytes.load(Ordering::Relaxed).saturating_add(bytes) > self.hints.most_bytes {
+            kept.dropped.fetch_add(count, Ordering::Relaxed);
+            return;
+        }
+        match self.here(move |served| served.replica.keep_hints(node.0, &mutations)).await {
+            Ok(bytes) => {
+                kept.bytes.fetch_add(bytes, Ordering::Relaxed);
+            }
+            Err(error) => {
+                tracing::error!(%node, %error, "writes that a node did not acknowledge cannot be kept for it");
+                kept.dropped.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
+impl Ring {
+    /// Delivers what is kept for a node, until nothing is left. Says how many writes it were.
+    ///
+    /// # Errors
+    /// If the node does not take them; what it took is forgotten.
+    pub async fn deliver_hints(&self, node: NodeId, deadline: Deadline) -> Result<u64> {
+        let inner = &self.0;
+        let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
+        let mut delivered = 0;
+        loop {
+            let hints = inner.here(move |served| served.replica.hints(node.0, BATCH, BATCH_BYTES)).await?;
+            if hints.is_empty() {
+                return Ok(delivered);
+            }
+            let mutations = hints.iter().map(|hint| hint.mutation.clone()).collect();
+            let durability = Durability::Sync.into();
+            let request = WriteRequest { fence: inner.sent_fence(), mutations, durability };
+            let mut peer = inner.peers.get(node)?;
+            let reply = inner.call(node, deadline, peer.write(request)).await?;
+            super::write::check_outcomes(node, &reply, hints.len())?;
+            let (count, bytes) = (hints.len() as u64, hints.iter().map(Hint::bytes).sum());
+            inner.here(move |served| served.replica.forget_hints(&hints)).await?;
+            kept.bytes.fetch_sub(bytes, Ordering::Relaxed);
+            kept.delivered.fetch_add(count, Ordering::Relaxed);
+            delivered += count;
+        }
+    }
+
+    /// Figures of what is kept for others.
+    pub fn hints(&self) -> Vec<HintCounts> {
+        let counts = |(node, kept): (&NodeId, &Kept)| HintCounts {
+            node: *node,
+            bytes: kept.bytes.load(Ordering::Relaxed),
+            dropped: kept.dropped.load(Ordering::Relaxed),
+            delivered: kept.delivered.load(Ordering::Relaxed),
+        };
+        self.0.hints.of.iter().map(counts).collect()
+    }
+}

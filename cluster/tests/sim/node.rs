@@ -1,0 +1,212 @@
+//! A node with its disk, and the clients beside it: they go when it goes.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOptions};
+use allidb_index::{
+    BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
+    model::{CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Value, Write},
+};
+use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
+use parking_lot::Mutex;
+
+use crate::{
+    history::{History, Kind, value},
+    network,
+};
+
+/// What clients read and write.
+pub(crate) const KEYS: usize = 8;
+const EPOCH_MS: u64 = 1_700_000_000_000;
+/// How often each node looks for hints to deliver.
+const HINTS_EVERY: Duration = Duration::from_millis(200);
+
+/// Milliseconds since the simulation began, as it tells everybody.
+#[derive(Debug, Default)]
+pub(crate) struct SimClock(pub(crate) AtomicU64);
+
+impl SimClock {
+    pub(crate) fn elapsed(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Clock for SimClock {
+    fn now_ms(&self) -> u64 {
+        EPOCH_MS + self.elapsed()
+    }
+}
+
+/// What a node is made of, over all its lives.
+pub(crate) struct Node {
+    pub(crate) at: usize,
+    pub(crate) seed: u64,
+    pub(crate) fs: SimFs,
+    pub(crate) clock: Arc<SimClock>,
+    pub(crate) build_pool: BuildPool,
+    pub(crate) layout: Layout,
+    pub(crate) addresses: BTreeMap<NodeId, String>,
+    pub(crate) history: Arc<Mutex<History>>,
+    pub(crate) is_quiet: Arc<AtomicBool>,
+    /// It of its present life.
+    pub(crate) ring: Mutex<Option<Ring>>,
+    pub(crate) lives: AtomicU64,
+}
+
+pub(crate) fn name(at: usize) -> String {
+    format!("node-{at}")
+}
+
+pub(crate) fn entity(key: usize) -> EntityRef {
+    EntityRef::new("c", format!("key-{key}"))
+}
+
+/// The replica on a disk, as it is opened there for the first time or again.
+pub(crate) fn open(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &BuildPool) -> Arc<Replica> {
+    Replica::open(ReplicaOptions {
+        fs: Arc::new(fs.clone()),
+        dir: PathBuf::from("/node"),
+        keyspace: KeyspaceOptions::new(""),
+        storage: Options { background: Arc::new(Inline), ..Options::default() },
+        build_pool: Arc::clone(build_pool),
+        vectors: VectorOptions::default(),
+        limits: Limits::default(),
+        clock: Arc::clone(clock) as _,
+        random: Arc::new(SeededRandom::new(seed)),
+        background: Arc::new(Inline),
+    })
+    .expect("a replica opens")
+}
+
+/// Founds a disk: the node and its collection. Gives the node's id.
+pub(crate) fn found(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &BuildPool) -> NodeId {
+    let replica = open(fs, clock, seed, build_pool);
+    replica.create_collection(TenantId::DEFAULT, "c", CollectionSpec::default()).expect("a collection");
+    let node = NodeId(replica.node());
+    replica.close().expect("it closes");
+    node
+}
+
+impl Node {
+    /// A life of the node: it serves others, delivers hints, and has a client that reads and writes.
+    pub(crate) async fn live(self: Arc<Self>) -> turmoil::Result {
+        let life = self.lives.fetch_add(1, Ordering::SeqCst);
+        let replica = open(&self.fs, &self.clock, self.seed, &self.build_pool);
+        let ring = Ring::open(RingOptions {
+            replica,
+            layout: self.layout.clone(),
+            addresses: self.addresses.clone(),
+            connector: network::connector(),
+            threads: 1,
+            queue: 1,
+            call_timeout: Duration::from_millis(500),
+            hedge_after: Duration::from_millis(50),
+            hint_bytes: 1 << 20,
+        })?;
+        *self.ring.lock() = Some(ring.clone());
+        let server = tonic::transport::Server::builder().add_service(ring.service());
+        let incoming = network::accept().await?;
+        tokio::spawn(async move { server.serve_with_incoming(incoming).await });
+        tokio::spawn(Arc::clone(&self).deliver(ring.clone()));
+        let random = SeededRandom::new(self.seed ^ ((self.at as u64) << 32) ^ (life << 48));
+        self.ask(&ring, &random).await;
+        Ok(())
+    }
+
+    /// Reads and writes until it is to be quiet, then does nothing.
+    async fn ask(&self, ring: &Ring, random: &SeededRandom) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(5 + draw(random, 40))).await;
+            if self.is_quiet.load(Ordering::SeqCst) {
+                continue;
+            }
+            let key = draw(random, KEYS as u64) as usize;
+            match draw(random, 10) {
+                0..4 => self.write(ring, key, Kind::Put).await,
+                4 => self.write(ring, key, Kind::Update).await,
+                5 => self.write(ring, key, Kind::Delete).await,
+                _ => self.read(ring, key, Consistency::Quorum).await,
+            }
+        }
+    }
+
+    async fn write(&self, ring: &Ring, key: usize, kind: Kind) {
+        let step = self.history.lock().begin_write(self.clock.elapsed(), key, kind);
+        let told = value(self.history.lock().seed(), step);
+        let write = match kind {
+            Kind::Put => {
+                let mut put = Entity { id: entity(key).id, ..Entity::default() };
+                put.attributes.insert("put".into(), Value::Int(step as i64));
+                put.attributes.insert("put value".into(), Value::Int(told));
+                Write::Put { collection: "c".into(), entity: Box::new(put) }
+            }
+            Kind::Update => {
+                let mut patch = EntityPatch::new(entity(key));
+                patch.attributes.insert("update".into(), Some(Value::Int(step as i64)));
+                patch.attributes.insert("update value".into(), Some(Value::Int(told)));
+                Write::Update(Box::new(patch))
+            }
+            Kind::Delete => Write::Delete(entity(key)),
+        };
+        let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
+        let options =
+            WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() };
+        let result = ring.write(vec![planned], options).await.pop().expect("one answer");
+        let (now, mut history) = (self.clock.elapsed(), self.history.lock());
+        history.note(now, format_args!("{} {kind:?} {key} at step {step}: {result:?}", self.at));
+        match result {
+            Ok(written) => history.acknowledge(now, step, written.version),
+            Err(Error::NotFound { .. }) => history.refuse(step),
+            Err(Error::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Delivers hints, again and again.
+    async fn deliver(self: Arc<Self>, ring: Ring) {
+        loop {
+            tokio::time::sleep(HINTS_EVERY).await;
+            for counts in ring.hints().into_iter().filter(|counts| counts.bytes > 0) {
+                let delivered = ring.deliver_hints(counts.node, far()).await;
+                let now = self.clock.elapsed();
+                self.history
+                    .lock()
+                    .note(now, format_args!("{} hints for {}: {delivered:?}", self.at, counts.node));
+            }
+        }
+    }
+
+    pub(crate) async fn read(&self, ring: &Ring, key: usize, consistency: Consistency) {
+        let start = self.clock.elapsed();
+        let mask = ReadMask::everything();
+        let found = ring.get(TenantId::DEFAULT, &[entity(key)], &mask, consistency, far()).await;
+        let found = found.into_iter().next().expect("one answer");
+        let (now, mut history) = (self.clock.elapsed(), self.history.lock());
+        history.note(now, format_args!("{} reads {key}: {found:?}", self.at));
+        match found {
+            Ok(entity) => history.judge((start, now), key, Some(&entity)),
+            Err(Error::NotFound { .. }) => history.judge((start, now), key, None),
+            Err(Error::Unavailable(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Beyond every time of a simulation: what ends there ends by the simulated clock.
+fn far() -> Deadline {
+    Deadline::after(Duration::from_secs(3_600))
+}
+
+pub(crate) fn draw(random: &SeededRandom, below: u64) -> u64 {
+    let mut bytes = [0; 8];
+    random.fill(&mut bytes).expect("there is always more");
+    u64::from_le_bytes(bytes) % below
+}

@@ -1,0 +1,238 @@
+//! A ring, and what befalls it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use allidb_cluster::{Consistency, Layout, Member, NodeId};
+use allidb_index::{SeededRandom, VectorOptions, build_pool};
+use allidb_storage::fs::SimFs;
+use parking_lot::Mutex;
+
+use crate::{
+    history::History,
+    network::PORT,
+    node::{KEYS, Node, SimClock, draw, entity, found, name},
+};
+
+/// How long it goes wrong, and how long it takes to heal.
+const TROUBLED_MS: u64 = 6_000;
+const HEALING_MS: u64 = 3_000;
+/// Replicas of each partition.
+const REPLICATION: usize = 3;
+
+/// What may befall a ring.
+#[derive(Clone, Debug)]
+pub(crate) struct Chaos {
+    /// Links break, and are mended.
+    cuts: bool,
+    /// Messages are held back.
+    holds: bool,
+    /// Nodes die, by kill or power cut, and come back.
+    deaths: bool,
+}
+
+impl Chaos {
+    pub(crate) fn everything() -> Self {
+        Self { cuts: true, holds: true, deaths: true }
+    }
+}
+
+pub(crate) struct World {
+    seed: u64,
+    sim: turmoil::Sim<'static>,
+    nodes: Vec<Arc<Node>>,
+    clock: Arc<SimClock>,
+    history: Arc<Mutex<History>>,
+    is_quiet: Arc<AtomicBool>,
+}
+
+impl World {
+    /// A ring of so many nodes.
+    pub(crate) fn new(seed: u64, count: usize) -> Self {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .enable_random_order()
+            .simulation_duration(Duration::from_secs(600))
+            .max_message_latency(Duration::from_millis(20))
+            .build();
+        let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
+        let is_quiet: Arc<AtomicBool> = Arc::default();
+        let pool =
+            build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
+        let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
+        let seed_of = |at: usize| seed.wrapping_mul(31).wrapping_add(at as u64);
+        let ids: Vec<NodeId> =
+            disks.iter().enumerate().map(|(at, fs)| found(fs, &clock, seed_of(at), &pool)).collect();
+        let member = |node: &NodeId| Member { node: *node, zone: String::new(), capacity: 1 };
+        let layout = Layout::found(ids.iter().map(member).collect(), REPLICATION).expect("a layout");
+        let addresses: BTreeMap<NodeId, String> =
+            ids.iter().enumerate().map(|(at, node)| (*node, format!("{}:{PORT}", name(at)))).collect();
+        let node = |(at, fs): (usize, SimFs)| {
+            Arc::new(Node {
+                at,
+                seed: seed_of(at),
+                fs,
+                clock: Arc::clone(&clock),
+                build_pool: Arc::clone(&pool),
+                layout: layout.clone(),
+                addresses: addresses.clone(),
+                history: Arc::clone(&history),
+                is_quiet: Arc::clone(&is_quiet),
+                ring: Mutex::default(),
+                lives: Default::default(),
+            })
+        };
+        let nodes: Vec<Arc<Node>> = disks.into_iter().enumerate().map(node).collect();
+        for node in &nodes {
+            let node = Arc::clone(node);
+            sim.host(name(node.at), move || Arc::clone(&node).live());
+        }
+        Self { seed, sim, nodes, clock, history, is_quiet }
+    }
+
+    /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
+    ///
+    /// # Panics
+    /// If anything was lost, came back, or went back in time.
+    pub(crate) fn run(mut self, chaos: &Chaos) -> String {
+        let random = SeededRandom::new(!self.seed);
+        let mut down: Option<usize> = None;
+        let mut next = 0;
+        while self.clock.elapsed() < TROUBLED_MS {
+            self.step();
+            if self.clock.elapsed() < next {
+                continue;
+            }
+            next = self.clock.elapsed() + 50 + draw(&random, 400);
+            let [a, b] = self.two(&random);
+            let now = self.clock.elapsed();
+            let note = |what: &str| self.history.lock().note(now, format_args!("{what} {a} {b}"));
+            match draw(&random, 7) {
+                0 if chaos.cuts => {
+                    note("cut");
+                    self.sim.partition(name(a), name(b));
+                }
+                1 | 2 => {
+                    note("mend");
+                    self.sim.repair(name(a), name(b));
+                }
+                3 if chaos.holds => {
+                    note("hold");
+                    self.sim.hold(name(a), name(b));
+                }
+                4 => {
+                    note("release");
+                    self.sim.release(name(a), name(b));
+                }
+                5 if chaos.deaths && down.is_none() => {
+                    note("kill");
+                    self.kill(a, draw(&random, 3));
+                    down = Some(a);
+                }
+                _ => {
+                    if let Some(at) = down.take() {
+                        note("start");
+                        self.sim.bounce(name(at));
+                    }
+                }
+            }
+        }
+        self.heal(down);
+        self.check();
+        let mut history = self.history.lock();
+        assert!(history.acknowledged > 50 && history.reads > 50, "seed {}: too little happened", self.seed);
+        std::mem::take(&mut history.trace)
+    }
+
+    fn step(&mut self) {
+        let elapsed = self.sim.elapsed().as_millis() as u64;
+        self.clock.0.store(elapsed, Ordering::SeqCst);
+        self.sim.step().unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
+    }
+
+    fn two(&self, random: &SeededRandom) -> [usize; 2] {
+        let count = self.nodes.len() as u64;
+        let a = draw(random, count);
+        [a, (a + 1 + draw(random, count - 1)) % count].map(|at| at as usize)
+    }
+
+    /// Its process dies or, one time in three, its machine loses power.
+    fn kill(&mut self, at: usize, how: u64) {
+        self.sim.crash(name(at));
+        let node = &self.nodes[at];
+        drop(node.ring.lock().take());
+        match how {
+            0 => node.fs.crash(self.seed ^ self.clock.elapsed()),
+            _ => node.fs.kill(),
+        }
+    }
+
+    fn heal(&mut self, down: Option<usize>) {
+        self.is_quiet.store(true, Ordering::SeqCst);
+        if let Some(at) = down {
+            self.sim.bounce(name(at));
+        }
+        for a in 0..self.nodes.len() {
+            for b in 0..a {
+                self.sim.repair(name(a), name(b));
+                self.sim.release(name(a), name(b));
+            }
+        }
+        let until = self.clock.elapsed() + HEALING_MS;
+        while self.clock.elapsed() < until {
+            self.step();
+        }
+        for node in &self.nodes {
+            let ring = node.ring.lock().clone().expect("it lives");
+            for hints in ring.hints() {
+                assert_eq!(
+                    (hints.bytes, hints.dropped),
+                    (0, 0),
+                    "seed {}: of node {}: {hints:?}",
+                    self.seed,
+                    node.at
+                );
+            }
+        }
+    }
+
+    /// All that is acknowledged is read, at QUORUM by one node, then at ALL by another; then all replicas are alike.
+    fn check(&mut self) {
+        for (at, consistency) in [(0, Consistency::Quorum), (1, Consistency::All)] {
+            let is_done: Arc<AtomicBool> = Arc::default();
+            let (node, done) = (Arc::clone(&self.nodes[at]), Arc::clone(&is_done));
+            let ring = node.ring.lock().clone().expect("it lives");
+            self.sim.client(format!("reader-{at}"), async move {
+                for key in 0..KEYS {
+                    node.read(&ring, key, consistency).await;
+                }
+                done.store(true, Ordering::SeqCst);
+                Ok(())
+            });
+            while !is_done.load(Ordering::SeqCst) {
+                self.step();
+            }
+        }
+        for key in 0..KEYS {
+            let mut held = Vec::new();
+            for node in &self.nodes {
+                let ring = node.ring.lock().clone().expect("it lives");
+                let replica = ring.replica();
+                let name =
+                    replica.entity_key(allidb_index::model::TenantId::DEFAULT, &entity(key)).expect("a name");
+                if ring.layout().replicas(name.partition()).contains(&ring.node()) {
+                    let states = replica.held(&[name], allidb_index::Extent::ALL).expect("it can be read");
+                    held.push(states[0].digest());
+                }
+            }
+            assert_eq!(held.len(), REPLICATION);
+            assert!(held.iter().all(|digest| *digest == held[0]), "seed {}: key {key} differs", self.seed);
+        }
+    }
+}

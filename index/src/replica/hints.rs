@@ -1,0 +1,81 @@
+//! Mutations that other nodes have not acknowledged, kept until they do.
+
+use allidb_storage::{Direction, Durability, WriteBatch};
+use bytes::Bytes;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{error::Result, mutation::Mutation, replica::Replica};
+
+const HINT: &[u8] = b"hint/";
+
+/// A mutation that is kept for another node.
+#[derive(Clone, Debug)]
+pub struct Hint {
+    key: Bytes,
+    /// As [`Mutation::encode`] gave it for that node.
+    pub mutation: Bytes,
+}
+
+impl Hint {
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> u64 {
+        (self.key.len() + self.mutation.len()) as u64
+    }
+}
+
+fn prefix(node: u64) -> Vec<u8> {
+    [HINT, &node.to_be_bytes()].concat()
+}
+
+impl Replica {
+    /// Keeps mutations for a node, durably, in the order of their versions. Gives the bytes that they take, about.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<u64> {
+        let mut batch = WriteBatch::new();
+        let mut bytes = 0;
+        for mutation in mutations {
+            let version = Mutation::version_of(mutation).unwrap_or_default();
+            // The same one, kept twice, is one.
+            let key = [&prefix(node)[..], &version.to_bytes(), &xxh3_64(mutation).to_be_bytes()].concat();
+            bytes += (key.len() + mutation.len()) as u64;
+            batch.put(self.keyspaces.local, key, mutation.clone());
+        }
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(bytes)
+    }
+
+    /// The oldest that are kept for a node: so many, and of so many bytes, at most, but one at least.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn hints(&self, node: u64, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+        let mut hints = Vec::new();
+        let mut bytes = 0;
+        let rows = self.engine.snapshot();
+        for row in rows.prefix(self.keyspaces.local, &prefix(node), Direction::Forward)?.take(most) {
+            let (key, mutation) = row?;
+            let hint = Hint { key, mutation };
+            bytes += hint.bytes();
+            if bytes > most_bytes && !hints.is_empty() {
+                break;
+            }
+            hints.push(hint);
+        }
+        Ok(hints)
+    }
+
+    /// Forgets what was delivered.
+    ///
+    /// # Errors
+    /// If it cannot be written. They are there still then, and may be delivered again: that does no harm.
+    pub fn forget_hints(&self, hints: &[Hint]) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        for hint in hints {
+            batch.delete(self.keyspaces.local, hint.key.to_vec());
+        }
+        self.engine.write(batch, Durability::None)?;
+        Ok(())
+    }
+}
