@@ -61,27 +61,26 @@ impl Inner {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Vec<EntityState>> {
-        let mut groups: BTreeMap<&[NodeId], Vec<usize>> = BTreeMap::new();
-        for (at, entity) in entities.iter().enumerate() {
-            groups.entry(self.served.layout.replicas(entity.partition())).or_default().push(at);
+        let mut groups: BTreeMap<&[NodeId], Vec<(usize, EntityKey)>> = BTreeMap::new();
+        for (place, entity) in entities.into_iter().enumerate() {
+            let replicas = self.served.layout.replicas(entity.partition());
+            groups.entry(replicas).or_default().push((place, entity));
         }
         let mut reads = JoinSet::new();
-        for (replicas, places) in groups {
-            let named: Vec<EntityKey> = places.iter().map(|at| entities[*at].clone()).collect();
+        for (replicas, group) in groups {
+            let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
             let (inner, replicas) = (Arc::clone(self), replicas.to_vec());
             reads.spawn(async move {
                 let read = GroupRead { inner, replicas, entities: named.into(), extent, deadline };
                 (places, read.run(consistency).await)
             });
         }
-        let mut states: Vec<Option<EntityState>> = entities.iter().map(|_| None).collect();
+        let mut states: BTreeMap<usize, EntityState> = BTreeMap::new();
         while let Some(done) = reads.join_next().await {
             let (places, found) = done.map_err(|error| Error::Internal(format!("a read ended: {error}")))?;
-            for (place, state) in places.into_iter().zip(found?) {
-                states[place] = Some(state);
-            }
+            states.extend(places.into_iter().zip(found?));
         }
-        Ok(states.into_iter().flatten().collect())
+        Ok(states.into_values().collect())
     }
 }
 
@@ -111,8 +110,8 @@ impl GroupRead {
                 Told::Digests(theirs) => theirs.get(at) != digests.get(at),
             })
         };
-        let disputed: Vec<usize> = (0..self.entities.len()).filter(|at| differs(*at)).collect();
-        if !disputed.is_empty() {
+        let disputed: Vec<bool> = (0..self.entities.len()).map(differs).collect();
+        if disputed.contains(&true) {
             self.repair(&mut merged, &disputed, told).await?;
         }
         Ok(merged)
@@ -200,30 +199,35 @@ impl GroupRead {
     async fn repair(
         &self,
         merged: &mut [EntityState],
-        disputed: &[usize],
+        disputed: &[bool],
         told: Vec<(NodeId, Told)>,
     ) -> Result<()> {
-        let named: Arc<[EntityKey]> = disputed.iter().map(|at| self.entities[*at].clone()).collect();
+        let entities = self.entities.iter().zip(merged).zip(disputed);
+        let mut merged: Vec<(&EntityKey, &mut EntityState)> =
+            entities.filter(|(_, is_disputed)| **is_disputed).map(|(entity, _)| entity).collect();
+        let named: Arc<[EntityKey]> = merged.iter().map(|(entity, _)| (*entity).clone()).collect();
         let mut held: Vec<(NodeId, Vec<EntityState>)> = Vec::new();
         for (node, told) in told {
-            let states = match told {
-                Told::States(states) => disputed.iter().map(|at| states[*at].clone()).collect(),
+            let states: Vec<EntityState> = match told {
+                Told::States(states) => {
+                    let states = states.into_iter().zip(disputed);
+                    states.filter(|(_, is_disputed)| **is_disputed).map(|(state, _)| state).collect()
+                }
                 Told::Digests(_) => match self.one(node, Arc::clone(&named), false).await? {
                     Told::States(states) => states,
                     Told::Digests(_) => return Err(Error::Internal("digests for states".to_owned())),
                 },
             };
-            for (at, state) in disputed.iter().zip(&states) {
-                merged[*at] = std::mem::take(&mut merged[*at]).merge(state.clone());
+            for ((_, merged), state) in merged.iter_mut().zip(&states) {
+                **merged = std::mem::take(*merged).merge(state.clone());
             }
             held.push((node, states));
         }
         let mut repairs = JoinSet::new();
         for (node, states) in held {
-            let lacks = disputed.iter().zip(&named[..]).zip(states);
-            let lacks = lacks.filter(|((at, _), state)| merged[**at] != *state);
-            let lacks: Vec<_> =
-                lacks.map(|((at, entity), _)| (entity.clone(), merged[*at].clone())).collect();
+            let lacks = merged.iter().zip(states).filter(|((_, merged), state)| **merged != *state);
+            let lacks: Vec<(EntityKey, EntityState)> =
+                lacks.map(|((entity, merged), _)| ((*entity).clone(), (**merged).clone())).collect();
             if !lacks.is_empty() {
                 let read = self.clone();
                 repairs.spawn(async move { read.tell(node, lacks).await });

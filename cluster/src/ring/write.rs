@@ -41,6 +41,14 @@ struct Pending {
     error: Option<Error>,
 }
 
+/// A write, and what it comes to.
+struct Asked {
+    mutation: Mutation,
+    pending: Pending,
+    /// `None`: it is not decided yet.
+    result: Option<Result<Written>>,
+}
+
 /// What became of a write.
 enum Verdict {
     Made,
@@ -123,9 +131,11 @@ async fn collect(
             return;
         }
     };
-    let mut pending: Vec<Pending> =
-        mutations.iter().map(|mutation| inner.pending(mutation, options.consistency)).collect();
-    let mut results: Vec<Option<Result<Written>>> = pending.iter().map(|_| None).collect();
+    let begin = |mutation: Mutation| {
+        let pending = inner.pending(&mutation, options.consistency);
+        Asked { mutation, pending, result: None }
+    };
+    let mut writes: Vec<Asked> = mutations.into_iter().map(begin).collect();
     let (report, mut reports) = mpsc::channel(shares.len().max(1));
     for share in shares {
         let (inner, report) = (Arc::clone(&inner), report.clone());
@@ -144,29 +154,30 @@ async fn collect(
             {
                 missed.push((share.node, place, encoded));
             }
-            let (pending, mutation) = (&mut pending[place], &mutations[place]);
+            let Some(Asked { mutation, pending, result: verdict }) = writes.get_mut(place) else { continue };
             pending.note(share.node, result);
-            if results[place].is_some() {
+            if verdict.is_some() {
                 continue;
             }
             let made = |existed| Ok(Written { version: mutation.version(), existed });
-            results[place] = match pending.verdict() {
+            *verdict = match pending.verdict() {
                 Verdict::Open => None,
                 Verdict::Made => Some(made(pending.existed)),
                 Verdict::NotMade(error) => Some(Err(error)),
                 Verdict::Disputed => Some(inner.settle(mutation, pending, options).await),
             };
         }
-        if results.iter().all(Option::is_some)
+        if writes.iter().all(|write| write.result.is_some())
             && let Some(answer) = answer.take()
         {
-            drop(answer.send(results.iter().flatten().cloned().collect()));
+            drop(answer.send(writes.iter().filter_map(|write| write.result.clone()).collect()));
         }
     }
     let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
     for (node, place, encoded) in missed {
         // What is not made is not to be made there.
-        if matches!(results[place], Some(Err(Error::NotFound { .. } | Error::Merged { .. }))) {
+        let result = writes.get(place).and_then(|write| write.result.as_ref());
+        if matches!(result, Some(Err(Error::NotFound { .. } | Error::Merged { .. }))) {
             continue;
         }
         hints.entry(node).or_default().extend(settled(&encoded));

@@ -31,6 +31,8 @@ struct Seen {
     key: usize,
     end: u64,
     version: Version,
+    /// The step that put it.
+    put: Option<usize>,
 }
 
 /// All that happened, and the trace of it.
@@ -77,33 +79,50 @@ impl History {
         self.written[step].refused = true;
     }
 
-    /// Judges what a read of a key at QUORUM saw that began at `start` and ends now.
+    /// The end of what happened to a key, for whoever has to find out why.
+    fn end_of(&self, key: usize) -> String {
+        let of_key = |line: &&str| line.contains(&format!(" key {key} ")) || !line.contains(" key ");
+        let mut lines: Vec<&str> = self.trace.lines().rev().filter(of_key).take(25).collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+
+    /// Judges what a read of a key at QUORUM saw that began at `start` and ends now. Of what happened within the same millisecond nobody knows
+    /// the order.
     pub(crate) fn judge(&mut self, (start, now): (u64, u64), key: usize, found: Option<&Entity>) {
         self.reads += 1;
         let writes = || self.written.iter().filter(|write| write.key == key);
-        let acknowledged = writes().filter_map(|write| write.acknowledged.filter(|(at, _)| *at <= start));
-        let seen = self.seen.iter().filter(|seen| seen.key == key && seen.end <= start);
-        let floor = acknowledged.map(|(_, version)| version).chain(seen.map(|seen| seen.version)).max();
-        let floor = floor.unwrap_or_default();
+        let before =
+            |write: &Written| write.acknowledged.filter(|(at, _)| *at < start).map(|(_, version)| version);
+        let seen = || self.seen.iter().filter(|seen| seen.key == key && seen.end < start);
         let Some(entity) = found else {
+            // Only a put makes an entity exist: an update, however new, that a deletion came before revives nothing.
+            let puts = writes().filter(|write| write.kind == Kind::Put).filter_map(before);
+            let put_of_seen =
+                |seen: &Seen| self.written.get(seen.put?)?.acknowledged.map(|(_, version)| version);
+            let floor = puts.chain(seen().filter_map(put_of_seen)).max();
             let may_hide = |write: &Written| {
                 write.kind == Kind::Delete
                     && !write.refused
                     && write.issued <= now
-                    && write.acknowledged.is_none_or(|(_, version)| version >= floor)
+                    && write.acknowledged.is_none_or(|(_, version)| Some(version) >= floor)
             };
             assert!(
-                floor == Version::ZERO || writes().any(may_hide),
-                "seed {}: at {now} key {key} is gone, though {floor:?} was written or seen before {start}",
-                self.seed
+                floor.is_none() || writes().any(may_hide),
+                "seed {}: at {now} key {key} is gone, though {floor:?} was put or seen before {start}\n{}",
+                self.seed,
+                self.end_of(key)
             );
             return;
         };
+        let floor =
+            writes().filter_map(before).chain(seen().map(|seen| seen.version)).max().unwrap_or_default();
         let version = entity.version;
         assert!(
             version >= floor,
-            "seed {}: at {now} key {key} has version {version:?}, though {floor:?} was written or seen before {start}",
-            self.seed
+            "seed {}: at {now} key {key} has version {version:?}, though {floor:?} was written or seen before {start}\n{}",
+            self.seed,
+            self.end_of(key)
         );
         for (step, told) in [("put", "put value"), ("update", "update value")] {
             let (Some(Value::Int(step)), Some(Value::Int(told))) =
@@ -117,9 +136,25 @@ impl History {
             };
             let write = self.written.get(*step as usize).expect("a step that was taken");
             assert_eq!(write.key, key, "seed {}: key {key} has what was written to another", self.seed);
-            assert!(!write.refused, "seed {}: key {key} has what was refused at step {step}", self.seed);
+            // A quorum may not have heard yet of the put that is under way, and some replica have.
+            let put = entity.attributes.get("put");
+            let put =
+                put.and_then(
+                    |put| if let Value::Int(put) = put { self.written.get(*put as usize) } else { None },
+                );
+            let is_under_way = |put: &Written| put.acknowledged.is_none_or(|(at, _)| at >= write.issued);
+            assert!(
+                !write.refused || put.is_some_and(is_under_way),
+                "seed {}: key {key} has what was refused at step {step}\n{}",
+                self.seed,
+                self.end_of(key)
+            );
             assert_eq!(*told, value(self.seed, *step as usize), "seed {}: {entity:?}", self.seed);
         }
-        self.seen.push(Seen { key, end: now, version });
+        let put = match entity.attributes.get("put") {
+            Some(Value::Int(step)) => Some(*step as usize),
+            _ => None,
+        };
+        self.seen.push(Seen { key, end: now, version, put });
     }
 }

@@ -161,7 +161,7 @@ impl Node {
             WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() };
         let result = ring.write(vec![planned], options).await.pop().expect("one answer");
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
-        history.note(now, format_args!("{} {kind:?} {key} at step {step}: {result:?}", self.at));
+        history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
         match result {
             Ok(written) => history.acknowledge(now, step, written.version),
             Err(Error::NotFound { .. }) => history.refuse(step),
@@ -190,13 +190,20 @@ impl Node {
         let found = ring.get(TenantId::DEFAULT, &[entity(key)], &mask, consistency, far()).await;
         let found = found.into_iter().next().expect("one answer");
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
-        history.note(now, format_args!("{} reads {key}: {found:?}", self.at));
+        history.note(now, format_args!("{} reads key {key} since {start}: {}", self.at, told(&found)));
         match found {
             Ok(entity) => history.judge((start, now), key, Some(&entity)),
             Err(Error::NotFound { .. }) => history.judge((start, now), key, None),
             Err(Error::Unavailable(_)) => {}
             Err(error) => panic!("{error}"),
         }
+    }
+}
+
+fn told(found: &Result<Entity, Error>) -> String {
+    match found {
+        Ok(entity) => format!("{:?} {:?}", entity.version, entity.attributes),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -9,8 +9,9 @@ use super::{
     decode_register, encode_register, key,
 };
 use crate::{
-    merge::Register,
-    model::{CollectionId, SpaceId, TenantId, Timestamp, Value},
+    merge::{EntityState, Register},
+    model::{CollectionId, EntityRef, SpaceId, TenantId, Timestamp, Value},
+    mutation::{Condition, Kind, Mutation, Part},
     version::Version,
 };
 
@@ -147,6 +148,43 @@ fn keys_stay_as_they_are() {
     assert_eq!(key::decode_vector_key(&entity.vector(&name)).unwrap(), (entity.clone(), name));
     assert_eq!(key::decode_numbered(&key::encode_numbered(&entity, "c")).unwrap(), (entity, "c".to_owned()));
 }
+
+#[test]
+fn what_nodes_tell_each_other_stays_as_it_is() {
+    let entity = EntityKey::new(TenantId(1), CollectionId(2), "n-1");
+    let name = VectorKey { chunk: "c".into(), space: SpaceId(3) };
+    let edge_name = EdgeKey {
+        relation: "r".into(),
+        collection: CollectionId(4),
+        other: "o".into(),
+        edge_id: String::new(),
+    };
+    let mut state = EntityState::default();
+    state.row.touched = version(1);
+    state.vectors.insert(name, vector());
+    state.chunks.insert("c".into(), chunk());
+    state.edges.insert(edge_name.clone(), edge());
+    state.edges_in.insert(edge_name, Register { version: version(2), value: None });
+    assert_eq!(hex(&entity.encode()), ENTITY_NAME);
+    assert_eq!(EntityKey::decode(&unhex(ENTITY_NAME)), Ok(entity.clone()));
+    assert_eq!(hex(&state.encode()), STATE);
+    assert_eq!(EntityState::decode(&unhex(STATE)), Ok(state));
+    let mut delta = EntityState::default();
+    delta.row.touched = version(1);
+    let parts = vec![Part { entity, delta, condition: Condition::Exists }];
+    let subject = EntityRef::new("words", "n-1");
+    let mutation = Mutation { version: version(1), subject, kind: Kind::Plain, parts, bytes: 0 };
+    assert_eq!(hex(&mutation.encode(|_| true).unwrap().unwrap()), MUTATION);
+    assert_eq!(mutation.encode(|_| false).unwrap(), None, "nobody holds it");
+    let read = Mutation::decode(&unhex(MUTATION)).unwrap();
+    assert_eq!(hex(&read.encode(|_| true).unwrap().unwrap()), MUTATION);
+    assert_eq!(Mutation::version_of(&unhex(MUTATION)), Some(version(1)));
+    assert_eq!(read.settled().parts[0].condition, Condition::None);
+}
+
+const ENTITY_NAME: &str = "000000000000000100000000000000026e2d31";
+const STATE: &str = "01010016010001018bcfe5680000010102030405060708000000020b63000000000000000000031a01018bcfe5680000050102030405060708010000803f000000bf0301636a01018bcfe568000004010203040506070801047465787409026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b0100041072000000000000000000046f000000007801018bcfe568000003010203040506070801000000000000d03f02090000000000000009026130010261310302613204f9ffffffffffffff02613305000000000000e03f0261340602c3a4026135070200ff02613608ffffffffffffffff0261370902040100000000000000020261380a01016b01010173051072000000000000000000046f000000001201018bcfe568000002010203040506070800";
+const MUTATION: &str = "01018bcfe56800000101020304050607080005776f726473036e2d310113000000000000000100000000000000026e2d31011a01010016010001018bcfe5680000010102030405060708000000";
 
 const KEYS: [&str; 9] = [
     "0022000000000000000100000000000000026e2d310000",
