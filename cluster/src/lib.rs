@@ -27,4 +27,6 @@ pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, W
 pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};
 pub use peer::{Connector, endpoint, plaintext};
+#[cfg(feature = "wrong")]
+pub use ring::Wrong;
 pub use ring::{HintCounts, Ring, RingOptions};

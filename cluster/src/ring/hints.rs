@@ -7,7 +7,10 @@ use std::{
 
 use allidb_index::{Deadline, Hint, Replica, Result};
 
-use super::{Inner, Ring};
+use super::{
+    Inner, Ring,
+    wrong::{Wrong, later},
+};
 use crate::{
     layout::NodeId,
     peer::proto::{Durability, WriteRequest},
@@ -96,7 +99,12 @@ impl Ring {
             if hints.is_empty() {
                 return Ok(delivered);
             }
-            let mutations = hints.iter().map(|hint| hint.mutation.clone()).collect();
+            let now = inner.served.replica.wall().now_ms();
+            let mutation = |hint: &Hint| match inner.is_wrong(Wrong::HintsLoseVersions) {
+                true => later(&hint.mutation, now).into(),
+                false => hint.mutation.clone(),
+            };
+            let mutations = hints.iter().map(mutation).collect();
             let durability = Durability::Sync.into();
             let request = WriteRequest { fence: inner.sent_fence(), mutations, durability };
             let mut peer = inner.peers.get(node)?;

@@ -5,12 +5,14 @@
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `read` | what a quorum holds, merged; repair before the answer |
 //! | `write` | to all replicas at once, answered when enough have acknowledged |
+//! | `wrong` | being wrong on purpose, for simulations |
 //!
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
 mod hints;
 mod read;
 mod write;
+mod wrong;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -19,6 +21,10 @@ use tokio::time::timeout;
 use tonic::Status;
 
 pub use hints::HintCounts;
+#[cfg(feature = "wrong")]
+pub use wrong::Wrong;
+#[cfg(not(feature = "wrong"))]
+use wrong::Wrong;
 
 use crate::{
     layout::{Layout, NodeId},
@@ -47,6 +53,9 @@ pub struct RingOptions {
     pub hedge_after: Duration,
     /// Bytes of hints that are kept for one node. What comes then is dropped, and counted.
     pub hint_bytes: u64,
+    /// What it is to do wrong.
+    #[cfg(feature = "wrong")]
+    pub wrong: Option<Wrong>,
 }
 
 /// A node of a ring. Cheap to clone.
@@ -60,6 +69,7 @@ struct Inner {
     hints: Hints,
     call_timeout: Duration,
     hedge_after: Duration,
+    wrong: Option<Wrong>,
 }
 
 impl Ring {
@@ -79,6 +89,10 @@ impl Ring {
             false => Pool::start("replica", options.threads, options.queue)?,
         };
         let others = layout.members().iter().map(|member| member.node).filter(|member| *member != node);
+        #[cfg(feature = "wrong")]
+        let wrong = options.wrong;
+        #[cfg(not(feature = "wrong"))]
+        let wrong = None;
         let hints = Hints::open(&replica, others, options.hint_bytes)?;
         Ok(Self(Arc::new(Inner {
             fence: Fence::of(&layout),
@@ -86,7 +100,14 @@ impl Ring {
             hints,
             call_timeout: options.call_timeout,
             hedge_after: options.hedge_after,
-            served: Arc::new(Served { node, layout, replica, work }),
+            wrong,
+            served: Arc::new(Served {
+                node,
+                layout,
+                replica,
+                work,
+                checks_fence: wrong != Some(Wrong::NoFence),
+            }),
         })))
     }
 
@@ -122,6 +143,10 @@ impl Ring {
 }
 
 impl Inner {
+    fn is_wrong(&self, how: Wrong) -> bool {
+        self.wrong == Some(how)
+    }
+
     fn sent_fence(&self) -> Option<proto::Fence> {
         self.fence.sent(self.served.replica.wall())
     }

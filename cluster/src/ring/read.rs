@@ -9,7 +9,7 @@ use allidb_index::{
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Inner, Ring};
+use super::{Inner, Ring, wrong::Wrong};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -228,7 +228,7 @@ impl GroupRead {
             let lacks = merged.iter().zip(states).filter(|((_, merged), state)| **merged != *state);
             let lacks: Vec<(EntityKey, EntityState)> =
                 lacks.map(|((entity, merged), _)| ((*entity).clone(), (**merged).clone())).collect();
-            if !lacks.is_empty() {
+            if !lacks.is_empty() && !self.inner.is_wrong(Wrong::NoReadRepair) {
                 let read = self.clone();
                 repairs.spawn(async move { read.tell(node, lacks).await });
             }

@@ -6,7 +6,7 @@ use allidb_index::{Deadline, EntityKey, Error, Extent, Mutation, Result, model::
 use allidb_storage::Durability;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Inner, Ring};
+use super::{Inner, Ring, wrong::Wrong};
 use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
@@ -199,7 +199,10 @@ impl Inner {
         partitions.dedup();
         let side = |partition: u16| {
             let replicas = self.served.layout.replicas(partition).to_vec();
-            let needed = consistency.needed(replicas.len());
+            let needed = match self.is_wrong(Wrong::EarlyAcknowledgement) {
+                true => 1,
+                false => consistency.needed(replicas.len()),
+            };
             Side { replicas, needed, acknowledged: 0, unmet: Vec::new(), failed: 0 }
         };
         Pending { sides: partitions.into_iter().map(side).collect(), existed: false, error: None }

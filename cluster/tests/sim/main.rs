@@ -13,7 +13,10 @@ mod network;
 mod node;
 mod world;
 
-use world::{Chaos, World};
+use std::panic::catch_unwind;
+
+use allidb_cluster::Wrong;
+use world::{Setup, World};
 
 /// Seeds of a test, unless `ALLIDB_SIM_SEEDS` or `ALLIDB_SIM_SEED` says something else.
 fn seeds(usually: u64) -> std::ops::Range<u64> {
@@ -27,15 +30,38 @@ fn seeds(usually: u64) -> std::ops::Range<u64> {
 #[test]
 fn what_a_quorum_acknowledged_is_read_ever_after_and_replicas_become_alike() {
     for seed in seeds(40) {
-        let nodes = if seed % 3 == 0 { 5 } else { 3 };
-        World::new(seed, nodes).run(&Chaos::everything());
+        World::new(seed, Setup::of(if seed % 3 == 0 { 5 } else { 3 })).run();
+    }
+}
+
+#[test]
+fn a_node_that_goes_by_an_older_layout_does_no_harm() {
+    for seed in seeds(12) {
+        World::new(seed, Setup { is_first_stale: true, ..Setup::of(5) }).run();
+    }
+}
+
+/// Otherwise the other tests prove nothing.
+#[test]
+fn what_is_wrong_is_noticed() {
+    let with = |wrong| Setup { wrong: Some(wrong), ..Setup::of(3) };
+    for setup in [
+        with(Wrong::NoReadRepair),
+        with(Wrong::HintsLoseVersions),
+        with(Wrong::EarlyAcknowledgement),
+        Setup { is_first_stale: true, nodes: 5, ..with(Wrong::NoFence) },
+    ] {
+        let is_noticed = |seed: &u64| catch_unwind(|| World::new(*seed, setup).run()).is_err();
+        let seed = (0..60).find(is_noticed);
+        println!("{setup:?}: noticed with seed {seed:?}");
+        assert!(seed.is_some(), "{setup:?} was never noticed");
     }
 }
 
 #[test]
 fn the_same_seed_leads_to_the_same_trace() {
     for seed in seeds(4) {
-        let trace = || World::new(seed, 3).run(&Chaos::everything());
+        let trace = || World::new(seed, Setup::of(3)).run();
         let (first, second) = (trace(), trace());
         let place = first.lines().zip(second.lines()).position(|(a, b)| a != b);
         let told = |trace: &str| place.and_then(|at| trace.lines().nth(at).map(str::to_owned));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOptions};
+use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
     model::{CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Value, Write},
@@ -59,6 +59,7 @@ pub(crate) struct Node {
     /// It of its present life.
     pub(crate) ring: Mutex<Option<Ring>>,
     pub(crate) lives: AtomicU64,
+    pub(crate) wrong: Option<Wrong>,
 }
 
 pub(crate) fn name(at: usize) -> String {
@@ -110,6 +111,7 @@ impl Node {
             call_timeout: Duration::from_millis(500),
             hedge_after: Duration::from_millis(50),
             hint_bytes: 1 << 20,
+            wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());
         let server = tonic::transport::Server::builder().add_service(ring.service());

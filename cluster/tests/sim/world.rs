@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, Member, NodeId};
+use allidb_cluster::{Consistency, Layout, Member, NodeId, Wrong};
 use allidb_index::{SeededRandom, VectorOptions, build_pool};
 use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
@@ -26,20 +26,19 @@ const HEALING_MS: u64 = 3_000;
 /// Replicas of each partition.
 const REPLICATION: usize = 3;
 
-/// What may befall a ring.
-#[derive(Clone, Debug)]
-pub(crate) struct Chaos {
-    /// Links break, and are mended.
-    cuts: bool,
-    /// Messages are held back.
-    holds: bool,
-    /// Nodes die, by kill or power cut, and come back.
-    deaths: bool,
+/// A ring to be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) nodes: usize,
+    /// The first node was taken out of the ring, and has not heard of it.
+    pub(crate) is_first_stale: bool,
+    /// What all nodes do wrong.
+    pub(crate) wrong: Option<Wrong>,
 }
 
-impl Chaos {
-    pub(crate) fn everything() -> Self {
-        Self { cuts: true, holds: true, deaths: true }
+impl Setup {
+    pub(crate) fn of(nodes: usize) -> Self {
+        Self { nodes, is_first_stale: false, wrong: None }
     }
 }
 
@@ -50,11 +49,13 @@ pub(crate) struct World {
     clock: Arc<SimClock>,
     history: Arc<Mutex<History>>,
     is_quiet: Arc<AtomicBool>,
+    /// Nodes from here on know the layout.
+    first: usize,
 }
 
 impl World {
-    /// A ring of so many nodes.
-    pub(crate) fn new(seed: u64, count: usize) -> Self {
+    pub(crate) fn new(seed: u64, setup: Setup) -> Self {
+        let Setup { nodes: count, is_first_stale, wrong } = setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -66,7 +67,9 @@ impl World {
         let ids: Vec<NodeId> =
             disks.iter().enumerate().map(|(at, fs)| found(fs, &clock, seed_of(at), &pool)).collect();
         let member = |node: &NodeId| Member { node: *node, zone: String::new(), capacity: 1 };
-        let layout = Layout::found(ids.iter().map(member).collect(), REPLICATION).expect("a layout");
+        let older = Layout::found(ids.iter().map(member).collect(), REPLICATION).expect("a layout");
+        let first = usize::from(is_first_stale);
+        let newer = older.next(ids[first..].iter().map(member).collect(), REPLICATION).expect("a layout");
         let addresses: BTreeMap<NodeId, String> =
             ids.iter().enumerate().map(|(at, node)| (*node, format!("{}:{PORT}", name(at)))).collect();
         let node = |(at, fs): (usize, SimFs)| {
@@ -76,12 +79,13 @@ impl World {
                 fs,
                 clock: Arc::clone(&clock),
                 build_pool: Arc::clone(&pool),
-                layout: layout.clone(),
+                layout: if at < first { older.clone() } else { newer.clone() },
                 addresses: addresses.clone(),
                 history: Arc::clone(&history),
                 is_quiet: Arc::clone(&is_quiet),
                 ring: Mutex::default(),
                 lives: Default::default(),
+                wrong,
             })
         };
         let nodes: Vec<Arc<Node>> = disks.into_iter().enumerate().map(node).collect();
@@ -97,14 +101,14 @@ impl World {
                 sim.set_link_latency(name(a), name(b), Duration::from_millis(1 + draw(&random, 20)));
             }
         }
-        Self { seed, sim, nodes, clock, history, is_quiet }
+        Self { seed, sim, nodes, clock, history, is_quiet, first }
     }
 
     /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
     ///
     /// # Panics
     /// If anything was lost, came back, or went back in time.
-    pub(crate) fn run(mut self, chaos: &Chaos) -> String {
+    pub(crate) fn run(mut self) -> String {
         let random = SeededRandom::new(!self.seed);
         let mut down: Option<usize> = None;
         let mut next = 0;
@@ -118,7 +122,7 @@ impl World {
             let now = self.clock.elapsed();
             let note = |what: &str| self.history.lock().note(now, format_args!("{what} {a} {b}"));
             match draw(&random, 7) {
-                0 if chaos.cuts => {
+                0 => {
                     note("cut");
                     self.sim.partition(name(a), name(b));
                 }
@@ -126,7 +130,7 @@ impl World {
                     note("mend");
                     self.sim.repair(name(a), name(b));
                 }
-                3 if chaos.holds => {
+                3 => {
                     note("hold");
                     self.sim.hold(name(a), name(b));
                 }
@@ -134,7 +138,7 @@ impl World {
                     note("release");
                     self.sim.release(name(a), name(b));
                 }
-                5 if chaos.deaths && down.is_none() => {
+                5 if down.is_none() => {
                     note("kill");
                     self.kill(a, draw(&random, 3));
                     down = Some(a);
@@ -192,7 +196,7 @@ impl World {
         while self.clock.elapsed() < until {
             self.step();
         }
-        for node in &self.nodes {
+        for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
             for hints in ring.hints() {
                 assert_eq!(
@@ -208,7 +212,8 @@ impl World {
 
     /// All that is acknowledged is read, at QUORUM by one node, then at ALL by another; then all replicas are alike.
     fn check(&mut self) {
-        for (at, consistency) in [(0, Consistency::Quorum), (1, Consistency::All)] {
+        let last = self.nodes.len() - 1;
+        for (at, consistency) in [(last, Consistency::Quorum), (last - 1, Consistency::All)] {
             let is_done: Arc<AtomicBool> = Arc::default();
             let (node, done) = (Arc::clone(&self.nodes[at]), Arc::clone(&is_done));
             let ring = node.ring.lock().clone().expect("it lives");
@@ -225,7 +230,7 @@ impl World {
         }
         for key in 0..KEYS {
             let mut held = Vec::new();
-            for node in &self.nodes {
+            for node in &self.nodes[self.first..] {
                 let ring = node.ring.lock().clone().expect("it lives");
                 let replica = ring.replica();
                 let name =
