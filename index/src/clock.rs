@@ -80,7 +80,7 @@ impl HybridClock {
         let wall = self.wall.now_ms() << 16;
         let mut last = self.last.load(Ordering::Relaxed);
         loop {
-            let next = wall.max(last + 1);
+            let next = wall.max(last.saturating_add(1));
             match self.last.compare_exchange_weak(last, next, Ordering::SeqCst, Ordering::Relaxed) {
                 Ok(_) => return Version::from_time(next, self.node),
                 Err(seen) => last = seen,

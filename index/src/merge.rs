@@ -84,7 +84,7 @@ impl EntityState {
     }
 
     /// The highest version of anything in it.
-    pub(crate) fn highest_version(&self) -> Version {
+    pub fn highest_version(&self) -> Version {
         fn highest<K, T>(registers: &BTreeMap<K, Register<T>>) -> Version {
             registers.values().map(|register| register.version).max().unwrap_or_default()
         }

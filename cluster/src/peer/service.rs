@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allidb_index::{EntityKey, EntityState, Error, Extent, Mutation, Replica, model::Written};
+use allidb_index::{EntityKey, EntityState, Error, Extent, Mutation, Replica, Version, model::Written};
 use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -21,6 +21,9 @@ use crate::{
     },
     pool::Pool,
 };
+
+/// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
+const MAX_AHEAD_MS: u64 = 2_000;
 
 /// What a node serves others with.
 pub(crate) struct Served {
@@ -73,6 +76,17 @@ impl Served {
         }
     }
 
+    /// One version from far ahead would lift the clocks of all nodes.
+    fn check_versions(&self, versions: impl Iterator<Item = Version>) -> Result<(), Status> {
+        let now = self.replica.wall().now_ms();
+        match versions.max() {
+            Some(highest) if highest.millis() > now + MAX_AHEAD_MS => Err(Status::failed_precondition(
+                format!("version {highest:?} is {} ms ahead of this node's clock", highest.millis() - now),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Merges mutations into what lies here.
     pub(crate) fn write(
         &self,
@@ -120,7 +134,10 @@ fn outcome(result: allidb_index::Result<Written>) -> Outcome {
         Ok(written) => Kind::Existed(written.existed),
         Err(Error::NotFound { .. }) => refused(Refusal { not_found: true, ..Refusal::default() }),
         Err(Error::Merged { into, .. }) => refused(Refusal { merged_into: into, ..Refusal::default() }),
-        Err(error) => refused(Refusal { message: error.to_string(), ..Refusal::default() }),
+        Err(error) => {
+            let is_final = matches!(error, Error::UnknownCollection(_) | Error::Invalid { .. });
+            refused(Refusal { message: error.to_string(), is_final, ..Refusal::default() })
+        }
     };
     Outcome { kind: Some(kind) }
 }
@@ -133,6 +150,7 @@ impl Peer for PeerService {
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
         self.0.check_held(mutations.iter().flat_map(Mutation::entities))?;
+        self.0.check_versions(mutations.iter().map(Mutation::highest_version))?;
         let durability = durability(request.durability);
         let results = self.work(move |served| Ok(served.write(mutations, durability))).await?;
         Ok(Response::new(WriteReply { outcomes: results.into_iter().map(outcome).collect() }))
@@ -160,6 +178,7 @@ impl Peer for PeerService {
         }
         let decode = |bytes: &Bytes| EntityState::decode(bytes).map_err(garbled("a state"));
         let states = states.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
+        self.0.check_versions(states.iter().map(EntityState::highest_version))?;
         let states = named.into_iter().zip(states).collect();
         self.work(move |served| served.absorb(states)).await?;
         Ok(Response::new(AbsorbReply {}))

@@ -5,10 +5,11 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use allidb_index::{Deadline, Hint, Replica, Result};
+use allidb_index::{Deadline, Error, Hint, Replica, Result};
 
 use super::{
     Inner, Ring,
+    write::{Taken, taken},
     wrong::{Wrong, later},
 };
 use crate::{
@@ -26,6 +27,15 @@ struct Kept {
     bytes: AtomicU64,
     dropped: AtomicU64,
     delivered: AtomicU64,
+    delivery: tokio::sync::Mutex<()>,
+}
+
+impl Kept {
+    fn release(&self, bytes: u64) {
+        let less = |all: u64| Some(all.saturating_sub(bytes));
+        // The closure always gives something.
+        self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
+    }
 }
 
 /// Figures of the hints for one node.
@@ -67,17 +77,19 @@ impl Hints {
 impl Inner {
     /// Keeps mutations for a node that has not acknowledged them, if there is room.
     pub(super) async fn keep_hints(&self, node: NodeId, mutations: Vec<Vec<u8>>) {
-        let Some(kept) = self.hints.of.get(&node) else { return };
-        let (count, bytes) = (mutations.len() as u64, mutations.iter().map(Vec::len).sum::<usize>() as u64);
-        if kept.bytes.load(Ordering::Relaxed).saturating_add(bytes) > self.hints.most_bytes {
+        let Some(kept) = self.hints.of.get(&node).filter(|_| !self.is_wrong(Wrong::NoHints)) else { return };
+        let (count, bytes) =
+            (mutations.len() as u64, mutations.iter().map(|mutation| Hint::bytes_of(mutation)).sum::<u64>());
+        // Room is taken before, so that a delivery that comes at once does not give back what was not taken yet.
+        if kept.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.hints.most_bytes {
+            kept.release(bytes);
             kept.dropped.fetch_add(count, Ordering::Relaxed);
             return;
         }
         match self.here(move |served| served.replica.keep_hints(node.0, &mutations)).await {
-            Ok(bytes) => {
-                kept.bytes.fetch_add(bytes, Ordering::Relaxed);
-            }
+            Ok(()) => {}
             Err(error) => {
+                kept.release(bytes);
                 tracing::error!(%node, %error, "writes that a node did not acknowledge cannot be kept for it");
                 kept.dropped.fetch_add(count, Ordering::Relaxed);
             }
@@ -93,6 +105,8 @@ impl Ring {
     pub async fn deliver_hints(&self, node: NodeId, deadline: Deadline) -> Result<u64> {
         let inner = &self.0;
         let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
+        // One at a time: what is delivered twice would be counted twice.
+        let _delivery = kept.delivery.lock().await;
         let mut delivered = 0;
         loop {
             let hints = inner.here(move |served| served.replica.hints(node.0, BATCH, BATCH_BYTES)).await?;
@@ -109,12 +123,22 @@ impl Ring {
             let request = WriteRequest { fence: inner.sent_fence(), mutations, durability };
             let mut peer = inner.peers.get(node)?;
             let reply = inner.call(node, deadline, peer.write(request)).await?;
-            super::write::check_outcomes(node, &reply, hints.len())?;
-            let (count, bytes) = (hints.len() as u64, hints.iter().map(Hint::bytes).sum());
-            inner.here(move |served| served.replica.forget_hints(&hints)).await?;
-            kept.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            kept.delivered.fetch_add(count, Ordering::Relaxed);
-            delivered += count;
+            let taken = taken(node, &reply, hints.len())?;
+            let count = |what: Taken| taken.iter().filter(|taken| **taken == what).count() as u64;
+            let (yes, not_yet, never) = (count(Taken::Yes), count(Taken::NotYet), count(Taken::Never));
+            let done = hints.into_iter().zip(&taken).filter(|(_, taken)| **taken != Taken::NotYet);
+            let done: Vec<Hint> = done.map(|(hint, _)| hint).collect();
+            let bytes = done.iter().map(Hint::bytes).sum();
+            inner.here(move |served| served.replica.forget_hints(&done)).await?;
+            kept.release(bytes);
+            kept.delivered.fetch_add(yes, Ordering::Relaxed);
+            kept.dropped.fetch_add(never, Ordering::Relaxed);
+            delivered += yes;
+            if not_yet > 0 {
+                return Err(Error::Unavailable(format!(
+                    "node {node} refused {not_yet} writes that were kept for it"
+                )));
+            }
         }
     }
 

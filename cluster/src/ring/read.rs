@@ -103,6 +103,7 @@ impl GroupRead {
             Told::Digests(_) => None,
         });
         let mut merged = full.ok_or_else(|| Error::Internal("nobody was asked for states".to_owned()))?;
+        merged.iter().for_each(|state| self.inner.served.replica.observe(state));
         let digests: Vec<u128> = merged.iter().map(EntityState::digest).collect();
         let differs = |at: usize| {
             told.iter().any(|(_, told)| match told {
@@ -142,6 +143,7 @@ impl GroupRead {
                 return Ok(told);
             }
             tokio::select! {
+                biased;
                 done = asked.join_next() => match done {
                     Some(Ok((node, Ok(answer)))) => told.push((node, answer)),
                     Some(Ok((_, Err(error)))) => {
@@ -206,14 +208,16 @@ impl GroupRead {
         let mut merged: Vec<(&EntityKey, &mut EntityState)> =
             entities.filter(|(_, is_disputed)| **is_disputed).map(|(entity, _)| entity).collect();
         let named: Arc<[EntityKey]> = merged.iter().map(|(entity, _)| (*entity).clone()).collect();
+        let whole = Self { extent: Extent { contents: true, ..self.extent }, ..self.clone() };
         let mut held: Vec<(NodeId, Vec<EntityState>)> = Vec::new();
         for (node, told) in told {
-            let states: Vec<EntityState> = match told {
-                Told::States(states) => {
+            let states = match (told, self.extent.contents) {
+                (Told::States(states), true) => {
                     let states = states.into_iter().zip(disputed);
                     states.filter(|(_, is_disputed)| **is_disputed).map(|(state, _)| state).collect()
                 }
-                Told::Digests(_) => match self.one(node, Arc::clone(&named), false).await? {
+                // A row without its chunks and vectors would hide those that are there, and bring none.
+                _ => match whole.one(node, Arc::clone(&named), false).await? {
                     Told::States(states) => states,
                     Told::Digests(_) => return Err(Error::Internal("digests for states".to_owned())),
                 },

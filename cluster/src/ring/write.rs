@@ -49,6 +49,14 @@ struct Asked {
     result: Option<Result<Written>>,
 }
 
+impl Asked {
+    /// Whether it was refused, and nobody made it.
+    fn is_made_nowhere(&self) -> bool {
+        matches!(self.result, Some(Err(Error::NotFound { .. } | Error::Merged { .. })))
+            && self.pending.sides.iter().all(|side| side.acknowledged == 0)
+    }
+}
+
 /// What became of a write.
 enum Verdict {
     Made,
@@ -146,12 +154,11 @@ async fn collect(
     }
     drop(report);
     let mut answer = Some(answer);
+    // Also those that know of no such entity: if others do, they will.
     let mut missed: Vec<(NodeId, usize, Vec<u8>)> = Vec::new();
     while let Some((share, told)) = reports.recv().await {
         for ((place, encoded), result) in share.places.into_iter().zip(share.encoded).zip(told) {
-            if matches!(result, Err(Error::Unavailable(_) | Error::Exhausted(_)))
-                && share.node != inner.served.node
-            {
+            if result.is_err() && share.node != inner.served.node {
                 missed.push((share.node, place, encoded));
             }
             let Some(Asked { mutation, pending, result: verdict }) = writes.get_mut(place) else { continue };
@@ -175,9 +182,8 @@ async fn collect(
     }
     let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
     for (node, place, encoded) in missed {
-        // What is not made is not to be made there.
-        let result = writes.get(place).and_then(|write| write.result.as_ref());
-        if matches!(result, Some(Err(Error::NotFound { .. } | Error::Merged { .. }))) {
+        // What was made nowhere is not to be made there. What was refused by a quorum, and yet made by one that knew more, is (ADR 0020).
+        if writes.get(place).is_some_and(Asked::is_made_nowhere) {
             continue;
         }
         hints.entry(node).or_default().extend(settled(&encoded));
@@ -324,19 +330,26 @@ fn miscounted(node: NodeId) -> Error {
     Error::Unavailable(format!("node {node} answered something else than it was asked"))
 }
 
-/// Whether a node took all of so many writes.
-pub(super) fn check_outcomes(node: NodeId, reply: &WriteReply, count: usize) -> Result<()> {
+/// Which of so many writes a node took, or will never take; the others it may later.
+pub(super) fn taken(node: NodeId, reply: &WriteReply, count: usize) -> Result<Vec<Taken>> {
     if reply.outcomes.len() != count {
         return Err(miscounted(node));
     }
-    for outcome in &reply.outcomes {
-        match &outcome.kind {
-            Some(Kind::Existed(_)) => {}
-            Some(Kind::Refusal(Refusal { message, .. })) => {
-                return Err(Error::Unavailable(format!("node {node} refused: {message}")));
-            }
-            None => return Err(miscounted(node)),
+    let taken = |outcome: &proto::Outcome| match &outcome.kind {
+        Some(Kind::Existed(_)) => Taken::Yes,
+        Some(Kind::Refusal(Refusal { is_final: true, message, .. })) => {
+            tracing::warn!(%node, message, "a write that was kept for a node is refused for good");
+            Taken::Never
         }
-    }
-    Ok(())
+        Some(Kind::Refusal(_)) | None => Taken::NotYet,
+    };
+    Ok(reply.outcomes.iter().map(taken).collect())
+}
+
+/// What a node did with a write that was kept for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    NotYet,
+    Never,
 }

@@ -2,10 +2,12 @@
 
 /// What is left out, or done wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "wrong"), expect(dead_code, unreachable_pub, reason = "only simulations are wrong"))]
+#[cfg_attr(not(feature = "wrong"), expect(unreachable_pub, reason = "only simulations are wrong"))]
 pub enum Wrong {
     /// Replicas that lack what a read found stay as they are.
     NoReadRepair,
+    /// Hints are forgotten.
+    NoHints,
     /// Hints are written as of when they are delivered, as where versions are given by whoever stores them.
     HintsLoseVersions,
     /// A write is answered when the first replica has acknowledged it.

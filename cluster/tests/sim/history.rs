@@ -19,10 +19,11 @@ pub(crate) enum Kind {
 struct Written {
     key: usize,
     kind: Kind,
+    version: Version,
     issued: u64,
-    /// When it was acknowledged, and with which version; `None`: never, or nobody knows.
-    acknowledged: Option<(u64, Version)>,
-    /// Whether it is known that it was not made.
+    /// When it was acknowledged; `None`: never, or nobody knows.
+    acknowledged: Option<u64>,
+    /// Whether it was answered that there is no such entity.
     refused: bool,
 }
 
@@ -31,8 +32,8 @@ struct Seen {
     key: usize,
     end: u64,
     version: Version,
-    /// The step that put it.
-    put: Option<usize>,
+    /// Of the put that it was of.
+    put: Version,
 }
 
 /// All that happened, and the trace of it.
@@ -56,23 +57,23 @@ impl History {
         Self { seed, ..Self::default() }
     }
 
-    pub(crate) fn seed(&self) -> u64 {
-        self.seed
-    }
-
     pub(crate) fn note(&mut self, now: u64, what: std::fmt::Arguments<'_>) {
         writeln!(self.trace, "{now} {what}").expect("a string takes everything");
     }
 
-    /// A write begins; gives its step.
-    pub(crate) fn begin_write(&mut self, now: u64, key: usize, kind: Kind) -> usize {
-        self.written.push(Written { key, kind, issued: now, acknowledged: None, refused: false });
-        self.written.len() - 1
+    /// The step of the next write, and the seed that tells its values.
+    pub(crate) fn next_step(&self) -> (usize, u64) {
+        (self.written.len(), self.seed)
     }
 
-    pub(crate) fn acknowledge(&mut self, now: u64, step: usize, version: Version) {
+    pub(crate) fn begin_write(&mut self, now: u64, key: usize, kind: Kind, version: Version) {
+        let write = Written { key, kind, version, issued: now, acknowledged: None, refused: false };
+        self.written.push(write);
+    }
+
+    pub(crate) fn acknowledge(&mut self, now: u64, step: usize) {
         self.acknowledged += 1;
-        self.written[step].acknowledged = Some((now, version));
+        self.written[step].acknowledged = Some(now);
     }
 
     pub(crate) fn refuse(&mut self, step: usize) {
@@ -80,7 +81,7 @@ impl History {
     }
 
     /// The end of what happened to a key, for whoever has to find out why.
-    fn end_of(&self, key: usize) -> String {
+    pub(crate) fn end_of(&self, key: usize) -> String {
         let of_key = |line: &&str| line.contains(&format!(" key {key} ")) || !line.contains(" key ");
         let mut lines: Vec<&str> = self.trace.lines().rev().filter(of_key).take(25).collect();
         lines.reverse();
@@ -89,72 +90,71 @@ impl History {
 
     /// Judges what a read of a key at QUORUM saw that began at `start` and ends now. Of what happened within the same millisecond nobody knows
     /// the order.
-    pub(crate) fn judge(&mut self, (start, now): (u64, u64), key: usize, found: Option<&Entity>) {
+    pub(crate) fn judge(
+        &mut self,
+        (start, now): (u64, u64),
+        key: usize,
+        found: Option<&Entity>,
+        has_chunks: bool,
+    ) {
         self.reads += 1;
-        let writes = || self.written.iter().filter(|write| write.key == key);
-        let before =
-            |write: &Written| write.acknowledged.filter(|(at, _)| *at < start).map(|(_, version)| version);
+        let wrong = |what: std::fmt::Arguments<'_>| -> ! {
+            panic!("seed {}: at {now}, since {start}, key {key} {what}\n{}", self.seed, self.end_of(key))
+        };
+        let writes =
+            |kind: Kind| self.written.iter().filter(move |write| write.key == key && write.kind == kind);
+        let acknowledged = |kind: Kind| {
+            let before = writes(kind).filter(|write| write.acknowledged.is_some_and(|at| at < start));
+            before.map(|write| write.version).max().unwrap_or_default()
+        };
         let seen = || self.seen.iter().filter(|seen| seen.key == key && seen.end < start);
+        let put = seen().map(|seen| seen.put).max().unwrap_or_default().max(acknowledged(Kind::Put));
         let Some(entity) = found else {
             // Only a put makes an entity exist: an update, however new, that a deletion came before revives nothing.
-            let puts = writes().filter(|write| write.kind == Kind::Put).filter_map(before);
-            let put_of_seen =
-                |seen: &Seen| self.written.get(seen.put?)?.acknowledged.map(|(_, version)| version);
-            let floor = puts.chain(seen().filter_map(put_of_seen)).max();
-            let may_hide = |write: &Written| {
-                write.kind == Kind::Delete
-                    && !write.refused
-                    && write.issued <= now
-                    && write.acknowledged.is_none_or(|(_, version)| Some(version) >= floor)
-            };
-            assert!(
-                floor.is_none() || writes().any(may_hide),
-                "seed {}: at {now} key {key} is gone, though {floor:?} was put or seen before {start}\n{}",
-                self.seed,
-                self.end_of(key)
-            );
+            let hides = |write: &Written| write.issued <= now && write.version >= put;
+            if put != Version::ZERO && !writes(Kind::Delete).any(hides) {
+                wrong(format_args!("is gone, though {put:?} was put or seen"));
+            }
             return;
         };
-        let floor =
-            writes().filter_map(before).chain(seen().map(|seen| seen.version)).max().unwrap_or_default();
-        let version = entity.version;
-        assert!(
-            version >= floor,
-            "seed {}: at {now} key {key} has version {version:?}, though {floor:?} was written or seen before {start}\n{}",
-            self.seed,
-            self.end_of(key)
-        );
-        for (step, told) in [("put", "put value"), ("update", "update value")] {
-            let (Some(Value::Int(step)), Some(Value::Int(told))) =
-                (entity.attributes.get(step), entity.attributes.get(told))
-            else {
-                assert!(
-                    !entity.attributes.contains_key(step) && !entity.attributes.contains_key(told),
-                    "{entity:?}"
-                );
-                continue;
-            };
-            let write = self.written.get(*step as usize).expect("a step that was taken");
-            assert_eq!(write.key, key, "seed {}: key {key} has what was written to another", self.seed);
-            // A quorum may not have heard yet of the put that is under way, and some replica have.
-            let put = entity.attributes.get("put");
-            let put =
-                put.and_then(
-                    |put| if let Value::Int(put) = put { self.written.get(*put as usize) } else { None },
-                );
-            let is_under_way = |put: &Written| put.acknowledged.is_none_or(|(at, _)| at >= write.issued);
-            assert!(
-                !write.refused || put.is_some_and(is_under_way),
-                "seed {}: key {key} has what was refused at step {step}\n{}",
-                self.seed,
-                self.end_of(key)
-            );
-            assert_eq!(*told, value(self.seed, *step as usize), "seed {}: {entity:?}", self.seed);
-        }
-        let put = match entity.attributes.get("put") {
-            Some(Value::Int(step)) => Some(*step as usize),
-            _ => None,
+        let step = |name: &str| {
+            let Some(Value::Int(step)) = entity.attributes.get(name) else { return None };
+            let write = &self.written[*step as usize];
+            let told = Some(&Value::Int(value(self.seed, *step as usize)));
+            if write.key != key || entity.attributes.get(&format!("{name} value")) != told {
+                wrong(format_args!("has what nobody wrote: {entity:?}"));
+            }
+            Some((*step as usize, write))
         };
-        self.seen.push(Seen { key, end: now, version, put });
+        let Some((put_step, of)) = step("put") else { wrong(format_args!("was never put: {entity:?}")) };
+        if of.version < put || of.version < acknowledged(Kind::Delete) {
+            wrong(format_args!(
+                "is of {:?}, though {put:?} was put, {:?} deleted",
+                of.version,
+                acknowledged(Kind::Delete)
+            ));
+        }
+        let updated = acknowledged(Kind::Update);
+        let update = step("update").map(|(_, write)| write);
+        if updated > of.version && update.is_none_or(|update| update.version < updated) {
+            wrong(format_args!("lacks the update {updated:?}: {entity:?}"));
+        }
+        // A quorum may not have heard yet of a put that is under way, and some replica have.
+        let is_under_way = |update: &Written| of.acknowledged.is_none_or(|at| at >= update.issued);
+        if update.is_some_and(|update| update.refused && !is_under_way(update)) {
+            wrong(format_args!("has an update that was refused: {entity:?}"));
+        }
+        if let Some(floor) = seen().map(|seen| seen.version).max().filter(|floor| entity.version < *floor) {
+            wrong(format_args!("has version {:?}, and {floor:?} was seen", entity.version));
+        }
+        if has_chunks && entity.chunks.get("1").is_none_or(|chunk| chunk.text != text(self.seed, put_step)) {
+            wrong(format_args!("has not the chunk that it was put with: {entity:?}"));
+        }
+        self.seen.push(Seen { key, end: now, version: entity.version, put: of.version });
     }
+}
+
+/// The text of the chunk that a step puts.
+pub(crate) fn text(seed: u64, step: usize) -> String {
+    format!("step {step} of {}", value(seed, step))
 }

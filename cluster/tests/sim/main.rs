@@ -30,7 +30,8 @@ fn seeds(usually: u64) -> std::ops::Range<u64> {
 #[test]
 fn what_a_quorum_acknowledged_is_read_ever_after_and_replicas_become_alike() {
     for seed in seeds(40) {
-        World::new(seed, Setup::of(if seed % 3 == 0 { 5 } else { 3 })).run();
+        let nodes = if seed % 3 == 0 { 5 } else { 3 };
+        World::new(seed, Setup { nobody_dies: seed % 4 == 1, ..Setup::of(nodes) }).run();
     }
 }
 
@@ -47,6 +48,7 @@ fn what_is_wrong_is_noticed() {
     let with = |wrong| Setup { wrong: Some(wrong), ..Setup::of(3) };
     for setup in [
         with(Wrong::NoReadRepair),
+        Setup { nobody_dies: true, ..with(Wrong::NoHints) },
         with(Wrong::HintsLoseVersions),
         with(Wrong::EarlyAcknowledgement),
         Setup { is_first_stale: true, nodes: 5, ..with(Wrong::NoFence) },

@@ -13,13 +13,15 @@ use std::{
 use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
-    model::{CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Value, Write},
+    model::{
+        Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Value, Write,
+    },
 };
 use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
 use parking_lot::Mutex;
 
 use crate::{
-    history::{History, Kind, value},
+    history::{History, Kind, text, value},
     network,
 };
 
@@ -141,13 +143,14 @@ impl Node {
     }
 
     async fn write(&self, ring: &Ring, key: usize, kind: Kind) {
-        let step = self.history.lock().begin_write(self.clock.elapsed(), key, kind);
-        let told = value(self.history.lock().seed(), step);
+        let (step, seed) = self.history.lock().next_step();
+        let told = value(seed, step);
         let write = match kind {
             Kind::Put => {
                 let mut put = Entity { id: entity(key).id, ..Entity::default() };
                 put.attributes.insert("put".into(), Value::Int(step as i64));
                 put.attributes.insert("put value".into(), Value::Int(told));
+                put.chunks.insert("1".into(), Chunk { text: text(seed, step), ..Chunk::default() });
                 Write::Put { collection: "c".into(), entity: Box::new(put) }
             }
             Kind::Update => {
@@ -159,13 +162,14 @@ impl Node {
             Kind::Delete => Write::Delete(entity(key)),
         };
         let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
+        self.history.lock().begin_write(self.clock.elapsed(), key, kind, planned.version());
         let options =
             WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() };
         let result = ring.write(vec![planned], options).await.pop().expect("one answer");
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
         history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
         match result {
-            Ok(written) => history.acknowledge(now, step, written.version),
+            Ok(_) => history.acknowledge(now, step),
             Err(Error::NotFound { .. }) => history.refuse(step),
             Err(Error::Unavailable(_)) => {}
             Err(error) => panic!("{error}"),
@@ -188,14 +192,14 @@ impl Node {
 
     pub(crate) async fn read(&self, ring: &Ring, key: usize, consistency: Consistency) {
         let start = self.clock.elapsed();
-        let mask = ReadMask::everything();
+        let mask = if start.is_multiple_of(2) { ReadMask::everything() } else { ReadMask::fields() };
         let found = ring.get(TenantId::DEFAULT, &[entity(key)], &mask, consistency, far()).await;
         let found = found.into_iter().next().expect("one answer");
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
         history.note(now, format_args!("{} reads key {key} since {start}: {}", self.at, told(&found)));
         match found {
-            Ok(entity) => history.judge((start, now), key, Some(&entity)),
-            Err(Error::NotFound { .. }) => history.judge((start, now), key, None),
+            Ok(entity) => history.judge((start, now), key, Some(&entity), mask.chunks),
+            Err(Error::NotFound { .. }) => history.judge((start, now), key, None, false),
             Err(Error::Unavailable(_)) => {}
             Err(error) => panic!("{error}"),
         }

@@ -62,6 +62,12 @@ impl Mutation {
         self.version
     }
 
+    /// The highest version of anything in it; beyond [`version`](Self::version) only if whoever made it is wrong.
+    pub fn highest_version(&self) -> Version {
+        let deltas = self.parts.iter().map(|part| part.delta.highest_version());
+        deltas.max().unwrap_or_default().max(self.version)
+    }
+
     /// How the caller names what it writes.
     pub fn subject(&self) -> &EntityRef {
         &self.subject

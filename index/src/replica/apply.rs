@@ -236,6 +236,8 @@ impl Replica {
     ) -> Result<Written> {
         let (version, kind) = (mutation.version, mutation.kind);
         let mut existed = false;
+        // A replica that missed a longer time to live must not take for expired, and clear for all, what others know to be there.
+        let knows_part = self.keeps_deletes();
         for (at, Part { entity, delta, condition }) in mutation.parts.iter_mut().enumerate() {
             if !working.contains_key(entity) {
                 working.insert(entity.clone(), Loaded::load(&self.engine, &self.keyspaces, entity)?);
@@ -285,14 +287,14 @@ impl Replica {
                     delta.row.puts = vec![version];
                     delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
                     // Nothing stays of what expired or was merged into another.
-                    if !is_live && (loaded.after.row.exists() || is_alias) {
+                    if !is_live && !knows_part && (loaded.after.row.exists() || is_alias) {
                         delta.row.clear(Scope::Entity, version.just_below());
                     }
                 }
                 _ => {}
             }
             // Whoever takes the place of an entity that expired has none of its edges.
-            let has_expired = !is_live && loaded.after.row.exists();
+            let has_expired = !is_live && !knows_part && loaded.after.row.exists();
             if has_expired && delta.row.get(&Field::Existence).is_some() {
                 delta.row.clear(Scope::Edges, version.just_below());
             }

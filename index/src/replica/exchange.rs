@@ -79,7 +79,8 @@ impl Replica {
             state.edges = registers(snapshot, (keyspaces.edge, "edge"), &prefix, name)?;
             state.edges_in = registers(snapshot, (keyspaces.edge_in, "edge_in"), &prefix, name)?;
         }
-        Ok(state)
+        // Of more edges than are swept at a time some lie beneath the marker still.
+        Ok(state.merge(EntityState::default()))
     }
 
     /// Merges what other replicas hold into what lies here.
@@ -113,6 +114,11 @@ impl Replica {
             self.clock.observe(highest);
         }
         self.apply(mutations, durability)
+    }
+
+    /// Takes note of what a read found: what this node plans from now on is newer.
+    pub fn observe(&self, state: &EntityState) {
+        self.clock.observe(state.highest_version());
     }
 
     /// An edge is gone with either of its ends: of what another replica holds of one, that may not have heard of the other yet.

@@ -4,7 +4,7 @@ use allidb_storage::{Direction, Durability, WriteBatch};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::Result, mutation::Mutation, replica::Replica};
+use crate::{error::Result, mutation::Mutation, replica::Replica, version::Version};
 
 const HINT: &[u8] = b"hint/";
 
@@ -19,7 +19,12 @@ pub struct Hint {
 impl Hint {
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> u64 {
-        (self.key.len() + self.mutation.len()) as u64
+        Self::bytes_of(&self.mutation)
+    }
+
+    /// Bytes that a mutation takes as a hint, about.
+    pub fn bytes_of(mutation: &[u8]) -> u64 {
+        (HINT.len() + 8 + Version::BYTES + 8 + mutation.len()) as u64
     }
 }
 
@@ -28,22 +33,20 @@ fn prefix(node: u64) -> Vec<u8> {
 }
 
 impl Replica {
-    /// Keeps mutations for a node, durably, in the order of their versions. Gives the bytes that they take, about.
+    /// Keeps mutations for a node, durably, in the order of their versions.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<u64> {
+    pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<()> {
         let mut batch = WriteBatch::new();
-        let mut bytes = 0;
         for mutation in mutations {
             let version = Mutation::version_of(mutation).unwrap_or_default();
             // The same one, kept twice, is one.
             let key = [&prefix(node)[..], &version.to_bytes(), &xxh3_64(mutation).to_be_bytes()].concat();
-            bytes += (key.len() + mutation.len()) as u64;
             batch.put(self.keyspaces.local, key, mutation.clone());
         }
         self.engine.write(batch, Durability::Sync)?;
-        Ok(bytes)
+        Ok(())
     }
 
     /// The oldest that are kept for a node: so many, and of so many bytes, at most, but one at least.
