@@ -10,7 +10,7 @@ use allidb_storage::{Durability, WriteBatch};
 use super::{
     alias::meant,
     condition::{lose_source, meets},
-    derive::{Changes, EdgeEnd, Working, is_there, mirrored},
+    derive::{Changes, EdgeEnd, Working, is_there, mirrored, there},
     loaded::Loaded,
     merging::{counterparts, edge_of_both, take_over},
     rewire::pending_key,
@@ -419,7 +419,7 @@ fn edge_ends(parts: &[Part]) -> impl Iterator<Item = (EdgeEnd, EdgeEnd)> {
     })
 }
 
-/// The names of an entity's edges, out and in.
+/// The names of the edges that an entity has, out and in; what was deleted stays deleted at their other ends.
 fn edge_names(state: &EntityState) -> [Vec<EdgeKey>; 2] {
-    [&state.edges, &state.edges_in].map(|edges| edges.keys().cloned().collect())
+    [&state.edges, &state.edges_in].map(|edges| there(edges).cloned().collect())
 }

@@ -458,7 +458,7 @@ fn write_registers<K: Ord, C: Content + PartialEq>(
 }
 
 /// The names of what is there.
-fn there<K, T>(rows: &BTreeMap<K, Register<T>>) -> impl Iterator<Item = &K> {
+pub(super) fn there<K, T>(rows: &BTreeMap<K, Register<T>>) -> impl Iterator<Item = &K> {
     rows.iter().filter(|(_, register)| register.value.is_some()).map(|(key, _)| key)
 }
 
