@@ -510,7 +510,9 @@ impl Coordinator {
 fn layout_of(replica: &Replica, node: NodeId) -> Result<Layout> {
     let Some(kept) = replica.layout()? else {
         let layout = Layout::of_one(node);
-        replica.keep_layout(layout.encode(), layout.replication() > 1)?;
+        replica.keep_layout(layout.encode(), layout.members().len() > 1, |partition| {
+            layout.replicas(partition).contains(&node)
+        })?;
         return Ok(layout);
     };
     let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };

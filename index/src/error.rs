@@ -45,6 +45,14 @@ pub enum Error {
         /// Which it was merged into.
         into: String,
     },
+    /// What a write would replace has expired, as far as this replica knows: whoever coordinates it finds out what others know.
+    #[error("entity {id:?} of collection {collection:?} has expired")]
+    Expired {
+        /// The collection's name.
+        collection: String,
+        /// The entity's id.
+        id: String,
+    },
     /// There is no such collection.
     #[error("there is no collection {0:?}")]
     UnknownCollection(String),

@@ -24,6 +24,8 @@ use crate::{
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
 const MAX_AHEAD_MS: u64 = 2_000;
+/// Of more states at once only the first are told.
+const MAX_ANSWER_BYTES: usize = 8 << 20;
 
 /// What a node serves others with.
 pub(crate) struct Served {
@@ -87,6 +89,15 @@ impl Served {
         }
     }
 
+    /// Digests of what lies here of entities: one after the other, so that they are not in memory all at once.
+    fn digests(&self, entities: &[EntityKey], extent: Extent) -> allidb_index::Result<Vec<Vec<u8>>> {
+        let digest = |entity: &EntityKey| {
+            let held = self.replica.held(std::slice::from_ref(entity), extent)?;
+            Ok(held.first().map(EntityState::digest).unwrap_or_default().to_be_bytes().to_vec())
+        };
+        entities.iter().map(digest).collect()
+    }
+
     /// Merges mutations into what lies here.
     pub(crate) fn write(
         &self,
@@ -133,6 +144,7 @@ fn outcome(result: allidb_index::Result<Written>) -> Outcome {
     let kind = match result {
         Ok(written) => Kind::Existed(written.existed),
         Err(Error::NotFound { .. }) => refused(Refusal { not_found: true, ..Refusal::default() }),
+        Err(Error::Expired { .. }) => refused(Refusal { expired: true, ..Refusal::default() }),
         Err(Error::Merged { into, .. }) => refused(Refusal { merged_into: into, ..Refusal::default() }),
         Err(error) => {
             let is_final = matches!(error, Error::UnknownCollection(_) | Error::Invalid { .. });
@@ -161,11 +173,13 @@ impl Peer for PeerService {
         self.check(fence.as_ref())?;
         let named = entities(&named)?;
         self.0.check_held(named.iter())?;
-        let states = self.work(move |served| served.replica.held(&named, Extent { contents, edges })).await?;
-        let told = |state: EntityState| -> Bytes {
-            if digests { state.digest().to_be_bytes().to_vec().into() } else { state.encode().into() }
+        let extent = Extent { contents, edges };
+        let held = move |served: &Served| match digests {
+            false => served.replica.held_encoded(&named, extent, MAX_ANSWER_BYTES),
+            true => served.digests(&named, extent),
         };
-        Ok(Response::new(ReadReply { states: states.into_iter().map(told).collect() }))
+        let states = self.work(held).await?;
+        Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
     }
 
     async fn absorb(&self, request: Request<AbsorbRequest>) -> Result<Response<AbsorbReply>, Status> {

@@ -2,19 +2,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use allidb_index::{Deadline, Error, Hint, Replica, Result};
+use allidb_index::{Deadline, Error, Hint, Mutation, Replica, Result};
+use allidb_storage::Durability::Sync;
+use bytes::Bytes;
 
 use super::{
     Inner, Ring,
-    write::{Taken, taken},
+    send::Taken,
     wrong::{Wrong, later},
 };
 use crate::{
+    coordinator::{Consistency, WriteOptions},
     layout::NodeId,
-    peer::proto::{Durability, WriteRequest},
 };
 
 /// Hints that are delivered in one call, and their bytes.
@@ -28,6 +30,8 @@ struct Kept {
     dropped: AtomicU64,
     delivered: AtomicU64,
     delivery: tokio::sync::Mutex<()>,
+    /// How often the batch is to be halved that is tried next.
+    halvings: AtomicU32,
 }
 
 impl Kept {
@@ -56,6 +60,8 @@ pub struct HintCounts {
 pub(super) struct Hints {
     of: BTreeMap<NodeId, Kept>,
     most_bytes: u64,
+    /// What this node is to tell others is told by one at a time.
+    outbox: tokio::sync::Mutex<()>,
 }
 
 impl Hints {
@@ -66,11 +72,11 @@ impl Hints {
         most_bytes: u64,
     ) -> Result<Self> {
         let kept = |node: NodeId| {
-            let hints = replica.hints(node.0, usize::MAX, u64::MAX)?;
-            let bytes = AtomicU64::new(hints.iter().map(Hint::bytes).sum());
+            let bytes = AtomicU64::new(replica.hint_bytes(node.0)?);
             Ok((node, Kept { bytes, ..Kept::default() }))
         };
-        Ok(Self { of: nodes.map(kept).collect::<Result<_>>()?, most_bytes })
+        let of = nodes.map(kept).collect::<Result<_>>()?;
+        Ok(Self { of, most_bytes, outbox: tokio::sync::Mutex::default() })
     }
 }
 
@@ -97,6 +103,34 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// Delivers writes to a node, and forgets those that it took, or never will. Says how many it took.
+    async fn deliver(&self, node: NodeId, kept: &Kept, hints: Vec<Hint>, deadline: Deadline) -> Result<u64> {
+        let now = self.served.replica.wall().now_ms();
+        let mutation = |hint: &Hint| match self.is_wrong(Wrong::HintsLoseVersions) {
+            true => later(&hint.mutation, now).into(),
+            false => hint.mutation.clone(),
+        };
+        let mutations: Vec<Bytes> = hints.iter().map(mutation).collect();
+        let taken = self.taken(node, mutations, deadline).await?;
+        let count = |what: Taken| taken.iter().filter(|taken| **taken == what).count() as u64;
+        let (yes, not_yet, never) = (count(Taken::Yes), count(Taken::NotYet), count(Taken::Never));
+        let done = hints.into_iter().zip(&taken).filter(|(_, taken)| **taken != Taken::NotYet);
+        let done: Vec<Hint> = done.map(|(hint, _)| hint).collect();
+        let bytes = done.iter().map(Hint::bytes).sum();
+        self.here(move |served| served.replica.forget_hints(&done)).await?;
+        kept.release(bytes);
+        kept.delivered.fetch_add(yes, Ordering::Relaxed);
+        kept.dropped.fetch_add(never, Ordering::Relaxed);
+        match not_yet {
+            0 => Ok(yes),
+            _ => Err(Error::FailedPrecondition(format!(
+                "node {node} refused {not_yet} writes that were kept for it"
+            ))),
+        }
+    }
+}
+
 impl Ring {
     /// Delivers what is kept for a node, until nothing is left. Says how many writes it were.
     ///
@@ -109,35 +143,58 @@ impl Ring {
         let _delivery = kept.delivery.lock().await;
         let mut delivered = 0;
         loop {
-            let hints = inner.here(move |served| served.replica.hints(node.0, BATCH, BATCH_BYTES)).await?;
+            let most = BATCH >> kept.halvings.load(Ordering::Relaxed);
+            let hints = inner.here(move |served| served.replica.hints(node.0, most, BATCH_BYTES)).await?;
             if hints.is_empty() {
                 return Ok(delivered);
             }
-            let now = inner.served.replica.wall().now_ms();
-            let mutation = |hint: &Hint| match inner.is_wrong(Wrong::HintsLoseVersions) {
-                true => later(&hint.mutation, now).into(),
-                false => hint.mutation.clone(),
-            };
-            let mutations = hints.iter().map(mutation).collect();
-            let durability = Durability::Sync.into();
-            let request = WriteRequest { fence: inner.sent_fence(), mutations, durability };
-            let mut peer = inner.peers.get(node)?;
-            let reply = inner.call(node, deadline, peer.write(request)).await?;
-            let taken = taken(node, &reply, hints.len())?;
-            let count = |what: Taken| taken.iter().filter(|taken| **taken == what).count() as u64;
-            let (yes, not_yet, never) = (count(Taken::Yes), count(Taken::NotYet), count(Taken::Never));
-            let done = hints.into_iter().zip(&taken).filter(|(_, taken)| **taken != Taken::NotYet);
-            let done: Vec<Hint> = done.map(|(hint, _)| hint).collect();
-            let bytes = done.iter().map(Hint::bytes).sum();
+            let taken = inner.deliver(node, kept, hints, deadline).await;
+            // It may be that it cannot do so much at a time.
+            let halvings = if taken.is_ok() { 0 } else { (BATCH / most).ilog2() + 1 };
+            kept.halvings.store(halvings.min(BATCH.ilog2()), Ordering::Relaxed);
+            delivered += taken?;
+        }
+    }
+
+    /// Has what follows from writes here be made where others hold it. Says how many writes it were.
+    ///
+    /// # Errors
+    /// If too few of those who hold it can be reached; the others have been served.
+    pub async fn deliver_outbox(&self, deadline: Deadline) -> Result<u64> {
+        let inner = &self.0;
+        let _delivery = inner.hints.outbox.lock().await;
+        let mut delivered = 0;
+        loop {
+            let posted = inner.here(move |served| served.replica.outbox(BATCH, BATCH_BYTES)).await?;
+            if posted.is_empty() {
+                return Ok(delivered);
+            }
+            let (mut mutations, mut readable, mut done) = (Vec::new(), Vec::new(), Vec::new());
+            for hint in posted {
+                match Mutation::decode(&hint.mutation) {
+                    Ok(mutation) => {
+                        mutations.push(mutation);
+                        readable.push(hint);
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "what is to be done at other nodes cannot be read, and is dropped");
+                        done.push(hint);
+                    }
+                }
+            }
+            let (durability, consistency) = (Sync, Consistency::Quorum);
+            let options = WriteOptions { durability, consistency, deadline };
+            let mut failure = None;
+            for (hint, result) in readable.into_iter().zip(self.write(mutations, options).await) {
+                match result {
+                    Ok(_) | Err(Error::UnknownCollection(_)) => done.push(hint),
+                    Err(error) => failure = Some(error),
+                }
+            }
+            delivered += done.len() as u64;
             inner.here(move |served| served.replica.forget_hints(&done)).await?;
-            kept.release(bytes);
-            kept.delivered.fetch_add(yes, Ordering::Relaxed);
-            kept.dropped.fetch_add(never, Ordering::Relaxed);
-            delivered += yes;
-            if not_yet > 0 {
-                return Err(Error::Unavailable(format!(
-                    "node {node} refused {not_yet} writes that were kept for it"
-                )));
+            if let Some(error) = failure {
+                return Err(error);
             }
         }
     }

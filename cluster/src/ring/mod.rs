@@ -3,7 +3,10 @@
 //! | module | concept |
 //! |---|---|
 //! | `hints` | writes that a replica has not acknowledged, until it does |
-//! | `read` | what a quorum holds, merged; repair before the answer |
+//! | `read` | what a quorum holds |
+//! | `repair` | merging what replicas hold, and having them hold that, before the answer |
+//! | `send` | having one node make writes |
+//! | `verdict` | how a write stands, and what that comes to |
 //! | `write` | to all replicas at once, answered when enough have acknowledged |
 //! | `wrong` | being wrong on purpose, for simulations |
 //!
@@ -11,6 +14,9 @@
 
 mod hints;
 mod read;
+mod repair;
+mod send;
+mod verdict;
 mod write;
 mod wrong;
 
@@ -83,17 +89,20 @@ impl Ring {
         if !layout.members().iter().any(|member| member.node == node) {
             return Err(Error::FailedPrecondition(format!("node {node} is no member of the ring")));
         }
-        replica.keep_layout(layout.encode(), layout.replication() > 1)?;
+        replica.keep_layout(layout.encode(), layout.members().len() > 1, |partition| {
+            layout.replicas(partition).contains(&node)
+        })?;
         let work = match replica.is_inline() {
             true => Pool::inline("replica"),
             false => Pool::start("replica", options.threads, options.queue)?,
         };
-        let others = layout.members().iter().map(|member| member.node).filter(|member| *member != node);
         #[cfg(feature = "wrong")]
         let wrong = options.wrong;
         #[cfg(not(feature = "wrong"))]
         let wrong = None;
-        let hints = Hints::open(&replica, others, options.hint_bytes)?;
+        // This one is among them: it may have had too much to do.
+        let members = layout.members().iter().map(|member| member.node);
+        let hints = Hints::open(&replica, members, options.hint_bytes)?;
         Ok(Self(Arc::new(Inner {
             fence: Fence::of(&layout),
             peers: Connections::to(&options.addresses, &options.connector)?,

@@ -9,15 +9,14 @@ use allidb_index::{
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Inner, Ring, wrong::Wrong};
-use crate::{
-    coordinator::Consistency,
-    layout::NodeId,
-    peer::proto::{AbsorbRequest, ReadRequest},
-};
+use super::{Inner, Ring};
+use crate::{coordinator::Consistency, layout::NodeId, peer::proto::ReadRequest};
+
+/// Bytes that are decoded where they arrive; more are by the threads that work.
+const SMALL_BYTES: usize = 64 << 10;
 
 /// What one replica says of some entities.
-enum Told {
+pub(super) enum Told {
     States(Vec<EntityState>),
     Digests(Vec<u128>),
 }
@@ -36,31 +35,30 @@ impl Ring {
         let keys: Vec<Result<EntityKey>> =
             refs.iter().map(|entity| replica.entity_key(tenant, entity)).collect();
         let named: Vec<EntityKey> = keys.iter().flatten().cloned().collect();
-        let states = match self.0.states(named, Extent::of(mask), consistency, deadline).await {
-            Ok(states) => states,
-            Err(error) => {
-                return keys.into_iter().map(|key| Err(key.err().unwrap_or_else(|| error.clone()))).collect();
-            }
-        };
-        let mut states = states.iter();
+        let mut states = self.0.states(named, Extent::of(mask), consistency, deadline).await.into_iter();
         let missing = || Error::Internal("fewer entities were read than were asked for".to_owned());
         let entity = |key: Result<EntityKey>| {
             let key = key?;
-            replica.entity_of(&key, states.next().ok_or_else(missing)?, mask)
+            replica.entity_of(&key, &states.next().ok_or_else(missing)??, mask)
         };
         keys.into_iter().map(entity).collect()
     }
 }
 
 impl Inner {
-    /// What replicas hold of entities, merged; what one of those that were asked lacked it has then.
+    /// What replicas hold of entities, merged; what so many as the consistency needs have then. Each is answered by itself, but those whose
+    /// replicas are the same stand and fall together.
     pub(super) async fn states(
         self: &Arc<Self>,
         entities: Vec<EntityKey>,
         extent: Extent,
         consistency: Consistency,
         deadline: Deadline,
-    ) -> Result<Vec<EntityState>> {
+    ) -> Vec<Result<EntityState>> {
+        let count = entities.len();
+        if deadline.check().is_err() {
+            return vec![Err(Error::DeadlineExceeded); count];
+        }
         let mut groups: BTreeMap<&[NodeId], Vec<(usize, EntityKey)>> = BTreeMap::new();
         for (place, entity) in entities.into_iter().enumerate() {
             let replicas = self.served.layout.replicas(entity.partition());
@@ -75,23 +73,33 @@ impl Inner {
                 (places, read.run(consistency).await)
             });
         }
-        let mut states: BTreeMap<usize, EntityState> = BTreeMap::new();
+        let ended = || Err(Error::Internal("a read broke off".to_owned()));
+        let mut states: Vec<Result<EntityState>> = std::iter::repeat_with(ended).take(count).collect();
         while let Some(done) = reads.join_next().await {
-            let (places, found) = done.map_err(|error| Error::Internal(format!("a read ended: {error}")))?;
-            states.extend(places.into_iter().zip(found?));
+            // Its entities are told that it broke off.
+            let Ok((places, found)) = done else { continue };
+            let found = match found {
+                Ok(found) => found.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(error); places.len()],
+            };
+            for (place, state) in places.into_iter().zip(found) {
+                if let Some(slot) = states.get_mut(place) {
+                    *slot = state;
+                }
+            }
         }
-        Ok(states.into_values().collect())
+        states
     }
 }
 
 /// A read of entities that have the same replicas.
 #[derive(Clone)]
-struct GroupRead {
-    inner: Arc<Inner>,
-    replicas: Vec<NodeId>,
-    entities: Arc<[EntityKey]>,
-    extent: Extent,
-    deadline: Deadline,
+pub(super) struct GroupRead {
+    pub(super) inner: Arc<Inner>,
+    pub(super) replicas: Vec<NodeId>,
+    pub(super) entities: Arc<[EntityKey]>,
+    pub(super) extent: Extent,
+    pub(super) deadline: Deadline,
 }
 
 impl GroupRead {
@@ -113,18 +121,23 @@ impl GroupRead {
         };
         let disputed: Vec<bool> = (0..self.entities.len()).map(differs).collect();
         if disputed.contains(&true) {
-            self.repair(&mut merged, &disputed, told).await?;
+            self.repair(&mut merged, &disputed, told, needed).await?;
         }
         Ok(merged)
     }
 
-    /// Asks as many replicas as must answer, this node first if it is one: the first for states, the others for digests. Whenever one fails,
-    /// or lets wait, another is asked, too.
-    async fn ask(&self, needed: usize) -> Result<Vec<(NodeId, Told)>> {
+    /// The replicas, this node first if it is one, then those that follow it, so that nodes do not all ask the same. From the end.
+    pub(super) fn order(&self) -> Vec<NodeId> {
         let here = self.inner.served.node;
-        let mut left: Vec<NodeId> = self.replicas.clone();
-        // From the end: this node, then those that follow it, so that nodes do not all ask the same.
-        left.sort_by_key(|node| std::cmp::Reverse((node.0.wrapping_sub(here.0), *node)));
+        let mut order = self.replicas.clone();
+        order.sort_by_key(|node| std::cmp::Reverse((node.0.wrapping_sub(here.0), *node)));
+        order
+    }
+
+    /// Asks as many replicas as must answer: the first for states, the others for digests. Whenever one fails, or lets wait, another is asked,
+    /// too.
+    async fn ask(&self, needed: usize) -> Result<Vec<(NodeId, Told)>> {
+        let mut left = self.order();
         let mut asked = JoinSet::new();
         let mut ask = |asked: &mut JoinSet<_>, digests: bool| {
             let Some(node) = left.pop() else { return false };
@@ -154,9 +167,7 @@ impl GroupRead {
                     None => {
                         // Who told its digests alone tells the rest.
                         let (true, Some((node, _))) = (told.len() >= needed, told.first()) else {
-                            let why = last_error.map_or_else(String::new, |error: Error| format!("; {error}"));
-                            let why = format!("{} of {needed} replicas answered{why}", told.len());
-                            return Err(Error::Unavailable(why));
+                            return Err(too_few(told.len(), needed, last_error));
                         };
                         let (node, read) = (*node, self.clone());
                         told.retain(|(other, _)| *other != node);
@@ -171,87 +182,44 @@ impl GroupRead {
     }
 
     /// What one replica says.
-    async fn one(&self, node: NodeId, entities: Arc<[EntityKey]>, digests: bool) -> Result<Told> {
-        let Extent { contents, edges } = self.extent;
+    pub(super) async fn one(&self, node: NodeId, entities: Arc<[EntityKey]>, digests: bool) -> Result<Told> {
         if node == self.inner.served.node {
             let extent = self.extent;
             let states = self.inner.here(move |served| served.replica.held(&entities, extent)).await?;
             return Ok(Told::States(states));
         }
-        let named = entities.iter().map(|entity| entity.encode().into()).collect();
-        let request =
-            ReadRequest { fence: self.inner.sent_fence(), entities: named, contents, edges, digests };
-        let mut peer = self.inner.peers.get(node)?;
-        let reply = self.inner.call(node, self.deadline, peer.read(request)).await?;
         let wrong = |why: &str| Error::Unavailable(format!("node {node} answered {why}"));
-        if reply.states.len() != entities.len() {
-            return Err(wrong("something else than it was asked"));
+        let mut told: Vec<Bytes> = Vec::with_capacity(entities.len());
+        // It tells as many as fit.
+        while let Some(rest) = entities.get(told.len()..).filter(|rest| !rest.is_empty()) {
+            let named = rest.iter().map(|entity| entity.encode().into()).collect();
+            let Extent { contents, edges } = self.extent;
+            let request =
+                ReadRequest { fence: self.inner.sent_fence(), entities: named, contents, edges, digests };
+            let mut peer = self.inner.peers.get(node)?;
+            let reply = self.inner.call(node, self.deadline, peer.read(request)).await?;
+            if reply.states.is_empty() || reply.states.len() > rest.len() {
+                return Err(wrong("something else than it was asked"));
+            }
+            told.extend(reply.states);
         }
         if digests {
             let digest = |bytes: &Bytes| bytes[..].try_into().map(u128::from_be_bytes);
-            let digests: Result<_, _> = reply.states.iter().map(digest).collect();
+            let digests: Result<_, _> = told.iter().map(digest).collect();
             return digests.map(Told::Digests).map_err(|_| wrong("a digest that is none"));
         }
-        let states: Result<_, _> = reply.states.iter().map(|state| EntityState::decode(state)).collect();
+        let is_small = told.iter().map(Bytes::len).sum::<usize>() <= SMALL_BYTES;
+        let decode = move || told.iter().map(|state| EntityState::decode(state)).collect::<Result<_, _>>();
+        let states = match is_small {
+            true => decode(),
+            false => self.inner.here(move |_| Ok(decode())).await?,
+        };
         states.map(Told::States).map_err(|error| wrong(&format!("a state that cannot be read: {error}")))
     }
+}
 
-    /// Merges what replicas hold of the entities on which they differ, and has those that were asked hold it, before anybody is told: who
-    /// reads later reads nothing older.
-    async fn repair(
-        &self,
-        merged: &mut [EntityState],
-        disputed: &[bool],
-        told: Vec<(NodeId, Told)>,
-    ) -> Result<()> {
-        let entities = self.entities.iter().zip(merged).zip(disputed);
-        let mut merged: Vec<(&EntityKey, &mut EntityState)> =
-            entities.filter(|(_, is_disputed)| **is_disputed).map(|(entity, _)| entity).collect();
-        let named: Arc<[EntityKey]> = merged.iter().map(|(entity, _)| (*entity).clone()).collect();
-        let whole = Self { extent: Extent { contents: true, ..self.extent }, ..self.clone() };
-        let mut held: Vec<(NodeId, Vec<EntityState>)> = Vec::new();
-        for (node, told) in told {
-            let states = match (told, self.extent.contents) {
-                (Told::States(states), true) => {
-                    let states = states.into_iter().zip(disputed);
-                    states.filter(|(_, is_disputed)| **is_disputed).map(|(state, _)| state).collect()
-                }
-                // A row without its chunks and vectors would hide those that are there, and bring none.
-                _ => match whole.one(node, Arc::clone(&named), false).await? {
-                    Told::States(states) => states,
-                    Told::Digests(_) => return Err(Error::Internal("digests for states".to_owned())),
-                },
-            };
-            for ((_, merged), state) in merged.iter_mut().zip(&states) {
-                **merged = std::mem::take(*merged).merge(state.clone());
-            }
-            held.push((node, states));
-        }
-        let mut repairs = JoinSet::new();
-        for (node, states) in held {
-            let lacks = merged.iter().zip(states).filter(|((_, merged), state)| **merged != *state);
-            let lacks: Vec<(EntityKey, EntityState)> =
-                lacks.map(|((entity, merged), _)| ((*entity).clone(), (**merged).clone())).collect();
-            if !lacks.is_empty() && !self.inner.is_wrong(Wrong::NoReadRepair) {
-                let read = self.clone();
-                repairs.spawn(async move { read.tell(node, lacks).await });
-            }
-        }
-        while let Some(done) = repairs.join_next().await {
-            done.map_err(|error| Error::Internal(format!("a repair ended: {error}")))??;
-        }
-        Ok(())
-    }
-
-    /// Has a replica merge states.
-    async fn tell(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
-        if node == self.inner.served.node {
-            return self.inner.here(move |served| served.absorb(states)).await;
-        }
-        let (entities, states) =
-            states.iter().map(|(entity, state)| (entity.encode().into(), state.encode().into())).unzip();
-        let request = AbsorbRequest { fence: self.inner.sent_fence(), entities, states };
-        let mut peer = self.inner.peers.get(node)?;
-        self.inner.call(node, self.deadline, peer.absorb(request)).await.map(|_| ())
-    }
+/// Not as many replicas as must be.
+pub(super) fn too_few(answered: usize, needed: usize, why: Option<Error>) -> Error {
+    let why = why.map_or_else(String::new, |error| format!("; {error}"));
+    Error::Unavailable(format!("{answered} of {needed} replicas answered{why}"))
 }

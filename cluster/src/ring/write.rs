@@ -2,15 +2,21 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use allidb_index::{Deadline, EntityKey, Error, Extent, Mutation, Result, model::Written};
-use allidb_storage::Durability;
-use tokio::sync::{mpsc, oneshot};
+use allidb_index::{EntityKey, Error, Extent, Mutation, Result, model::Written};
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+};
 
-use super::{Inner, Ring, wrong::Wrong};
+use super::{
+    Inner, Ring,
+    verdict::{Pending, Side, Told, Verdict},
+    wrong::Wrong,
+};
 use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
-    peer::proto::{self, Refusal, WriteReply, WriteRequest, outcome::Kind},
 };
 
 /// The part of a batch of writes that one node gets.
@@ -19,95 +25,35 @@ struct Share {
     /// Which of the writes, by their places.
     places: Vec<usize>,
     /// Each as that node gets it.
-    encoded: Vec<Vec<u8>>,
-}
-
-/// How a write stands at the replicas of one partition.
-struct Side {
-    replicas: Vec<NodeId>,
-    needed: usize,
-    acknowledged: usize,
-    /// Nodes where its condition is not met.
-    unmet: Vec<NodeId>,
-    failed: usize,
-}
-
-/// What is known of a write until it is answered.
-struct Pending {
-    /// One for each partition that it touches.
-    sides: Vec<Side>,
-    existed: bool,
-    /// What went wrong last.
-    error: Option<Error>,
+    encoded: Vec<Bytes>,
 }
 
 /// A write, and what it comes to.
 struct Asked {
-    mutation: Mutation,
+    mutation: Arc<Mutation>,
     pending: Pending,
     /// `None`: it is not decided yet.
     result: Option<Result<Written>>,
+    /// Nodes that are to get it later.
+    missed: Vec<NodeId>,
+    /// Whether somebody finds out what a quorum knows of what it is for.
+    is_settling: bool,
+    /// Whether it is to clear what has expired: then whoever made it before must make it again.
+    is_other: bool,
 }
 
-impl Asked {
-    /// Whether it was refused, and nobody made it.
-    fn is_made_nowhere(&self) -> bool {
-        matches!(self.result, Some(Err(Error::NotFound { .. } | Error::Merged { .. })))
-            && self.pending.sides.iter().all(|side| side.acknowledged == 0)
-    }
+/// What a quorum knows of what a write is for, and who made the write since.
+struct Settled {
+    place: usize,
+    /// How it is to be made everywhere, unless there is nothing that it could be for.
+    outcome: Result<Option<(Mutation, bool)>>,
+    convinced: Vec<NodeId>,
+    refused: Vec<NodeId>,
 }
 
-/// What became of a write.
-enum Verdict {
-    Made,
-    /// It is not known yet.
-    Open,
-    /// Of those that answered some have what it is for, and some have not.
-    Disputed,
-    NotMade(Error),
-}
-
-impl Pending {
-    fn note(&mut self, node: NodeId, result: Result<Written>) {
-        for side in self.sides.iter_mut().filter(|side| side.replicas.contains(&node)) {
-            match &result {
-                Ok(_) => side.acknowledged += 1,
-                Err(Error::NotFound { .. }) => side.unmet.push(node),
-                Err(_) => side.failed += 1,
-            }
-        }
-        match result {
-            Ok(written) => self.existed |= written.existed,
-            Err(error) => self.error = Some(error),
-        }
-    }
-
-    fn verdict(&self) -> Verdict {
-        let mut verdict = Verdict::Made;
-        for side in &self.sides {
-            if side.acknowledged >= side.needed {
-                continue;
-            }
-            if side.acknowledged + side.unmet.len() >= side.needed {
-                match (&self.error, side.acknowledged) {
-                    (Some(error), 0) => return Verdict::NotMade(error.clone()),
-                    _ => return Verdict::Disputed,
-                }
-            }
-            if side.failed > side.replicas.len() - side.needed {
-                let why = self.error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
-                let why = format!(
-                    "{} of {} replicas acknowledged the write, {} must{why}",
-                    side.acknowledged,
-                    side.replicas.len(),
-                    side.needed
-                );
-                return Verdict::NotMade(Error::Unavailable(why));
-            }
-            verdict = Verdict::Open;
-        }
-        verdict
-    }
+enum Report {
+    Share(NodeId, Vec<usize>, Vec<Told>),
+    Settled(Settled),
 }
 
 impl Ring {
@@ -132,74 +78,133 @@ async fn collect(
     options: WriteOptions,
     answer: oneshot::Sender<Vec<Result<Written>>>,
 ) {
-    let shares = match inner.shares(&mutations) {
-        Ok(shares) => shares,
-        Err(error) => {
-            drop(answer.send(vec![Err(error); mutations.len()]));
-            return;
-        }
-    };
-    let begin = |mutation: Mutation| {
-        let pending = inner.pending(&mutation, options.consistency);
-        Asked { mutation, pending, result: None }
-    };
-    let mut writes: Vec<Asked> = mutations.into_iter().map(begin).collect();
+    let mut writes: Vec<Asked> =
+        mutations.into_iter().map(|mutation| inner.asked(mutation, options.consistency)).collect();
+    let shares = inner.shares(&mut writes);
     let (report, mut reports) = mpsc::channel(shares.len().max(1));
-    for share in shares {
+    // Of whom nothing was heard yet, nor ever will be if its task breaks off.
+    let mut silent: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
+    for Share { node, places, encoded } in shares {
+        silent.insert(node, places.clone());
         let (inner, report) = (Arc::clone(&inner), report.clone());
         tokio::spawn(async move {
-            let told = inner.send(&share, options).await;
-            drop(report.send((share, told)).await);
+            let told = inner.send(node, encoded, options.durability, options.deadline).await;
+            // Whoever listens, listens until the end.
+            report.send(Report::Share(node, places, told)).await.ok();
         });
     }
-    drop(report);
     let mut answer = Some(answer);
-    // Also those that know of no such entity: if others do, they will.
-    let mut missed: Vec<(NodeId, usize, Vec<u8>)> = Vec::new();
-    while let Some((share, told)) = reports.recv().await {
-        for ((place, encoded), result) in share.places.into_iter().zip(share.encoded).zip(told) {
-            if result.is_err() && share.node != inner.served.node {
-                missed.push((share.node, place, encoded));
-            }
-            let Some(Asked { mutation, pending, result: verdict }) = writes.get_mut(place) else { continue };
-            pending.note(share.node, result);
-            if verdict.is_some() {
-                continue;
-            }
-            let made = |existed| Ok(Written { version: mutation.version(), existed });
-            *verdict = match pending.verdict() {
-                Verdict::Open => None,
-                Verdict::Made => Some(made(pending.existed)),
-                Verdict::NotMade(error) => Some(Err(error)),
-                Verdict::Disputed => Some(inner.settle(mutation, pending, options).await),
-            };
-        }
+    let mut report = Some(report);
+    let mut settling = 0;
+    loop {
         if writes.iter().all(|write| write.result.is_some())
             && let Some(answer) = answer.take()
         {
-            drop(answer.send(writes.iter().filter_map(|write| write.result.clone()).collect()));
+            // The caller may have gone.
+            answer.send(writes.iter().filter_map(|write| write.result.clone()).collect()).ok();
+        }
+        if silent.is_empty() && settling == 0 {
+            report = None;
+        }
+        let Some(heard) = reports.recv().await else { break };
+        match heard {
+            Report::Share(node, places, told) => {
+                silent.remove(&node);
+                for (place, told) in places.into_iter().zip(told) {
+                    let Some(write) = writes.get_mut(place) else { continue };
+                    if write.hears(node, &told)
+                        && let Some(report) = &report
+                    {
+                        settling += 1;
+                        inner.settle_beside(place, write, options, report.clone());
+                    }
+                }
+            }
+            Report::Settled(settled) => {
+                settling -= 1;
+                if let Some(write) = writes.get_mut(settled.place) {
+                    write.settles(settled);
+                }
+            }
         }
     }
-    let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
-    for (node, place, encoded) in missed {
-        // What was made nowhere is not to be made there. What was refused by a quorum, and yet made by one that knew more, is (ADR 0020).
-        if writes.get(place).is_some_and(Asked::is_made_nowhere) {
-            continue;
+    for (node, places) in silent {
+        for place in places {
+            if let Some(write) = writes.get_mut(place) {
+                write.hears(node, &Told::Failed(Error::Internal("a write broke off".to_owned())));
+            }
         }
-        hints.entry(node).or_default().extend(settled(&encoded));
     }
-    for (node, hints) in hints {
-        inner.keep_hints(node, hints).await;
+    if let Some(answer) = answer.take() {
+        let undecided = || Err(Error::Unavailable("nobody knows what became of the write".to_owned()));
+        let results = writes.iter().map(|write| write.result.clone().unwrap_or_else(undecided));
+        answer.send(results.collect()).ok();
     }
+    inner.keep_missed(&writes).await;
 }
 
-/// The same mutation, without its condition. It was ours, so that it can be read.
-fn settled(encoded: &[u8]) -> Option<Vec<u8>> {
-    Mutation::decode(encoded).ok()?.settled().encode(|_| true).ok()?
+impl Asked {
+    /// Takes note of what a node says. True if it must be found out now what a quorum knows.
+    fn hears(&mut self, node: NodeId, told: &Told) -> bool {
+        // Also those that know of no such entity: if others do, they will.
+        if !matches!(told, Told::Made { .. }) || self.is_other {
+            self.missed.push(node);
+        }
+        self.pending.note(node, told);
+        if self.result.is_some() || self.is_settling {
+            return false;
+        }
+        let subject = self.mutation.subject();
+        let (collection, id) = (|| subject.collection.clone(), || subject.id.clone());
+        self.result = match self.pending.verdict() {
+            Verdict::Open => None,
+            Verdict::Made { existed } => Some(Ok(self.written(existed))),
+            Verdict::Missing => Some(Err(Error::NotFound { collection: collection(), id: id() })),
+            Verdict::Merged(into) => Some(Err(Error::Merged { collection: collection(), id: id(), into })),
+            Verdict::Failed(error) => Some(Err(error)),
+            Verdict::Disputed => {
+                self.is_settling = true;
+                return true;
+            }
+        };
+        false
+    }
+
+    /// Takes note of what a quorum knows.
+    fn settles(&mut self, Settled { outcome, convinced, refused, .. }: Settled) {
+        self.missed.retain(|node| !convinced.contains(node));
+        self.missed.extend(refused);
+        let subject = self.mutation.subject();
+        self.result = Some(match outcome {
+            Err(error) => Err(error),
+            Ok(None) => {
+                Err(Error::NotFound { collection: subject.collection.clone(), id: subject.id.clone() })
+            }
+            Ok(Some((mutation, is_other))) => {
+                (self.mutation, self.is_other) = (Arc::new(mutation), is_other);
+                self.pending.convinced(&convinced);
+                match self.pending.verdict() {
+                    Verdict::Made { existed } => Ok(self.written(existed)),
+                    Verdict::Failed(error) => Err(error),
+                    _ => Err(Error::Unavailable("replicas do not agree on what the write is for".to_owned())),
+                }
+            }
+        });
+    }
+
+    fn written(&self, existed: bool) -> Written {
+        Written { version: self.mutation.version(), existed }
+    }
+
+    /// Whether it was refused, and nobody made it.
+    fn is_made_nowhere(&self) -> bool {
+        matches!(self.result, Some(Err(Error::NotFound { .. } | Error::Merged { .. })))
+            && self.pending.is_made_nowhere()
+    }
 }
 
 impl Inner {
-    fn pending(&self, mutation: &Mutation, consistency: Consistency) -> Pending {
+    fn asked(&self, mutation: Mutation, consistency: Consistency) -> Asked {
         let mut partitions: Vec<u16> = mutation.partitions().collect();
         partitions.sort_unstable();
         partitions.dedup();
@@ -209,147 +214,136 @@ impl Inner {
                 true => 1,
                 false => consistency.needed(replicas.len()),
             };
-            Side { replicas, needed, acknowledged: 0, unmet: Vec::new(), failed: 0 }
+            Side::new(replicas, needed)
         };
-        Pending { sides: partitions.into_iter().map(side).collect(), existed: false, error: None }
+        Asked {
+            pending: Pending::new(partitions.into_iter().map(side).collect()),
+            mutation: Arc::new(mutation),
+            result: None,
+            missed: Vec::new(),
+            is_settling: false,
+            is_other: false,
+        }
     }
 
-    fn shares(&self, mutations: &[Mutation]) -> Result<Vec<Share>> {
+    /// A mutation as a node gets it; `None` if nothing of it lies there.
+    fn encoded_for(&self, node: NodeId, mutation: &Mutation) -> Result<Option<Vec<u8>>> {
+        mutation.encode(|partition| self.served.layout.replicas(partition).contains(&node))
+    }
+
+    /// Writes that cannot be sent are answered at once.
+    fn shares(&self, writes: &mut [Asked]) -> Vec<Share> {
         let mut shares = Vec::new();
         for member in self.served.layout.members() {
             let node = member.node;
             let mut share = Share { node, places: Vec::new(), encoded: Vec::new() };
-            for (place, mutation) in mutations.iter().enumerate() {
-                let holds = |partition| self.served.layout.replicas(partition).contains(&node);
-                if let Some(encoded) = mutation.encode(holds)? {
-                    share.places.push(place);
-                    share.encoded.push(encoded);
+            for (place, write) in writes.iter_mut().enumerate().filter(|(_, write)| write.result.is_none()) {
+                match self.encoded_for(node, &write.mutation) {
+                    Ok(None) => {}
+                    Ok(Some(encoded)) => {
+                        share.places.push(place);
+                        share.encoded.push(encoded.into());
+                    }
+                    Err(error) => write.result = Some(Err(error)),
                 }
             }
             if !share.places.is_empty() {
                 shares.push(share);
             }
         }
-        Ok(shares)
+        shares
     }
 
-    /// What a node says to its share, write by write.
-    async fn send(&self, share: &Share, options: WriteOptions) -> Vec<Result<Written>> {
-        let Share { node, encoded, .. } = share;
-        match self.sent(*node, encoded, options.durability, options.deadline).await {
-            Ok(results) => results,
-            Err(error) => vec![Err(error); encoded.len()],
-        }
-    }
-
-    async fn sent(
-        &self,
-        node: NodeId,
-        encoded: &[Vec<u8>],
-        durability: Durability,
-        deadline: Deadline,
-    ) -> Result<Vec<Result<Written>>> {
-        let decode = |bytes: &Vec<u8>| {
-            Mutation::decode(bytes).map_err(|error| Error::Internal(format!("our own mutation: {error}")))
-        };
-        let mutations = encoded.iter().map(decode).collect::<Result<Vec<Mutation>>>()?;
-        if node == self.served.node {
-            return self.here(move |served| Ok(served.write(mutations, durability))).await;
-        }
-        let named = match durability {
-            Durability::None => proto::Durability::None,
-            Durability::Flush => proto::Durability::Flush,
-            Durability::Sync => proto::Durability::Sync,
-        };
-        let request = WriteRequest {
-            fence: self.sent_fence(),
-            mutations: encoded.iter().map(|bytes| bytes.clone().into()).collect(),
-            durability: named.into(),
-        };
-        let mut peer = self.peers.get(node)?;
-        let reply = self.call(node, deadline, peer.write(request)).await?;
-        if reply.outcomes.len() != mutations.len() {
-            return Err(miscounted(node));
-        }
-        let result = |(mutation, outcome): (&Mutation, proto::Outcome)| {
-            let (version, subject) = (mutation.version(), mutation.subject().clone());
-            match outcome.kind {
-                Some(Kind::Existed(existed)) => Ok(Written { version, existed }),
-                Some(Kind::Refusal(Refusal { not_found: true, .. })) => {
-                    Err(Error::NotFound { collection: subject.collection, id: subject.id })
-                }
-                Some(Kind::Refusal(Refusal { merged_into, .. })) if !merged_into.is_empty() => {
-                    Err(Error::Merged { collection: subject.collection, id: subject.id, into: merged_into })
-                }
-                Some(Kind::Refusal(Refusal { message, .. })) => {
-                    Err(Error::Unavailable(format!("node {node} refused: {message}")))
-                }
-                None => Err(miscounted(node)),
+    /// Finds out what a quorum knows of what a write is for, and reports it.
+    fn settle_beside(
+        self: &Arc<Self>,
+        place: usize,
+        write: &Asked,
+        options: WriteOptions,
+        report: mpsc::Sender<Report>,
+    ) {
+        let (inner, mutation) = (Arc::clone(self), Arc::clone(&write.mutation));
+        let (unmet, sides) = (write.pending.unmet(), &write.pending.sides);
+        let all: Vec<NodeId> = sides.iter().flat_map(|side| side.replicas.iter().copied()).collect();
+        tokio::spawn(async move {
+            let (mut convinced, mut refused) = (Vec::new(), Vec::new());
+            let outcome = inner.settle(&mutation, options).await;
+            if let Ok(Some((mutation, is_other))) = &outcome {
+                let to = if *is_other { all } else { unmet };
+                (convinced, refused) = inner.convince(to, mutation, options).await;
             }
-        };
-        Ok(mutations.iter().zip(reply.outcomes).map(result).collect())
+            report.send(Report::Settled(Settled { place, outcome, convinced, refused })).await.ok();
+        });
     }
 
-    /// Finds out whether the entity of an update is there, where replicas do not agree: by what a quorum holds together. If it is, they get
-    /// the update whatever they know.
+    /// How a write is to be made whatever replicas know, by what a quorum knows, and whether that says more than what some may have made;
+    /// `None` if what it is for is not there.
     async fn settle(
         self: &Arc<Self>,
         mutation: &Mutation,
-        pending: &mut Pending,
         options: WriteOptions,
-    ) -> Result<Written> {
+    ) -> Result<Option<(Mutation, bool)>> {
         let entities: Vec<EntityKey> = mutation.entities().cloned().collect();
         let extent = Extent { contents: false, edges: false };
-        let states = self.states(entities, extent, Consistency::Quorum, options.deadline).await?;
-        if !states.iter().all(|state| self.served.replica.is_live(state)) {
-            let subject = mutation.subject().clone();
-            return Err(Error::NotFound { collection: subject.collection, id: subject.id });
+        let states = self.states(entities, extent, Consistency::Quorum, options.deadline).await;
+        let states = states.into_iter().collect::<Result<Vec<_>>>()?;
+        let replica = &self.served.replica;
+        let is_live = states.iter().all(|state| replica.is_live(state));
+        if mutation.needs_entity() && !is_live {
+            return Ok(None);
         }
-        let nodes: Vec<NodeId> = pending.sides.iter().flat_map(|side| side.unmet.iter().copied()).collect();
+        let has_expired = states.iter().any(|state| replica.has_expired(state));
+        let mutation = mutation.clone();
+        Ok(Some(match has_expired {
+            true => (mutation.settled_over_expired(), true),
+            false => (mutation.settled(), false),
+        }))
+    }
+
+    /// Has nodes make a write that was settled. Gives those that did, and those that did not.
+    async fn convince(
+        self: &Arc<Self>,
+        nodes: Vec<NodeId>,
+        mutation: &Mutation,
+        options: WriteOptions,
+    ) -> (Vec<NodeId>, Vec<NodeId>) {
+        let mut sent = JoinSet::new();
+        let (mut made, mut not) = (Vec::new(), nodes.clone());
         for node in nodes {
-            let holds = |partition| self.served.layout.replicas(partition).contains(&node);
-            let Some(encoded) = mutation.encode(holds)?.and_then(|encoded| settled(&encoded)) else {
-                continue;
-            };
-            let told = self.sent(node, &[encoded], options.durability, options.deadline).await;
-            if let Ok([Ok(_)]) = told.as_deref() {
-                for side in pending.sides.iter_mut().filter(|side| side.unmet.contains(&node)) {
-                    side.unmet.retain(|unmet| *unmet != node);
-                    side.acknowledged += 1;
+            let Ok(Some(encoded)) = self.encoded_for(node, mutation) else { continue };
+            let inner = Arc::clone(self);
+            sent.spawn(async move {
+                let told = inner.send(node, vec![encoded.into()], options.durability, options.deadline).await;
+                (node, matches!(told.first(), Some(Told::Made { .. })))
+            });
+        }
+        while let Some(done) = sent.join_next().await {
+            if let Ok((node, true)) = done {
+                not.retain(|other| *other != node);
+                made.push(node);
+            }
+        }
+        (made, not)
+    }
+
+    /// Keeps for every node what it has not acknowledged, to be made whatever it knows then.
+    async fn keep_missed(&self, writes: &[Asked]) {
+        let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
+        // What was made nowhere is not to be made there. What was refused by a quorum, and yet made by one that knew more, is (ADR 0020).
+        for write in writes.iter().filter(|write| !write.missed.is_empty() && !write.is_made_nowhere()) {
+            let settled = (*write.mutation).clone().settled();
+            let mut nodes = write.missed.clone();
+            nodes.sort_unstable();
+            nodes.dedup();
+            for node in nodes {
+                match self.encoded_for(node, &settled) {
+                    Ok(encoded) => hints.entry(node).or_default().extend(encoded),
+                    Err(error) => tracing::error!(%node, %error, "a write cannot be kept for a node"),
                 }
             }
         }
-        match pending.verdict() {
-            Verdict::Made => Ok(Written { version: mutation.version(), existed: true }),
-            _ => Err(Error::Unavailable("replicas do not agree whether the entity is there".to_owned())),
+        for (node, hints) in hints {
+            self.keep_hints(node, hints).await;
         }
     }
-}
-
-fn miscounted(node: NodeId) -> Error {
-    Error::Unavailable(format!("node {node} answered something else than it was asked"))
-}
-
-/// Which of so many writes a node took, or will never take; the others it may later.
-pub(super) fn taken(node: NodeId, reply: &WriteReply, count: usize) -> Result<Vec<Taken>> {
-    if reply.outcomes.len() != count {
-        return Err(miscounted(node));
-    }
-    let taken = |outcome: &proto::Outcome| match &outcome.kind {
-        Some(Kind::Existed(_)) => Taken::Yes,
-        Some(Kind::Refusal(Refusal { is_final: true, message, .. })) => {
-            tracing::warn!(%node, message, "a write that was kept for a node is refused for good");
-            Taken::Never
-        }
-        Some(Kind::Refusal(_)) | None => Taken::NotYet,
-    };
-    Ok(reply.outcomes.iter().map(taken).collect())
-}
-
-/// What a node did with a write that was kept for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Taken {
-    Yes,
-    NotYet,
-    Never,
 }

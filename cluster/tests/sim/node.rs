@@ -180,6 +180,9 @@ impl Node {
     async fn deliver(self: Arc<Self>, ring: Ring) {
         loop {
             tokio::time::sleep(HINTS_EVERY).await;
+            if let Err(error) = ring.deliver_outbox(far()).await {
+                self.history.lock().note(self.clock.elapsed(), format_args!("{} outbox: {error}", self.at));
+            }
             for counts in ring.hints().into_iter().filter(|counts| counts.bytes > 0) {
                 let delivered = ring.deliver_hints(counts.node, far()).await;
                 let now = self.clock.elapsed();

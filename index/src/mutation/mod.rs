@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// One write as row states: what every replica of its partitions merges into what it holds.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mutation {
     /// What the write carries.
     pub(crate) version: Version,
@@ -78,12 +78,38 @@ impl Mutation {
         self.parts.iter().map(|part| &part.entity)
     }
 
-    /// The same, to be made whatever a replica knows: somebody who knows more found that its condition is met.
+    /// The same, to be made whatever a replica knows: somebody who knows more found that its condition is met, and that what it is for has not
+    /// expired.
     #[must_use]
     pub fn settled(mut self) -> Self {
-        let exists = |part: &&mut Part| part.condition == Condition::Exists;
-        self.parts.iter_mut().filter(exists).for_each(|part| part.condition = Condition::None);
+        let version = self.version;
+        for Part { delta, condition, .. } in &mut self.parts {
+            match condition {
+                Condition::None | Condition::Matches(_) | Condition::HasSource(_) => continue,
+                Condition::Exists | Condition::Replaces => {}
+                Condition::CreateIfMissing => create(delta, version),
+            }
+            *condition = Condition::None;
+        }
         self
+    }
+
+    /// The same, to be made whatever a replica knows: somebody who knows more found that what it is for had expired. Nothing stays of that.
+    #[must_use]
+    pub fn settled_over_expired(mut self) -> Self {
+        let before = self.version.just_below();
+        for Part { delta, condition, .. } in &mut self.parts {
+            if matches!(condition, Condition::Replaces | Condition::CreateIfMissing) {
+                delta.row.clear(Scope::Entity, before);
+                delta.row.clear(Scope::Edges, before);
+            }
+        }
+        self.settled()
+    }
+
+    /// Whether it is made only where what it is for is there.
+    pub fn needs_entity(&self) -> bool {
+        self.parts.iter().any(|part| part.condition == Condition::Exists)
     }
 
     /// The partitions it touches.
@@ -93,7 +119,7 @@ impl Mutation {
 }
 
 /// The part of a mutation that concerns one entity.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Part {
     pub(crate) entity: EntityKey,
     pub(crate) delta: EntityState,
@@ -105,6 +131,8 @@ pub(crate) struct Part {
 pub(crate) enum Condition {
     /// Nothing.
     None,
+    /// Nothing; but of what expired, and whose place is taken, no edges stay.
+    Replaces,
     /// The entity is there.
     Exists,
     /// Nothing; but where the entity is not there, it comes to be.
@@ -113,6 +141,13 @@ pub(crate) enum Condition {
     Matches(Arc<Filter>),
     /// What the part deletes is there and has this source. If it has others, it only loses this one.
     HasSource(String),
+}
+
+/// Has an entity come to be by a write that also changes those that are there: replicas that heard of it and of a deletion in another order come
+/// to the same.
+pub(crate) fn create(delta: &mut EntityState, version: Version) {
+    delta.row.puts = vec![version];
+    delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
 }
 
 /// Checks writes and gives them versions.
@@ -186,7 +221,7 @@ impl Planner<'_> {
         self.check_bytes(bytes)?;
         let subject = EntityRef::new(&collection.name, &entity.id);
         let entity = EntityKey { tenant: self.tenant, collection: collection.id, id: entity.id };
-        let parts = vec![Part { entity, delta, condition: Condition::None }];
+        let parts = vec![Part { entity, delta, condition: Condition::Replaces }];
         Ok(Mutation { version, subject, kind: Kind::Plain, parts, bytes })
     }
 

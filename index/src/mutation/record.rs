@@ -16,6 +16,7 @@ const EDGE: u8 = 1;
 const NO_CONDITION: u8 = 0;
 const EXISTS: u8 = 1;
 const CREATE_IF_MISSING: u8 = 2;
+const REPLACES: u8 = 3;
 
 impl Mutation {
     /// Those of its parts that `holds` says of their partitions; `None` if there are none.
@@ -45,6 +46,7 @@ impl Mutation {
                 Condition::None => NO_CONDITION,
                 Condition::Exists => EXISTS,
                 Condition::CreateIfMissing => CREATE_IF_MISSING,
+                Condition::Replaces => REPLACES,
                 Condition::Matches(_) | Condition::HasSource(_) => return unsettled("a condition"),
             });
             put_bytes(&mut out, &delta.encode());
@@ -81,6 +83,7 @@ impl Mutation {
                 NO_CONDITION => Condition::None,
                 EXISTS => Condition::Exists,
                 CREATE_IF_MISSING => Condition::CreateIfMissing,
+                REPLACES => Condition::Replaces,
                 other => return Err(DecodeError::Tag(other)),
             };
             let delta = EntityState::decode(from.bytes()?)?;

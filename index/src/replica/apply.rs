@@ -10,7 +10,7 @@ use allidb_storage::{Durability, WriteBatch};
 use super::{
     alias::meant,
     condition::{lose_source, meets},
-    derive::{Changes, EdgeEnd, Working, is_there, mirrored, there},
+    derive::{Changes, EdgeEnd, Working, is_there, mirrored},
     loaded::Loaded,
     merging::{counterparts, edge_of_both, take_over},
     rewire::pending_key,
@@ -19,9 +19,8 @@ use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
     graph,
-    merge::EntityState,
-    model::{CollectionId, EntityRef, Timestamp, Value, Written},
-    mutation::{Condition, Kind, Mutation, Part, edge_parts},
+    model::{CollectionId, EntityRef, Timestamp, Written},
+    mutation::{Condition, Kind, Mutation, Part, create, edge_parts},
     replica::Replica,
     row::{EdgeContent, EdgeKey, EntityKey, Field, Scope},
     text::{self, TextChange},
@@ -130,8 +129,15 @@ impl Replica {
         self.graph.wait_for_room()?;
         // Held until the batch is visible, so that no collection is dropped under it.
         let catalogue = self.catalogue.read();
-        let entities = mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| &part.entity));
-        let _latched = self.latches.acquire(entities);
+        // Also the other ends of edges that come at one end alone: they may be given numbers, and tombstones.
+        let parts = || mutations.iter().flat_map(|mutation| &mutation.parts);
+        let edges = |part: &Part| {
+            [&part.delta.edges, &part.delta.edges_in].map(|edges| edges.keys().cloned().collect::<Vec<_>>())
+        };
+        let ends: Vec<EntityKey> = parts()
+            .flat_map(|part| edges(part).concat().into_iter().map(|edge| mirrored(&part.entity, &edge).0))
+            .collect();
+        let _latched = self.latches.acquire(parts().map(|part| &part.entity).chain(&ends));
         let mut working = Working::new();
         let mut highest = Version::ZERO;
         let mut results = Vec::with_capacity(mutations.len());
@@ -161,7 +167,7 @@ impl Replica {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
         // When it is known which number each entity has then.
-        self.write_edges(&working, &mut batch, &mut changes)?;
+        self.write_edges(&catalogue, &working, &mut batch, &mut changes)?;
         let Changes { vectors: changes, texts, graph, adds, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; unless it leaves tombstones it leaves no version behind either.
@@ -236,7 +242,8 @@ impl Replica {
     ) -> Result<Written> {
         let (version, kind) = (mutation.version, mutation.kind);
         let mut existed = false;
-        // A replica that missed a longer time to live must not take for expired, and clear for all, what others know to be there.
+        // A replica that missed a longer time to live must not take for expired, and clear for all, what others know to be there: that is
+        // settled by whoever coordinates the write.
         let knows_part = self.keeps_deletes();
         for (at, Part { entity, delta, condition }) in mutation.parts.iter_mut().enumerate() {
             if !working.contains_key(entity) {
@@ -264,7 +271,7 @@ impl Replica {
                 }
                 // Its edges, which are the other's, would go with it or stay with whoever takes the name.
                 let is_freed = match condition {
-                    Condition::None => {
+                    Condition::None | Condition::Replaces => {
                         kind == Kind::Plain && delta.row.cleared(Scope::Entity) > Version::ZERO
                     }
                     Condition::CreateIfMissing => true,
@@ -275,27 +282,28 @@ impl Replica {
                     return Err(Error::FailedPrecondition(why));
                 }
             }
+            let has_expired = !is_live && loaded.after.row.exists();
             match condition {
                 Condition::Exists if !is_live => return Err(not_found()),
+                Condition::Replaces | Condition::CreateIfMissing if has_expired && knows_part => {
+                    return Err(Error::Expired { collection: collection(), id: entity.id.clone() });
+                }
                 Condition::Matches(filter)
                     if !is_live || !meets(&loaded.after.row, entity, filter, catalogue)? =>
                 {
                     return Err(not_found());
                 }
                 Condition::CreateIfMissing => {
-                    // Also where it is there: replicas that heard of this and of a deletion in another order come to the same.
-                    delta.row.puts = vec![version];
-                    delta.row.set(Field::Existence, version, Some(Value::Bool(true)));
+                    create(delta, version);
                     // Nothing stays of what expired or was merged into another.
-                    if !is_live && !knows_part && (loaded.after.row.exists() || is_alias) {
+                    if has_expired || (!is_live && is_alias) {
                         delta.row.clear(Scope::Entity, version.just_below());
                     }
                 }
                 _ => {}
             }
             // Whoever takes the place of an entity that expired has none of its edges.
-            let has_expired = !is_live && !knows_part && loaded.after.row.exists();
-            if has_expired && delta.row.get(&Field::Existence).is_some() {
+            if has_expired && matches!(condition, Condition::Replaces | Condition::CreateIfMissing) {
                 delta.row.clear(Scope::Edges, version.just_below());
             }
             loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
@@ -320,35 +328,10 @@ impl Replica {
         }
         let edges: Vec<_> = edge_ends(&mutation.parts).collect();
         for Part { entity, delta, .. } in std::mem::take(&mut mutation.parts) {
-            let Some(loaded) = working.get_mut(&entity) else { continue };
-            let clears = delta.row.cleared(Scope::Edges) > loaded.after.row.cleared(Scope::Edges);
-            let had = if clears { edge_names(&loaded.after) } else { [Vec::new(), Vec::new()] };
-            let after = std::mem::take(&mut loaded.after);
-            loaded.after = after.merge(delta);
-            let [mut out, mut into] = had;
-            out.retain(|key| !loaded.after.edges.contains_key(key));
-            into.retain(|key| !loaded.after.edges_in.contains_key(key));
-            // What mutations before this one of the batch put at the other ends goes, too.
-            for (other, seen_from_there) in out.iter().map(|key| mirrored(&entity, key)) {
-                working.get_mut(&other).map(|other| other.after.edges_in.remove(&seen_from_there));
-            }
-            for (other, seen_from_there) in into.iter().map(|key| mirrored(&entity, key)) {
-                working.get_mut(&other).map(|other| other.after.edges.remove(&seen_from_there));
-            }
+            self.merge_part(working, &entity, delta);
         }
-        for ((source, out), (target, into)) in edges {
-            // An edge is at both ends or at none: a delete of either end may have come in between.
-            let at_source = working.get(&source).is_some_and(|loaded| is_there(&loaded.after.edges, &out));
-            let at_target =
-                working.get(&target).is_some_and(|loaded| is_there(&loaded.after.edges_in, &into));
-            if at_source != at_target {
-                if let Some(loaded) = working.get_mut(&source) {
-                    loaded.after.edges.remove(&out);
-                }
-                if let Some(loaded) = working.get_mut(&target) {
-                    loaded.after.edges_in.remove(&into);
-                }
-            }
+        for ends in edges {
+            self.agree_on_edge(working, version, ends);
         }
         Ok(Written { version, existed })
     }
@@ -417,9 +400,4 @@ fn edge_ends(parts: &[Part]) -> impl Iterator<Item = (EdgeEnd, EdgeEnd)> {
         let into = target.delta.edges_in.keys().next()?.clone();
         Some(((source.entity.clone(), out), (target.entity.clone(), into)))
     })
-}
-
-/// The names of the edges that an entity has, out and in; what was deleted stays deleted at their other ends.
-fn edge_names(state: &EntityState) -> [Vec<EdgeKey>; 2] {
-    [&state.edges, &state.edges_in].map(|edges| there(edges).cloned().collect())
 }

@@ -12,6 +12,7 @@ use crate::{
     model::TextField,
     replica::{
         Replica,
+        ends::Side,
         loaded::{Loaded, register},
     },
     row::{
@@ -56,7 +57,7 @@ impl Replica {
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let keeps_deletes = self.keeps_deletes();
-        let Loaded { before, after, row_existed, has_hidden_edges } = loaded;
+        let Loaded { before, after, row_existed, has_hidden_edges, .. } = loaded;
         if !keeps_deletes {
             after.row.fields.retain(|_, register| register.value.is_some());
         }
@@ -199,20 +200,28 @@ impl Replica {
     /// Writes edges at both their ends, and tells the graph of them.
     pub(super) fn write_edges(
         &self,
+        catalogue: &Catalogue,
         working: &Working,
         batch: &mut WriteBatch,
         changes: &mut Changes,
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
-        for (entity, Loaded { before, after, .. }) in working {
+        for (entity, Loaded { before, after, late_edges, .. }) in working {
             let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
+            for (side, name, version) in late_edges {
+                let end = mirrored(entity, name);
+                if !self.holds(end.0.partition()) {
+                    self.send_end(catalogue, (side.other(), &end), *version, batch)?;
+                }
+            }
             let sides = [
-                (keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
-                (keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
+                (Side::Out, keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
+                (Side::In, keyspaces.edge_in, keyspaces.edge, &before.edges_in, &after.edges_in),
             ];
-            for (side, (own, mirror, before, after)) in sides.into_iter().enumerate() {
-                let ends = |number, other| if side == 0 { (number, other) } else { (other, number) };
+            for (side, own, mirror, before, after) in sides {
+                let at = usize::from(side == Side::In);
+                let ends = |number, other| if side == Side::Out { (number, other) } else { (other, number) };
                 let edge_key = |key: &EdgeKey| entity.edge(key);
                 changes.adds |= write_registers(own, (before, after), edge_key, self.keeps_deletes(), batch);
                 // The graph takes all edges of a node that is cleared for gone: what stays, because the deletion came late, is told again.
@@ -225,20 +234,20 @@ impl Replica {
                     let (from, to) = ends(number, self.node_of(&other, working, batch, changes)?);
                     let relation = self.graph.relations.number(&self.engine, &key.relation)?;
                     let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
-                    seen[side] = Some(Some(EdgeValue::of(content)));
-                    if clears && seen[1 - side].is_none() {
-                        seen[1 - side] = Some(self.mirror_of(working, mirror, &other, &seen_from_there)?);
+                    seen[at] = Some(Some(EdgeValue::of(content)));
+                    if clears && seen[1 - at].is_none() {
+                        seen[1 - at] = Some(self.mirror_of(working, mirror, &other, &seen_from_there)?);
                     }
                 }
                 for key in there(before).filter(|key| !is_there(after, key)) {
-                    let (other, seen_from_there) = mirrored(entity, key);
+                    let end @ (other, seen_from_there) = &mirrored(entity, key);
                     // Whoever is changed, too, writes that row.
-                    let is_written = working.get(&other).is_some_and(|other| {
-                        let mirrors = if side == 0 { &other.after.edges_in } else { &other.after.edges };
-                        mirrors.contains_key(&seen_from_there)
-                    });
+                    let is_written = working
+                        .get(other)
+                        .is_some_and(|other| side.other().of(&other.after).contains_key(seen_from_there));
                     if !is_written {
-                        batch.delete(mirror, other.edge(&seen_from_there));
+                        let (was, is) = (&before[key], after.get(key));
+                        self.end_edge(catalogue, (side.other(), end), (was, is), batch)?;
                     }
                     if clears {
                         // The graph knows by the node that all are gone.
@@ -246,14 +255,14 @@ impl Replica {
                     }
                     let numbers = (
                         self.entity_number(entity, changes)?,
-                        self.entity_number(&other, changes)?,
+                        self.entity_number(other, changes)?,
                         self.graph.relations.get(&key.relation),
                     );
                     if let (Some(number), Some(other), Some(relation)) = numbers {
                         let (from, to) = ends(number, other);
                         let seen = changed.entry((from, to, relation, &key.edge_id)).or_default();
-                        seen[side] = Some(None);
-                        seen[1 - side].get_or_insert(None);
+                        seen[at] = Some(None);
+                        seen[1 - at].get_or_insert(None);
                     }
                 }
             }
@@ -434,6 +443,8 @@ pub(crate) fn mirrored(entity: &EntityKey, edge: &EdgeKey) -> EdgeEnd {
 }
 
 type Registers<K, C> = BTreeMap<K, Register<C>>;
+/// Edges as one end sees them.
+pub(super) type Edges = Registers<EdgeKey, EdgeContent>;
 
 /// Writes the registers of one kind in which two states of an entity differ. True if any of them has a value.
 fn write_registers<K: Ord, C: Content + PartialEq>(

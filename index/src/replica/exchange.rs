@@ -12,7 +12,6 @@ use crate::{
     replica::{
         Replica,
         assemble::{assemble, check_mask},
-        derive::mirrored,
         loaded::register,
     },
     row::{
@@ -60,6 +59,29 @@ impl Replica {
         entities.iter().map(|entity| self.held_as_of(&snapshot, entity, extent)).collect()
     }
 
+    /// The same, encoded, of as many of the first as are of so many bytes together, but of one at least.
+    ///
+    /// # Errors
+    /// If a row cannot be read.
+    pub fn held_encoded(
+        &self,
+        entities: &[EntityKey],
+        extent: Extent,
+        most_bytes: usize,
+    ) -> Result<Vec<Vec<u8>>> {
+        let snapshot = self.engine.snapshot();
+        let (mut states, mut bytes) = (Vec::new(), 0);
+        for entity in entities {
+            let state = self.held_as_of(&snapshot, entity, extent)?.encode();
+            bytes += state.len();
+            if bytes > most_bytes && !states.is_empty() {
+                break;
+            }
+            states.push(state);
+        }
+        Ok(states)
+    }
+
     fn held_as_of(&self, snapshot: &Snapshot, entity: &EntityKey, extent: Extent) -> Result<EntityState> {
         let (keyspaces, prefix) = (&self.keyspaces, entity.prefix());
         let mut state = EntityState::default();
@@ -93,7 +115,7 @@ impl Replica {
         for (entity, mut delta) in states {
             // What was dropped here is dropped everywhere.
             let Some(collection) = catalogue.by_id(entity.collection) else { continue };
-            self.drop_edges_of_the_deleted(&entity, &mut delta)?;
+            self.end_edges_of_the_deleted(&entity, &mut delta)?;
             let (version, bytes) = (delta.highest_version(), delta.encode().len());
             let subject = EntityRef::new(&collection.name, &entity.id);
             let parts = vec![Part { entity, delta, condition: Condition::None }];
@@ -121,26 +143,14 @@ impl Replica {
         self.clock.observe(state.highest_version());
     }
 
-    /// An edge is gone with either of its ends: of what another replica holds of one, that may not have heard of the other yet.
-    fn drop_edges_of_the_deleted(&self, entity: &EntityKey, state: &mut EntityState) -> Result<()> {
-        for edges in [&mut state.edges, &mut state.edges_in] {
-            let mut gone = Vec::new();
-            for (name, register) in edges.iter().filter(|(_, register)| register.value.is_some()) {
-                let key = mirrored(entity, name).0.prefix();
-                let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { continue };
-                let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
-                if register.version <= row.edges_cleared() {
-                    gone.push(name.clone());
-                }
-            }
-            gone.iter().for_each(|name| drop(edges.remove(name)));
-        }
-        Ok(())
-    }
-
     /// Whether the entity that a state is of is there now.
     pub fn is_live(&self, state: &EntityState) -> bool {
         state.row.is_live(self.clock.wall().now())
+    }
+
+    /// Whether the entity that a state is of was there, and has expired.
+    pub fn has_expired(&self, state: &EntityState) -> bool {
+        state.row.exists() && !self.is_live(state)
     }
 
     /// The entity that a state is of.

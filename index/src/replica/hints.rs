@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{error::Result, mutation::Mutation, replica::Replica, version::Version};
 
 const HINT: &[u8] = b"hint/";
+const OUTBOX: &[u8] = b"outbox/";
 
 /// A mutation that is kept for another node.
 #[derive(Clone, Debug)]
@@ -32,6 +33,12 @@ fn prefix(node: u64) -> Vec<u8> {
     [HINT, &node.to_be_bytes()].concat()
 }
 
+/// By version; the same mutation, kept twice, is one.
+fn row_key(prefix: &[u8], mutation: &[u8]) -> Vec<u8> {
+    let version = Mutation::version_of(mutation).unwrap_or_default();
+    [prefix, &version.to_bytes(), &xxh3_64(mutation).to_be_bytes()].concat()
+}
+
 impl Replica {
     /// Keeps mutations for a node, durably, in the order of their versions.
     ///
@@ -40,10 +47,7 @@ impl Replica {
     pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<()> {
         let mut batch = WriteBatch::new();
         for mutation in mutations {
-            let version = Mutation::version_of(mutation).unwrap_or_default();
-            // The same one, kept twice, is one.
-            let key = [&prefix(node)[..], &version.to_bytes(), &xxh3_64(mutation).to_be_bytes()].concat();
-            batch.put(self.keyspaces.local, key, mutation.clone());
+            batch.put(self.keyspaces.local, row_key(&prefix(node), mutation), mutation.clone());
         }
         self.engine.write(batch, Durability::Sync)?;
         Ok(())
@@ -54,10 +58,38 @@ impl Replica {
     /// # Errors
     /// If they cannot be read.
     pub fn hints(&self, node: u64, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+        self.kept(&prefix(node), most, most_bytes)
+    }
+
+    /// Bytes of all that is kept for a node, about.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn hint_bytes(&self, node: u64) -> Result<u64> {
+        let snapshot = self.engine.snapshot();
+        let rows = snapshot.prefix(self.keyspaces.local, &prefix(node), Direction::Forward)?;
+        rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
+    }
+
+    /// The oldest of what follows from writes here and must be done where others hold it: so many, and of so many bytes, at most, but one at
+    /// least.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub fn outbox(&self, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+        self.kept(OUTBOX, most, most_bytes)
+    }
+
+    /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
+    pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) {
+        batch.put(self.keyspaces.local, row_key(OUTBOX, &mutation), mutation);
+    }
+
+    fn kept(&self, prefix: &[u8], most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
         let mut hints = Vec::new();
         let mut bytes = 0;
         let rows = self.engine.snapshot();
-        for row in rows.prefix(self.keyspaces.local, &prefix(node), Direction::Forward)?.take(most) {
+        for row in rows.prefix(self.keyspaces.local, prefix, Direction::Forward)?.take(most) {
             let (key, mutation) = row?;
             let hint = Hint { key, mutation };
             bytes += hint.bytes();

@@ -2,6 +2,7 @@
 
 use allidb_storage::{Direction, Engine};
 
+use super::ends::Side;
 use crate::{
     error::{Error, Result},
     keyspaces::Keyspaces,
@@ -26,6 +27,8 @@ pub(crate) struct Loaded {
     pub(crate) row_existed: bool,
     /// Whether the marker for edges must stay, because edges beneath it do.
     pub(crate) has_hidden_edges: bool,
+    /// Edges that came after it was deleted, though they are of before.
+    pub(super) late_edges: Vec<(Side, EdgeKey, Version)>,
 }
 
 impl Loaded {
@@ -39,7 +42,7 @@ impl Loaded {
         }
         // What was hidden when the marker was kept stays hidden.
         let has_hidden_edges = before.row.is_bare() && before.row.cleared(Scope::Edges) > Default::default();
-        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges })
+        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges, late_edges: Vec::new() })
     }
 
     /// Loads the rows that merging `delta` can touch.

@@ -7,12 +7,14 @@ mod bulk;
 mod chunked;
 mod condition;
 mod derive;
+mod ends;
 mod exchange;
 mod hints;
 mod latch;
 mod loaded;
 mod merging;
 mod numbers;
+mod placement;
 mod read;
 mod rewire;
 mod rows;
@@ -28,7 +30,6 @@ use std::{
 };
 
 use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
-use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use assemble::{StoredVector, check_mask};
@@ -112,15 +113,12 @@ pub struct Replica {
     pub(crate) background: Arc<dyn Background>,
     node: u64,
     cursor_key: [u8; 32],
-    /// Whether others hold replicas, so that what is deleted must be remembered.
-    keeps_deletes: AtomicBool,
+    placement: placement::Placement,
     pub(crate) closed: Arc<AtomicBool>,
 }
 
 const NODE: &[u8] = b"node";
 const CURSOR_KEY: &[u8] = b"cursor_key";
-const LAYOUT: &[u8] = b"layout";
-const KEEPS_DELETES: &[u8] = b"keeps_deletes";
 /// How far ahead of the last recorded version a restarted clock begins, in milliseconds: batches written
 /// at the same time may have recorded theirs in either order.
 const CLOCK_SLACK_MS: u64 = 1_000;
@@ -135,7 +133,7 @@ impl Replica {
         let (catalogue, dropped) = Catalogue::load(&engine, keyspaces.cluster)?;
         let node = u64::from_be_bytes(founded(&engine, keyspaces.local, NODE, &*options.random)?);
         let cursor_key = founded(&engine, keyspaces.cluster, CURSOR_KEY, &*options.random)?;
-        let keeps_deletes = engine.get(keyspaces.local, KEEPS_DELETES)?.is_some();
+        let keeps_deletes = engine.get(keyspaces.local, placement::KEEPS_DELETES)?.is_some();
         let recorded = match engine.get(keyspaces.local, apply::CLOCK)? {
             None => 0,
             Some(bytes) => {
@@ -209,7 +207,7 @@ impl Replica {
             background: options.background,
             node,
             cursor_key,
-            keeps_deletes: AtomicBool::new(keeps_deletes),
+            placement: placement::Placement::new(keeps_deletes),
             closed: Arc::default(),
         });
         replica.spaces.verify();
@@ -261,35 +259,6 @@ impl Replica {
     /// Whether it has no threads of its own: all work is done by whoever makes it due.
     pub fn is_inline(&self) -> bool {
         self.background.is_inline()
-    }
-
-    /// The layout of the ring that was kept last, as it was handed over.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn layout(&self) -> Result<Option<Bytes>> {
-        Ok(self.engine.get(self.keyspaces.cluster, LAYOUT)?)
-    }
-
-    /// Keeps the layout of the ring: durably, before this returns. If other nodes hold replicas of what this one holds, then from now on what
-    /// is deleted leaves tombstones, for as long as the node lives.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn keep_layout(&self, layout: Vec<u8>, is_replicated: bool) -> Result<()> {
-        let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.cluster, LAYOUT, layout);
-        if is_replicated {
-            batch.put(self.keyspaces.local, KEEPS_DELETES, Vec::new());
-            // Before, so that no write in between purges; one tombstone too many does no harm.
-            self.keeps_deletes.store(true, Ordering::SeqCst);
-        }
-        self.engine.write(batch, Durability::Sync)?;
-        Ok(())
-    }
-
-    fn keeps_deletes(&self) -> bool {
-        self.keeps_deletes.load(Ordering::SeqCst)
     }
 
     /// The storage engine beneath.

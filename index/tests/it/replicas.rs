@@ -3,12 +3,12 @@
 use std::fmt::Write as _;
 
 use allidb_index::{
-    EntityState, Extent, Mutation, Random, ScanRequest, SeededRandom,
+    Clock, EntityState, Extent, Mutation, Random, ScanRequest, SeededRandom,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
     model::{
         Chunk, CollectionChange, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef,
-        Metric, ReadMask, SpaceSpec, Value, Write,
+        Metric, ReadMask, SpaceSpec, Timestamp, Value, Write,
     },
     query::{Nearest, Query, Seed, TextQuery},
 };
@@ -202,7 +202,7 @@ proptest! {
     #[test]
     fn who_keeps_what_was_deleted_answers_as_who_purges(steps in prop::collection::vec(step(), 1..40)) {
         let (mut purges, mut keeps) = (fixture(), fixture());
-        keeps.replica.keep_layout(Vec::new(), true).unwrap();
+        keeps.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
         for (at, step) in steps.iter().enumerate() {
             let results = [&purges, &keeps].map(|fixture| format!("{:?}", fixture.one(write(step, at))));
             prop_assert_eq!(&results[0], &results[1], "{:?}", step);
@@ -224,13 +224,10 @@ proptest! {
         let replicas = [fixture(), fixture(), fixture()];
         let in_order = fixture();
         for fixture in replicas.iter().chain([&in_order]) {
-            fixture.replica.keep_layout(Vec::new(), true).unwrap();
+            fixture.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
         }
         let mut heard: [Vec<Vec<u8>>; 3] = Default::default();
         let random = SeededRandom::new(seed);
-        // An edge of which a replica learns at one end, after the other was deleted, stays there: not so for entities.
-        let steps: Vec<Step> =
-            steps.into_iter().filter(|step| !matches!(step, Step::Link(..) | Step::Unlink(..))).collect();
         let draw = |below: usize| {
             let mut bytes = [0; 8];
             random.fill(&mut bytes).unwrap();
@@ -262,5 +259,85 @@ proptest! {
         for fixture in replicas.map(Fixture::crash) {
             prop_assert_eq!(view(&fixture), view(&in_order));
         }
+    }
+}
+
+fn link(fixture: &Fixture, from: usize, to: usize) -> Mutation {
+    fixture.replica.plan(TENANT, write(&Step::Link(from, to, 1), 0)).unwrap()
+}
+
+/// Whether edges of an entity are there, tombstones aside.
+fn has_edges(fixture: &Fixture, id: usize) -> bool {
+    let key = fixture.replica.entity_key(TENANT, &of(id)).unwrap();
+    format!("{:?}", fixture.replica.held(&[key], Extent::ALL).unwrap()).contains("weight")
+}
+
+/// Whoever holds only one end of an edge has the other end told when its own is deleted, also if the edge comes after the deletion.
+#[test]
+fn edges_end_where_only_others_hold_their_other_end() {
+    let (a, b) = (fixture(), fixture());
+    let [at_a, at_b] = [0, 1].map(|id| a.replica.entity_key(TENANT, &of(id)).unwrap().partition());
+    assert_ne!(at_a, at_b);
+    a.replica.keep_layout(Vec::new(), true, |partition| partition == at_a).unwrap();
+    b.replica.keep_layout(Vec::new(), true, |partition| partition == at_b).unwrap();
+    let receive = |at: &Fixture, sent: &[u8]| {
+        let mutation = Mutation::decode(sent).unwrap();
+        at.replica.receive(vec![mutation], Durability::Sync).pop().unwrap().unwrap();
+    };
+    for comes_late in [false, true] {
+        a.clock.advance(10);
+        let edge = link(&a, 0, 1);
+        a.clock.advance(10);
+        let delete = a.replica.plan(TENANT, Write::Delete(of(0))).unwrap();
+        receive(&b, &edge.encode(|partition| partition == at_b).unwrap().unwrap());
+        let mut at_a_alone = vec![edge.encode(|partition| partition == at_a).unwrap().unwrap()];
+        at_a_alone.insert(usize::from(!comes_late), delete.encode(|_| true).unwrap().unwrap());
+        at_a_alone.iter().for_each(|sent| receive(&a, sent));
+        assert!(has_edges(&b, 1));
+        let posted = a.replica.outbox(10, u64::MAX).unwrap();
+        assert_eq!(posted.len(), 1, "late: {comes_late}");
+        receive(&b, &posted[0].mutation);
+        assert!(!has_edges(&b, 1), "late: {comes_late}");
+        assert_eq!(b.replica.outbox(10, u64::MAX).unwrap().len(), 0, "what was told is not told back");
+        a.replica.forget_hints(&posted).unwrap();
+    }
+}
+
+/// A replica alone does not know whether an entity has expired for all: whoever coordinates a write over it finds out.
+#[test]
+fn what_expired_is_replaced_only_when_that_is_settled() {
+    let keeps = fixture();
+    keeps.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
+    let in_a_second = |fixture: &Fixture| Timestamp::from_millis(fixture.clock.now_ms() + 1_000);
+    let expires = in_a_second(&keeps);
+    let entity = |at: i64| {
+        let mut entity = Entity { id: "a".into(), ..Entity::default() };
+        entity.attributes.insert("at".into(), Value::Int(at));
+        entity
+    };
+    let put = |entity: Entity| Write::Put { collection: "r".into(), entity: Box::new(entity) };
+    keeps.one(put(Entity { expire_at: Some(expires), ..entity(0) })).unwrap();
+    keeps.one(put(Entity { id: "b".into(), ..Entity::default() })).unwrap();
+    keeps.one(write(&Step::Link(0, 1, 1), 0)).unwrap();
+    keeps.clock.advance(5_000);
+    let mut upsert = EntityPatch::new(of(0));
+    upsert.allow_missing = true;
+    upsert.attributes.insert("n".into(), Some(Value::Int(1)));
+    for write in [put(entity(1)), Write::Update(Box::new(upsert))] {
+        let planned = keeps.replica.plan(TENANT, write).unwrap();
+        let refused = keeps.replica.apply(vec![planned.clone()], Durability::Sync).pop().unwrap();
+        assert!(matches!(refused, Err(allidb_index::Error::Expired { .. })), "{refused:?}");
+        let settled = planned.settled_over_expired();
+        keeps.replica.apply(vec![settled], Durability::Sync).pop().unwrap().unwrap();
+        let found =
+            keeps.replica.get(TENANT, &[of(0)], &ReadMask::everything(), deadline()).pop().unwrap().unwrap();
+        assert_eq!(found.expire_at, None);
+        assert_eq!(found.attributes.len(), 1, "{found:?}");
+        assert!(!has_edges(&keeps, 0));
+        // Once more.
+        let mut again = EntityPatch::new(of(0));
+        again.expire_at = Some(Some(in_a_second(&keeps)));
+        keeps.one(Write::Update(Box::new(again))).unwrap();
+        keeps.clock.advance(5_000);
     }
 }

@@ -1,0 +1,157 @@
+//! Read repair: who reads after a read reads nothing older.
+
+use std::sync::Arc;
+
+use allidb_index::{EntityKey, EntityState, Error, Extent, Result};
+use tokio::{task::JoinSet, time::sleep};
+
+use super::{
+    read::{GroupRead, Told, too_few},
+    wrong::Wrong,
+};
+use crate::{layout::NodeId, peer::proto::AbsorbRequest};
+
+/// Bytes of states that are sent at once, unless one alone is larger.
+const BATCH_BYTES: usize = 4 << 20;
+
+impl GroupRead {
+    /// Merges what replicas hold of the entities on which they differ, and has as many hold it as are needed, before anybody is told. Those
+    /// that were asked beyond them are told, too, without waiting for it.
+    pub(super) async fn repair(
+        &self,
+        merged: &mut [EntityState],
+        disputed: &[bool],
+        told: Vec<(NodeId, Told)>,
+        needed: usize,
+    ) -> Result<()> {
+        let named = self.entities.iter().zip(disputed).filter(|(_, is_disputed)| **is_disputed);
+        let named: Arc<[EntityKey]> = named.map(|(entity, _)| entity.clone()).collect();
+        let held = self.whole(&named, disputed, told, needed).await?;
+        let places = disputed.iter().enumerate().filter(|(_, is_disputed)| **is_disputed);
+        let mut agreed: Vec<(EntityKey, EntityState)> = Vec::with_capacity(named.len());
+        for ((nth, entity), (place, _)) in named.iter().enumerate().zip(places) {
+            let states = held.iter().filter_map(|(_, states)| states.get(nth).cloned());
+            let state = states.reduce(EntityState::merge).unwrap_or_default();
+            if let Some(slot) = merged.get_mut(place) {
+                *slot = state.clone();
+            }
+            agreed.push((entity.clone(), state));
+        }
+        let lacks = |states: &[EntityState]| -> Vec<(EntityKey, EntityState)> {
+            let agreed = agreed.iter().zip(states).filter(|((_, agreed), state)| agreed != *state);
+            agreed.map(|(agreed, _)| agreed.clone()).collect()
+        };
+        if self.inner.is_wrong(Wrong::NoReadRepair) {
+            return Ok(());
+        }
+        let (mut alike, mut repairs) = (0, JoinSet::new());
+        let tell = |repairs: &mut JoinSet<_>, node: NodeId, lacks: Vec<_>| {
+            let read = self.clone();
+            repairs.spawn(async move { read.tell(node, lacks).await });
+        };
+        for (node, states) in &held {
+            let lacks = lacks(states);
+            if lacks.is_empty() {
+                alike += 1;
+            } else {
+                tell(&mut repairs, *node, lacks);
+            }
+        }
+        let mut others = self.order();
+        others.retain(|node| held.iter().all(|(heard, _)| heard != node));
+        let mut why = None;
+        while alike < needed {
+            match repairs.join_next().await {
+                Some(Ok(Ok(()))) => alike += 1,
+                Some(failed) => {
+                    why = Some(failed.map_or_else(broke_off, |told| told.err().unwrap_or_else(unexplained)));
+                    if let Some(node) = others.pop() {
+                        tell(&mut repairs, node, agreed.clone());
+                    }
+                }
+                None => return Err(too_few(alike, needed, why)),
+            }
+        }
+        repairs.detach_all();
+        Ok(())
+    }
+
+    /// What replicas hold of entities, with chunks and vectors: a row without them would hide those that are there, and bring none. As many
+    /// replicas as are needed; of those that told it already it is not asked again.
+    async fn whole(
+        &self,
+        named: &Arc<[EntityKey]>,
+        disputed: &[bool],
+        told: Vec<(NodeId, Told)>,
+        needed: usize,
+    ) -> Result<Vec<(NodeId, Vec<EntityState>)>> {
+        let mut held: Vec<(NodeId, Vec<EntityState>)> = Vec::new();
+        let mut asked = JoinSet::new();
+        let whole = Self { extent: Extent { contents: true, ..self.extent }, ..self.clone() };
+        let ask = |asked: &mut JoinSet<_>, node: NodeId| {
+            let (read, named) = (whole.clone(), Arc::clone(named));
+            asked.spawn(async move { (node, read.one(node, named, false).await) });
+        };
+        let mut others = self.order();
+        for (node, told) in told {
+            others.retain(|other| *other != node);
+            match told {
+                Told::States(states) if self.extent.contents => {
+                    let states = states.into_iter().zip(disputed).filter(|(_, is_disputed)| **is_disputed);
+                    held.push((node, states.map(|(state, _)| state).collect()));
+                }
+                _ => ask(&mut asked, node),
+            }
+        }
+        let mut why = None;
+        while held.len() < needed {
+            tokio::select! {
+                biased;
+                done = asked.join_next() => match done {
+                    Some(Ok((node, Ok(Told::States(states))))) => held.push((node, states)),
+                    Some(failed) => {
+                        let told = |(_, told): (NodeId, Result<Told>)| told.err().unwrap_or_else(unexplained);
+                        why = Some(failed.map_or_else(broke_off, told));
+                        others.pop().into_iter().for_each(|node| ask(&mut asked, node));
+                    }
+                    None => return Err(too_few(held.len(), needed, why)),
+                },
+                () = sleep(self.inner.hedge_after) => {
+                    others.pop().into_iter().for_each(|node| ask(&mut asked, node));
+                }
+            }
+        }
+        Ok(held)
+    }
+
+    /// Has a replica merge states.
+    async fn tell(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
+        if node == self.inner.served.node {
+            return self.inner.here(move |served| served.absorb(states)).await;
+        }
+        let mut states = states.into_iter().peekable();
+        while states.peek().is_some() {
+            let mut request = AbsorbRequest { fence: self.inner.sent_fence(), ..AbsorbRequest::default() };
+            let mut bytes = 0;
+            while bytes < BATCH_BYTES
+                && let Some((entity, state)) = states.next()
+            {
+                let state = state.encode();
+                bytes += state.len();
+                request.entities.push(entity.encode().into());
+                request.states.push(state.into());
+            }
+            let mut peer = self.inner.peers.get(node)?;
+            self.inner.call(node, self.deadline, peer.absorb(request)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn broke_off(error: tokio::task::JoinError) -> Error {
+    Error::Internal(format!("a repair broke off: {error}"))
+}
+
+fn unexplained() -> Error {
+    Error::Internal("digests were told for states".to_owned())
+}

@@ -1,0 +1,130 @@
+//! Having one node make writes.
+
+use allidb_index::{Deadline, Error, Mutation, Result};
+use allidb_storage::Durability;
+use bytes::Bytes;
+
+use super::{Inner, verdict::Told};
+use crate::{
+    layout::NodeId,
+    peer::proto::{self, Refusal, WriteRequest, outcome::Kind},
+};
+
+impl Inner {
+    /// What a node says to writes, one by one.
+    pub(super) async fn send(
+        &self,
+        node: NodeId,
+        encoded: Vec<Bytes>,
+        durability: Durability,
+        deadline: Deadline,
+    ) -> Vec<Told> {
+        let count = encoded.len();
+        let told = match node == self.served.node {
+            true => self.write_here(encoded, durability).await,
+            false => self.write_there(node, encoded, durability, deadline).await,
+        };
+        told.unwrap_or_else(|error| vec![Told::Failed(error); count])
+    }
+
+    async fn write_here(&self, encoded: Vec<Bytes>, durability: Durability) -> Result<Vec<Told>> {
+        let told = |result| match result {
+            Ok(allidb_index::model::Written { existed, .. }) => Told::Made { existed },
+            Err(Error::NotFound { .. }) => Told::Missing,
+            Err(Error::Expired { .. }) => Told::Expired,
+            Err(Error::Merged { into, .. }) => Told::Merged(into),
+            Err(error) => Told::Failed(error),
+        };
+        let ours = |error| Error::Internal(format!("our own mutation cannot be read: {error}"));
+        let write = move |served: &crate::peer::Served| {
+            let mutations = encoded.iter().map(|bytes| Mutation::decode(bytes).map_err(ours));
+            let mutations = mutations.collect::<Result<Vec<_>>>()?;
+            Ok(served.write(mutations, durability).into_iter().map(told).collect())
+        };
+        self.here(write).await
+    }
+
+    async fn write_there(
+        &self,
+        node: NodeId,
+        mutations: Vec<Bytes>,
+        durability: Durability,
+        deadline: Deadline,
+    ) -> Result<Vec<Told>> {
+        let durability = match durability {
+            Durability::None => proto::Durability::None,
+            Durability::Flush => proto::Durability::Flush,
+            Durability::Sync => proto::Durability::Sync,
+        };
+        let (count, fence) = (mutations.len(), self.sent_fence());
+        let request = WriteRequest { fence, mutations, durability: durability.into() };
+        let mut peer = self.peers.get(node)?;
+        let reply = self.call(node, deadline, peer.write(request)).await?;
+        if reply.outcomes.len() != count {
+            return Err(miscounted(node));
+        }
+        let told = |outcome: proto::Outcome| match outcome.kind {
+            Some(Kind::Existed(existed)) => Told::Made { existed },
+            Some(Kind::Refusal(Refusal { not_found: true, .. })) => Told::Missing,
+            Some(Kind::Refusal(Refusal { expired: true, .. })) => Told::Expired,
+            Some(Kind::Refusal(Refusal { merged_into, .. })) if !merged_into.is_empty() => {
+                Told::Merged(merged_into)
+            }
+            Some(Kind::Refusal(Refusal { message, .. })) => {
+                Told::Failed(Error::Unavailable(format!("node {node} refused: {message}")))
+            }
+            None => Told::Failed(miscounted(node)),
+        };
+        Ok(reply.outcomes.into_iter().map(told).collect())
+    }
+}
+
+impl Inner {
+    /// Which of the writes that were kept for it a node takes, or will never take; the others it may later.
+    pub(super) async fn taken(
+        &self,
+        node: NodeId,
+        mutations: Vec<Bytes>,
+        deadline: Deadline,
+    ) -> Result<Vec<Taken>> {
+        if node == self.served.node {
+            // It had too much to do when they were made.
+            let taken = |told: Told| match told {
+                Told::Made { .. } => Taken::Yes,
+                Told::Failed(Error::UnknownCollection(_) | Error::Invalid { .. }) => Taken::Never,
+                _ => Taken::NotYet,
+            };
+            let told = self.write_here(mutations, Durability::Sync).await?;
+            return Ok(told.into_iter().map(taken).collect());
+        }
+        let count = mutations.len();
+        let durability = proto::Durability::Sync.into();
+        let request = WriteRequest { fence: self.sent_fence(), mutations, durability };
+        let mut peer = self.peers.get(node)?;
+        let reply = self.call(node, deadline, peer.write(request)).await?;
+        if reply.outcomes.len() != count {
+            return Err(miscounted(node));
+        }
+        let taken = |outcome: &proto::Outcome| match &outcome.kind {
+            Some(Kind::Existed(_)) => Taken::Yes,
+            Some(Kind::Refusal(Refusal { is_final: true, message, .. })) => {
+                tracing::warn!(%node, message, "a write that was kept for a node is refused for good");
+                Taken::Never
+            }
+            Some(Kind::Refusal(_)) | None => Taken::NotYet,
+        };
+        Ok(reply.outcomes.iter().map(taken).collect())
+    }
+}
+
+fn miscounted(node: NodeId) -> Error {
+    Error::Unavailable(format!("node {node} answered something else than it was asked"))
+}
+
+/// What a node did with a write that was kept for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Taken {
+    Yes,
+    NotYet,
+    Never,
+}

@@ -1,0 +1,197 @@
+//! Edges that end with one of their ends.
+//!
+//! An edge is a register at each of its ends, and goes with either. Where tombstones are kept, the register at the other end becomes a
+//! tombstone of the same version: that is all that the deletion of an end says of it, so that every replica that finds out, in whatever
+//! order, comes to the same. If the other end lies elsewhere, it is sent there.
+
+use allidb_storage::{Keyspace, WriteBatch};
+
+use super::{
+    derive::{EdgeEnd, Working, mirrored},
+    loaded::register,
+};
+use crate::{
+    catalogue::Catalogue,
+    error::{Error, Result},
+    merge::{EntityState, Register},
+    model::EntityRef,
+    mutation::{Condition, Kind, Mutation, Part},
+    replica::Replica,
+    row::{EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register},
+    version::Version,
+};
+
+/// Which of the two rows of an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Its source's.
+    Out,
+    /// Its target's.
+    In,
+}
+
+impl Side {
+    pub(super) fn other(self) -> Self {
+        match self {
+            Self::Out => Self::In,
+            Self::In => Self::Out,
+        }
+    }
+
+    pub(super) fn of(self, state: &EntityState) -> &super::derive::Edges {
+        match self {
+            Self::Out => &state.edges,
+            Self::In => &state.edges_in,
+        }
+    }
+
+    pub(super) fn of_mut(self, state: &mut EntityState) -> &mut super::derive::Edges {
+        match self {
+            Self::Out => &mut state.edges,
+            Self::In => &mut state.edges_in,
+        }
+    }
+}
+
+impl Replica {
+    /// Has an edge be gone at the other end, too, of which the row here said this.
+    pub(super) fn end_edge(
+        &self,
+        catalogue: &Catalogue,
+        (side, end): (Side, &EdgeEnd),
+        (was, is): (&Register<EdgeContent>, Option<&Register<EdgeContent>>),
+        batch: &mut WriteBatch,
+    ) -> Result<()> {
+        let (other, edge) = end;
+        let keyspace = self.edges(side);
+        let key = other.edge(edge);
+        if !self.keeps_deletes() {
+            batch.delete(keyspace, key);
+            return Ok(());
+        }
+        let version = is.unwrap_or(was).version;
+        if self.holds(other.partition()) {
+            let newer = |there: &Register<EdgeContent>| {
+                there.version > version || (there.version == version && there.value.is_none())
+            };
+            if !self.stored_edge(keyspace, &key)?.as_ref().is_some_and(newer) {
+                batch.put(keyspace, key, encode_register(&Register::<EdgeContent> { version, value: None }));
+            }
+        } else if is.is_none() {
+            // What was deleted by itself is so at both its ends.
+            self.send_end(catalogue, (side, end), version, batch)?;
+        }
+        Ok(())
+    }
+
+    /// Has the nodes where the other end lies hear that an edge is gone.
+    pub(super) fn send_end(
+        &self,
+        catalogue: &Catalogue,
+        (side, (other, edge)): (Side, &EdgeEnd),
+        version: Version,
+        batch: &mut WriteBatch,
+    ) -> Result<()> {
+        let Some(collection) = catalogue.by_id(other.collection) else { return Ok(()) };
+        let mut delta = EntityState::default();
+        side.of_mut(&mut delta).insert(edge.clone(), Register { version, value: None });
+        let subject = EntityRef::new(&collection.name, &other.id);
+        let parts = vec![Part { entity: other.clone(), delta, condition: Condition::None }];
+        let told = Mutation { version, subject, kind: Kind::Plain, parts, bytes: 0 };
+        if let Some(encoded) = told.encode(|_| true)? {
+            self.post(encoded, batch);
+        }
+        Ok(())
+    }
+
+    fn edges(&self, side: Side) -> Keyspace {
+        match side {
+            Side::Out => self.keyspaces.edge,
+            Side::In => self.keyspaces.edge_in,
+        }
+    }
+
+    fn stored_edge(&self, keyspace: Keyspace, key: &[u8]) -> Result<Option<Register<EdgeContent>>> {
+        let Some(bytes) = self.engine.get(keyspace, key)? else { return Ok(None) };
+        register("edge", key, &bytes).map(Some)
+    }
+
+    /// What another replica holds of one end may be of before the other end was deleted.
+    pub(super) fn end_edges_of_the_deleted(&self, entity: &EntityKey, state: &mut EntityState) -> Result<()> {
+        for edges in [&mut state.edges, &mut state.edges_in] {
+            for (name, register) in edges.iter_mut().filter(|(_, register)| register.value.is_some()) {
+                let key = mirrored(entity, name).0.prefix();
+                let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { continue };
+                let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
+                if register.version <= row.edges_cleared() {
+                    register.value = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Merges a part of a mutation into an entity that is being changed. What is deleted with it goes at its other ends, too, of what
+    /// mutations before this one of the batch put there.
+    pub(super) fn merge_part(&self, working: &mut Working, entity: &EntityKey, delta: EntityState) {
+        let Some(loaded) = working.get_mut(entity) else { return };
+        let cleared = delta.row.cleared(Scope::Edges);
+        let mut gone: Vec<(Side, EdgeKey)> = Vec::new();
+        for side in [Side::Out, Side::In] {
+            if cleared > loaded.after.row.cleared(Scope::Edges) {
+                let covered = |(_, register): &(&EdgeKey, &Register<_>)| {
+                    register.value.is_some() && register.version <= cleared
+                };
+                let covered = side.of(&loaded.after).iter().filter(covered);
+                gone.extend(covered.map(|(name, _)| (side, name.clone())));
+            }
+            // It came after its end was deleted.
+            let cleared = cleared.max(loaded.after.row.cleared(Scope::Edges));
+            for (name, register) in side.of(&delta) {
+                if register.value.is_some() && register.version <= cleared {
+                    loaded.late_edges.push((side, name.clone(), register.version));
+                }
+            }
+        }
+        loaded.after = std::mem::take(&mut loaded.after).merge(delta);
+        let keeps_deletes = self.keeps_deletes();
+        for (side, name) in gone {
+            let (other, seen_from_there) = mirrored(entity, &name);
+            let Some(other) = working.get_mut(&other) else { continue };
+            let edges = side.other().of_mut(&mut other.after);
+            match edges.get_mut(&seen_from_there) {
+                Some(register) if keeps_deletes && register.version <= cleared => register.value = None,
+                Some(_) if !keeps_deletes => drop(edges.remove(&seen_from_there)),
+                _ => {}
+            }
+        }
+    }
+
+    /// An edge that was put is at both its ends or at none: a deletion of either may have come in between.
+    pub(super) fn agree_on_edge(
+        &self,
+        working: &mut Working,
+        version: Version,
+        ((source, out), (target, into)): (EdgeEnd, EdgeEnd),
+    ) {
+        let ends = [(Side::Out, source, out), (Side::In, target, into)];
+        let is_at = |(side, entity, name): &(Side, EntityKey, EdgeKey)| {
+            let register = working.get(entity).and_then(|loaded| side.of(&loaded.after).get(name));
+            register.is_some_and(|register| register.value.is_some())
+        };
+        if is_at(&ends[0]) == is_at(&ends[1]) {
+            return;
+        }
+        let keeps_deletes = self.keeps_deletes();
+        for (side, entity, name) in ends {
+            let Some(loaded) = working.get_mut(&entity) else { continue };
+            let edges = side.of_mut(&mut loaded.after);
+            match edges.get_mut(&name) {
+                // Of a newer one the other end has not heard yet.
+                Some(register) if keeps_deletes && register.version == version => register.value = None,
+                Some(_) if !keeps_deletes => drop(edges.remove(&name)),
+                _ => {}
+            }
+        }
+    }
+}
