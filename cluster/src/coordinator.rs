@@ -3,12 +3,12 @@
 //! It plans a request, finds the partitions it touches and the replicas that hold them, and runs it there.
 //! With one node every partition's only replica is the local one.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_index::{
-    BulkDeleted, BySource, Deadline, Error, Facet, Merged, Replica, ReplicaOptions, Result, ScanPage,
-    ScanRequest, SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts, VectorOptions,
-    WorkerChange, WorkerStatus, build_pool,
+    BulkDeleted, BySource, Deadline, Error, Facet, Merged, Mutation, Replica, ReplicaOptions, Result,
+    ScanPage, ScanRequest, SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts,
+    VectorOptions, WorkerChange, WorkerStatus, build_pool,
     filter::{Field, Filter},
     graph::{
         ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
@@ -21,18 +21,26 @@ use allidb_index::{
     query::{Answer, Query},
 };
 use allidb_storage::{Durability, ScrubOptions, Stats, Threads, fs::RealFs};
+use tokio::{net::TcpListener, task::spawn_blocking};
 
 use crate::{
     layout::{Layout, NodeId},
     maintenance::{CompactProgress, Job, Jobs, ScrubProgress},
+    member::{Life, MemberOptions, join, kept_layout},
+    membership::NodeView,
+    peer::plaintext,
     pool::Pool,
+    ring::{HintCounts, Ring, RingOptions},
 };
 
 /// Chores that may wait for the one before.
 const CHORES: usize = 4;
 
+/// How long nodes may take to agree on a change of the catalogue.
+const AGREEMENT: Duration = Duration::from_secs(10);
+
 /// How many replicas must agree.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Consistency {
     /// One.
     One,
@@ -125,8 +133,9 @@ pub struct Counts {
 pub struct Coordinator(Arc<Inner>);
 
 struct Inner {
-    layout: Layout,
-    node: NodeId,
+    ring: Ring,
+    /// Unless it is alone.
+    life: Option<Life>,
     replica: Arc<Replica>,
     writes: Pool,
     reads: Pool,
@@ -151,25 +160,53 @@ pub struct FacetsRequest {
 }
 
 impl Coordinator {
-    /// Opens the node's store. Blocks while it recovers.
+    /// Opens the store of a node that is a ring by itself. Blocks while it recovers.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or the node is a member of a ring with others.
     pub fn open(config: Config) -> Result<Self> {
-        let replica = Replica::open(ReplicaOptions {
-            fs: Arc::new(RealFs),
-            dir: config.data_dir,
-            storage: config.storage,
-            keyspace: config.keyspace,
-            build_pool: build_pool(&config.vectors)?,
-            vectors: config.vectors,
-            limits: config.limits,
-            clock: Arc::new(SystemClock),
-            random: Arc::new(SystemRandom),
-            background: Arc::new(Threads),
-        })?;
+        let replica = open_replica(&config)?;
         let node = NodeId(replica.node());
-        Ok(Self(Arc::new(Inner {
-            layout: layout_of(&replica, node)?,
-            node,
+        let layout = kept_layout(&replica, node)?.unwrap_or_else(|| Layout::of_one(node));
+        if layout.members().len() > 1 {
+            let why = "this node is a member of a ring with others, and is not told where they are";
+            return Err(Error::FailedPrecondition(why.to_owned()));
+        }
+        let ring = Ring::open(RingOptions {
             replica,
+            layout,
+            addresses: Default::default(),
+            connector: plaintext(),
+            // All is done by the coordinator's own.
+            threads: 1,
+            queue: 1,
+            call_timeout: Duration::from_secs(1),
+            hedge_after: Duration::from_secs(1),
+            hint_bytes: 0,
+            #[cfg(feature = "wrong")]
+            wrong: None,
+        })?;
+        Self::of(ring, None, &config)
+    }
+
+    /// Opens the store of a node that is a member of a ring, or founds it with the others: that waits for all of them. Other nodes are listened to
+    /// at `listener`.
+    ///
+    /// # Errors
+    /// If it cannot be opened, or the node can be no member.
+    pub async fn join(config: Config, member: MemberOptions, listener: TcpListener) -> Result<Self> {
+        let opening = config.clone();
+        let replica = spawn_blocking(move || open_replica(&opening)).await;
+        let replica = replica.map_err(|error| Error::Internal(format!("opening broke off: {error}")))??;
+        let (ring, life) = join(replica, listener, member).await?;
+        Self::of(ring, Some(life), &config)
+    }
+
+    fn of(ring: Ring, life: Option<Life>, config: &Config) -> Result<Self> {
+        Ok(Self(Arc::new(Inner {
+            replica: Arc::clone(ring.replica()),
+            ring,
+            life,
             writes: Pool::start("write", config.write_threads, config.queue)?,
             reads: Pool::start("read", config.read_threads, config.queue)?,
             gets: Pool::start("get", config.read_threads, config.queue)?,
@@ -185,7 +222,7 @@ impl Coordinator {
 
     /// Which nodes hold what.
     pub fn layout(&self) -> &Layout {
-        &self.0.layout
+        self.0.ring.layout()
     }
 
     /// 32 random bytes made when the ring was founded; page tokens are authenticated under it.
@@ -196,6 +233,24 @@ impl Coordinator {
     /// Whether it can serve: opening returned, so it is recovered, and its engine takes writes.
     pub fn is_ready(&self) -> bool {
         self.0.replica.engine().stats().poisoned.is_none()
+    }
+
+    /// All nodes of the ring that are heard of, as they say of themselves; none if this one is alone.
+    pub async fn nodes(&self) -> Vec<NodeView> {
+        match &self.0.life {
+            Some(life) => life.nodes().await,
+            None => Vec::new(),
+        }
+    }
+
+    /// Figures of what is kept for other nodes.
+    pub fn hints(&self) -> Vec<HintCounts> {
+        self.0.ring.hints()
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.0.ring.node()
     }
 
     /// Figures for metrics.
@@ -212,10 +267,14 @@ impl Coordinator {
 
     /// Takes no more work, finishes what is queued, flushes and closes the store. Blocks.
     pub fn close(&self) -> Result<()> {
+        if let Some(life) = &self.0.life {
+            life.end();
+        }
         self.0.writes.close();
         self.0.reads.close();
         self.0.gets.close();
         self.0.chores.close();
+        self.0.ring.close();
         self.0.replica.close()
     }
 
@@ -227,7 +286,12 @@ impl Coordinator {
         spec: CollectionSpec,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        self.change(move |replica| replica.create_collection(tenant, &name, spec)).await
+        if self.0.ring.is_alone() {
+            return self.change(move |replica| replica.create_collection(tenant, &name, spec)).await;
+        }
+        let created = name.clone();
+        self.agree(move |replica| replica.with_created(tenant, &name, spec.clone())).await?;
+        self.collection(tenant, &created).await
     }
 
     /// The collection of this name.
@@ -255,13 +319,21 @@ impl Coordinator {
         change: CollectionChange,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        self.change(move |replica| replica.update_collection(tenant, &name, change)).await
+        if self.0.ring.is_alone() {
+            return self.change(move |replica| replica.update_collection(tenant, &name, change)).await;
+        }
+        let updated = name.clone();
+        self.agree(move |replica| replica.with_updated(tenant, &name, change.clone())).await?;
+        self.collection(tenant, &updated).await
     }
 
     /// Drops a collection with everything in it.
     pub async fn drop_collection(&self, tenant: TenantId, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.change(move |replica| replica.drop_collection(tenant, &name)).await
+        if self.0.ring.is_alone() {
+            return self.change(move |replica| replica.drop_collection(tenant, &name)).await;
+        }
+        self.agree(move |replica| replica.with_dropped(tenant, &name)).await
     }
 
     /// Makes the writes in order. Each is checked and answered by itself.
@@ -276,9 +348,16 @@ impl Coordinator {
     ) -> Vec<Result<Written>> {
         let count = writes.len();
         let inner = Arc::clone(&self.0);
-        let work = move || inner.write(tenant, writes, options);
-        match self.0.writes.run(work).await {
-            Ok(results) => results,
+        if self.0.ring.is_alone() {
+            let work = move || inner.write(tenant, writes, options);
+            return self.0.writes.run(work).await.unwrap_or_else(|error| vec![Err(error); count]);
+        }
+        let plan = move || {
+            options.deadline.check()?;
+            Ok(inner.plan(tenant, writes))
+        };
+        match self.0.writes.run(plan).await.flatten() {
+            Ok((planned, results)) => together(results, self.0.ring.write(planned, options).await),
             Err(error) => vec![Err(error); count],
         }
     }
@@ -289,9 +368,12 @@ impl Coordinator {
         tenant: TenantId,
         refs: Vec<EntityRef>,
         mask: ReadMask,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Vec<Result<Entity>> {
+        if !self.0.ring.is_alone() {
+            return self.0.ring.get(tenant, &refs, &mask, consistency, deadline).await;
+        }
         let count = refs.len();
         let replica = Arc::clone(&self.0.replica);
         match self.0.gets.run(move || replica.get(tenant, &refs, &mask, deadline)).await {
@@ -305,10 +387,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         request: ScanRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<ScanPage> {
-        self.read(deadline, move |replica| replica.scan(tenant, &request, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.scan(tenant, &request, deadline)).await
     }
 
     /// How many entities there are, or match.
@@ -317,12 +399,14 @@ impl Coordinator {
         tenant: TenantId,
         collection: &str,
         filter: Option<Filter>,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<u64> {
         let collection = collection.to_owned();
-        self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
-            .await
+        self.read(consistency, deadline, move |replica| {
+            replica.count(tenant, &collection, filter.as_ref(), deadline)
+        })
+        .await
     }
 
     /// The commonest values of some fields among the entities that match.
@@ -330,13 +414,13 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         FacetsRequest { collection, fields, filter, limit }: FacetsRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Vec<Facet>> {
         let facets = move |replica: &Replica| {
             replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
         };
-        self.read(deadline, facets).await
+        self.read(consistency, deadline, facets).await
     }
 
     /// Deletes a page of those entities of a collection that match, each if it still does.
@@ -348,6 +432,7 @@ impl Coordinator {
         (limit, after): (usize, Option<String>),
         options: WriteOptions,
     ) -> Result<BulkDeleted> {
+        self.0.ring.check_alone("deleting what matches")?;
         let (inner, collection) = (Arc::clone(&self.0), collection.to_owned());
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -364,6 +449,7 @@ impl Coordinator {
         deletion: SourceDeletion,
         options: WriteOptions,
     ) -> Result<BySource> {
+        self.0.ring.check_alone("deleting by source")?;
         let inner = Arc::clone(&self.0);
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -380,6 +466,7 @@ impl Coordinator {
         into: String,
         options: WriteOptions,
     ) -> Result<Merged> {
+        self.0.ring.check_alone("merging entities")?;
         let inner = Arc::clone(&self.0);
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -393,10 +480,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         request: NeighborsRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Neighborhood> {
-        self.read(deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
     }
 
     /// A walk from some entities.
@@ -404,10 +491,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         request: ExpandRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Expansion> {
-        self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.expand(tenant, &request, deadline)).await
     }
 
     /// The shortest paths from one entity to another.
@@ -415,10 +502,11 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         request: PathsRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Paths> {
-        self.read(deadline, move |replica| replica.shortest_paths(tenant, &request, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.shortest_paths(tenant, &request, deadline))
+            .await
     }
 
     /// How many entities are so many hops away from some.
@@ -426,10 +514,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         request: HopsRequest,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<HopCounts> {
-        self.read(deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
 
     /// Answers queries one after the other, all at one moment.
@@ -439,8 +527,10 @@ impl Coordinator {
         queries: Vec<(Query, Consistency)>,
         deadline: Deadline,
     ) -> Result<Vec<Result<Answer>>> {
+        let strictest = queries.iter().map(|(_, consistency)| *consistency).max().unwrap_or_default();
         let queries: Vec<Query> = queries.into_iter().map(|(query, _)| query).collect();
-        self.read(deadline, move |replica| Ok(replica.query_each(tenant, &queries, deadline))).await
+        self.read(strictest, deadline, move |replica| Ok(replica.query_each(tenant, &queries, deadline)))
+            .await
     }
 
     /// Seeds, expansion and score in one.
@@ -448,10 +538,10 @@ impl Coordinator {
         &self,
         tenant: TenantId,
         query: Query,
-        _consistency: Consistency,
+        consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Answer> {
-        self.read(deadline, move |replica| replica.query(tenant, &query, deadline)).await
+        self.read(consistency, deadline, move |replica| replica.query(tenant, &query, deadline)).await
     }
 
     /// Writes everything that is in memory to tables.
@@ -485,9 +575,11 @@ impl Coordinator {
 
     async fn read<T: Send + 'static>(
         &self,
+        consistency: Consistency,
         deadline: Deadline,
         read: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.0.ring.check_answers_alone(consistency)?;
         let replica = Arc::clone(&self.0.replica);
         let work = move || {
             // What waited too long for a thread is not begun.
@@ -495,6 +587,14 @@ impl Coordinator {
             read(&replica)
         };
         self.0.reads.run(work).await?
+    }
+
+    /// Changes the catalogue of the ring.
+    async fn agree(
+        &self,
+        change: impl Fn(&Replica) -> Result<Vec<u8>> + Clone + Send + 'static,
+    ) -> Result<()> {
+        self.0.ring.change_catalogue(Deadline::after(AGREEMENT), change).await
     }
 
     async fn change<T: Send + 'static>(
@@ -506,40 +606,37 @@ impl Coordinator {
     }
 }
 
-/// The layout that the node keeps; on a directory without one the node founds a ring of its own.
-fn layout_of(replica: &Replica, node: NodeId) -> Result<Layout> {
-    let Some(kept) = replica.layout()? else {
-        let layout = Layout::of_one(node);
-        replica.keep_layout(layout.encode(), layout.members().len() > 1, |partition| {
-            layout.replicas(partition).contains(&node)
-        })?;
-        return Ok(layout);
-    };
-    let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };
-    let layout = Layout::decode(&kept).map_err(|error| damaged(error.to_string()))?;
-    if !layout.members().iter().any(|member| member.node == node) {
-        return Err(Error::FailedPrecondition(format!(
-            "node {node} is not among the members of the layout that it keeps, of version {}",
-            layout.version()
-        )));
-    }
-    Ok(layout)
+fn open_replica(config: &Config) -> Result<Arc<Replica>> {
+    Replica::open(ReplicaOptions {
+        fs: Arc::new(RealFs),
+        dir: config.data_dir.clone(),
+        storage: config.storage.clone(),
+        keyspace: config.keyspace.clone(),
+        build_pool: build_pool(&config.vectors)?,
+        vectors: config.vectors.clone(),
+        limits: config.limits.clone(),
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+        background: Arc::new(Threads),
+    })
 }
 
 impl Inner {
-    /// Plans each write, finds its replicas, and has them merge it.
+    /// Plans each write, and merges it into what lies here, which is all that there is.
     fn write(&self, tenant: TenantId, writes: Vec<Write>, options: WriteOptions) -> Vec<Result<Written>> {
         if let Err(error) = options.deadline.check() {
             return vec![Err(error); writes.len()];
         }
+        let (planned, results) = self.plan(tenant, writes);
+        together(results, self.replica.apply(planned, options.durability))
+    }
+
+    /// Checks writes and gives them versions. Those that are refused are answered, in their places.
+    fn plan(&self, tenant: TenantId, writes: Vec<Write>) -> (Vec<Mutation>, Vec<Option<Result<Written>>>) {
         let mut planned = Vec::with_capacity(writes.len());
-        let mut results: Vec<Option<Result<Written>>> = Vec::with_capacity(writes.len());
+        let mut results = Vec::with_capacity(writes.len());
         for write in writes {
-            let mutation = self.replica.plan(tenant, write).and_then(|mutation| {
-                self.check_replicas(mutation.partitions(), options.consistency)?;
-                Ok(mutation)
-            });
-            match mutation {
+            match self.replica.plan(tenant, write) {
                 Ok(mutation) => {
                     planned.push(mutation);
                     results.push(None);
@@ -547,27 +644,13 @@ impl Inner {
                 Err(error) => results.push(Some(Err(error))),
             }
         }
-        let mut applied = self.replica.apply(planned, options.durability).into_iter();
-        let missing = || Err(Error::Internal("a replica gave fewer answers than it was asked for".into()));
-        results.into_iter().map(|result| result.or_else(|| applied.next()).unwrap_or_else(missing)).collect()
+        (planned, results)
     }
+}
 
-    /// Every partition must have as many replicas within reach as the consistency needs: here, this node.
-    fn check_replicas(
-        &self,
-        mut partitions: impl Iterator<Item = u16>,
-        consistency: Consistency,
-    ) -> Result<()> {
-        let is_held = |partition| {
-            let replicas = self.layout.replicas(partition);
-            let reachable = replicas.iter().filter(|node| **node == self.node).count();
-            !replicas.is_empty() && reachable >= consistency.needed(replicas.len())
-        };
-        match partitions.find(|partition| !is_held(*partition)) {
-            Some(partition) => Err(Error::FailedPrecondition(format!(
-                "too few replicas of partition {partition} are within reach"
-            ))),
-            None => Ok(()),
-        }
-    }
+/// The answers to writes, of which some were refused at once.
+fn together(results: Vec<Option<Result<Written>>>, made: Vec<Result<Written>>) -> Vec<Result<Written>> {
+    let mut made = made.into_iter();
+    let missing = || Err(Error::Internal("there are fewer answers than writes".into()));
+    results.into_iter().map(|result| result.or_else(|| made.next()).unwrap_or_else(missing)).collect()
 }

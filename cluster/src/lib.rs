@@ -3,8 +3,11 @@
 //! | module | what it holds |
 //! |---|---|
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
+//! | `founding` | how the first members of a ring come to one layout |
 //! | [`layout`](Layout) | which nodes hold each partition |
 //! | `maintenance` | compaction and scrub that an operator asks for |
+//! | `member` | a node's life in a ring |
+//! | `membership` | who is there: gossip |
 //! | `peer` | what nodes ask each other |
 //! | `pool` | bounded threads for the replica's blocking work |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
@@ -13,8 +16,11 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod coordinator;
+mod founding;
 mod layout;
 mod maintenance;
+mod member;
+mod membership;
 mod peer;
 mod pool;
 mod ring;
@@ -26,7 +32,9 @@ pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
 pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};
-pub use peer::{Connector, endpoint, plaintext};
+pub use member::MemberOptions;
+pub use membership::NodeView;
+pub use peer::{Connector, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{HintCounts, Ring, RingOptions};

@@ -19,6 +19,7 @@ mod paging;
 mod process;
 mod python;
 mod random;
+mod ring;
 mod sample;
 mod shutdown;
 mod small_messages;

@@ -62,7 +62,7 @@ pub(crate) struct Process {
     grpc: String,
     http: String,
     channel: Option<Channel>,
-    settings: Vec<(&'static str, &'static str)>,
+    settings: Vec<(String, String)>,
     /// Where the log of this start begins.
     log_from: usize,
     dir: TempDir,
@@ -76,21 +76,32 @@ impl Process {
 
     /// As [`Process::start`], with options given as variables.
     pub(crate) async fn start_with(settings: &[(&'static str, &'static str)]) -> Self {
-        let mut process = Self {
-            child: None,
-            grpc: String::new(),
-            http: String::new(),
-            channel: None,
-            settings: settings.to_vec(),
-            log_from: 0,
-            dir: TempDir::new().expect("a directory"),
-        };
+        let mut process = Self::of(settings.iter().map(|(name, value)| ((*name).into(), (*value).into())));
         process.restart().await;
         process
     }
 
+    /// One that is not started yet.
+    pub(crate) fn of(settings: impl Iterator<Item = (String, String)>) -> Self {
+        Self {
+            child: None,
+            grpc: String::new(),
+            http: String::new(),
+            channel: None,
+            settings: settings.collect(),
+            log_from: 0,
+            dir: TempDir::new().expect("a directory"),
+        }
+    }
+
     /// Starts the daemon again, on its directory and new ports.
     pub(crate) async fn restart(&mut self) {
+        self.launch();
+        self.ready().await;
+    }
+
+    /// Starts the daemon, and waits for nothing.
+    pub(crate) fn launch(&mut self) {
         assert!(self.child.is_none(), "the daemon runs already");
         let ports = self.dir().join("ports.json");
         if ports.exists() {
@@ -99,9 +110,14 @@ impl Process {
         self.log_from = self.whole_log().len();
         let log = File::options().create(true).append(true).open(self.log_path()).expect("a log file");
         let mut command = command(self.dir());
-        command.envs(self.settings.iter().copied());
+        command.envs(self.settings.iter().cloned());
         command.stdout(log.try_clone().expect("a second handle")).stderr(log);
         self.child = Some(command.spawn().expect("the daemon is started"));
+    }
+
+    /// Waits until it is ready.
+    pub(crate) async fn ready(&mut self) {
+        let ports = self.dir().join("ports.json");
         let text = eventually("the port file", async || {
             self.assert_running();
             fs::read_to_string(&ports).ok()

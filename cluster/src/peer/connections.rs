@@ -1,8 +1,10 @@
 //! The ways to the other nodes.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use allidb_index::{Error, Result};
+use parking_lot::{Mutex, RwLock};
+use tokio::{sync::Semaphore, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{layout::NodeId, peer::proto::peer_client::PeerClient};
@@ -13,6 +15,15 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// How long a connection may be silent before it is asked for a sign of life, and how long that may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Failures in a row after which a node is left alone for a while.
+const FAILURES: u32 = 3;
+/// How long at first, and at most; it doubles each time.
+const PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_millis(1_000);
+
+/// Kilobytes of writes that may be under way to one node.
+const UNDER_WAY_KIB: usize = 64 << 10;
+
 /// Makes the way to an address, `host:port`; it is gone only when it is first used, and again after it broke.
 pub type Connector = Arc<dyn Fn(&str) -> Result<Channel> + Send + Sync>;
 
@@ -22,34 +33,117 @@ pub type Connector = Arc<dyn Fn(&str) -> Result<Channel> + Send + Sync>;
 /// # Errors
 /// If it is no address.
 pub fn endpoint(address: &str) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+    endpoint_of("http", address)
+}
+
+/// The same for an address that is spoken to with TLS.
+///
+/// # Errors
+/// If it is no address.
+pub fn secure_endpoint(address: &str) -> Result<Endpoint> {
+    endpoint_of("https", address)
+}
+
+fn endpoint_of(scheme: &str, address: &str) -> Result<Endpoint> {
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
         .map_err(|error| Error::invalid("peer address", format!("{address:?}: {error}")))?;
     let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
     Ok(endpoint.http2_keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE))
 }
 
-/// Over TCP as it is, which anybody can read: for tests.
+/// Over TCP as it is, which anybody can read: for machines of one's own.
 pub fn plaintext() -> Connector {
     Arc::new(|address| Ok(endpoint(address)?.connect_lazy()))
 }
 
-/// One for each node; requests share it.
-#[derive(Debug)]
-pub(crate) struct Connections(BTreeMap<NodeId, PeerClient<Channel>>);
+/// The way to one node, which requests share.
+pub(crate) struct Way {
+    address: String,
+    client: PeerClient<Channel>,
+    /// Kilobytes that may still be sent.
+    room: Arc<Semaphore>,
+    health: Mutex<Health>,
+}
+
+/// How calls to a node went lately: one that fails again and again is left alone for a while, so that nobody waits for it.
+#[derive(Debug, Default)]
+struct Health {
+    failures: u32,
+    paused_until: Option<Instant>,
+}
+
+impl Way {
+    pub(crate) fn client(&self) -> PeerClient<Channel> {
+        self.client.clone()
+    }
+
+    /// Room for so many bytes of writes.
+    pub(crate) fn room(&self, bytes: usize) -> (Arc<Semaphore>, u32) {
+        let kib = (bytes >> 10).clamp(1, UNDER_WAY_KIB);
+        (Arc::clone(&self.room), u32::try_from(kib).unwrap_or(u32::MAX))
+    }
+
+    /// Whether it is left alone now.
+    pub(crate) fn is_paused(&self) -> bool {
+        self.health.lock().paused_until.is_some_and(|until| until > Instant::now())
+    }
+
+    pub(crate) fn succeeded(&self) {
+        *self.health.lock() = Health::default();
+    }
+
+    pub(crate) fn failed(&self) {
+        let mut health = self.health.lock();
+        health.failures = health.failures.saturating_add(1);
+        let Some(beyond) = health.failures.checked_sub(FAILURES) else { return };
+        let pause = PAUSE.saturating_mul(1 << beyond.min(8)).min(LONGEST_PAUSE);
+        // Nodes that lost the same one do not all come back to it at once.
+        let jitter = u64::from(health.failures).wrapping_mul(0x9e37_79b9) % 50;
+        health.paused_until = Some(Instant::now() + pause + Duration::from_millis(jitter));
+    }
+}
+
+/// The ways to the other nodes, as far as it is known where they are.
+pub(crate) struct Connections {
+    connector: Connector,
+    ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
+}
+
+impl fmt::Debug for Connections {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connections").finish_non_exhaustive()
+    }
+}
 
 impl Connections {
-    pub(crate) fn to(addresses: &BTreeMap<NodeId, String>, connector: &Connector) -> Result<Self> {
-        let client = |(node, address): (&NodeId, &String)| {
-            let client = PeerClient::new(connector(address)?);
-            let client = client.max_decoding_message_size(MAX_MESSAGE_BYTES);
-            Ok((*node, client.max_encoding_message_size(MAX_MESSAGE_BYTES)))
-        };
-        addresses.iter().map(client).collect::<Result<_>>().map(Self)
+    pub(crate) fn to(addresses: &BTreeMap<NodeId, String>, connector: Connector) -> Result<Self> {
+        let connections = Self { connector, ways: RwLock::default() };
+        addresses.iter().try_for_each(|(node, address)| connections.is_at(*node, address))?;
+        Ok(connections)
+    }
+
+    /// Takes note of where a node is.
+    pub(crate) fn is_at(&self, node: NodeId, address: &str) -> Result<()> {
+        if self.ways.read().get(&node).is_some_and(|way| way.address == address) {
+            return Ok(());
+        }
+        let client = PeerClient::new((self.connector)(address)?)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES);
+        let room = Arc::new(Semaphore::new(UNDER_WAY_KIB));
+        let way = Way { address: address.to_owned(), client, room, health: Mutex::default() };
+        self.ways.write().insert(node, Arc::new(way));
+        Ok(())
     }
 
     /// The way to a node, if there is one.
-    pub(crate) fn get(&self, node: NodeId) -> Result<PeerClient<Channel>> {
+    pub(crate) fn get(&self, node: NodeId) -> Result<Arc<Way>> {
         let unknown = || Error::Unavailable(format!("nobody knows where node {node} is"));
-        self.0.get(&node).cloned().ok_or_else(unknown)
+        self.ways.read().get(&node).cloned().ok_or_else(unknown)
+    }
+
+    /// Whether it is worth asking a node now.
+    pub(crate) fn is_paused(&self, node: NodeId) -> bool {
+        self.ways.read().get(&node).is_some_and(|way| way.is_paused())
     }
 }

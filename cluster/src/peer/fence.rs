@@ -8,28 +8,47 @@ use crate::{layout::Layout, peer::proto};
 /// How far apart the clocks of two nodes may be. Beyond, versions would not order writes as users made them.
 const MAX_DRIFT_MS: u64 = 500;
 
-/// The layout that calls are made under, and are to be made under.
+/// The layout, and how new a catalogue, that calls are made under, and are to be made under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fence {
     version: u64,
     digest: u64,
+    catalogue: u64,
 }
 
 impl Fence {
-    pub(crate) fn of(layout: &Layout) -> Self {
-        Self { version: layout.version(), digest: layout.digest() }
+    pub(crate) fn of(layout: &Layout, catalogue: u64) -> Self {
+        Self { version: layout.version(), digest: layout.digest(), catalogue }
     }
 
     /// What is sent with a call.
     pub(crate) fn sent(self, clock: &dyn Clock) -> Option<proto::Fence> {
-        let Self { version, digest } = self;
-        Some(proto::Fence { layout_version: version, layout_digest: digest, now_ms: clock.now_ms() })
+        let Self { version, digest, catalogue } = self;
+        Some(proto::Fence {
+            layout_version: version,
+            layout_digest: digest,
+            now_ms: clock.now_ms(),
+            catalogue_version: catalogue,
+        })
     }
 
     /// Whether a call that came with this is to be answered.
     pub(crate) fn check(self, sent: Option<&proto::Fence>, clock: &dyn Clock) -> Result<(), Status> {
+        self.check_layout(sent, clock)?;
+        let theirs = sent.map_or(0, |sent| sent.catalogue_version);
+        if theirs > self.catalogue {
+            return Err(Status::failed_precondition(format!(
+                "the call goes by catalogue {theirs}, this node has not heard of more than {}",
+                self.catalogue
+            )));
+        }
+        Ok(())
+    }
+
+    /// The same, whatever catalogue it goes by.
+    pub(crate) fn check_layout(self, sent: Option<&proto::Fence>, clock: &dyn Clock) -> Result<(), Status> {
         let sent = sent.ok_or_else(|| Status::invalid_argument("the call names no layout"))?;
-        let theirs = Self { version: sent.layout_version, digest: sent.layout_digest };
+        let theirs = Self { version: sent.layout_version, digest: sent.layout_digest, ..self };
         if theirs != self {
             return Err(Status::failed_precondition(format!(
                 "the call goes by layout {} ({:016x}), this node by {} ({:016x})",

@@ -4,10 +4,14 @@
 //! |---|---|
 //! | `connections` | the ways to the other nodes |
 //! | `fence` | refusing calls of nodes that go by another layout, or whose clock is wrong |
+//! | `security` | who may be a node |
+//! | `served` | what a node answers with, and asks with |
 //! | `service` | answering |
 
 mod connections;
 mod fence;
+mod security;
+mod served;
 mod service;
 
 /// Generated from `proto/allidb/peer/v1/peer.proto`.
@@ -17,6 +21,12 @@ pub(crate) mod proto {
 }
 
 pub(crate) use connections::Connections;
-pub use connections::{Connector, endpoint, plaintext};
+pub use connections::{Connector, endpoint, plaintext, secure_endpoint};
 pub(crate) use fence::Fence;
-pub(crate) use service::{PeerService, Served};
+pub use security::PeerTls;
+pub(crate) use security::connector;
+pub(crate) use served::Served;
+pub(crate) use service::PeerService;
+
+/// What asks a node.
+pub(crate) type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;

@@ -1,70 +1,70 @@
 //! Answering what other nodes ask.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use allidb_index::{EntityKey, EntityState, Error, Extent, Mutation, Replica, Version, model::Written};
+use allidb_index::{Deadline, EntityKey, EntityState, Error, Extent, Mutation, Version, model::Written};
 use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
-use crate::{
-    layout::{Layout, NodeId},
-    peer::{
-        Fence,
-        connections::MAX_MESSAGE_BYTES,
-        proto::{
-            self, AbsorbReply, AbsorbRequest, Outcome, ReadReply, ReadRequest, Refusal, WriteReply,
-            WriteRequest,
-            outcome::Kind,
-            peer_server::{Peer, PeerServer},
-        },
+use crate::peer::{
+    Served,
+    connections::MAX_MESSAGE_BYTES,
+    proto::{
+        self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, ChangeCatalogueReply,
+        ChangeCatalogueRequest, Outcome, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest,
+        Refusal, WriteReply, WriteRequest,
+        outcome::Kind,
+        peer_server::{Peer, PeerServer},
     },
-    pool::Pool,
 };
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
 const MAX_AHEAD_MS: u64 = 2_000;
+/// How long a change of the catalogue may take to reach a quorum.
+const DECISION: std::time::Duration = std::time::Duration::from_secs(10);
 /// Of more states at once only the first are told.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// What a node serves others with.
-pub(crate) struct Served {
-    pub(crate) node: NodeId,
-    pub(crate) layout: Layout,
-    pub(crate) replica: Arc<Replica>,
-    pub(crate) work: Pool,
-    /// Unless it is wrong on purpose.
-    pub(crate) checks_fence: bool,
-}
-
-/// The service.
+/// The service. Until the node is a member of a ring there is nothing to serve.
 #[derive(Clone)]
-pub(crate) struct PeerService(Arc<Served>);
+pub(crate) struct PeerService(Arc<OnceLock<Arc<Served>>>);
 
 impl PeerService {
-    pub(crate) fn server(served: Arc<Served>) -> PeerServer<Self> {
+    pub(crate) fn server(served: Arc<OnceLock<Arc<Served>>>) -> PeerServer<Self> {
         let server = PeerServer::new(Self(served));
         server.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn check(&self, fence: Option<&proto::Fence>) -> Result<(), Status> {
-        if self.0.checks_fence {
-            Fence::of(&self.0.layout).check(fence, self.0.replica.wall())
-        } else {
-            Ok(())
-        }
+    fn served(&self) -> Result<&Arc<Served>, Status> {
+        self.0.get().ok_or_else(|| Status::failed_precondition("the node is no member of a ring yet"))
     }
 
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Served) -> allidb_index::Result<T> + Send + 'static,
-    ) -> Result<T, Status> {
-        let served = Arc::clone(&self.0);
-        self.0.work.run(move || work(&served)).await.flatten().map_err(|error| status(&error))
+    fn check(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
+        let served = self.served()?;
+        if served.checks_fence {
+            served.fence().check(fence, served.replica.wall())?;
+        }
+        Ok(served)
+    }
+
+    /// What is about the catalogue itself is answered whatever catalogue it goes by.
+    fn check_layout(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
+        let served = self.served()?;
+        served.fence().check_layout(fence, served.replica.wall())?;
+        Ok(served)
     }
 }
 
 impl Served {
+    async fn work<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Self) -> allidb_index::Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        let served = Arc::clone(self);
+        self.work.run(move || work(&served)).await.flatten().map_err(|error| status(&error))
+    }
+
     /// Nobody is sent what belongs to others.
     fn check_held<'a>(&self, mut entities: impl Iterator<Item = &'a EntityKey>) -> Result<(), Status> {
         let is_held = |entity: &&EntityKey| self.layout.replicas(entity.partition()).contains(&self.node);
@@ -96,20 +96,6 @@ impl Served {
             Ok(held.first().map(EntityState::digest).unwrap_or_default().to_be_bytes().to_vec())
         };
         entities.iter().map(digest).collect()
-    }
-
-    /// Merges mutations into what lies here.
-    pub(crate) fn write(
-        &self,
-        mutations: Vec<Mutation>,
-        durability: Durability,
-    ) -> Vec<allidb_index::Result<Written>> {
-        self.replica.receive(mutations, durability)
-    }
-
-    /// Merges states into what lies here, for good.
-    pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>) -> allidb_index::Result<()> {
-        self.replica.absorb(states, Durability::Sync)
     }
 }
 
@@ -158,43 +144,73 @@ fn outcome(result: allidb_index::Result<Written>) -> Outcome {
 impl Peer for PeerService {
     async fn write(&self, request: Request<WriteRequest>) -> Result<Response<WriteReply>, Status> {
         let request = request.into_inner();
-        self.check(request.fence.as_ref())?;
+        let served = self.check(request.fence.as_ref())?;
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
-        self.0.check_held(mutations.iter().flat_map(Mutation::entities))?;
-        self.0.check_versions(mutations.iter().map(Mutation::highest_version))?;
+        served.check_held(mutations.iter().flat_map(Mutation::entities))?;
+        served.check_versions(mutations.iter().map(Mutation::highest_version))?;
         let durability = durability(request.durability);
-        let results = self.work(move |served| Ok(served.write(mutations, durability))).await?;
+        let results = served.work(move |served| Ok(served.write(mutations, durability))).await?;
         Ok(Response::new(WriteReply { outcomes: results.into_iter().map(outcome).collect() }))
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {
         let ReadRequest { fence, entities: named, contents, edges, digests } = request.into_inner();
-        self.check(fence.as_ref())?;
+        let served = self.check(fence.as_ref())?;
         let named = entities(&named)?;
-        self.0.check_held(named.iter())?;
+        served.check_held(named.iter())?;
         let extent = Extent { contents, edges };
         let held = move |served: &Served| match digests {
             false => served.replica.held_encoded(&named, extent, MAX_ANSWER_BYTES),
             true => served.digests(&named, extent),
         };
-        let states = self.work(held).await?;
+        let states = served.work(held).await?;
         Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
     }
 
     async fn absorb(&self, request: Request<AbsorbRequest>) -> Result<Response<AbsorbReply>, Status> {
         let AbsorbRequest { fence, entities: named, states } = request.into_inner();
-        self.check(fence.as_ref())?;
+        let served = self.check(fence.as_ref())?;
         let named = entities(&named)?;
-        self.0.check_held(named.iter())?;
+        served.check_held(named.iter())?;
         if named.len() != states.len() {
             return Err(Status::invalid_argument("there are not as many states as entities"));
         }
         let decode = |bytes: &Bytes| EntityState::decode(bytes).map_err(garbled("a state"));
         let states = states.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
-        self.0.check_versions(states.iter().map(EntityState::highest_version))?;
+        served.check_versions(states.iter().map(EntityState::highest_version))?;
         let states = named.into_iter().zip(states).collect();
-        self.work(move |served| served.absorb(states)).await?;
+        served.work(move |served| served.absorb(states)).await?;
         Ok(Response::new(AbsorbReply {}))
+    }
+
+    async fn read_catalogue(
+        &self,
+        request: Request<ReadCatalogueRequest>,
+    ) -> Result<Response<ReadCatalogueReply>, Status> {
+        let served = self.check_layout(request.into_inner().fence.as_ref())?;
+        let catalogue = served.work(|served| Ok(served.replica.encoded_catalogue())).await?.into();
+        Ok(Response::new(ReadCatalogueReply { catalogue }))
+    }
+
+    async fn change_catalogue(
+        &self,
+        request: Request<ChangeCatalogueRequest>,
+    ) -> Result<Response<ChangeCatalogueReply>, Status> {
+        let ChangeCatalogueRequest { fence, catalogue } = request.into_inner();
+        let served = self.check_layout(fence.as_ref())?;
+        let decided = served.decide(catalogue.into(), Deadline::after(DECISION)).await;
+        let instead = decided.map_err(|error| status(&error))?.unwrap_or_default().into();
+        Ok(Response::new(ChangeCatalogueReply { instead }))
+    }
+
+    async fn adopt_catalogue(
+        &self,
+        request: Request<AdoptCatalogueRequest>,
+    ) -> Result<Response<AdoptCatalogueReply>, Status> {
+        let AdoptCatalogueRequest { fence, catalogue } = request.into_inner();
+        let served = self.check_layout(fence.as_ref())?;
+        served.work(move |served| served.replica.adopt_catalogue(&catalogue)).await?;
+        Ok(Response::new(AdoptCatalogueReply {}))
     }
 }

@@ -199,6 +199,11 @@ impl Ring {
         }
     }
 
+    /// Whether writes are kept for a node.
+    pub(super) fn has_hints(&self, node: NodeId) -> bool {
+        self.0.hints.of.get(&node).is_some_and(|kept| kept.bytes.load(Ordering::Relaxed) > 0)
+    }
+
     /// Figures of what is kept for others.
     pub fn hints(&self) -> Vec<HintCounts> {
         let counts = |(node, kept): (&NodeId, &Kept)| HintCounts {

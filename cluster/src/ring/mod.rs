@@ -2,29 +2,37 @@
 //!
 //! | module | concept |
 //! |---|---|
+//! | `catalogue` | changing it on all nodes |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
+//! | `latency` | when a read is hedged |
 //! | `read` | what a quorum holds |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
 //! | `send` | having one node make writes |
+//! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
 //! | `write` | to all replicas at once, answered when enough have acknowledged |
 //! | `wrong` | being wrong on purpose, for simulations |
 //!
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
+mod catalogue;
 mod hints;
+mod latency;
 mod read;
 mod repair;
 mod send;
+mod upkeep;
 mod verdict;
 mod write;
 mod wrong;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use allidb_index::{Deadline, Error, Replica, Result};
-use tokio::time::timeout;
-use tonic::Status;
+use allidb_index::{Error, Replica, Result};
 
 pub use hints::HintCounts;
 #[cfg(feature = "wrong")]
@@ -33,11 +41,13 @@ pub use wrong::Wrong;
 use wrong::Wrong;
 
 use crate::{
+    coordinator::Consistency,
     layout::{Layout, NodeId},
-    peer::{Connections, Connector, Fence, PeerService, Served, proto},
+    peer::{Connections, Connector, PeerService, Served},
     pool::Pool,
 };
 use hints::Hints;
+use latency::Latency;
 
 /// What a node of a ring is made of, and how it deals with others.
 pub struct RingOptions {
@@ -55,7 +65,7 @@ pub struct RingOptions {
     pub queue: usize,
     /// How long a replica may take before it counts as one that does not answer.
     pub call_timeout: Duration,
-    /// When another replica is asked beside one that has not answered yet.
+    /// When another replica is asked beside one that has not answered yet: until it is known how long they take, and at the latest.
     pub hedge_after: Duration,
     /// Bytes of hints that are kept for one node. What comes then is dropped, and counted.
     pub hint_bytes: u64,
@@ -70,10 +80,8 @@ pub struct Ring(Arc<Inner>);
 
 struct Inner {
     served: Arc<Served>,
-    fence: Fence,
-    peers: Connections,
     hints: Hints,
-    call_timeout: Duration,
+    latency: Latency,
     hedge_after: Duration,
     wrong: Option<Wrong>,
 }
@@ -104,10 +112,8 @@ impl Ring {
         let members = layout.members().iter().map(|member| member.node);
         let hints = Hints::open(&replica, members, options.hint_bytes)?;
         Ok(Self(Arc::new(Inner {
-            fence: Fence::of(&layout),
-            peers: Connections::to(&options.addresses, &options.connector)?,
             hints,
-            call_timeout: options.call_timeout,
+            latency: Latency::default(),
             hedge_after: options.hedge_after,
             wrong,
             served: Arc::new(Served {
@@ -115,6 +121,9 @@ impl Ring {
                 layout,
                 replica,
                 work,
+                peers: Connections::to(&options.addresses, options.connector)?,
+                call_timeout: options.call_timeout,
+                deciding: tokio::sync::Mutex::default(),
                 checks_fence: wrong != Some(Wrong::NoFence),
             }),
         })))
@@ -132,12 +141,49 @@ impl Ring {
     + Clone
     + Sync
     + use<> {
-        PeerService::server(Arc::clone(&self.0.served))
+        PeerService::server(Arc::new(OnceLock::from(self.served())))
+    }
+
+    pub(crate) fn served(&self) -> Arc<Served> {
+        Arc::clone(&self.0.served)
     }
 
     /// Which nodes hold what.
     pub fn layout(&self) -> &Layout {
         &self.0.served.layout
+    }
+
+    /// Whether there are no other nodes.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.layout().members().len() == 1
+    }
+
+    /// # Errors
+    /// If there are other nodes.
+    pub(crate) fn check_alone(&self, what: &str) -> Result<()> {
+        match self.is_alone() {
+            true => Ok(()),
+            false => Err(Error::FailedPrecondition(format!("{what} is not done over a ring yet"))),
+        }
+    }
+
+    /// # Errors
+    /// If this node alone cannot answer at this consistency about everything.
+    pub(crate) fn check_answers_alone(&self, consistency: Consistency) -> Result<()> {
+        let layout = self.layout();
+        if self.is_alone() {
+            return Ok(());
+        }
+        if consistency != Consistency::One || layout.replication() < layout.members().len() {
+            let why = "over a ring this is answered at consistency ONE alone so far, by a node that holds everything";
+            return Err(Error::FailedPrecondition(why.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Does no more for others, nor for this node.
+    pub(crate) fn close(&self) {
+        self.0.served.work.close();
     }
 
     /// What lies here.
@@ -152,30 +198,13 @@ impl Ring {
 }
 
 impl Inner {
+    /// When a replica has taken so long that another one is asked, too.
+    fn hedge_after(&self) -> Duration {
+        self.latency.p95(self.hedge_after)
+    }
+
     fn is_wrong(&self, how: Wrong) -> bool {
         self.wrong == Some(how)
-    }
-
-    fn sent_fence(&self) -> Option<proto::Fence> {
-        self.fence.sent(self.served.replica.wall())
-    }
-
-    /// What a node answers in time.
-    async fn call<T>(
-        &self,
-        node: NodeId,
-        deadline: Deadline,
-        answer: impl Future<Output = Result<tonic::Response<T>, Status>>,
-    ) -> Result<T> {
-        let within = self.call_timeout.min(deadline.remaining());
-        match timeout(within, answer).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => {
-                let (code, message) = (status.code(), status.message());
-                Err(Error::Unavailable(format!("node {node} answered {code:?}: {message}")))
-            }
-            Err(_) => Err(Error::Unavailable(format!("node {node} did not answer within {within:?}"))),
-        }
     }
 
     /// Does work at this node's own replica.

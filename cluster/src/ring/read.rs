@@ -1,16 +1,23 @@
 //! Reads of entities from several replicas.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Extent, Result,
     model::{Entity, EntityRef, ReadMask, TenantId},
 };
 use bytes::Bytes;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{Inner, Ring};
-use crate::{coordinator::Consistency, layout::NodeId, peer::proto::ReadRequest};
+use crate::{
+    coordinator::Consistency,
+    layout::NodeId,
+    peer::{Client, proto::ReadRequest},
+};
 
 /// Bytes that are decoded where they arrive; more are by the threads that work.
 const SMALL_BYTES: usize = 64 << 10;
@@ -126,11 +133,13 @@ impl GroupRead {
         Ok(merged)
     }
 
-    /// The replicas, this node first if it is one, then those that follow it, so that nodes do not all ask the same. From the end.
+    /// The replicas, this node first if it is one, then those that follow it, so that nodes do not all ask the same; last those that do not
+    /// answer lately. From the end.
     pub(super) fn order(&self) -> Vec<NodeId> {
         let here = self.inner.served.node;
         let mut order = self.replicas.clone();
-        order.sort_by_key(|node| std::cmp::Reverse((node.0.wrapping_sub(here.0), *node)));
+        let peers = &self.inner.served.peers;
+        order.sort_by_key(|node| Reverse((peers.is_paused(*node), node.0.wrapping_sub(here.0), *node)));
         order
     }
 
@@ -142,7 +151,14 @@ impl GroupRead {
         let mut ask = |asked: &mut JoinSet<_>, digests: bool| {
             let Some(node) = left.pop() else { return false };
             let read = self.clone();
-            asked.spawn(async move { (node, read.one(node, read.entities.clone(), digests).await) });
+            asked.spawn(async move {
+                let start = Instant::now();
+                let told = read.one(node, read.entities.clone(), digests).await;
+                if told.is_ok() {
+                    read.inner.latency.record(start.elapsed());
+                }
+                (node, told)
+            });
             true
         };
         for nth in 0..needed {
@@ -174,7 +190,7 @@ impl GroupRead {
                         asked.spawn(async move { (node, read.one(node, read.entities.clone(), false).await) });
                     }
                 },
-                () = sleep(self.inner.hedge_after) => {
+                () = sleep(self.inner.hedge_after()) => {
                     ask(&mut asked, false);
                 }
             }
@@ -194,10 +210,10 @@ impl GroupRead {
         while let Some(rest) = entities.get(told.len()..).filter(|rest| !rest.is_empty()) {
             let named = rest.iter().map(|entity| entity.encode().into()).collect();
             let Extent { contents, edges } = self.extent;
-            let request =
-                ReadRequest { fence: self.inner.sent_fence(), entities: named, contents, edges, digests };
-            let mut peer = self.inner.peers.get(node)?;
-            let reply = self.inner.call(node, self.deadline, peer.read(request)).await?;
+            let fence = self.inner.served.sent_fence();
+            let request = ReadRequest { fence, entities: named, contents, edges, digests };
+            let ask = |mut peer: Client| async move { peer.read(request).await };
+            let reply = self.inner.served.call(node, self.deadline, ask).await?;
             if reply.states.is_empty() || reply.states.len() > rest.len() {
                 return Err(wrong("something else than it was asked"));
             }

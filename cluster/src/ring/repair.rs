@@ -9,7 +9,10 @@ use super::{
     read::{GroupRead, Told, too_few},
     wrong::Wrong,
 };
-use crate::{layout::NodeId, peer::proto::AbsorbRequest};
+use crate::{
+    layout::NodeId,
+    peer::{Client, proto::AbsorbRequest},
+};
 
 /// Bytes of states that are sent at once, unless one alone is larger.
 const BATCH_BYTES: usize = 4 << 20;
@@ -116,7 +119,7 @@ impl GroupRead {
                     }
                     None => return Err(too_few(held.len(), needed, why)),
                 },
-                () = sleep(self.inner.hedge_after) => {
+                () = sleep(self.inner.hedge_after()) => {
                     others.pop().into_iter().for_each(|node| ask(&mut asked, node));
                 }
             }
@@ -131,7 +134,8 @@ impl GroupRead {
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {
-            let mut request = AbsorbRequest { fence: self.inner.sent_fence(), ..AbsorbRequest::default() };
+            let fence = self.inner.served.sent_fence();
+            let mut request = AbsorbRequest { fence, ..AbsorbRequest::default() };
             let mut bytes = 0;
             while bytes < BATCH_BYTES
                 && let Some((entity, state)) = states.next()
@@ -141,8 +145,8 @@ impl GroupRead {
                 request.entities.push(entity.encode().into());
                 request.states.push(state.into());
             }
-            let mut peer = self.inner.peers.get(node)?;
-            self.inner.call(node, self.deadline, peer.absorb(request)).await?;
+            let ask = |mut peer: Client| async move { peer.absorb(request).await };
+            self.inner.served.call(node, self.deadline, ask).await?;
         }
         Ok(())
     }

@@ -3,11 +3,12 @@
 use allidb_index::{Deadline, Error, Mutation, Result};
 use allidb_storage::Durability;
 use bytes::Bytes;
+use tokio::time::timeout;
 
 use super::{Inner, verdict::Told};
 use crate::{
     layout::NodeId,
-    peer::proto::{self, Refusal, WriteRequest, outcome::Kind},
+    peer::proto::{self, Refusal, WriteReply, WriteRequest, outcome::Kind},
 };
 
 impl Inner {
@@ -44,6 +45,25 @@ impl Inner {
         self.here(write).await
     }
 
+    /// Asks a node to write once there is room for that on the way.
+    async fn write_request(
+        &self,
+        node: NodeId,
+        request: WriteRequest,
+        deadline: Deadline,
+    ) -> Result<WriteReply> {
+        let bytes = request.mutations.iter().map(Bytes::len).sum();
+        let (room, kib) = self.served.peers.get(node)?.room(bytes);
+        let within = self.served.call_timeout.min(deadline.remaining());
+        let busy = || Error::Exhausted(format!("too much is under way to node {node}"));
+        let _room = match timeout(within, room.acquire_many(kib)).await {
+            Ok(Ok(room)) => room,
+            // It is never closed.
+            Ok(Err(_)) | Err(_) => return Err(busy()),
+        };
+        self.served.call(node, deadline, |mut peer| async move { peer.write(request).await }).await
+    }
+
     async fn write_there(
         &self,
         node: NodeId,
@@ -56,10 +76,9 @@ impl Inner {
             Durability::Flush => proto::Durability::Flush,
             Durability::Sync => proto::Durability::Sync,
         };
-        let (count, fence) = (mutations.len(), self.sent_fence());
+        let (count, fence) = (mutations.len(), self.served.sent_fence());
         let request = WriteRequest { fence, mutations, durability: durability.into() };
-        let mut peer = self.peers.get(node)?;
-        let reply = self.call(node, deadline, peer.write(request)).await?;
+        let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));
         }
@@ -99,9 +118,8 @@ impl Inner {
         }
         let count = mutations.len();
         let durability = proto::Durability::Sync.into();
-        let request = WriteRequest { fence: self.sent_fence(), mutations, durability };
-        let mut peer = self.peers.get(node)?;
-        let reply = self.call(node, deadline, peer.write(request)).await?;
+        let request = WriteRequest { fence: self.served.sent_fence(), mutations, durability };
+        let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));
         }

@@ -54,6 +54,10 @@ impl Daemon {
         let recorder = metrics::recorder().context("cannot install the metrics")?;
         let (grpc_port, grpc) = bind("listen.grpc", config.listen.grpc).await?;
         let (http_port, http) = bind("listen.http", config.listen.http).await?;
+        let ring = match config.ring.founders.is_empty() {
+            true => None,
+            false => Some(bind("ring.listen", config.ring.listen).await?.0),
+        };
         tracing::warn!(%grpc, %http, "without TLS and API keys only this machine is served");
 
         let (stop_grpc, grpc_stopped) = watch::channel(false);
@@ -78,7 +82,7 @@ impl Daemon {
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
-        let (coordinator, settings) = open(config.clone()).await?;
+        let (coordinator, settings) = open(config.clone(), ring).await?;
         // Nobody else sets it.
         opened.set(coordinator.clone()).ok();
         let serving = server::serve(grpc_port, coordinator.clone(), settings, grpc_stopped);
@@ -159,12 +163,11 @@ async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener,
 }
 
 /// Reads the embedding model first, which does not take long, and fails before the store is touched.
-async fn open(config: Config) -> anyhow::Result<(Coordinator, Settings)> {
-    let open = move || {
-        let settings = wire::settings(&config)?;
-        Ok((wire::open(&config)?, settings))
-    };
-    tokio::task::spawn_blocking(open).await.context("opening the store broke off")?
+async fn open(config: Config, ring: Option<TcpListener>) -> anyhow::Result<(Coordinator, Settings)> {
+    let reading = config.clone();
+    let settings = tokio::task::spawn_blocking(move || wire::settings(&reading));
+    let settings = settings.await.context("reading the settings broke off")??;
+    Ok((wire::open(&config, ring).await?, settings))
 }
 
 /// Runs a port and reports its failure.

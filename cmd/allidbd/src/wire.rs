@@ -4,19 +4,61 @@ use allidb_api::{
     embedding::{Embedder, HttpProvider, Provider},
     server::Settings,
 };
-use allidb_cluster::Coordinator;
+use std::path::PathBuf;
+
+use allidb_cluster::{Coordinator, MemberOptions, PeerTls};
 use allidb_index::model::Limits;
 use anyhow::Context;
+use tokio::{net::TcpListener, task::spawn_blocking};
 
-use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions};
+use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions, RingOptions};
 
-/// Opens the store and everything above it. Blocks while it recovers.
-pub(crate) fn open(config: &Config) -> anyhow::Result<Coordinator> {
+/// Pieces of work of other nodes that may wait for a thread.
+const QUEUE: usize = 1_024;
+
+/// Opens the store and everything above it. `ring` is where other nodes are listened to, if there are any; until they have founded the ring
+/// together this waits.
+pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::Result<Coordinator> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
-    Coordinator::open(node(config))
-        .with_context(|| format!("cannot open the data directory {}", dir.display()))
+    let node = node(config);
+    let opened = match ring {
+        None => {
+            spawn_blocking(move || Coordinator::open(node)).await.context("opening the store broke off")?
+        }
+        Some(listener) => Coordinator::join(node, member(&config.ring)?, listener).await,
+    };
+    opened.with_context(|| format!("cannot open the data directory {}", dir.display()))
+}
+
+fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
+    let read = |option: &str, path: &PathBuf| {
+        std::fs::read(path).with_context(|| format!("cannot read `ring.{option}` {}", path.display()))
+    };
+    let tls = match (&ring.certificate_file, &ring.key_file, &ring.authority_file) {
+        (Some(certificate), Some(key), Some(authority)) => Some(PeerTls {
+            certificate: read("certificate_file", certificate)?,
+            key: read("key_file", key)?,
+            authority: read("authority_file", authority)?,
+            name: ring.certificate_name.clone(),
+        }),
+        _ => None,
+    };
+    Ok(MemberOptions {
+        ring: ring.name.clone(),
+        address: ring.address(),
+        founders: ring.founders.clone(),
+        replication: ring.replication,
+        zone: ring.zone.clone(),
+        capacity: ring.capacity,
+        tls,
+        threads: ring.threads,
+        queue: QUEUE,
+        call_timeout: ring.call_timeout.0,
+        hedge_after: ring.hedge_after.0,
+        hint_bytes: ring.hint_bytes.0,
+    })
 }
 
 /// What the gRPC port is told. Reads the model that turns texts into vectors, if there is one.

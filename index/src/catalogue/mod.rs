@@ -1,5 +1,6 @@
 //! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them.
 
+mod exchange;
 mod record;
 
 use std::{
@@ -8,6 +9,7 @@ use std::{
 };
 
 use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
+use prost::Message;
 
 use crate::{
     error::{Error, Result},
@@ -31,6 +33,8 @@ pub(crate) struct Catalogue {
     by_name: BTreeMap<(TenantId, String), Arc<Collection>>,
     by_id: BTreeMap<CollectionId, Arc<Collection>>,
     last_id: u64,
+    /// How often it was changed.
+    version: u64,
 }
 
 /// What a request calls the spaces and aliases that it sets.
@@ -105,7 +109,7 @@ impl Catalogue {
         if self.list(tenant, None, MAX_COLLECTIONS).len() >= MAX_COLLECTIONS {
             return Err(Error::Exhausted(format!("a tenant may have at most {MAX_COLLECTIONS} collections")));
         }
-        let mut next = self.clone();
+        let mut next = self.changed();
         let id = CollectionId(next.take_id());
         let mut collection = Collection {
             id,
@@ -134,7 +138,7 @@ impl Catalogue {
         change: CollectionChange,
     ) -> Result<(Catalogue, Arc<Collection>, Vec<Dropped>)> {
         let mut collection = Collection::clone(self.get(tenant, name)?);
-        let mut next = self.clone();
+        let mut next = self.changed();
         let parts = next.change(&mut collection, change, &UPDATE)?;
         let dropped = parts.into_iter().map(|part| Dropped { tenant, collection: collection.id, part });
         let dropped = dropped.collect();
@@ -144,10 +148,15 @@ impl Catalogue {
     /// Without a collection.
     pub(crate) fn without(&self, tenant: TenantId, name: &str) -> Result<(Catalogue, Arc<Collection>)> {
         let collection = Arc::clone(self.get(tenant, name)?);
-        let mut next = self.clone();
+        let mut next = self.changed();
         next.by_name.remove(&(tenant, name.to_owned()));
         next.by_id.remove(&collection.id);
         Ok((next, collection))
+    }
+
+    /// To be changed.
+    fn changed(&self) -> Self {
+        Self { version: self.version + 1, ..self.clone() }
     }
 
     fn with(mut self, tenant: TenantId, collection: Collection) -> Self {
@@ -278,6 +287,10 @@ impl Catalogue {
             let bytes = value[..].try_into().map_err(|_| corrupt(LAST_ID, "it is not eight bytes long"))?;
             catalogue.last_id = u64::from_be_bytes(bytes);
         }
+        if let Some(value) = snapshot.get(cluster, VERSION)? {
+            let bytes = value[..].try_into().map_err(|_| corrupt(VERSION, "it is not eight bytes long"))?;
+            catalogue.version = u64::from_be_bytes(bytes);
+        }
         let mut dropped = Vec::new();
         for row in snapshot.prefix(cluster, DROPPED, Direction::Forward)? {
             let (key, value) = row?;
@@ -301,8 +314,7 @@ impl Catalogue {
         collection: &Collection,
         dropped: &[Dropped],
     ) -> WriteBatch {
-        use prost::Message;
-        let mut batch = WriteBatch::new();
+        let mut batch = self.numbers(cluster);
         let key = collection_row(collection.id);
         if self.by_id.contains_key(&collection.id) {
             batch.put(cluster, key, record::Collection::from_model(tenant, collection).encode_to_vec());
@@ -319,7 +331,14 @@ impl Catalogue {
             let record = record::Dropped { tenant, collection, space, index };
             batch.put(cluster, dropped_row(*dropped), record.encode_to_vec());
         }
+        batch
+    }
+
+    /// The rows that count what was given and changed.
+    pub(crate) fn numbers(&self, cluster: Keyspace) -> WriteBatch {
+        let mut batch = WriteBatch::new();
         batch.put(cluster, LAST_ID, self.last_id.to_be_bytes().to_vec());
+        batch.put(cluster, VERSION, self.version.to_be_bytes().to_vec());
         batch
     }
 }
@@ -327,6 +346,7 @@ impl Catalogue {
 const COLLECTION: &[u8] = b"collection/";
 const DROPPED: &[u8] = b"dropped/";
 const LAST_ID: &[u8] = b"last_id";
+const VERSION: &[u8] = b"catalogue_version";
 
 fn collection_row(id: CollectionId) -> Vec<u8> {
     [COLLECTION, &id.0.to_be_bytes()].concat()

@@ -17,7 +17,7 @@ pub(super) struct Collection {
     #[prost(uint64, tag = "2")]
     id: u64,
     #[prost(string, tag = "3")]
-    name: String,
+    pub(super) name: String,
     #[prost(message, repeated, tag = "4")]
     spaces: Vec<SpaceRecord>,
     #[prost(btree_map = "string, string", tag = "5")]
@@ -31,6 +31,19 @@ pub(super) struct Collection {
     text_fields: Vec<TextRecord>,
     #[prost(message, repeated, tag = "9")]
     indexes: Vec<IndexRecord>,
+}
+
+/// All of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Catalogue {
+    #[prost(uint64, tag = "1")]
+    pub(super) version: u64,
+    #[prost(uint64, tag = "2")]
+    pub(super) last_id: u64,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) cursor_key: Vec<u8>,
+    #[prost(message, repeated, tag = "4")]
+    pub(super) collections: Vec<Collection>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -6,6 +6,7 @@ mod assemble;
 mod bulk;
 mod chunked;
 mod condition;
+mod definitions;
 mod derive;
 mod ends;
 mod exchange;
@@ -45,22 +46,19 @@ pub use rewire::Merged;
 pub(crate) use rows::Rows;
 
 use crate::{
-    catalogue::{Catalogue, Dropped, DroppedPart},
+    catalogue::Catalogue,
     clock::{Clock, HybridClock},
     error::{Error, Result},
     graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
-    model::{Collection, CollectionChange, CollectionSpec, IndexId, Limits, TenantId, Write},
+    model::{Collection, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
     query::{MatchCache, SearchPool},
     random::Random,
-    secondary::built_row,
     text::{TextContext, TextCounts, TextIndex},
     upkeep::Kept,
-    vector::{
-        BuildPool, SegmentScrub, Shape, SpaceDefinition, Spaces, SpacesContext, VectorCounts, VectorOptions,
-    },
+    vector::{BuildPool, SegmentScrub, Spaces, SpacesContext, VectorCounts, VectorOptions},
     version::Version,
     worker::{WorkerChange, WorkerStatus},
 };
@@ -112,7 +110,7 @@ pub struct Replica {
     catalogue_change: Mutex<()>,
     pub(crate) background: Arc<dyn Background>,
     node: u64,
-    cursor_key: [u8; 32],
+    cursor_key: RwLock<[u8; 32]>,
     placement: placement::Placement,
     pub(crate) closed: Arc<AtomicBool>,
 }
@@ -179,7 +177,7 @@ impl Replica {
         })?;
         let snapshot = engine.snapshot();
         for (tenant, collection) in catalogue.owned() {
-            for definition in definitions(tenant, collection) {
+            for definition in definitions::spaces_of(tenant, collection) {
                 spaces.open(&snapshot, definition)?;
             }
         }
@@ -206,7 +204,7 @@ impl Replica {
             catalogue_change: Mutex::new(()),
             background: options.background,
             node,
-            cursor_key,
+            cursor_key: RwLock::new(cursor_key),
             placement: placement::Placement::new(keeps_deletes),
             closed: Arc::default(),
         });
@@ -241,9 +239,9 @@ impl Replica {
         &self.limits
     }
 
-    /// 32 random bytes made when the node was founded: cursors are authenticated under it.
+    /// 32 random bytes, on all nodes of a ring the same: cursors are authenticated under it.
     pub fn cursor_key(&self) -> [u8; 32] {
-        self.cursor_key
+        *self.cursor_key.read()
     }
 
     /// The id that the node drew when its directory was made; it is in every version that its clock gives.
@@ -280,109 +278,6 @@ impl Replica {
     /// Collections in the order of their names, those after `after`.
     pub fn collections(&self, tenant: TenantId, after: Option<&str>, limit: usize) -> Vec<Arc<Collection>> {
         self.catalogue().list(tenant, after, limit)
-    }
-
-    /// Creates a collection.
-    pub fn create_collection(
-        &self,
-        tenant: TenantId,
-        name: &str,
-        spec: CollectionSpec,
-    ) -> Result<Arc<Collection>> {
-        let _change = self.catalogue_change.lock();
-        let now = self.clock.wall().now();
-        let (catalogue, collection) = self.catalogue().create(tenant, name, spec, now)?;
-        self.install(tenant, catalogue, &collection, &[], true)?;
-        Ok(collection)
-    }
-
-    /// Changes a collection's spaces, aliases and indexes, all or none. Indexes that are added are built in the background.
-    pub fn update_collection(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        name: &str,
-        change: CollectionChange,
-    ) -> Result<Arc<Collection>> {
-        let _change = self.catalogue_change.lock();
-        let (catalogue, collection, dropped) = self.catalogue().update(tenant, name, change)?;
-        self.install(tenant, catalogue, &collection, &dropped, false)?;
-        self.build_indexes(tenant, &collection);
-        dropped.into_iter().for_each(|dropped| self.sweep_in_background(dropped));
-        Ok(collection)
-    }
-
-    /// Drops a collection: it is gone at once, its rows are removed in the background.
-    pub fn drop_collection(self: &Arc<Self>, tenant: TenantId, name: &str) -> Result<()> {
-        let _change = self.catalogue_change.lock();
-        let (catalogue, collection) = self.catalogue().without(tenant, name)?;
-        let dropped = Dropped { tenant, collection: collection.id, part: DroppedPart::Everything };
-        // Looked for before, so that it does not take long until nobody walks through them any more.
-        let (nodes, segments) = self.graph.nodes_of(tenant, collection.id, &[])?;
-        self.install(tenant, catalogue, &collection, &[dropped], false)?;
-        for space in collection.spaces.values() {
-            self.spaces.drop_space(collection.id, space.id);
-        }
-        self.texts.drop_collection(collection.id);
-        self.graph.forget_nodes(&nodes);
-        match self.graph.nodes_of(tenant, collection.id, &segments) {
-            Ok((nodes, _)) => self.graph.forget_nodes(&nodes),
-            Err(error) => {
-                tracing::error!(%error, "until a restart walks may lead through a dropped collection");
-            }
-        }
-        self.sweep_in_background(dropped);
-        Ok(())
-    }
-
-    /// Builds those indexes of a collection that are not whole, and that nobody builds.
-    fn build_indexes(self: &Arc<Self>, tenant: TenantId, collection: &Collection) {
-        let missing = collection.indexes.iter().filter(|index| index.state.begin_build());
-        let missing: Vec<IndexId> = missing.map(|index| index.id).collect();
-        if !missing.is_empty() {
-            self.build_in_background(tenant, collection.id, missing);
-        }
-    }
-
-    /// Makes a new catalogue durable, then current. Waits for writes under the old one.
-    fn install(
-        &self,
-        tenant: TenantId,
-        catalogue: Catalogue,
-        collection: &Collection,
-        dropped: &[Dropped],
-        is_new: bool,
-    ) -> Result<()> {
-        let mut current = self.catalogue.write();
-        let mut batch = catalogue.rows(self.keyspaces.cluster, tenant, collection, dropped);
-        if !dropped.is_empty() {
-            // On a full disk this is what makes room.
-            batch.use_reserve();
-        }
-        let mut founded = Vec::new();
-        if catalogue.by_id(collection.id).is_some() {
-            let is_new = |definition: &SpaceDefinition| {
-                self.spaces.get(definition.collection, definition.space).is_none()
-            };
-            founded.extend(definitions(tenant, collection).filter(is_new));
-        }
-        for definition in &founded {
-            self.spaces.found(*definition, &mut batch)?;
-        }
-        // Of a new collection they are whole from the beginning.
-        for index in collection.indexes.iter().filter(|_| is_new) {
-            let (key, value) = built_row(collection.id, index.id, PARTITIONS);
-            batch.put(self.keyspaces.local, key, value);
-            index.state.set_built();
-        }
-        self.engine.write(batch, Durability::Sync)?;
-        founded.into_iter().for_each(|definition| self.spaces.add(definition));
-        for dropped in dropped {
-            if let DroppedPart::Space(space) = dropped.part {
-                self.spaces.drop_space(dropped.collection, space);
-            }
-        }
-        *current = Arc::new(catalogue);
-        Ok(())
     }
 
     /// Figures of the vector index.
@@ -471,21 +366,6 @@ impl Replica {
         Ok(())
     }
 }
-
-fn definitions(tenant: TenantId, collection: &Collection) -> impl Iterator<Item = SpaceDefinition> {
-    let collection_id = collection.id;
-    collection.spaces.values().map(move |space| SpaceDefinition {
-        tenant,
-        collection: collection_id,
-        space: space.id,
-        shape: Shape {
-            metric: space.spec.metric,
-            dimension: space.spec.dimension as usize,
-            codes: space.spec.codes,
-        },
-    })
-}
-
 /// Random bytes that are made once and then stay.
 fn founded<const N: usize>(
     engine: &Engine,

@@ -341,3 +341,46 @@ fn what_expired_is_replaced_only_when_that_is_settled() {
         keeps.clock.advance(5_000);
     }
 }
+
+/// The catalogue as a node tells it to another is there what it is here, whatever was there before.
+#[test]
+fn a_catalogue_is_adopted_if_it_is_newer() {
+    let (ours, mut theirs) = (fixture(), Fixture::new());
+    let tell = |to: &Fixture| to.replica.adopt_catalogue(&ours.replica.encoded_catalogue()).unwrap();
+    let seen = |of: &Fixture| format!("{:?}", of.replica.collections(TENANT, None, 10));
+    assert!(tell(&theirs));
+    assert!(!tell(&theirs), "it is as new");
+    assert_eq!(seen(&theirs), seen(&ours));
+    assert_eq!(theirs.replica.cursor_key(), ours.replica.cursor_key());
+    let put = write(&Step::Put { id: 0, value: 1, vector: true, chunk: Some(0) }, 0);
+    for fixture in [&ours, &theirs] {
+        fixture.one(put.clone()).unwrap();
+    }
+    let change = CollectionChange {
+        add_spaces: vec![SpaceSpec::new("w", 3, Metric::Dot)],
+        drop_spaces: vec!["v".into()],
+        drop_indexes: vec![Field::parse("n").unwrap()],
+        add_indexes: vec![Field::parse("at").unwrap()],
+        ..CollectionChange::default()
+    };
+    // Agreed on by all at once, none of them having made it.
+    let next = ours.replica.with_updated(TENANT, "r", change).unwrap();
+    for fixture in [&ours, &theirs] {
+        assert!(fixture.replica.adopt_catalogue(&next).unwrap());
+        let found = fixture.replica.get(TENANT, &[of(0)], &ReadMask::everything(), deadline()).pop().unwrap();
+        assert!(found.unwrap().vectors.is_empty(), "its space is gone");
+        let filter = Filter::Compare(Field::parse("at").unwrap(), Operator::Equal, Value::Int(0));
+        assert_eq!(fixture.replica.count(TENANT, "r", Some(&filter), deadline()).unwrap(), 1);
+    }
+    assert_eq!(seen(&theirs), seen(&ours));
+    let created = ours.replica.with_created(TENANT, "more", CollectionSpec::default()).unwrap();
+    assert!(ours.replica.adopt_catalogue(&created).unwrap());
+    let dropped = ours.replica.with_dropped(TENANT, "r").unwrap();
+    assert!(ours.replica.adopt_catalogue(&dropped).unwrap());
+    assert!(tell(&theirs), "two changes at once");
+    theirs = theirs.crash();
+    assert_eq!(seen(&theirs), seen(&ours));
+    assert_eq!(theirs.replica.catalogue_version(), ours.replica.catalogue_version());
+    assert!(!theirs.replica.adopt_catalogue(&next).unwrap(), "it is older");
+    assert!(theirs.replica.adopt_catalogue(b"garbage").is_err());
+}

@@ -167,6 +167,7 @@ impl Config {
                 );
             }
         }
+        self.check_ring()?;
         if !(2..=256).contains(&self.vectors.connections) {
             bail!("`vectors.connections` is {}; it must be 2 to 256", self.vectors.connections);
         }
@@ -185,6 +186,49 @@ impl Config {
         self.check_storage()?;
         self.check_embedding()?;
         self.refuse_zeros()
+    }
+
+    fn check_ring(&self) -> anyhow::Result<()> {
+        let ring = &self.ring;
+        if ring.founders.is_empty() {
+            return Ok(());
+        }
+        let address = ring.address();
+        if !ring.founders.contains(&address) {
+            bail!(
+                "`ring.founders` does not name {address}, which is where others reach this node (`ring.address`)"
+            );
+        }
+        if let Some(wrong) = ring.founders.iter().find(|founder| !founder.contains(':')) {
+            bail!("`ring.founders` names {wrong:?}; addresses are written host:port");
+        }
+        if let Some(twice) =
+            ring.founders.iter().enumerate().find(|(at, founder)| ring.founders[..*at].contains(founder))
+        {
+            bail!("`ring.founders` names {} twice", twice.1);
+        }
+        if !(1..=allidb_cluster::MAX_REPLICATION).contains(&ring.replication)
+            || ring.replication > ring.founders.len()
+        {
+            bail!(
+                "`ring.replication` is {}; it must be 1 to {}, and at most as many as there are founders, {}",
+                ring.replication,
+                allidb_cluster::MAX_REPLICATION,
+                ring.founders.len()
+            );
+        }
+        let files = [&ring.certificate_file, &ring.key_file, &ring.authority_file];
+        match files.iter().filter(|file| file.is_some()).count() {
+            0 if !ring.listen.ip().is_loopback() => bail!(
+                "`ring.listen` is {}, but without `ring.certificate_file`, `key_file` and `authority_file` only loopback \
+                 addresses are allowed: anyone who reaches the port could read and change everything",
+                ring.listen
+            ),
+            0 | 3 => Ok(()),
+            _ => bail!(
+                "`ring.certificate_file`, `key_file` and `authority_file` belong together: set all or none"
+            ),
+        }
     }
 
     fn check_embedding(&self) -> anyhow::Result<()> {

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use serde_json::Value as Json;
 
 use super::{
-    Config, EmbeddingOptions, LimitOptions, Listen, Log, Shutdown, StorageOptions, Threads, VectorOptions,
+    Config, EmbeddingOptions, LimitOptions, Listen, Log, RingOptions, Shutdown, StorageOptions, Threads,
+    VectorOptions,
 };
 
 /// What stands at the head of the reference.
@@ -49,6 +50,7 @@ type Options = &'static [(&'static str, &'static [&'static str])];
 fn section(name: &str) -> Option<(&'static [&'static str], Options)> {
     Some(match name {
         "listen" => (Listen::ABOUT, Listen::OPTIONS),
+        "ring" => (RingOptions::ABOUT, RingOptions::OPTIONS),
         "storage" => (StorageOptions::ABOUT, StorageOptions::OPTIONS),
         "vectors" => (VectorOptions::ABOUT, VectorOptions::OPTIONS),
         "threads" => (Threads::ABOUT, Threads::OPTIONS),
@@ -111,6 +113,9 @@ mod tests {
                 config::load(&args).expect("a shipped file")
             };
             assert_eq!(load("allidb.yaml"), Config::default());
+            let ring: Vec<Config> = (1..=3).map(|n| load(&format!("ring-of-three/node-{n}.yaml"))).collect();
+            let addresses: Vec<String> = ring.iter().map(|node| node.ring.address()).collect();
+            assert!(ring.iter().all(|node| node.ring.founders == addresses));
             assert_eq!(load("single-node.yaml").data_dir, PathBuf::from("/var/lib/allidb"));
             Ok(())
         });

@@ -51,6 +51,8 @@ section! {
         data_dir: PathBuf = PathBuf::from("allidb-data");
         /// Where the daemon listens.
         listen: Listen = Listen::default();
+        /// The other nodes of the ring, if there are any.
+        ring: RingOptions = RingOptions::default();
         /// The storage engine.
         storage: StorageOptions = StorageOptions::default();
         /// The vector indexes.
@@ -78,6 +80,44 @@ section! {
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7001));
         /// A file that tells both addresses, as JSON, once they are served.
         port_file: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// The other nodes of the ring, if there are any.
+    RingOptions {
+        /// The addresses (host:port) of the nodes that found the ring, this one among them: on all of them the same. They are waited
+        /// for once; later they are asked first who is there. Empty: the node is alone.
+        founders: Vec<String> = Vec::new();
+        /// Where other nodes are listened to. Without certificates only loopback addresses are taken.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7002));
+        /// Where other nodes reach this one (host:port), as among the founders; null: as `listen` says.
+        address: Option<String> = None;
+        /// The ring's name: nodes of others are not listened to.
+        name: String = "allidb".to_owned();
+        /// How many nodes hold each entity, as the ring is founded; 1 to 7.
+        replication: usize = 3;
+        /// What may fail together with this node, such as a rack. Replicas are spread over zones.
+        zone: String = String::new();
+        /// How much this node is to hold, compared with the others.
+        capacity: u32 = 1;
+        /// A PEM file with the certificate that this node shows the others, and those that lead to the authority's.
+        certificate_file: Option<PathBuf> = None;
+        /// A PEM file with its key.
+        key_file: Option<PathBuf> = None;
+        /// A PEM file with the certificate of the authority that has signed those of all nodes, and no others.
+        authority_file: Option<PathBuf> = None;
+        /// The name that the certificates of all nodes are for.
+        certificate_name: String = "allidb".to_owned();
+        /// Threads for what other nodes ask, and for this node's part in what it asks them.
+        threads: usize = 16;
+        /// How long another node may take before it counts as one that does not answer.
+        call_timeout: Span = Span::secs(2);
+        /// When another replica is read beside one that has not answered yet: at the latest, once it is known how long most
+        /// take.
+        hedge_after: Span = Span(std::time::Duration::from_millis(100));
+        /// Bytes of writes that are kept for a node that does not take them, for each; what comes beyond is dropped, and counted.
+        hint_bytes: ByteSize = ByteSize::mib(4 << 10);
     }
 }
 
@@ -263,5 +303,12 @@ section! {
     Shutdown {
         /// How long requests under way may take to end.
         grace: Span = Span::secs(30);
+    }
+}
+
+impl RingOptions {
+    /// Where other nodes reach this one.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone().unwrap_or_else(|| self.listen.to_string())
     }
 }

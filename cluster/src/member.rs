@@ -1,0 +1,166 @@
+//! Being a member of a ring: listening to the others, gossip, founding, and all that goes on in the background.
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use allidb_index::{Error, Replica, Result};
+use parking_lot::Mutex;
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tonic::transport::{Server, server::TcpIncoming};
+
+use crate::{
+    founding,
+    layout::{Layout, NodeId},
+    membership::{self, Membership, MembershipOptions, NodeView},
+    peer::{PeerService, PeerTls, connector},
+    ring::{Ring, RingOptions},
+};
+
+/// How a node is a member of a ring.
+#[derive(Clone, Debug)]
+pub struct MemberOptions {
+    /// The ring's name.
+    pub ring: String,
+    /// Where other nodes reach this one: `host:port`.
+    pub address: String,
+    /// The members that found the ring, this one among them, each by its address. Later they are the nodes that are asked first who is there.
+    pub founders: Vec<String>,
+    /// How many nodes hold each partition, if the ring is to be founded.
+    pub replication: usize,
+    /// What may fail together with this node.
+    pub zone: String,
+    /// How much it is to hold, compared with others.
+    pub capacity: u32,
+    /// What nodes show each other; `None`: nothing, and anybody who reaches them can do anything.
+    pub tls: Option<PeerTls>,
+    /// Threads for what other nodes ask, and for this node's own part of what it asks them.
+    pub threads: usize,
+    /// Pieces of work that may wait for a thread.
+    pub queue: usize,
+    /// How long a replica may take before it counts as one that does not answer.
+    pub call_timeout: Duration,
+    /// When another replica is asked beside one that has not answered yet, at the latest.
+    pub hedge_after: Duration,
+    /// Bytes of hints that are kept for one node.
+    pub hint_bytes: u64,
+}
+
+/// A member's life among others. It ends when this is dropped.
+pub(crate) struct Life {
+    membership: Arc<Membership>,
+    tasks: Mutex<JoinSet<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Life {
+    /// All nodes that are heard of.
+    pub(crate) async fn nodes(&self) -> Vec<NodeView> {
+        self.membership.nodes().await
+    }
+
+    /// Asks and answers no more.
+    pub(crate) fn end(&self) {
+        self.stop.send_replace(true);
+        self.tasks.lock().abort_all();
+    }
+}
+
+/// Joins the ring that the node is a member of, or founds it with the others; that waits until all of them are there.
+///
+/// # Errors
+/// If this node cannot be a member, or the layout cannot be kept.
+pub(crate) async fn join(
+    replica: Arc<Replica>,
+    listener: TcpListener,
+    options: MemberOptions,
+) -> Result<(Ring, Life)> {
+    let node = NodeId(replica.node());
+    let kept = kept_layout(&replica, node)?;
+    let layout = match kept {
+        // A node that was alone until now may found a ring, unless it holds anything that the others would have to hold, too.
+        Some(layout) if layout.members().len() == 1 => {
+            if replica.catalogue_version() > 0 {
+                return Err(Error::FailedPrecondition(
+                    "this node holds collections of its own already: a ring is founded by empty nodes"
+                        .to_owned(),
+                ));
+            }
+            None
+        }
+        kept => kept,
+    };
+    let connector = connector(options.tls.as_ref());
+    let (gossip, inbox) = membership::gossip();
+    let served = Arc::new(OnceLock::new());
+    let (stop, stopped) = watch::channel(false);
+    let mut server = Server::builder();
+    if let Some(tls) = &options.tls {
+        server = server.tls_config(tls.server()).map_err(|error| {
+            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {error}"))
+        })?;
+    }
+    let routes = server.add_service(gossip).add_service(PeerService::server(Arc::clone(&served)));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let mut stopped = stopped;
+        // An error says that whoever would have told is gone: stop as well.
+        let stopped = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, stopped).await {
+            tracing::error!(%error, "this node does not listen to others any more");
+        }
+    });
+    let membership = MembershipOptions {
+        node,
+        ring: options.ring,
+        address: options.address,
+        zone: options.zone,
+        capacity: options.capacity,
+        seeds: options.founders.clone(),
+    };
+    let membership = Arc::new(Membership::start(membership, Arc::clone(&connector), inbox).await?);
+    let layout = match layout {
+        Some(layout) => layout,
+        None => {
+            tracing::info!(%node, founders = ?options.founders, "founding a ring");
+            founding::found(&membership, &options.founders, options.replication).await?
+        }
+    };
+    let ring = Ring::open(RingOptions {
+        replica,
+        layout,
+        addresses: Default::default(),
+        connector,
+        threads: options.threads,
+        queue: options.queue,
+        call_timeout: options.call_timeout,
+        hedge_after: options.hedge_after,
+        hint_bytes: options.hint_bytes,
+        #[cfg(feature = "wrong")]
+        wrong: None,
+    })?;
+    // Nobody else sets it.
+    served.set(ring.served()).ok();
+    let mut keeping = ring.keep_up(Arc::clone(&membership));
+    tasks.spawn(async move { while keeping.join_next().await.is_some() {} });
+    Ok((ring, Life { membership, tasks: Mutex::new(tasks), stop }))
+}
+
+/// The layout that a node keeps, if it keeps one.
+///
+/// # Errors
+/// If it cannot be read, or the node is not among its members.
+pub(crate) fn kept_layout(replica: &Replica, node: NodeId) -> Result<Option<Layout>> {
+    let Some(kept) = replica.layout()? else { return Ok(None) };
+    let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };
+    let layout = Layout::decode(&kept).map_err(|error| damaged(error.to_string()))?;
+    if !layout.members().iter().any(|member| member.node == node) {
+        return Err(Error::FailedPrecondition(format!(
+            "node {node} is not among the members of the layout that it keeps, of version {}",
+            layout.version()
+        )));
+    }
+    Ok(Some(layout))
+}

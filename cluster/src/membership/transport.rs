@@ -1,0 +1,133 @@
+//! Gossip over the connections between nodes.
+
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chitchat::{
+    ChitchatMessage, Deserializable, Serializable,
+    transport::{Socket, Transport},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::peer::{
+    Connector,
+    proto::{
+        GossipReply, GossipRequest,
+        gossip_client::GossipClient,
+        gossip_server::{Gossip as GossipService, GossipServer},
+    },
+};
+
+/// Messages that came and are not looked at yet. What comes beyond is lost, as gossip may be.
+const INBOX: usize = 256;
+/// Messages on their way, each for so long at most.
+const UNDER_WAY: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Nodes to which connections are kept.
+const CONNECTIONS: usize = 256;
+
+/// Messages that others sent.
+pub(crate) type Inbox = mpsc::Receiver<(SocketAddr, Bytes)>;
+
+/// Takes messages from others.
+#[derive(Clone)]
+pub(crate) struct Gossip(mpsc::Sender<(SocketAddr, Bytes)>);
+
+/// What takes messages, and where they come out.
+pub(crate) fn gossip() -> (GossipServer<Gossip>, Inbox) {
+    let (sender, inbox) = mpsc::channel(INBOX);
+    (GossipServer::new(Gossip(sender)), inbox)
+}
+
+#[tonic::async_trait]
+impl GossipService for Gossip {
+    async fn tell(&self, request: Request<GossipRequest>) -> Result<Response<GossipReply>, Status> {
+        let GossipRequest { from, message } = request.into_inner();
+        let from = from.parse().map_err(|_| Status::invalid_argument("the sender's address is none"))?;
+        self.0.try_send((from, message)).map_err(|_| Status::resource_exhausted("too much gossip"))?;
+        Ok(Response::new(GossipReply {}))
+    }
+}
+
+/// The way of gossip to other nodes, and from them.
+pub(super) struct PeerTransport {
+    address: SocketAddr,
+    connector: Connector,
+    /// Taken when it is opened.
+    inbox: Mutex<Option<Inbox>>,
+}
+
+impl PeerTransport {
+    pub(super) fn new(address: SocketAddr, connector: Connector, inbox: Inbox) -> Self {
+        Self { address, connector, inbox: Mutex::new(Some(inbox)) }
+    }
+}
+
+#[async_trait]
+impl Transport for PeerTransport {
+    async fn open(&self, _listen: SocketAddr) -> anyhow::Result<Box<dyn Socket>> {
+        let inbox = self.inbox.lock().take();
+        Ok(Box::new(PeerSocket {
+            address: self.address,
+            connector: Arc::clone(&self.connector),
+            inbox: inbox.ok_or_else(|| anyhow::anyhow!("gossip was opened twice"))?,
+            clients: HashMap::new(),
+            under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+        }))
+    }
+}
+
+struct PeerSocket {
+    address: SocketAddr,
+    connector: Connector,
+    inbox: Inbox,
+    clients: HashMap<SocketAddr, GossipClient<Channel>>,
+    under_way: Arc<Semaphore>,
+}
+
+#[async_trait]
+impl Socket for PeerSocket {
+    /// Does not wait for it to arrive: a node that does not answer must not keep gossip with others waiting.
+    async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
+        let Ok(permit) = Arc::clone(&self.under_way).try_acquire_owned() else {
+            return Ok(());
+        };
+        if self.clients.len() >= CONNECTIONS {
+            self.clients.clear();
+        }
+        let mut client = match self.clients.get(&to) {
+            Some(client) => client.clone(),
+            None => {
+                let client = GossipClient::new((self.connector)(&to.to_string())?);
+                self.clients.insert(to, client.clone());
+                client
+            }
+        };
+        let request =
+            GossipRequest { from: self.address.to_string(), message: message.serialize_to_vec().into() };
+        tokio::spawn(async move {
+            if let Ok(Err(error)) = timeout(PATIENCE, client.tell(request)).await {
+                tracing::debug!(%to, %error, "gossip was lost");
+            }
+            drop(permit);
+        });
+        Ok(())
+    }
+
+    async fn recv(&mut self) -> anyhow::Result<(SocketAddr, ChitchatMessage)> {
+        loop {
+            let next = self.inbox.recv().await;
+            let (from, bytes) = next.ok_or_else(|| anyhow::anyhow!("this node takes no more gossip"))?;
+            match ChitchatMessage::deserialize(&mut &bytes[..]) {
+                Ok(message) => return Ok((from, message)),
+                Err(error) => tracing::warn!(%from, %error, "gossip cannot be read"),
+            }
+        }
+    }
+}

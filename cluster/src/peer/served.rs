@@ -1,0 +1,97 @@
+//! What a node serves others with, and asks them with.
+
+use std::{sync::Arc, time::Duration};
+
+use allidb_index::{Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, model::Written};
+use allidb_storage::Durability;
+use tokio::time::timeout;
+use tonic::{Code, Response, Status, transport::Channel};
+
+use crate::{
+    layout::{Layout, NodeId},
+    peer::{
+        Fence,
+        connections::Connections,
+        proto::{self, peer_client::PeerClient},
+    },
+    pool::Pool,
+};
+
+/// What a node serves others with, and asks them with.
+pub(crate) struct Served {
+    pub(crate) node: NodeId,
+    pub(crate) layout: Layout,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) work: Pool,
+    pub(crate) peers: Connections,
+    /// How long a node may take before it counts as one that does not answer.
+    pub(crate) call_timeout: Duration,
+    /// One change of the catalogue at a time, where that is decided.
+    pub(crate) deciding: tokio::sync::Mutex<()>,
+    /// Unless it is wrong on purpose.
+    pub(crate) checks_fence: bool,
+}
+
+impl Served {
+    pub(crate) fn fence(&self) -> Fence {
+        Fence::of(&self.layout, self.replica.catalogue_version())
+    }
+
+    /// What is sent with a call.
+    pub(crate) fn sent_fence(&self) -> Option<proto::Fence> {
+        self.fence().sent(self.replica.wall())
+    }
+
+    /// What a node answers in time. One that did not answer several times in a row is not asked for a while.
+    pub(crate) async fn call<T, F>(
+        &self,
+        node: NodeId,
+        deadline: Deadline,
+        ask: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let way = self.peers.get(node)?;
+        if way.is_paused() {
+            return Err(Error::Unavailable(format!("node {node} did not answer lately")));
+        }
+        let within = self.call_timeout.min(deadline.remaining());
+        match timeout(within, ask(way.client())).await {
+            Ok(Ok(response)) => {
+                way.succeeded();
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) => {
+                // What its transport says, not what it says itself.
+                if std::error::Error::source(&status).is_some() {
+                    way.failed();
+                } else {
+                    way.succeeded();
+                }
+                let (code, message) = (status.code(), status.message());
+                Err(match code {
+                    Code::ResourceExhausted => Error::Exhausted(format!("node {node}: {message}")),
+                    _ => Error::Unavailable(format!("node {node} answered {code:?}: {message}")),
+                })
+            }
+            Err(_) => {
+                // A caller in a hurry tells nothing of it.
+                if within == self.call_timeout {
+                    way.failed();
+                }
+                Err(Error::Unavailable(format!("node {node} did not answer within {within:?}")))
+            }
+        }
+    }
+
+    /// Merges mutations into what lies here.
+    pub(crate) fn write(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
+        self.replica.receive(mutations, durability)
+    }
+
+    /// Merges states into what lies here, for good.
+    pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
+        self.replica.absorb(states, Durability::Sync)
+    }
+}

@@ -1,0 +1,136 @@
+//! The catalogue of the ring: one node decides, all hold it.
+//!
+//! The member with the lowest id decides, so that two changes at once do not overwrite each other; a change that was not made to what it has
+//! is made anew. A node that missed a change takes the catalogue over from one that has it, and until then refuses calls that were made
+//! under the newer one.
+
+use std::sync::Arc;
+
+use allidb_index::{Deadline, Error, Replica, Result};
+use tokio::task::JoinSet;
+
+use super::Ring;
+use crate::{
+    coordinator::Consistency,
+    layout::NodeId,
+    peer::{
+        Served,
+        proto::{AdoptCatalogueRequest, ChangeCatalogueRequest, ReadCatalogueRequest},
+    },
+};
+
+/// How often a change is made anew that others came before.
+const TRIES: usize = 16;
+
+impl Ring {
+    /// Changes the catalogue on a quorum of the members, and on the others as soon as they can be reached. `change` gives what it is to be
+    /// from what it is.
+    ///
+    /// # Errors
+    /// What `change` says; and [`Error::Unavailable`] if too few can be reached: it may be made then, or may be later.
+    pub async fn change_catalogue(
+        &self,
+        deadline: Deadline,
+        change: impl Fn(&Replica) -> Result<Vec<u8>> + Clone + Send + 'static,
+    ) -> Result<()> {
+        let served = &self.0.served;
+        for _ in 0..TRIES {
+            deadline.check()?;
+            let change = change.clone();
+            let next = self.0.here(move |served| change(&served.replica)).await?;
+            let instead = match served.decides() {
+                Some(node) if node == served.node => served.decide(next.clone(), deadline).await?,
+                Some(node) => {
+                    let request =
+                        ChangeCatalogueRequest { fence: served.sent_fence(), catalogue: next.clone().into() };
+                    let ask =
+                        |mut peer: crate::peer::Client| async move { peer.change_catalogue(request).await };
+                    let reply = served.call(node, deadline, ask).await.map_err(|error| {
+                        Error::Unavailable(format!("node {node} decides about collections; {error}"))
+                    })?;
+                    (!reply.instead.is_empty()).then(|| reply.instead.to_vec())
+                }
+                None => return Err(Error::Internal("the ring has no members".to_owned())),
+            };
+            let is_made = instead.is_none();
+            let adopt = instead.unwrap_or(next);
+            self.0.here(move |served| served.replica.adopt_catalogue(&adopt)).await?;
+            if is_made {
+                return Ok(());
+            }
+        }
+        Err(Error::Unavailable("the catalogue is changed by too many at once".to_owned()))
+    }
+
+    /// Takes over the catalogue of another node, if it is newer.
+    ///
+    /// # Errors
+    /// If the node does not answer, or what it has cannot be kept.
+    pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
+        let served = &self.0.served;
+        let request = ReadCatalogueRequest { fence: served.sent_fence() };
+        let ask = |mut peer: crate::peer::Client| async move { peer.read_catalogue(request).await };
+        let reply = served.call(node, deadline, ask).await?;
+        self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
+    }
+}
+
+impl Served {
+    /// Which node decides about the catalogue.
+    pub(crate) fn decides(&self) -> Option<NodeId> {
+        self.layout.members().iter().map(|member| member.node).min()
+    }
+
+    /// Has the catalogue be so, here and then on a quorum of the members, if this is the next version after the one that is here. Gives the
+    /// one that is here otherwise.
+    ///
+    /// # Errors
+    /// If this node does not decide, or too few members can be reached.
+    pub(crate) async fn decide(
+        self: &Arc<Self>,
+        next: Vec<u8>,
+        deadline: Deadline,
+    ) -> Result<Option<Vec<u8>>> {
+        if self.decides() != Some(self.node) {
+            return Err(Error::FailedPrecondition("another node decides about the catalogue".to_owned()));
+        }
+        let _deciding = self.deciding.lock().await;
+        let served = Arc::clone(self);
+        let catalogue = next.clone();
+        let instead = move || {
+            let replica = &served.replica;
+            if Replica::version_of_catalogue(&catalogue)? != replica.catalogue_version() + 1 {
+                return Ok(Some(replica.encoded_catalogue()));
+            }
+            replica.adopt_catalogue(&catalogue).map(|_| None)
+        };
+        if let Some(instead) = self.work.run(instead).await.flatten()? {
+            return Ok(Some(instead));
+        }
+        let members = self.layout.members().len();
+        let mut told = JoinSet::new();
+        for node in self.layout.members().iter().map(|member| member.node).filter(|node| *node != self.node) {
+            let (served, catalogue) = (Arc::clone(self), next.clone().into());
+            told.spawn(async move {
+                let request = AdoptCatalogueRequest { fence: served.sent_fence(), catalogue };
+                let ask = |mut peer: crate::peer::Client| async move { peer.adopt_catalogue(request).await };
+                served.call(node, deadline, ask).await
+            });
+        }
+        let (mut have, mut why) = (1, String::new());
+        while have < Consistency::Quorum.needed(members) {
+            match told.join_next().await {
+                Some(Ok(Ok(_))) => have += 1,
+                Some(Ok(Err(error))) => why = format!("; {error}"),
+                Some(Err(error)) => why = format!("; {error}"),
+                None => {
+                    return Err(Error::Unavailable(format!(
+                        "{have} of {members} nodes have the change{why}"
+                    )));
+                }
+            }
+        }
+        told.detach_all();
+        Ok(None)
+    }
+}

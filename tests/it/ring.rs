@@ -1,0 +1,281 @@
+//! Rings of daemons on loopback, which show each other certificates: they are killed, stopped and started again.
+
+use std::{
+    net::TcpListener,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use allidb_api::v1;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::{
+    client::Client,
+    make::{entity, name},
+    process::{Process, eventually},
+};
+
+/// The authority of a ring, and certificates that it has signed or another has.
+struct Certificates {
+    dir: TempDir,
+}
+
+impl Certificates {
+    fn new() -> Self {
+        let dir = TempDir::new().expect("a directory");
+        for which in ["nodes", "strangers"] {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let authority = params.self_signed(&key).expect("a certificate");
+            let issuer = Issuer::new(params, key);
+            let key = KeyPair::generate().expect("a key");
+            let params = CertificateParams::new(vec!["allidb".to_owned()]).expect("parameters");
+            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
+            let files = [
+                ("authority", authority.pem()),
+                ("certificate", certificate.pem()),
+                ("key", key.serialize_pem()),
+            ];
+            for (what, pem) in files {
+                std::fs::write(dir.path().join(format!("{which}.{what}")), pem).expect("written");
+            }
+        }
+        Self { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn settings(&self) -> [(String, String); 3] {
+        ["certificate", "key", "authority"].map(|what| {
+            let path = self.path(&format!("nodes.{what}"));
+            (format!("ALLIDB__RING__{}_FILE", what.to_uppercase()), path.display().to_string())
+        })
+    }
+}
+
+/// Some daemons that found a ring.
+struct Ring {
+    nodes: Vec<Process>,
+    addresses: Vec<String>,
+    certificates: Certificates,
+}
+
+impl Ring {
+    async fn start(count: usize) -> Self {
+        let certificates = Certificates::new();
+        // Taken at the same time, so that they are different ones.
+        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let free: Vec<TcpListener> = (0..count).map(|_| free()).collect();
+        let address = |port: &TcpListener| port.local_addr().expect("an address").to_string();
+        let addresses: Vec<String> = free.iter().map(address).collect();
+        drop(free);
+        let founders =
+            format!("[{}]", addresses.iter().map(|at| format!("{at:?}")).collect::<Vec<_>>().join(","));
+        let node = |address: &String| {
+            let settings = [
+                ("ALLIDB__RING__FOUNDERS".to_owned(), founders.clone()),
+                ("ALLIDB__RING__LISTEN".to_owned(), address.clone()),
+            ];
+            Process::of(settings.into_iter().chain(certificates.settings()))
+        };
+        let nodes: Vec<Process> = addresses.iter().map(node).collect();
+        let mut ring = Self { nodes, addresses, certificates };
+        ring.launch_all().await;
+        ring
+    }
+
+    /// Starts all that do not run; each may wait for the others.
+    async fn launch_all(&mut self) {
+        self.nodes.iter_mut().for_each(Process::launch);
+        for node in &mut self.nodes {
+            node.ready().await;
+        }
+    }
+
+    fn client(&self, at: usize) -> Client {
+        self.nodes[at].client()
+    }
+}
+
+/// What is put at a step.
+fn thing(step: usize) -> v1::Entity {
+    let mut thing = entity("things", &format!("e-{:03}", step % 50));
+    thing.attributes.insert("step".into(), crate::make::int(step as i64));
+    thing
+}
+
+async fn step_of(client: &Client, key: usize, consistency: v1::Consistency) -> Option<i64> {
+    let entity = Some(name("things", &format!("e-{key:03}")));
+    let request = v1::GetRequest { r#ref: entity, consistency: consistency.into(), ..Default::default() };
+    match client.entities().get(request).await {
+        Ok(found) => Some(int_of(&found.into_inner(), "step")),
+        Err(status) if status.code() == Code::NotFound => None,
+        Err(status) => panic!("{status}"),
+    }
+}
+
+/// The last acknowledged step of each key.
+type Acknowledged = Vec<Option<i64>>;
+
+/// Puts at nodes in turn: all are acknowledged.
+async fn put(ring: &Ring, at: &[usize], steps: std::ops::Range<usize>, acknowledged: &mut Acknowledged) {
+    for step in steps {
+        let client = ring.client(at[step % at.len()]);
+        client.put(thing(step)).await.expect("a quorum is there");
+        acknowledged[step % 50] = Some(step as i64);
+    }
+}
+
+async fn check(ring: &Ring, at: &[usize], acknowledged: &Acknowledged, consistency: v1::Consistency) {
+    for node in at {
+        for (key, step) in acknowledged.iter().enumerate() {
+            assert_eq!(step_of(&ring.client(*node), key, consistency).await, *step, "node {node}, key {key}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ring_of_three_goes_on_without_one() {
+    let mut ring = Ring::start(3).await;
+    let mut acknowledged: Acknowledged = vec![None; 50];
+    ring.client(0).create("things", "v", 4).await;
+    put(&ring, &[0, 1, 2], 0..100, &mut acknowledged).await;
+    check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::Quorum).await;
+
+    // One dies.
+    ring.nodes[2].kill();
+    put(&ring, &[0, 1], 100..180, &mut acknowledged).await;
+    check(&ring, &[0, 1], &acknowledged, v1::Consistency::Quorum).await;
+    let strict = v1::GetRequest {
+        r#ref: Some(name("things", "e-000")),
+        consistency: v1::Consistency::All.into(),
+        ..Default::default()
+    };
+    let refused = ring.client(0).entities().get(strict).await.expect_err("one is missing");
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+
+    // It comes back, and gets what it missed, though nobody reads.
+    ring.nodes[2].restart().await;
+    for (key, step) in acknowledged.iter().enumerate() {
+        eventually("hints are delivered", async || {
+            (step_of(&ring.client(2), key, v1::Consistency::One).await == *step).then_some(())
+        })
+        .await;
+    }
+    check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::All).await;
+
+    // Another one stands still: requests go on, soon as fast as before.
+    ring.nodes[1].signal(Signal::STOP);
+    put(&ring, &[0, 2], 180..230, &mut acknowledged).await;
+    let begun = Instant::now();
+    check(&ring, &[0, 2], &acknowledged, v1::Consistency::Quorum).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    ring.nodes[1].signal(Signal::CONT);
+    put(&ring, &[0, 1, 2], 230..260, &mut acknowledged).await;
+
+    // All at once, and the disk is all that is left.
+    for node in &mut ring.nodes {
+        node.kill();
+    }
+    ring.launch_all().await;
+    check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::Quorum).await;
+}
+
+/// Collections are made, changed and dropped at any node, and a node that was away learns of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_are_the_same_at_all_nodes() {
+    let mut ring = Ring::start(3).await;
+    ring.client(1).create("first", "v", 4).await;
+    ring.client(2).put(entity("first", "a")).await.expect("it is known there");
+    let again = v1::CreateCollectionRequest {
+        collection: Some(v1::Collection { name: "first".into(), ..Default::default() }),
+    };
+    let refused = ring.client(0).collections().create_collection(again).await.expect_err("it is there");
+    assert_eq!(refused.code(), Code::AlreadyExists);
+    // Only if it is not the one that decides can the others go on.
+    for away in 0..3 {
+        ring.nodes[away].kill();
+        let other = (away + 1) % 3;
+        let name = format!("without-{away}");
+        let collection = v1::Collection { name: name.clone(), ..Default::default() };
+        let request = v1::CreateCollectionRequest { collection: Some(collection) };
+        let created = ring.client(other).collections().create_collection(request).await;
+        if let Err(status) = &created {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            assert!(status.message().contains("decides about collections"), "{status}");
+        }
+        ring.nodes[away].restart().await;
+        if created.is_ok() {
+            let there = v1::GetCollectionRequest { name };
+            eventually("it learns of it", async || {
+                ring.client(away).collections().get_collection(there.clone()).await.ok()
+            })
+            .await;
+        }
+    }
+    let dropped = v1::DropCollectionRequest { name: "first".into() };
+    eventually("it is dropped", async || {
+        ring.client(0).collections().drop_collection(dropped.clone()).await.ok()
+    })
+    .await;
+    for node in 0..3 {
+        eventually("it is gone", async || {
+            let get = v1::GetRequest { r#ref: Some(name("first", "a")), ..Default::default() };
+            let gone = ring.client(node).entities().get(get).await.expect_err("it was dropped");
+            (gone.code() == Code::NotFound).then_some(())
+        })
+        .await;
+    }
+}
+
+/// Whoever shows no certificate of the ring's authority is not talked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_no_nodes() {
+    use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+
+    let ring = Ring::start(3).await;
+    let read = |name: &str| std::fs::read(ring.certificates.path(name)).expect("a file");
+    let authority = || Certificate::from_pem(read("nodes.authority"));
+    let identity = |which: &str| {
+        Identity::from_pem(read(&format!("{which}.certificate")), read(&format!("{which}.key")))
+    };
+    let tls = || ClientTlsConfig::new().ca_certificate(authority()).domain_name("allidb");
+    let attempts = [
+        ("without a certificate", Some(tls())),
+        ("with that of another authority", Some(tls().identity(identity("strangers")))),
+        ("without TLS", None),
+        ("as a node", Some(tls().identity(identity("nodes")))),
+    ];
+    for (how, tls) in attempts {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let mut endpoint = Channel::from_shared(format!("{scheme}://{}", ring.addresses[0])).expect("a URL");
+        if let Some(tls) = tls {
+            endpoint = endpoint.tls_config(tls).expect("a configuration");
+        }
+        let mut client = tonic::client::Grpc::new(endpoint.connect_lazy());
+        let asked = async {
+            client.ready().await.map_err(|error| tonic::Status::unavailable(error.to_string()))?;
+            let path =
+                tonic::codegen::http::uri::PathAndQuery::from_static("/allidb.peer.v1.Peer/ReadCatalogue");
+            let codec = tonic_prost::ProstCodec::<(), ()>::default();
+            client.unary(tonic::Request::new(()), path, codec).await
+        };
+        let status = asked.await.expect_err("nothing is answered without a layout");
+        // A node is told what is wrong with what it asks; others are not heard at all.
+        let is_heard = status.code() == Code::InvalidArgument;
+        assert_eq!(is_heard, how == "as a node", "{how}: {status:?}");
+    }
+}
+
+fn int_of(entity: &v1::Entity, name: &str) -> i64 {
+    match entity.attributes[name].kind {
+        Some(v1::value::Kind::IntValue(number)) => number,
+        ref other => panic!("{name} is {other:?}"),
+    }
+}
