@@ -18,6 +18,9 @@ use crate::{
     ring::{Ring, RingOptions},
 };
 
+/// How long a node that starts looks for the others before it serves without them.
+const FIND_WITHIN: Duration = Duration::from_secs(5);
+
 /// How a node is a member of a ring.
 #[derive(Clone, Debug)]
 pub struct MemberOptions {
@@ -143,6 +146,7 @@ pub(crate) async fn join(
     })?;
     // Nobody else sets it.
     served.set(ring.served()).ok();
+    ring.find_members(&membership, FIND_WITHIN).await;
     let mut keeping = ring.keep_up(Arc::clone(&membership));
     tasks.spawn(async move { while keeping.join_next().await.is_some() {} });
     Ok((ring, Life { membership, tasks: Mutex::new(tasks), stop }))

@@ -3,13 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use allidb_index::Deadline;
-use tokio::{task::JoinSet, time::sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::Ring;
-use crate::membership::{Membership, NodeView};
+use crate::{
+    layout::Member,
+    membership::{Membership, NodeView},
+};
 
 /// How often each is looked after.
 const EVERY: Duration = Duration::from_millis(500);
+/// How often a node that starts looks for the others.
+const FIND_EVERY: Duration = Duration::from_millis(50);
 /// How long one delivery may go on.
 const DELIVERY: Duration = Duration::from_secs(30);
 
@@ -48,6 +56,20 @@ impl Ring {
             });
         }
         tasks
+    }
+
+    /// Waits until it is known where all members are, and their newest catalogue is here; not longer than `within`.
+    pub(crate) async fn find_members(&self, membership: &Membership, within: Duration) {
+        let begun = Instant::now();
+        let is_known =
+            |member: &Member| member.node == self.node() || self.0.served.peers.get(member.node).is_ok();
+        loop {
+            self.follow(membership).await;
+            if self.layout().members().iter().all(is_known) || begun.elapsed() >= within {
+                return;
+            }
+            sleep(FIND_EVERY).await;
+        }
     }
 
     /// Follows where members are, and what the catalogue is.
