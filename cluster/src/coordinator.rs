@@ -483,6 +483,9 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Neighborhood> {
+        if !self.0.ring.is_alone() {
+            return self.0.ring.neighbors(tenant, request, consistency, deadline).await;
+        }
         self.read(consistency, deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
     }
 

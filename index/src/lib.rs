@@ -63,7 +63,7 @@ pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
     BulkDeleted, BySource, Extent, Hint, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest,
-    SourceDeletion,
+    SourceDeletion, ToldEdge,
 };
 pub use row::EntityKey;
 pub use secondary::Facet;

@@ -93,7 +93,7 @@ impl Inner {
             return;
         }
         match self.here(move |served| served.replica.keep_hints(node.0, &mutations)).await {
-            Ok(()) => {}
+            Ok(kept_bytes) => kept.release(bytes.saturating_sub(kept_bytes)),
             Err(error) => {
                 kept.release(bytes);
                 tracing::error!(%node, %error, "writes that a node did not acknowledge cannot be kept for it");

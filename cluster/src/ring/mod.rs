@@ -5,6 +5,7 @@
 //! | `catalogue` | changing it on all nodes |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
+//! | `neighbors` | the edges of one entity |
 //! | `read` | what a quorum holds |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
 //! | `send` | having one node make writes |
@@ -18,6 +19,7 @@
 mod catalogue;
 mod hints;
 mod latency;
+mod neighbors;
 mod read;
 mod repair;
 mod send;

@@ -88,6 +88,13 @@ impl History {
         lines.join("\n")
     }
 
+    /// The end of all that happened.
+    pub(crate) fn end_of_all(&self) -> String {
+        let mut lines: Vec<&str> = self.trace.lines().rev().take(60).collect();
+        lines.reverse();
+        lines.join("\n")
+    }
+
     /// Judges what a read of a key at QUORUM saw that began at `start` and ends now. Of what happened within the same millisecond nobody knows
     /// the order.
     pub(crate) fn judge(

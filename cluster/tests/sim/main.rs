@@ -3,11 +3,13 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `edges` | edges, and whether what was acknowledged of them is there |
 //! | `history` | what clients did and saw, and whether that may be |
 //! | `network` | gRPC over turmoil |
 //! | `node` | a node with its disk, and clients beside it |
 //! | `world` | a ring, and what befalls it |
 
+mod edges;
 mod history;
 mod network;
 mod node;

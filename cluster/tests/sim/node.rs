@@ -14,19 +14,23 @@ use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOption
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
     model::{
-        Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Value, Write,
+        Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Timestamp, Value,
+        Write,
     },
 };
 use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
 use parking_lot::Mutex;
 
 use crate::{
+    edges::Changes,
     history::{History, Kind, text, value},
     network,
 };
 
 /// What clients read and write.
 pub(crate) const KEYS: usize = 8;
+/// Entities that expire and are upserted.
+pub(crate) const LOOSE: usize = 3;
 const EPOCH_MS: u64 = 1_700_000_000_000;
 /// How often each node looks for hints to deliver.
 const HINTS_EVERY: Duration = Duration::from_millis(200);
@@ -57,6 +61,7 @@ pub(crate) struct Node {
     pub(crate) layout: Layout,
     pub(crate) addresses: BTreeMap<NodeId, String>,
     pub(crate) history: Arc<Mutex<History>>,
+    pub(crate) edges: Arc<Mutex<Changes>>,
     pub(crate) is_quiet: Arc<AtomicBool>,
     /// It of its present life.
     pub(crate) ring: Mutex<Option<Ring>>,
@@ -70,6 +75,10 @@ pub(crate) fn name(at: usize) -> String {
 
 pub(crate) fn entity(key: usize) -> EntityRef {
     EntityRef::new("c", format!("key-{key}"))
+}
+
+pub(crate) fn loose(at: usize) -> EntityRef {
+    EntityRef::new("c", format!("loose-{at}"))
 }
 
 /// The replica on a disk, as it is opened there for the first time or again.
@@ -133,13 +142,43 @@ impl Node {
                 continue;
             }
             let key = draw(random, KEYS as u64) as usize;
-            match draw(random, 10) {
+            match draw(random, 14) {
+                10 | 11 => self.ask_of_edges(ring, random).await,
+                12 => self.write_loosely(ring, random).await,
+                13 => self.read(ring, key, Consistency::All).await,
                 0..4 => self.write(ring, key, Kind::Put).await,
                 4 => self.write(ring, key, Kind::Update).await,
                 5 => self.write(ring, key, Kind::Delete).await,
                 _ => self.read(ring, key, Consistency::Quorum).await,
             }
         }
+    }
+
+    /// Upserts, puts for a short time, and deletes an entity of which only the replicas' agreement at the end is judged.
+    async fn write_loosely(&self, ring: &Ring, random: &SeededRandom) {
+        let at = draw(random, LOOSE as u64) as usize;
+        let soon = Timestamp::from_millis(self.clock.now_ms() + draw(random, 500));
+        let write = match draw(random, 5) {
+            0 | 1 => {
+                let mut patch = EntityPatch::new(loose(at));
+                patch.allow_missing = true;
+                patch.attributes.insert("up".into(), Some(Value::Int(draw(random, 1_000) as i64)));
+                patch.expire_at = (draw(random, 2) == 0).then_some(Some(soon));
+                Write::Update(Box::new(patch))
+            }
+            2 | 3 => {
+                let entity = Entity { id: loose(at).id, expire_at: Some(soon), ..Entity::default() };
+                Write::Put { collection: "c".into(), entity: Box::new(entity) }
+            }
+            _ => Write::Delete(loose(at)),
+        };
+        let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
+        let consistency = [Consistency::One, Consistency::Quorum, Consistency::All][draw(random, 3) as usize];
+        let options = WriteOptions { consistency, ..quorum() };
+        let result = ring.write(vec![planned], options).await.pop().expect("one answer");
+        let now = self.clock.elapsed();
+        self.history.lock().note(now, format_args!("{} loosely {at}: {result:?}", self.at));
+        assert!(matches!(result, Ok(_) | Err(Error::Unavailable(_))), "{result:?}");
     }
 
     async fn write(&self, ring: &Ring, key: usize, kind: Kind) {
@@ -163,9 +202,7 @@ impl Node {
         };
         let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
         self.history.lock().begin_write(self.clock.elapsed(), key, kind, planned.version());
-        let options =
-            WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() };
-        let result = ring.write(vec![planned], options).await.pop().expect("one answer");
+        let result = ring.write(vec![planned], quorum()).await.pop().expect("one answer");
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
         history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
         match result {
@@ -216,8 +253,13 @@ fn told(found: &Result<Entity, Error>) -> String {
     }
 }
 
+/// How writes are made.
+pub(crate) fn quorum() -> WriteOptions {
+    WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() }
+}
+
 /// Beyond every time of a simulation: what ends there ends by the simulated clock.
-fn far() -> Deadline {
+pub(crate) fn far() -> Deadline {
     Deadline::after(Duration::from_secs(3_600))
 }
 

@@ -10,14 +10,18 @@ use std::{
 };
 
 use allidb_cluster::{Consistency, Layout, Member, NodeId, Wrong};
-use allidb_index::{SeededRandom, VectorOptions, build_pool};
+use allidb_index::{
+    SeededRandom, VectorOptions, build_pool,
+    model::{ReadMask, TenantId},
+};
 use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
 
 use crate::{
+    edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
-    node::{KEYS, Node, SimClock, draw, entity, found, name},
+    node::{KEYS, LOOSE, Node, SimClock, draw, entity, far, found, loose, name},
 };
 
 /// How long it goes wrong, and how long it takes to heal.
@@ -63,6 +67,7 @@ impl World {
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
         let is_quiet: Arc<AtomicBool> = Arc::default();
+        let edges: Arc<Mutex<Changes>> = Arc::default();
         let pool =
             build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
         let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
@@ -85,6 +90,7 @@ impl World {
                 layout: if at < first { older.clone() } else { newer.clone() },
                 addresses: addresses.clone(),
                 history: Arc::clone(&history),
+                edges: Arc::clone(&edges),
                 is_quiet: Arc::clone(&is_quiet),
                 ring: Mutex::default(),
                 lives: Default::default(),
@@ -205,13 +211,15 @@ impl World {
         }
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
+            assert!(ring.replica().outbox(1, 1).expect("it can be read").is_empty(), "seed {}", self.seed);
             for hints in ring.hints() {
                 assert_eq!(
                     (hints.bytes, hints.dropped),
                     (0, 0),
-                    "seed {}: of node {}: {hints:?}",
+                    "seed {}: of node {}: {hints:?}\n{}",
                     self.seed,
-                    node.at
+                    node.at,
+                    self.history.lock().end_of_all()
                 );
             }
         }
@@ -228,6 +236,11 @@ impl World {
                 for key in 0..KEYS {
                     node.read(&ring, key, consistency).await;
                 }
+                for at in 0..LOOSE {
+                    let mask = ReadMask::everything();
+                    ring.get(TenantId::DEFAULT, &[loose(at)], &mask, consistency, far()).await;
+                }
+                node.judge_edges(&ring, consistency).await;
                 done.store(true, Ordering::SeqCst);
                 Ok(())
             });
@@ -239,13 +252,13 @@ impl World {
 
     /// All replicas are alike: in what is there, or in every row.
     fn compare(&self, is_live: bool) {
-        for key in 0..KEYS {
+        let names = (0..KEYS).map(entity).chain((0..LOOSE).map(loose)).chain((0..ENDS).map(end));
+        for key in names {
             let mut held = Vec::new();
             for node in &self.nodes[self.first..] {
                 let ring = node.ring.lock().clone().expect("it lives");
                 let replica = ring.replica();
-                let name =
-                    replica.entity_key(allidb_index::model::TenantId::DEFAULT, &entity(key)).expect("a name");
+                let name = replica.entity_key(TenantId::DEFAULT, &key).expect("a name");
                 if ring.layout().replicas(name.partition()).contains(&ring.node()) {
                     let states = replica.held(&[name], allidb_index::Extent::ALL).expect("it can be read");
                     // What a replica made of an update that was refused is nowhere to be seen.
@@ -257,9 +270,9 @@ impl World {
             let is_alike = held.iter().all(|state| *state == held[0]);
             assert!(
                 is_alike,
-                "seed {}: key {key} differs: {held:#?}\n{}",
+                "seed {}: {key:?} differs: {held:#?}\n{}",
                 self.seed,
-                self.history.lock().end_of(key)
+                self.history.lock().end_of_all()
             );
         }
     }

@@ -19,6 +19,16 @@ pub(crate) enum Side {
     In,
 }
 
+impl Side {
+    /// The other end.
+    pub(crate) fn opposite(self) -> Self {
+        match self {
+            Self::Out => Self::In,
+            Self::In => Self::Out,
+        }
+    }
+}
+
 impl From<Side> for Direction {
     fn from(side: Side) -> Self {
         if side == Side::Out { Self::Out } else { Self::In }

@@ -7,12 +7,11 @@ use allidb_storage::{Keyspace, WriteBatch};
 use crate::{
     catalogue::Catalogue,
     error::Result,
-    graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, node_state},
+    graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, Side, node_state},
     merge::{EntityState, Register},
     model::TextField,
     replica::{
         Replica,
-        ends::Side,
         loaded::{Loaded, register},
     },
     row::{
@@ -212,7 +211,7 @@ impl Replica {
             for (side, name, version) in late_edges {
                 let end = mirrored(entity, name);
                 if !self.holds(end.0.partition()) {
-                    self.send_end(catalogue, (side.other(), &end), *version, batch)?;
+                    self.send_end(catalogue, (side.opposite(), &end), *version, batch)?;
                 }
             }
             let sides = [
@@ -242,12 +241,12 @@ impl Replica {
                 for key in there(before).filter(|key| !is_there(after, key)) {
                     let end @ (other, seen_from_there) = &mirrored(entity, key);
                     // Whoever is changed, too, writes that row.
-                    let is_written = working
-                        .get(other)
-                        .is_some_and(|other| side.other().of(&other.after).contains_key(seen_from_there));
+                    let is_written = working.get(other).is_some_and(|other| {
+                        other.after.edges_at(side.opposite()).contains_key(seen_from_there)
+                    });
                     if !is_written {
                         let (was, is) = (&before[key], after.get(key));
-                        self.end_edge(catalogue, (side.other(), end), (was, is), batch)?;
+                        self.end_edge(catalogue, (side.opposite(), end), (was, is), batch)?;
                     }
                     if clears {
                         // The graph knows by the node that all are gone.

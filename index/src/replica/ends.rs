@@ -7,12 +7,13 @@
 use allidb_storage::{Keyspace, WriteBatch};
 
 use super::{
-    derive::{EdgeEnd, Working, mirrored},
+    derive::{EdgeEnd, Edges, Working, mirrored},
     loaded::register,
 };
 use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
+    graph::Side,
     merge::{EntityState, Register},
     model::EntityRef,
     mutation::{Condition, Kind, Mutation, Part},
@@ -21,34 +22,20 @@ use crate::{
     version::Version,
 };
 
-/// Which of the two rows of an edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
-    /// Its source's.
-    Out,
-    /// Its target's.
-    In,
-}
-
-impl Side {
-    pub(super) fn other(self) -> Self {
-        match self {
-            Self::Out => Self::In,
-            Self::In => Self::Out,
+impl EntityState {
+    /// The edges of which it is this end.
+    pub(super) fn edges_at(&self, side: Side) -> &Edges {
+        match side {
+            Side::Out => &self.edges,
+            Side::In => &self.edges_in,
         }
     }
 
-    pub(super) fn of(self, state: &EntityState) -> &super::derive::Edges {
-        match self {
-            Self::Out => &state.edges,
-            Self::In => &state.edges_in,
-        }
-    }
-
-    pub(super) fn of_mut(self, state: &mut EntityState) -> &mut super::derive::Edges {
-        match self {
-            Self::Out => &mut state.edges,
-            Self::In => &mut state.edges_in,
+    /// The same, to be changed.
+    pub(super) fn edges_at_mut(&mut self, side: Side) -> &mut Edges {
+        match side {
+            Side::Out => &mut self.edges,
+            Side::In => &mut self.edges_in,
         }
     }
 }
@@ -94,7 +81,7 @@ impl Replica {
     ) -> Result<()> {
         let Some(collection) = catalogue.by_id(other.collection) else { return Ok(()) };
         let mut delta = EntityState::default();
-        side.of_mut(&mut delta).insert(edge.clone(), Register { version, value: None });
+        delta.edges_at_mut(side).insert(edge.clone(), Register { version, value: None });
         let subject = EntityRef::new(&collection.name, &other.id);
         let parts = vec![Part { entity: other.clone(), delta, condition: Condition::None }];
         let told = Mutation { version, subject, kind: Kind::Plain, parts, bytes: 0 };
@@ -142,12 +129,12 @@ impl Replica {
                 let covered = |(_, register): &(&EdgeKey, &Register<_>)| {
                     register.value.is_some() && register.version <= cleared
                 };
-                let covered = side.of(&loaded.after).iter().filter(covered);
+                let covered = loaded.after.edges_at(side).iter().filter(covered);
                 gone.extend(covered.map(|(name, _)| (side, name.clone())));
             }
             // It came after its end was deleted.
             let cleared = cleared.max(loaded.after.row.cleared(Scope::Edges));
-            for (name, register) in side.of(&delta) {
+            for (name, register) in delta.edges_at(side) {
                 if register.value.is_some() && register.version <= cleared {
                     loaded.late_edges.push((side, name.clone(), register.version));
                 }
@@ -158,7 +145,7 @@ impl Replica {
         for (side, name) in gone {
             let (other, seen_from_there) = mirrored(entity, &name);
             let Some(other) = working.get_mut(&other) else { continue };
-            let edges = side.other().of_mut(&mut other.after);
+            let edges = other.after.edges_at_mut(side.opposite());
             match edges.get_mut(&seen_from_there) {
                 Some(register) if keeps_deletes && register.version <= cleared => register.value = None,
                 Some(_) if !keeps_deletes => drop(edges.remove(&seen_from_there)),
@@ -176,7 +163,7 @@ impl Replica {
     ) {
         let ends = [(Side::Out, source, out), (Side::In, target, into)];
         let is_at = |(side, entity, name): &(Side, EntityKey, EdgeKey)| {
-            let register = working.get(entity).and_then(|loaded| side.of(&loaded.after).get(name));
+            let register = working.get(entity).and_then(|loaded| loaded.after.edges_at(*side).get(name));
             register.is_some_and(|register| register.value.is_some())
         };
         if is_at(&ends[0]) == is_at(&ends[1]) {
@@ -185,7 +172,7 @@ impl Replica {
         let keeps_deletes = self.keeps_deletes();
         for (side, entity, name) in ends {
             let Some(loaded) = working.get_mut(&entity) else { continue };
-            let edges = side.of_mut(&mut loaded.after);
+            let edges = loaded.after.edges_at_mut(side);
             match edges.get_mut(&name) {
                 // Of a newer one the other end has not heard yet.
                 Some(register) if keeps_deletes && register.version == version => register.value = None,

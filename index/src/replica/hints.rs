@@ -40,17 +40,24 @@ fn row_key(prefix: &[u8], mutation: &[u8]) -> Vec<u8> {
 }
 
 impl Replica {
-    /// Keeps mutations for a node, durably, in the order of their versions.
+    /// Keeps mutations for a node, durably, in the order of their versions. Gives the bytes that they take, about: one that is kept already
+    /// takes none.
     ///
     /// # Errors
     /// If they cannot be written.
-    pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<()> {
+    pub fn keep_hints(&self, node: u64, mutations: &[Vec<u8>]) -> Result<u64> {
         let mut batch = WriteBatch::new();
+        let mut bytes = 0;
         for mutation in mutations {
-            batch.put(self.keyspaces.local, row_key(&prefix(node), mutation), mutation.clone());
+            let key = row_key(&prefix(node), mutation);
+            if self.engine.get(self.keyspaces.local, &key)?.is_some() {
+                continue;
+            }
+            bytes += Hint::bytes_of(mutation);
+            batch.put(self.keyspaces.local, key, mutation.clone());
         }
         self.engine.write(batch, Durability::Sync)?;
-        Ok(())
+        Ok(bytes)
     }
 
     /// The oldest that are kept for a node: so many, and of so many bytes, at most, but one at least.

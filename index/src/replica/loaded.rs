@@ -2,9 +2,9 @@
 
 use allidb_storage::{Direction, Engine};
 
-use super::ends::Side;
 use crate::{
     error::{Error, Result},
+    graph::Side,
     keyspaces::Keyspaces,
     merge::{EntityState, Register},
     row::{

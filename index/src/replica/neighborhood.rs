@@ -1,0 +1,105 @@
+//! The edges of one entity, from what several replicas hold of it together.
+
+use crate::{
+    error::{Error, Result},
+    graph::{Neighbor, Neighborhood, NeighborsRequest, Side, check_choice, sides},
+    merge::EntityState,
+    model::{Edge, EntityRef, TenantId, validate_id},
+    query::{Truncation, TruncationReason},
+    replica::{Replica, derive::mirrored},
+    row::{EntityKey, Scope},
+};
+
+/// An edge as one of its ends tells of it. Whether it is there depends on the other end, too.
+#[derive(Clone, Debug)]
+pub struct ToldEdge {
+    /// The other end.
+    pub other: EntityKey,
+    neighbor: Neighbor,
+}
+
+impl Replica {
+    /// Checks a question for neighbours, and gives the name of the entity that it is about.
+    ///
+    /// # Errors
+    /// If something in it is wrong.
+    pub fn neighbors_key(&self, tenant: TenantId, request: &NeighborsRequest) -> Result<EntityKey> {
+        validate_id("ref.id", &request.entity.id)?;
+        check_choice("", &request.relations, request.min_weight)?;
+        if request.limit == 0 || request.limit > self.limits.fan_out {
+            let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
+            return Err(Error::invalid("limit", why));
+        }
+        self.entity_key(tenant, &request.entity)
+    }
+
+    /// The edges that are asked for, as the state of the entity tells of them, heaviest first.
+    pub fn told_edges(
+        &self,
+        entity: &EntityKey,
+        state: &EntityState,
+        request: &NeighborsRequest,
+    ) -> Vec<ToldEdge> {
+        if self.has_expired(state) {
+            return Vec::new();
+        }
+        let catalogue = self.catalogue();
+        let named = |key: &EntityKey| {
+            let collection = catalogue.by_id(key.collection)?;
+            Some(EntityRef { collection: collection.name.clone(), id: key.id.clone() })
+        };
+        let as_of = request.as_of.unwrap_or_else(|| self.clock.wall().now());
+        let mut told = Vec::new();
+        for side in sides(request.direction) {
+            let registers = match side {
+                Side::Out => &state.edges,
+                Side::In => &state.edges_in,
+            };
+            for (key, register) in registers {
+                let Some(content) = &register.value else { continue };
+                let is_asked = request.relations.is_empty() || request.relations.contains(&key.relation);
+                let has_begun = content.valid_from.is_none_or(|from| from <= as_of);
+                let holds = has_begun && content.valid_to.is_none_or(|to| as_of < to);
+                if !is_asked || !holds || content.weight < request.min_weight {
+                    continue;
+                }
+                let other = mirrored(entity, key).0;
+                let (Some(here), Some(there)) = (named(entity), named(&other)) else { continue };
+                let (from, to) = if *side == Side::In { (there, here) } else { (here, there) };
+                let edge = Edge {
+                    from,
+                    relation: key.relation.clone(),
+                    to,
+                    edge_id: key.edge_id.clone(),
+                    weight: content.weight,
+                    attributes: content.attributes.clone(),
+                    valid_from: content.valid_from,
+                    valid_to: content.valid_to,
+                    sources: content.sources.clone(),
+                    version: register.version,
+                };
+                told.push(ToldEdge { other, neighbor: Neighbor { edge, direction: (*side).into() } });
+            }
+        }
+        told.sort_by(|ToldEdge { neighbor: a, .. }, ToldEdge { neighbor: b, .. }| {
+            let name = |of: &Neighbor| (of.direction, of.edge.relation.clone(), of.edge.edge_ref());
+            b.edge.weight.total_cmp(&a.edge.weight).then_with(|| name(a).cmp(&name(b)))
+        });
+        told
+    }
+
+    /// The edge, unless it is gone with its other end, of which this is the state.
+    pub fn confirmed(&self, told: ToldEdge, other: &EntityState) -> Option<Neighbor> {
+        let is_gone =
+            told.neighbor.edge.version <= other.row.cleared(Scope::Edges) || self.has_expired(other);
+        (!is_gone).then_some(told.neighbor)
+    }
+}
+
+impl Neighborhood {
+    /// So many of the neighbours, the first ones; `has_more` says whether there are others.
+    pub fn first(neighbors: Vec<Neighbor>, has_more: bool) -> Self {
+        let cut = Truncation { reason: TruncationReason::FanOut, count: 1 };
+        Self { neighbors, truncated: has_more.then_some(cut).into_iter().collect() }
+    }
+}
