@@ -19,7 +19,7 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 /// already goes on saying so.
 ///
 /// # Errors
-/// If these founders can have no layout of so many replicas.
+/// If these founders can have no layout of so many replicas, or one of them is a member of another ring already.
 pub(crate) async fn found(
     membership: &Arc<Membership>,
     founders: &[String],
@@ -29,7 +29,7 @@ pub(crate) async fn found(
     loop {
         let nodes = membership.nodes().await;
         let present: Vec<&NodeView> = founders.iter().filter_map(|founder| at(&nodes, founder)).collect();
-        let mut missing: Vec<&str> = Vec::new();
+        let (mut missing, mut digest): (Vec<&str>, _) = (Vec::new(), None);
         if present.len() == founders.len() {
             let member = |node: &&NodeView| Member {
                 node: node.node,
@@ -38,10 +38,11 @@ pub(crate) async fn found(
             };
             let layout = Layout::found(present.iter().map(member).collect(), replication)
                 .map_err(|error| Error::FailedPrecondition(format!("the ring cannot be founded: {error}")))?;
-            let digest = layout.digest();
-            membership.propose(digest).await;
+            let own = layout.digest();
+            digest = Some(own);
+            membership.propose(own).await;
             let differs = |node: &&&NodeView| {
-                node.node != membership.node() && node.founding != Some(digest) && node.layout != Some(digest)
+                node.node != membership.node() && node.founding != Some(own) && node.layout != Some(own)
             };
             missing.extend(present.iter().filter(differs).map(|node| node.address.as_str()));
             if missing.is_empty() {
@@ -53,6 +54,15 @@ pub(crate) async fn found(
         }
         if said.elapsed() >= SAY_EVERY {
             said = Instant::now();
+            if let Some(member) = present
+                .iter()
+                .find(|node| digest.is_some() && node.layout.is_some_and(|layout| Some(layout) != digest))
+            {
+                return Err(Error::FailedPrecondition(format!(
+                    "node {} at {} is a member of a ring already, which this node is no founder of",
+                    member.node, member.address
+                )));
+            }
             tracing::warn!(?missing, "the ring is founded once these nodes are there and agree");
         }
         sleep(LOOK_EVERY).await;

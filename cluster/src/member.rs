@@ -84,7 +84,7 @@ pub(crate) async fn join(
     let layout = match kept {
         // A node that was alone until now may found a ring, unless it holds anything that the others would have to hold, too.
         Some(layout) if layout.members().len() == 1 => {
-            if replica.catalogue_version() > 0 {
+            if replica.had_collections() {
                 return Err(Error::FailedPrecondition(
                     "this node holds collections of its own already: a ring is founded by empty nodes"
                         .to_owned(),

@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allidb_index::{Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, model::Written};
+use allidb_index::{
+    Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, Version, model::Written,
+};
 use allidb_storage::Durability;
 use tokio::time::timeout;
 use tonic::{Code, Response, Status, transport::Channel};
@@ -16,6 +18,9 @@ use crate::{
     },
     pool::Pool,
 };
+
+/// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
+const MAX_AHEAD_MS: u64 = 2_000;
 
 /// What a node serves others with, and asks them with.
 pub(crate) struct Served {
@@ -52,11 +57,25 @@ impl Served {
     where
         F: Future<Output = Result<Response<T>, Status>>,
     {
+        self.call_within(self.call_timeout, node, deadline, ask).await
+    }
+
+    /// The same, of what may take longer than most. That it took too long tells nothing of the node.
+    pub(crate) async fn call_within<T, F>(
+        &self,
+        patience: Duration,
+        node: NodeId,
+        deadline: Deadline,
+        ask: impl FnOnce(PeerClient<Channel>) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
         let way = self.peers.get(node)?;
         if way.is_paused() {
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
         }
-        let within = self.call_timeout.min(deadline.remaining());
+        let within = patience.min(deadline.remaining());
         match timeout(within, ask(way.client())).await {
             Ok(Ok(response)) => {
                 way.succeeded();
@@ -71,6 +90,7 @@ impl Served {
                 }
                 let (code, message) = (status.code(), status.message());
                 Err(match code {
+                    Code::InvalidArgument => Error::invalid("a call between nodes", message),
                     Code::ResourceExhausted => Error::Exhausted(format!("node {node}: {message}")),
                     _ => Error::Unavailable(format!("node {node} answered {code:?}: {message}")),
                 })
@@ -83,6 +103,20 @@ impl Served {
                 Err(Error::Unavailable(format!("node {node} did not answer within {within:?}")))
             }
         }
+    }
+
+    /// One version from far ahead would lift the clocks of all nodes.
+    ///
+    /// # Errors
+    /// If it is.
+    pub(crate) fn check_ahead(&self, version: Version) -> Result<()> {
+        let now = self.replica.wall().now_ms();
+        if version.millis() <= now + MAX_AHEAD_MS {
+            return Ok(());
+        }
+        let ahead = version.millis() - now;
+        let why = format!("version {version:?} is {ahead} ms ahead of the clock of node {}", self.node);
+        Err(Error::Unavailable(why))
     }
 
     /// Merges mutations into what lies here.

@@ -18,11 +18,8 @@ use crate::peer::{
         peer_server::{Peer, PeerServer},
     },
 };
+use crate::ring::DECISION;
 
-/// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
-const MAX_AHEAD_MS: u64 = 2_000;
-/// How long a change of the catalogue may take to reach a quorum.
-const DECISION: std::time::Duration = std::time::Duration::from_secs(10);
 /// Of more states at once only the first are told.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
@@ -78,15 +75,9 @@ impl Served {
         }
     }
 
-    /// One version from far ahead would lift the clocks of all nodes.
     fn check_versions(&self, versions: impl Iterator<Item = Version>) -> Result<(), Status> {
-        let now = self.replica.wall().now_ms();
-        match versions.max() {
-            Some(highest) if highest.millis() > now + MAX_AHEAD_MS => Err(Status::failed_precondition(
-                format!("version {highest:?} is {} ms ahead of this node's clock", highest.millis() - now),
-            )),
-            _ => Ok(()),
-        }
+        let highest = versions.max().unwrap_or_default();
+        self.check_ahead(highest).map_err(|error| Status::failed_precondition(error.to_string()))
     }
 
     /// Digests of what lies here of entities: one after the other, so that they are not in memory all at once.

@@ -4,7 +4,7 @@
 //! is made anew. A node that missed a change takes the catalogue over from one that has it, and until then refuses calls that were made
 //! under the newer one.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use allidb_index::{Deadline, Error, Replica, Result};
 use tokio::task::JoinSet;
@@ -19,6 +19,8 @@ use crate::{
     },
 };
 
+/// How long a change may take to reach a quorum.
+pub(crate) const DECISION: Duration = Duration::from_secs(10);
 /// How often a change is made anew that others came before.
 const TRIES: usize = 16;
 
@@ -45,7 +47,7 @@ impl Ring {
                         ChangeCatalogueRequest { fence: served.sent_fence(), catalogue: next.clone().into() };
                     let ask =
                         |mut peer: crate::peer::Client| async move { peer.change_catalogue(request).await };
-                    let reply = served.call(node, deadline, ask).await.map_err(|error| {
+                    let reply = served.call_within(DECISION, node, deadline, ask).await.map_err(|error| {
                         Error::Unavailable(format!("node {node} decides about collections; {error}"))
                     })?;
                     (!reply.instead.is_empty()).then(|| reply.instead.to_vec())
@@ -95,6 +97,7 @@ impl Served {
             return Err(Error::FailedPrecondition("another node decides about the catalogue".to_owned()));
         }
         let _deciding = self.deciding.lock().await;
+        deadline.check()?;
         let served = Arc::clone(self);
         let catalogue = next.clone();
         let instead = move || {
@@ -114,7 +117,7 @@ impl Served {
             told.spawn(async move {
                 let request = AdoptCatalogueRequest { fence: served.sent_fence(), catalogue };
                 let ask = |mut peer: crate::peer::Client| async move { peer.adopt_catalogue(request).await };
-                served.call(node, deadline, ask).await
+                served.call_within(DECISION, node, deadline, ask).await
             });
         }
         let (mut have, mut why) = (1, String::new());

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
 };
 
 use allidb_index::{Deadline, Error, Hint, Mutation, Replica, Result};
@@ -92,7 +95,8 @@ impl Inner {
             kept.dropped.fetch_add(count, Ordering::Relaxed);
             return;
         }
-        match self.here(move |served| served.replica.keep_hints(node.0, &mutations)).await {
+        let replica = Arc::clone(&self.served.replica);
+        match self.keeping.run(move || replica.keep_hints(node.0, &mutations)).await.flatten() {
             Ok(kept_bytes) => kept.release(bytes.saturating_sub(kept_bytes)),
             Err(error) => {
                 kept.release(bytes);
@@ -148,7 +152,16 @@ impl Ring {
             if hints.is_empty() {
                 return Ok(delivered);
             }
-            let taken = inner.deliver(node, kept, hints, deadline).await;
+            let taken = match inner.deliver(node, kept, hints.clone(), deadline).await {
+                // It will never understand this one, and others wait behind it.
+                Err(Error::Invalid { why, .. }) if hints.len() == 1 => {
+                    tracing::error!(%node, why, "a write that was kept for a node is dropped");
+                    kept.dropped.fetch_add(1, Ordering::Relaxed);
+                    kept.release(hints.iter().map(Hint::bytes).sum());
+                    inner.here(move |served| served.replica.forget_hints(&hints)).await.map(|()| 0)
+                }
+                taken => taken,
+            };
             // It may be that it cannot do so much at a time.
             let halvings = if taken.is_ok() { 0 } else { (BATCH / most).ilog2() + 1 };
             kept.halvings.store(halvings.min(BATCH.ilog2()), Ordering::Relaxed);
@@ -163,15 +176,20 @@ impl Ring {
     pub async fn deliver_outbox(&self, deadline: Deadline) -> Result<u64> {
         let inner = &self.0;
         let _delivery = inner.hints.outbox.lock().await;
-        let mut delivered = 0;
+        let replica = self.replica();
+        let (mut delivered, mut failure, mut after) = (0, None, None);
         loop {
-            let posted = inner.here(move |served| served.replica.outbox(BATCH, BATCH_BYTES)).await?;
-            if posted.is_empty() {
-                return Ok(delivered);
-            }
+            let posted =
+                inner.here(move |served| served.replica.outbox(after.as_ref(), BATCH, BATCH_BYTES)).await?;
+            let Some(last) = posted.last() else { return failure.map_or(Ok(delivered), Err) };
+            after = Some(last.clone());
             let (mut mutations, mut readable, mut done) = (Vec::new(), Vec::new(), Vec::new());
             for hint in posted {
                 match Mutation::decode(&hint.mutation) {
+                    // With its collection all of it has gone.
+                    Ok(mutation) if mutation.entities().any(|entity| replica.is_dropped(entity)) => {
+                        done.push(hint);
+                    }
                     Ok(mutation) => {
                         mutations.push(mutation);
                         readable.push(hint);
@@ -184,18 +202,14 @@ impl Ring {
             }
             let (durability, consistency) = (Sync, Consistency::Quorum);
             let options = WriteOptions { durability, consistency, deadline };
-            let mut failure = None;
             for (hint, result) in readable.into_iter().zip(self.write(mutations, options).await) {
                 match result {
-                    Ok(_) | Err(Error::UnknownCollection(_)) => done.push(hint),
+                    Ok(_) => done.push(hint),
                     Err(error) => failure = Some(error),
                 }
             }
             delivered += done.len() as u64;
             inner.here(move |served| served.replica.forget_hints(&done)).await?;
-            if let Some(error) = failure {
-                return Err(error);
-            }
         }
     }
 

@@ -30,12 +30,16 @@ mod wrong;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use allidb_index::{Error, Replica, Result};
 
+pub(crate) use catalogue::DECISION;
 pub use hints::HintCounts;
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
@@ -84,6 +88,10 @@ struct Inner {
     served: Arc<Served>,
     hints: Hints,
     latency: Latency,
+    /// Where hints are kept: also when there is too much other work.
+    keeping: Pool,
+    /// Writes whose hints are not kept yet.
+    writing: AtomicUsize,
     hedge_after: Duration,
     wrong: Option<Wrong>,
 }
@@ -106,6 +114,10 @@ impl Ring {
             true => Pool::inline("replica"),
             false => Pool::start("replica", options.threads, options.queue)?,
         };
+        let keeping = match replica.is_inline() {
+            true => Pool::inline("hints"),
+            false => Pool::start("hints", 1, options.queue)?,
+        };
         #[cfg(feature = "wrong")]
         let wrong = options.wrong;
         #[cfg(not(feature = "wrong"))]
@@ -116,6 +128,8 @@ impl Ring {
         Ok(Self(Arc::new(Inner {
             hints,
             latency: Latency::default(),
+            keeping,
+            writing: AtomicUsize::new(0),
             hedge_after: options.hedge_after,
             wrong,
             served: Arc::new(Served {
@@ -183,8 +197,14 @@ impl Ring {
         Ok(())
     }
 
-    /// Does no more for others, nor for this node.
+    /// Does no more for others, nor for this node, once what is under way has left its hints. Blocks.
     pub(crate) fn close(&self) {
+        // A node is given its time to answer, and once more if what it was for had to be found out.
+        let until = Instant::now() + 3 * self.0.served.call_timeout;
+        while self.0.writing.load(Ordering::SeqCst) > 0 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.0.keeping.close();
         self.0.served.work.close();
     }
 

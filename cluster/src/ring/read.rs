@@ -118,7 +118,10 @@ impl GroupRead {
             Told::Digests(_) => None,
         });
         let mut merged = full.ok_or_else(|| Error::Internal("nobody was asked for states".to_owned()))?;
-        merged.iter().for_each(|state| self.inner.served.replica.observe(state));
+        // What lies here itself may be from when this node's clock was wrong.
+        let served = &self.inner.served;
+        let is_sound = |state: &&EntityState| served.check_ahead(state.highest_version()).is_ok();
+        merged.iter().filter(is_sound).for_each(|state| served.replica.observe(state));
         let digests: Vec<u128> = merged.iter().map(EntityState::digest).collect();
         let differs = |at: usize| {
             told.iter().any(|(_, told)| match told {
@@ -226,11 +229,14 @@ impl GroupRead {
         }
         let is_small = told.iter().map(Bytes::len).sum::<usize>() <= SMALL_BYTES;
         let decode = move || told.iter().map(|state| EntityState::decode(state)).collect::<Result<_, _>>();
-        let states = match is_small {
+        let states: Result<Vec<EntityState>, _> = match is_small {
             true => decode(),
             false => self.inner.here(move |_| Ok(decode())).await?,
         };
-        states.map(Told::States).map_err(|error| wrong(&format!("a state that cannot be read: {error}")))
+        let states = states.map_err(|error| wrong(&format!("a state that cannot be read: {error}")))?;
+        let highest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
+        self.inner.served.check_ahead(highest)?;
+        Ok(Told::States(states))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a node of a ring does of its own accord: it follows who is where, takes over newer catalogues, and delivers what it keeps for others.
 
-use std::{sync::Arc, time::Duration};
+use std::{cmp::Reverse, sync::Arc, time::Duration};
 
 use allidb_index::Deadline;
 use tokio::{
@@ -58,7 +58,7 @@ impl Ring {
         tasks
     }
 
-    /// Waits until it is known where all members are, and their newest catalogue is here; not longer than `within`.
+    /// Waits until it is known where all members are, not longer than `within`; from those that are there the newest catalogue is taken over.
     pub(crate) async fn find_members(&self, membership: &Membership, within: Duration) {
         let begun = Instant::now();
         let is_known =
@@ -85,14 +85,18 @@ impl Ring {
                 tracing::warn!(node = %view.node, address = view.address, %error, "a node says it is where nothing can be");
             }
         }
-        let newest = nodes.iter().filter(|view| is_other(view) && view.is_alive);
-        let Some(newest) = newest.max_by_key(|view| view.catalogue) else { return };
-        if newest.catalogue > served.replica.catalogue_version() {
-            match self.pull_catalogue(newest.node, Deadline::after(DELIVERY)).await {
-                Ok(_) => {
-                    tracing::info!(from = %newest.node, version = newest.catalogue, "took over the catalogue")
+        let mut newer: Vec<&NodeView> = nodes.iter().filter(|view| is_other(view) && view.is_alive).collect();
+        newer.sort_by_key(|view| Reverse(view.catalogue));
+        for view in newer {
+            if view.catalogue <= served.replica.catalogue_version() {
+                return;
+            }
+            match self.pull_catalogue(view.node, Deadline::after(DELIVERY)).await {
+                Ok(true) => {
+                    tracing::info!(from = %view.node, version = view.catalogue, "took over the catalogue")
                 }
-                Err(error) => tracing::warn!(from = %newest.node, %error, "cannot take over the catalogue"),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(from = %view.node, %error, "cannot take over the catalogue"),
             }
         }
     }

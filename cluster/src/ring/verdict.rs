@@ -88,9 +88,14 @@ impl Pending {
         }
     }
 
-    /// Takes note that nodes made it after all, which did not before.
-    pub(super) fn convinced(&mut self, nodes: &[NodeId]) {
+    /// Takes note that nodes made it after all, which did not before; if it is another write by now, who made the one before counts no more.
+    pub(super) fn convinced(&mut self, nodes: &[NodeId], is_other: bool) {
         for side in &mut self.sides {
+            if is_other {
+                side.acknowledged = side.replicas.iter().filter(|node| nodes.contains(node)).count();
+                side.unmet.clear();
+                continue;
+            }
             let before = side.unmet.len();
             side.unmet.retain(|node| !nodes.contains(node));
             side.acknowledged += before - side.unmet.len();

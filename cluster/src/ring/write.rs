@@ -1,6 +1,9 @@
 //! Writes at all replicas.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+};
 
 use allidb_index::{EntityKey, Error, Extent, Mutation, Result, model::Written};
 use bytes::Bytes;
@@ -65,9 +68,29 @@ impl Ring {
         let count = mutations.len();
         let (answer, answered) = oneshot::channel();
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
-        tokio::spawn(collect(Arc::clone(&self.0), mutations, options, answer));
+        let writing = Writing::begin(&self.0);
+        tokio::spawn(async move {
+            collect(Arc::clone(&writing.0), mutations, options, answer).await;
+            drop(writing);
+        });
         let lost = |_| vec![Err(Error::Internal("a write ended without an answer".to_owned())); count];
         answered.await.unwrap_or_else(lost)
+    }
+}
+
+/// A write whose hints are not kept yet.
+struct Writing(Arc<Inner>);
+
+impl Writing {
+    fn begin(inner: &Arc<Inner>) -> Self {
+        inner.writing.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.writing.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -182,7 +205,7 @@ impl Asked {
             }
             Ok(Some((mutation, is_other))) => {
                 (self.mutation, self.is_other) = (Arc::new(mutation), is_other);
-                self.pending.convinced(&convinced);
+                self.pending.convinced(&convinced, is_other);
                 match self.pending.verdict() {
                     Verdict::Made { existed } => Ok(self.written(existed)),
                     Verdict::Failed(error) => Err(error),

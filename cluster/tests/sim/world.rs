@@ -211,7 +211,11 @@ impl World {
         }
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
-            assert!(ring.replica().outbox(1, 1).expect("it can be read").is_empty(), "seed {}", self.seed);
+            assert!(
+                ring.replica().outbox(None, 1, 1).expect("it can be read").is_empty(),
+                "seed {}",
+                self.seed
+            );
             for hints in ring.hints() {
                 assert_eq!(
                     (hints.bytes, hints.dropped),

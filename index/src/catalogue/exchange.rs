@@ -1,6 +1,6 @@
 //! The catalogue as nodes of a ring tell it each other.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use prost::Message;
 
@@ -9,6 +9,9 @@ use crate::{
     error::{Error, Result},
     model::{Collection, CollectionId, Index, TenantId},
 };
+
+/// More changes than there can be.
+const MAX_VERSION: u64 = 1 << 48;
 
 impl Catalogue {
     /// How often it was changed.
@@ -19,6 +22,11 @@ impl Catalogue {
     /// Whether this id was given already, be the collection there still or not.
     pub(crate) fn has_given(&self, id: CollectionId) -> bool {
         id.0 <= self.last_id
+    }
+
+    /// Whether any id was given.
+    pub(crate) fn has_given_any(&self) -> bool {
+        self.last_id > 0
     }
 
     /// All of it, with the key of cursors.
@@ -38,43 +46,42 @@ impl Catalogue {
         let cursor_key = record.cursor_key.try_into();
         let cursor_key = cursor_key.map_err(|_| garbled("has a key of another length".to_owned()))?;
         let mut catalogue = Self { version: record.version, last_id: record.last_id, ..Self::default() };
+        // Nobody changes one so often: whoever says so would end all changes.
+        if record.version > MAX_VERSION || record.last_id > MAX_VERSION {
+            return Err(garbled(format!("says that it is of version {}", record.version)));
+        }
         for collection in record.collections {
             let (tenant, name) = (TenantId(collection.tenant), collection.name.clone());
             let unknown = || garbled(format!("has in collection {name:?} what this release does not know"));
-            catalogue = catalogue.with(tenant, collection.try_into_model().ok_or_else(unknown)?);
+            let collection = collection.try_into_model().ok_or_else(unknown)?;
+            let is_taken = catalogue.by_id.contains_key(&collection.id)
+                || catalogue.by_name.contains_key(&(tenant, name.clone()));
+            if is_taken || !catalogue.has_given(collection.id) {
+                return Err(garbled(format!(
+                    "has collection {name:?} twice, or of an id that was never given"
+                )));
+            }
+            catalogue = catalogue.with(tenant, collection);
         }
         Ok((catalogue, cursor_key))
     }
 
-    /// With a collection as it is elsewhere; also that collection, whose indexes are as whole as they are here, and what of it was dropped.
-    pub(crate) fn adopt(
-        &self,
-        tenant: TenantId,
-        theirs: &Collection,
-    ) -> (Catalogue, Arc<Collection>, Vec<Dropped>) {
+    /// A collection as it is elsewhere, whose indexes are as whole as they are here; also what of it is dropped by that.
+    pub(crate) fn adopted(&self, tenant: TenantId, theirs: &Collection) -> (Collection, Vec<Dropped>) {
         let mut adopted = theirs.clone();
-        let mut dropped = Vec::new();
-        let mut next = self.clone();
-        if let Some(ours) = self.by_id(theirs.id) {
-            let indexes: BTreeMap<_, &Index> = ours.indexes.iter().map(|index| (index.id, index)).collect();
-            for index in &mut adopted.indexes {
-                if let Some(ours) = indexes.get(&index.id) {
-                    index.state = ours.state.clone();
-                }
+        let Some(ours) = self.by_id(theirs.id) else { return (adopted, Vec::new()) };
+        let indexes: BTreeMap<_, &Index> = ours.indexes.iter().map(|index| (index.id, index)).collect();
+        for index in &mut adopted.indexes {
+            if let Some(ours) = indexes.get(&index.id) {
+                index.state = ours.state.clone();
             }
-            let keeps = |id| adopted.indexes.iter().any(|index| index.id == id);
-            let indexes = indexes.keys().filter(|id| !keeps(**id)).map(|id| DroppedPart::Index(*id));
-            let keeps = |id| adopted.spaces.values().any(|space| space.id == id);
-            let spaces = ours.spaces.values().filter(|space| !keeps(space.id));
-            let parts = indexes.chain(spaces.map(|space| DroppedPart::Space(space.id)));
-            dropped.extend(parts.map(|part| Dropped { tenant, collection: theirs.id, part }));
-            next.by_name.remove(&(tenant, ours.name.clone()));
         }
-        (next.with(tenant, adopted.clone()), Arc::new(adopted), dropped)
-    }
-
-    /// The same, with the ids given and the changes made that another counts.
-    pub(crate) fn counted_as(&self, other: &Self) -> Self {
-        Self { version: other.version, last_id: other.last_id, ..self.clone() }
+        let keeps = |id| adopted.indexes.iter().any(|index| index.id == id);
+        let indexes = indexes.keys().filter(|id| !keeps(**id)).map(|id| DroppedPart::Index(*id));
+        let keeps = |id| adopted.spaces.values().any(|space| space.id == id);
+        let spaces = ours.spaces.values().filter(|space| !keeps(space.id));
+        let parts = indexes.chain(spaces.map(|space| DroppedPart::Space(space.id)));
+        let dropped = parts.map(|part| Dropped { tenant, collection: theirs.id, part }).collect();
+        (adopted, dropped)
     }
 }

@@ -159,7 +159,8 @@ impl Catalogue {
         Self { version: self.version + 1, ..self.clone() }
     }
 
-    fn with(mut self, tenant: TenantId, collection: Collection) -> Self {
+    /// With this collection, in the place of the one of its id.
+    pub(crate) fn with(mut self, tenant: TenantId, collection: Collection) -> Self {
         let collection = Arc::new(collection);
         self.by_id.insert(collection.id, Arc::clone(&collection));
         self.by_name.insert((tenant, collection.name.clone()), collection);
@@ -306,15 +307,15 @@ impl Catalogue {
         Ok((catalogue, dropped))
     }
 
-    /// The rows of this change: the collection as it is now, and what was dropped.
-    pub(crate) fn rows(
+    /// The rows of a change: the collection as it is now, and what was dropped.
+    pub(crate) fn put_rows(
         &self,
         cluster: Keyspace,
         tenant: TenantId,
         collection: &Collection,
         dropped: &[Dropped],
-    ) -> WriteBatch {
-        let mut batch = self.numbers(cluster);
+        batch: &mut WriteBatch,
+    ) {
         let key = collection_row(collection.id);
         if self.by_id.contains_key(&collection.id) {
             batch.put(cluster, key, record::Collection::from_model(tenant, collection).encode_to_vec());
@@ -331,15 +332,12 @@ impl Catalogue {
             let record = record::Dropped { tenant, collection, space, index };
             batch.put(cluster, dropped_row(*dropped), record.encode_to_vec());
         }
-        batch
     }
 
     /// The rows that count what was given and changed.
-    pub(crate) fn numbers(&self, cluster: Keyspace) -> WriteBatch {
-        let mut batch = WriteBatch::new();
+    pub(crate) fn put_numbers(&self, cluster: Keyspace, batch: &mut WriteBatch) {
         batch.put(cluster, LAST_ID, self.last_id.to_be_bytes().to_vec());
         batch.put(cluster, VERSION, self.version.to_be_bytes().to_vec());
-        batch
     }
 }
 

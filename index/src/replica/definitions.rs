@@ -1,8 +1,8 @@
 //! Changing the catalogue, and what is stored with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
-use allidb_storage::Durability;
+use allidb_storage::{Durability, WriteBatch};
 
 use super::{CURSOR_KEY, Replica};
 use crate::{
@@ -15,10 +15,30 @@ use crate::{
     vector::{Shape, SpaceDefinition},
 };
 
+/// A collection as it is from now on, or was until now.
+struct Change {
+    tenant: TenantId,
+    collection: Arc<Collection>,
+    /// What of it goes.
+    dropped: Vec<Dropped>,
+    is_new: bool,
+}
+
+impl Change {
+    fn dropping(tenant: TenantId, collection: Arc<Collection>) -> Self {
+        let dropped = Dropped { tenant, collection: collection.id, part: DroppedPart::Everything };
+        Self { tenant, collection, dropped: vec![dropped], is_new: false }
+    }
+
+    fn is_dropping(&self) -> bool {
+        self.dropped.iter().any(|dropped| dropped.part == DroppedPart::Everything)
+    }
+}
+
 impl Replica {
     /// Creates a collection.
     pub fn create_collection(
-        &self,
+        self: &Arc<Self>,
         tenant: TenantId,
         name: &str,
         spec: CollectionSpec,
@@ -26,7 +46,9 @@ impl Replica {
         let _change = self.catalogue_change.lock();
         let now = self.clock.wall().now();
         let (catalogue, collection) = self.catalogue().create(tenant, name, spec, now)?;
-        self.install(tenant, catalogue, &collection, &[], true)?;
+        let change =
+            Change { tenant, collection: Arc::clone(&collection), dropped: Vec::new(), is_new: true };
+        self.install(catalogue, &[change], None)?;
         Ok(collection)
     }
 
@@ -39,9 +61,8 @@ impl Replica {
     ) -> Result<Arc<Collection>> {
         let _change = self.catalogue_change.lock();
         let (catalogue, collection, dropped) = self.catalogue().update(tenant, name, change)?;
-        self.install(tenant, catalogue, &collection, &dropped, false)?;
-        self.build_indexes(tenant, &collection);
-        dropped.into_iter().for_each(|dropped| self.sweep_in_background(dropped));
+        let change = Change { tenant, collection: Arc::clone(&collection), dropped, is_new: false };
+        self.install(catalogue, &[change], None)?;
         Ok(collection)
     }
 
@@ -49,7 +70,7 @@ impl Replica {
     pub fn drop_collection(self: &Arc<Self>, tenant: TenantId, name: &str) -> Result<()> {
         let _change = self.catalogue_change.lock();
         let (catalogue, collection) = self.catalogue().without(tenant, name)?;
-        self.remove(tenant, catalogue, &collection)
+        self.install(catalogue, &[Change::dropping(tenant, collection)], None)
     }
 
     /// The catalogue with a collection created, for the ring to agree on.
@@ -84,9 +105,15 @@ impl Replica {
         self.catalogue().encode(self.cursor_key())
     }
 
-    /// Whether the id of the entity's collection was given already, as far as this node knows.
-    pub fn has_heard_of(&self, entity: &EntityKey) -> bool {
-        self.catalogue().has_given(entity.collection)
+    /// Whether the entity's collection was there, and was dropped.
+    pub fn is_dropped(&self, entity: &EntityKey) -> bool {
+        let catalogue = self.catalogue();
+        catalogue.by_id(entity.collection).is_none() && catalogue.has_given(entity.collection)
+    }
+
+    /// Whether there was ever a collection here.
+    pub fn had_collections(&self) -> bool {
+        self.catalogue().has_given_any()
     }
 
     /// How often an encoded catalogue was changed.
@@ -99,71 +126,36 @@ impl Replica {
 
     /// How often the catalogue was changed.
     pub fn catalogue_version(&self) -> u64 {
-        self.catalogue().version()
+        self.catalogue_version.load(Ordering::SeqCst)
     }
 
-    /// Makes the catalogue be as it is elsewhere, durably, unless it is as new here or newer. Says whether it was older.
+    /// Makes the catalogue be as it is elsewhere, durably and at once, unless it is as new here or newer. Says whether it was older.
     ///
     /// # Errors
-    /// If these bytes are no catalogue, or it cannot be written. What is done then is done again the next time.
+    /// If these bytes are no catalogue, or it cannot be written.
     pub fn adopt_catalogue(self: &Arc<Self>, encoded: &[u8]) -> Result<bool> {
         let _change = self.catalogue_change.lock();
         let (next, cursor_key) = Catalogue::decode(encoded)?;
-        if next.version() <= self.catalogue().version() {
+        let current = self.catalogue();
+        if next.version() <= current.version() {
             return Ok(false);
         }
-        let gone: Vec<_> = (self.catalogue().owned())
-            .filter(|(_, collection)| next.by_id(collection.id).is_none())
-            .map(|(tenant, collection)| (tenant, collection.name.clone()))
-            .collect();
-        for (tenant, name) in gone {
-            let (catalogue, collection) = self.catalogue().without(tenant, &name)?;
-            self.remove(tenant, catalogue.counted_as(&self.catalogue()), &collection)?;
-        }
-        for (tenant, collection) in next.owned() {
-            let (catalogue, collection, dropped) = self.catalogue().adopt(tenant, collection);
-            let was = self.catalogue().by_id(collection.id).cloned();
-            if was.as_ref() == Some(&collection) {
-                continue;
+        let mut changes = Vec::new();
+        let is_gone = |collection: &Arc<Collection>| next.by_id(collection.id).is_none();
+        let gone = current.owned().filter(|(_, collection)| is_gone(collection));
+        changes.extend(gone.map(|(tenant, collection)| Change::dropping(tenant, Arc::clone(collection))));
+        let mut catalogue = next.clone();
+        for (tenant, theirs) in next.owned() {
+            let ours = current.by_id(theirs.id);
+            let (adopted, dropped) = current.adopted(tenant, theirs);
+            catalogue = catalogue.with(tenant, adopted.clone());
+            if ours.is_none_or(|ours| **ours != adopted) {
+                let (collection, is_new) = (Arc::new(adopted), ours.is_none());
+                changes.push(Change { tenant, collection, dropped, is_new });
             }
-            self.install(tenant, catalogue, &collection, &dropped, was.is_none())?;
-            self.build_indexes(tenant, &collection);
-            dropped.into_iter().for_each(|dropped| self.sweep_in_background(dropped));
         }
-        let mut current = self.catalogue.write();
-        let catalogue = current.counted_as(&next);
-        let mut batch = catalogue.numbers(self.keyspaces.cluster);
-        batch.put(self.keyspaces.cluster, CURSOR_KEY, cursor_key.to_vec());
-        self.engine.write(batch, Durability::Sync)?;
-        *self.cursor_key.write() = cursor_key;
-        *current = Arc::new(catalogue);
+        self.install(catalogue, &changes, Some(cursor_key))?;
         Ok(true)
-    }
-
-    /// Takes a collection out of the catalogue, and its rows out of the store in the background.
-    fn remove(
-        self: &Arc<Self>,
-        tenant: TenantId,
-        catalogue: Catalogue,
-        collection: &Collection,
-    ) -> Result<()> {
-        let dropped = Dropped { tenant, collection: collection.id, part: DroppedPart::Everything };
-        // Looked for before, so that it does not take long until nobody walks through them any more.
-        let (nodes, segments) = self.graph.nodes_of(tenant, collection.id, &[])?;
-        self.install(tenant, catalogue, collection, &[dropped], false)?;
-        for space in collection.spaces.values() {
-            self.spaces.drop_space(collection.id, space.id);
-        }
-        self.texts.drop_collection(collection.id);
-        self.graph.forget_nodes(&nodes);
-        match self.graph.nodes_of(tenant, collection.id, &segments) {
-            Ok((nodes, _)) => self.graph.forget_nodes(&nodes),
-            Err(error) => {
-                tracing::error!(%error, "until a restart walks may lead through a dropped collection");
-            }
-        }
-        self.sweep_in_background(dropped);
-        Ok(())
     }
 
     /// Builds those indexes of a collection that are not whole, and that nobody builds.
@@ -175,45 +167,93 @@ impl Replica {
         }
     }
 
-    /// Makes a new catalogue durable, then current. Waits for writes under the old one.
+    /// Makes a new catalogue durable, with all that belongs to the changes that lead to it, and then current. Waits for writes under the old
+    /// one.
     fn install(
-        &self,
-        tenant: TenantId,
+        self: &Arc<Self>,
         catalogue: Catalogue,
-        collection: &Collection,
-        dropped: &[Dropped],
-        is_new: bool,
+        changes: &[Change],
+        cursor_key: Option<[u8; 32]>,
     ) -> Result<()> {
+        // Looked for before, so that it does not take long until nobody walks through them any more.
+        let dropping = || changes.iter().filter(|change| change.is_dropping());
+        let nodes_of = |change: &Change| self.graph.nodes_of(change.tenant, change.collection.id, &[]);
+        let nodes = dropping().map(nodes_of).collect::<Result<Vec<_>>>()?;
+
         let mut current = self.catalogue.write();
-        let mut batch = catalogue.rows(self.keyspaces.cluster, tenant, collection, dropped);
+        let mut batch = WriteBatch::new();
+        let mut founded = Vec::new();
+        for change in changes {
+            self.stage(&catalogue, change, &mut batch, &mut founded)?;
+        }
+        catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
+        if let Some(key) = cursor_key {
+            batch.put(self.keyspaces.cluster, CURSOR_KEY, key.to_vec());
+        }
+        self.engine.write(batch, Durability::Sync)?;
+        founded.into_iter().for_each(|definition| self.spaces.add(definition));
+        for Dropped { collection, part, .. } in changes.iter().flat_map(|change| &change.dropped) {
+            if let DroppedPart::Space(space) = part {
+                self.spaces.drop_space(*collection, *space);
+            }
+        }
+        if let Some(key) = cursor_key {
+            *self.cursor_key.write() = key;
+        }
+        self.catalogue_version.store(catalogue.version(), Ordering::SeqCst);
+        *current = Arc::new(catalogue);
+        drop(current);
+
+        for (change, (nodes, segments)) in dropping().zip(nodes) {
+            let id = change.collection.id;
+            for space in change.collection.spaces.values() {
+                self.spaces.drop_space(id, space.id);
+            }
+            self.texts.drop_collection(id);
+            self.graph.forget_nodes(&nodes);
+            match self.graph.nodes_of(change.tenant, id, &segments) {
+                Ok((nodes, _)) => self.graph.forget_nodes(&nodes),
+                Err(error) => {
+                    tracing::error!(%error, "until a restart walks may lead through a dropped collection");
+                }
+            }
+        }
+        for change in changes {
+            if !change.is_dropping() {
+                self.build_indexes(change.tenant, &change.collection);
+            }
+            change.dropped.iter().for_each(|dropped| self.sweep_in_background(*dropped));
+        }
+        Ok(())
+    }
+
+    /// The rows of a change, and the spaces that come with it.
+    fn stage(
+        &self,
+        catalogue: &Catalogue,
+        Change { tenant, collection, dropped, is_new }: &Change,
+        batch: &mut WriteBatch,
+        founded: &mut Vec<SpaceDefinition>,
+    ) -> Result<()> {
+        catalogue.put_rows(self.keyspaces.cluster, *tenant, collection, dropped, batch);
         if !dropped.is_empty() {
             // On a full disk this is what makes room.
             batch.use_reserve();
         }
-        let mut founded = Vec::new();
         if catalogue.by_id(collection.id).is_some() {
-            let is_new = |definition: &SpaceDefinition| {
-                self.spaces.get(definition.collection, definition.space).is_none()
-            };
-            founded.extend(spaces_of(tenant, collection).filter(is_new));
-        }
-        for definition in &founded {
-            self.spaces.found(*definition, &mut batch)?;
+            for definition in spaces_of(*tenant, collection) {
+                if self.spaces.get(definition.collection, definition.space).is_none() {
+                    self.spaces.found(definition, batch)?;
+                    founded.push(definition);
+                }
+            }
         }
         // Of a new collection they are whole from the beginning.
-        for index in collection.indexes.iter().filter(|_| is_new) {
+        for index in collection.indexes.iter().filter(|_| *is_new) {
             let (key, value) = built_row(collection.id, index.id, PARTITIONS);
             batch.put(self.keyspaces.local, key, value);
             index.state.set_built();
         }
-        self.engine.write(batch, Durability::Sync)?;
-        founded.into_iter().for_each(|definition| self.spaces.add(definition));
-        for dropped in dropped {
-            if let DroppedPart::Space(space) = dropped.part {
-                self.spaces.drop_space(dropped.collection, space);
-            }
-        }
-        *current = Arc::new(catalogue);
         Ok(())
     }
 }

@@ -65,7 +65,7 @@ impl Replica {
     /// # Errors
     /// If they cannot be read.
     pub fn hints(&self, node: u64, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
-        self.kept(&prefix(node), most, most_bytes)
+        self.kept(&prefix(node), None, most, most_bytes)
     }
 
     /// Bytes of all that is kept for a node, about.
@@ -78,13 +78,13 @@ impl Replica {
         rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
     }
 
-    /// The oldest of what follows from writes here and must be done where others hold it: so many, and of so many bytes, at most, but one at
-    /// least.
+    /// The oldest of what follows from writes here and must be done where others hold it, after one of them: so many, and of so many bytes, at
+    /// most, but one at least.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn outbox(&self, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
-        self.kept(OUTBOX, most, most_bytes)
+    pub fn outbox(&self, after: Option<&Hint>, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+        self.kept(OUTBOX, after, most, most_bytes)
     }
 
     /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
@@ -92,12 +92,18 @@ impl Replica {
         batch.put(self.keyspaces.local, row_key(OUTBOX, &mutation), mutation);
     }
 
-    fn kept(&self, prefix: &[u8], most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+    fn kept(&self, prefix: &[u8], after: Option<&Hint>, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
         let mut hints = Vec::new();
         let mut bytes = 0;
         let rows = self.engine.snapshot();
-        for row in rows.prefix(self.keyspaces.local, prefix, Direction::Forward)?.take(most) {
+        for row in rows.prefix(self.keyspaces.local, prefix, Direction::Forward)? {
             let (key, mutation) = row?;
+            if after.is_some_and(|after| key <= after.key) {
+                continue;
+            }
+            if hints.len() == most {
+                break;
+            }
             let hint = Hint { key, mutation };
             bytes += hint.bytes();
             if bytes > most_bytes && !hints.is_empty() {

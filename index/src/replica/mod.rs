@@ -110,6 +110,8 @@ pub struct Replica {
     highest_version: AtomicU64,
     /// One change of the catalogue at a time.
     catalogue_change: Mutex<()>,
+    /// How often it was changed.
+    catalogue_version: AtomicU64,
     pub(crate) background: Arc<dyn Background>,
     node: u64,
     cursor_key: RwLock<[u8; 32]>,
@@ -188,6 +190,7 @@ impl Replica {
         let texts = TextIndex::open(text_context, &catalogue)?;
         let graph = GraphIndex::open(graph_context, &catalogue)?;
         let visible = engine.visible_sequence();
+        let catalogue_version = AtomicU64::new(catalogue.version());
         let replica = Arc::new(Self {
             engine,
             keyspaces,
@@ -204,6 +207,7 @@ impl Replica {
             numbers,
             highest_version: AtomicU64::new(recorded),
             catalogue_change: Mutex::new(()),
+            catalogue_version,
             background: options.background,
             node,
             cursor_key: RwLock::new(cursor_key),
@@ -241,7 +245,8 @@ impl Replica {
         &self.limits
     }
 
-    /// 32 random bytes, on all nodes of a ring the same: cursors are authenticated under it.
+    /// 32 random bytes, made when the node was, and those of one node at all nodes of a ring as soon as they share a catalogue: cursors are
+    /// authenticated under it.
     pub fn cursor_key(&self) -> [u8; 32] {
         *self.cursor_key.read()
     }

@@ -294,11 +294,11 @@ fn edges_end_where_only_others_hold_their_other_end() {
         at_a_alone.insert(usize::from(!comes_late), delete.encode(|_| true).unwrap().unwrap());
         at_a_alone.iter().for_each(|sent| receive(&a, sent));
         assert!(has_edges(&b, 1));
-        let posted = a.replica.outbox(10, u64::MAX).unwrap();
+        let posted = a.replica.outbox(None, 10, u64::MAX).unwrap();
         assert_eq!(posted.len(), 1, "late: {comes_late}");
         receive(&b, &posted[0].mutation);
         assert!(!has_edges(&b, 1), "late: {comes_late}");
-        assert_eq!(b.replica.outbox(10, u64::MAX).unwrap().len(), 0, "what was told is not told back");
+        assert_eq!(b.replica.outbox(None, 10, u64::MAX).unwrap().len(), 0, "what was told is not told back");
         a.replica.forget_hints(&posted).unwrap();
     }
 }

@@ -193,6 +193,9 @@ impl Config {
         if ring.founders.is_empty() {
             return Ok(());
         }
+        if ring.founders.len() == 1 {
+            bail!("`ring.founders` names one node alone; a node that is alone needs none");
+        }
         let address = ring.address();
         if !ring.founders.contains(&address) {
             bail!(
