@@ -48,6 +48,8 @@ fn endpoint_of(scheme: &str, address: &str) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
         .map_err(|error| Error::invalid("peer address", format!("{address:?}: {error}")))?;
     let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
+    // Also while nothing is asked: the first question over a connection that broke meanwhile would wait for nothing.
+    let endpoint = endpoint.keep_alive_while_idle(true);
     Ok(endpoint.http2_keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE))
 }
 

@@ -6,7 +6,7 @@ use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, Version, model::Written,
 };
 use allidb_storage::Durability;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -21,6 +21,9 @@ use crate::{
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
 const MAX_AHEAD_MS: u64 = 2_000;
+
+/// When a question is asked again that did not get through.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// What a node serves others with, and asks them with.
 pub(crate) struct Served {
@@ -52,7 +55,7 @@ impl Served {
         &self,
         node: NodeId,
         deadline: Deadline,
-        ask: impl FnOnce(PeerClient<Channel>) -> F,
+        ask: impl Fn(PeerClient<Channel>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -66,7 +69,7 @@ impl Served {
         patience: Duration,
         node: NodeId,
         deadline: Deadline,
-        ask: impl FnOnce(PeerClient<Channel>) -> F,
+        ask: impl Fn(PeerClient<Channel>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -76,14 +79,23 @@ impl Served {
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
         }
         let within = patience.min(deadline.remaining());
-        match timeout(within, ask(way.client())).await {
+        // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked twice.
+        let twice = async {
+            match ask(way.client()).await {
+                Err(status) if is_of_transport(&status) => {
+                    sleep(RETRY_AFTER).await;
+                    ask(way.client()).await
+                }
+                answer => answer,
+            }
+        };
+        match timeout(within, twice).await {
             Ok(Ok(response)) => {
                 way.succeeded();
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => {
-                // What its transport says, not what it says itself.
-                if std::error::Error::source(&status).is_some() {
+                if is_of_transport(&status) {
                     way.failed();
                 } else {
                     way.succeeded();
@@ -128,4 +140,9 @@ impl Served {
     pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
         self.replica.absorb(states, Durability::Sync)
     }
+}
+
+/// Whether this is what the connection says, not the node.
+fn is_of_transport(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
 }

@@ -14,7 +14,7 @@ use crate::{
     coordinator::Consistency,
     layout::NodeId,
     peer::{
-        Served,
+        Client, Served,
         proto::{AdoptCatalogueRequest, ChangeCatalogueRequest, ReadCatalogueRequest},
     },
 };
@@ -45,8 +45,10 @@ impl Ring {
                 Some(node) => {
                     let request =
                         ChangeCatalogueRequest { fence: served.sent_fence(), catalogue: next.clone().into() };
-                    let ask =
-                        |mut peer: crate::peer::Client| async move { peer.change_catalogue(request).await };
+                    let ask = |mut peer: Client| {
+                        let request = request.clone();
+                        async move { peer.change_catalogue(request).await }
+                    };
                     let reply = served.call_within(DECISION, node, deadline, ask).await.map_err(|error| {
                         Error::Unavailable(format!("node {node} decides about collections; {error}"))
                     })?;
@@ -71,7 +73,10 @@ impl Ring {
     pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
         let served = &self.0.served;
         let request = ReadCatalogueRequest { fence: served.sent_fence() };
-        let ask = |mut peer: crate::peer::Client| async move { peer.read_catalogue(request).await };
+        let ask = |mut peer: Client| {
+            let request = request.clone();
+            async move { peer.read_catalogue(request).await }
+        };
         let reply = served.call(node, deadline, ask).await?;
         self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
     }
@@ -116,7 +121,10 @@ impl Served {
             let (served, catalogue) = (Arc::clone(self), next.clone().into());
             told.spawn(async move {
                 let request = AdoptCatalogueRequest { fence: served.sent_fence(), catalogue };
-                let ask = |mut peer: crate::peer::Client| async move { peer.adopt_catalogue(request).await };
+                let ask = |mut peer: Client| {
+                    let request = request.clone();
+                    async move { peer.adopt_catalogue(request).await }
+                };
                 served.call_within(DECISION, node, deadline, ask).await
             });
         }

@@ -215,7 +215,10 @@ impl GroupRead {
             let Extent { contents, edges } = self.extent;
             let fence = self.inner.served.sent_fence();
             let request = ReadRequest { fence, entities: named, contents, edges, digests };
-            let ask = |mut peer: Client| async move { peer.read(request).await };
+            let ask = |mut peer: Client| {
+                let request = request.clone();
+                async move { peer.read(request).await }
+            };
             let reply = self.inner.served.call(node, self.deadline, ask).await?;
             if reply.states.is_empty() || reply.states.len() > rest.len() {
                 return Err(wrong("something else than it was asked"));

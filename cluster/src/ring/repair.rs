@@ -145,7 +145,10 @@ impl GroupRead {
                 request.entities.push(entity.encode().into());
                 request.states.push(state.into());
             }
-            let ask = |mut peer: Client| async move { peer.absorb(request).await };
+            let ask = |mut peer: Client| {
+                let request = request.clone();
+                async move { peer.absorb(request).await }
+            };
             self.inner.served.call(node, self.deadline, ask).await?;
         }
         Ok(())

@@ -8,7 +8,10 @@ use tokio::time::timeout;
 use super::{Inner, verdict::Told};
 use crate::{
     layout::NodeId,
-    peer::proto::{self, Refusal, WriteReply, WriteRequest, outcome::Kind},
+    peer::{
+        Client,
+        proto::{self, Refusal, WriteReply, WriteRequest, outcome::Kind},
+    },
 };
 
 impl Inner {
@@ -61,7 +64,12 @@ impl Inner {
             // It is never closed.
             Ok(Err(_)) | Err(_) => return Err(busy()),
         };
-        self.served.call(node, deadline, |mut peer| async move { peer.write(request).await }).await
+        self.served
+            .call(node, deadline, |mut peer: Client| {
+                let request = request.clone();
+                async move { peer.write(request).await }
+            })
+            .await
     }
 
     async fn write_there(

@@ -101,7 +101,11 @@ impl Node {
         let asked = request(end(at), direction);
         let found = match ring.neighbors(TenantId::DEFAULT, asked, consistency, far()).await {
             Ok(found) => found,
-            Err(Error::Unavailable(_)) => return None,
+            Err(Error::Unavailable(why)) => {
+                let now = self.clock.elapsed();
+                self.history.lock().note(now, format_args!("{} does not see edges of {at}: {why}", self.at));
+                return None;
+            }
             Err(error) => panic!("{error}"),
         };
         let seen =
@@ -125,7 +129,11 @@ impl Node {
         for at in 0..ENDS {
             let out = self.look(ring, at, Direction::Out, consistency).await;
             let into = self.look(ring, at, Direction::In, consistency).await;
-            seen.push([out, into].map(|seen| seen.expect("all can be reached")));
+            seen.push([out, into].map(|seen| {
+                seen.unwrap_or_else(|| {
+                    panic!("seed {}: not all can be reached\n{}", self.seed, self.history.lock().end_of_all())
+                })
+            }));
         }
         let changes = self.edges.lock();
         for from in 0..ENDS {

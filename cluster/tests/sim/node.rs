@@ -62,6 +62,8 @@ pub(crate) struct Node {
     pub(crate) addresses: BTreeMap<NodeId, String>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) edges: Arc<Mutex<Changes>>,
+    /// What it is to read everything at, when all is over.
+    pub(crate) errand: Mutex<Option<Consistency>>,
     pub(crate) is_quiet: Arc<AtomicBool>,
     /// It of its present life.
     pub(crate) ring: Mutex<Option<Ring>>,
@@ -139,19 +141,44 @@ impl Node {
         loop {
             tokio::time::sleep(Duration::from_millis(5 + draw(random, 40))).await;
             if self.is_quiet.load(Ordering::SeqCst) {
+                let errand = *self.errand.lock();
+                if let Some(consistency) = errand {
+                    self.check(ring, consistency).await;
+                    self.errand.lock().take();
+                }
                 continue;
             }
             let key = draw(random, KEYS as u64) as usize;
             match draw(random, 14) {
                 10 | 11 => self.ask_of_edges(ring, random).await,
                 12 => self.write_loosely(ring, random).await,
-                13 => self.read(ring, key, Consistency::All).await,
+                13 => drop(self.read(ring, key, Consistency::All).await),
                 0..4 => self.write(ring, key, Kind::Put).await,
                 4 => self.write(ring, key, Kind::Update).await,
                 5 => self.write(ring, key, Kind::Delete).await,
-                _ => self.read(ring, key, Consistency::Quorum).await,
+                _ => drop(self.read(ring, key, Consistency::Quorum).await),
             }
         }
+    }
+
+    /// Reads everything: all is over, and everybody answers.
+    async fn check(&self, ring: &Ring, consistency: Consistency) {
+        for key in 0..KEYS {
+            let is_told = self.read(ring, key, consistency).await;
+            assert!(
+                is_told,
+                "seed {}: nobody tells of key {key}\n{}",
+                self.seed,
+                self.history.lock().end_of(key)
+            );
+        }
+        for at in 0..LOOSE {
+            let mask = ReadMask::everything();
+            let found = ring.get(TenantId::DEFAULT, &[loose(at)], &mask, consistency, far()).await.pop();
+            let is_told = matches!(found, Some(Ok(_) | Err(Error::NotFound { .. })));
+            assert!(is_told, "seed {}: loose {at}: {found:?}", self.seed);
+        }
+        self.judge_edges(ring, consistency).await;
     }
 
     /// Upserts, puts for a short time, and deletes an entity of which only the replicas' agreement at the end is judged.
@@ -230,7 +257,8 @@ impl Node {
         }
     }
 
-    pub(crate) async fn read(&self, ring: &Ring, key: usize, consistency: Consistency) {
+    /// Whether it was told.
+    async fn read(&self, ring: &Ring, key: usize, consistency: Consistency) -> bool {
         let start = self.clock.elapsed();
         let mask = if start.is_multiple_of(2) { ReadMask::everything() } else { ReadMask::fields() };
         let found = ring.get(TenantId::DEFAULT, &[entity(key)], &mask, consistency, far()).await;
@@ -240,9 +268,10 @@ impl Node {
         match found {
             Ok(entity) => history.judge((start, now), key, Some(&entity), mask.chunks),
             Err(Error::NotFound { .. }) => history.judge((start, now), key, None, false),
-            Err(Error::Unavailable(_)) => {}
+            Err(Error::Unavailable(_)) => return false,
             Err(error) => panic!("{error}"),
         }
+        true
     }
 }
 
