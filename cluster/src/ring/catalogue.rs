@@ -73,10 +73,7 @@ impl Ring {
     pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
         let served = &self.0.served;
         let request = ReadCatalogueRequest { fence: served.sent_fence() };
-        let ask = |mut peer: Client| {
-            let request = request.clone();
-            async move { peer.read_catalogue(request).await }
-        };
+        let ask = |mut peer: Client| async move { peer.read_catalogue(request).await };
         let reply = served.call(node, deadline, ask).await?;
         self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
     }

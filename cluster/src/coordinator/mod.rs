@@ -3,12 +3,13 @@
 //! It plans a request, finds the partitions it touches and the replicas that hold them, and runs it there.
 //! With one node every partition's only replica is the local one.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+mod opening;
+
+use std::{sync::Arc, time::Duration};
 
 use allidb_index::{
-    BulkDeleted, BySource, Deadline, Error, Facet, Merged, Mutation, Replica, ReplicaOptions, Result,
-    ScanPage, ScanRequest, SourceDeletion, SystemClock, SystemRandom, TextCounts, VectorCounts,
-    VectorOptions, WorkerChange, WorkerStatus, build_pool,
+    BulkDeleted, BySource, Deadline, Error, Facet, Merged, Mutation, Replica, Result, ScanPage, ScanRequest,
+    SourceDeletion, TextCounts, VectorCounts, WorkerChange, WorkerStatus,
     filter::{Field, Filter},
     graph::{
         ExpandRequest, Expansion, GraphCounts, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths,
@@ -20,17 +21,17 @@ use allidb_index::{
     },
     query::{Answer, Query},
 };
-use allidb_storage::{Durability, ScrubOptions, Stats, Threads, fs::RealFs};
-use tokio::{net::TcpListener, task::spawn_blocking};
+use allidb_storage::{Durability, ScrubOptions, Stats};
+
+pub use opening::Config;
 
 use crate::{
     layout::{Layout, NodeId},
     maintenance::{CompactProgress, Job, Jobs, ScrubProgress},
-    member::{Life, MemberOptions, join, kept_layout},
+    member::Life,
     membership::NodeView,
-    peer::plaintext,
     pool::Pool,
-    ring::{HintCounts, Ring, RingOptions},
+    ring::{HintCounts, Ring},
 };
 
 /// Chores that may wait for the one before.
@@ -71,44 +72,6 @@ pub struct WriteOptions {
     pub consistency: Consistency,
     /// When the caller stops waiting.
     pub deadline: Deadline,
-}
-
-/// What a node is opened with.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The node's directory.
-    pub data_dir: PathBuf,
-    /// How the storage engine works.
-    pub storage: allidb_storage::Options,
-    /// How each keyspace is stored; its name counts for nothing.
-    pub keyspace: allidb_storage::KeyspaceOptions,
-    /// How vectors are indexed.
-    pub vectors: VectorOptions,
-    /// Bounds on requests.
-    pub limits: Limits,
-    /// Threads that write: each waits for the disk, and those that wait together share one fsync.
-    pub write_threads: usize,
-    /// Threads that read and search.
-    pub read_threads: usize,
-    /// Requests that may wait for a thread of each kind.
-    pub queue: usize,
-}
-
-impl Config {
-    /// What a node of its own directory uses unless told otherwise.
-    pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
-        Self {
-            data_dir: data_dir.into(),
-            storage: allidb_storage::Options::default(),
-            keyspace: allidb_storage::KeyspaceOptions::new(""),
-            vectors: VectorOptions { build_threads: (cores / 2).max(1), ..VectorOptions::default() },
-            limits: Limits::default(),
-            write_threads: 16,
-            read_threads: cores.max(2),
-            queue: 1_024,
-        }
-    }
 }
 
 /// Figures for metrics.
@@ -160,61 +123,6 @@ pub struct FacetsRequest {
 }
 
 impl Coordinator {
-    /// Opens the store of a node that is a ring by itself. Blocks while it recovers.
-    ///
-    /// # Errors
-    /// If it cannot be opened, or the node is a member of a ring with others.
-    pub fn open(config: Config) -> Result<Self> {
-        let replica = open_replica(&config)?;
-        let node = NodeId(replica.node());
-        let layout = kept_layout(&replica, node)?.unwrap_or_else(|| Layout::of_one(node));
-        if layout.members().len() > 1 {
-            let why = "this node is a member of a ring with others, and is not told where they are";
-            return Err(Error::FailedPrecondition(why.to_owned()));
-        }
-        let ring = Ring::open(RingOptions {
-            replica,
-            layout,
-            addresses: Default::default(),
-            connector: plaintext(),
-            // All is done by the coordinator's own.
-            threads: 1,
-            queue: 1,
-            call_timeout: Duration::from_secs(1),
-            hedge_after: Duration::from_secs(1),
-            hint_bytes: 0,
-            #[cfg(feature = "wrong")]
-            wrong: None,
-        })?;
-        Self::of(ring, None, &config)
-    }
-
-    /// Opens the store of a node that is a member of a ring, or founds it with the others: that waits for all of them. Other nodes are listened to
-    /// at `listener`.
-    ///
-    /// # Errors
-    /// If it cannot be opened, or the node can be no member.
-    pub async fn join(config: Config, member: MemberOptions, listener: TcpListener) -> Result<Self> {
-        let opening = config.clone();
-        let replica = spawn_blocking(move || open_replica(&opening)).await;
-        let replica = replica.map_err(|error| Error::Internal(format!("opening broke off: {error}")))??;
-        let (ring, life) = join(replica, listener, member).await?;
-        Self::of(ring, Some(life), &config)
-    }
-
-    fn of(ring: Ring, life: Option<Life>, config: &Config) -> Result<Self> {
-        Ok(Self(Arc::new(Inner {
-            replica: Arc::clone(ring.replica()),
-            ring,
-            life,
-            writes: Pool::start("write", config.write_threads, config.queue)?,
-            reads: Pool::start("read", config.read_threads, config.queue)?,
-            gets: Pool::start("get", config.read_threads, config.queue)?,
-            chores: Pool::start("maintenance", 1, CHORES)?,
-            jobs: Jobs::default(),
-        })))
-    }
-
     /// Bounds on requests.
     pub fn limits(&self) -> &Limits {
         self.0.replica.limits()
@@ -607,21 +515,6 @@ impl Coordinator {
         let replica = Arc::clone(&self.0.replica);
         self.0.writes.run(move || change(&replica)).await?
     }
-}
-
-fn open_replica(config: &Config) -> Result<Arc<Replica>> {
-    Replica::open(ReplicaOptions {
-        fs: Arc::new(RealFs),
-        dir: config.data_dir.clone(),
-        storage: config.storage.clone(),
-        keyspace: config.keyspace.clone(),
-        build_pool: build_pool(&config.vectors)?,
-        vectors: config.vectors.clone(),
-        limits: config.limits.clone(),
-        clock: Arc::new(SystemClock),
-        random: Arc::new(SystemRandom),
-        background: Arc::new(Threads),
-    })
 }
 
 impl Inner {
