@@ -129,14 +129,14 @@ impl Replica {
         self.graph.wait_for_room()?;
         // Held until the batch is visible, so that no collection is dropped under it.
         let catalogue = self.catalogue.read();
-        // Also the other ends of edges that come at one end alone: they may be given numbers, and tombstones.
+        // Where edges come at one end alone, their other ends may be given numbers, and tombstones.
         let parts = || mutations.iter().flat_map(|mutation| &mutation.parts);
-        let edges = |part: &Part| {
-            [&part.delta.edges, &part.delta.edges_in].map(|edges| edges.keys().cloned().collect::<Vec<_>>())
+        let ends = |part: &Part| -> Vec<EntityKey> {
+            let edges = part.delta.edges.keys().chain(part.delta.edges_in.keys());
+            edges.map(|edge| mirrored(&part.entity, edge).0).collect()
         };
-        let ends: Vec<EntityKey> = parts()
-            .flat_map(|part| edges(part).concat().into_iter().map(|edge| mirrored(&part.entity, &edge).0))
-            .collect();
+        let ends: Vec<EntityKey> =
+            if self.keeps_deletes() { parts().flat_map(ends).collect() } else { Vec::new() };
         let _latched = self.latches.acquire(parts().map(|part| &part.entity).chain(&ends));
         let mut working = Working::new();
         let mut highest = Version::ZERO;
