@@ -16,8 +16,9 @@ use crate::{
     layer::SurroundLayer,
     services::Services,
     v1::{
-        collections_server::CollectionsServer, entities_server::EntitiesServer, graph_server::GraphServer,
-        maintenance_server::MaintenanceServer, search_server::SearchServer,
+        cluster_server::ClusterServer, collections_server::CollectionsServer,
+        entities_server::EntitiesServer, graph_server::GraphServer, maintenance_server::MaintenanceServer,
+        search_server::SearchServer,
     },
 };
 
@@ -113,6 +114,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .layer(surround)
+        .add_service(bounded!(ClusterServer))
         .add_service(bounded!(CollectionsServer))
         .add_service(bounded!(EntitiesServer))
         .add_service(bounded!(GraphServer))
@@ -147,9 +149,10 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// The services of the contract, and the empty name for the server as a whole.
-fn names() -> [&'static str; 6] {
+fn names() -> [&'static str; 7] {
     [
         "",
+        ClusterServer::<Services>::NAME,
         CollectionsServer::<Services>::NAME,
         EntitiesServer::<Services>::NAME,
         GraphServer::<Services>::NAME,

@@ -26,7 +26,7 @@ mod pool;
 mod ring;
 
 pub use allidb_index::{
-    Deadline, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
+    Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
 };
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};

@@ -120,6 +120,16 @@ async fn step_of(client: &Client, key: usize, consistency: v1::Consistency) -> O
     }
 }
 
+async fn describe(client: &Client) -> v1::DescribeClusterResponse {
+    let mut cluster = v1::cluster_client::ClusterClient::new(client.channel.clone());
+    cluster.describe_cluster(v1::DescribeClusterRequest {}).await.expect("it is told").into_inner()
+}
+
+/// Of each node, whether it is alive and a member.
+fn states(described: &v1::DescribeClusterResponse) -> Vec<(bool, bool)> {
+    described.nodes.iter().map(|node| (node.is_alive, node.is_member)).collect()
+}
+
 /// The last acknowledged step of each key.
 type Acknowledged = Vec<Option<i64>>;
 
@@ -148,8 +158,22 @@ async fn a_ring_of_three_goes_on_without_one() {
     put(&ring, &[0, 1, 2], 0..100, &mut acknowledged).await;
     check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::Quorum).await;
 
+    let described = describe(&ring.client(0)).await;
+    assert_eq!(
+        described.layout.as_ref().map(|layout| (layout.replication, layout.partitions.len())),
+        Some((3, 256))
+    );
+    assert_eq!(states(&described), [(true, true); 3]);
+
     // One dies.
     ring.nodes[2].kill();
+    let killed = Instant::now();
+    eventually("the node is seen dead", async || {
+        (states(&describe(&ring.client(0)).await).iter().filter(|(is_alive, _)| *is_alive).count() == 2)
+            .then_some(())
+    })
+    .await;
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
     put(&ring, &[0, 1], 100..180, &mut acknowledged).await;
     check(&ring, &[0, 1], &acknowledged, v1::Consistency::Quorum).await;
     let strict = v1::GetRequest {
@@ -159,6 +183,15 @@ async fn a_ring_of_three_goes_on_without_one() {
     };
     let refused = ring.client(0).entities().get(strict).await.expect_err("one is missing");
     assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+
+    let kept: u64 = describe(&ring.client(0))
+        .await
+        .nodes
+        .iter()
+        .filter_map(|node| node.hints)
+        .map(|hints| hints.bytes)
+        .sum();
+    assert!(kept > 0, "writes are kept for it");
 
     // It comes back, and gets what it missed, though nobody reads.
     ring.nodes[2].restart().await;

@@ -2,6 +2,7 @@
 //! the answer; nothing else happens here.
 
 mod backlog;
+mod cluster;
 mod collections;
 mod entities;
 mod graph;

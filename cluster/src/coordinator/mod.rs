@@ -151,6 +151,11 @@ impl Coordinator {
         }
     }
 
+    /// How often collections were changed.
+    pub fn catalogue_version(&self) -> u64 {
+        self.0.replica.catalogue_version()
+    }
+
     /// Figures of what is kept for other nodes.
     pub fn hints(&self) -> Vec<HintCounts> {
         self.0.ring.hints()

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use allidb_api::v1::{
-    collections_client::CollectionsClient, entities_client::EntitiesClient, graph_client::GraphClient,
-    maintenance_client::MaintenanceClient, search_client::SearchClient,
+    cluster_client::ClusterClient, collections_client::CollectionsClient, entities_client::EntitiesClient,
+    graph_client::GraphClient, maintenance_client::MaintenanceClient, search_client::SearchClient,
 };
 use anyhow::Result;
 use tonic::transport::{Channel, Endpoint};
@@ -51,6 +51,10 @@ impl Client {
 
     pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
         MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
     }
 
     pub(crate) fn collections(&self) -> CollectionsClient<Channel> {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod client;
+mod cluster;
 mod collections;
 mod daemon;
 mod dataset;
@@ -129,6 +130,9 @@ enum Call {
     /// Show background work, pause it, slow it down.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
+    /// Show the ring: its nodes, who holds what, what is kept for whom.
+    #[command(subcommand)]
+    Cluster(cluster::ClusterCommand),
 }
 
 fn main() -> ExitCode {
@@ -181,6 +185,7 @@ async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
         Call::Compact(args) => maintenance::compact(args, &client, output).await,
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,
         Call::Worker(command) => worker::run(command, &client, output).await,
+        Call::Cluster(command) => cluster::run(command, &client, output).await,
     }
 }
 

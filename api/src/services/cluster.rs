@@ -1,0 +1,80 @@
+//! `allidb.v1.Cluster`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use allidb_cluster::{HintCounts, Layout, Member, NodeId, NodeView, PARTITIONS};
+use tonic::{Request, Response, Status};
+
+use super::Services;
+use crate::v1::{self, cluster_server::Cluster};
+
+#[tonic::async_trait]
+impl Cluster for Services {
+    async fn describe_cluster(
+        &self,
+        request: Request<v1::DescribeClusterRequest>,
+    ) -> Result<Response<v1::DescribeClusterResponse>, Status> {
+        self.receive(request)?;
+        let coordinator = &self.coordinator;
+        let (own, layout) = (coordinator.node(), coordinator.layout());
+        let views: BTreeMap<NodeId, NodeView> =
+            coordinator.nodes().await.into_iter().map(|view| (view.node, view)).collect();
+        let members: BTreeMap<NodeId, &Member> =
+            layout.members().iter().map(|member| (member.node, member)).collect();
+        let hints: BTreeMap<NodeId, HintCounts> =
+            coordinator.hints().into_iter().map(|counts| (counts.node, counts)).collect();
+        let catalogue_version = coordinator.catalogue_version();
+        let known: BTreeSet<NodeId> = views.keys().chain(members.keys()).copied().collect();
+        let node = |id: NodeId| {
+            let (view, member) = (views.get(&id), members.get(&id));
+            let is_own = id == own;
+            v1::Node {
+                id: id.to_string(),
+                address: view.map(|view| view.address.clone()).unwrap_or_default(),
+                zone: member.map(|member| member.zone.clone()).unwrap_or_default(),
+                capacity: member.map_or(0, |member| member.capacity),
+                is_member: member.is_some(),
+                is_alive: is_own || view.is_some_and(|view| view.is_alive),
+                agrees: is_own || view.is_some_and(|view| view.layout == Some(layout.digest())),
+                catalogue_version: match is_own {
+                    true => catalogue_version,
+                    false => view.map_or(0, |view| view.catalogue),
+                },
+                release: match is_own {
+                    true => env!("CARGO_PKG_VERSION").to_owned(),
+                    false => view.map(|view| view.release.clone()).unwrap_or_default(),
+                },
+                partitions: held(layout, id),
+                hints: hints.get(&id).map(hints_to_proto),
+            }
+        };
+        Ok(Response::new(v1::DescribeClusterResponse {
+            node: own.to_string(),
+            layout: Some(layout_to_proto(layout)),
+            catalogue_version,
+            nodes: known.into_iter().map(node).collect(),
+        }))
+    }
+}
+
+fn held(layout: &Layout, node: NodeId) -> u32 {
+    let held = (0..PARTITIONS).filter(|partition| layout.replicas(*partition).contains(&node)).count();
+    u32::try_from(held).unwrap_or(u32::MAX)
+}
+
+fn layout_to_proto(layout: &Layout) -> v1::Layout {
+    let partition = |partition: u16| {
+        let nodes = layout.replicas(partition).iter().map(NodeId::to_string).collect();
+        v1::Partition { nodes }
+    };
+    v1::Layout {
+        version: layout.version(),
+        digest: format!("{:016x}", layout.digest()),
+        replication: u32::try_from(layout.replication()).unwrap_or(u32::MAX),
+        partitions: (0..PARTITIONS).map(partition).collect(),
+    }
+}
+
+fn hints_to_proto(counts: &HintCounts) -> v1::Hints {
+    v1::Hints { bytes: counts.bytes, delivered: counts.delivered, dropped: counts.dropped }
+}

@@ -1,0 +1,146 @@
+//! `allidb cluster …`: what a node knows of its ring.
+
+use std::collections::BTreeMap;
+
+use allidb_api::v1::{DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node};
+use anyhow::Result;
+use clap::Subcommand;
+use serde_json::{Value as Json, json};
+
+use crate::{
+    client::Client,
+    failure::Failure,
+    output::{Output, table},
+};
+
+/// Shows the ring as the node that is asked knows it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterCommand {
+    /// Shows the nodes: which are alive, and whether they agree.
+    Status,
+    /// Shows which nodes hold which partitions.
+    Ring,
+    /// Shows the writes that the node keeps for others.
+    Hints,
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output) -> Result<()> {
+    let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
+    let described = described.map_err(Failure::from_status)?.into_inner();
+    match command {
+        ClusterCommand::Status => status(&described, output),
+        ClusterCommand::Ring => ring(&described, output),
+        ClusterCommand::Hints => hints(&described, output),
+    }
+}
+
+fn state(node: &Node) -> &'static str {
+    match (node.is_alive, node.is_member, node.agrees) {
+        (false, ..) => "down",
+        (true, false, _) => "no member",
+        (true, true, false) => "disagrees",
+        (true, true, true) => "up",
+    }
+}
+
+fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
+    let layout = described.layout.clone().unwrap_or_default();
+    if output.is_json() {
+        let node = |node: &Node| {
+            json!({
+                "id": node.id, "address": node.address, "zone": node.zone, "capacity": node.capacity,
+                "state": state(node), "is_member": node.is_member, "is_alive": node.is_alive,
+                "agrees": node.agrees, "catalogue_version": node.catalogue_version,
+                "release": node.release, "partitions": node.partitions,
+            })
+        };
+        output.document(&json!({
+            "node": described.node,
+            "layout": { "version": layout.version, "digest": layout.digest, "replication": layout.replication },
+            "catalogue_version": described.catalogue_version,
+            "nodes": described.nodes.iter().map(node).collect::<Vec<Json>>(),
+        }))?;
+        return Ok(());
+    }
+    let mut shown =
+        table(&["node", "address", "zone", "capacity", "partitions", "state", "catalogue", "release"]);
+    for node in &described.nodes {
+        let asked = if node.id == described.node { " (asked)" } else { "" };
+        shown.add_row([
+            format!("{}{asked}", node.id),
+            node.address.clone(),
+            node.zone.clone(),
+            node.capacity.to_string(),
+            node.partitions.to_string(),
+            state(node).to_owned(),
+            node.catalogue_version.to_string(),
+            node.release.clone(),
+        ]);
+    }
+    output.table(&shown)?;
+    Ok(())
+}
+
+fn ring(described: &DescribeClusterResponse, output: Output) -> Result<()> {
+    let Layout { version, digest, replication, partitions } = described.layout.clone().unwrap_or_default();
+    if output.is_json() {
+        let partitions: Vec<Json> = partitions.into_iter().map(|partition| json!(partition.nodes)).collect();
+        output.document(&json!({
+            "version": version, "digest": digest, "replication": replication, "partitions": partitions,
+        }))?;
+        return Ok(());
+    }
+    // Those that the same nodes hold are shown together.
+    let mut held: BTreeMap<Vec<String>, Vec<usize>> = BTreeMap::new();
+    for (at, partition) in partitions.into_iter().enumerate() {
+        held.entry(partition.nodes).or_default().push(at);
+    }
+    let mut shown = table(&["nodes", "partitions", "which"]);
+    for (nodes, partitions) in held {
+        shown.add_row([nodes.join(" "), partitions.len().to_string(), ranges(&partitions)]);
+    }
+    output.table(&shown)?;
+    Ok(())
+}
+
+/// Ascending numbers, those that follow each other together: `0-3 7`.
+fn ranges(numbers: &[usize]) -> String {
+    let follows = |a: &usize, b: &usize| *b == a + 1;
+    let range = |range: &[usize]| match range {
+        [one] => one.to_string(),
+        [first, .., last] => format!("{first}-{last}"),
+        [] => String::new(),
+    };
+    numbers.chunk_by(follows).map(range).collect::<Vec<_>>().join(" ")
+}
+
+fn hints(described: &DescribeClusterResponse, output: Output) -> Result<()> {
+    let of = |node: &Node| node.hints.unwrap_or_default();
+    if output.is_json() {
+        let hints = |node: &Node| {
+            let Hints { bytes, delivered, dropped } = of(node);
+            json!({ "node": node.id, "bytes": bytes, "delivered": delivered, "dropped": dropped })
+        };
+        output.document(&Json::Array(described.nodes.iter().map(hints).collect()))?;
+        return Ok(());
+    }
+    let mut shown = table(&["for node", "bytes kept", "delivered", "dropped"]);
+    for node in &described.nodes {
+        let Hints { bytes, delivered, dropped } = of(node);
+        shown.add_row([node.id.clone(), bytes.to_string(), delivered.to_string(), dropped.to_string()]);
+    }
+    output.table(&shown)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_follow_each_other_are_shown_together() {
+        assert_eq!(ranges(&[0, 1, 2, 3, 7, 9, 10]), "0-3 7 9-10");
+        assert_eq!(ranges(&[]), "");
+    }
+}
