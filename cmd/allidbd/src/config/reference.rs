@@ -70,6 +70,7 @@ fn comment(text: &mut String, indent: &str, about: &[&str]) {
 
 fn entry(text: &mut String, indent: &str, name: &str, value: &Json) {
     let value = match value {
+        Json::String(value) if value.is_empty() => "\"\"".to_owned(),
         Json::String(value) => value.clone(),
         other => other.to_string(),
     };
