@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use allidb_api::v1::{
-    cluster_client::ClusterClient, collections_client::CollectionsClient, entities_client::EntitiesClient,
-    graph_client::GraphClient, maintenance_client::MaintenanceClient, search_client::SearchClient,
+    Consistency, cluster_client::ClusterClient, collections_client::CollectionsClient,
+    entities_client::EntitiesClient, graph_client::GraphClient, maintenance_client::MaintenanceClient,
+    search_client::SearchClient,
 };
 use anyhow::Result;
 use tonic::transport::{Channel, Endpoint};
@@ -19,6 +20,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
+    /// As requests say it; 0: as the server likes.
+    consistency: i32,
 }
 
 impl Client {
@@ -34,7 +37,17 @@ impl Client {
                     "nothing answers at {url}: {cause}\n  is the daemon running? `allidb serve` starts one"
                 )))
             })?;
-        Ok(Self { channel })
+        Ok(Self { channel, consistency: 0 })
+    }
+
+    /// The same, for reads of this consistency.
+    pub(crate) fn reading_at(self, consistency: Option<Consistency>) -> Self {
+        Self { consistency: consistency.unwrap_or_default().into(), ..self }
+    }
+
+    /// How many replicas must agree on what is read.
+    pub(crate) fn consistency(&self) -> i32 {
+        self.consistency
     }
 
     pub(crate) fn entities(&self) -> EntitiesClient<Channel> {

@@ -126,7 +126,7 @@ pub(crate) async fn get(args: GetArgs, client: &Client, output: Output) -> Resul
     let request = GetRequest {
         r#ref: Some(entity_ref(&args.collection, &args.id)),
         read_mask: mask(args.fields),
-        ..GetRequest::default()
+        consistency: client.consistency(),
     };
     let entity = client.entities().get(request).await.map_err(Failure::from_status)?.into_inner();
     let json = entity_to_json(&entity);
@@ -161,6 +161,7 @@ pub(crate) async fn scan(args: ScanArgs, client: &Client, output: Output) -> Res
         reverse: args.reverse,
         filter: args.filter.as_deref().map(filter_syntax::parse_argument).transpose()?,
         read_mask: mask(args.fields),
+        consistency: client.consistency(),
         ..RangeScanRequest::default()
     };
     let mut service = client.entities();
@@ -206,7 +207,7 @@ pub(crate) async fn count(args: CountArgs, client: &Client, output: Output) -> R
     let request = CountRequest {
         collection: args.collection,
         filter: args.filter.as_deref().map(filter_syntax::parse_argument).transpose()?,
-        ..CountRequest::default()
+        consistency: client.consistency(),
     };
     let count = client.entities().count(request).await.map_err(Failure::from_status)?.into_inner().count;
     output.either(count.to_string(), json!({ "count": count }))?;

@@ -38,7 +38,7 @@ pub(crate) async fn run(args: FacetsArgs, client: &Client, output: Output) -> Re
         fields: args.fields,
         filter: args.filter.as_deref().map(filter_syntax::parse_argument).transpose()?,
         limit: args.limit,
-        consistency: 0,
+        consistency: client.consistency(),
     };
     let facets = client.entities().facets(request).await.map_err(Failure::from_status)?.into_inner().facets;
     if output.is_json() {

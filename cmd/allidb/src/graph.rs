@@ -72,7 +72,7 @@ pub(crate) async fn neighbors(args: NeighborsArgs, client: &Client, output: Outp
         min_weight: args.min_weight,
         as_of: as_of.map_err(|error| Failure::usage(error.to_string()))?,
         limit: args.limit,
-        ..NeighborsRequest::default()
+        consistency: client.consistency(),
     };
     let answer = client.graph().neighbors(request).await.map_err(Failure::from_status)?.into_inner();
     if output.is_json() {
@@ -147,6 +147,7 @@ pub(crate) async fn path(args: PathArgs, client: &Client, output: Output) -> Res
         cost: cost.into(),
         k: args.k,
         only_shortest: args.only_shortest,
+        consistency: client.consistency(),
         ..ShortestPathRequest::default()
     };
     let answer = client.graph().shortest_path(request).await.map_err(Failure::from_status)?.into_inner();

@@ -38,6 +38,7 @@ mod worker;
 
 use std::{io, process::ExitCode};
 
+use allidb_api::v1::Consistency;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
@@ -81,8 +82,20 @@ struct Cli {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
+    /// How many replicas must agree on what is read: one, quorum (as the daemon does unless told otherwise) or all.
+    #[arg(long, global = true, value_parser = consistency, value_name = "LEVEL")]
+    consistency: Option<Consistency>,
     #[command(subcommand)]
     command: Command,
+}
+
+fn consistency(name: &str) -> Result<Consistency, String> {
+    match name {
+        "one" => Ok(Consistency::One),
+        "quorum" => Ok(Consistency::Quorum),
+        "all" => Ok(Consistency::All),
+        _ => Err("must be one, quorum or all".to_owned()),
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -136,8 +149,8 @@ enum Call {
 }
 
 fn main() -> ExitCode {
-    let Cli { endpoint, output, command } = Cli::parse();
-    match dispatch(command, &endpoint, Output::new(output)) {
+    let Cli { endpoint, output, consistency, command } = Cli::parse();
+    match dispatch(command, (&endpoint, consistency), Output::new(output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match failure::exit_code(&error) {
             Some(code) => {
@@ -149,7 +162,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
+fn dispatch(command: Command, server: (&str, Option<Consistency>), output: Output) -> Result<()> {
     match command {
         // The daemon makes a runtime of its own.
         Command::Serve(args) => allidbd::run(args),
@@ -157,7 +170,7 @@ fn dispatch(command: Command, endpoint: &str, output: Output) -> Result<()> {
         Command::Bench(command) => bench::run(command, output),
         Command::Storage(command) => storage_files::run(command, output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
-        Command::Call(call) => runtime()?.block_on(ask(call, endpoint, output)),
+        Command::Call(call) => runtime()?.block_on(ask(call, server, output)),
     }
 }
 
@@ -165,8 +178,8 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-async fn ask(call: Call, endpoint: &str, output: Output) -> Result<()> {
-    let client = Client::connect(endpoint).await?;
+async fn ask(call: Call, (endpoint, consistency): (&str, Option<Consistency>), output: Output) -> Result<()> {
+    let client = Client::connect(endpoint).await?.reading_at(consistency);
     match call {
         Call::Collection(command) => collections::run(command, &client, output).await,
         Call::Put(args) => entities::put(args, &client, output).await,

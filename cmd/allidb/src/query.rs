@@ -227,7 +227,8 @@ pub(crate) async fn run(args: QueryArgs, client: &Client, output: Output) -> Res
     if file.vectors.is_some() {
         return query_file::run(question, file, client, output).await;
     }
-    let request = question.request(question.seeds()?)?;
+    let mut request = question.request(question.seeds()?)?;
+    request.consistency = client.consistency();
     if plan {
         return plan::show(request, client, output).await;
     }

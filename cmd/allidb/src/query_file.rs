@@ -128,7 +128,12 @@ fn requests(path: &Path, question: &QuestionArgs, first: Option<usize>) -> Resul
         .collect()
 }
 
-async fn ask_all(client: &Client, requests: Vec<QueryRequest>, concurrency: u32) -> Result<Vec<Answered>> {
+async fn ask_all(
+    client: &Client,
+    mut requests: Vec<QueryRequest>,
+    concurrency: u32,
+) -> Result<Vec<Answered>> {
+    requests.iter_mut().for_each(|request| request.consistency = client.consistency());
     let count = requests.len();
     let requests = Arc::new(requests);
     let next = Arc::new(AtomicUsize::new(0));
