@@ -152,7 +152,10 @@ impl Changes {
     /// Judges what both ends tell of an edge when all is over.
     fn judge(&self, seed: u64, from: usize, to: usize, seen: [Option<Version>; 2]) {
         let [out, into] = seen;
-        assert_eq!(out, into, "seed {seed}: the ends of {from} -> {to} differ");
+        let concerns =
+            |change: &&Change| change.kind == Kind::Link(from, to) || change.kind.ends_edge(from, to);
+        let history: Vec<&Change> = self.0.iter().filter(concerns).collect();
+        assert_eq!(out, into, "seed {seed}: the ends of {from} -> {to} differ: {history:#?}");
         let links = || self.0.iter().filter(|change| change.kind == Kind::Link(from, to));
         let kept = links().filter(|link| link.is_acknowledged).map(|link| link.version).max();
         let newest = links().map(|link| link.version).max().unwrap_or_default();
