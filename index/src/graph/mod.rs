@@ -38,7 +38,7 @@ mod walk;
 pub(crate) use adjacency::{EdgeValue, Side};
 pub use index::GraphCounts;
 pub(crate) use index::{ChangedSides, EdgeChange, GraphChange, GraphIndex, GraphView, NodeChange};
-pub(crate) use neighbors::{check_choice, sides};
+pub(crate) use neighbors::sides;
 pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
 pub(crate) use reader::GraphReader;

@@ -1,12 +1,12 @@
 //! The edges of one entity.
 
-use std::ops::ControlFlow;
+use std::{cmp::Ordering, ops::ControlFlow};
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{GraphReader, Neighbor, Neighborhood, NeighborsRequest, adjacency::Side, reader::Stop},
-    model::{Direction, Edge, EntityRef, TenantId, validate_id, validate_relation},
+    model::{Direction, Edge, EntityRef, Limits, TenantId, validate_id, validate_relation},
     query::{Truncation, TruncationReason},
     replica::{Reader, Replica, register},
     row::{EdgeContent, EdgeKey, EntityKey},
@@ -87,6 +87,28 @@ pub(crate) fn check_choice(place: &str, relations: &[String], min_weight: f64) -
     Ok(())
 }
 
+impl NeighborsRequest {
+    /// # Errors
+    /// If something in it is wrong.
+    pub(crate) fn check(&self, limits: &Limits) -> Result<()> {
+        validate_id("ref.id", &self.entity.id)?;
+        check_choice("", &self.relations, self.min_weight)?;
+        if self.limit == 0 || self.limit > limits.fan_out {
+            let why = format!("is {}; it must be 1 to {}", self.limit, limits.fan_out);
+            return Err(Error::invalid("limit", why));
+        }
+        Ok(())
+    }
+}
+
+impl Neighbor {
+    /// The order of an answer: ties by relation, neighbour and edge id.
+    pub(crate) fn heaviest_first(&self, other: &Self) -> Ordering {
+        let name = |of: &Self| (of.direction, of.edge.relation.clone(), of.edge.edge_ref());
+        other.edge.weight.total_cmp(&self.edge.weight).then_with(|| name(self).cmp(&name(other)))
+    }
+}
+
 impl Replica {
     /// The edges of one entity, heaviest first. An entity that is not there may still be an end of edges.
     pub fn neighbors(
@@ -95,12 +117,7 @@ impl Replica {
         request: &NeighborsRequest,
         deadline: Deadline,
     ) -> Result<Neighborhood> {
-        validate_id("ref.id", &request.entity.id)?;
-        check_choice("", &request.relations, request.min_weight)?;
-        if request.limit == 0 || request.limit > self.limits.fan_out {
-            let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
-            return Err(Error::invalid("limit", why));
-        }
+        request.check(&self.limits)?;
         let (reader, graph) = self.graph_reader(tenant)?;
         let collection = reader.catalogue.get(tenant, &request.entity.collection)?;
         let entity = reader.meant(EntityKey::new(tenant, collection.id, &request.entity.id))?;
@@ -164,10 +181,7 @@ impl Replica {
             let edge = reader.edge(&graph, name, &edge_id)?;
             answer.neighbors.extend(edge.map(|edge| Neighbor { edge, direction }));
         }
-        answer.neighbors.sort_by(|a, b| {
-            let name = |of: &Neighbor| (of.direction, of.edge.relation.clone(), of.edge.edge_ref());
-            b.edge.weight.total_cmp(&a.edge.weight).then_with(|| name(a).cmp(&name(b)))
-        });
+        answer.neighbors.sort_by(Neighbor::heaviest_first);
         answer.neighbors.truncate(request.limit);
         Ok(answer)
     }

@@ -1,10 +1,10 @@
 //! The edges of one entity, from what several replicas hold of it together.
 
 use crate::{
-    error::{Error, Result},
-    graph::{Neighbor, Neighborhood, NeighborsRequest, Side, check_choice, sides},
+    error::Result,
+    graph::{EdgeValue, Neighbor, Neighborhood, NeighborsRequest, Side, sides},
     merge::EntityState,
-    model::{Edge, EntityRef, TenantId, validate_id},
+    model::{Edge, EntityRef, TenantId},
     query::{Truncation, TruncationReason},
     replica::{Replica, derive::mirrored},
     row::{EntityKey, Scope},
@@ -24,12 +24,7 @@ impl Replica {
     /// # Errors
     /// If something in it is wrong.
     pub fn neighbors_key(&self, tenant: TenantId, request: &NeighborsRequest) -> Result<EntityKey> {
-        validate_id("ref.id", &request.entity.id)?;
-        check_choice("", &request.relations, request.min_weight)?;
-        if request.limit == 0 || request.limit > self.limits.fan_out {
-            let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.fan_out);
-            return Err(Error::invalid("limit", why));
-        }
+        request.check(&self.limits)?;
         self.entity_key(tenant, &request.entity)
     }
 
@@ -51,15 +46,10 @@ impl Replica {
         let as_of = request.as_of.unwrap_or_else(|| self.clock.wall().now());
         let mut told = Vec::new();
         for side in sides(request.direction) {
-            let registers = match side {
-                Side::Out => &state.edges,
-                Side::In => &state.edges_in,
-            };
-            for (key, register) in registers {
+            for (key, register) in state.edges_at(*side) {
                 let Some(content) = &register.value else { continue };
                 let is_asked = request.relations.is_empty() || request.relations.contains(&key.relation);
-                let has_begun = content.valid_from.is_none_or(|from| from <= as_of);
-                let holds = has_begun && content.valid_to.is_none_or(|to| as_of < to);
+                let holds = EdgeValue::of(content).holds_at(as_of);
                 if !is_asked || !holds || content.weight < request.min_weight {
                     continue;
                 }
@@ -81,10 +71,7 @@ impl Replica {
                 told.push(ToldEdge { other, neighbor: Neighbor { edge, direction: (*side).into() } });
             }
         }
-        told.sort_by(|ToldEdge { neighbor: a, .. }, ToldEdge { neighbor: b, .. }| {
-            let name = |of: &Neighbor| (of.direction, of.edge.relation.clone(), of.edge.edge_ref());
-            b.edge.weight.total_cmp(&a.edge.weight).then_with(|| name(a).cmp(&name(b)))
-        });
+        told.sort_by(|a: &ToldEdge, b| a.neighbor.heaviest_first(&b.neighbor));
         told
     }
 
