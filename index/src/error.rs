@@ -122,7 +122,8 @@ impl Error {
     }
 
     /// The same of a part of a request.
-    pub(crate) fn within(self, place: &str) -> Self {
+    #[must_use]
+    pub fn within(self, place: &str) -> Self {
         match self {
             Self::Invalid { field, why } => Self::Invalid { field: format!("{place}.{field}"), why },
             Self::OverLimit { field, got, limit } => {

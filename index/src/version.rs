@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::model::Timestamp;
 
 /// A hybrid logical clock reading (Kulkarni et al., "Logical Physical Clocks", 2014): 48 bits of
 /// milliseconds since the Unix epoch, 16 bits of counter, and then the node that took it, so that no two
 /// writes have the same.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Version {
     time: u64,
     node: u64,

@@ -85,6 +85,7 @@ fn bounded_query_from_proto(
             .collect::<Result<_, _>>()?,
         group_by: request.group_by.map(|group_by| group_by_from_proto(group_by, limits)).transpose()?,
         diversity: request.diversity.map(diversity_from_proto).transpose()?,
+        allow_partial: request.allow_partial,
     })
 }
 
@@ -250,6 +251,10 @@ pub(crate) fn answer_to_proto(answer: Answer, took: Duration) -> v1::QueryRespon
             duration: Some(duration_to_proto(took)),
         }),
         next_page_token: String::new(),
+        coverage: answer.coverage.map(|coverage| v1::Coverage {
+            answered: coverage.answered as u32,
+            total: coverage.total as u32,
+        }),
     }
 }
 

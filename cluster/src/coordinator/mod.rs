@@ -31,7 +31,7 @@ use crate::{
     member::Life,
     membership::NodeView,
     pool::Pool,
-    ring::{HintCounts, Ring},
+    ring::{HintCounts, Ring, Terms},
 };
 
 /// Chores that may wait for the one before.
@@ -410,6 +410,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Expansion> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.expand(request, terms).await;
+        }
         self.read(consistency, deadline, move |replica| replica.expand(tenant, &request, deadline)).await
     }
 
@@ -436,17 +440,25 @@ impl Coordinator {
         self.read(consistency, deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
 
-    /// Answers queries one after the other, all at one moment.
+    /// Answers queries one after the other; a node that is alone answers all at one moment.
     pub async fn query_each(
         &self,
         tenant: TenantId,
         queries: Vec<(Query, Consistency)>,
         deadline: Deadline,
     ) -> Result<Vec<Result<Answer>>> {
-        let strictest = queries.iter().map(|(_, consistency)| *consistency).max().unwrap_or_default();
+        if !self.0.ring.is_alone() {
+            let mut answers = Vec::with_capacity(queries.len());
+            for (query, consistency) in queries {
+                answers.push(self.query(tenant, query, consistency, deadline).await);
+            }
+            return Ok(answers);
+        }
         let queries: Vec<Query> = queries.into_iter().map(|(query, _)| query).collect();
-        self.read(strictest, deadline, move |replica| Ok(replica.query_each(tenant, &queries, deadline)))
-            .await
+        self.read(Consistency::One, deadline, move |replica| {
+            Ok(replica.query_each(tenant, &queries, deadline))
+        })
+        .await
     }
 
     /// Seeds, expansion and score in one.
@@ -457,6 +469,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Answer> {
+        if !self.0.ring.is_alone() {
+            let may_be_partial = query.allow_partial;
+            return self.0.ring.query(query, Terms { tenant, consistency, deadline, may_be_partial }).await;
+        }
         self.read(consistency, deadline, move |replica| replica.query(tenant, &query, deadline)).await
     }
 

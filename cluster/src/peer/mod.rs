@@ -4,12 +4,14 @@
 //! |---|---|
 //! | `connections` | the ways to the other nodes |
 //! | `fence` | refusing calls of nodes that go by another layout, or whose clock is wrong |
+//! | `question` | what a node is asked about much of what it holds |
 //! | `security` | who may be a node |
 //! | `served` | what a node answers with, and asks with |
 //! | `service` | answering |
 
 mod connections;
 mod fence;
+pub(crate) mod question;
 mod security;
 mod served;
 mod service;

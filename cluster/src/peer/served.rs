@@ -31,6 +31,8 @@ pub(crate) struct Served {
     pub(crate) layout: Layout,
     pub(crate) replica: Arc<Replica>,
     pub(crate) work: Pool,
+    /// Where what burns CPU is done.
+    pub(crate) searches: Pool,
     pub(crate) peers: Connections,
     /// How long a node may take before it counts as one that does not answer.
     pub(crate) call_timeout: Duration,

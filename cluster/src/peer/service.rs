@@ -1,8 +1,14 @@
 //! Answering what other nodes ask.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-use allidb_index::{Deadline, EntityKey, EntityState, Error, Extent, Mutation, Version, model::Written};
+use allidb_index::{
+    Deadline, EntityKey, EntityState, Error, Extent, Mutation, Version,
+    model::{TenantId, Written},
+};
 use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
@@ -11,17 +17,21 @@ use crate::peer::{
     Served,
     connections::MAX_MESSAGE_BYTES,
     proto::{
-        self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, ChangeCatalogueReply,
-        ChangeCatalogueRequest, Outcome, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest,
-        Refusal, WriteReply, WriteRequest,
+        self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
+        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, Outcome, ReadCatalogueReply,
+        ReadCatalogueRequest, ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest, answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
+    question::Question,
 };
 use crate::ring::DECISION;
 
 /// Of more states at once only the first are told.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
+
+/// Nobody works longer for another node.
+const MOST_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The service. Until the node is a member of a ring there is nothing to serve.
 #[derive(Clone)]
@@ -157,6 +167,29 @@ impl Peer for PeerService {
         };
         let states = served.work(held).await?;
         Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
+    }
+
+    async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerReply>, Status> {
+        let AnswerRequest { fence, tenant, question, within_ms } = request.into_inner();
+        let served = Arc::clone(self.check(fence.as_ref())?);
+        let deadline = Deadline::after(Duration::from_millis(within_ms).min(MOST_PATIENCE));
+        let answer = {
+            let served = Arc::clone(&served);
+            move || {
+                deadline.check()?;
+                let question: Question = postcard::from_bytes(&question)
+                    .map_err(|error| Error::invalid("a question", format!("cannot be read: {error}")))?;
+                question.answer(&served.replica, TenantId(tenant), deadline)
+            }
+        };
+        let kind = match served.searches.run(answer).await.flatten() {
+            Ok(answer) => answer_reply::Kind::Answer(answer.into()),
+            Err(Error::Invalid { field, why }) => {
+                answer_reply::Kind::Wrong(proto::Wrong { place: field, why })
+            }
+            Err(error) => return Err(status(&error)),
+        };
+        Ok(Response::new(AnswerReply { kind: Some(kind) }))
     }
 
     async fn absorb(&self, request: Request<AbsorbRequest>) -> Result<Response<AbsorbReply>, Status> {

@@ -2,29 +2,35 @@
 //!
 //! | module | concept |
 //! |---|---|
+//! | `ask` | asking several nodes about much of what they hold |
 //! | `catalogue` | changing it on all nodes |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
+//! | `query` | seeds, expansion and score over nodes that hold parts |
 //! | `read` | what a quorum holds |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
 //! | `send` | having one node make writes |
 //! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
+//! | `walk` | along edges, hop by hop |
 //! | `write` | to all replicas at once, answered when enough have acknowledged |
 //! | `wrong` | being wrong on purpose, for simulations |
 //!
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
+mod ask;
 mod catalogue;
 mod hints;
 mod latency;
 mod neighbors;
+mod query;
 mod read;
 mod repair;
 mod send;
 mod upkeep;
 mod verdict;
+mod walk;
 mod write;
 mod wrong;
 
@@ -37,7 +43,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_index::{Error, Replica, Result};
+use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
 
 pub(crate) use catalogue::DECISION;
 pub use hints::HintCounts;
@@ -80,6 +86,19 @@ pub struct RingOptions {
     pub wrong: Option<Wrong>,
 }
 
+/// For whom something is read, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whose.
+    pub tenant: TenantId,
+    /// By how many replicas of everything.
+    pub consistency: Consistency,
+    /// When the caller stops waiting.
+    pub deadline: Deadline,
+    /// Whether what too few replicas answer for may be left out.
+    pub may_be_partial: bool,
+}
+
 /// A node of a ring. Cheap to clone.
 #[derive(Clone)]
 pub struct Ring(Arc<Inner>);
@@ -88,6 +107,8 @@ struct Inner {
     served: Arc<Served>,
     hints: Hints,
     latency: Latency,
+    /// How long nodes take to answer what is about much of what they hold.
+    searching: Latency,
     /// Where hints are kept: also when there is too much other work.
     keeping: Pool,
     /// Writes whose hints are not kept yet.
@@ -114,6 +135,11 @@ impl Ring {
             true => Pool::inline("replica"),
             false => Pool::start("replica", options.threads, options.queue)?,
         };
+        let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
+        let searches = match replica.is_inline() {
+            true => Pool::inline("search"),
+            false => Pool::start("search", cores.max(2), options.queue)?,
+        };
         let keeping = match replica.is_inline() {
             true => Pool::inline("hints"),
             false => Pool::start("hints", 1, options.queue)?,
@@ -128,6 +154,7 @@ impl Ring {
         Ok(Self(Arc::new(Inner {
             hints,
             latency: Latency::default(),
+            searching: Latency::default(),
             keeping,
             writing: AtomicUsize::new(0),
             hedge_after: options.hedge_after,
@@ -137,6 +164,7 @@ impl Ring {
                 layout,
                 replica,
                 work,
+                searches,
                 peers: Connections::to(&options.addresses, options.connector)?,
                 call_timeout: options.call_timeout,
                 deciding: tokio::sync::Mutex::default(),
@@ -206,6 +234,7 @@ impl Ring {
         }
         self.0.keeping.close();
         self.0.served.work.close();
+        self.0.served.searches.close();
     }
 
     /// What lies here.

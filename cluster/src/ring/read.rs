@@ -53,8 +53,7 @@ impl Ring {
 }
 
 impl Inner {
-    /// What replicas hold of entities, merged; what so many as the consistency needs have then. Each is answered by itself, but those whose
-    /// replicas are the same stand and fall together.
+    /// What replicas hold of entities, merged.
     pub(super) async fn states(
         self: &Arc<Self>,
         entities: Vec<EntityKey>,
@@ -62,26 +61,53 @@ impl Inner {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Vec<Result<EntityState>> {
+        let read = self.read(entities, extent, consistency, deadline).await.into_iter();
+        read.map(|read| read.map(|(state, _)| state)).collect()
+    }
+
+    /// The same, with whether replicas did not agree; what so many as the consistency needs have then. Each is answered by itself, but those whose
+    /// replicas are the same stand and fall together.
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        entities: Vec<EntityKey>,
+        extent: Extent,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Vec<Result<(EntityState, bool)>> {
+        let of = |entity: EntityKey| {
+            let replicas = self.served.layout.replicas(entity.partition());
+            (entity, replicas.to_vec(), consistency.needed(replicas.len()))
+        };
+        self.read_from(entities.into_iter().map(of).collect(), extent, deadline).await
+    }
+
+    /// The same, of each from so many of some replicas.
+    pub(super) async fn read_from(
+        self: &Arc<Self>,
+        entities: Vec<(EntityKey, Vec<NodeId>, usize)>,
+        extent: Extent,
+        deadline: Deadline,
+    ) -> Vec<Result<(EntityState, bool)>> {
         let count = entities.len();
         if deadline.check().is_err() {
             return vec![Err(Error::DeadlineExceeded); count];
         }
-        let mut groups: BTreeMap<&[NodeId], Vec<(usize, EntityKey)>> = BTreeMap::new();
-        for (place, entity) in entities.into_iter().enumerate() {
-            let replicas = self.served.layout.replicas(entity.partition());
-            groups.entry(replicas).or_default().push((place, entity));
+        let mut groups: BTreeMap<(Vec<NodeId>, usize), Vec<(usize, EntityKey)>> = BTreeMap::new();
+        for (place, (entity, replicas, needed)) in entities.into_iter().enumerate() {
+            groups.entry((replicas, needed)).or_default().push((place, entity));
         }
         let mut reads = JoinSet::new();
-        for (replicas, group) in groups {
+        for ((replicas, needed), group) in groups {
             let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
-            let (inner, replicas) = (Arc::clone(self), replicas.to_vec());
+            let inner = Arc::clone(self);
             reads.spawn(async move {
                 let read = GroupRead { inner, replicas, entities: named.into(), extent, deadline };
-                (places, read.run(consistency).await)
+                (places, read.run(needed).await)
             });
         }
         let ended = || Err(Error::Internal("a read broke off".to_owned()));
-        let mut states: Vec<Result<EntityState>> = std::iter::repeat_with(ended).take(count).collect();
+        let mut states: Vec<Result<(EntityState, bool)>> =
+            std::iter::repeat_with(ended).take(count).collect();
         while let Some(done) = reads.join_next().await {
             // Its entities are told that it broke off.
             let Ok((places, found)) = done else { continue };
@@ -99,6 +125,16 @@ impl Inner {
     }
 }
 
+impl Inner {
+    /// In which order nodes are asked that hold the same, from the end.
+    pub(super) fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
+        let (here, peers) = (self.served.node, &self.served.peers);
+        let mut order = replicas.to_vec();
+        order.sort_by_key(|node| Reverse((peers.is_paused(*node), node.0.wrapping_sub(here.0), *node)));
+        order
+    }
+}
+
 /// A read of entities that have the same replicas.
 #[derive(Clone)]
 pub(super) struct GroupRead {
@@ -110,8 +146,7 @@ pub(super) struct GroupRead {
 }
 
 impl GroupRead {
-    async fn run(self, consistency: Consistency) -> Result<Vec<EntityState>> {
-        let needed = consistency.needed(self.replicas.len());
+    async fn run(self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
         let told = self.ask(needed).await?;
         let full = told.iter().find_map(|(_, told)| match told {
             Told::States(states) => Some(states.clone()),
@@ -133,17 +168,13 @@ impl GroupRead {
         if disputed.contains(&true) {
             self.repair(&mut merged, &disputed, told, needed).await?;
         }
-        Ok(merged)
+        Ok(merged.into_iter().zip(disputed).collect())
     }
 
     /// The replicas, this node first if it is one, then those that follow it, so that nodes do not all ask the same; last those that do not
     /// answer lately. From the end.
     pub(super) fn order(&self) -> Vec<NodeId> {
-        let here = self.inner.served.node;
-        let mut order = self.replicas.clone();
-        let peers = &self.inner.served.peers;
-        order.sort_by_key(|node| Reverse((peers.is_paused(*node), node.0.wrapping_sub(here.0), *node)));
-        order
+        self.inner.order(&self.replicas)
     }
 
     /// Asks as many replicas as must answer: the first for states, the others for digests. Whenever one fails, or lets wait, another is asked,

@@ -7,6 +7,8 @@ mod words;
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result},
     model::{Edge, Entity, Language, Limits, ReadMask, TextSpec, Value},
@@ -16,7 +18,7 @@ pub use words::Sought;
 use words::Texts;
 
 /// A condition on an entity.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Filter {
     /// All hold.
     And(Vec<Filter>),
@@ -46,7 +48,7 @@ struct Counted {
 }
 
 /// How a field compares with a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operator {
     /// `=`
     Equal,
@@ -67,7 +69,7 @@ pub enum Operator {
 }
 
 /// What a condition speaks of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Field {
     /// The entity's id.
     Id,

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, cell::OnceCell, collections::BTreeMap, sync::OnceLock};
 
+use serde::{Deserialize, Serialize};
+
 use super::Field;
 use crate::{
     model::{Entity, Language, Value},
@@ -10,10 +12,12 @@ use crate::{
 };
 
 /// Words that a condition looks for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Sought {
     text: String,
     /// As they are reduced in the language that was asked for first.
+    #[serde(skip)]
     reduced: OnceLock<(Language, Vec<String>)>,
 }
 

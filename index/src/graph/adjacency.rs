@@ -5,13 +5,15 @@
 
 use std::cmp::Ordering;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     codec::{DecodeError, Decoder, put_varint},
     model::{Direction, Timestamp},
 };
 
 /// Which end of an edge it is seen from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub(crate) enum Side {
     /// From its source.
     Out,

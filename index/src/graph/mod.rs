@@ -12,16 +12,22 @@
 //! | `reader` | the graph at one moment, over all of these |
 //! | `upkeep` | sealing and merging in the background |
 //! | `neighbors` | the edges of one entity |
+//! | `links` | what a walk follows |
 //! | `walk` | bounded expansion |
 //! | `pattern` | which relations may follow each other |
+//! | `told` | the edges of nodes, as those tell them who hold them |
+//! | `ring_walk` | walks over a graph that lies on several nodes |
+//! | `expanding` | expansions over such a graph |
 //! | `page_rank` | where a wanderer over what was reached is |
 //! | `paths` | shortest paths |
 //! | `count` | how many nodes are so many hops away |
 
 mod adjacency;
 mod count;
+mod expanding;
 mod growing;
 mod index;
+mod links;
 mod neighbors;
 mod nodes;
 mod open;
@@ -31,13 +37,17 @@ mod pattern;
 mod reader;
 mod relations;
 mod request;
+mod ring_walk;
 mod segment;
+mod told;
 mod upkeep;
 mod walk;
 
 pub(crate) use adjacency::{EdgeValue, Side};
+pub use expanding::Expanding;
 pub use index::GraphCounts;
 pub(crate) use index::{ChangedSides, EdgeChange, GraphChange, GraphIndex, GraphView, NodeChange};
+pub(crate) use links::Here;
 pub(crate) use neighbors::sides;
 pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
@@ -46,5 +56,7 @@ pub use request::{
     ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest,
     PathCost, Paths, PathsRequest, Reached,
 };
+pub use ring_walk::{RingWalk, WalkedEdge};
+pub use told::{LinksRequest, ToldLinks};
 pub(crate) use upkeep::place;
 pub(crate) use walk::{Bounds, Visit, Walk};

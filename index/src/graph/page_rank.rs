@@ -12,10 +12,15 @@ const PRECISION: f64 = 1e-7;
 pub(crate) const MAX_DAMPING: f64 = 0.99;
 
 /// Edges among nodes that are known by their places: for each node where its edges lead, and how heavy they are.
-pub(crate) type Links = Vec<Vec<(u32, f64)>>;
+pub(crate) type WeightedLinks = Vec<Vec<(u32, f64)>>;
 
 /// The mass of each node. `seeds` are shares of beginning anew, at least one of them above zero.
-pub(crate) fn page_rank(links: &Links, seeds: &[f64], damping: f64, deadline: Deadline) -> Result<Vec<f64>> {
+pub(crate) fn page_rank(
+    links: &WeightedLinks,
+    seeds: &[f64],
+    damping: f64,
+    deadline: Deadline,
+) -> Result<Vec<f64>> {
     let all: f64 = seeds.iter().sum();
     let anew: Vec<f64> = seeds.iter().map(|seed| seed / all).collect();
     let heaviness: Vec<f64> =

@@ -75,6 +75,14 @@ pub struct Reached {
     pub path: Vec<Step>,
 }
 
+impl Reached {
+    /// The order of an answer.
+    pub(crate) fn nearest_first(&self, other: &Self) -> std::cmp::Ordering {
+        let by_score = || other.score.total_cmp(&self.score);
+        self.hops.cmp(&other.hops).then_with(by_score).then_with(|| self.entity.cmp(&other.entity))
+    }
+}
+
 /// Asks how many entities are so many hops away.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HopsRequest {

@@ -14,8 +14,9 @@ use crate::{
     graph::{
         ExpandRequest, Expansion, GraphReader, Reached,
         adjacency::Side,
+        links::{Here, Links},
         neighbors::{check_choice, sides},
-        page_rank::{Links, MAX_DAMPING, page_rank},
+        page_rank::{MAX_DAMPING, WeightedLinks, page_rank},
         pattern::{Automaton, Transition},
         reader::{Seen, Stop},
     },
@@ -48,13 +49,13 @@ pub(crate) struct Visit {
 
 /// One edge of a walk, and the walk before it: kept as it was, whatever better walks are found later.
 #[derive(Debug)]
-struct Arrival {
+pub(crate) struct Arrival {
     /// The node it was followed from, and the one that it led to.
-    from: u64,
-    to: u64,
-    side: Side,
-    relation: u32,
-    edge_id: Box<str>,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) side: Side,
+    pub(crate) relation: u32,
+    pub(crate) edge_id: Box<str>,
     weight: f64,
     before: Option<Arc<Arrival>>,
 }
@@ -63,24 +64,30 @@ impl Visit {
     /// The mean weight of the edges of the walk; `None`: a seed.
     pub(crate) fn mean_weight(&self) -> Option<f64> {
         let (mut sum, mut edges) = (0.0, 0);
-        let mut arrival = self.came_by.as_ref();
-        while let Some(Arrival { weight, before, .. }) = arrival.map(|arrival| &**arrival) {
-            (sum, edges, arrival) = (sum + weight, edges + 1, before.as_ref());
+        for arrival in self.arrivals() {
+            (sum, edges) = (sum + arrival.weight, edges + 1);
         }
         (edges > 0).then(|| sum / f64::from(edges))
+    }
+
+    /// The edges of that walk, the last one first.
+    pub(crate) fn arrivals(&self) -> impl Iterator<Item = &Arrival> {
+        std::iter::successors(self.came_by.as_deref(), |arrival| arrival.before.as_deref())
     }
 }
 
 /// A walk and what it has found.
-pub(crate) struct Walk<'a> {
-    reader: &'a Reader<'a>,
-    graph: &'a GraphReader<'a>,
+pub(crate) struct Walk<L> {
+    pub(crate) links: L,
     /// By number, and by the state in which the walk came there.
     visits: HashMap<Place, Visit>,
+    /// So many of them are seeds.
+    seeds: usize,
     budget: Budget,
 }
 
-type Place = (u64, u8);
+/// A node, and the state in which the walk came there.
+pub(crate) type Place = (u64, u8);
 
 /// What a walk has spent and may spend, and what it had to leave.
 struct Budget {
@@ -91,17 +98,32 @@ struct Budget {
 }
 
 /// One way to go on from a state.
-struct Way {
-    side: Side,
+pub(crate) struct Way {
+    pub(crate) side: Side,
     /// `None`: all.
-    relations: Option<Vec<u32>>,
+    pub(crate) relations: Option<Vec<u32>>,
     to: u8,
 }
 
 /// The states of an automaton, by relations' numbers.
-struct Ways {
-    of: Vec<Vec<Way>>,
+pub(crate) struct Ways {
+    pub(crate) of: Vec<Vec<Way>>,
     accepts: Vec<bool>,
+}
+
+impl Ways {
+    pub(crate) fn new(spec: &ExpandSpec, links: &impl Links) -> Result<Self> {
+        let Automaton { states } = spec.automaton()?;
+        let way = |step: &Transition| Way {
+            side: step.side,
+            relations: links.relations(&step.relations),
+            to: step.to,
+        };
+        Ok(Self {
+            accepts: states.iter().map(|state| state.accepts).collect(),
+            of: states.iter().map(|state| state.steps.iter().map(way).collect()).collect(),
+        })
+    }
 }
 
 impl ExpandSpec {
@@ -146,7 +168,7 @@ impl ExpandSpec {
         Ok(())
     }
 
-    fn automaton(&self) -> Result<Automaton> {
+    pub(crate) fn automaton(&self) -> Result<Automaton> {
         match &self.pattern {
             Some(pattern) => Automaton::parse("pattern", pattern),
             None => Ok(Automaton::any(sides(self.direction), &self.relations)),
@@ -170,36 +192,39 @@ impl Budget {
     }
 }
 
-impl<'a> Walk<'a> {
+impl<L: Links> Walk<L> {
     /// A walk that stands at its seeds.
-    pub(crate) fn new(
-        reader: &'a Reader<'a>,
-        graph: &'a GraphReader<'a>,
-        seeds: impl IntoIterator<Item = (u64, f64)>,
-        bounds: Bounds,
-    ) -> Self {
+    pub(crate) fn new(links: L, seeds: impl IntoIterator<Item = (u64, f64)>, bounds: Bounds) -> Self {
         let mut visits: HashMap<Place, Visit> = HashMap::new();
         for (number, score) in seeds {
             let visit = visits.entry((number, 0)).or_insert(Visit { score, hops: 0, came_by: None });
             visit.score = visit.score.max(score);
         }
         let budget = Budget { bounds, edges: 0, truncated: BTreeMap::new() };
-        Self { reader, graph, visits, budget }
+        let seeds = visits.len();
+        Self { links, visits, seeds, budget }
     }
 
     /// Walks as far as `spec` and the bounds allow; gives what was reached: nodes and the best walk to each.
     pub(crate) fn expand(&mut self, spec: &ExpandSpec) -> Result<HashMap<u64, Visit>> {
-        let Automaton { states } = spec.automaton()?;
-        let way = |step: &Transition| Way {
-            side: step.side,
-            relations: self.graph.relations(&step.relations),
-            to: step.to,
-        };
-        let ways = Ways {
-            accepts: states.iter().map(|state| state.accepts).collect(),
-            of: states.iter().map(|state| state.steps.iter().map(way).collect()).collect(),
-        };
-        self.go(spec, &ways)?;
+        let ways = Ways::new(spec, &self.links)?;
+        let mut frontier = self.places();
+        for hop in 1..=spec.hops {
+            if frontier.is_empty() {
+                break;
+            }
+            frontier = self.hop(spec, &ways, hop, frontier)?;
+        }
+        self.reached(spec, &ways)
+    }
+
+    /// Where the walk has been.
+    pub(crate) fn places(&self) -> Vec<Place> {
+        self.visits.keys().copied().collect()
+    }
+
+    /// What was reached: nodes and the best walk to each.
+    pub(crate) fn reached(&mut self, spec: &ExpandSpec, ways: &Ways) -> Result<HashMap<u64, Visit>> {
         // Of walks that end in different states of the pattern the best counts; of equal ones always the same.
         let mut reached: HashMap<u64, (u8, Visit)> = HashMap::new();
         for ((number, state), visit) in &self.visits {
@@ -214,7 +239,7 @@ impl<'a> Walk<'a> {
         let mut reached: HashMap<u64, Visit> =
             reached.into_iter().map(|(number, (_, visit))| (number, visit)).collect();
         if let Some(damping) = spec.page_rank {
-            let mass = self.masses(spec, &ways, damping)?;
+            let mass = self.masses(spec, ways, damping)?;
             let scores = self.visits.iter_mut().map(|((number, _), visit)| (number, visit));
             for (number, visit) in scores.chain(&mut reached) {
                 visit.score = mass.get(number).copied().unwrap_or_default();
@@ -229,64 +254,62 @@ impl<'a> Walk<'a> {
         seeds.map(|((number, _), visit)| (*number, visit.score))
     }
 
-    fn go(&mut self, spec: &ExpandSpec, ways: &Ways) -> Result<()> {
-        let seeds = self.visits.len();
-        let mut frontier: Vec<Place> = self.visits.keys().copied().collect();
-        for hop in 1..=spec.hops {
-            let mut improved: HashSet<Place> = HashSet::default();
-            // Best first, so that a bound cuts off what matters least; ties by number, so that it always cuts the same.
-            let stand = |place: Place| self.visits.get(&place).map(|visit| (visit.clone(), place));
-            let mut stands: Vec<(Visit, Place)> = frontier.into_iter().filter_map(stand).collect();
-            stands.sort_unstable_by(|a, b| b.0.score.total_cmp(&a.0.score).then_with(|| a.1.cmp(&b.1)));
-            for (Visit { score, came_by: before, .. }, (from, state)) in stands {
-                let mut is_cut = false;
-                for way in &ways.of[usize::from(state)] {
-                    let Self { reader, graph, visits, budget } = self;
-                    let mut is_full = false;
-                    let anywhere = |_| true;
-                    let flow =
-                        follow((*reader, *graph), from, (way, &anywhere), spec, budget, &mut |seen| {
-                            let place = (seen.other, way.to);
-                            let next_score = score * spec.decay * seen.value.weight;
-                            let is_new = match visits.get(&place) {
-                                Some(visit) if visit.score >= next_score => return,
-                                visit => visit.is_none(),
-                            };
-                            if is_new && visits.len() - seeds >= spec.max_nodes {
-                                is_full = true;
-                                return;
-                            }
-                            let came_by = Some(Arc::new(Arrival {
-                                from,
-                                to: seen.other,
-                                side: seen.side,
-                                relation: seen.relation,
-                                edge_id: seen.edge_id.into(),
-                                weight: seen.value.weight,
-                                before: before.clone(),
-                            }));
-                            visits.insert(place, Visit { score: next_score, hops: hop, came_by });
-                            improved.insert(place);
-                        })?;
-                    if is_full {
-                        self.budget.truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
+    /// Goes one edge on from each place of the frontier; gives the places that were reached better than before.
+    pub(crate) fn hop(
+        &mut self,
+        spec: &ExpandSpec,
+        ways: &Ways,
+        hop: usize,
+        frontier: Vec<Place>,
+    ) -> Result<Vec<Place>> {
+        let mut improved: HashSet<Place> = HashSet::default();
+        // Best first, so that a bound cuts off what matters least; ties by number, so that it always cuts the same.
+        let stand = |place: Place| self.visits.get(&place).map(|visit| (visit.clone(), place));
+        let mut stands: Vec<(Visit, Place)> = frontier.into_iter().filter_map(stand).collect();
+        stands.sort_unstable_by(|a, b| b.0.score.total_cmp(&a.0.score).then_with(|| a.1.cmp(&b.1)));
+        for (Visit { score, came_by: before, .. }, (from, state)) in stands {
+            let mut is_cut = false;
+            for way in &ways.of[usize::from(state)] {
+                let Self { links, visits, seeds, budget } = self;
+                let mut is_full = false;
+                let anywhere = |_| true;
+                let flow = follow(&*links, from, (way, &anywhere), spec, budget, &mut |seen| {
+                    let place = (seen.other, way.to);
+                    let next_score = score * spec.decay * seen.value.weight;
+                    let is_new = match visits.get(&place) {
+                        Some(visit) if visit.score >= next_score => return,
+                        visit => visit.is_none(),
+                    };
+                    if is_new && visits.len() - *seeds >= spec.max_nodes {
+                        is_full = true;
+                        return;
                     }
-                    match flow {
-                        Followed::All => {}
-                        Followed::SoMany => is_cut = true,
-                        Followed::UntilSpent => return Ok(()),
-                    }
+                    let came_by = Some(Arc::new(Arrival {
+                        from,
+                        to: seen.other,
+                        side: seen.side,
+                        relation: seen.relation,
+                        edge_id: seen.edge_id.into(),
+                        weight: seen.value.weight,
+                        before: before.clone(),
+                    }));
+                    visits.insert(place, Visit { score: next_score, hops: hop, came_by });
+                    improved.insert(place);
+                })?;
+                if is_full {
+                    self.budget.truncated.insert(TruncationReason::MaxNodes, spec.max_nodes as u64);
                 }
-                if is_cut {
-                    *self.budget.truncated.entry(TruncationReason::FanOut).or_default() += 1;
+                match flow {
+                    Followed::All => {}
+                    Followed::SoMany => is_cut = true,
+                    Followed::UntilSpent => return Ok(Vec::new()),
                 }
             }
-            frontier = improved.into_iter().collect();
-            if frontier.is_empty() {
-                break;
+            if is_cut {
+                *self.budget.truncated.entry(TruncationReason::FanOut).or_default() += 1;
             }
         }
-        Ok(())
+        Ok(improved.into_iter().collect())
     }
 
     /// The PageRank of each node that the walk came to, the greatest being 1.
@@ -302,7 +325,7 @@ impl<'a> Walk<'a> {
                 seeds[at] = visit.score.max(f64::MIN_POSITIVE);
             }
         }
-        let mut links: Links = vec![Vec::new(); numbers.len()];
+        let mut links: WeightedLinks = vec![Vec::new(); numbers.len()];
         let mut followed: Vec<(Side, &Option<Vec<u32>>)> = Vec::new();
         let mut cut = 0;
         for way in ways.of.iter().flatten() {
@@ -311,9 +334,9 @@ impl<'a> Walk<'a> {
             }
             followed.push((way.side, &way.relations));
             for (links, number) in links.iter_mut().zip(&numbers) {
-                let parts = (self.reader, self.graph);
                 let is_reached = |other| place(other).is_some();
-                let end = follow(parts, *number, (way, &is_reached), spec, &mut self.budget, &mut |seen| {
+                let Self { links: of, budget, .. } = self;
+                let end = follow(&*of, *number, (way, &is_reached), spec, budget, &mut |seen| {
                     links.extend(place(seen.other).map(|to| (to as u32, seen.value.weight)));
                 })?;
                 match end {
@@ -345,15 +368,15 @@ impl<'a> Walk<'a> {
     pub(crate) fn edges(&self) -> u64 {
         self.budget.edges
     }
+}
 
+impl Walk<Here<'_>> {
     /// A walk, from its seed on.
     pub(crate) fn path(&self, visit: &Visit) -> Result<Vec<Step>> {
         let mut steps = Vec::new();
-        let mut arrival = visit.came_by.as_ref();
-        while let Some(Arrival { from, to, side, relation, edge_id, before, .. }) = arrival.map(|a| &**a) {
-            let edge = self.reader.edge(self.graph, (*from, *side, *relation, *to), edge_id)?;
+        for Arrival { from, to, side, relation, edge_id, .. } in visit.arrivals() {
+            let edge = self.links.edge((*from, *side, *relation, *to), edge_id)?;
             steps.extend(edge.map(|edge| Step { edge, direction: (*side).into() }));
-            arrival = before.as_ref();
         }
         steps.reverse();
         Ok(steps)
@@ -372,17 +395,17 @@ enum Followed {
 
 /// Calls `each` with the edges to be followed from a node one way: the heaviest of each relation that lead to somebody who is wanted.
 fn follow(
-    (reader, graph): (&Reader<'_>, &GraphReader<'_>),
+    links: &impl Links,
     from: u64,
     (way, is_wanted): (&Way, &dyn Fn(u64) -> bool),
     spec: &ExpandSpec,
     budget: &mut Budget,
     each: &mut dyn FnMut(&Seen<'_>),
 ) -> Result<Followed> {
-    let as_of = spec.as_of.unwrap_or(graph.now);
+    let as_of = spec.as_of.unwrap_or_else(|| links.now());
     let (mut of_relation, mut end) = ((u32::MAX, 0), Followed::All);
     let mut failure = None;
-    let flow = graph.edges(from, way.side, way.relations.as_deref(), &mut |seen| {
+    let flow = links.edges(from, way.side, way.relations.as_deref(), &mut |seen| {
         if !budget.look() {
             return ControlFlow::Break(Stop::All);
         }
@@ -395,9 +418,9 @@ fn follow(
         }
         if let Some(filter) = &spec.edge_filter {
             let name = (from, seen.side, seen.relation, seen.other);
-            match reader.edge(graph, name, seen.edge_id) {
-                Ok(Some(edge)) if filter.matches_edge(&edge) => {}
-                Ok(_) => return ControlFlow::Continue(()),
+            match links.meets(name, seen.edge_id, filter) {
+                Ok(true) => {}
+                Ok(false) => return ControlFlow::Continue(()),
                 Err(error) => {
                     failure = Some(error);
                     return ControlFlow::Break(Stop::All);
@@ -429,7 +452,8 @@ impl Replica {
         let (reader, graph) = self.graph_reader(tenant)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         let bounds = Bounds { edges: self.limits.edges, deadline };
-        let mut walk = Walk::new(&reader, &graph, seeds.into_iter().map(|number| (number, 1.0)), bounds);
+        let here = Here { reader: &reader, graph: &graph };
+        let mut walk = Walk::new(here, seeds.into_iter().map(|number| (number, 1.0)), bounds);
         let reached = walk.expand(&request.spec)?;
         let mut nodes = Vec::with_capacity(reached.len());
         // Neighbours by number have their names side by side.
@@ -443,9 +467,7 @@ impl Replica {
             let entity = EntityRef { collection: collection.name.clone(), id };
             nodes.push(Reached { entity, hops: visit.hops, score: visit.score, path });
         }
-        nodes.sort_unstable_by(|a, b| {
-            a.hops.cmp(&b.hops).then(b.score.total_cmp(&a.score)).then_with(|| a.entity.cmp(&b.entity))
-        });
+        nodes.sort_unstable_by(Reached::nearest_first);
         Ok(Expansion { nodes, edges: walk.edges(), truncated: walk.truncated() })
     }
 
@@ -464,14 +486,18 @@ impl Replica {
     }
 }
 
+pub(crate) fn check_seeds(count: usize, limits: &Limits) -> Result<()> {
+    let limit = limits.seed_ids;
+    if count == 0 || count > limit {
+        return Err(Error::invalid("seeds", format!("are {count}; 1 to {limit} are allowed")));
+    }
+    Ok(())
+}
+
 impl Reader<'_> {
     /// The numbers of those of the entities that are there.
     pub(crate) fn live_numbers(&self, graph: &GraphReader<'_>, seeds: &[EntityRef]) -> Result<Vec<u64>> {
-        let limit = self.replica.limits.seed_ids;
-        if seeds.is_empty() || seeds.len() > limit {
-            let why = format!("are {}; 1 to {limit} are allowed", seeds.len());
-            return Err(Error::invalid("seeds", why));
-        }
+        check_seeds(seeds.len(), &self.replica.limits)?;
         let mut numbers = Vec::new();
         for seed in seeds {
             validate_id("seeds.id", &seed.id)?;

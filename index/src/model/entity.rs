@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     error::{Error, Result},
     model::{Timestamp, Value},
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// Names an entity of one tenant.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntityRef {
     /// The collection's name.
     pub collection: String,
@@ -82,7 +84,7 @@ pub struct Chunk {
 }
 
 /// Which parts of an entity a read returns. The id and the version are always there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadMask {
     /// The type.
     pub entity_type: bool,

@@ -3,9 +3,10 @@
 use std::{cmp::Ordering, collections::BTreeMap};
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Microseconds since the Unix epoch, in UTC; may be negative.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
@@ -21,7 +22,7 @@ impl Timestamp {
 }
 
 /// A typed attribute value.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
     /// There, and without a value.
     Null,

@@ -5,9 +5,10 @@ use std::{cmp::Ordering, time::Instant};
 use foldhash::{HashMap, HashMapExt};
 
 use crate::{
+    catalogue::Catalogue,
     deadline::Deadline,
     error::{Error, Result},
-    graph::{Bounds, Visit, Walk},
+    graph::{Bounds, Here, Visit, Walk},
     model::{ReadMask, TenantId},
     query::{
         Answer, Fusion, Hit, Nearest, Query, Seed, Signal,
@@ -69,7 +70,7 @@ impl Replica {
         let mut truncated = Vec::new();
         let inside = match (&query.within, within) {
             (Some(within), Some(aimed)) => {
-                let nested = || self.answer(pinned, &bare(within), aimed, rows, deadline);
+                let nested = || self.answer(pinned, &within.bare(), aimed, rows, deadline);
                 let mut answer = reader.steps.within(nested)?;
                 reader.steps.note(begun, "within", answer.hits.len(), || {
                     ("only these may be hits".to_owned(), Some(within.limit as u64))
@@ -121,7 +122,7 @@ impl Replica {
             let seeds = reader.best_seeds(&visits, &found, from)?;
             let (begun, from) = (Instant::now(), seeds.len());
             let bounds = Bounds { edges: self.limits.edges, deadline };
-            let walk = walk.insert(Walk::new(reader, &graph, seeds, bounds));
+            let walk = walk.insert(Walk::new(Here { reader, graph: &graph }, seeds, bounds));
             let reached = walk.expand(spec)?;
             nodes = reached.len() as u64;
             reader.steps.note(begun, "expand", reached.len(), || {
@@ -185,17 +186,7 @@ impl Replica {
         reader.steps.note(scoring, "score", candidates.len(), || {
             (format!("{} weighed", visits.len()), Some(visits.len() as u64))
         });
-        let name = |entity: &EntityKey| reader.catalogue.by_id(entity.collection).map(|c| c.name.as_str());
-        candidates.sort_unstable_by(|a, b| {
-            let by_nearness = || match scorer.weighs(Signal::Vector) {
-                true => b.candidate.nearness().total_cmp(&a.candidate.nearness()),
-                // Nothing that was not asked for decides.
-                false => Ordering::Equal,
-            };
-            let by_name =
-                || name(&a.entity).cmp(&name(&b.entity)).then_with(|| a.entity.id.cmp(&b.entity.id));
-            b.score.total_cmp(&a.score).then_with(by_nearness).then_with(by_name)
-        });
+        best_first(&mut candidates, &scorer, &reader.catalogue);
         let Page { hits, next } = reader.shape(query, targets, candidates, rows, deadline)?;
         truncated.extend(found.truncated);
         let mut answer = Answer { truncated, next, ..Answer::default() };
@@ -285,13 +276,30 @@ impl Replica {
     }
 }
 
-/// What of a nested query tells which entities it finds.
-fn bare(query: &Query) -> Query {
-    Query { read_mask: ReadMask::nothing(), explain: false, highlight: None, ..query.clone() }
+/// Ties by nearness, where that counts, then by name.
+pub(super) fn best_first(candidates: &mut [Scored], scorer: &Scorer, catalogue: &Catalogue) {
+    let name = |entity: &EntityKey| catalogue.by_id(entity.collection).map(|c| c.name.as_str());
+    candidates.sort_unstable_by(|a, b| {
+        let by_nearness = || match scorer.weighs(Signal::Vector) {
+            true => b.candidate.nearness().total_cmp(&a.candidate.nearness()),
+            // Nothing that was not asked for decides.
+            false => Ordering::Equal,
+        };
+        let by_name = || name(&a.entity).cmp(&name(&b.entity)).then_with(|| a.entity.id.cmp(&b.entity.id));
+        b.score.total_cmp(&a.score).then_with(by_nearness).then_with(by_name)
+    });
+}
+
+impl Query {
+    /// What of a nested query tells which entities it finds.
+    #[must_use]
+    pub fn bare(&self) -> Self {
+        Self { read_mask: ReadMask::nothing(), explain: false, highlight: None, ..self.clone() }
+    }
 }
 
 /// A hit in another collection carries the vectors that it has.
-fn space_names_known(mask: &ReadMask, collection: &crate::model::Collection) -> ReadMask {
+pub(super) fn space_names_known(mask: &ReadMask, collection: &crate::model::Collection) -> ReadMask {
     let mut mask = mask.clone();
     mask.vector_spaces.retain(|space| collection.space(space).is_ok());
     mask
@@ -299,30 +307,30 @@ fn space_names_known(mask: &ReadMask, collection: &crate::model::Collection) -> 
 
 /// How an entity was reached.
 #[derive(Clone, Debug)]
-struct Visited {
-    score: f64,
+pub(super) struct Visited {
+    pub(super) score: f64,
     /// Edges of the best walk to it; 0: a seed.
-    hops: usize,
+    pub(super) hops: usize,
     /// That walk.
-    walk: Option<Visit>,
+    pub(super) walk: Option<Visit>,
 }
 
 /// What scoring needs to know of a candidate.
 pub(super) struct Candidate {
-    signals: Signals,
+    pub(super) signals: Signals,
     /// Its best vector, if one was compared.
-    best: Option<Match>,
+    pub(super) best: Option<Match>,
     /// Its best text, if any matched.
-    text: Option<TextHit>,
+    pub(super) text: Option<TextHit>,
 }
 
 impl Candidate {
-    fn chunk(self) -> String {
+    pub(super) fn chunk(self) -> String {
         let of_text = self.text.map(|text| text.chunk);
         self.best.map(|best| best.chunk).or(of_text).unwrap_or_default()
     }
 
-    fn nearness(&self) -> f64 {
+    pub(super) fn nearness(&self) -> f64 {
         self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.nearness)
     }
 }
@@ -349,7 +357,7 @@ impl Reader<'_> {
 
     /// A candidate, not yet reached along edges, unless it is gone or does not meet the query's filter.
     #[expect(clippy::too_many_arguments, reason = "one candidate and all it is judged by")]
-    fn candidate(
+    pub(super) fn candidate(
         &self,
         entity: &EntityKey,
         query: &Query,
@@ -407,6 +415,6 @@ impl Reader<'_> {
     }
 }
 
-fn better(best: Match, other: Match) -> Match {
+pub(super) fn better(best: Match, other: Match) -> Match {
     if other.is_better_than(&best) { other } else { best }
 }

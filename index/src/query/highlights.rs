@@ -3,7 +3,7 @@
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    model::{Collection, ReadMask},
+    model::{Chunk, Collection, Entity, ReadMask},
     query::{Highlight, Highlighted, Query, Seed, TextQuery},
     replica::{Reader, Rows, register},
     row::{ChunkContent, EntityKey},
@@ -35,15 +35,42 @@ impl Reader<'_> {
     pub(super) fn highlights(
         &self,
         query: &Query,
-        Highlight { fragments, length }: Highlight,
+        highlight: Highlight,
         collection: &Collection,
         key: &EntityKey,
         chunk: &str,
         rows: &mut Rows,
         deadline: Deadline,
     ) -> Result<Vec<Highlighted>> {
+        let Some(row) = rows.get(self, key)? else { return Ok(Vec::new()) };
+        let names = collection.text.fields.iter().map(|field| field.attribute.clone());
+        let mut texts =
+            self.fields(key, row, &ReadMask { attribute_names: names.collect(), ..ReadMask::nothing() })?;
+        if !chunk.is_empty() {
+            let row_key = key.chunk(chunk);
+            let bytes = self.snapshot.get(self.replica.keyspaces.chunk, &row_key)?;
+            let content =
+                bytes.map(|bytes| register::<ChunkContent>("chunk", &row_key, &bytes)).transpose()?;
+            if let Some(ChunkContent { text, .. }) = content.and_then(|register| register.value) {
+                texts.chunks.insert(chunk.to_owned(), Chunk { text, ..Chunk::default() });
+            }
+        }
+        query.highlighted(highlight, collection, chunk, &texts, deadline)
+    }
+}
+
+impl Query {
+    /// The parts of an entity's texts, and of the text of one of its chunks if one is named, that answer to the words of the query.
+    pub(super) fn highlighted(
+        &self,
+        Highlight { fragments, length }: Highlight,
+        collection: &Collection,
+        chunk: &str,
+        texts_of: &Entity,
+        deadline: Deadline,
+    ) -> Result<Vec<Highlighted>> {
         let mut found = Vec::new();
-        for words in query.seeds.iter().filter_map(|seed| match seed {
+        for words in self.seeds.iter().filter_map(|seed| match seed {
             Seed::Text { query, .. } => Some(query),
             _ => None,
         }) {
@@ -61,20 +88,13 @@ impl Reader<'_> {
                 }));
             };
             if !chunk.is_empty() && named(TextQuery::CHUNKS) {
-                let row_key = key.chunk(chunk);
-                if let Some(bytes) = self.snapshot.get(self.replica.keyspaces.chunk, &row_key)?
-                    && let Some(content) = register::<ChunkContent>("chunk", &row_key, &bytes)?.value
-                {
+                if let Some(content) = texts_of.chunks.get(chunk) {
                     let highlighter = Highlighter::new(words, collection.text.chunks);
                     add(TextQuery::CHUNKS, chunk, &highlighter, &content.text);
                 }
             }
             for field in collection.text.fields.iter().filter(|field| named(&field.attribute)) {
-                let mask =
-                    ReadMask { attribute_names: [field.attribute.clone()].into(), ..ReadMask::nothing() };
-                let Some(row) = rows.get(self, key)? else { continue };
-                let entity = self.fields(key, row, &mask)?;
-                let Some(value) = entity.attributes.get(&field.attribute) else { continue };
+                let Some(value) = texts_of.attributes.get(&field.attribute) else { continue };
                 let highlighter = Highlighter::new(words, field.language);
                 for text in texts(value) {
                     deadline.check()?;

@@ -10,7 +10,7 @@ use crate::{
     deadline::Deadline,
     error::Result,
     model::CollectionId,
-    query::{Answer, matches::Matches},
+    query::{Answer, Hit, matches::Matches},
     replica::Reader,
     row::{EntityKey, key::decode_number_key},
 };
@@ -30,19 +30,32 @@ impl Inside {
         answer: Answer,
         deadline: Deadline,
     ) -> Result<Self> {
-        let mut inside = Self { entities: HashSet::default(), numbers: RoaringTreemap::new() };
-        for hit in answer.hits {
-            deadline.check()?;
+        let entity = |hit: &Hit| {
             let owner = reader.catalogue.get(reader.tenant, &hit.collection)?.id;
-            let entity = EntityKey::new(reader.tenant, owner, &hit.entity.id);
-            if owner == collection {
+            Ok(EntityKey::new(reader.tenant, owner, &hit.entity.id))
+        };
+        let entities = answer.hits.iter().map(entity).collect::<Result<Vec<_>>>()?;
+        Self::of_entities(reader, collection, &entities, deadline)
+    }
+
+    /// These entities.
+    pub(crate) fn of_entities(
+        reader: &Reader<'_>,
+        collection: CollectionId,
+        entities: &[EntityKey],
+        deadline: Deadline,
+    ) -> Result<Self> {
+        let mut inside = Self { entities: HashSet::default(), numbers: RoaringTreemap::new() };
+        for entity in entities {
+            deadline.check()?;
+            if entity.collection == collection {
                 let (keyspace, prefix) = (reader.replica.keyspaces.number, entity.numbers());
                 for row in reader.snapshot.prefix(keyspace, &prefix, Direction::Forward)? {
                     let (key, bytes) = row?;
                     inside.numbers.insert(decode_number_key(&key, &bytes)?);
                 }
             }
-            inside.entities.insert(entity);
+            inside.entities.insert(entity.clone());
         }
         Ok(inside)
     }

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use allidb_storage::Sequence;
 use foldhash::{HashMap, HashMapExt, HashSet};
 use roaring::RoaringTreemap;
 
@@ -16,19 +17,21 @@ use crate::{
         target::{Match, Pinned, Target, Views},
         texts::TextFound,
     },
-    replica::{Reader, Rows, ScanRequest},
+    replica::{Reader, Replica, Rows, ScanRequest},
     row::{EntityKey, key::decode_number_key},
-    text::{Ranking, TextSearch},
+    text::{Ranking, TextSearch, TextView},
 };
 
 /// Seeds that a clause brings beside others, unless it says: what is best together need not be first in each.
 pub(super) const VECTOR_CANDIDATES: usize = 100;
-const TEXT_CANDIDATES: usize = 100;
+pub(super) const TEXT_CANDIDATES: usize = 100;
 
 /// Seeds with their scores, and what was cut off on the way.
 #[derive(Default)]
 pub(crate) struct Found<'a> {
     pub(crate) seeds: Vec<(EntityKey, f64)>,
+    /// How many of them there were after each clause.
+    pub(crate) after_clauses: Vec<usize>,
     /// What was compared with the n-th target: the best vector of each entity; `None`: it has none there.
     pub(crate) matches: Vec<HashMap<EntityKey, Option<Match>>>,
     /// The places of the entities that each nearest clause brought, from 0.
@@ -73,32 +76,7 @@ impl Reader<'_> {
         let (replica, sequence) = (self.replica, self.snapshot.sequence());
         let text_view = pinned.text_view.as_ref();
         // What the words are found in does not depend on the other clauses.
-        let read_words = || -> Vec<Result<Arc<Ranking<'v>>>> {
-            let of_clause = |(at, words): (usize, &TextQuery)| {
-                let place = format!("seeds[{at}].text");
-                words.validate(&place, &replica.limits)?;
-                let search = TextSearch {
-                    index: &replica.texts,
-                    view: text_view.ok_or_else(no_view)?,
-                    collection: collection.id,
-                    spec: &collection.text,
-                    place: &place,
-                    query: words,
-                    sequence,
-                    deadline,
-                };
-                search.run().map(Arc::new)
-            };
-            let mut rankings = Vec::new();
-            for clause in query.text_clauses() {
-                rankings.push(of_clause(clause));
-                // The query fails of it.
-                if rankings.last().is_some_and(Result::is_err) {
-                    break;
-                }
-            }
-            rankings
-        };
+        let read_words = || rankings(replica, text_view, sequence, query, collection, deadline);
         let are_words_alone = !query.seeds.iter().any(|seed| matches!(seed, Seed::Nearest(_)));
         let has_words = query.text_clauses().next().is_some();
         let pool = replica.search_pool.as_ref().filter(|_| has_words && !are_words_alone);
@@ -192,8 +170,25 @@ impl Reader<'_> {
                     self.matching(filter, limit, collection, deadline, &mut found)?;
                 }
             }
+            found.after_clauses.push(found.seeds.len());
         }
         Ok(found)
+    }
+
+    /// What is needed to tell what the clauses say of entities that none of them is asked to bring.
+    pub(crate) fn no_seeds<'v>(
+        &self,
+        query: &Query,
+        collection: &Collection,
+        targets: &[Target],
+        pinned: &'v Pinned<'_>,
+        graph: Option<&'v GraphReader<'v>>,
+        deadline: crate::Deadline,
+    ) -> Result<Found<'v>> {
+        let (view, sequence) = (pinned.text_view.as_ref(), self.snapshot.sequence());
+        let rankings = rankings(self.replica, view, sequence, query, collection, deadline).into_iter();
+        let texts = rankings.map(|ranking| ranking.map(TextFound::unread)).collect::<Result<_>>()?;
+        Ok(Found { matches: vec![HashMap::new(); targets.len()], texts, graph, ..Found::default() })
     }
 
     /// The number of an entity's own vectors, if it has any.
@@ -244,6 +239,40 @@ impl Reader<'_> {
         });
         Ok(())
     }
+}
+
+/// What each clause of words finds them in. After one that fails there are no more: the query fails of it.
+fn rankings<'v>(
+    replica: &Replica,
+    view: Option<&'v TextView>,
+    sequence: Sequence,
+    query: &Query,
+    collection: &Collection,
+    deadline: crate::Deadline,
+) -> Vec<Result<Arc<Ranking<'v>>>> {
+    let of_clause = |(at, words): (usize, &TextQuery)| {
+        let place = format!("seeds[{at}].text");
+        words.validate(&place, &replica.limits)?;
+        let search = TextSearch {
+            index: &replica.texts,
+            view: view.ok_or_else(no_view)?,
+            collection: collection.id,
+            spec: &collection.text,
+            place: &place,
+            query: words,
+            sequence,
+            deadline,
+        };
+        search.run().map(Arc::new)
+    };
+    let mut rankings = Vec::new();
+    for clause in query.text_clauses() {
+        rankings.push(of_clause(clause));
+        if rankings.last().is_some_and(Result::is_err) {
+            break;
+        }
+    }
+    rankings
 }
 
 fn no_view() -> Error {

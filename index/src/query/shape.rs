@@ -1,6 +1,6 @@
 //! Which of the candidates are hits, and in which order: fields, diversity, groups, pages.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt, HashSet};
 use xxhash_rust::xxh3::xxh3_64;
@@ -8,7 +8,8 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    model::Value,
+    filter::Field,
+    model::{Limits, Metric, Value},
     query::{Diversity, GroupBy, Order, Query, SignalValue, execute::Candidate, target::Target},
     replica::{Reader, Rows},
     row::EntityKey,
@@ -106,36 +107,90 @@ fn name_of(EntityKey { collection, id, .. }: &EntityKey) -> u64 {
     xxh3_64(&[&collection.0.to_be_bytes(), id.as_bytes()].concat())
 }
 
+/// What is known of candidates beyond their scores.
+pub(super) trait Traits {
+    /// The value of the field that hits are ordered or grouped by.
+    fn value(&mut self, entity: &EntityKey, of: FieldOf<'_>) -> Result<Option<Value>>;
+
+    /// The vector that tells what is alike, if it has one.
+    fn vector(&mut self, entity: &EntityKey) -> Result<Option<Arc<[f32]>>>;
+}
+
+/// What a field is wanted for.
+#[derive(Clone, Copy)]
+pub(super) enum FieldOf<'a> {
+    /// The order, of which it is the n-th.
+    Order(usize, &'a Field),
+    Group(&'a Field),
+}
+
+/// What lies here.
+struct Stored<'a, 'r> {
+    reader: &'a Reader<'r>,
+    rows: &'a mut Rows,
+    target: Option<&'a Target>,
+}
+
+impl Traits for Stored<'_, '_> {
+    fn value(&mut self, entity: &EntityKey, of: FieldOf<'_>) -> Result<Option<Value>> {
+        let (FieldOf::Order(_, field) | FieldOf::Group(field)) = of;
+        let Some(row) = self.rows.get(self.reader, entity)? else { return Ok(None) };
+        Ok(field.value(&self.reader.fields(entity, row, &field.read_mask())?))
+    }
+
+    fn vector(&mut self, entity: &EntityKey) -> Result<Option<Arc<[f32]>>> {
+        let Some(target) = self.target else { return Ok(None) };
+        self.reader.vector_in(entity, target.space)
+    }
+}
+
 impl Reader<'_> {
     /// The hits among candidates that are in the order of their scores.
     pub(super) fn shape(
         &self,
         query: &Query,
         targets: &[Target],
-        mut scored: Vec<Scored>,
+        scored: Vec<Scored>,
         rows: &mut Rows,
         deadline: Deadline,
     ) -> Result<Page> {
-        if !query.order_by.is_empty() {
-            scored = self.ordered(&query.order_by, scored, rows, deadline)?;
+        let mut stored = Stored { reader: self, rows, target: targets.first() };
+        let metric = targets.first().map(|target| target.metric);
+        query.shape(metric, scored, &mut stored, &self.replica.limits, deadline)
+    }
+}
+
+impl Query {
+    /// The hits among candidates that are in the order of their scores.
+    pub(super) fn shape(
+        &self,
+        metric: Option<Metric>,
+        mut scored: Vec<Scored>,
+        traits: &mut dyn Traits,
+        limits: &Limits,
+        deadline: Deadline,
+    ) -> Result<Page> {
+        if !self.order_by.is_empty() {
+            scored = ordered(&self.order_by, scored, traits, deadline)?;
         }
-        if let (Some(diversity), Some(target)) = (&query.diversity, targets.first()) {
-            scored.truncate(query.pool());
-            scored = self.diverse(diversity.lambda, query.last(), target, scored, deadline)?;
+        if let (Some(diversity), Some(metric)) = (&self.diversity, metric) {
+            scored.truncate(self.pool());
+            scored = diverse(diversity.lambda, self.last(), metric, scored, traits, deadline)?;
         }
-        if let Some(group_by) = &query.group_by {
+        if let Some(group_by) = &self.group_by {
             // What came in a group that it has left does not come again.
-            let before: HashSet<u64> = query.seen.iter().copied().collect();
+            let before: HashSet<u64> = self.seen.iter().copied().collect();
             scored.retain(|scored| !before.contains(&name_of(&scored.entity)));
-            let groups = self.grouped(group_by, scored, rows, deadline)?;
-            return Ok(self.page_of(query, groups));
+            let groups = grouped(group_by, scored, traits, deadline)?;
+            return Ok(self.page_of(groups, limits));
         }
         let hits = scored.into_iter().map(|scored| (name_of(&scored.entity), vec![scored]));
-        Ok(self.page_of(query, hits))
+        Ok(self.page_of(hits, limits))
     }
 
     /// Cuts a page out of hits or groups, each with a hash of its name.
-    fn page_of(&self, query: &Query, all: impl IntoIterator<Item = (u64, Vec<Scored>)>) -> Page {
+    fn page_of(&self, all: impl IntoIterator<Item = (u64, Vec<Scored>)>, limits: &Limits) -> Page {
+        let query = self;
         let before: HashSet<u64> = query.seen.iter().copied().collect();
         let mut seen = query.seen.clone();
         let mut hits = Vec::new();
@@ -156,118 +211,106 @@ impl Reader<'_> {
             hits.extend(of_name);
         }
         // Clauses of seeds bring no more than was asked for: whether there is more, only the next page tells.
-        let may_go_on = taken == query.limit && seen.len() < query.most(&self.replica.limits);
+        let may_go_on = taken == query.limit && seen.len() < query.most(limits);
         Page { hits, next: may_go_on.then_some(seen) }
     }
+}
 
-    fn value(
-        &self,
-        entity: &EntityKey,
-        field: &crate::filter::Field,
-        rows: &mut Rows,
-    ) -> Result<Option<Value>> {
-        let Some(row) = rows.get(self, entity)? else { return Ok(None) };
-        Ok(field.value(&self.fields(entity, row, &field.read_mask())?))
-    }
-
-    fn ordered(
-        &self,
-        orders: &[Order],
-        scored: Vec<Scored>,
-        rows: &mut Rows,
-        deadline: Deadline,
-    ) -> Result<Vec<Scored>> {
-        let mut keyed = Vec::with_capacity(scored.len());
-        for (at, scored) in scored.into_iter().enumerate() {
-            if at % DEADLINE_EVERY == 0 {
-                deadline.check()?;
-            }
-            let values = orders.iter().map(|order| self.value(&scored.entity, &order.field, rows));
-            keyed.push((values.collect::<Result<Vec<_>>>()?, scored));
+fn ordered(
+    orders: &[Order],
+    scored: Vec<Scored>,
+    traits: &mut dyn Traits,
+    deadline: Deadline,
+) -> Result<Vec<Scored>> {
+    let mut keyed = Vec::with_capacity(scored.len());
+    for (at, scored) in scored.into_iter().enumerate() {
+        if at % DEADLINE_EVERY == 0 {
+            deadline.check()?;
         }
-        keyed.sort_by(|(a, _), (b, _)| {
-            let fields = a.iter().zip(b).zip(orders);
-            let order = |((a, b), order): ((&Option<Value>, &Option<Value>), &Order)| match (a, b) {
-                (Some(a), Some(b)) => {
-                    let ascending = order_of(a).cmp(&order_of(b)).then_with(|| compared(a, b));
-                    if order.descending { ascending.reverse() } else { ascending }
+        let of =
+            |(nth, order): (usize, &Order)| traits.value(&scored.entity, FieldOf::Order(nth, &order.field));
+        let values = orders.iter().enumerate().map(of);
+        keyed.push((values.collect::<Result<Vec<_>>>()?, scored));
+    }
+    keyed.sort_by(|(a, _), (b, _)| {
+        let fields = a.iter().zip(b).zip(orders);
+        let order = |((a, b), order): ((&Option<Value>, &Option<Value>), &Order)| match (a, b) {
+            (Some(a), Some(b)) => {
+                let ascending = order_of(a).cmp(&order_of(b)).then_with(|| compared(a, b));
+                if order.descending { ascending.reverse() } else { ascending }
+            }
+            (a, b) => b.is_some().cmp(&a.is_some()),
+        };
+        fields.map(order).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+    });
+    Ok(keyed.into_iter().map(|(_, scored)| scored).collect())
+}
+
+fn diverse(
+    lambda: f64,
+    wanted: usize,
+    metric: Metric,
+    pool: Vec<Scored>,
+    traits: &mut dyn Traits,
+    deadline: Deadline,
+) -> Result<Vec<Scored>> {
+    let mut waiting = Vec::with_capacity(pool.len());
+    for scored in pool {
+        deadline.check()?;
+        let vector = traits.vector(&scored.entity)?;
+        // How much it is like the one that is most like it of those that were chosen.
+        waiting.push((scored, vector, 0.0_f64));
+    }
+    let mut chosen = Vec::new();
+    while !waiting.is_empty() && chosen.len() < wanted {
+        deadline.check()?;
+        let worth = |(scored, _, alike): &(Scored, _, f64)| lambda * scored.score - (1.0 - lambda) * alike;
+        let mut best = 0;
+        for at in 1..waiting.len() {
+            if worth(&waiting[at]) > worth(&waiting[best]) {
+                best = at;
+            }
+        }
+        let (scored, vector, _) = waiting.remove(best);
+        if let Some(vector) = vector {
+            for (_, other, alike) in &mut waiting {
+                if let Some(other) = other.as_ref().filter(|other| other.len() == vector.len()) {
+                    *alike = alike.max(measure_and_similarity(metric, &vector, other).1);
                 }
-                (a, b) => b.is_some().cmp(&a.is_some()),
-            };
-            fields.map(order).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
+            }
+        }
+        chosen.push(scored);
+    }
+    Ok(chosen)
+}
+
+fn grouped(
+    GroupBy { field, size }: &GroupBy,
+    scored: Vec<Scored>,
+    traits: &mut dyn Traits,
+    deadline: Deadline,
+) -> Result<Vec<(u64, Vec<Scored>)>> {
+    let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
+    let mut groups: Vec<(u64, Vec<Scored>)> = Vec::new();
+    for (at, mut scored) in scored.into_iter().enumerate() {
+        if at % DEADLINE_EVERY == 0 {
+            deadline.check()?;
+        }
+        let Some(value) = traits.value(&scored.entity, FieldOf::Group(field))? else { continue };
+        let mut key = Vec::new();
+        crate::row::put_value(&mut key, &value);
+        let hash = xxh3_64(&key);
+        let place = *places.entry(key).or_insert_with(|| {
+            groups.push((hash, Vec::new()));
+            groups.len() - 1
         });
-        Ok(keyed.into_iter().map(|(_, scored)| scored).collect())
-    }
-
-    fn diverse(
-        &self,
-        lambda: f64,
-        wanted: usize,
-        target: &Target,
-        pool: Vec<Scored>,
-        deadline: Deadline,
-    ) -> Result<Vec<Scored>> {
-        let mut waiting = Vec::with_capacity(pool.len());
-        for scored in pool {
-            deadline.check()?;
-            let vectors = self.vectors(&scored.entity.prefix())?;
-            let vector = vectors.into_iter().find(|stored| stored.space == target.space);
-            // How much it is like the one that is most like it of those that were chosen.
-            waiting.push((scored, vector.map(|stored| stored.numbers), 0.0_f64));
+        let group = &mut groups[place].1;
+        if group.len() < *size {
+            scored.group = Some(value);
+            group.push(scored);
         }
-        let mut chosen = Vec::new();
-        while !waiting.is_empty() && chosen.len() < wanted {
-            deadline.check()?;
-            let worth =
-                |(scored, _, alike): &(Scored, _, f64)| lambda * scored.score - (1.0 - lambda) * alike;
-            let mut best = 0;
-            for at in 1..waiting.len() {
-                if worth(&waiting[at]) > worth(&waiting[best]) {
-                    best = at;
-                }
-            }
-            let (scored, vector, _) = waiting.remove(best);
-            if let Some(vector) = vector {
-                for (_, other, alike) in &mut waiting {
-                    if let Some(other) = other.as_ref().filter(|other| other.len() == vector.len()) {
-                        *alike = alike.max(measure_and_similarity(target.metric, &vector, other).1);
-                    }
-                }
-            }
-            chosen.push(scored);
-        }
-        Ok(chosen)
     }
-
-    fn grouped(
-        &self,
-        GroupBy { field, size }: &GroupBy,
-        scored: Vec<Scored>,
-        rows: &mut Rows,
-        deadline: Deadline,
-    ) -> Result<Vec<(u64, Vec<Scored>)>> {
-        let mut places: HashMap<Vec<u8>, usize> = HashMap::new();
-        let mut groups: Vec<(u64, Vec<Scored>)> = Vec::new();
-        for (at, mut scored) in scored.into_iter().enumerate() {
-            if at % DEADLINE_EVERY == 0 {
-                deadline.check()?;
-            }
-            let Some(value) = self.value(&scored.entity, field, rows)? else { continue };
-            let mut key = Vec::new();
-            crate::row::put_value(&mut key, &value);
-            let hash = xxh3_64(&key);
-            let place = *places.entry(key).or_insert_with(|| {
-                groups.push((hash, Vec::new()));
-                groups.len() - 1
-            });
-            let group = &mut groups[place].1;
-            if group.len() < *size {
-                scored.group = Some(value);
-                group.push(scored);
-            }
-        }
-        Ok(groups)
-    }
+    Ok(groups)
 }
 
 /// Values of different types come in this order.

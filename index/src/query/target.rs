@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{GraphReader, GraphView},
-    model::{Collection, CollectionId, EntityRef, Metric, Space, SpaceId, validate_id},
+    merge::EntityState,
+    model::{Collection, CollectionId, EntityRef, Metric, Space, SpaceId, TenantId, validate_id},
     mutation::check_vector,
     query::{Examples, Nearest, NearestTarget, Query, Seed},
-    replica::Reader,
-    row::EntityKey,
+    replica::{Reader, Replica},
+    row::{EntityKey, VectorContent, VectorKey},
     text::TextView,
     vector::{SpaceIndex, View, measure_and_similarity},
 };
@@ -60,7 +62,7 @@ fn nearness(metric: Metric, measure: f64) -> f64 {
 pub(crate) type Views = HashMap<(CollectionId, SpaceId), View>;
 
 /// How near an entity is to a target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Match {
     /// Whose vector it is; empty: the entity's own.
     pub(crate) chunk: String,
@@ -103,55 +105,11 @@ impl Reader<'_> {
             || Error::UnknownSpace { collection: collection.name.clone(), space: nearest.space.clone() };
         let index = self.replica.spaces.get(collection.id, space.id).ok_or_else(unknown)?;
         self.replica.spaces.check_damage(collection.id)?;
-        let (vector, examples): (Arc<[f32]>, _) = match &nearest.target {
-            NearestTarget::Vector(vector) => {
-                check_vector(&format!("{place}.vector"), space, vector)?;
-                (vector.as_slice().into(), Vec::new())
-            }
-            NearestTarget::Entity(entity) => {
-                let (key, vector) =
-                    self.own_vector(&format!("{place}.entity"), entity, &nearest.space, space)?;
-                (vector, vec![key])
-            }
-            NearestTarget::Examples(Examples { positive, negative }) => {
-                let limit = self.replica.limits.seed_ids;
-                let count = positive.len() + negative.len();
-                if positive.is_empty() || count > limit {
-                    let why = format!(
-                        "holds {} and {}; at least one positive, and at most {limit}",
-                        positive.len(),
-                        negative.len()
-                    );
-                    return Err(Error::invalid(format!("{place}.examples"), why));
-                }
-                let mut examples = Vec::with_capacity(count);
-                let mut mean = |name: &str, of: &[EntityRef]| {
-                    let mut mean = vec![0.0; space.spec.dimension as usize];
-                    for (at, entity) in of.iter().enumerate() {
-                        deadline.check()?;
-                        let place = format!("{place}.examples.{name}[{at}]");
-                        let (key, vector) = self.own_vector(&place, entity, &nearest.space, space)?;
-                        examples.push(key);
-                        add_share(&mut mean, space.spec.metric, &vector, of.len());
-                    }
-                    Ok::<_, Error>(mean)
-                };
-                let (liked, unliked) = (mean("positive", positive)?, mean("negative", negative)?);
-                let vector: Vec<f32> = match negative.is_empty() {
-                    true => liked.iter().map(|liked| *liked as f32).collect(),
-                    // As far from the mean of the others as they are on the other side.
-                    false => liked
-                        .iter()
-                        .zip(&unliked)
-                        .map(|(liked, unliked)| (2.0 * liked - unliked) as f32)
-                        .collect(),
-                };
-                if vector.iter().all(|number| *number == 0.0) {
-                    return Err(Error::FailedPrecondition(format!("{place}.examples cancel each other out")));
-                }
-                (vector.into(), examples)
-            }
+        let own = |place: &str, entity: &EntityRef| {
+            deadline.check()?;
+            self.own_vector(place, entity, &nearest.space, space)
         };
+        let (vector, examples) = nearest.aim(place, space, self.replica.limits.seed_ids, &own)?;
         Ok(Target {
             collection: collection.id,
             space: space.id,
@@ -181,12 +139,102 @@ impl Reader<'_> {
         let owned = owner.space(name)?;
         let vectors = self.vectors(&key.chunk(""))?;
         let own = vectors.into_iter().find(|stored| stored.space == owned.id);
-        let own = own.ok_or_else(|| {
-            let id = &entity.id;
-            Error::FailedPrecondition(format!("entity {id:?} has no vector of its own in space {name:?}"))
-        })?;
+        let own = own.ok_or_else(|| no_vector(entity, name))?;
         check_vector(place, space, &own.numbers)?;
         Ok((key, own.numbers))
+    }
+}
+
+fn no_vector(entity: &EntityRef, space: &str) -> Error {
+    let id = &entity.id;
+    Error::FailedPrecondition(format!("entity {id:?} has no vector of its own in space {space:?}"))
+}
+
+impl Replica {
+    /// What a clause compares with, and the entities whose vectors that is made of, as they were told.
+    pub(super) fn told_target(
+        &self,
+        tenant: TenantId,
+        place: &str,
+        nearest: &Nearest,
+        collection: &Collection,
+        examples: &[(EntityKey, EntityState)],
+        deadline: Deadline,
+    ) -> Result<(Arc<[f32]>, Vec<EntityKey>)> {
+        let (catalogue, space) = (self.catalogue(), collection.space(&nearest.space)?);
+        let own = |place: &str, entity: &EntityRef| {
+            deadline.check()?;
+            let key = self.entity_key(tenant, entity)?;
+            let state = examples.iter().find(|(known, _)| *known == key).map(|(_, state)| state);
+            let state = state.filter(|state| self.is_live(state));
+            let gone = || Error::NotFound { collection: entity.collection.clone(), id: entity.id.clone() };
+            let state = state.ok_or_else(gone)?;
+            let owned = catalogue.get(tenant, &entity.collection)?.space(&nearest.space)?;
+            let own = VectorKey { chunk: String::new(), space: owned.id };
+            let vector = state.vectors.get(&own).and_then(|register| register.value.clone());
+            let VectorContent(numbers) = vector.ok_or_else(|| no_vector(entity, &nearest.space))?;
+            check_vector(place, space, &numbers)?;
+            Ok((key, numbers))
+        };
+        nearest.aim(place, space, self.limits.seed_ids, &own)
+    }
+}
+
+impl Nearest {
+    /// The vector that it is near to, and the entities that this is made of, whose own vectors `own` gives.
+    fn aim(
+        &self,
+        place: &str,
+        space: &Space,
+        limit: usize,
+        own: &dyn Fn(&str, &EntityRef) -> Result<(EntityKey, Arc<[f32]>)>,
+    ) -> Result<(Arc<[f32]>, Vec<EntityKey>)> {
+        Ok(match &self.target {
+            NearestTarget::Vector(vector) => {
+                check_vector(&format!("{place}.vector"), space, vector)?;
+                (vector.as_slice().into(), Vec::new())
+            }
+            NearestTarget::Entity(entity) => {
+                let (key, vector) = own(&format!("{place}.entity"), entity)?;
+                (vector, vec![key])
+            }
+            NearestTarget::Examples(Examples { positive, negative }) => {
+                let count = positive.len() + negative.len();
+                if positive.is_empty() || count > limit {
+                    let why = format!(
+                        "holds {} and {}; at least one positive, and at most {limit}",
+                        positive.len(),
+                        negative.len()
+                    );
+                    return Err(Error::invalid(format!("{place}.examples"), why));
+                }
+                let mut examples = Vec::with_capacity(count);
+                let mut mean = |name: &str, of: &[EntityRef]| {
+                    let mut mean = vec![0.0; space.spec.dimension as usize];
+                    for (at, entity) in of.iter().enumerate() {
+                        let place = format!("{place}.examples.{name}[{at}]");
+                        let (key, vector) = own(&place, entity)?;
+                        examples.push(key);
+                        add_share(&mut mean, space.spec.metric, &vector, of.len());
+                    }
+                    Ok::<_, Error>(mean)
+                };
+                let (liked, unliked) = (mean("positive", positive)?, mean("negative", negative)?);
+                let vector: Vec<f32> = match negative.is_empty() {
+                    true => liked.iter().map(|liked| *liked as f32).collect(),
+                    // As far from the mean of the others as they are on the other side.
+                    false => liked
+                        .iter()
+                        .zip(&unliked)
+                        .map(|(liked, unliked)| (2.0 * liked - unliked) as f32)
+                        .collect(),
+                };
+                if vector.iter().all(|number| *number == 0.0) {
+                    return Err(Error::FailedPrecondition(format!("{place}.examples cancel each other out")));
+                }
+                (vector.into(), examples)
+            }
+        })
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     deadline::Deadline,
@@ -40,7 +41,7 @@ pub(crate) struct TextFound<'a> {
 }
 
 /// How well an entity answers to the words of a query.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct TextHit {
     /// In [0, 1].
     pub(crate) score: f64,
@@ -49,6 +50,11 @@ pub(crate) struct TextHit {
 }
 
 impl<'a> TextFound<'a> {
+    /// Of a clause that brings nothing.
+    pub(super) fn unread(ranking: Arc<Ranking<'a>>) -> Self {
+        Self { ranking, scores: HashMap::new(), best: HashMap::new(), ranks: HashMap::new() }
+    }
+
     /// Whether the entity is one of the seeds that it brought, whose score is known.
     pub(super) fn brought(&self, entity: &EntityKey) -> bool {
         self.best.contains_key(entity)
@@ -125,8 +131,7 @@ impl Reader<'_> {
         };
         let accepted = found.accept(collection.id, matches);
         let accept = |number: u64| accepted.as_ref().is_none_or(|accepted| accepted.contains(number));
-        let mut brought =
-            TextFound { ranking, scores: HashMap::new(), best: HashMap::new(), ranks: HashMap::new() };
+        let mut brought = TextFound::unread(ranking);
         let mut last: Option<(f32, usize)> = None;
         let mut seeds: Vec<(EntityKey, f64)> = Vec::new();
         // As many as are needed in most cases; more where an entity has several texts, or it turns out only now that many do not match.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     filter::{Field, Filter},
     model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp, Value},
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// One question: near these vectors, then along these edges, scored together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Query {
     /// The collection of the seeds; expansion may leave it.
     pub collection: String,
@@ -45,10 +47,12 @@ pub struct Query {
     pub group_by: Option<GroupBy>,
     /// Hits are chosen so that they are not too much like each other.
     pub diversity: Option<Diversity>,
+    /// Whether what lies on nodes that do not answer may be left out; how much is told by [`Answer::coverage`].
+    pub allow_partial: bool,
 }
 
 /// Which parts of texts are shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Highlight {
     /// Of each text at most; 1 to 20.
     pub fragments: usize,
@@ -77,7 +81,7 @@ pub struct Piece {
 }
 
 /// One field that hits are ordered by. Those that do not have it, or several values of it, come last.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Order {
     /// Which.
     pub field: Field,
@@ -86,7 +90,7 @@ pub struct Order {
 }
 
 /// Which hits come together.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct GroupBy {
     /// Those of one value of this field; those that do not have it are no hits.
     pub field: Field,
@@ -97,7 +101,7 @@ pub struct GroupBy {
 /// How hits are chosen that differ from each other: the next one is that whose score times `lambda`, less the greatest similarity to
 /// those before times 1 − `lambda`, is greatest (Carbonell and Goldstein, "The Use of MMR, Diversity-Based Reranking", 1998).
 /// Similarity is that of vectors in the space of the first nearest clause, of which there must be one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Diversity {
     /// In [0, 1]; 1: by score alone.
     pub lambda: f64,
@@ -134,12 +138,13 @@ impl Query {
             order_by: Vec::new(),
             group_by: None,
             diversity: None,
+            allow_partial: false,
         }
     }
 }
 
 /// Words to look for.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TextQuery {
     /// The words.
     pub text: String,
@@ -162,7 +167,7 @@ impl TextQuery {
 }
 
 /// Which words of a text must be there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TextMatch {
     /// At least one.
     #[default]
@@ -174,7 +179,7 @@ pub enum TextMatch {
 }
 
 /// Where a query begins.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Seed {
     /// The nearest vectors of a space.
     Nearest(Nearest),
@@ -197,7 +202,7 @@ pub enum Seed {
 }
 
 /// The nearest vectors of a space.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Nearest {
     /// A space's name or alias.
     pub space: String,
@@ -236,7 +241,7 @@ impl Nearest {
 }
 
 /// What a search is near to.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum NearestTarget {
     /// This vector.
     Vector(Vec<f32>),
@@ -248,7 +253,7 @@ pub enum NearestTarget {
 
 /// What is wanted and what is not, told by entities with vectors of their own in the space. The target is the mean of the positive ones and,
 /// if there are negative ones, as far again from the mean of these.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Examples {
     /// Like these; at least one.
     pub positive: Vec<EntityRef>,
@@ -257,7 +262,7 @@ pub struct Examples {
 }
 
 /// How to walk from the seeds.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExpandSpec {
     /// Only these relations; empty: all.
     pub relations: Vec<String>,
@@ -308,7 +313,7 @@ impl Default for ExpandSpec {
 }
 
 /// How to score.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Scoring {
     /// What becomes of the signals.
     pub mode: ScoreMode,
@@ -324,7 +329,7 @@ pub struct Scoring {
 }
 
 /// How a score comes of the signals.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum ScoreMode {
     /// Their weighted mean.
     #[default]
@@ -342,7 +347,7 @@ pub enum ScoreMode {
 }
 
 /// What the signals of vectors and texts are, which come from measures that have nothing in common.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub enum Fusion {
     /// How near, and how well the words answer.
     #[default]
@@ -356,7 +361,7 @@ pub enum Fusion {
 }
 
 /// The weight of each signal, in [0, 1], at least one above zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Weights {
     /// Of nearness.
     pub vector: f64,
@@ -445,6 +450,22 @@ pub struct Hit {
     pub highlights: Vec<Highlighted>,
 }
 
+impl Hit {
+    /// What it is called.
+    pub fn entity_ref(&self) -> EntityRef {
+        EntityRef { collection: self.collection.clone(), id: self.entity.id.clone() }
+    }
+}
+
+/// How much of what there is an answer is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Coverage {
+    /// Partitions of which enough replicas answered.
+    pub answered: usize,
+    /// Partitions that there are.
+    pub total: usize,
+}
+
 /// All answers to a query.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {
@@ -456,12 +477,14 @@ pub struct Answer {
     pub next: Option<Vec<u64>>,
     /// What it took.
     pub cost: Cost,
+    /// Over a ring, what it is about; `None`: all that there is.
+    pub coverage: Option<Coverage>,
     /// What was done, with `profile`.
     pub steps: Vec<PlanStep>,
 }
 
 /// Something that a bound cut off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Truncation {
     /// Which bound.
     pub reason: TruncationReason,
@@ -470,7 +493,7 @@ pub struct Truncation {
 }
 
 /// Why something was cut off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum TruncationReason {
     /// A node has more edges of a relation than are followed.
     FanOut,

@@ -24,7 +24,7 @@ use crate::{
 
 impl EntityState {
     /// The edges of which it is this end.
-    pub(super) fn edges_at(&self, side: Side) -> &Edges {
+    pub(crate) fn edges_at(&self, side: Side) -> &Edges {
         match side {
             Side::Out => &self.edges,
             Side::In => &self.edges_in,
@@ -32,7 +32,7 @@ impl EntityState {
     }
 
     /// The same, to be changed.
-    pub(super) fn edges_at_mut(&mut self, side: Side) -> &mut Edges {
+    pub(crate) fn edges_at_mut(&mut self, side: Side) -> &mut Edges {
         match side {
             Side::Out => &mut self.edges,
             Side::In => &mut self.edges_in,

@@ -7,7 +7,7 @@ use allidb_storage::{Direction, Durability, Keyspace, Snapshot};
 use crate::{
     error::{Error, Result},
     merge::{EntityState, Register},
-    model::{Entity, EntityRef, ReadMask, TenantId, Written, validate_id},
+    model::{Entity, EntityRef, ReadMask, TenantId, Timestamp, Written, validate_id},
     mutation::{Condition, Kind, Mutation, Part},
     replica::{
         Replica,
@@ -30,6 +30,9 @@ pub struct Extent {
 }
 
 impl Extent {
+    /// None of them.
+    pub const NOTHING: Self = Self { contents: false, edges: false };
+
     /// All of them.
     pub const ALL: Self = Self { contents: true, edges: true };
 
@@ -141,6 +144,11 @@ impl Replica {
     /// Takes note of what a read found: what this node plans from now on is newer.
     pub fn observe(&self, state: &EntityState) {
         self.clock.observe(state.highest_version());
+    }
+
+    /// The time by this node's clock.
+    pub(crate) fn wall_time(&self) -> Timestamp {
+        self.clock.wall().now()
     }
 
     /// Whether the entity that a state is of is there now.

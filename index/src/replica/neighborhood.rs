@@ -1,13 +1,14 @@
 //! The edges of one entity, from what several replicas hold of it together.
 
 use crate::{
+    catalogue::Catalogue,
     error::Result,
-    graph::{EdgeValue, Neighbor, Neighborhood, NeighborsRequest, Side, sides},
-    merge::EntityState,
+    graph::{EdgeValue, Neighbor, Neighborhood, NeighborsRequest, Side, WalkedEdge, sides},
+    merge::{EntityState, Register},
     model::{Edge, EntityRef, TenantId},
-    query::{Truncation, TruncationReason},
+    query::{Step, Truncation, TruncationReason},
     replica::{Replica, derive::mirrored},
-    row::{EntityKey, Scope},
+    row::{EdgeContent, EdgeKey, EntityKey, Scope},
 };
 
 /// An edge as one of its ends tells of it. Whether it is there depends on the other end, too.
@@ -39,10 +40,6 @@ impl Replica {
             return Vec::new();
         }
         let catalogue = self.catalogue();
-        let named = |key: &EntityKey| {
-            let collection = catalogue.by_id(key.collection)?;
-            Some(EntityRef { collection: collection.name.clone(), id: key.id.clone() })
-        };
         let as_of = request.as_of.unwrap_or_else(|| self.clock.wall().now());
         let mut told = Vec::new();
         for side in sides(request.direction) {
@@ -53,26 +50,21 @@ impl Replica {
                 if !is_asked || !holds || content.weight < request.min_weight {
                     continue;
                 }
+                let Some(edge) = edge_of(&catalogue, entity, *side, key, register) else { continue };
                 let other = mirrored(entity, key).0;
-                let (Some(here), Some(there)) = (named(entity), named(&other)) else { continue };
-                let (from, to) = if *side == Side::In { (there, here) } else { (here, there) };
-                let edge = Edge {
-                    from,
-                    relation: key.relation.clone(),
-                    to,
-                    edge_id: key.edge_id.clone(),
-                    weight: content.weight,
-                    attributes: content.attributes.clone(),
-                    valid_from: content.valid_from,
-                    valid_to: content.valid_to,
-                    sources: content.sources.clone(),
-                    version: register.version,
-                };
                 told.push(ToldEdge { other, neighbor: Neighbor { edge, direction: (*side).into() } });
             }
         }
         told.sort_by(|a: &ToldEdge, b| a.neighbor.heaviest_first(&b.neighbor));
         told
+    }
+
+    /// An edge of a walk, as the state of the end tells of it from which it was followed.
+    pub fn step(&self, walked: &WalkedEdge, state: &EntityState) -> Option<Step> {
+        let WalkedEdge { from, side, key } = walked;
+        let register = state.edges_at(*side).get(key)?;
+        let edge = edge_of(&self.catalogue(), from, *side, key, register)?;
+        Some(Step { edge, direction: (*side).into() })
     }
 
     /// The edge, unless it is gone with its other end, of which this is the state.
@@ -81,6 +73,35 @@ impl Replica {
             told.neighbor.edge.version <= other.row.cleared(Scope::Edges) || self.has_expired(other);
         (!is_gone).then_some(told.neighbor)
     }
+}
+
+/// The edge that one of its ends tells of; `None` if it is no more, or the collection of an end is not.
+fn edge_of(
+    catalogue: &Catalogue,
+    entity: &EntityKey,
+    side: Side,
+    key: &EdgeKey,
+    register: &Register<EdgeContent>,
+) -> Option<Edge> {
+    let named = |key: &EntityKey| {
+        let collection = catalogue.by_id(key.collection)?;
+        Some(EntityRef { collection: collection.name.clone(), id: key.id.clone() })
+    };
+    let content = register.value.as_ref()?;
+    let (here, there) = (named(entity)?, named(&mirrored(entity, key).0)?);
+    let (from, to) = if side == Side::In { (there, here) } else { (here, there) };
+    Some(Edge {
+        from,
+        relation: key.relation.clone(),
+        to,
+        edge_id: key.edge_id.clone(),
+        weight: content.weight,
+        attributes: content.attributes.clone(),
+        valid_from: content.valid_from,
+        valid_to: content.valid_to,
+        sources: content.sources.clone(),
+        version: register.version,
+    })
 }
 
 impl Neighborhood {

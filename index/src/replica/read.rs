@@ -4,6 +4,7 @@ use std::{cmp::Reverse, collections::BinaryHeap, ops::Bound, sync::Arc};
 
 use allidb_storage::{Direction, Scan, Snapshot};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     catalogue::Catalogue,
@@ -28,7 +29,7 @@ const MAX_SCANNED: usize = 20_000;
 const DEADLINE_EVERY: usize = 256;
 
 /// Asks for a page of a scan.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScanRequest {
     /// The collection's name.
     pub collection: String,

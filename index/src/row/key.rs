@@ -1,5 +1,7 @@
 //! The keys of rows.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     codec::{DecodeError, Decoder, put_escaped},
     error::{Error, Result},
@@ -9,7 +11,7 @@ use crate::{
 };
 
 /// What names an entity on every node: its tenant, its collection and its id.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EntityKey {
     pub(crate) tenant: TenantId,
     pub(crate) collection: CollectionId,

@@ -95,6 +95,11 @@ impl StoredRow {
         Self { bytes: Bytes::copy_from_slice(&self.bytes), ..self }
     }
 
+    /// As it lies in the store.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// Which entity this one was merged into, if it was.
     pub(crate) fn alias(&self) -> Option<&Alias> {
         self.alias.as_deref()

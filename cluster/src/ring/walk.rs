@@ -1,0 +1,214 @@
+//! Walks over the ring: hop by hop, every node that holds a part of the frontier is asked once for its edges.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use allidb_index::{
+    EntityKey, EntityState, Error, Extent, Replica, Result,
+    graph::{ExpandRequest, Expanding, Expansion, LinksRequest, RingWalk, ToldLinks, WalkedEdge},
+    query::Step,
+};
+
+use super::{Inner, Ring, Terms, ask::Asked};
+use crate::layout::NodeId;
+
+/// How often nodes are asked again that do not agree. Then what any of them tells is followed: they were changed meanwhile.
+const ROUNDS: usize = 2;
+
+/// Who told of entities.
+pub(super) type ToldBy = BTreeMap<EntityKey, Vec<NodeId>>;
+
+impl Ring {
+    /// Walks from some entities and tells what was reached.
+    ///
+    /// # Errors
+    /// If the request is wrong, or too few replicas answer.
+    pub async fn expand(&self, request: ExpandRequest, terms: Terms) -> Result<Expansion> {
+        let inner = &self.0;
+        let seeds = self.replica().expand_seeds(terms.tenant, &request)?;
+        let heads = inner.known_states(seeds, Extent::NOTHING, terms).await?;
+        let replica = self.replica();
+        let live = heads.into_iter().filter(|(_, state)| replica.is_live(state)).map(|(seed, _)| seed);
+        let walk = replica.expand_walk(&request, live.collect(), terms.deadline)?;
+        let walk = inner.walk(walk, terms).await?;
+        let (expanding, edges) =
+            inner.search(move |replica| Expanding::new(replica, request.paths, walk)).await?;
+        let steps = inner.steps(edges, terms).await?;
+        Ok(expanding.expansion(steps))
+    }
+}
+
+impl Inner {
+    /// What replicas hold of entities; those of which too few answer are left out, if the answer may be a part.
+    ///
+    /// # Errors
+    /// If it may not.
+    pub(super) async fn known_states(
+        self: &Arc<Self>,
+        entities: Vec<EntityKey>,
+        extent: Extent,
+        terms: Terms,
+    ) -> Result<Vec<(EntityKey, EntityState)>> {
+        let states = self.states(entities.clone(), extent, terms.consistency, terms.deadline).await;
+        let known = |(entity, state): (EntityKey, Result<EntityState>)| match state {
+            Err(Error::Unavailable(_)) if terms.may_be_partial => None,
+            state => Some(state.map(|state| (entity, state))),
+        };
+        entities.into_iter().zip(states).filter_map(known).collect()
+    }
+
+    /// What replicas hold of entities, and whether they did not agree, among them those who told of them: then they do now.
+    ///
+    /// # Errors
+    /// If too few answer, and the answer may not be a part.
+    pub(super) async fn read_beside(
+        self: &Arc<Self>,
+        entities: Vec<EntityKey>,
+        extent: Extent,
+        told_by: &ToldBy,
+        terms: Terms,
+    ) -> Result<Vec<(EntityKey, EntityState, bool)>> {
+        let of = |entity: &EntityKey| {
+            let tellers = self.tellers(entity.partition());
+            let needed = terms.consistency.needed(tellers.len());
+            let mut asked: Vec<NodeId> = tellers.iter().take(needed).copied().collect();
+            asked.extend(told_by.get(entity).into_iter().flatten());
+            asked.sort_unstable();
+            asked.dedup();
+            match asked.len() > needed {
+                true => (entity.clone(), asked.clone(), asked.len()),
+                false => (entity.clone(), tellers, needed),
+            }
+        };
+        let read = self.read_from(entities.iter().map(of).collect(), extent, terms.deadline).await;
+        let known = |(entity, read): (EntityKey, Result<(EntityState, bool)>)| match read {
+            Err(Error::Unavailable(_)) if terms.may_be_partial => None,
+            read => Some(read.map(|(state, was_disputed)| (entity, state, was_disputed))),
+        };
+        entities.into_iter().zip(read).filter_map(known).collect()
+    }
+
+    /// Takes a walk to its end.
+    ///
+    /// # Errors
+    /// If too few replicas answer.
+    pub(super) async fn walk(self: &Arc<Self>, mut walk: RingWalk, terms: Terms) -> Result<RingWalk> {
+        loop {
+            let wanted;
+            (walk, wanted) = self.think(walk, |_, walk| walk.wanted()).await?;
+            let Some(wanted) = wanted else { return Ok(walk) };
+            walk.add(self.links(wanted, terms).await?);
+            let unknown = walk.unknown();
+            let heads = self.read_beside(unknown.clone(), Extent::NOTHING, &ToldBy::new(), terms).await?;
+            let replica = &self.served.replica;
+            let live = heads.iter().filter(|(_, state, _)| replica.is_live(state));
+            walk.note_live(unknown, live.map(|(entity, state, _)| (entity, state)));
+            let doubtful = walk.doubtful();
+            if !doubtful.is_empty() {
+                let extent = Extent { contents: false, edges: true };
+                walk.confirm(&self.known_states(doubtful, extent, terms).await?);
+            }
+        }
+    }
+
+    /// Does the work of a search that does not ask others.
+    pub(super) async fn think<S: Send + 'static, T: Send + 'static>(
+        &self,
+        mut of: S,
+        work: impl FnOnce(&Replica, &mut S) -> Result<T> + Send + 'static,
+    ) -> Result<(S, T)> {
+        self.search(move |replica| {
+            let done = work(replica, &mut of)?;
+            Ok((of, done))
+        })
+        .await
+    }
+
+    /// The edges of nodes, as so many replicas tell them as the consistency needs. Where they do not agree, what they hold is read and repaired,
+    /// and they are asked again.
+    async fn links(self: &Arc<Self>, request: LinksRequest, terms: Terms) -> Result<Vec<ToldLinks>> {
+        let (mut links, mut disputed) = self.told_links(&request, terms).await?;
+        for _ in 0..ROUNDS {
+            if disputed.is_empty() {
+                break;
+            }
+            let again = request.of(disputed.iter().copied());
+            let extent = Extent { contents: false, edges: true };
+            self.known_states(again.nodes().cloned().collect(), extent, terms).await?;
+            let (told, still) = self.told_links(&again, terms).await?;
+            for (place, told) in disputed.iter().zip(told) {
+                if let Some(links) = links.get_mut(*place) {
+                    *links = told;
+                }
+            }
+            disputed = still.into_iter().filter_map(|at| disputed.get(at).copied()).collect();
+        }
+        Ok(links)
+    }
+
+    /// What was told together, and the places of those on which replicas do not agree.
+    async fn told_links(
+        self: &Arc<Self>,
+        request: &LinksRequest,
+        terms: Terms,
+    ) -> Result<(Vec<ToldLinks>, Vec<usize>)> {
+        let (tellers, consistency) = (self.tellers_of(request.nodes()), terms.consistency);
+        let asked = Asked { tellers, consistency, tells_all: false };
+        let ask = |node, places: Vec<usize>| {
+            let (inner, request) = (Arc::clone(self), request.of(places.iter().copied()));
+            async move {
+                let mut told: Vec<ToldLinks> = Vec::with_capacity(places.len());
+                // It tells of as many as fit.
+                while told.len() < places.len() {
+                    let rest = request.of(told.len()..places.len());
+                    let some = Arc::clone(&inner).answer(node, rest, terms).await?;
+                    if some.is_empty() || some.len() > places.len() - told.len() {
+                        let why =
+                            format!("node {node} told of {} nodes, not of those it was asked", some.len());
+                        return Err(Error::Unavailable(why));
+                    }
+                    told.extend(some);
+                }
+                Ok(told)
+            }
+        };
+        let answers = asked.ask(self, ask).await?.answers("nodes", terms)?;
+        let mut links: Vec<Option<ToldLinks>> = vec![None; request.nodes().len()];
+        let mut disputed = Vec::new();
+        for (_, places, told) in answers {
+            for (place, told) in places.into_iter().zip(told) {
+                match links.get_mut(place) {
+                    Some(Some(known)) if *known != told => {
+                        known.join(told);
+                        disputed.push(place);
+                    }
+                    Some(slot @ None) => *slot = Some(told),
+                    _ => {}
+                }
+            }
+        }
+        disputed.sort_unstable();
+        disputed.dedup();
+        Ok((links.into_iter().map(Option::unwrap_or_default).collect(), disputed))
+    }
+
+    /// Edges that a walk followed, as they are now; `None` where one is no more.
+    ///
+    /// # Errors
+    /// If too few replicas answer.
+    pub(super) async fn steps(
+        self: &Arc<Self>,
+        edges: Vec<WalkedEdge>,
+        terms: Terms,
+    ) -> Result<Vec<Option<Step>>> {
+        let mut ends: Vec<EntityKey> = edges.iter().map(|edge| edge.from.clone()).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let extent = Extent { contents: false, edges: true };
+        let states = self.known_states(ends, extent, terms).await?;
+        let step = move |replica: &Replica, edge: &WalkedEdge| {
+            let at = states.binary_search_by(|(end, _)| end.cmp(&edge.from)).ok()?;
+            states.get(at).and_then(|(_, state)| replica.step(edge, state))
+        };
+        self.search(move |replica| Ok(edges.iter().map(|edge| step(replica, edge)).collect())).await
+    }
+}

@@ -1,0 +1,436 @@
+//! Queries and walks over nodes that hold parts, and of whom each has missed writes that others acknowledged: they answer as one node does
+//! that holds everything.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use allidb_cluster::{Consistency, Layout, Member, NodeId, Ring, RingOptions, Terms, plaintext};
+use allidb_index::{
+    Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
+    build_pool,
+    filter::{Field, Filter, Operator},
+    graph::ExpandRequest,
+    model::{
+        CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits, Metric,
+        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write,
+    },
+    query::{Answer, Diversity, ExpandSpec, GroupBy, Nearest, NearestTarget, Order, Query, Seed, TextQuery},
+};
+use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+
+const TENANT: TenantId = TenantId::DEFAULT;
+const ENTITIES: u64 = 150;
+
+fn open(seed: u64, clock: &Arc<ManualClock>) -> Arc<Replica> {
+    Replica::open(ReplicaOptions {
+        fs: Arc::new(SimFs::new()),
+        dir: PathBuf::from("/node"),
+        keyspace: KeyspaceOptions::new(""),
+        storage: Options { background: Arc::new(Inline), ..Options::default() },
+        build_pool: build_pool(&VectorOptions::default()).expect("threads"),
+        vectors: VectorOptions::default(),
+        limits: Limits::default(),
+        clock: Arc::clone(clock) as _,
+        random: Arc::new(SeededRandom::new(seed)),
+        background: Arc::new(Inline),
+    })
+    .expect("a replica opens")
+}
+
+/// Some nodes, and one that has everything.
+struct World {
+    nodes: Vec<Node>,
+    lone: Arc<Replica>,
+    random: SeededRandom,
+    clock: Arc<ManualClock>,
+}
+
+struct Node {
+    id: NodeId,
+    replica: Arc<Replica>,
+    ring: Ring,
+    layout: Layout,
+    server: JoinHandle<()>,
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+impl World {
+    async fn of(count: usize, seed: u64) -> Self {
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let replicas: Vec<Arc<Replica>> = (0..count).map(|at| open(seed * 100 + at as u64, &clock)).collect();
+        let words = TextField {
+            attribute: "words".to_owned(),
+            weight: 1.0,
+            language: Language::English,
+            kind: TextKind::Prose,
+        };
+        let spec = CollectionSpec {
+            text: TextSpec { fields: vec![words], ..TextSpec::default() },
+            indexes: vec![Field::Attribute(vec!["n".to_owned()])],
+            ..CollectionSpec::of_spaces(vec![SpaceSpec::new("v", 4, Metric::Cosine)])
+        };
+        replicas[0].create_collection(TENANT, "c", spec).expect("a collection");
+        let catalogue = replicas[0].encoded_catalogue();
+        let lone = open(seed * 100 + 99, &clock);
+        for replica in replicas[1..].iter().chain([&lone]) {
+            replica.adopt_catalogue(&catalogue).expect("adopted");
+        }
+        let members = replicas.iter().map(|replica| Member {
+            node: NodeId(replica.node()),
+            zone: String::new(),
+            capacity: 1,
+        });
+        let layout = Layout::found(members.collect(), 3).expect("a layout");
+        let mut listeners = Vec::new();
+        for _ in 0..count {
+            listeners.push(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        }
+        let addresses: BTreeMap<NodeId, String> = replicas
+            .iter()
+            .zip(&listeners)
+            .map(|(replica, listener)| {
+                (NodeId(replica.node()), listener.local_addr().expect("bound").to_string())
+            })
+            .collect();
+        let mut nodes = Vec::new();
+        for (replica, listener) in replicas.into_iter().zip(listeners) {
+            let ring = Ring::open(RingOptions {
+                replica: Arc::clone(&replica),
+                layout: layout.clone(),
+                addresses: addresses.clone(),
+                connector: plaintext(),
+                threads: 1,
+                queue: 1,
+                call_timeout: Duration::from_secs(5),
+                hedge_after: Duration::from_millis(100),
+                hint_bytes: 1 << 20,
+                wrong: None,
+            })
+            .expect("a node");
+            let server = tonic::transport::Server::builder().add_service(ring.service());
+            let incoming = TcpListenerStream::new(listener);
+            let server = tokio::spawn(async move { drop(server.serve_with_incoming(incoming).await) });
+            nodes.push(Node { id: NodeId(replica.node()), replica, ring, layout: layout.clone(), server });
+        }
+        Self { nodes, lone, random: SeededRandom::new(seed), clock }
+    }
+
+    fn draw(&self, below: u64) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes).expect("there is always more");
+        u64::from_le_bytes(bytes) % below
+    }
+
+    /// Makes a write at the lone node and at all others but one: a quorum of whatever it is for.
+    fn write(&self, write: Write, misses: Option<usize>) {
+        let mutation = self.lone.plan(TENANT, write).expect("planned");
+        self.make(&self.lone, mutation.encode(|_| true));
+        for (at, node) in self.nodes.iter().enumerate().filter(|(at, _)| Some(*at) != misses) {
+            let _ = at;
+            self.make(
+                &node.replica,
+                mutation.encode(|partition| node.layout.replicas(partition).contains(&node.id)),
+            );
+        }
+    }
+
+    fn make(&self, replica: &Replica, encoded: Result<Option<Vec<u8>>, Error>) {
+        let Some(bytes) = encoded.expect("it can be sent") else { return };
+        let mutation = Mutation::decode(&bytes).expect("a mutation");
+        for result in replica.receive(vec![mutation], Durability::None) {
+            match result {
+                Ok(_) | Err(Error::NotFound { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    fn id(&self) -> EntityRef {
+        EntityRef::new("c", format!("e{:03}", self.draw(ENTITIES)))
+    }
+
+    fn vector(&self) -> Vec<f32> {
+        (0..4).map(|_| self.draw(2_000) as f32 / 1_000.0 - 1.0).collect()
+    }
+
+    fn put(&self, id: &str) -> Write {
+        let words = ["whale", "ship", "sea", "captain", "harpoon", "storm", "island"];
+        let text: Vec<&str> =
+            (0..1 + self.draw(4)).map(|_| words[self.draw(words.len() as u64) as usize]).collect();
+        let n = self.draw(10) as i64;
+        let entity = Entity {
+            id: id.to_owned(),
+            importance: Some(self.draw(100) as f64 / 100.0),
+            attributes: [
+                ("n".to_owned(), Value::Int(n)),
+                ("kind".to_owned(), Value::String(format!("k{}", self.draw(4)))),
+                ("words".to_owned(), Value::String(text.join(" "))),
+            ]
+            .into(),
+            vectors: [("v".to_owned(), self.vector())].into(),
+            ..Entity::default()
+        };
+        Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }
+    }
+
+    fn edge(&self) -> Write {
+        let relation = ["r", "s"][self.draw(2) as usize];
+        let edge = Edge { weight: 0.05 * self.draw(20) as f64, ..Edge::new(self.id(), relation, self.id()) };
+        Write::PutEdge(Box::new(edge))
+    }
+
+    /// Everybody knows this; then everybody misses something.
+    fn fill(&self, changes: u64) {
+        for at in 0..ENTITIES {
+            self.write(self.put(&format!("e{at:03}")), None);
+        }
+        for _ in 0..3 * ENTITIES {
+            self.write(self.edge(), None);
+        }
+        for _ in 0..changes {
+            let misses = Some(self.draw(self.nodes.len() as u64) as usize);
+            let change = match self.draw(10) {
+                0 => Write::Delete(self.id()),
+                1 => self.put(&self.id().id),
+                2..5 => self.edge(),
+                5 => {
+                    let edge = Edge::new(self.id(), "r", self.id());
+                    Write::DeleteEdge(EdgeRef {
+                        from: edge.from,
+                        relation: edge.relation,
+                        to: edge.to,
+                        edge_id: String::new(),
+                    })
+                }
+                6 | 7 => {
+                    let mut patch = EntityPatch::new(self.id());
+                    patch.vectors = [("v".to_owned(), Some(self.vector()))].into();
+                    Write::Update(Box::new(patch))
+                }
+                _ => {
+                    let mut patch = EntityPatch::new(self.id());
+                    patch.attributes = [("n".to_owned(), Some(Value::Int(self.draw(10) as i64)))].into();
+                    Write::Update(Box::new(patch))
+                }
+            };
+            self.write(change, misses);
+        }
+        self.clock.advance(10_000);
+    }
+
+    fn nearest(&self) -> Seed {
+        Seed::Nearest(Nearest { exact: true, ..Nearest::to_vector("v", self.vector()) })
+    }
+
+    /// A query whose answer does not depend on how often words are used.
+    fn query(&self) -> Query {
+        let filter = || {
+            let field = Field::Attribute(vec!["n".to_owned()]);
+            Filter::Compare(field, Operator::Less, Value::Int(2 + self.draw(8) as i64))
+        };
+        let expand = || ExpandSpec {
+            hops: 1 + self.draw(3) as usize,
+            direction: [Direction::Out, Direction::In, Direction::Both][self.draw(3) as usize],
+            ..ExpandSpec::default()
+        };
+        let ids = Seed::Ids((0..3).map(|_| self.id()).collect());
+        let mut query = match self.draw(9) {
+            0 => Query::new("c", vec![self.nearest()]),
+            1 => Query { filter: Some(filter()), ..Query::new("c", vec![self.nearest()]) },
+            2 => Query { expand: Some(expand()), ..Query::new("c", vec![ids]) },
+            3 => Query { expand: Some(expand()), explain: true, ..Query::new("c", vec![self.nearest()]) },
+            4 => {
+                let spec = ExpandSpec { page_rank: Some(0.85), ..expand() };
+                Query { expand: Some(spec), ..Query::new("c", vec![ids]) }
+            }
+            5 => {
+                let matching = Seed::Matching { filter: filter(), limit: 20 };
+                let order_by = vec![
+                    Order { field: Field::Attribute(vec!["n".to_owned()]), descending: true },
+                    Order { field: Field::Id, descending: false },
+                ];
+                Query { order_by, ..Query::new("c", vec![matching]) }
+            }
+            6 => {
+                let field = Field::Attribute(vec!["kind".to_owned()]);
+                Query { group_by: Some(GroupBy { field, size: 2 }), ..Query::new("c", vec![self.nearest()]) }
+            }
+            7 => {
+                let diversity = Some(Diversity { lambda: 0.5, candidates: 40 });
+                Query { diversity, ..Query::new("c", vec![self.nearest()]) }
+            }
+            _ => {
+                let within = Query {
+                    expand: Some(expand()),
+                    limit: 40,
+                    ..Query::new("c", vec![Seed::Ids((0..4).map(|_| self.id()).collect())])
+                };
+                Query { within: Some(Box::new(within)), ..Query::new("c", vec![self.nearest()]) }
+            }
+        };
+        query.limit = 5 + self.draw(10) as usize;
+        query.read_mask = ReadMask { vectors: true, ..ReadMask::fields() };
+        query
+    }
+
+    fn terms(&self) -> Terms {
+        let deadline = Deadline::after(Duration::from_secs(60));
+        Terms { tenant: TENANT, consistency: Consistency::Quorum, deadline, may_be_partial: false }
+    }
+
+    fn anybody(&self) -> &Ring {
+        &self.nodes[self.draw(self.nodes.len() as u64) as usize].ring
+    }
+}
+
+type Shown = (String, String, usize, BTreeMap<String, Value>, Vec<f32>, Vec<String>);
+
+/// What of an answer must be the same.
+fn shown(answer: &Answer) -> Vec<Shown> {
+    let show = |hit: &allidb_index::query::Hit| {
+        let path = hit.path.iter().map(|step| format!("{:?} {:?}", step.direction, step.edge.edge_ref()));
+        let vector = hit.entity.vectors.get("v").cloned().unwrap_or_default();
+        let score = format!("{:.6}", hit.score);
+        (hit.entity.id.clone(), score, hit.hops, hit.entity.attributes.clone(), vector, path.collect())
+    };
+    answer.hits.iter().map(show).collect()
+}
+
+async fn queries_are_answered(count: usize, seeds: std::ops::Range<u64>) {
+    for seed in seeds {
+        let world = World::of(count, seed).await;
+        world.fill(200);
+        for nth in 0..30 {
+            let query = world.query();
+            let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+            let answer = world.anybody().query(query.clone(), world.terms()).await.expect("answered");
+            assert_eq!(shown(&answer), shown(&whole), "seed {seed}, query {nth}: {query:#?}");
+            let coverage = answer.coverage.expect("told over a ring");
+            assert_eq!((coverage.answered, coverage.total), (256, 256));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_answer_queries_as_one_does() {
+    queries_are_answered(3, 0..3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn five_nodes_answer_queries_as_one_does() {
+    queries_are_answered(5, 3..6).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_find_the_same_entities() {
+    for (count, seed) in [(3, 1), (5, 2), (5, 3)] {
+        let world = World::of(count, seed).await;
+        world.fill(200);
+        for word in ["whale", "sea captain", "storm island"] {
+            let words = TextQuery { text: word.to_owned(), ..TextQuery::default() };
+            let seeds = vec![Seed::Text { query: words, k: 0 }];
+            let query = Query { limit: 200, ..Query::new("c", seeds) };
+            let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+            let answer = world.anybody().query(query, world.terms()).await.expect("answered");
+            let ids = |answer: &Answer| -> BTreeSet<String> {
+                answer.hits.iter().map(|hit| hit.entity.id.clone()).collect()
+            };
+            assert!(!whole.hits.is_empty());
+            assert_eq!(ids(&answer), ids(&whole), "seed {seed}, {word}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn walks_reach_the_same_entities() {
+    for (count, seed) in [(3, 4), (5, 5), (5, 6)] {
+        let world = World::of(count, seed).await;
+        world.fill(300);
+        for _ in 0..20 {
+            let spec = ExpandSpec {
+                hops: 1 + world.draw(4) as usize,
+                pattern: (world.draw(3) == 0).then(|| "(r|^s)+".to_owned()),
+                max_nodes: 1_000,
+                min_weight: 0.1 * world.draw(3) as f64,
+                ..ExpandSpec::default()
+            };
+            let request = ExpandRequest { seeds: vec![world.id(), world.id()], spec, paths: true };
+            let mut whole = world.lone.expand(TENANT, &request, world.terms().deadline).expect("walked");
+            let mut told = world.anybody().expand(request.clone(), world.terms()).await.expect("walked");
+            // Edges that lead nowhere are not told.
+            assert!(told.edges <= whole.edges, "seed {seed}: {request:#?}");
+            told.edges = whole.edges;
+            // Of paths that are equally good another one may be told.
+            for node in told.nodes.iter_mut().chain(&mut whole.nodes) {
+                assert_eq!(node.path.len(), node.hops);
+                node.path.clear();
+                node.score = (node.score * 1e9).round();
+            }
+            assert_eq!(told, whole, "seed {seed}: {request:#?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entity_that_is_near_is_no_answer_itself() {
+    let world = World::of(5, 7).await;
+    world.fill(0);
+    let like = NearestTarget::Entity(EntityRef::new("c", "e007"));
+    let seeds = vec![Seed::Nearest(Nearest { target: like, ..Nearest::to_vector("v", vec![]) })];
+    let query = Query::new("c", seeds);
+    let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+    let answer = world.anybody().query(query, world.terms()).await.expect("answered");
+    assert_eq!(shown(&answer), shown(&whole));
+    assert!(whole.hits.iter().all(|hit| hit.entity.id != "e007"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_a_part_is_told_if_that_is_allowed() {
+    let world = World::of(5, 8).await;
+    world.fill(0);
+    // Of some partitions two of three replicas are gone.
+    world.nodes[3].server.abort();
+    world.nodes[4].server.abort();
+    let query = Query { limit: 150, ..Query::new("c", vec![world.nearest()]) };
+    let ring = &world.nodes[0].ring;
+    let refused = ring.query(query.clone(), world.terms()).await;
+    assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+    let terms = Terms { may_be_partial: true, ..world.terms() };
+    let answer = ring.query(query.clone(), terms).await.expect("a part");
+    let coverage = answer.coverage.expect("told");
+    assert!(coverage.answered > 0 && coverage.answered < coverage.total, "{coverage:?}");
+    assert!(!answer.hits.is_empty() && answer.hits.len() < 150, "{}", answer.hits.len());
+    let one = Terms { consistency: Consistency::One, ..world.terms() };
+    let answer = ring.query(query, one).await.expect("one replica of each is left");
+    assert_eq!(answer.hits.len(), 150);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_told_as_by_one_node() {
+    let world = World::of(3, 9).await;
+    world.fill(0);
+    let words = TextQuery { text: "whale".to_owned(), fuzziness: 9, ..TextQuery::default() };
+    for query in [
+        Query::new("nothing", vec![world.nearest()]),
+        Query::new("c", vec![Seed::Text { query: words, k: 0 }]),
+        Query::new("c", vec![Seed::Nearest(Nearest::to_vector("w", vec![1.0; 4]))]),
+        Query::new("c", vec![Seed::Nearest(Nearest::to_vector("v", vec![1.0; 3]))]),
+        Query { limit: 0, ..Query::new("c", vec![world.nearest()]) },
+        Query::new("c", vec![Seed::Nearest(Nearest { k: 1 << 20, ..Nearest::to_vector("v", vec![1.0; 4]) })]),
+    ] {
+        let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect_err("wrong");
+        let told = world.anybody().query(query, world.terms()).await.expect_err("wrong");
+        assert_eq!(told.to_string(), whole.to_string());
+    }
+}
