@@ -62,11 +62,12 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    BulkDeleted, BySource, Extent, Hint, Merged, Replica, ReplicaOptions, ScanPage, ScanRequest,
-    SourceDeletion, ToldEdge,
+    BulkDeleted, BySource, Extent, FacetCountsRequest, Hint, IdsPage, IdsRequest, Merged, Present, Replica,
+    ReplicaOptions, RosterRequest, ScanPage, ScanRequest, SourceDeletion, Tally, TallyRequest, ToldEdge,
+    disputed,
 };
 pub use row::EntityKey;
-pub use secondary::Facet;
+pub use secondary::{Facet, FacetCounts};
 pub use text::TextCounts;
 pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
 pub use version::Version;

@@ -303,6 +303,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<ScanPage> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.scan(request, terms).await;
+        }
         self.read(consistency, deadline, move |replica| replica.scan(tenant, &request, deadline)).await
     }
 
@@ -315,6 +319,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<u64> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.count(collection, filter, terms).await;
+        }
         let collection = collection.to_owned();
         self.read(consistency, deadline, move |replica| {
             replica.count(tenant, &collection, filter.as_ref(), deadline)
@@ -326,10 +334,15 @@ impl Coordinator {
     pub async fn facets(
         &self,
         tenant: TenantId,
-        FacetsRequest { collection, fields, filter, limit }: FacetsRequest,
+        request: FacetsRequest,
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Vec<Facet>> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.facets(request, terms).await;
+        }
+        let FacetsRequest { collection, fields, filter, limit } = request;
         let facets = move |replica: &Replica| {
             replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
         };

@@ -1,19 +1,13 @@
 //! Questions about all that a node holds, or about much of it.
 
 use allidb_index::{
-    Deadline, Error, Replica, Result,
+    Deadline, Error, FacetCounts, FacetCountsRequest, IdsPage, IdsRequest, Present, Replica, Result,
+    RosterRequest, Tally, TallyRequest,
     graph::{LinksRequest, ToldLinks},
     model::TenantId,
     query::{Share, ShareRequest},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-
-/// What a node is asked.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Question {
-    Share(ShareRequest),
-    Links(LinksRequest),
-}
 
 /// What nodes can be asked.
 pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
@@ -23,45 +17,56 @@ pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
     fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<Self::Answer>;
 }
 
-impl Question {
-    /// The answer, encoded.
-    pub(crate) fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<Vec<u8>> {
-        match self {
-            Self::Share(request) => encode(&request.answer(replica, tenant, deadline)?),
-            Self::Links(request) => encode(&request.answer(replica, tenant, deadline)?),
-        }
-    }
-}
-
 /// As nodes send it to each other.
 pub(crate) fn encode(of: &impl Serialize) -> Result<Vec<u8>> {
     postcard::to_stdvec(of).map_err(|error| Error::Internal(format!("cannot be encoded: {error}")))
 }
 
-impl From<ShareRequest> for Question {
-    fn from(request: ShareRequest) -> Self {
-        Self::Share(request)
-    }
+macro_rules! questions {
+    ($($name:ident($request:ty) -> $answer:ty = $method:ident;)*) => {
+        /// What a node is asked.
+        #[derive(Debug, Serialize, Deserialize)]
+        pub(crate) enum Question {
+            $($name($request),)*
+        }
+
+        impl Question {
+            /// The answer, encoded.
+            pub(crate) fn answer(
+                &self,
+                replica: &Replica,
+                tenant: TenantId,
+                deadline: Deadline,
+            ) -> Result<Vec<u8>> {
+                match self {
+                    $(Self::$name(request) => encode(&request.answer(replica, tenant, deadline)?),)*
+                }
+            }
+        }
+
+        $(
+            impl From<$request> for Question {
+                fn from(request: $request) -> Self {
+                    Self::$name(request)
+                }
+            }
+
+            impl Ask for $request {
+                type Answer = $answer;
+
+                fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<$answer> {
+                    replica.$method(tenant, self, deadline)
+                }
+            }
+        )*
+    };
 }
 
-impl Ask for ShareRequest {
-    type Answer = Share;
-
-    fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<Share> {
-        replica.share(tenant, self, deadline)
-    }
-}
-
-impl From<LinksRequest> for Question {
-    fn from(request: LinksRequest) -> Self {
-        Self::Links(request)
-    }
-}
-
-impl Ask for LinksRequest {
-    type Answer = Vec<ToldLinks>;
-
-    fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<Vec<ToldLinks>> {
-        replica.links(tenant, self, deadline)
-    }
+questions! {
+    Share(ShareRequest) -> Share = share;
+    Links(LinksRequest) -> Vec<ToldLinks> = links;
+    Ids(IdsRequest) -> IdsPage = ids;
+    Tallies(TallyRequest) -> Vec<Tally> = tallies;
+    Rosters(RosterRequest) -> Vec<Vec<Present>> = rosters;
+    FacetCounts(FacetCountsRequest) -> Vec<FacetCounts> = facet_counts;
 }

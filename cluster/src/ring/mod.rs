@@ -10,6 +10,8 @@
 //! | `query` | seeds, expansion and score over nodes that hold parts |
 //! | `read` | what a quorum holds |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
+//! | `scan` | entities in the order of their ids |
+//! | `survey` | counts |
 //! | `send` | having one node make writes |
 //! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
@@ -27,7 +29,9 @@ mod neighbors;
 mod query;
 mod read;
 mod repair;
+mod scan;
 mod send;
+mod survey;
 mod upkeep;
 mod verdict;
 mod walk;

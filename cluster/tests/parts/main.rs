@@ -8,10 +8,12 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, Member, NodeId, Ring, RingOptions, Terms, plaintext};
+use allidb_cluster::{
+    Consistency, FacetsRequest, Layout, Member, NodeId, Ring, RingOptions, Terms, plaintext,
+};
 use allidb_index::{
-    Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
-    build_pool,
+    Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, ScanRequest, SeededRandom,
+    VectorOptions, build_pool,
     filter::{Field, Filter, Operator},
     graph::ExpandRequest,
     model::{
@@ -432,5 +434,65 @@ async fn what_is_wrong_is_told_as_by_one_node() {
         let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect_err("wrong");
         let told = world.anybody().query(query, world.terms()).await.expect_err("wrong");
         assert_eq!(told.to_string(), whole.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn entities_are_scanned_counted_and_surveyed_as_by_one_node() {
+    for (count, seed) in [(3, 11), (5, 12), (5, 13)] {
+        let world = World::of(count, seed).await;
+        world.fill(200);
+        let deadline = world.terms().deadline;
+        let n = |operator, value| {
+            Filter::Compare(Field::Attribute(vec!["n".to_owned()]), operator, Value::Int(value))
+        };
+        let kind = |name: &str| {
+            let field = Field::Attribute(vec!["kind".to_owned()]);
+            Filter::Compare(field, Operator::Equal, Value::String(name.to_owned()))
+        };
+        let filters = [
+            None,
+            Some(n(Operator::Less, 4)),
+            Some(Filter::And(vec![n(Operator::Greater, 2), kind("k1")])),
+            Some(Filter::Not(Box::new(Filter::Or(vec![n(Operator::Equal, 3), kind("k2")])))),
+        ];
+        for (at, filter) in filters.iter().enumerate() {
+            let mut scanned = Vec::new();
+            let mut request = ScanRequest {
+                filter: filter.clone(),
+                reverse: at % 2 == 1,
+                read_mask: ReadMask::fields(),
+                ..ScanRequest::first("c", 7)
+            };
+            loop {
+                let page = world.anybody().scan(request.clone(), world.terms()).await.expect("a page");
+                scanned.extend(page.entities);
+                request.after = page.next;
+                if request.after.is_none() {
+                    break;
+                }
+            }
+            let whole = ScanRequest { limit: 1_000, after: None, ..request };
+            let whole = world.lone.scan(TENANT, &whole, deadline).expect("a page");
+            assert_eq!(scanned, whole.entities, "seed {seed}, filter {at}");
+        }
+        // Of others than those that the scans have repaired.
+        world.fill(200);
+        for (at, filter) in filters.into_iter().enumerate() {
+            let counted = world.anybody().count("c", filter.clone(), world.terms()).await.expect("counted");
+            let whole = world.lone.count(TENANT, "c", filter.as_ref(), deadline).expect("counted");
+            assert_eq!(counted, whole, "seed {seed}, filter {at}");
+        }
+        world.fill(200);
+        let fields = vec![Field::Attribute(vec!["n".to_owned()]), Field::Attribute(vec!["kind".to_owned()])];
+        let request = FacetsRequest {
+            collection: "c".to_owned(),
+            fields: fields.clone(),
+            filter: Some(kind("k1")),
+            limit: 5,
+        };
+        let told = world.anybody().facets(request, world.terms()).await.expect("counted");
+        let whole = world.lone.facets(TENANT, "c", &fields, Some(&kind("k1")), 5, deadline).expect("counted");
+        assert_eq!(told, whole, "seed {seed}");
     }
 }

@@ -3,6 +3,7 @@
 //! An absent attribute fails every comparison (also `!=`), `not` is two-valued, int64 and double compare
 //! exactly, and a list matches if any element does.
 
+mod weaken;
 mod words;
 
 use std::cmp::Ordering;

@@ -20,6 +20,7 @@ mod placement;
 mod read;
 mod rewire;
 mod rows;
+mod survey;
 mod sweep;
 
 use std::{
@@ -46,6 +47,9 @@ pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};
 pub use rewire::Merged;
 pub(crate) use rows::Rows;
+pub use survey::{
+    FacetCountsRequest, IdsPage, IdsRequest, Present, RosterRequest, Tally, TallyRequest, disputed,
+};
 
 use crate::{
     catalogue::Catalogue,

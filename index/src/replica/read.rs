@@ -12,7 +12,7 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     filter::Filter,
-    model::{Collection, Entity, EntityRef, ReadMask, TenantId, Timestamp, validate_id},
+    model::{Collection, Entity, EntityRef, Limits, ReadMask, TenantId, Timestamp, validate_id},
     placement::PARTITIONS,
     query::Steps,
     replica::{Replica, check_mask},
@@ -29,7 +29,7 @@ const MAX_SCANNED: usize = 20_000;
 const DEADLINE_EVERY: usize = 256;
 
 /// Asks for a page of a scan.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ScanRequest {
     /// The collection's name.
     pub collection: String,
@@ -65,6 +65,28 @@ impl ScanRequest {
             after: None,
             read_mask: ReadMask::nothing(),
         }
+    }
+}
+
+impl ScanRequest {
+    /// # Errors
+    /// If something in it is wrong.
+    pub(crate) fn check(
+        &self,
+        tenant: TenantId,
+        catalogue: &Catalogue,
+        limits: &Limits,
+    ) -> Result<Arc<Collection>> {
+        if let Some(filter) = &self.filter {
+            filter.validate("filter", limits)?;
+        }
+        if self.limit == 0 || self.limit > limits.page_size {
+            let why = format!("is {}; it must be 1 to {}", self.limit, limits.page_size);
+            return Err(Error::invalid("page_size", why));
+        }
+        let collection = Arc::clone(catalogue.get(tenant, &self.collection)?);
+        check_mask(&self.read_mask, &collection)?;
+        Ok(collection)
     }
 }
 
@@ -122,16 +144,8 @@ impl Replica {
 
     /// A page of a collection in the order of ids.
     pub fn scan(&self, tenant: TenantId, request: &ScanRequest, deadline: Deadline) -> Result<ScanPage> {
-        if let Some(filter) = &request.filter {
-            filter.validate("filter", &self.limits)?;
-        }
-        if request.limit == 0 || request.limit > self.limits.page_size {
-            let why = format!("is {}; it must be 1 to {}", request.limit, self.limits.page_size);
-            return Err(Error::invalid("page_size", why));
-        }
         let reader = self.reader(tenant);
-        let collection = Arc::clone(reader.catalogue.get(tenant, &request.collection)?);
-        check_mask(&request.read_mask, &collection)?;
+        let collection = request.check(tenant, &reader.catalogue, &self.limits)?;
         let mut page = ScanPage::default();
         let mut last = None;
         let mut answer_bytes = 0;

@@ -48,6 +48,11 @@ impl EntityKey {
         token(self.tenant, self.collection, &self.id)
     }
 
+    /// Its id, within its collection.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     /// The partition that it belongs to.
     pub fn partition(&self) -> u16 {
         partition_of(self.token())

@@ -8,6 +8,7 @@ use std::{cmp::Reverse, collections::BTreeSet};
 use allidb_storage::Direction;
 use foldhash::{HashMap, HashMapExt};
 use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
 
 use super::{
     posting::{number_of, postings_of_index},
@@ -84,17 +85,7 @@ impl Replica {
         limit: usize,
         deadline: Deadline,
     ) -> Result<Vec<Facet>> {
-        if let Some(filter) = filter {
-            filter.validate("filter", &self.limits)?;
-        }
-        let most = self.limits.page_size;
-        if limit > most {
-            return Err(Error::invalid("limit", format!("is {limit}; at most {most} are allowed")));
-        }
-        if fields.is_empty() || fields.len() > self.limits.seeds {
-            let why = format!("are {}; 1 to {} are allowed", fields.len(), self.limits.seeds);
-            return Err(Error::invalid("fields", why));
-        }
+        self.check_facets(fields, filter, limit)?;
         let reader = self.reader(tenant);
         let of = reader.catalogue.get(tenant, collection)?;
         let index_of =
@@ -121,10 +112,91 @@ impl Replica {
                 facets[at] = facet;
             }
         }
-        let values = facets.iter().flat_map(|facet| &facet.values);
-        check_answer(values.map(|(value, _)| 16 + value.bytes()).sum(), self.limits.answer_bytes)?;
+        self.check_size(&facets)?;
         Ok(facets)
     }
+
+    /// # Errors
+    /// If something in a request for facets is wrong.
+    pub fn check_facets(&self, fields: &[Field], filter: Option<&Filter>, limit: usize) -> Result<()> {
+        if let Some(filter) = filter {
+            filter.validate("filter", self.limits())?;
+        }
+        let most = self.limits().page_size;
+        if limit > most {
+            return Err(Error::invalid("limit", format!("is {limit}; at most {most} are allowed")));
+        }
+        if fields.is_empty() || fields.len() > self.limits().seeds {
+            let why = format!("are {}; 1 to {} are allowed", fields.len(), self.limits().seeds);
+            return Err(Error::invalid("fields", why));
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, facets: &[Facet]) -> Result<()> {
+        let values = facets.iter().flat_map(|facet| &facet.values);
+        check_answer(values.map(|(value, _)| 16 + value.bytes()).sum(), self.limits().answer_bytes)
+    }
+
+    /// The facets of one field each, of values that were counted in several places.
+    ///
+    /// # Errors
+    /// If there are too many different ones, or the answer is too large.
+    pub fn facets_of(
+        &self,
+        fields: &[Field],
+        counted: Vec<FacetCounts>,
+        limit: usize,
+        deadline: Deadline,
+    ) -> Result<Vec<Facet>> {
+        let mut sums: Vec<Counted> = vec![HashMap::new(); fields.len()];
+        for (at, FacetCounts(values)) in counted.into_iter().enumerate() {
+            deadline.check()?;
+            let (Some(sums), Some(field)) = (sums.get_mut(at % fields.len()), fields.get(at % fields.len()))
+            else {
+                continue;
+            };
+            for (term, value, count) in values {
+                sums.entry(term).or_insert((0, value)).0 += count;
+            }
+            check_distinct(field, sums.len(), 0)?;
+        }
+        let facets = sums.into_iter().map(|counted| facet(counted, limit, deadline));
+        let facets = facets.collect::<Result<Vec<_>>>()?;
+        self.check_size(&facets)?;
+        Ok(facets)
+    }
+}
+
+/// The values of a field and how many entities have each: their terms, one value for each, and the number.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct FacetCounts(Vec<(Vec<u8>, Value, u64)>);
+
+/// By their terms.
+type Counted = HashMap<Vec<u8>, (u64, Value)>;
+
+/// The commonest of values that were counted.
+fn facet(counted: Counted, limit: usize, deadline: Deadline) -> Result<Facet> {
+    let distinct = counted.len() as u64;
+    let mut best = Commonest::new(limit);
+    for (at, (term, (count, value))) in counted.into_iter().enumerate() {
+        if at % DEADLINE_EVERY == 0 {
+            deadline.check()?;
+        }
+        best.offer(term, count, value);
+    }
+    let values = best.into_sorted().into_iter().map(|(_, count, value)| (value, count));
+    Ok(Facet { distinct, values: values.collect() })
+}
+
+fn check_distinct(field: &Field, distinct: usize, bytes: usize) -> Result<()> {
+    if distinct > MAX_DISTINCT || bytes > MAX_BYTES {
+        let why = format!(
+            "`{field}` has more than {MAX_DISTINCT} different values, or they take too much memory; an index of it counts them"
+        );
+        return Err(Error::Exhausted(why));
+    }
+    Ok(())
 }
 
 /// The values of an entity's field, elements of lists among them, each once, with their terms.
@@ -222,6 +294,33 @@ impl Reader<'_> {
         limit: usize,
         deadline: Deadline,
     ) -> Result<Vec<Facet>> {
+        let counted = self.counted(of, fields, filter, 0..PARTITIONS, deadline)?;
+        counted.into_iter().map(|counted| facet(counted, limit, deadline)).collect()
+    }
+
+    /// How often the values of fields occur in some partitions.
+    pub(crate) fn count_values(
+        &self,
+        of: &Collection,
+        fields: &[&Field],
+        filter: Option<&Filter>,
+        partitions: impl Iterator<Item = u16>,
+        deadline: Deadline,
+    ) -> Result<Vec<FacetCounts>> {
+        let counted = self.counted(of, fields, filter, partitions, deadline)?.into_iter();
+        let values =
+            |counted: Counted| counted.into_iter().map(|(term, (count, value))| (term, value, count));
+        Ok(counted.map(|counted| FacetCounts(values(counted).collect())).collect())
+    }
+
+    fn counted(
+        &self,
+        of: &Collection,
+        fields: &[&Field],
+        filter: Option<&Filter>,
+        partitions: impl Iterator<Item = u16>,
+        deadline: Deadline,
+    ) -> Result<Vec<Counted>> {
         let mut mask = filter.map_or_else(crate::model::ReadMask::nothing, Filter::read_mask);
         for field in fields {
             let of_field = field.read_mask();
@@ -229,9 +328,9 @@ impl Reader<'_> {
             mask.entity_type |= of_field.entity_type;
             mask.metadata |= of_field.metadata;
         }
-        let mut counted: Vec<HashMap<Vec<u8>, (u64, Value)>> = vec![HashMap::new(); fields.len()];
+        let mut counted: Vec<Counted> = vec![HashMap::new(); fields.len()];
         let mut held = 0;
-        for partition in 0..PARTITIONS {
+        for partition in partitions {
             let prefix = collection_prefix(partition, self.tenant, of.id);
             let rows = self.snapshot.prefix(self.replica.keyspaces.entity, &prefix, Direction::Forward)?;
             for row in rows {
@@ -256,27 +355,10 @@ impl Reader<'_> {
                         });
                         entry.0 += 1;
                     }
-                    if counted.len() > MAX_DISTINCT || held > MAX_BYTES {
-                        let why = format!(
-                            "`{field}` has more than {MAX_DISTINCT} different values, or they take too much memory; an index of it counts them"
-                        );
-                        return Err(Error::Exhausted(why));
-                    }
+                    check_distinct(field, counted.len(), held)?;
                 }
             }
         }
-        let facet = |counted: HashMap<Vec<u8>, (u64, Value)>| {
-            let distinct = counted.len() as u64;
-            let mut best = Commonest::new(limit);
-            for (at, (term, (count, value))) in counted.into_iter().enumerate() {
-                if at % DEADLINE_EVERY == 0 {
-                    deadline.check()?;
-                }
-                best.offer(term, count, value);
-            }
-            let values = best.into_sorted().into_iter().map(|(_, count, value)| (value, count));
-            Ok(Facet { distinct, values: values.collect() })
-        };
-        counted.into_iter().map(facet).collect()
+        Ok(counted)
     }
 }

@@ -26,6 +26,6 @@ mod read;
 mod term;
 
 pub(crate) use build::built_row;
-pub use facets::Facet;
+pub use facets::{Facet, FacetCounts};
 pub(crate) use plan::Planned;
 pub(crate) use posting::{ChangedPostings, changed_postings, postings_of_collection, postings_of_index};

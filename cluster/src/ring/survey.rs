@@ -1,0 +1,186 @@
+//! Counts over the ring. Replicas of a partition compare digests of all that they hold there; where these differ, the entities are read, and so
+//! repaired, until they are the same or are written faster than that.
+
+use std::sync::Arc;
+
+use allidb_index::{
+    Error, Facet, FacetCountsRequest, PARTITIONS, Replica, Result, RosterRequest, Tally, TallyRequest,
+    disputed, filter::Filter,
+};
+
+use super::{Inner, Ring, Terms, ask::Asked};
+use crate::coordinator::{Consistency, FacetsRequest};
+
+/// How often replicas that differ are repaired. What still differs then is being written.
+const ROUNDS: usize = 4;
+
+impl Ring {
+    /// How many entities of a collection there are, or match.
+    ///
+    /// # Errors
+    /// If the request is wrong, or too few replicas answer.
+    pub async fn count(&self, collection: &str, filter: Option<Filter>, terms: Terms) -> Result<u64> {
+        let inner = &self.0;
+        if inner.holds_everything() {
+            if terms.consistency != Consistency::One {
+                inner.agree(collection, None, terms).await?;
+            }
+            let collection = collection.to_owned();
+            let count = move |replica: &Replica| {
+                replica.count(terms.tenant, &collection, filter.as_ref(), terms.deadline)
+            };
+            return inner.search(count).await;
+        }
+        let tallies = inner.agree(collection, filter, terms).await?;
+        Ok(tallies.iter().map(|tally| tally.count).sum())
+    }
+
+    /// The commonest values of some fields among the entities that match.
+    ///
+    /// # Errors
+    /// If the request is wrong, or too few replicas answer.
+    pub async fn facets(&self, request: FacetsRequest, terms: Terms) -> Result<Vec<Facet>> {
+        let (inner, Terms { tenant, deadline, .. }) = (&self.0, terms);
+        let FacetsRequest { collection, fields, filter, limit } = request;
+        self.replica().check_facets(&fields, filter.as_ref(), limit)?;
+        if terms.consistency != Consistency::One {
+            inner.agree(&collection, None, terms).await?;
+        }
+        if inner.holds_everything() {
+            let facets = move |replica: &Replica| {
+                replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
+            };
+            return inner.search(facets).await;
+        }
+        let asked = Asked {
+            consistency: Consistency::One,
+            tells_all: false,
+            ..Asked::partitions(inner, terms.consistency)
+        };
+        let ask = |node, places: Vec<usize>| {
+            let (collection, fields, filter) = (collection.clone(), fields.clone(), filter.clone());
+            let request = FacetCountsRequest { collection, fields, filter, partitions: partitions(&places) };
+            Arc::clone(inner).answer(node, request, terms)
+        };
+        let answers = asked.ask(inner, ask).await?.answers("partitions", terms)?;
+        let mut counted = Vec::new();
+        let mut seen = vec![false; usize::from(PARTITIONS)];
+        for (node, places, counts) in answers {
+            // Whoever was asked because another one let wait counts what that one has counted.
+            let is_new = |place: &usize| seen.get(*place).is_some_and(|seen| !seen);
+            if !places.iter().all(is_new) {
+                let places: Vec<usize> = places.into_iter().filter(is_new).collect();
+                if places.is_empty() {
+                    continue;
+                }
+                counted.extend(ask(node, places.clone()).await?);
+                places.iter().for_each(|place| seen[*place] = true);
+                continue;
+            }
+            places.iter().for_each(|place| seen[*place] = true);
+            counted.extend(counts);
+        }
+        inner.search(move |replica| replica.facets_of(&fields, counted, limit, deadline)).await
+    }
+}
+
+/// Partitions by their places among all.
+fn partitions(places: &[usize]) -> Vec<u16> {
+    places.iter().filter_map(|place| u16::try_from(*place).ok()).collect()
+}
+
+impl Inner {
+    /// Whether this node is a replica of every partition.
+    fn holds_everything(&self) -> bool {
+        let layout = &self.served.layout;
+        layout.replication() == layout.members().len()
+    }
+
+    /// How many entities there are in each partition, once as many replicas as the consistency needs hold the same there.
+    async fn agree(
+        self: &Arc<Self>,
+        collection: &str,
+        filter: Option<Filter>,
+        terms: Terms,
+    ) -> Result<Vec<Tally>> {
+        let mut agreed = vec![Tally::default(); usize::from(PARTITIONS)];
+        let mut open: Vec<u16> = (0..PARTITIONS).collect();
+        for round in 0..ROUNDS {
+            let request = |partitions| TallyRequest {
+                collection: collection.to_owned(),
+                filter: filter.clone(),
+                partitions,
+                digests: terms.consistency != Consistency::One,
+            };
+            let asked = self.asked_of(&open, terms.consistency);
+            let ask = |node, places: Vec<usize>| {
+                let partitions = places.iter().filter_map(|place| open.get(*place).copied()).collect();
+                Arc::clone(self).answer(node, request(partitions), terms)
+            };
+            let mut told: Vec<Option<Tally>> = vec![None; open.len()];
+            let mut differ = Vec::new();
+            for (node, places, tallies) in asked.ask(self, ask).await?.answers("partitions", terms)? {
+                if tallies.len() != places.len() {
+                    return Err(Error::Unavailable(format!(
+                        "node {node} counted in other partitions than it was asked"
+                    )));
+                }
+                for (place, tally) in places.into_iter().zip(tallies) {
+                    match told.get_mut(place) {
+                        Some(Some(first)) if first.digest != tally.digest => differ.push(place),
+                        Some(slot @ None) => *slot = Some(tally),
+                        _ => {}
+                    }
+                }
+            }
+            for (partition, told) in open.iter().zip(told) {
+                if let (Some(agreed), Some(told)) = (agreed.get_mut(usize::from(*partition)), told) {
+                    *agreed = told;
+                }
+            }
+            differ.sort_unstable();
+            differ.dedup();
+            if differ.is_empty() {
+                break;
+            }
+            open = differ.into_iter().filter_map(|place| open.get(place).copied()).collect();
+            if round + 1 < ROUNDS {
+                self.repair_partitions(collection, &open, terms).await?;
+            }
+        }
+        Ok(agreed)
+    }
+
+    fn asked_of(&self, partitions: &[u16], consistency: Consistency) -> Asked {
+        let tellers = partitions.iter().map(|partition| self.tellers(*partition)).collect();
+        Asked { tellers, consistency, tells_all: false }
+    }
+
+    /// Reads, and so repairs, the entities on which replicas of partitions differ.
+    async fn repair_partitions(self: &Arc<Self>, collection: &str, open: &[u16], terms: Terms) -> Result<()> {
+        let asked = self.asked_of(open, terms.consistency);
+        let ask = |node, places: Vec<usize>| {
+            let partitions = places.iter().filter_map(|place| open.get(*place).copied()).collect();
+            Arc::clone(self).answer(
+                node,
+                RosterRequest { collection: collection.to_owned(), partitions },
+                terms,
+            )
+        };
+        let mut rosters = vec![Vec::new(); open.len()];
+        let mut told_by = super::walk::ToldBy::new();
+        for (node, places, told) in asked.ask(self, ask).await?.answers("partitions", terms)? {
+            for (place, roster) in places.into_iter().zip(told) {
+                for (entity, _) in &roster {
+                    told_by.entry(entity.clone()).or_default().push(node);
+                }
+                if let Some(rosters) = rosters.get_mut(place) {
+                    rosters.push(roster);
+                }
+            }
+        }
+        let disputed = rosters.iter().flat_map(|rosters| disputed(rosters)).collect();
+        self.read_beside(disputed, allidb_index::Extent::NOTHING, &told_by, terms).await?;
+        Ok(())
+    }
+}
