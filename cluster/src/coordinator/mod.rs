@@ -438,6 +438,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Paths> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.shortest_paths(request, terms).await;
+        }
         self.read(consistency, deadline, move |replica| replica.shortest_paths(tenant, &request, deadline))
             .await
     }
@@ -450,6 +454,10 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<HopCounts> {
+        if !self.0.ring.is_alone() {
+            let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
+            return self.0.ring.count_hops(request, terms).await;
+        }
         self.read(consistency, deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
 

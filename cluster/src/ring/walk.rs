@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use allidb_index::{
     EntityKey, EntityState, Error, Extent, Replica, Result,
-    graph::{ExpandRequest, Expanding, Expansion, LinksRequest, RingWalk, ToldLinks, WalkedEdge},
+    graph::{
+        ExpandRequest, Expanding, Expansion, Explore, HopCounts, HopsRequest, LinksRequest, Paths,
+        PathsRequest, ToldLinks, WalkedEdge,
+    },
     query::Step,
 };
 
@@ -34,6 +37,38 @@ impl Ring {
             inner.search(move |replica| Expanding::new(replica, request.paths, walk)).await?;
         let steps = inner.steps(edges, terms).await?;
         Ok(expanding.expansion(steps))
+    }
+
+    /// How many entities are so many hops away from some.
+    ///
+    /// # Errors
+    /// If the request is wrong, or too few replicas answer.
+    pub async fn count_hops(&self, request: HopsRequest, terms: Terms) -> Result<HopCounts> {
+        let (inner, replica) = (&self.0, self.replica());
+        let seeds = replica.hop_seeds(terms.tenant, &request)?;
+        let heads = inner.known_states(seeds, Extent::NOTHING, terms).await?;
+        let live = heads.into_iter().filter(|(_, state)| replica.is_live(state)).map(|(seed, _)| seed);
+        let hops = replica.ring_hops(&request, &live.collect::<Vec<_>>(), terms.deadline);
+        Ok(inner.walk(hops, terms).await?.counts())
+    }
+
+    /// The shortest paths from one entity to another.
+    ///
+    /// # Errors
+    /// If the request is wrong, one of the two is not there, or too few replicas answer.
+    pub async fn shortest_paths(&self, request: PathsRequest, terms: Terms) -> Result<Paths> {
+        let (inner, replica) = (&self.0, self.replica());
+        let ends = replica.path_ends(terms.tenant, &request)?;
+        let heads = inner.known_states(ends.to_vec(), Extent::NOTHING, terms).await?;
+        for entity in [&request.from, &request.to] {
+            let key = replica.entity_key(terms.tenant, entity)?;
+            if !heads.iter().any(|(of, state)| *of == key && replica.is_live(state)) {
+                return Err(Error::NotFound { collection: entity.collection.clone(), id: entity.id.clone() });
+            }
+        }
+        let paths = inner.walk(replica.ring_paths(request, &ends, terms.deadline), terms).await?;
+        let steps = inner.steps(paths.walked(), terms).await?;
+        paths.paths(steps)
     }
 }
 
@@ -87,25 +122,31 @@ impl Inner {
         entities.into_iter().zip(read).filter_map(known).collect()
     }
 
-    /// Takes a walk to its end.
+    /// Takes something that is found out from what nodes tell to its end.
     ///
     /// # Errors
     /// If too few replicas answer.
-    pub(super) async fn walk(self: &Arc<Self>, mut walk: RingWalk, terms: Terms) -> Result<RingWalk> {
+    pub(super) async fn walk<E: Explore + Send + 'static>(
+        self: &Arc<Self>,
+        mut walk: E,
+        terms: Terms,
+    ) -> Result<E> {
         loop {
             let wanted;
             (walk, wanted) = self.think(walk, |_, walk| walk.wanted()).await?;
             let Some(wanted) = wanted else { return Ok(walk) };
-            walk.add(self.links(wanted, terms).await?);
-            let unknown = walk.unknown();
+            let told = self.links(wanted, terms).await?;
+            walk.graph().add(told);
+            let unknown = walk.graph().unknown();
             let heads = self.read_beside(unknown.clone(), Extent::NOTHING, &ToldBy::new(), terms).await?;
             let replica = &self.served.replica;
             let live = heads.iter().filter(|(_, state, _)| replica.is_live(state));
-            walk.note_live(unknown, live.map(|(entity, state, _)| (entity, state)));
-            let doubtful = walk.doubtful();
+            walk.graph().note_live(unknown, live.map(|(entity, state, _)| (entity, state)));
+            let doubtful = walk.graph().doubtful();
             if !doubtful.is_empty() {
                 let extent = Extent { contents: false, edges: true };
-                walk.confirm(&self.known_states(doubtful, extent, terms).await?);
+                let states = self.known_states(doubtful, extent, terms).await?;
+                walk.graph().confirm(&states);
             }
         }
     }

@@ -15,7 +15,7 @@ use allidb_index::{
     Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, ScanRequest, SeededRandom,
     VectorOptions, build_pool,
     filter::{Field, Filter, Operator},
-    graph::ExpandRequest,
+    graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, Paths, PathsRequest},
     model::{
         CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits, Metric,
         ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write,
@@ -494,5 +494,64 @@ async fn entities_are_scanned_counted_and_surveyed_as_by_one_node() {
         let told = world.anybody().facets(request, world.terms()).await.expect("counted");
         let whole = world.lone.facets(TENANT, "c", &fields, Some(&kind("k1")), 5, deadline).expect("counted");
         assert_eq!(told, whole, "seed {seed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hops_and_paths_are_those_of_one_node() {
+    for (count, seed) in [(3, 21), (5, 22)] {
+        let world = World::of(count, seed).await;
+        world.fill(300);
+        let deadline = world.terms().deadline;
+        let mut found = 0;
+        for nth in 0..30 {
+            let direction = [Direction::Out, Direction::In, Direction::Both][world.draw(3) as usize];
+            let min_weight = 0.1 * world.draw(3) as f64;
+            let relations: Vec<String> = if nth % 4 == 0 { vec!["r".to_owned()] } else { Vec::new() };
+            let request = HopsRequest {
+                seeds: vec![world.id(), world.id()],
+                relations: relations.clone(),
+                direction,
+                hops: 1 + world.draw(4) as usize,
+                min_weight,
+                as_of: None,
+            };
+            let whole = world.lone.count_hops(TENANT, &request, deadline).expect("counted");
+            let told = world.anybody().count_hops(request.clone(), world.terms()).await.expect("counted");
+            assert_eq!(told.counts, whole.counts, "seed {seed}: {request:?}");
+            let request = PathsRequest {
+                from: world.id(),
+                to: world.id(),
+                relations,
+                direction,
+                max_hops: 6,
+                min_weight,
+                as_of: None,
+                cost: [PathCost::Hops, PathCost::Weights][nth % 2],
+                k: 3,
+                only_shortest: false,
+            };
+            let whole = world.lone.shortest_paths(TENANT, &request, deadline);
+            let told = world.anybody().shortest_paths(request.clone(), world.terms()).await;
+            match (told, whole) {
+                (Ok(told), Ok(whole)) => {
+                    // Of those that are as short others may be told.
+                    let lengths = |paths: &Paths| -> Vec<(usize, i64)> {
+                        let length = |path: &FoundPath| match request.cost {
+                            PathCost::Hops => (path.steps.len(), 0),
+                            PathCost::Weights => (0, (path.weight * 1e9).round() as i64),
+                        };
+                        paths.paths.iter().map(length).collect()
+                    };
+                    assert_eq!(lengths(&told), lengths(&whole), "seed {seed}: {request:?}");
+                    found += told.paths.len();
+                }
+                (Err(Error::NotFound { id: told, .. }), Err(Error::NotFound { id: whole, .. })) => {
+                    assert_eq!(told, whole);
+                }
+                (told, whole) => panic!("{told:?} {whole:?}"),
+            }
+        }
+        assert!(found > 10, "{found}");
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         GraphReader, HopCounts, HopsRequest,
         neighbors::{check_choice, sides},
     },
-    model::TenantId,
+    model::{Limits, TenantId},
     query::{Truncation, TruncationReason},
     replica::Replica,
 };
@@ -54,6 +54,19 @@ impl NumberSet {
     }
 }
 
+impl HopsRequest {
+    /// # Errors
+    /// If something in it is wrong.
+    pub(super) fn check(&self, limits: &Limits) -> Result<()> {
+        check_choice("", &self.relations, self.min_weight)?;
+        let limit = limits.hops;
+        if self.hops == 0 || self.hops > limit {
+            return Err(Error::invalid("hops", format!("is {}; it must be 1 to {limit}", self.hops)));
+        }
+        Ok(())
+    }
+}
+
 impl Replica {
     /// Counts the entities that are so many hops away from the nearest of some, hop by hop. What was counted until a bound was
     /// reached is told.
@@ -66,11 +79,7 @@ impl Replica {
         request: &HopsRequest,
         deadline: Deadline,
     ) -> Result<HopCounts> {
-        check_choice("", &request.relations, request.min_weight)?;
-        let limit = self.limits.hops;
-        if request.hops == 0 || request.hops > limit {
-            return Err(Error::invalid("hops", format!("is {}; it must be 1 to {limit}", request.hops)));
-        }
+        request.check(&self.limits)?;
         let (reader, graph) = self.graph_reader(tenant)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         graph.count_hops(request, &seeds, deadline)

@@ -16,6 +16,8 @@
 //! | `walk` | bounded expansion |
 //! | `pattern` | which relations may follow each other |
 //! | `told` | the edges of nodes, as those tell them who hold them |
+//! | `told_graph` | a graph that lies on several nodes, as far as they have told of it |
+//! | `ring_hops`, `ring_paths` | counts and paths over such a graph |
 //! | `ring_walk` | walks over a graph that lies on several nodes |
 //! | `expanding` | expansions over such a graph |
 //! | `page_rank` | where a wanderer over what was reached is |
@@ -37,9 +39,12 @@ mod pattern;
 mod reader;
 mod relations;
 mod request;
+mod ring_hops;
+mod ring_paths;
 mod ring_walk;
 mod segment;
 mod told;
+mod told_graph;
 mod upkeep;
 mod walk;
 
@@ -56,7 +61,10 @@ pub use request::{
     ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest,
     PathCost, Paths, PathsRequest, Reached,
 };
+pub use ring_hops::RingHops;
+pub use ring_paths::RingPaths;
 pub use ring_walk::{RingWalk, WalkedEdge};
 pub use told::{LinksRequest, ToldLinks};
+pub use told_graph::{Explore, ToldGraph};
 pub(crate) use upkeep::place;
 pub(crate) use walk::{Bounds, Visit, Walk};

@@ -18,13 +18,14 @@ use crate::{
     deadline::Deadline,
     error::{Error, Result},
     graph::{
-        GraphReader, Paths, PathsRequest,
+        Bounds, GraphReader, Paths, PathsRequest,
         adjacency::Side,
+        links::{Here, Links},
         neighbors::{check_choice, sides},
         reader::{Seen, Stop},
         request::{FoundPath, PathCost},
     },
-    model::{Direction, TenantId, Timestamp, validate_id},
+    model::{Direction, Limits, TenantId, Timestamp, validate_id},
     query::{Step, Truncation, TruncationReason},
     replica::{Reader, Replica},
     row::EntityKey,
@@ -55,11 +56,11 @@ impl Ord for Cost {
 
 /// A path from the source on, by its last edge.
 #[derive(Debug)]
-struct Trail {
-    node: u64,
+pub(super) struct Trail {
+    pub(super) node: u64,
     cost: f64,
     hops: usize,
-    last: Option<(Arc<Trail>, Side, u32, Box<str>)>,
+    pub(super) last: Option<(Arc<Trail>, Side, u32, Box<str>)>,
 }
 
 impl Trail {
@@ -81,15 +82,42 @@ impl Distances {
     }
 }
 
-struct Search<'a> {
-    graph: &'a GraphReader<'a>,
+pub(super) struct Search<'a, L> {
+    links: &'a L,
     request: &'a PathsRequest,
     relations: Option<Vec<u32>>,
     as_of: Timestamp,
     most_edges: u64,
     deadline: Deadline,
-    edges: u64,
-    stopped: Option<Truncation>,
+    pub(super) edges: u64,
+    pub(super) stopped: Option<Truncation>,
+}
+
+impl<'a, L: Links> Search<'a, L> {
+    pub(super) fn new(links: &'a L, request: &'a PathsRequest, bounds: Bounds) -> Self {
+        Self {
+            links,
+            request,
+            relations: links.relations(&request.relations),
+            as_of: request.as_of.unwrap_or_else(|| links.now()),
+            most_edges: bounds.edges as u64,
+            deadline: bounds.deadline,
+            edges: 0,
+            stopped: None,
+        }
+    }
+
+    /// The shortest paths, in the order of their costs.
+    pub(super) fn run(&mut self, source: u64, target: u64) -> Result<Vec<Arc<Trail>>> {
+        let distances = match self.request.cost {
+            PathCost::Hops => self.hops_to(source, target)?,
+            PathCost::Weights => self.costs_to(source, target)?,
+        };
+        match distances {
+            None => Ok(Vec::new()),
+            Some(distances) => self.draw(source, target, &distances),
+        }
+    }
 }
 
 /// One more step on a path.
@@ -101,12 +129,12 @@ fn cost_of(cost: PathCost, weight: f64) -> f64 {
     }
 }
 
-impl Search<'_> {
+impl<L: Links> Search<'_, L> {
     /// Calls `each` with the edges of a node that may be part of a path; false if a bound was reached.
     fn follow(&mut self, node: u64, direction: Direction, each: &mut dyn FnMut(&Seen<'_>)) -> Result<bool> {
         for side in sides(direction) {
-            let Self { graph, request, relations, as_of, most_edges, deadline, edges, stopped } = self;
-            let flow = graph.edges(node, *side, relations.as_deref(), &mut |seen| {
+            let Self { links, request, relations, as_of, most_edges, deadline, edges, stopped } = self;
+            let flow = links.edges(node, *side, relations.as_deref(), &mut |seen| {
                 *edges += 1;
                 if *edges > *most_edges {
                     *stopped = Some(Truncation { reason: TruncationReason::MaxEdges, count: *most_edges });
@@ -291,6 +319,22 @@ impl Ord for HeapItem {
     }
 }
 
+impl PathsRequest {
+    /// # Errors
+    /// If something in it is wrong.
+    pub(super) fn check(&self, limits: &Limits) -> Result<()> {
+        check_choice("", &self.relations, self.min_weight)?;
+        for (name, value, limit) in
+            [("max_hops", self.max_hops, limits.path_hops), ("k", self.k, limits.paths)]
+        {
+            if value == 0 || value > limit {
+                return Err(Error::invalid(name, format!("is {value}; it must be 1 to {limit}")));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Replica {
     /// The shortest paths from one entity to another.
     ///
@@ -302,14 +346,7 @@ impl Replica {
         request: &PathsRequest,
         deadline: Deadline,
     ) -> Result<Paths> {
-        check_choice("", &request.relations, request.min_weight)?;
-        for (name, value, limit) in
-            [("max_hops", request.max_hops, self.limits.path_hops), ("k", request.k, self.limits.paths)]
-        {
-            if value == 0 || value > limit {
-                return Err(Error::invalid(name, format!("is {value}; it must be 1 to {limit}")));
-            }
-        }
+        request.check(&self.limits)?;
         let (reader, graph) = self.graph_reader(tenant)?;
         let end = |name: &str, entity: &crate::model::EntityRef| {
             validate_id(&format!("{name}.id"), &entity.id)?;
@@ -320,24 +357,9 @@ impl Replica {
             number.filter(|number| graph.is_live(*number)).ok_or_else(missing)
         };
         let (source, target) = (end("from", &request.from)?, end("to", &request.to)?);
-        let mut search = Search {
-            graph: &graph,
-            request,
-            relations: graph.relations(&request.relations),
-            as_of: request.as_of.unwrap_or(reader.now),
-            most_edges: self.limits.edges as u64,
-            deadline,
-            edges: 0,
-            stopped: None,
-        };
-        let distances = match request.cost {
-            PathCost::Hops => search.hops_to(source, target)?,
-            PathCost::Weights => search.costs_to(source, target)?,
-        };
-        let trails = match distances {
-            None => Vec::new(),
-            Some(distances) => search.draw(source, target, &distances)?,
-        };
+        let here = Here { reader: &reader, graph: &graph };
+        let mut search = Search::new(&here, request, Bounds { edges: self.limits.edges, deadline });
+        let trails = search.run(source, target)?;
         let paths = trails.iter().map(|trail| reader.found_path(&graph, trail)).collect::<Result<_>>()?;
         Ok(Paths { paths, edges: search.edges, truncated: search.stopped.into_iter().collect() })
     }
