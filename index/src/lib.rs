@@ -62,9 +62,9 @@ pub use mutation::Mutation;
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    BulkDeleted, BySource, Extent, FacetCountsRequest, Hint, IdsPage, IdsRequest, Merged, Present, Replica,
-    ReplicaOptions, RosterRequest, ScanPage, ScanRequest, SourceDeletion, Tally, TallyRequest, ToldEdge,
-    disputed,
+    BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Hint, IdsPage, IdsRequest,
+    Merged, Present, Replica, ReplicaOptions, RosterRequest, ScanPage, ScanRequest, SourceDeletion,
+    SourcePlace, Tally, TallyRequest, ToldEdge, disputed,
 };
 pub use row::EntityKey;
 pub use secondary::{Facet, FacetCounts};

@@ -74,6 +74,14 @@ pub struct WriteOptions {
     pub deadline: Deadline,
 }
 
+impl WriteOptions {
+    /// How that is read on which the write depends.
+    fn terms(self, tenant: TenantId) -> Terms {
+        let consistency = self.consistency.max(Consistency::Quorum);
+        Terms { tenant, consistency, deadline: self.deadline, may_be_partial: false }
+    }
+}
+
 /// Figures for metrics.
 #[derive(Clone, Debug)]
 pub struct Counts {
@@ -307,7 +315,7 @@ impl Coordinator {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
             return self.0.ring.scan(request, terms).await;
         }
-        self.read(consistency, deadline, move |replica| replica.scan(tenant, &request, deadline)).await
+        self.read(deadline, move |replica| replica.scan(tenant, &request, deadline)).await
     }
 
     /// How many entities there are, or match.
@@ -324,10 +332,8 @@ impl Coordinator {
             return self.0.ring.count(collection, filter, terms).await;
         }
         let collection = collection.to_owned();
-        self.read(consistency, deadline, move |replica| {
-            replica.count(tenant, &collection, filter.as_ref(), deadline)
-        })
-        .await
+        self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
+            .await
     }
 
     /// The commonest values of some fields among the entities that match.
@@ -346,7 +352,7 @@ impl Coordinator {
         let facets = move |replica: &Replica| {
             replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
         };
-        self.read(consistency, deadline, facets).await
+        self.read(deadline, facets).await
     }
 
     /// Deletes a page of those entities of a collection that match, each if it still does.
@@ -358,7 +364,10 @@ impl Coordinator {
         (limit, after): (usize, Option<String>),
         options: WriteOptions,
     ) -> Result<BulkDeleted> {
-        self.0.ring.check_alone("deleting what matches")?;
+        if !self.0.ring.is_alone() {
+            let terms = options.terms(tenant);
+            return self.0.ring.delete_where(collection, filter, (limit, after), (terms, options)).await;
+        }
         let (inner, collection) = (Arc::clone(&self.0), collection.to_owned());
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -375,7 +384,10 @@ impl Coordinator {
         deletion: SourceDeletion,
         options: WriteOptions,
     ) -> Result<BySource> {
-        self.0.ring.check_alone("deleting by source")?;
+        if !self.0.ring.is_alone() {
+            let terms = options.terms(tenant);
+            return self.0.ring.delete_by_source(deletion, (terms, options)).await;
+        }
         let inner = Arc::clone(&self.0);
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -412,7 +424,7 @@ impl Coordinator {
         if !self.0.ring.is_alone() {
             return self.0.ring.neighbors(tenant, request, consistency, deadline).await;
         }
-        self.read(consistency, deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
+        self.read(deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
     }
 
     /// A walk from some entities.
@@ -427,7 +439,7 @@ impl Coordinator {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
             return self.0.ring.expand(request, terms).await;
         }
-        self.read(consistency, deadline, move |replica| replica.expand(tenant, &request, deadline)).await
+        self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
     }
 
     /// The shortest paths from one entity to another.
@@ -442,8 +454,7 @@ impl Coordinator {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
             return self.0.ring.shortest_paths(request, terms).await;
         }
-        self.read(consistency, deadline, move |replica| replica.shortest_paths(tenant, &request, deadline))
-            .await
+        self.read(deadline, move |replica| replica.shortest_paths(tenant, &request, deadline)).await
     }
 
     /// How many entities are so many hops away from some.
@@ -458,7 +469,7 @@ impl Coordinator {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
             return self.0.ring.count_hops(request, terms).await;
         }
-        self.read(consistency, deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
+        self.read(deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
 
     /// Answers queries one after the other; a node that is alone answers all at one moment.
@@ -476,10 +487,7 @@ impl Coordinator {
             return Ok(answers);
         }
         let queries: Vec<Query> = queries.into_iter().map(|(query, _)| query).collect();
-        self.read(Consistency::One, deadline, move |replica| {
-            Ok(replica.query_each(tenant, &queries, deadline))
-        })
-        .await
+        self.read(deadline, move |replica| Ok(replica.query_each(tenant, &queries, deadline))).await
     }
 
     /// Seeds, expansion and score in one.
@@ -494,7 +502,7 @@ impl Coordinator {
             let may_be_partial = query.allow_partial;
             return self.0.ring.query(query, Terms { tenant, consistency, deadline, may_be_partial }).await;
         }
-        self.read(consistency, deadline, move |replica| replica.query(tenant, &query, deadline)).await
+        self.read(deadline, move |replica| replica.query(tenant, &query, deadline)).await
     }
 
     /// Writes everything that is in memory to tables.
@@ -526,13 +534,12 @@ impl Coordinator {
         self.0.replica.change_worker(name, change)
     }
 
+    /// Reads what lies here, which is all that there is.
     async fn read<T: Send + 'static>(
         &self,
-        consistency: Consistency,
         deadline: Deadline,
         read: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        self.0.ring.check_answers_alone(consistency)?;
         let replica = Arc::clone(&self.0.replica);
         let work = move || {
             // What waited too long for a thread is not begun.

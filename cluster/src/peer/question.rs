@@ -1,8 +1,8 @@
 //! Questions about all that a node holds, or about much of it.
 
 use allidb_index::{
-    Deadline, Error, FacetCounts, FacetCountsRequest, IdsPage, IdsRequest, Present, Replica, Result,
-    RosterRequest, Tally, TallyRequest,
+    CameFrom, CameFromRequest, Deadline, Error, FacetCounts, FacetCountsRequest, IdsPage, IdsRequest,
+    Present, Replica, Result, RosterRequest, Tally, TallyRequest,
     graph::{LinksRequest, ToldLinks},
     model::TenantId,
     query::{Share, ShareRequest},
@@ -68,5 +68,6 @@ questions! {
     Ids(IdsRequest) -> IdsPage = ids;
     Tallies(TallyRequest) -> Vec<Tally> = tallies;
     Rosters(RosterRequest) -> Vec<Vec<Present>> = rosters;
+    CameFrom(CameFromRequest) -> CameFrom = came_from;
     FacetCounts(FacetCountsRequest) -> Vec<FacetCounts> = facet_counts;
 }

@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `ask` | asking several nodes about much of what they hold |
+//! | `bulk` | changes of much at a time |
 //! | `catalogue` | changing it on all nodes |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
@@ -22,6 +23,7 @@
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
 mod ask;
+mod bulk;
 mod catalogue;
 mod hints;
 mod latency;
@@ -213,20 +215,6 @@ impl Ring {
             true => Ok(()),
             false => Err(Error::FailedPrecondition(format!("{what} is not done over a ring yet"))),
         }
-    }
-
-    /// # Errors
-    /// If this node alone cannot answer at this consistency about everything.
-    pub(crate) fn check_answers_alone(&self, consistency: Consistency) -> Result<()> {
-        let layout = self.layout();
-        if self.is_alone() {
-            return Ok(());
-        }
-        if consistency != Consistency::One || layout.replication() < layout.members().len() {
-            let why = "over a ring this is answered at consistency ONE alone so far, by a node that holds everything";
-            return Err(Error::FailedPrecondition(why.to_owned()));
-        }
-        Ok(())
     }
 
     /// Does no more for others, nor for this node, once what is under way has left its hints. Blocks.

@@ -9,16 +9,16 @@ use std::{
 };
 
 use allidb_cluster::{
-    Consistency, FacetsRequest, Layout, Member, NodeId, Ring, RingOptions, Terms, plaintext,
+    Consistency, FacetsRequest, Layout, Member, NodeId, Ring, RingOptions, Terms, WriteOptions, plaintext,
 };
 use allidb_index::{
-    Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, ScanRequest, SeededRandom,
-    VectorOptions, build_pool,
+    BySource, Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, ScanRequest,
+    SeededRandom, SourceDeletion, VectorOptions, build_pool,
     filter::{Field, Filter, Operator},
     graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, Paths, PathsRequest},
     model::{
         CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits, Metric,
-        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write,
+        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write, Written,
     },
     query::{Answer, Diversity, ExpandSpec, GroupBy, Nearest, NearestTarget, Order, Query, Seed, TextQuery},
 };
@@ -553,5 +553,79 @@ async fn hops_and_paths_are_those_of_one_node() {
             }
         }
         assert!(found > 10, "{found}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_is_deleted_as_by_one_node() {
+    for (count, seed) in [(3, 31), (5, 32)] {
+        let world = World::of(count, seed).await;
+        world.fill(200);
+        let options = WriteOptions {
+            durability: Durability::None,
+            consistency: Consistency::Quorum,
+            deadline: world.terms().deadline,
+        };
+        let lone = |writes: Vec<Write>| -> Vec<Result<Written, Error>> {
+            let planned = writes.into_iter().map(|write| world.lone.plan(TENANT, write).expect("planned"));
+            world.lone.apply(planned.collect(), Durability::None)
+        };
+        let n = Field::Attribute(vec!["n".to_owned()]);
+        let filter = Filter::Compare(n, Operator::Less, Value::Int(3));
+        let mut after = None;
+        let mut deleted = 0;
+        loop {
+            let ring = world.anybody();
+            let page = ring.delete_where("c", filter.clone(), (10, after), (world.terms(), options)).await;
+            let page = page.expect("a page");
+            deleted += page.entities;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let deadline = world.terms().deadline;
+        let whole =
+            world.lone.delete_where(TENANT, "c", filter, (1_000, None), &lone, deadline).expect("deleted");
+        assert_eq!(deleted, whole.entities, "seed {seed}");
+        assert!(deleted > 10);
+        // Of what came from one source or from two, one goes.
+        for at in 0..40 {
+            let names = if at % 2 == 0 { vec!["x"] } else { vec!["x", "y"] };
+            let sources = || names.iter().map(|name| (*name).to_owned()).collect();
+            let misses = Some(world.draw(count as u64) as usize);
+            let entity = Entity { id: format!("s{at:02}"), sources: sources(), ..Entity::default() };
+            world.write(Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }, misses);
+            let misses = Some(world.draw(count as u64) as usize);
+            let edge = Edge { sources: sources(), ..Edge::new(world.id(), "t", world.id()) };
+            world.write(Write::PutEdge(Box::new(edge)), misses);
+        }
+        let deletion = |limit, after| SourceDeletion {
+            collection: "c".to_owned(),
+            source: "x".to_owned(),
+            limit,
+            after,
+        };
+        let (mut done, mut after) = (BySource::default(), None);
+        loop {
+            let page = world.anybody().delete_by_source(deletion(7, after), (world.terms(), options)).await;
+            let page = page.expect("a page");
+            done.entities += page.entities;
+            done.edges += page.edges;
+            done.kept += page.kept;
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let whole = world.lone.delete_by_source(TENANT, &deletion(1_000, None), &lone, deadline);
+        assert_eq!(done, whole.expect("deleted"), "seed {seed}");
+        let all = ScanRequest { limit: 1_000, read_mask: ReadMask::fields(), ..ScanRequest::first("c", 1) };
+        let mut told = world.anybody().scan(all.clone(), world.terms()).await.expect("a page").entities;
+        let mut whole = world.lone.scan(TENANT, &all, deadline).expect("a page").entities;
+        for entity in told.iter_mut().chain(&mut whole) {
+            (entity.version, entity.updated_at) = Default::default();
+        }
+        assert_eq!(told, whole, "seed {seed}");
     }
 }

@@ -63,7 +63,7 @@ impl Edge {
 }
 
 /// Names an edge.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EdgeRef {
     /// Its source.
     pub from: EntityRef,

@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     filter::Filter,
     model::{Chunk, Edge, EdgeRef, Entity, EntityRef, Timestamp, Value},
@@ -55,7 +57,7 @@ pub enum Write {
 }
 
 /// What has sources.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum SourceOwner {
     /// An entity itself.
     Entity(EntityRef),

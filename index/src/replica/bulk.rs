@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use allidb_storage::Direction;
+use serde::{Deserialize, Serialize};
 
 use super::derive::mirrored;
 use crate::{
@@ -82,8 +83,7 @@ impl Replica {
         apply: &dyn Fn(Vec<Write>) -> Vec<Result<Written>>,
         deadline: Deadline,
     ) -> Result<BulkDeleted> {
-        filter.validate("filter", &self.limits)?;
-        check_limit(limit, &self.limits)?;
+        self.check_bulk(Some(&filter), None, limit)?;
         let request = ScanRequest { after, ..ScanRequest::first(collection, limit) };
         let reader = self.reader(tenant);
         let of = Arc::clone(reader.catalogue.get(tenant, collection)?);
@@ -109,12 +109,12 @@ impl Replica {
                 let entity = EntityRef::new(collection, &key.id);
                 writes.push(Write::DeleteIf { entity, filter: Arc::clone(&filter) });
                 if writes.len() == BATCH {
-                    deleted.entities += changed(apply(std::mem::take(&mut writes)))?.deleted;
+                    deleted.add(apply(std::mem::take(&mut writes)))?;
                 }
             }
             last = Some(key.id);
         }
-        deleted.entities += changed(apply(writes))?.deleted;
+        deleted.add(apply(writes))?;
         Ok(deleted)
     }
 
@@ -129,35 +129,23 @@ impl Replica {
         apply: &dyn Fn(Vec<Write>) -> Vec<Result<Written>>,
         deadline: Deadline,
     ) -> Result<BySource> {
-        validate_relation("source", source)?;
-        check_limit(*limit, &self.limits)?;
+        self.check_bulk(None, Some(source), *limit)?;
         let reader = self.reader(tenant);
         let of = Arc::clone(reader.catalogue.get(tenant, collection)?);
-        let mut place = match after {
-            Some(after) => Place::parse(after)?,
-            None => Place { kind: Kind::Entities, partition: 0, after: String::new() },
-        };
+        let mut place = SourcePlace::new(after.as_deref())?;
         let mut done = BySource::default();
         loop {
-            if place.partition == PARTITIONS {
-                let Some(next) = place.kind.next() else { return Ok(done) };
-                place = Place { kind: next, partition: 0, after: String::new() };
+            if !place.is_within() {
+                return Ok(done);
             }
             let mut found = Vec::new();
             let rest = *limit as u64 - done.all().min(*limit as u64);
             let end = reader.came_from(&of, source, &place, rest as usize, &mut found, deadline)?;
             for owners in found.chunks(BATCH) {
                 let write = |of: &SourceOwner| Write::DropSource { of: of.clone(), source: source.clone() };
-                let Changed { deleted, kept } = changed(apply(owners.iter().map(write).collect()))?;
-                *done.count(place.kind) += deleted;
-                done.kept += kept;
+                done.add(&place, apply(owners.iter().map(write).collect()))?;
             }
-            match end {
-                Some(last) => place.after = last,
-                None => {
-                    (place.partition, place.after) = (place.partition + 1, String::new());
-                }
-            }
+            place.go_on(end);
             if done.all() >= *limit as u64 {
                 done.next = Some(place.to_string());
                 return Ok(done);
@@ -167,7 +155,19 @@ impl Replica {
 }
 
 impl BySource {
-    fn all(&self) -> u64 {
+    /// Adds what became of changes there.
+    ///
+    /// # Errors
+    /// The first that one came to.
+    pub fn add(&mut self, place: &SourcePlace, results: Vec<Result<Written>>) -> Result<()> {
+        let Changed { deleted, kept } = changed(results)?;
+        *self.count(place.kind) += deleted;
+        self.kept += kept;
+        Ok(())
+    }
+
+    /// Whatever was looked at and had the source.
+    pub fn all(&self) -> u64 {
         self.entities + self.chunks + self.edges + self.kept
     }
 
@@ -181,8 +181,8 @@ impl BySource {
 }
 
 /// Where a deletion by source is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Place {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourcePlace {
     kind: Kind,
     partition: u16,
     /// The last entity of the partition that was looked at, if any.
@@ -190,7 +190,7 @@ struct Place {
 }
 
 /// What is looked at: one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Entities,
     Chunks,
@@ -207,14 +207,48 @@ impl Kind {
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for SourcePlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let name = Kind::ALL.iter().find(|(kind, _)| *kind == self.kind).map_or("", |(_, name)| name);
         write!(f, "{name}:{}:{}", self.partition, self.after)
     }
 }
 
-impl Place {
+impl SourcePlace {
+    /// Where a page begins, from [`SourceDeletion::after`].
+    ///
+    /// # Errors
+    /// If that is none.
+    pub fn new(after: Option<&str>) -> Result<Self> {
+        match after {
+            Some(after) => Self::parse(after),
+            None => Ok(Self { kind: Kind::Entities, partition: 0, after: String::new() }),
+        }
+    }
+
+    /// Goes on behind the last entity of the partition, or in the next one.
+    pub fn go_on(&mut self, last: Option<String>) {
+        match last {
+            Some(last) => self.after = last,
+            None => (self.partition, self.after) = (self.partition + 1, String::new()),
+        }
+        if self.partition == PARTITIONS
+            && let Some(next) = self.kind.next()
+        {
+            (self.kind, self.partition) = (next, 0);
+        }
+    }
+
+    /// Whether there is anything left to be looked at.
+    pub fn is_within(&self) -> bool {
+        self.partition < PARTITIONS
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> u16 {
+        self.partition
+    }
+
     fn parse(text: &str) -> Result<Self> {
         let parsed = || {
             let (name, rest) = text.split_once(':')?;
@@ -227,10 +261,74 @@ impl Place {
     }
 }
 
+/// Asks what of a partition came from a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CameFromRequest {
+    /// The collection's name.
+    pub collection: String,
+    /// The source's name.
+    pub source: String,
+    /// Where, and what.
+    pub place: SourcePlace,
+    /// So many, or a few more.
+    pub most: usize,
+}
+
+/// What of a partition came from a source.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CameFrom {
+    /// What did.
+    pub owners: Vec<SourceOwner>,
+    /// The last entity that was looked at, if there are more.
+    pub last: Option<String>,
+}
+
+impl Replica {
+    /// What of a partition came from a source.
+    ///
+    /// # Errors
+    /// If there is no such collection, or a row cannot be read.
+    pub fn came_from(
+        &self,
+        tenant: TenantId,
+        CameFromRequest { collection, source, place, most }: &CameFromRequest,
+        deadline: Deadline,
+    ) -> Result<CameFrom> {
+        let reader = self.reader(tenant);
+        let of = reader.catalogue.get(tenant, collection)?;
+        let mut owners = Vec::new();
+        let last = reader.came_from(of, source, place, *most, &mut owners, deadline)?;
+        Ok(CameFrom { owners, last })
+    }
+
+    /// # Errors
+    /// If something in a deletion of what matches, or by source, is wrong.
+    pub fn check_bulk(&self, filter: Option<&Filter>, source: Option<&str>, limit: usize) -> Result<()> {
+        if let Some(filter) = filter {
+            filter.validate("filter", self.limits())?;
+        }
+        if let Some(source) = source {
+            validate_relation("source", source)?;
+        }
+        check_limit(limit, self.limits())
+    }
+}
+
 /// What a batch of conditional changes came to.
 struct Changed {
     deleted: u64,
     kept: u64,
+}
+
+impl BulkDeleted {
+    /// Adds what became of deletions.
+    ///
+    /// # Errors
+    /// The first that one came to.
+    pub fn add(&mut self, results: Vec<Result<Written>>) -> Result<()> {
+        self.entities += changed(results)?.deleted;
+        Ok(())
+    }
 }
 
 /// What no longer meets its condition is left as it is.
@@ -262,7 +360,7 @@ impl Reader<'_> {
         &self,
         of: &Collection,
         source: &str,
-        place: &Place,
+        place: &SourcePlace,
         most: usize,
         found: &mut Vec<SourceOwner>,
         deadline: Deadline,

@@ -6,9 +6,56 @@ use crate::{
     filter::Filter,
     merge::{EntityState, Register},
     model::Value,
+    mutation::{Condition, Mutation, Part},
+    replica::{Extent, Replica},
     row::{EntityKey, EntityRow, Field, Scope, StoredRow},
     version::Version,
 };
+
+impl Mutation {
+    /// What must be read of its entities to tell whether it is to be made; `None`: nothing, every replica tells by itself.
+    pub fn is_decided_by(&self) -> Option<Extent> {
+        let of = |part: &Part| match part.condition {
+            Condition::Matches(_) => Some(Extent::NOTHING),
+            Condition::HasSource(_) => Some(Extent {
+                contents: !part.delta.chunks.is_empty(),
+                edges: !(part.delta.edges.is_empty() && part.delta.edges_in.is_empty()),
+            }),
+            _ => None,
+        };
+        let extents = self.parts.iter().filter_map(of);
+        extents.reduce(|a, b| Extent { contents: a.contents || b.contents, edges: a.edges || b.edges })
+    }
+}
+
+impl Replica {
+    /// What is to be made of a mutation whatever replicas know, by what a quorum of them holds of its entities, in their order; and whether that
+    /// deletes what it is about, rather than taking a source from it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if it is not to be made.
+    pub fn decided(&self, mutation: &Mutation, states: &[EntityState]) -> Result<(Mutation, bool)> {
+        let (mut mutation, mut deletes) = (mutation.clone(), false);
+        let (version, catalogue) = (mutation.version, self.catalogue());
+        for (part, there) in mutation.parts.iter_mut().zip(states) {
+            let Part { entity, delta, condition } = part;
+            let is_live = self.is_live(there);
+            let is_made = match condition {
+                Condition::Matches(filter) => {
+                    let is_made = is_live && meets(&there.row, entity, filter, &catalogue)?;
+                    is_made.then_some(true)
+                }
+                Condition::HasSource(source) => lose_source(there, delta, version, source, is_live),
+                _ => Some(false),
+            };
+            let gone =
+                || Error::NotFound { collection: mutation.subject.collection.clone(), id: entity.id.clone() };
+            deletes |= is_made.ok_or_else(gone)?;
+            *condition = Condition::None;
+        }
+        Ok((mutation, deletes))
+    }
+}
 
 /// Whether an entity meets a filter.
 pub(super) fn meets(

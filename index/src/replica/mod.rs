@@ -36,7 +36,7 @@ use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, 
 use parking_lot::{Mutex, RwLock};
 
 pub(crate) use assemble::{StoredVector, check_mask};
-pub use bulk::{BulkDeleted, BySource, SourceDeletion};
+pub use bulk::{BulkDeleted, BySource, CameFrom, CameFromRequest, SourceDeletion, SourcePlace};
 pub(crate) use derive::mirrored;
 pub use exchange::Extent;
 pub use hints::Hint;

@@ -1,0 +1,163 @@
+//! Changes of much at a time over the ring: what they are about is found by nodes that together hold everything, and decided again by what a
+//! quorum holds of it.
+
+use std::sync::Arc;
+
+use allidb_index::{
+    BulkDeleted, BySource, CameFromRequest, EntityKey, EntityState, Error, Extent, Mutation, Result,
+    ScanRequest, SourceDeletion, SourcePlace,
+    filter::Filter,
+    model::{EntityRef, SourceOwner, Write, Written},
+};
+
+use super::{Inner, Ring, Terms, ask::Asked};
+use crate::coordinator::{Consistency, WriteOptions};
+
+/// Changes that are made together.
+const BATCH: usize = 500;
+
+impl Ring {
+    /// Deletes a page of those entities of a collection that match, each if it still does.
+    ///
+    /// # Errors
+    /// If the filter is wrong, or too few replicas answer; what was deleted before stays deleted.
+    pub async fn delete_where(
+        &self,
+        collection: &str,
+        filter: Filter,
+        (limit, after): (usize, Option<String>),
+        (terms, options): (Terms, WriteOptions),
+    ) -> Result<BulkDeleted> {
+        let replica = self.replica();
+        replica.check_bulk(Some(&filter), None, limit)?;
+        let filter = Arc::new(filter);
+        let (mut deleted, mut found) = (BulkDeleted { next: after, ..BulkDeleted::default() }, 0);
+        loop {
+            let most = (limit - found).min(BATCH).min(replica.limits().page_size);
+            let request = ScanRequest {
+                filter: Some(Filter::clone(&filter)),
+                after: deleted.next.take(),
+                ..ScanRequest::first(collection, most)
+            };
+            let page = self.scan(request, terms).await?;
+            found += page.entities.len();
+            let write = |id: String| {
+                let entity = EntityRef::new(collection, id);
+                Write::DeleteIf { entity, filter: Arc::clone(&filter) }
+            };
+            let writes = page.entities.into_iter().map(|entity| write(entity.id)).collect();
+            deleted.add(self.0.decide_each(writes, terms, options).await)?;
+            deleted.next = page.next;
+            if deleted.next.is_none() || found >= limit {
+                return Ok(deleted);
+            }
+        }
+    }
+
+    /// Takes a source away from a page of what came from it, and deletes what has no other.
+    ///
+    /// # Errors
+    /// If the request is wrong, or too few replicas answer; what was changed before stays so.
+    pub async fn delete_by_source(
+        &self,
+        SourceDeletion { collection, source, limit, after }: SourceDeletion,
+        (terms, options): (Terms, WriteOptions),
+    ) -> Result<BySource> {
+        self.replica().check_bulk(None, Some(&source), limit)?;
+        let mut place = SourcePlace::new(after.as_deref())?;
+        let mut done = BySource::default();
+        while place.is_within() {
+            let most = (limit as u64).saturating_sub(done.all()) as usize;
+            let request =
+                CameFromRequest { collection: collection.clone(), source: source.clone(), place, most };
+            let (owners, last) = self.0.came_from(&request, terms).await?;
+            for owners in owners.chunks(BATCH) {
+                let write = |of: &SourceOwner| Write::DropSource { of: of.clone(), source: source.clone() };
+                let writes = owners.iter().map(write).collect();
+                done.add(&request.place, self.0.decide_each(writes, terms, options).await)?;
+            }
+            place = request.place;
+            place.go_on(last);
+            if done.all() >= limit as u64 {
+                done.next = place.is_within().then(|| place.to_string());
+                break;
+            }
+        }
+        Ok(done)
+    }
+}
+
+impl Inner {
+    /// What of a partition came from a source, as any of enough replicas tells, and the last entity up to which all of them have told.
+    async fn came_from(
+        self: &Arc<Self>,
+        request: &CameFromRequest,
+        terms: Terms,
+    ) -> Result<(Vec<SourceOwner>, Option<String>)> {
+        let tellers = vec![self.tellers(request.place.partition())];
+        let asked = Asked { tellers, consistency: terms.consistency, tells_all: false };
+        let told = asked.ask(self, |node, _| Arc::clone(self).answer(node, request.clone(), terms)).await?;
+        let answers = told.answers("partitions", terms)?;
+        let last = answers.iter().filter_map(|(_, _, told)| told.last.clone()).min();
+        let mut owners: Vec<SourceOwner> = Vec::new();
+        for owner in answers.into_iter().flat_map(|(_, _, told)| told.owners) {
+            let entity = match &owner {
+                SourceOwner::Entity(entity) | SourceOwner::Chunk(entity, _) => &entity.id,
+                SourceOwner::Edge(edge) => &edge.from.id,
+            };
+            let is_within = last.as_ref().is_none_or(|last| entity <= last);
+            if is_within && !owners.contains(&owner) {
+                owners.push(owner);
+            }
+        }
+        Ok((owners, last))
+    }
+
+    /// Makes changes that depend on what there is, each as a quorum of replicas, or all of them, hold that. Versions are taken before it is
+    /// read: whatever comes after stays.
+    async fn decide_each(
+        self: &Arc<Self>,
+        writes: Vec<Write>,
+        terms: Terms,
+        options: WriteOptions,
+    ) -> Vec<Result<Written>> {
+        let count = writes.len();
+        let plan = move |replica: &allidb_index::Replica| {
+            Ok(writes.into_iter().map(|write| replica.plan(terms.tenant, write)).collect::<Vec<_>>())
+        };
+        let planned = match self.search(plan).await {
+            Ok(planned) => planned,
+            Err(error) => return vec![Err(error); count],
+        };
+        let extents = planned.iter().flatten().filter_map(Mutation::is_decided_by);
+        let extent = extents.fold(Extent::NOTHING, |a, b| Extent {
+            contents: a.contents || b.contents,
+            edges: a.edges || b.edges,
+        });
+        let entities =
+            planned.iter().flatten().flat_map(Mutation::entities).cloned().collect::<Vec<EntityKey>>();
+        let consistency = options.consistency.max(Consistency::Quorum);
+        let states = self.states(entities, extent, consistency, options.deadline).await;
+        let mut states = states.into_iter();
+        let (mut results, mut decided) = (Vec::with_capacity(count), Vec::new());
+        for mutation in planned {
+            let decision = mutation.and_then(|mutation| {
+                let missing = || Error::Internal("fewer entities were read than were asked for".to_owned());
+                let parts = mutation.entities().map(|_| states.next().ok_or_else(missing).flatten());
+                let parts = parts.collect::<Result<Vec<EntityState>>>();
+                self.served.replica.decided(&mutation, &parts?)
+            });
+            results.push(decision.map(|(mutation, deletes)| {
+                decided.push(mutation);
+                deletes
+            }));
+        }
+        let mut made = Ring(Arc::clone(self)).write(decided, options).await.into_iter();
+        let mut answer = |deletes: bool| {
+            let missing = || Error::Internal("there are fewer answers than writes".to_owned());
+            let written = made.next().ok_or_else(missing).flatten()?;
+            Ok(Written { existed: deletes, ..written })
+        };
+        results.into_iter().map(|result| result.and_then(&mut answer)).collect()
+    }
+}
