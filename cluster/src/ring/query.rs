@@ -1,11 +1,12 @@
 //! Queries over the ring: nodes that together hold everything tell what their clauses find, a walk goes on from there, and the hits are
 //! read before they are told.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use allidb_index::{
     EntityKey, EntityState, Error, Extent, PARTITIONS, Replica, Result,
-    query::{Answer, Coverage, Gathering, Query, Share, ShareRequest, Truncation},
+    graph::RingWalk,
+    query::{Answer, Coverage, Gathering, PlanStep, Query, Share, ShareRequest},
 };
 
 use super::{Inner, Ring, Terms, ask::Asked, walk::ToldBy};
@@ -14,12 +15,34 @@ use crate::{coordinator::Consistency, layout::NodeId};
 /// How often everything is asked again, because something else was told of hits than they are. Reading them has repaired the replicas that told it.
 const ROUNDS: usize = 8;
 
+/// So few seeds, from which no walk goes on, are read with the hits.
+const FEW: usize = 64;
+
+/// Once through everything.
+#[derive(Default)]
+struct Round {
+    /// From when on, in milliseconds, writes are forgiven that were not seen.
+    forgives: Option<u64>,
+    told_by: ToldBy,
+    /// Partitions of which enough replicas told.
+    answered: usize,
+    /// Seeds that remain to be read.
+    unread: Vec<EntityKey>,
+    steps: Vec<PlanStep>,
+}
+
+/// What was done, for whoever asks for a profile.
+fn step(what: &'static str, begun: Instant, actual: usize, how: String) -> PlanStep {
+    PlanStep { depth: 0, what, how, estimate: None, actual: actual as u64, took: begun.elapsed() }
+}
+
 impl Ring {
     /// Answers a query. At QUORUM and ALL nothing is a hit for what it was before a write that was acknowledged when the query came.
     ///
     /// # Errors
     /// If it is wrong, or too few replicas answer.
     pub async fn query(&self, query: Query, terms: Terms) -> Result<Answer> {
+        self.replica().check_query(&query)?;
         self.0.query(query, terms).await
     }
 }
@@ -27,7 +50,8 @@ impl Ring {
 impl Inner {
     async fn query(self: &Arc<Self>, mut query: Query, terms: Terms) -> Result<Answer> {
         let Terms { tenant, consistency, deadline, .. } = terms;
-        let (mask, explains) = (query.read_mask.clone(), query.explain);
+        let (mask, explains, profiles) = (query.read_mask.clone(), query.explain, query.profile);
+        let mut steps = Vec::new();
         let begun = self.served.replica.wall().now_ms();
         let mut truncated = Vec::new();
         let mut covered = PARTITIONS as usize;
@@ -55,21 +79,35 @@ impl Inner {
             gathering.restart();
             // What comes while the query is answered may be seen or not.
             let forgives = (round > 0).then_some(begun);
-            let mut told_by = ToldBy::new();
-            let answered;
-            (gathering, answered) = self.gather(gathering, &mut told_by, forgives, terms).await?;
-            let Some(answered) = answered else { continue };
-            covered = covered.min(answered);
+            let mut round = Round { forgives, ..Round::default() };
+            let is_whole;
+            (gathering, is_whole) = self.gather(gathering, &mut round, terms).await?;
+            steps.append(&mut round.steps);
+            if !is_whole {
+                continue;
+            }
+            covered = covered.min(round.answered);
+            let begun = Instant::now();
             let hits: Vec<EntityKey>;
             (gathering, hits) = self.think(gathering, move |_, gathering| gathering.page(deadline)).await?;
+            let mut read = hits;
+            read.append(&mut round.unread);
+            read.sort_unstable();
+            read.dedup();
             let mut is_settled = true;
-            for (entity, state, was_disputed) in self.read_beside(hits, extent, &told_by, terms).await? {
+            for (entity, state, was_disputed) in self.read_beside(read, extent, &round.told_by, terms).await?
+            {
                 is_settled &= gathering.is_confirmed(&entity, &state, was_disputed, forgives);
                 states.insert(entity, state);
             }
+            steps.push(step("read", begun, states.len(), "the hits, of enough replicas".to_owned()));
             // At ONE what a node says is taken for what is.
             if is_settled || consistency == Consistency::One {
-                return self.finish(gathering, states, (covered, truncated), explains, terms).await;
+                let mut answer = self.finish(gathering, states, explains, terms).await?;
+                answer.truncated.splice(0..0, truncated);
+                answer.coverage = Some(Coverage { answered: covered, total: usize::from(PARTITIONS) });
+                answer.steps = if profiles { steps } else { Vec::new() };
+                return Ok(answer);
             }
         }
         let why =
@@ -82,7 +120,6 @@ impl Inner {
         self: &Arc<Self>,
         gathering: Gathering,
         states: BTreeMap<EntityKey, EntityState>,
-        (covered, truncated): (usize, Vec<Truncation>),
         explains: bool,
         terms: Terms,
     ) -> Result<Answer> {
@@ -92,53 +129,67 @@ impl Inner {
             false => Vec::new(),
         };
         let answer = move |replica: &Replica| gathering.answer(replica, &states, steps, deadline);
-        let mut answer = self.search(answer).await?;
-        answer.truncated.splice(0..0, truncated);
-        answer.coverage = Some(Coverage { answered: covered, total: usize::from(PARTITIONS) });
-        Ok(answer)
+        self.search(answer).await
     }
 
-    /// Has nodes tell all that is known of a query, and says in how many partitions enough did; `None` if something else was told of seeds than
-    /// they are, which was repaired.
+    /// Has nodes tell all that is known of a query; false if something else was told of seeds than they are, which was repaired.
     async fn gather(
         self: &Arc<Self>,
         gathering: Gathering,
-        told_by: &mut ToldBy,
-        forgives: Option<u64>,
+        round: &mut Round,
         terms: Terms,
-    ) -> Result<(Gathering, Option<usize>)> {
-        let deadline = terms.deadline;
-        let (shares, answered) = self.found(gathering.request(), terms).await?;
+    ) -> Result<(Gathering, bool)> {
+        let (deadline, begun) = (terms.deadline, Instant::now());
+        let shares;
+        (shares, round.answered) = self.found(gathering.request(), terms).await?;
         for (node, share) in &shares {
             for entity in share.entities() {
-                told_by.entry(entity.clone()).or_default().push(*node);
+                round.told_by.entry(entity.clone()).or_default().push(*node);
             }
         }
+        let how = format!("told by {} nodes", shares.len());
         let begin = move |_: &Replica, gathering: &mut Gathering| {
             shares.into_iter().for_each(|(_, share)| gathering.add(share));
             gathering.begin(deadline)
         };
         let (gathering, walk) = self.think(gathering, begin).await?;
+        round.steps.push(step("seeds", begun, gathering.seeds().len(), how));
         if terms.consistency != Consistency::One {
-            let heads = self
-                .read_beside(gathering.seeds().cloned().collect(), Extent::NOTHING, told_by, terms)
-                .await?;
-            let is_settled = |(entity, state, was_disputed): &(EntityKey, EntityState, bool)| {
-                gathering.is_settled(entity, state, *was_disputed, forgives)
-            };
-            if !heads.iter().all(is_settled) {
-                return Ok((gathering, None));
+            let seeds: Vec<EntityKey> = gathering.seeds().cloned().collect();
+            if walk.is_none() && seeds.len() <= FEW {
+                round.unread = seeds;
+            } else {
+                let begun = Instant::now();
+                let heads = self.read_beside(seeds, Extent::NOTHING, &round.told_by, terms).await?;
+                round.steps.push(step(
+                    "check",
+                    begun,
+                    heads.len(),
+                    "the seeds, of enough replicas".to_owned(),
+                ));
+                let is_settled = |(entity, state, was_disputed): &(EntityKey, EntityState, bool)| {
+                    gathering.is_settled(entity, state, *was_disputed, round.forgives)
+                };
+                if !heads.iter().all(is_settled) {
+                    return Ok((gathering, false));
+                }
             }
         }
+        let begun = Instant::now();
         let walk = match walk {
             Some(walk) => Some(self.walk(walk, terms).await?),
             None => None,
         };
+        let edges = walk.as_ref().map(RingWalk::edges);
         let (mut gathering, unknown) =
             self.think(gathering, move |_, gathering| gathering.walked(walk)).await?;
         let shares = self.told(gathering.request(), unknown, terms).await?;
         gathering.tell(shares);
-        Ok((gathering, Some(answered)))
+        if let Some(edges) = edges {
+            let reached = gathering.reached();
+            round.steps.push(step("expand", begun, reached, format!("hop by hop, {edges} edges looked at")));
+        }
+        Ok((gathering, true))
     }
 
     /// What the clauses of a query find, and in how many partitions.

@@ -110,6 +110,11 @@ impl Pending {
         nodes
     }
 
+    /// Whether a quorum of each partition's replicas made it.
+    pub(super) fn is_at_quorum(&self) -> bool {
+        self.sides.iter().all(|side| side.acknowledged >= Consistency::Quorum.needed(side.replicas.len()))
+    }
+
     /// Whether nobody made it.
     pub(super) fn is_made_nowhere(&self) -> bool {
         self.sides.iter().all(|side| side.acknowledged == 0)

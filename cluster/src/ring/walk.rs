@@ -12,7 +12,7 @@ use allidb_index::{
 };
 
 use super::{Inner, Ring, Terms, ask::Asked};
-use crate::layout::NodeId;
+use crate::{coordinator::Consistency, layout::NodeId};
 
 /// How often nodes are asked again that do not agree. Then what any of them tells is followed: they were changed meanwhile.
 const ROUNDS: usize = 2;
@@ -106,7 +106,9 @@ impl Inner {
             let tellers = self.tellers(entity.partition());
             let needed = terms.consistency.needed(tellers.len());
             let mut asked: Vec<NodeId> = tellers.iter().take(needed).copied().collect();
-            asked.extend(told_by.get(entity).into_iter().flatten());
+            // At ONE what one says is enough.
+            let tellers_too = told_by.get(entity).filter(|_| terms.consistency != Consistency::One);
+            asked.extend(tellers_too.into_iter().flatten());
             asked.sort_unstable();
             asked.dedup();
             match asked.len() > needed {

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use allidb_index::{EntityKey, Error, Extent, Mutation, Result, model::Written};
+use allidb_index::{EntityKey, Error, Extent, Hint, Mutation, Result, model::Written};
 use bytes::Bytes;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -43,6 +43,8 @@ struct Asked {
     is_settling: bool,
     /// Whether it is to clear what has expired: then whoever made it before must make it again.
     is_other: bool,
+    /// What is to be made for sure: an edge that would otherwise be seen from one end alone.
+    posted: Option<Hint>,
 }
 
 /// What a quorum knows of what a write is for, and who made the write since.
@@ -103,6 +105,7 @@ async fn collect(
 ) {
     let mut writes: Vec<Asked> =
         mutations.into_iter().map(|mutation| inner.asked(mutation, options.consistency)).collect();
+    inner.post(&mut writes, options).await;
     let shares = inner.shares(&mut writes);
     let (report, mut reports) = mpsc::channel(shares.len().max(1));
     // Of whom nothing was heard yet, nor ever will be if its task breaks off.
@@ -163,6 +166,7 @@ async fn collect(
         let results = writes.iter().map(|write| write.result.clone().unwrap_or_else(undecided));
         answer.send(results.collect()).ok();
     }
+    inner.take_back(&mut writes).await;
     inner.keep_missed(&writes).await;
 }
 
@@ -246,6 +250,58 @@ impl Inner {
             missed: Vec::new(),
             is_settling: false,
             is_other: false,
+            posted: None,
+        }
+    }
+
+    /// Posts writes whose parts lie apart before anybody hears of them: if this node dies, one part may be made, and the other not.
+    async fn post(&self, writes: &mut [Asked], options: WriteOptions) {
+        let lies_apart = |write: &Asked| {
+            let mut sides = write.pending.sides.iter().map(|side| &side.replicas);
+            let first = sides.next();
+            sides.any(|replicas| Some(replicas) != first)
+        };
+        let apart: Vec<usize> = writes
+            .iter()
+            .enumerate()
+            .filter(|(_, write)| lies_apart(write))
+            .map(|(place, _)| place)
+            .collect();
+        if apart.is_empty() {
+            return;
+        }
+        let mutation = |place: &usize| writes.get(*place).map(|write| Mutation::clone(&write.mutation));
+        let mutations: Vec<Mutation> = apart.iter().filter_map(mutation).collect();
+        let posted = self.here(move |served| served.replica.post_all(&mutations, options.durability)).await;
+        match posted {
+            Ok(posted) => {
+                for (place, hint) in apart.into_iter().zip(posted) {
+                    if let Some(write) = writes.get_mut(place) {
+                        write.posted = Some(hint);
+                    }
+                }
+            }
+            Err(error) => {
+                for place in apart {
+                    if let Some(write) = writes.get_mut(place) {
+                        write.result = Some(Err(error.clone()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Forgets what was posted needlessly: a quorum of each part's replicas has made it, or nobody will.
+    async fn take_back(&self, writes: &mut [Asked]) {
+        let is_needless = |write: &&mut Asked| write.pending.is_at_quorum() || write.is_made_nowhere();
+        let needless = writes.iter_mut().filter(is_needless).filter_map(|write| write.posted.take());
+        let needless: Vec<Hint> = needless.collect();
+        if needless.is_empty() {
+            return;
+        }
+        // What stays is delivered once more.
+        if let Err(error) = self.here(move |served| served.replica.forget_hints(&needless)).await {
+            tracing::debug!(%error, "edges that were made are made again");
         }
     }
 

@@ -423,12 +423,16 @@ async fn what_is_wrong_is_told_as_by_one_node() {
     let world = World::of(3, 9).await;
     world.fill(0);
     let words = TextQuery { text: "whale".to_owned(), fuzziness: 9, ..TextQuery::default() };
+    let within =
+        |query: Query| Query { within: Some(Box::new(query)), ..Query::new("c", vec![world.nearest()]) };
+    let deep = within(within(within(within(Query::new("c", vec![world.nearest()])))));
     for query in [
         Query::new("nothing", vec![world.nearest()]),
         Query::new("c", vec![Seed::Text { query: words, k: 0 }]),
         Query::new("c", vec![Seed::Nearest(Nearest::to_vector("w", vec![1.0; 4]))]),
         Query::new("c", vec![Seed::Nearest(Nearest::to_vector("v", vec![1.0; 3]))]),
         Query { limit: 0, ..Query::new("c", vec![world.nearest()]) },
+        deep,
         Query::new("c", vec![Seed::Nearest(Nearest { k: 1 << 20, ..Nearest::to_vector("v", vec![1.0; 4]) })]),
     ] {
         let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect_err("wrong");

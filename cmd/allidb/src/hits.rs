@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use allidb_api::v1::{Direction, Highlight, HighlightPiece, Hit, QueryResponse, Step};
+use allidb_api::v1::{Coverage, Direction, Highlight, HighlightPiece, Hit, QueryResponse, Step};
 use anyhow::Result;
 use serde_json::{Value as Json, json};
 
@@ -32,6 +32,10 @@ pub(crate) fn print(
     }
     for sentence in truncated_sentences(&answer.truncated) {
         output.line(sentence)?;
+    }
+    if let Some(coverage) = answer.coverage.filter(|coverage| coverage.answered < coverage.total) {
+        let Coverage { answered, total } = coverage;
+        output.line(format!("too few nodes answer: this is about {answered} of {total} partitions"))?;
     }
     if let Some(cost) = &answer.cost {
         let millis =

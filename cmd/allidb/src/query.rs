@@ -210,6 +210,9 @@ pub(crate) struct QuestionArgs {
     /// Show how each score came about, and the path by which each hit was reached.
     #[arg(long)]
     explain: bool,
+    /// Leave out what lies on nodes of a ring that do not answer, rather than fail.
+    #[arg(long)]
+    allow_partial: bool,
     /// Compare with every vector instead of walking the index.
     #[arg(long)]
     exact: bool,
@@ -362,6 +365,7 @@ impl QuestionArgs {
             threshold: self.threshold,
             read_mask: mask(self.fields.clone()),
             explain: self.explain,
+            allow_partial: self.allow_partial,
             highlight: self.highlight.then(HighlightOptions::default),
             within: self.bounds().map(Box::new),
             offset: self.offset,

@@ -235,6 +235,12 @@ impl Replica {
         Ok(answer)
     }
 
+    /// # Errors
+    /// If something in a query, or in one within it, is wrong.
+    pub fn check_query(&self, query: &Query) -> Result<()> {
+        self.validate(query)
+    }
+
     pub(super) fn validate(&self, query: &Query) -> Result<()> {
         let limits = &self.limits;
         if query.seeds.is_empty() || query.seeds.len() > limits.seeds {

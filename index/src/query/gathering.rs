@@ -300,6 +300,11 @@ impl Gathering {
         Ok(unknown.cloned().collect())
     }
 
+    /// How many nodes the walk reached.
+    pub fn reached(&self) -> usize {
+        self.answer.cost.nodes as usize
+    }
+
     /// Takes what nodes know of entities, of which they were asked; what none tells of is not there, or no hit.
     pub fn tell(&mut self, shares: impl IntoIterator<Item = Share>) {
         shares.into_iter().for_each(|share| self.learn(share.known));

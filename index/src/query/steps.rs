@@ -10,7 +10,8 @@ use std::{
 pub struct PlanStep {
     /// Within how many other queries.
     pub depth: usize,
-    /// `filter`, `nearest`, `text`, `ids`, `matching`, `within`, `fuse`, `expand`, `score` or `answer`.
+    /// `filter`, `nearest`, `text`, `ids`, `matching`, `within`, `fuse`, `expand`, `score` or `answer`; over a ring `seeds`, `check`,
+    /// `expand` and `read`, once for each time that replicas did not agree.
     pub what: &'static str,
     /// In which way, for people.
     pub how: String,

@@ -87,6 +87,23 @@ impl Replica {
         self.kept(OUTBOX, after, most, most_bytes)
     }
 
+    /// Has mutations be made where others hold what they are about, unless that turns out to be needless; gives them as they are kept.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn post_all(&self, mutations: &[Mutation], durability: Durability) -> Result<Vec<Hint>> {
+        let mut batch = WriteBatch::new();
+        let mut posted = Vec::with_capacity(mutations.len());
+        for mutation in mutations {
+            let Some(bytes) = mutation.encode(|_| true)? else { continue };
+            let hint = Hint { key: row_key(OUTBOX, &bytes).into(), mutation: bytes.into() };
+            batch.put(self.keyspaces.local, hint.key.to_vec(), hint.mutation.to_vec());
+            posted.push(hint);
+        }
+        self.engine.write(batch, durability)?;
+        Ok(posted)
+    }
+
     /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
     pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) {
         batch.put(self.keyspaces.local, row_key(OUTBOX, &mutation), mutation);
