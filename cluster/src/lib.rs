@@ -37,4 +37,4 @@ pub use membership::NodeView;
 pub use peer::{Connector, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
-pub use ring::{HintCounts, Ring, RingOptions, Terms};
+pub use ring::{HintCounts, Ring, RingCounts, RingOptions, Terms};

@@ -31,7 +31,7 @@ use crate::{
     member::Life,
     membership::NodeView,
     pool::Pool,
-    ring::{HintCounts, Ring, Terms},
+    ring::{HintCounts, Ring, RingCounts, Terms},
 };
 
 /// Chores that may wait for the one before.
@@ -157,6 +157,11 @@ impl Coordinator {
             Some(life) => life.nodes().await,
             None => Vec::new(),
         }
+    }
+
+    /// How often which mechanism of the ring was at work; `None` if this node is alone.
+    pub fn ring_counts(&self) -> Option<RingCounts> {
+        (!self.0.ring.is_alone()).then(|| self.0.ring.counts())
     }
 
     /// How often collections were changed.

@@ -17,6 +17,7 @@ use crate::{
         proto::{self, peer_client::PeerClient},
     },
     pool::Pool,
+    ring::{Counters, count},
 };
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
@@ -38,6 +39,7 @@ pub(crate) struct Served {
     pub(crate) call_timeout: Duration,
     /// One change of the catalogue at a time, where that is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
+    pub(crate) counters: Counters,
     /// Unless it is wrong on purpose.
     pub(crate) checks_fence: bool,
 }
@@ -78,6 +80,7 @@ impl Served {
     {
         let way = self.peers.get(node)?;
         if way.is_paused() {
+            count(&self.counters.calls_withheld);
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
         }
         let within = patience.min(deadline.remaining());
@@ -85,6 +88,7 @@ impl Served {
         let twice = async {
             match ask(way.client()).await {
                 Err(status) if is_of_transport(&status) => {
+                    count(&self.counters.calls_retried);
                     sleep(RETRY_AFTER).await;
                     ask(way.client()).await
                 }
@@ -93,11 +97,13 @@ impl Served {
         };
         match timeout(within, twice).await {
             Ok(Ok(response)) => {
+                count(&self.counters.calls_answered);
                 way.succeeded();
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => {
                 if is_of_transport(&status) {
+                    count(&self.counters.calls_failed);
                     way.failed();
                 } else {
                     way.succeeded();
@@ -110,6 +116,7 @@ impl Served {
                 })
             }
             Err(_) => {
+                count(&self.counters.calls_failed);
                 // A caller in a hurry tells nothing of it.
                 if within == self.call_timeout {
                     way.failed();

@@ -8,7 +8,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Inner, Terms};
+use super::{Inner, Terms, counts::count};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -77,6 +77,9 @@ impl Asked {
         let mut nodes = BTreeSet::new();
         let mut go_on = |standings: &mut Vec<Standing>, running: &mut JoinSet<_>, in_a_hurry: bool| {
             for (node, things) in self.next(standings, &mut nodes, in_a_hurry) {
+                if in_a_hurry {
+                    count(&inner.served.counters.questions_hedged);
+                }
                 let (begun, answer) = (Instant::now(), ask(node, things.clone()));
                 running.spawn(async move { (node, things, begun, answer.await) });
             }

@@ -5,6 +5,7 @@
 //! | `ask` | asking several nodes about much of what they hold |
 //! | `bulk` | changes of much at a time |
 //! | `catalogue` | changing it on all nodes |
+//! | `counts` | how often what happened |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
@@ -25,6 +26,7 @@
 mod ask;
 mod bulk;
 mod catalogue;
+mod counts;
 mod hints;
 mod latency;
 mod neighbors;
@@ -52,6 +54,8 @@ use std::{
 use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
 
 pub(crate) use catalogue::DECISION;
+pub use counts::RingCounts;
+pub(crate) use counts::{Counters, count};
 pub use hints::HintCounts;
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
@@ -174,6 +178,7 @@ impl Ring {
                 peers: Connections::to(&options.addresses, options.connector)?,
                 call_timeout: options.call_timeout,
                 deciding: tokio::sync::Mutex::default(),
+                counters: Counters::default(),
                 checks_fence: wrong != Some(Wrong::NoFence),
             }),
         })))
@@ -232,6 +237,11 @@ impl Ring {
     /// What lies here.
     pub fn replica(&self) -> &Arc<Replica> {
         &self.0.served.replica
+    }
+
+    /// How often what happened.
+    pub fn counts(&self) -> RingCounts {
+        self.0.served.counters.counts()
     }
 
     /// This node.

@@ -9,7 +9,7 @@ use allidb_index::{
     query::{Answer, Coverage, Gathering, PlanStep, Query, Share, ShareRequest},
 };
 
-use super::{Inner, Ring, Terms, ask::Asked, walk::ToldBy};
+use super::{Inner, Ring, Terms, ask::Asked, counts::count, walk::ToldBy};
 use crate::{coordinator::Consistency, layout::NodeId};
 
 /// How often everything is asked again, because something else was told of hits than they are. Reading them has repaired the replicas that told it.
@@ -77,6 +77,9 @@ impl Inner {
         let mut states = BTreeMap::new();
         for round in 0..ROUNDS {
             gathering.restart();
+            if round > 0 {
+                count(&self.served.counters.queries_repeated);
+            }
             // What comes while the query is answered may be seen or not.
             let forgives = (round > 0).then_some(begun);
             let mut round = Round { forgives, ..Round::default() };
@@ -103,6 +106,9 @@ impl Inner {
             steps.push(step("read", begun, states.len(), "the hits, of enough replicas".to_owned()));
             // At ONE what a node says is taken for what is.
             if is_settled || consistency == Consistency::One {
+                if covered < usize::from(PARTITIONS) {
+                    count(&self.served.counters.queries_partial);
+                }
                 let mut answer = self.finish(gathering, states, explains, terms).await?;
                 answer.truncated.splice(0..0, truncated);
                 answer.coverage = Some(Coverage { answered: covered, total: usize::from(PARTITIONS) });

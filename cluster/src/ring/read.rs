@@ -12,7 +12,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Inner, Ring};
+use super::{
+    Inner, Ring,
+    counts::{add, count},
+};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -166,6 +169,8 @@ impl GroupRead {
         };
         let disputed: Vec<bool> = (0..self.entities.len()).map(differs).collect();
         if disputed.contains(&true) {
+            let count = disputed.iter().filter(|is_disputed| **is_disputed).count();
+            add(&served.counters.reads_disputed, count);
             self.repair(&mut merged, &disputed, told, needed).await?;
         }
         Ok(merged.into_iter().zip(disputed).collect())
@@ -225,7 +230,9 @@ impl GroupRead {
                     }
                 },
                 () = sleep(self.inner.hedge_after()) => {
-                    ask(&mut asked, false);
+                    if ask(&mut asked, false) {
+                        count(&self.inner.served.counters.reads_hedged);
+                    }
                 }
             }
         }

@@ -6,6 +6,7 @@ use allidb_index::{EntityKey, EntityState, Error, Extent, Result};
 use tokio::{task::JoinSet, time::sleep};
 
 use super::{
+    counts::add,
     read::{GroupRead, Told, too_few},
     wrong::Wrong,
 };
@@ -49,6 +50,7 @@ impl GroupRead {
         }
         let (mut alike, mut repairs) = (0, JoinSet::new());
         let tell = |repairs: &mut JoinSet<_>, node: NodeId, lacks: Vec<_>| {
+            add(&self.inner.served.counters.reads_repaired, lacks.len());
             let read = self.clone();
             repairs.spawn(async move { read.tell(node, lacks).await });
         };

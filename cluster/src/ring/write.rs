@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{
     Inner, Ring,
+    counts::{add, count},
     verdict::{Pending, Side, Told, Verdict},
     wrong::Wrong,
 };
@@ -142,6 +143,7 @@ async fn collect(
                         && let Some(report) = &report
                     {
                         settling += 1;
+                        count(&inner.served.counters.writes_settled);
                         inner.settle_beside(place, write, options, report.clone());
                     }
                 }
@@ -166,6 +168,9 @@ async fn collect(
         let results = writes.iter().map(|write| write.result.clone().unwrap_or_else(undecided));
         answer.send(results.collect()).ok();
     }
+    let is_unacknowledged = |write: &&Asked| matches!(write.result, Some(Err(Error::Unavailable(_))));
+    let unacknowledged = writes.iter().filter(is_unacknowledged).count();
+    add(&inner.served.counters.writes_unacknowledged, unacknowledged);
     inner.take_back(&mut writes).await;
     inner.keep_missed(&writes).await;
 }

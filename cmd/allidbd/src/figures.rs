@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
-use allidb_cluster::{Coordinator, GraphCounts, TextCounts, VectorCounts};
+use allidb_cluster::{Coordinator, GraphCounts, HintCounts, RingCounts, TextCounts, VectorCounts};
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -22,6 +22,65 @@ pub(crate) fn export(coordinator: &Coordinator) {
     background(&counts.storage);
     reads(&counts.storage);
     keyspaces(counts.storage.keyspaces);
+    if let Some(counts) = coordinator.ring_counts() {
+        ring(&counts, &coordinator.hints());
+    }
+}
+
+fn ring(counts: &RingCounts, hints: &[HintCounts]) {
+    let RingCounts {
+        calls_answered,
+        calls_failed,
+        calls_withheld,
+        calls_retried,
+        reads_hedged,
+        reads_disputed,
+        reads_repaired,
+        writes_settled,
+        writes_unacknowledged,
+        questions_hedged,
+        queries_repeated,
+        queries_partial,
+    } = *counts;
+    describe_counter!("allidb_ring_calls_total", "Calls of other nodes, by what became of them");
+    let calls = [("answered", calls_answered), ("failed", calls_failed), ("withheld", calls_withheld)];
+    for (outcome, count) in calls {
+        counter!("allidb_ring_calls_total", "outcome" => outcome).absolute(count);
+    }
+    total("allidb_ring_calls_retried_total", "Calls made again that failed on the way", calls_retried);
+    total("allidb_ring_reads_hedged_total", "Replicas asked beside others that let wait", reads_hedged);
+    total("allidb_ring_reads_disputed_total", "Entities on which replicas differed", reads_disputed);
+    total("allidb_ring_reads_repaired_total", "Entities that replicas were told to merge", reads_repaired);
+    total(
+        "allidb_ring_writes_settled_total",
+        "Writes about whose conditions replicas differed",
+        writes_settled,
+    );
+    total(
+        "allidb_ring_writes_unacknowledged_total",
+        "Writes that too few replicas acknowledged",
+        writes_unacknowledged,
+    );
+    total(
+        "allidb_ring_questions_hedged_total",
+        "Nodes asked about much that they hold beside others that let wait",
+        questions_hedged,
+    );
+    total(
+        "allidb_ring_queries_repeated_total",
+        "Queries asked again, as something else was told than is there",
+        queries_repeated,
+    );
+    total("allidb_ring_queries_partial_total", "Answers that were about a part", queries_partial);
+    describe_gauge!("allidb_ring_hint_bytes", "Writes kept for a node that has not acknowledged them");
+    describe_counter!("allidb_ring_hints_delivered_total", "Writes that were kept for a node, and delivered");
+    describe_counter!("allidb_ring_hints_dropped_total", "Writes for a node for which there was no room");
+    for HintCounts { node, bytes, dropped, delivered } in hints {
+        let node = node.to_string();
+        gauge!("allidb_ring_hint_bytes", "node" => node.clone()).set(*bytes as f64);
+        counter!("allidb_ring_hints_delivered_total", "node" => node.clone()).absolute(*delivered);
+        counter!("allidb_ring_hints_dropped_total", "node" => node).absolute(*dropped);
+    }
 }
 
 fn texts(counts: &TextCounts) {

@@ -1,0 +1,62 @@
+//! How often each mechanism of the ring was at work.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counts {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// How often what happened, since the start.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct RingCounts {
+            $($(#[$doc])* pub $name: u64,)*
+        }
+
+        /// The same, being counted.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: AtomicU64,)*
+        }
+
+        impl Counters {
+            pub(crate) fn counts(&self) -> RingCounts {
+                RingCounts { $($name: self.$name.load(Ordering::Relaxed),)* }
+            }
+        }
+    };
+}
+
+counts! {
+    /// Calls of other nodes that were answered.
+    calls_answered,
+    /// Calls that failed on the way, or were not answered in time.
+    calls_failed,
+    /// Calls that were not made, as the node did not answer lately.
+    calls_withheld,
+    /// Calls that were made again, as they failed on the way.
+    calls_retried,
+    /// Replicas that were asked for entities beside others that let wait.
+    reads_hedged,
+    /// Entities on which replicas differed when they were read.
+    reads_disputed,
+    /// Entities that replicas were told to merge, as they lacked something.
+    reads_repaired,
+    /// Writes about whose conditions replicas differed.
+    writes_settled,
+    /// Writes that too few replicas acknowledged.
+    writes_unacknowledged,
+    /// Nodes that were asked about much of what they hold beside others that let wait.
+    questions_hedged,
+    /// Queries that were asked again, as something else was told of what was found than it was.
+    queries_repeated,
+    /// Answers that were about a part.
+    queries_partial,
+}
+
+/// One more.
+pub(crate) fn count(counter: &AtomicU64) {
+    add(counter, 1);
+}
+
+/// So many more.
+pub(crate) fn add(counter: &AtomicU64, more: usize) {
+    counter.fetch_add(more as u64, Ordering::Relaxed);
+}
