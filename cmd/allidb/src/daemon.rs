@@ -42,6 +42,11 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon on `dir` and waits until it is ready.
     pub(crate) async fn start(dir: &Path) -> Result<Self> {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// The same, with settings: names and values of environment variables.
+    pub(crate) async fn start_with(dir: &Path, settings: &[(String, String)]) -> Result<Self> {
         let port_file = dir.join("ports.json");
         if port_file.exists() {
             // It is the one of the last run; waiting for it would find the wrong ports.
@@ -58,6 +63,7 @@ impl Daemon {
             }
         }
         let child = command
+            .envs(settings.iter().map(|(name, value)| (name, value)))
             .arg("serve")
             .args(["--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0", "--log-format", "json"])
             .arg("--data-dir")

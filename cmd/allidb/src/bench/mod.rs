@@ -1,5 +1,6 @@
 //! `allidb bench`: what the figures in the documentation come from.
 
+mod cluster;
 mod graph;
 mod latency;
 mod machine;
@@ -26,6 +27,7 @@ pub(crate) enum BenchCommand {
         /// What to measure, as JSON.
         plan: String,
     },
+    Cluster(cluster::ClusterBenchArgs),
     Graph(graph::GraphBenchArgs),
     Query(query::QueryBenchArgs),
     Vector(vector::VectorArgs),
@@ -42,6 +44,7 @@ pub(crate) fn run(command: BenchCommand, output: Output) -> Result<()> {
     match command {
         BenchCommand::Storage(args) => storage::run(&args, output),
         BenchCommand::StorageChild { plan } => storage::run_child(&plan),
+        BenchCommand::Cluster(args) => cluster::run(&args, output),
         BenchCommand::Graph(args) => graph::run(&args, output),
         BenchCommand::Query(args) => query::run(&args, output),
         BenchCommand::Vector(args) => vector::run(&args, output),

@@ -56,7 +56,7 @@ fn base(dir: &Path) -> Result<PathBuf> {
 
 /// A data set in memory.
 #[derive(Debug)]
-pub(super) struct VectorData {
+pub(in crate::bench) struct VectorData {
     pub(super) base: Rows,
     pub(super) queries: Rows,
     /// For each query the nearest rows, nearest first.
@@ -65,7 +65,7 @@ pub(super) struct VectorData {
 
 impl VectorData {
     /// Reads a directory, or the first rows of it.
-    pub(super) fn read(dir: &Path, rows: Option<usize>, k: usize) -> Result<Self> {
+    pub(in crate::bench) fn read(dir: &Path, rows: Option<usize>, k: usize) -> Result<Self> {
         let base = Rows::read(&base(dir)?, rows)?;
         let queries = Rows::read(&dir.join("queries.f32.npy"), None)?;
         ensure!(queries.dimension == base.dimension, "queries and vectors have different dimensions");
@@ -85,8 +85,31 @@ impl VectorData {
         Ok(Self { base, queries, truth })
     }
 
+    /// How many vectors there are.
+    pub(in crate::bench) fn rows(&self) -> usize {
+        self.base.len()
+    }
+
+    /// How many numbers each has.
+    pub(in crate::bench) fn dimension(&self) -> usize {
+        self.base.dimension
+    }
+
+    pub(in crate::bench) fn vector(&self, row: usize) -> &[f32] {
+        self.base.get(row)
+    }
+
+    /// How many queries there are.
+    pub(in crate::bench) fn queries(&self) -> usize {
+        self.queries.len()
+    }
+
+    pub(in crate::bench) fn query(&self, at: usize) -> &[f32] {
+        self.queries.get(at)
+    }
+
     /// The share of the `k` nearest that an answer has.
-    pub(super) fn recall(&self, query: usize, answer: &[u32], k: usize) -> f64 {
+    pub(in crate::bench) fn recall(&self, query: usize, answer: &[u32], k: usize) -> f64 {
         let truth = &self.truth[query][..k.min(self.truth[query].len())];
         truth.iter().filter(|row| answer.contains(row)).count() as f64 / truth.len() as f64
     }

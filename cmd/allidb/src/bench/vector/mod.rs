@@ -34,6 +34,7 @@ use clap::{Args, ValueEnum};
 use super::machine::Machine;
 use crate::output::Output;
 pub(super) use child::run as run_child;
+pub(super) use data::VectorData;
 use engines::EngineName;
 use plan::{CodesName, Line, Measured, Part, Plan};
 use report::Report;
