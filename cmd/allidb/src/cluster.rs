@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use allidb_api::v1::{DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node};
+use allidb_api::v1::{DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Worker};
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
@@ -11,6 +11,7 @@ use crate::{
     client::Client,
     failure::Failure,
     output::{Output, table},
+    worker,
 };
 
 /// Shows the ring as the node that is asked knows it.
@@ -22,6 +23,8 @@ pub(crate) enum ClusterCommand {
     Ring,
     /// Shows the writes that the node keeps for others.
     Hints,
+    /// Shows the node's background work, with deliveries to the others.
+    Workers,
 }
 
 /// Runs the command.
@@ -32,7 +35,36 @@ pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output
         ClusterCommand::Status => status(&described, output),
         ClusterCommand::Ring => ring(&described, output),
         ClusterCommand::Hints => hints(&described, output),
+        ClusterCommand::Workers => workers(&worker::list(client).await?, &described, output),
     }
+}
+
+/// What is delivered to a node, and whether that goes on.
+fn delivery(node: &Node) -> (String, &'static str, u64) {
+    let kept = node.hints.unwrap_or_default();
+    let activity = match (kept.bytes, node.is_alive) {
+        (0, _) => "idle",
+        (_, true) => "working",
+        (_, false) => "waiting",
+    };
+    (format!("hints-{}", node.id), activity, kept.delivered)
+}
+
+fn workers(workers: &[Worker], described: &DescribeClusterResponse, output: Output) -> Result<()> {
+    let own = workers.iter().map(|of| (of.name.clone(), worker::activity(of), of.done));
+    let rows = own.chain(described.nodes.iter().filter(|node| node.is_member).map(delivery));
+    if output.is_json() {
+        let row = |(name, activity, done)| json!({ "name": name, "activity": activity, "done": done });
+        output
+            .document(&json!({ "node": described.node, "workers": rows.map(row).collect::<Vec<Json>>() }))?;
+        return Ok(());
+    }
+    let mut shown = table(&["worker", "activity", "done"]);
+    for (name, activity, done) in rows {
+        shown.add_row([name, activity.to_owned(), done.to_string()]);
+    }
+    output.table(&shown)?;
+    Ok(())
 }
 
 fn state(node: &Node) -> &'static str {

@@ -42,9 +42,7 @@ pub(crate) async fn run(command: WorkerCommand, client: &Client, output: Output)
     let mut service = client.maintenance();
     let change = match command {
         WorkerCommand::List => {
-            let answer = service.list_workers(ListWorkersRequest {}).await.map_err(Failure::from_status)?;
-            let workers = answer.into_inner().workers;
-            return show(&workers, output, true);
+            return show(&list(client).await?, output, true);
         }
         WorkerCommand::Pause { name } => {
             UpdateWorkerRequest { name, paused: Some(true), share_percent: None }
@@ -60,7 +58,13 @@ pub(crate) async fn run(command: WorkerCommand, client: &Client, output: Output)
     show(&[changed.into_inner()], output, false)
 }
 
-fn activity(worker: &Worker) -> &'static str {
+/// What background work of the daemon is at.
+pub(crate) async fn list(client: &Client) -> Result<Vec<Worker>> {
+    let answer = client.maintenance().list_workers(ListWorkersRequest {}).await;
+    Ok(answer.map_err(Failure::from_status)?.into_inner().workers)
+}
+
+pub(crate) fn activity(worker: &Worker) -> &'static str {
     match worker.activity() {
         Activity::Idle => "idle",
         Activity::Working => "working",

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_api::v1::{Consistency, DescribeClusterRequest};
+use allidb_api::v1::{Consistency, DescribeClusterRequest, worker::Activity};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
@@ -27,6 +27,7 @@ use crate::{
     daemon::Daemon,
     failure::Failure,
     output::{Output, table},
+    worker,
 };
 use load::Load;
 
@@ -36,6 +37,8 @@ const NODES: usize = 3;
 const ROUNDS: usize = 4;
 /// How long reads are measured at a time.
 const READS: Duration = Duration::from_secs(5);
+/// What was written is settled by then.
+const SETTLED: Duration = Duration::from_secs(120);
 /// A node that does not answer is given up for dead within this time, or never.
 const GIVE_UP: Duration = Duration::from_secs(30);
 
@@ -148,6 +151,9 @@ async fn figures(
     }
     let rows = args.rows.min(data.rows()) as f64;
     let recall = [one.recall(&data, args.k).await?, all.recall(&data, args.k).await?];
+    for node in ring {
+        until_idle(&Client::connect(&node.endpoint()).await?).await?;
+    }
     let healthy = all.reads(READS).await?;
     let watched = Client::connect(&ring[0].endpoint()).await?;
     let last = ring.last().context("there are nodes")?;
@@ -188,6 +194,22 @@ async fn id_of(daemon: &Daemon) -> Result<String> {
     let client = Client::connect(&daemon.endpoint()).await?;
     let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
     Ok(described.map_err(Failure::from_status)?.into_inner().node)
+}
+
+/// Waits until a daemon does nothing of its own accord: reads are not measured beside that.
+async fn until_idle(client: &Client) -> Result<()> {
+    let begun = Instant::now();
+    let mut idle = 0;
+    while idle < 3 {
+        if begun.elapsed() > SETTLED {
+            bail!("after {} s a daemon is still at background work", SETTLED.as_secs());
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let workers = worker::list(client).await?;
+        let is_idle = workers.iter().all(|worker| worker.activity() != Activity::Working);
+        idle = if is_idle { idle + 1 } else { 0 };
+    }
+    Ok(())
 }
 
 async fn until_down(client: &Client, id: &str) -> Result<Duration> {
