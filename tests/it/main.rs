@@ -20,6 +20,7 @@ mod process;
 mod python;
 mod random;
 mod ring;
+mod ring_of_five;
 mod sample;
 mod shutdown;
 mod small_messages;

@@ -60,14 +60,14 @@ impl Certificates {
 }
 
 /// Some daemons that found a ring.
-struct Ring {
-    nodes: Vec<Process>,
+pub(crate) struct Ring {
+    pub(crate) nodes: Vec<Process>,
     addresses: Vec<String>,
     certificates: Certificates,
 }
 
 impl Ring {
-    async fn start(count: usize) -> Self {
+    pub(crate) async fn start(count: usize) -> Self {
         let certificates = Certificates::new();
         // Taken at the same time, so that they are different ones.
         let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
@@ -91,14 +91,14 @@ impl Ring {
     }
 
     /// Starts all that do not run; each may wait for the others.
-    async fn launch_all(&mut self) {
+    pub(crate) async fn launch_all(&mut self) {
         self.nodes.iter_mut().for_each(Process::launch);
         for node in &mut self.nodes {
             node.ready().await;
         }
     }
 
-    fn client(&self, at: usize) -> Client {
+    pub(crate) fn client(&self, at: usize) -> Client {
         self.nodes[at].client()
     }
 }

@@ -111,6 +111,7 @@ impl Served {
                 let (code, message) = (status.code(), status.message());
                 Err(match code {
                     Code::InvalidArgument => Error::invalid("a call between nodes", message),
+                    Code::DeadlineExceeded => Error::DeadlineExceeded,
                     Code::ResourceExhausted => Error::Exhausted(format!("node {node}: {message}")),
                     _ => Error::Unavailable(format!("node {node} answered {code:?}: {message}")),
                 })

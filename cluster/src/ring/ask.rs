@@ -181,6 +181,9 @@ impl<A> Told<A> {
             0 => Ok(self.answers),
             _ if terms.may_be_partial && !self.answers.is_empty() => Ok(self.answers),
             missing => {
+                if let Some(error @ (Error::Exhausted(_) | Error::DeadlineExceeded)) = self.why {
+                    return Err(error);
+                }
                 let why = self.why.map_or_else(String::new, |error| format!("; {error}"));
                 Err(Error::Unavailable(format!("too few replicas of {missing} {what} answered{why}")))
             }
@@ -217,13 +220,14 @@ impl Inner {
         self: Arc<Self>,
         node: NodeId,
         question: Q,
-        Terms { tenant, deadline, .. }: Terms,
+        Terms { tenant, deadline, may_be_partial, .. }: Terms,
     ) -> Result<Q::Answer> {
         if node == self.served.node {
             return self.search(move |replica| question.answer(replica, tenant, deadline)).await;
         }
         let question = encode(&question.into())?.into();
-        let within = deadline.remaining();
+        // Who takes a part has time left to do something with it.
+        let within = if may_be_partial { deadline.remaining() / 2 } else { deadline.remaining() };
         let request = AnswerRequest {
             fence: self.served.sent_fence(),
             tenant: tenant.0,

@@ -1,13 +1,16 @@
 //! Changes of much at a time over the ring: what they are about is found by nodes that together hold everything, and decided again by what a
 //! quorum holds of it.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
+};
 
 use allidb_index::{
-    BulkDeleted, BySource, CameFromRequest, EntityKey, EntityState, Error, Extent, Mutation, Result,
+    BulkDeleted, BySource, CameFromRequest, EntityKey, EntityState, Error, Extent, Mutation, Replica, Result,
     ScanRequest, SourceDeletion, SourcePlace,
     filter::Filter,
-    model::{EntityRef, SourceOwner, Write, Written},
+    model::{EntityRef, SourceOwner, TenantId, Write, Written},
 };
 
 use super::{Inner, Ring, Terms, ask::Asked};
@@ -64,6 +67,7 @@ impl Ring {
         (terms, options): (Terms, WriteOptions),
     ) -> Result<BySource> {
         self.replica().check_bulk(None, Some(&source), limit)?;
+        self.replica().collection(terms.tenant, &collection)?;
         let mut place = SourcePlace::new(after.as_deref())?;
         let mut done = BySource::default();
         while place.is_within() {
@@ -100,13 +104,14 @@ impl Inner {
         let answers = told.answers("partitions", terms)?;
         let last = answers.iter().filter_map(|(_, _, told)| told.last.clone()).min();
         let mut owners: Vec<SourceOwner> = Vec::new();
+        let mut seen: HashSet<SourceOwner> = HashSet::new();
         for owner in answers.into_iter().flat_map(|(_, _, told)| told.owners) {
             let entity = match &owner {
                 SourceOwner::Entity(entity) | SourceOwner::Chunk(entity, _) => &entity.id,
                 SourceOwner::Edge(edge) => &edge.from.id,
             };
             let is_within = last.as_ref().is_none_or(|last| entity <= last);
-            if is_within && !owners.contains(&owner) {
+            if is_within && seen.insert(owner.clone()) {
                 owners.push(owner);
             }
         }
@@ -122,31 +127,33 @@ impl Inner {
         options: WriteOptions,
     ) -> Vec<Result<Written>> {
         let count = writes.len();
-        let plan = move |replica: &allidb_index::Replica| {
-            Ok(writes.into_iter().map(|write| replica.plan(terms.tenant, write)).collect::<Vec<_>>())
-        };
-        let planned = match self.search(plan).await {
+        let planned = match self.search(move |replica| Ok(plan_each(replica, terms.tenant, writes))).await {
             Ok(planned) => planned,
             Err(error) => return vec![Err(error); count],
         };
-        let extents = planned.iter().flatten().filter_map(Mutation::is_decided_by);
+        let extents = planned.iter().filter_map(|(_, mutation)| mutation.as_ref().ok()?.is_decided_by());
         let extent = extents.fold(Extent::NOTHING, |a, b| Extent {
             contents: a.contents || b.contents,
             edges: a.edges || b.edges,
         });
-        let entities =
-            planned.iter().flatten().flat_map(Mutation::entities).cloned().collect::<Vec<EntityKey>>();
+        let mutations = planned.iter().filter_map(|(_, mutation)| mutation.as_ref().ok());
+        let entities: BTreeSet<EntityKey> = mutations.flat_map(Mutation::entities).cloned().collect();
+        let entities: Vec<EntityKey> = entities.into_iter().collect();
         let consistency = options.consistency.max(Consistency::Quorum);
-        let states = self.states(entities, extent, consistency, options.deadline).await;
-        let mut states = states.into_iter();
+        let states = self.states(entities.clone(), extent, consistency, options.deadline).await;
+        let states: BTreeMap<EntityKey, Result<EntityState>> = entities.into_iter().zip(states).collect();
+        let decide = move |replica: &Replica| {
+            let decide = |(write, mutation): (Write, Result<Mutation>)| {
+                decided(replica, terms.tenant, write, mutation?, &states)
+            };
+            Ok(planned.into_iter().map(decide).collect::<Vec<_>>())
+        };
+        let decisions = match self.search(decide).await {
+            Ok(decisions) => decisions,
+            Err(error) => return vec![Err(error); count],
+        };
         let (mut results, mut decided) = (Vec::with_capacity(count), Vec::new());
-        for mutation in planned {
-            let decision = mutation.and_then(|mutation| {
-                let missing = || Error::Internal("fewer entities were read than were asked for".to_owned());
-                let parts = mutation.entities().map(|_| states.next().ok_or_else(missing).flatten());
-                let parts = parts.collect::<Result<Vec<EntityState>>>();
-                self.served.replica.decided(&mutation, &parts?)
-            });
+        for decision in decisions {
             results.push(decision.map(|(mutation, deletes)| {
                 decided.push(mutation);
                 deletes
@@ -160,4 +167,29 @@ impl Inner {
         };
         results.into_iter().map(|result| result.and_then(&mut answer)).collect()
     }
+}
+
+fn plan_each(replica: &Replica, tenant: TenantId, writes: Vec<Write>) -> Vec<(Write, Result<Mutation>)> {
+    let plan = |write: Write| {
+        let mutation = replica.plan(tenant, write.clone());
+        (write, mutation)
+    };
+    writes.into_iter().map(plan).collect()
+}
+
+/// What is to be made of a write by what a quorum holds of its entities, and whether that deletes what it is about.
+fn decided(
+    replica: &Replica,
+    tenant: TenantId,
+    write: Write,
+    mutation: Mutation,
+    states: &BTreeMap<EntityKey, Result<EntityState>>,
+) -> Result<(Mutation, bool)> {
+    let missing = || Error::Internal("fewer entities were read than were asked for".to_owned());
+    let held = |entity: &EntityKey| states.get(entity).cloned().ok_or_else(missing).flatten();
+    let held = mutation.entities().map(held).collect::<Result<Vec<EntityState>>>()?;
+    let newest = held.iter().map(EntityState::highest_version).max().unwrap_or_default();
+    // What was read is from a clock that is ahead; by now this one is past it, too.
+    let mutation = if newest >= mutation.version() { replica.plan(tenant, write)? } else { mutation };
+    replica.decided(&mutation, &held)
 }

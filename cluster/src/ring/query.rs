@@ -1,7 +1,11 @@
 //! Queries over the ring: nodes that together hold everything tell what their clauses find, a walk goes on from there, and the hits are
 //! read before they are told.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Instant,
+};
 
 use allidb_index::{
     EntityKey, EntityState, Error, Extent, PARTITIONS, Replica, Result,
@@ -69,7 +73,7 @@ impl Inner {
         };
         let examples = self.served.replica.examples(tenant, &query)?;
         let whole = Extent { contents: true, edges: false };
-        let examples = self.known_states(examples, whole, terms).await?;
+        let examples = self.known_states(examples, whole, Terms { may_be_partial: false, ..terms }).await?;
         let begin = move |replica: &Replica| replica.gathering(tenant, query, &examples, inside, deadline);
         let mut gathering = self.search(begin).await?;
         let mut extent = Extent::of(&mask);
@@ -97,12 +101,17 @@ impl Inner {
             read.append(&mut round.unread);
             read.sort_unstable();
             read.dedup();
-            let mut is_settled = true;
-            for (entity, state, was_disputed) in self.read_beside(read, extent, &round.told_by, terms).await?
-            {
-                is_settled &= gathering.is_confirmed(&entity, &state, was_disputed, forgives);
+            let mut behind = Vec::new();
+            let mut lost: BTreeSet<u16> = read.iter().map(EntityKey::partition).collect();
+            for (entity, state, was_disputed) in self.known_reads(read, extent, terms).await? {
+                lost.remove(&entity.partition());
+                if !gathering.is_confirmed(&entity, &state, was_disputed, forgives) {
+                    behind.push(entity.clone());
+                }
                 states.insert(entity, state);
             }
+            covered = covered.min(usize::from(PARTITIONS) - lost.len());
+            let is_settled = behind.is_empty();
             steps.push(step("read", begun, states.len(), "the hits, of enough replicas".to_owned()));
             // At ONE what a node says is taken for what is.
             if is_settled || consistency == Consistency::One {
@@ -115,6 +124,7 @@ impl Inner {
                 answer.steps = if profiles { steps } else { Vec::new() };
                 return Ok(answer);
             }
+            self.repair_tellers(behind, false, &round.told_by, terms).await;
         }
         let why =
             format!("replicas still told of what was otherwise after {ROUNDS} rounds of repair; ask again");
@@ -166,17 +176,24 @@ impl Inner {
                 round.unread = seeds;
             } else {
                 let begun = Instant::now();
-                let heads = self.read_beside(seeds, Extent::NOTHING, &round.told_by, terms).await?;
+                // What is told of how near they are is of vectors.
+                let extent = Extent { contents: gathering.compares_vectors(), edges: false };
+                let heads = self.known_reads(seeds, extent, terms).await?;
                 round.steps.push(step(
                     "check",
                     begun,
                     heads.len(),
                     "the seeds, of enough replicas".to_owned(),
                 ));
-                let is_settled = |(entity, state, was_disputed): &(EntityKey, EntityState, bool)| {
-                    gathering.is_settled(entity, state, *was_disputed, round.forgives)
-                };
-                if !heads.iter().all(is_settled) {
+                let behind: Vec<EntityKey> = heads
+                    .into_iter()
+                    .filter(|(entity, state, was_disputed)| {
+                        !gathering.is_confirmed(entity, state, *was_disputed, round.forgives)
+                    })
+                    .map(|(entity, ..)| entity)
+                    .collect();
+                if !behind.is_empty() {
+                    self.repair_tellers(behind, false, &round.told_by, terms).await;
                     return Ok((gathering, false));
                 }
             }

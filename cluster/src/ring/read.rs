@@ -22,6 +22,9 @@ use crate::{
     peer::{Client, proto::ReadRequest},
 };
 
+/// Entities that are asked for at once.
+const BATCH: usize = 1_000;
+
 /// Bytes that are decoded where they arrive; more are by the threads that work.
 const SMALL_BYTES: usize = 64 << 10;
 
@@ -100,7 +103,14 @@ impl Inner {
             groups.entry((replicas, needed)).or_default().push((place, entity));
         }
         let mut reads = JoinSet::new();
-        for ((replicas, needed), group) in groups {
+        let some = |(of, mut group): (_, Vec<(usize, EntityKey)>)| {
+            let mut batches = Vec::new();
+            while !group.is_empty() {
+                batches.push((Clone::clone(&of), group.drain(..group.len().min(BATCH)).collect::<Vec<_>>()));
+            }
+            batches
+        };
+        for ((replicas, needed), group) in groups.into_iter().flat_map(some) {
             let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
             let inner = Arc::clone(self);
             reads.spawn(async move {

@@ -8,11 +8,17 @@ use allidb_index::{
     disputed, filter::Filter,
 };
 
-use super::{Inner, Ring, Terms, ask::Asked};
-use crate::coordinator::{Consistency, FacetsRequest};
+use super::{Inner, Ring, Terms, ask::Asked, walk::ToldBy};
+use crate::{
+    coordinator::{Consistency, FacetsRequest},
+    layout::NodeId,
+};
 
 /// How often replicas that differ are repaired. What still differs then is being written.
 const ROUNDS: usize = 4;
+
+/// Partitions of which all entities are told at once.
+const ROSTERS: usize = 8;
 
 impl Ring {
     /// How many entities of a collection there are, or match.
@@ -20,11 +26,10 @@ impl Ring {
     /// # Errors
     /// If the request is wrong, or too few replicas answer.
     pub async fn count(&self, collection: &str, filter: Option<Filter>, terms: Terms) -> Result<u64> {
-        let inner = &self.0;
-        if inner.holds_everything() {
-            if terms.consistency != Consistency::One {
-                inner.agree(collection, None, terms).await?;
-            }
+        let (inner, replica) = (&self.0, self.replica());
+        replica.collection(terms.tenant, collection)?;
+        replica.check_bulk(filter.as_ref(), None, 1)?;
+        if terms.consistency == Consistency::One && inner.holds_everything() {
             let collection = collection.to_owned();
             let count = move |replica: &Replica| {
                 replica.count(terms.tenant, &collection, filter.as_ref(), terms.deadline)
@@ -32,7 +37,7 @@ impl Ring {
             return inner.search(count).await;
         }
         let tallies = inner.agree(collection, filter, terms).await?;
-        Ok(tallies.iter().map(|tally| tally.count).sum())
+        Ok(tallies.iter().map(|(tally, _)| tally.count).sum())
     }
 
     /// The commonest values of some fields among the entities that match.
@@ -43,20 +48,20 @@ impl Ring {
         let (inner, Terms { tenant, deadline, .. }) = (&self.0, terms);
         let FacetsRequest { collection, fields, filter, limit } = request;
         self.replica().check_facets(&fields, filter.as_ref(), limit)?;
-        if terms.consistency != Consistency::One {
-            inner.agree(&collection, None, terms).await?;
-        }
-        if inner.holds_everything() {
+        self.replica().collection(tenant, &collection)?;
+        if terms.consistency == Consistency::One && inner.holds_everything() {
             let facets = move |replica: &Replica| {
                 replica.facets(tenant, &collection, &fields, filter.as_ref(), limit, deadline)
             };
             return inner.search(facets).await;
         }
-        let asked = Asked {
-            consistency: Consistency::One,
-            tells_all: false,
-            ..Asked::partitions(inner, terms.consistency)
-        };
+        let mut tellers = Asked::partitions(inner, terms.consistency).tellers;
+        if terms.consistency != Consistency::One {
+            // Only those are asked who are known to hold what others do.
+            let agreed = inner.agree(&collection, None, terms).await?;
+            tellers = agreed.into_iter().map(|(_, node)| node.into_iter().collect()).collect();
+        }
+        let asked = Asked { tellers, consistency: Consistency::One, tells_all: false };
         let ask = |node, places: Vec<usize>| {
             let (collection, fields, filter) = (collection.clone(), fields.clone(), filter.clone());
             let request = FacetCountsRequest { collection, fields, filter, partitions: partitions(&places) };
@@ -96,14 +101,14 @@ impl Inner {
         layout.replication() == layout.members().len()
     }
 
-    /// How many entities there are in each partition, once as many replicas as the consistency needs hold the same there.
+    /// How many entities there are in each partition, and who says so, once as many replicas as the consistency needs hold the same there.
     async fn agree(
         self: &Arc<Self>,
         collection: &str,
         filter: Option<Filter>,
         terms: Terms,
-    ) -> Result<Vec<Tally>> {
-        let mut agreed = vec![Tally::default(); usize::from(PARTITIONS)];
+    ) -> Result<Vec<(Tally, Option<NodeId>)>> {
+        let mut agreed = vec![(Tally::default(), None); usize::from(PARTITIONS)];
         let mut open: Vec<u16> = (0..PARTITIONS).collect();
         for round in 0..ROUNDS {
             let request = |partitions| TallyRequest {
@@ -117,7 +122,7 @@ impl Inner {
                 let partitions = places.iter().filter_map(|place| open.get(*place).copied()).collect();
                 Arc::clone(self).answer(node, request(partitions), terms)
             };
-            let mut told: Vec<Option<Tally>> = vec![None; open.len()];
+            let mut told: Vec<Option<(Tally, NodeId)>> = vec![None; open.len()];
             let mut differ = Vec::new();
             for (node, places, tallies) in asked.ask(self, ask).await?.answers("partitions", terms)? {
                 if tallies.len() != places.len() {
@@ -127,15 +132,15 @@ impl Inner {
                 }
                 for (place, tally) in places.into_iter().zip(tallies) {
                     match told.get_mut(place) {
-                        Some(Some(first)) if first.digest != tally.digest => differ.push(place),
-                        Some(slot @ None) => *slot = Some(tally),
+                        Some(Some((first, _))) if first.digest != tally.digest => differ.push(place),
+                        Some(slot @ None) => *slot = Some((tally, node)),
                         _ => {}
                     }
                 }
             }
             for (partition, told) in open.iter().zip(told) {
-                if let (Some(agreed), Some(told)) = (agreed.get_mut(usize::from(*partition)), told) {
-                    *agreed = told;
+                if let (Some(agreed), Some((tally, node))) = (agreed.get_mut(usize::from(*partition)), told) {
+                    *agreed = (tally, Some(node));
                 }
             }
             differ.sort_unstable();
@@ -158,29 +163,28 @@ impl Inner {
 
     /// Reads, and so repairs, the entities on which replicas of partitions differ.
     async fn repair_partitions(self: &Arc<Self>, collection: &str, open: &[u16], terms: Terms) -> Result<()> {
-        let asked = self.asked_of(open, terms.consistency);
-        let ask = |node, places: Vec<usize>| {
-            let partitions = places.iter().filter_map(|place| open.get(*place).copied()).collect();
-            Arc::clone(self).answer(
-                node,
-                RosterRequest { collection: collection.to_owned(), partitions },
-                terms,
-            )
-        };
-        let mut rosters = vec![Vec::new(); open.len()];
-        let mut told_by = super::walk::ToldBy::new();
-        for (node, places, told) in asked.ask(self, ask).await?.answers("partitions", terms)? {
-            for (place, roster) in places.into_iter().zip(told) {
-                for (entity, _) in &roster {
-                    told_by.entry(entity.clone()).or_default().push(node);
-                }
-                if let Some(rosters) = rosters.get_mut(place) {
-                    rosters.push(roster);
+        for open in open.chunks(ROSTERS) {
+            let asked = self.asked_of(open, terms.consistency);
+            let ask = |node, places: Vec<usize>| {
+                let partitions = places.iter().filter_map(|place| open.get(*place).copied()).collect();
+                let request = RosterRequest { collection: collection.to_owned(), partitions };
+                Arc::clone(self).answer(node, request, terms)
+            };
+            let mut rosters = vec![Vec::new(); open.len()];
+            let mut told_by = ToldBy::new();
+            for (node, places, told) in asked.ask(self, ask).await?.answers("partitions", terms)? {
+                for (place, roster) in places.into_iter().zip(told) {
+                    for (entity, _) in &roster {
+                        told_by.entry(entity.clone()).or_default().push(node);
+                    }
+                    if let Some(rosters) = rosters.get_mut(place) {
+                        rosters.push(roster);
+                    }
                 }
             }
+            let disputed = rosters.iter().flat_map(|rosters| disputed(rosters)).collect();
+            self.repair_tellers(disputed, false, &told_by, terms).await;
         }
-        let disputed = rosters.iter().flat_map(|rosters| disputed(rosters)).collect();
-        self.read_beside(disputed, allidb_index::Extent::NOTHING, &told_by, terms).await?;
         Ok(())
     }
 }

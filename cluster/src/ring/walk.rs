@@ -12,7 +12,7 @@ use allidb_index::{
 };
 
 use super::{Inner, Ring, Terms, ask::Asked};
-use crate::{coordinator::Consistency, layout::NodeId};
+use crate::layout::NodeId;
 
 /// How often nodes are asked again that do not agree. Then what any of them tells is followed: they were changed meanwhile.
 const ROUNDS: usize = 2;
@@ -91,37 +91,48 @@ impl Inner {
         entities.into_iter().zip(states).filter_map(known).collect()
     }
 
-    /// What replicas hold of entities, and whether they did not agree, among them those who told of them: then they do now.
+    /// What replicas hold of entities, and whether they did not agree; those of which too few answer are left out, if the answer may be a part.
     ///
     /// # Errors
-    /// If too few answer, and the answer may not be a part.
-    pub(super) async fn read_beside(
+    /// If it may not.
+    pub(super) async fn known_reads(
         self: &Arc<Self>,
         entities: Vec<EntityKey>,
         extent: Extent,
-        told_by: &ToldBy,
         terms: Terms,
     ) -> Result<Vec<(EntityKey, EntityState, bool)>> {
-        let of = |entity: &EntityKey| {
-            let tellers = self.tellers(entity.partition());
-            let needed = terms.consistency.needed(tellers.len());
-            let mut asked: Vec<NodeId> = tellers.iter().take(needed).copied().collect();
-            // At ONE what one says is enough.
-            let tellers_too = told_by.get(entity).filter(|_| terms.consistency != Consistency::One);
-            asked.extend(tellers_too.into_iter().flatten());
-            asked.sort_unstable();
-            asked.dedup();
-            match asked.len() > needed {
-                true => (entity.clone(), asked.clone(), asked.len()),
-                false => (entity.clone(), tellers, needed),
-            }
-        };
-        let read = self.read_from(entities.iter().map(of).collect(), extent, terms.deadline).await;
+        let read = self.read(entities.clone(), extent, terms.consistency, terms.deadline).await;
         let known = |(entity, read): (EntityKey, Result<(EntityState, bool)>)| match read {
             Err(Error::Unavailable(_)) if terms.may_be_partial => None,
             read => Some(read.map(|(state, was_disputed)| (entity, state, was_disputed))),
         };
         entities.into_iter().zip(read).filter_map(known).collect()
+    }
+
+    /// Has those who told of entities what they are not hold what a quorum does, as far as they answer: they would tell the same again.
+    pub(super) async fn repair_tellers(
+        self: &Arc<Self>,
+        entities: Vec<EntityKey>,
+        edges: bool,
+        told_by: &ToldBy,
+        terms: Terms,
+    ) {
+        let of = |entity: EntityKey| {
+            let tellers = self.tellers(entity.partition());
+            let needed = terms.consistency.needed(tellers.len());
+            let mut asked: Vec<NodeId> = tellers.into_iter().take(needed).collect();
+            asked.extend(told_by.get(&entity).into_iter().flatten());
+            asked.sort_unstable();
+            asked.dedup();
+            let all = asked.len();
+            (entity, asked, all)
+        };
+        let asked = entities.into_iter().map(of).collect();
+        for read in self.read_from(asked, Extent { contents: true, edges }, terms.deadline).await {
+            if let Err(error) = read {
+                tracing::debug!(%error, "a replica that is behind stays so for now");
+            }
+        }
     }
 
     /// Takes something that is found out from what nodes tell to its end.
@@ -140,7 +151,7 @@ impl Inner {
             let told = self.links(wanted, terms).await?;
             walk.graph().add(told);
             let unknown = walk.graph().unknown();
-            let heads = self.read_beside(unknown.clone(), Extent::NOTHING, &ToldBy::new(), terms).await?;
+            let heads = self.known_reads(unknown.clone(), Extent::NOTHING, terms).await?;
             let replica = &self.served.replica;
             let live = heads.iter().filter(|(_, state, _)| replica.is_live(state));
             walk.graph().note_live(unknown, live.map(|(entity, state, _)| (entity, state)));
@@ -169,15 +180,15 @@ impl Inner {
     /// The edges of nodes, as so many replicas tell them as the consistency needs. Where they do not agree, what they hold is read and repaired,
     /// and they are asked again.
     async fn links(self: &Arc<Self>, request: LinksRequest, terms: Terms) -> Result<Vec<ToldLinks>> {
-        let (mut links, mut disputed) = self.told_links(&request, terms).await?;
+        let mut told_by = ToldBy::new();
+        let (mut links, mut disputed) = self.told_links(&request, &mut told_by, terms).await?;
         for _ in 0..ROUNDS {
             if disputed.is_empty() {
                 break;
             }
             let again = request.of(disputed.iter().copied());
-            let extent = Extent { contents: false, edges: true };
-            self.known_states(again.nodes().cloned().collect(), extent, terms).await?;
-            let (told, still) = self.told_links(&again, terms).await?;
+            self.repair_tellers(again.nodes().cloned().collect(), true, &told_by, terms).await;
+            let (told, still) = self.told_links(&again, &mut told_by, terms).await?;
             for (place, told) in disputed.iter().zip(told) {
                 if let Some(links) = links.get_mut(*place) {
                     *links = told;
@@ -192,6 +203,7 @@ impl Inner {
     async fn told_links(
         self: &Arc<Self>,
         request: &LinksRequest,
+        told_by: &mut ToldBy,
         terms: Terms,
     ) -> Result<(Vec<ToldLinks>, Vec<usize>)> {
         let (tellers, consistency) = (self.tellers_of(request.nodes()), terms.consistency);
@@ -217,8 +229,12 @@ impl Inner {
         let answers = asked.ask(self, ask).await?.answers("nodes", terms)?;
         let mut links: Vec<Option<ToldLinks>> = vec![None; request.nodes().len()];
         let mut disputed = Vec::new();
-        for (_, places, told) in answers {
+        let names: Vec<&EntityKey> = request.nodes().collect();
+        for (node, places, told) in answers {
             for (place, told) in places.into_iter().zip(told) {
+                if let Some(name) = names.get(place) {
+                    told_by.entry(EntityKey::clone(name)).or_default().push(node);
+                }
                 match links.get_mut(place) {
                     Some(Some(known)) if *known != told => {
                         known.join(told);

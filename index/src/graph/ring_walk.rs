@@ -74,7 +74,8 @@ impl RingWalk {
             min_weight: spec.min_weight,
             as_of: spec.as_of.unwrap_or(now),
             edge_filter: spec.edge_filter.clone(),
-            fan_out: spec.fan_out,
+            // The wanderer follows the heaviest of those among what was reached.
+            fan_out: if spec.page_rank.is_some() { usize::MAX } else { spec.fan_out },
         });
         let seeds =
             seeds.into_iter().map(|(seed, score)| (graph.live_number(&seed), score)).collect::<Vec<_>>();

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use foldhash::HashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -78,12 +79,10 @@ impl ToldLinks {
                 self.0.push(theirs);
                 continue;
             };
-            for link in theirs.links {
-                let is_it = |own: &ToldLink| (&own.other, &own.edge_id) == (&link.other, &link.edge_id);
-                if !ours.links.iter().any(is_it) {
-                    ours.links.push(link);
-                }
-            }
+            let known: HashSet<(EntityKey, String)> =
+                ours.links.iter().map(|link| (link.other.clone(), link.edge_id.clone())).collect();
+            let is_new = |link: &ToldLink| !known.contains(&(link.other.clone(), link.edge_id.clone()));
+            ours.links.extend(theirs.links.into_iter().filter(is_new));
             ours.links.sort_by(heaviest_first);
             ours.has_more |= theirs.has_more;
         }
@@ -186,7 +185,10 @@ impl Reader<'_> {
         }
         for (relation, links, mut has_more) in of_relation {
             let mut named = Vec::with_capacity(links.len());
-            for (other, edge_id, weight) in links {
+            for (at, (other, edge_id, weight)) in links.into_iter().enumerate() {
+                if at % DEADLINE_EVERY == 0 {
+                    deadline.check()?;
+                }
                 let Some(other) = graph.name(other)? else { continue };
                 named.push(ToldLink { other, edge_id: edge_id.into(), weight });
             }

@@ -57,7 +57,7 @@ pub enum Write {
 }
 
 /// What has sources.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Eq, Hash)]
 pub enum SourceOwner {
     /// An entity itself.
     Entity(EntityRef),

@@ -265,6 +265,9 @@ impl Replica {
             spec.validate("expand", limits)?;
         }
         for (at, seed) in query.seeds.iter().enumerate() {
+            if let Seed::Nearest(nearest) = seed {
+                nearest.check_examples(&format!("seeds[{at}].nearest"), limits)?;
+            }
             if let Seed::Nearest(Nearest { min_similarity: Some(least), .. }) = seed
                 && !(0.0..=1.0).contains(least)
             {

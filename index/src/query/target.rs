@@ -10,7 +10,7 @@ use crate::{
     error::{Error, Result},
     graph::{GraphReader, GraphView},
     merge::EntityState,
-    model::{Collection, CollectionId, EntityRef, Metric, Space, SpaceId, TenantId, validate_id},
+    model::{Collection, CollectionId, EntityRef, Limits, Metric, Space, SpaceId, TenantId, validate_id},
     mutation::check_vector,
     query::{Examples, Nearest, NearestTarget, Query, Seed},
     replica::{Reader, Replica},
@@ -109,7 +109,7 @@ impl Reader<'_> {
             deadline.check()?;
             self.own_vector(place, entity, &nearest.space, space)
         };
-        let (vector, examples) = nearest.aim(place, space, self.replica.limits.seed_ids, &own)?;
+        let (vector, examples) = nearest.aim(place, space, &own)?;
         Ok(Target {
             collection: collection.id,
             space: space.id,
@@ -176,17 +176,43 @@ impl Replica {
             check_vector(place, space, &numbers)?;
             Ok((key, numbers))
         };
-        nearest.aim(place, space, self.limits.seed_ids, &own)
+        nearest.aim(place, space, &own)
     }
 }
 
 impl Nearest {
+    /// # Errors
+    /// If there are too many examples, or none, or one is named wrongly.
+    pub(super) fn check_examples(&self, place: &str, limits: &Limits) -> Result<()> {
+        match &self.target {
+            NearestTarget::Vector(_) => Ok(()),
+            NearestTarget::Entity(entity) => validate_id(&format!("{place}.entity.id"), &entity.id),
+            NearestTarget::Examples(Examples { positive, negative }) => {
+                let limit = limits.seed_ids;
+                let count = positive.len() + negative.len();
+                if positive.is_empty() || count > limit {
+                    let why = format!(
+                        "holds {} and {}; at least one positive, and at most {limit}",
+                        positive.len(),
+                        negative.len()
+                    );
+                    return Err(Error::invalid(format!("{place}.examples"), why));
+                }
+                for (name, of) in [("positive", positive), ("negative", negative)] {
+                    for (at, entity) in of.iter().enumerate() {
+                        validate_id(&format!("{place}.examples.{name}[{at}].id"), &entity.id)?;
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
     /// The vector that it is near to, and the entities that this is made of, whose own vectors `own` gives.
     fn aim(
         &self,
         place: &str,
         space: &Space,
-        limit: usize,
         own: &dyn Fn(&str, &EntityRef) -> Result<(EntityKey, Arc<[f32]>)>,
     ) -> Result<(Arc<[f32]>, Vec<EntityKey>)> {
         Ok(match &self.target {
@@ -200,14 +226,6 @@ impl Nearest {
             }
             NearestTarget::Examples(Examples { positive, negative }) => {
                 let count = positive.len() + negative.len();
-                if positive.is_empty() || count > limit {
-                    let why = format!(
-                        "holds {} and {}; at least one positive, and at most {limit}",
-                        positive.len(),
-                        negative.len()
-                    );
-                    return Err(Error::invalid(format!("{place}.examples"), why));
-                }
                 let mut examples = Vec::with_capacity(count);
                 let mut mean = |name: &str, of: &[EntityRef]| {
                     let mut mean = vec![0.0; space.spec.dimension as usize];

@@ -140,7 +140,7 @@ impl Replica {
             }
             let mut found = Vec::new();
             let rest = *limit as u64 - done.all().min(*limit as u64);
-            let end = reader.came_from(&of, source, &place, rest as usize, &mut found, deadline)?;
+            let end = reader.came_from(&of, source, (&place, false), rest as usize, &mut found, deadline)?;
             for owners in found.chunks(BATCH) {
                 let write = |of: &SourceOwner| Write::DropSource { of: of.clone(), source: source.clone() };
                 done.add(&place, apply(owners.iter().map(write).collect()))?;
@@ -297,7 +297,7 @@ impl Replica {
         let reader = self.reader(tenant);
         let of = reader.catalogue.get(tenant, collection)?;
         let mut owners = Vec::new();
-        let last = reader.came_from(of, source, place, *most, &mut owners, deadline)?;
+        let last = reader.came_from(of, source, (place, true), *most, &mut owners, deadline)?;
         Ok(CameFrom { owners, last })
     }
 
@@ -360,7 +360,7 @@ impl Reader<'_> {
         &self,
         of: &Collection,
         source: &str,
-        place: &SourcePlace,
+        (place, expired_too): (&SourcePlace, bool),
         most: usize,
         found: &mut Vec<SourceOwner>,
         deadline: Deadline,
@@ -403,8 +403,9 @@ impl Reader<'_> {
                 Kind::Entities => {
                     let mask = ReadMask { metadata: true, ..ReadMask::nothing() };
                     let row = decode_row(&entity, bytes)?;
-                    let has =
-                        row.is_live(self.now) && self.fields(&entity, &row, &mask)?.sources.contains(source);
+                    // Others may have been told that it lives longer.
+                    let is_there = row.is_live(self.now) || expired_too && row.exists();
+                    let has = is_there && self.fields(&entity, &row, &mask)?.sources.contains(source);
                     has.then_some(SourceOwner::Entity(named))
                 }
                 Kind::Chunks => {

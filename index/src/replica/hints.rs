@@ -1,5 +1,7 @@
 //! Mutations that other nodes have not acknowledged, kept until they do.
 
+use std::ops::Bound;
+
 use allidb_storage::{Direction, Durability, WriteBatch};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
@@ -113,12 +115,13 @@ impl Replica {
         let mut hints = Vec::new();
         let mut bytes = 0;
         let rows = self.engine.snapshot();
-        for row in rows.prefix(self.keyspaces.local, prefix, Direction::Forward)? {
+        let from = match after {
+            Some(after) => Bound::Excluded(&after.key[..]),
+            None => Bound::Included(prefix),
+        };
+        for row in rows.scan(self.keyspaces.local, from, Bound::Unbounded, Direction::Forward)? {
             let (key, mutation) = row?;
-            if after.is_some_and(|after| key <= after.key) {
-                continue;
-            }
-            if hints.len() == most {
+            if hints.len() == most || !key.starts_with(prefix) {
                 break;
             }
             let hint = Hint { key, mutation };
