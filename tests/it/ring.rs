@@ -91,7 +91,7 @@ impl Ring {
     }
 
     /// Starts all that do not run; each may wait for the others.
-    pub(crate) async fn launch_all(&mut self) {
+    async fn launch_all(&mut self) {
         self.nodes.iter_mut().for_each(Process::launch);
         for node in &mut self.nodes {
             node.ready().await;
