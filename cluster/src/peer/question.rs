@@ -26,6 +26,7 @@ macro_rules! questions {
     ($($name:ident($request:ty) -> $answer:ty = $method:ident;)*) => {
         /// What a node is asked.
         #[derive(Debug, Serialize, Deserialize)]
+        #[expect(clippy::large_enum_variant, reason = "it lives as long as it takes to answer or encode it")]
         pub(crate) enum Question {
             $($name($request),)*
         }

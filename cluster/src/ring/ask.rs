@@ -133,8 +133,7 @@ impl Asked {
         for thing in 0..self.tellers.len() {
             let (Some(tellers), needed) = (self.tellers.get(thing), self.needed(thing)) else { continue };
             let mut hurries = in_a_hurry;
-            loop {
-                let Some(standing) = standings.get_mut(thing) else { break };
+            while let Some(standing) = standings.get_mut(thing) {
                 let is_enough = standing.told + standing.pending >= needed && !hurries;
                 if standing.told >= needed || is_enough {
                     break;

@@ -22,6 +22,9 @@ use crate::{
     peer::{Client, proto::ReadRequest},
 };
 
+/// Entities that have the same replicas, with their places among all.
+type Group = Vec<(usize, EntityKey)>;
+
 /// Entities that are asked for at once.
 const BATCH: usize = 1_000;
 
@@ -98,15 +101,15 @@ impl Inner {
         if deadline.check().is_err() {
             return vec![Err(Error::DeadlineExceeded); count];
         }
-        let mut groups: BTreeMap<(Vec<NodeId>, usize), Vec<(usize, EntityKey)>> = BTreeMap::new();
+        let mut groups: BTreeMap<(Vec<NodeId>, usize), Group> = BTreeMap::new();
         for (place, (entity, replicas, needed)) in entities.into_iter().enumerate() {
             groups.entry((replicas, needed)).or_default().push((place, entity));
         }
         let mut reads = JoinSet::new();
-        let some = |(of, mut group): (_, Vec<(usize, EntityKey)>)| {
+        let some = |(of, mut group): (_, Group)| {
             let mut batches = Vec::new();
             while !group.is_empty() {
-                batches.push((Clone::clone(&of), group.drain(..group.len().min(BATCH)).collect::<Vec<_>>()));
+                batches.push((Clone::clone(&of), group.drain(..group.len().min(BATCH)).collect::<Group>()));
             }
             batches
         };

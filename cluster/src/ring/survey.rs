@@ -1,7 +1,7 @@
 //! Counts over the ring. Replicas of a partition compare digests of all that they hold there; where these differ, the entities are read, and so
 //! repaired, until they are the same or are written faster than that.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use allidb_index::{
     Error, Facet, FacetCountsRequest, PARTITIONS, Replica, Result, RosterRequest, Tally, TallyRequest,
@@ -69,21 +69,16 @@ impl Ring {
         };
         let answers = asked.ask(inner, ask).await?.answers("partitions", terms)?;
         let mut counted = Vec::new();
-        let mut seen = vec![false; usize::from(PARTITIONS)];
+        let mut seen = BTreeSet::new();
         for (node, places, counts) in answers {
             // Whoever was asked because another one let wait counts what that one has counted.
-            let is_new = |place: &usize| seen.get(*place).is_some_and(|seen| !seen);
-            if !places.iter().all(is_new) {
-                let places: Vec<usize> = places.into_iter().filter(is_new).collect();
-                if places.is_empty() {
-                    continue;
-                }
-                counted.extend(ask(node, places.clone()).await?);
-                places.iter().for_each(|place| seen[*place] = true);
-                continue;
+            let new: Vec<usize> = places.iter().copied().filter(|place| !seen.contains(place)).collect();
+            seen.extend(new.iter().copied());
+            match new.len() {
+                0 => {}
+                all if all == places.len() => counted.extend(counts),
+                _ => counted.extend(ask(node, new).await?),
             }
-            places.iter().for_each(|place| seen[*place] = true);
-            counted.extend(counts);
         }
         inner.search(move |replica| replica.facets_of(&fields, counted, limit, deadline)).await
     }

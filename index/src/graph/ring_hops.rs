@@ -12,6 +12,7 @@ use crate::{
         adjacency::Side,
         links::Links,
         neighbors::sides,
+        reader::Seen,
         told_graph::{NodeWay, Wanted},
         walk::check_seeds,
     },
@@ -83,13 +84,14 @@ impl Explore for RingHops {
             let mut next = Vec::new();
             for from in &self.frontier {
                 for side in self.sides {
-                    let _: ControlFlow<()> =
-                        self.graph.edges(*from, *side, self.relations.as_deref(), &mut |seen| {
-                            self.counts.edges += 1;
-                            let live = seen.filter(|seen| seen.other_is_live).map(|seen| seen.other);
-                            next.extend(live.filter(|other| self.seen.insert(*other)));
-                            ControlFlow::Continue(())
-                        })?;
+                    let mut add = |seen: Option<&Seen<'_>>| {
+                        self.counts.edges += 1;
+                        let live = seen.filter(|seen| seen.other_is_live).map(|seen| seen.other);
+                        next.extend(live.filter(|other| self.seen.insert(*other)));
+                        ControlFlow::Continue(())
+                    };
+                    // It is never broken off.
+                    self.graph.edges(*from, *side, self.relations.as_deref(), &mut add).map(drop)?;
                 }
             }
             self.counts.counts.push(next.len() as u64);

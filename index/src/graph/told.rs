@@ -125,6 +125,9 @@ impl Replica {
     }
 }
 
+/// An edge whose other end goes by its number: that, its id and its weight.
+type Numbered = (u64, Box<str>, f64);
+
 impl Reader<'_> {
     fn links(
         &self,
@@ -140,7 +143,7 @@ impl Reader<'_> {
         let here = Here { reader: self, graph };
         let relations = here.relations(relations);
         // By numbers first: names are told of those alone that are among the heaviest.
-        let mut of_relation: Vec<(u32, Vec<(u64, Box<str>, f64)>, bool)> = Vec::new();
+        let mut of_relation: Vec<(u32, Vec<Numbered>, bool)> = Vec::new();
         let (mut looked_at, mut failure) = (0, None);
         let flow = here.edges(own, *side, relations.as_deref(), &mut |seen| {
             looked_at += 1;

@@ -87,11 +87,9 @@ impl Query {
                     pieces,
                 }));
             };
-            if !chunk.is_empty() && named(TextQuery::CHUNKS) {
-                if let Some(content) = texts_of.chunks.get(chunk) {
-                    let highlighter = Highlighter::new(words, collection.text.chunks);
-                    add(TextQuery::CHUNKS, chunk, &highlighter, &content.text);
-                }
+            if let Some(content) = texts_of.chunks.get(chunk).filter(|_| named(TextQuery::CHUNKS)) {
+                let highlighter = Highlighter::new(words, collection.text.chunks);
+                add(TextQuery::CHUNKS, chunk, &highlighter, &content.text);
             }
             for field in collection.text.fields.iter().filter(|field| named(&field.attribute)) {
                 let Some(value) = texts_of.attributes.get(&field.attribute) else { continue };

@@ -180,6 +180,9 @@ impl Replica {
     }
 }
 
+/// Gives an entity's own vector, by the place that names it.
+type OwnVector<'a> = dyn Fn(&str, &EntityRef) -> Result<(EntityKey, Arc<[f32]>)> + 'a;
+
 impl Nearest {
     /// # Errors
     /// If there are too many examples, or none, or one is named wrongly.
@@ -209,12 +212,7 @@ impl Nearest {
     }
 
     /// The vector that it is near to, and the entities that this is made of, whose own vectors `own` gives.
-    fn aim(
-        &self,
-        place: &str,
-        space: &Space,
-        own: &dyn Fn(&str, &EntityRef) -> Result<(EntityKey, Arc<[f32]>)>,
-    ) -> Result<(Arc<[f32]>, Vec<EntityKey>)> {
+    fn aim(&self, place: &str, space: &Space, own: &OwnVector<'_>) -> Result<(Arc<[f32]>, Vec<EntityKey>)> {
         Ok(match &self.target {
             NearestTarget::Vector(vector) => {
                 check_vector(&format!("{place}.vector"), space, vector)?;
