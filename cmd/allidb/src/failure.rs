@@ -22,7 +22,11 @@ impl Failure {
     /// A failed call. A broken connection and a missing entity get their own exit codes.
     pub(crate) fn from_status(status: Status) -> anyhow::Error {
         let failure = if is_unreachable(&status) {
-            Self::Unreachable(format!("the server is not reachable: {}", status.message()))
+            // A ring in which too few nodes answer says so itself.
+            Self::Unreachable(match status.get_error_details().error_info() {
+                Some(_) => describe(&status),
+                None => format!("the server is not reachable: {}", status.message()),
+            })
         } else if status.code() == Code::NotFound {
             Self::NotFound(describe(&status))
         } else {
@@ -144,6 +148,9 @@ mod tests {
         let missing = Failure::from_status(Status::not_found("no such entity")).context("get");
         assert_eq!(exit_code(&missing), Some(3));
         assert_eq!(exit_code(&Failure::from_status(Status::unavailable("gone"))), Some(4));
+        let details = ErrorDetails::with_error_info("UNAVAILABLE", "allidb.dev", []);
+        let few = Failure::from_status(Status::with_error_details(Code::Unavailable, "too few", details));
+        assert_eq!((few.to_string().as_str(), exit_code(&few)), ("UNAVAILABLE: too few", Some(4)));
         assert_eq!(exit_code(&Failure::usage("no")), Some(2));
         assert_eq!(exit_code(&anyhow::anyhow!("other")), Some(1));
         let pipe = io::Error::from(io::ErrorKind::BrokenPipe);

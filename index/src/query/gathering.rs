@@ -20,15 +20,11 @@ use crate::{
         score::{Scorer, Signals, total},
         seeds::{TEXT_CANDIDATES, VECTOR_CANDIDATES, default_k},
         shape::{FieldOf, Page, Scored, Traits},
-        share::{Brought, Known, Share, ShareRequest, row_hash},
+        share::{Brought, Known, Share, ShareRequest},
     },
     replica::{Replica, check_answer, check_mask},
-    row::{EntityKey, VectorContent, VectorKey},
-    vector::measure_and_similarity,
+    row::EntityKey,
 };
-
-/// So much what an index says of how near a vector is may be wrong, and more than that.
-const MOST_ERROR: f64 = 0.005;
 
 /// A query that is being answered by several nodes.
 pub struct Gathering {
@@ -42,8 +38,8 @@ pub struct Gathering {
     collection: Arc<Collection>,
     limits: Limits,
     /// What nearest clauses compare with.
-    targets: Vec<(SpaceId, Metric, Arc<[f32]>)>,
-    known: HashMap<EntityKey, Known>,
+    pub(super) targets: Vec<(SpaceId, Metric, Arc<[f32]>)>,
+    pub(super) known: HashMap<EntityKey, Known>,
     clauses: Vec<HashMap<EntityKey, Brought>>,
     /// Those that clauses of words or vectors brought, with their places.
     ranks: Vec<(IsOf, HashMap<EntityKey, usize>)>,
@@ -397,53 +393,6 @@ impl Gathering {
         let keys = hits.iter().map(|hit| hit.entity.clone()).collect();
         self.hits = hits;
         Ok(keys)
-    }
-
-    /// Whether an entity that was read is what was told of it, and what all who were asked hold; if not, whether that is because it was
-    /// written since, which is forgiven from `forgives` on, in milliseconds.
-    pub fn is_settled(
-        &self,
-        entity: &EntityKey,
-        state: &EntityState,
-        was_disputed: bool,
-        forgives: Option<u64>,
-    ) -> bool {
-        let is_as_told =
-            || self.known.get(entity).is_some_and(|known| known.row_hash == row_hash(&state.row));
-        let is_new = || forgives.is_some_and(|from| state.highest_version().millis() >= from);
-        !was_disputed && is_as_told() || is_new()
-    }
-
-    /// The same of a hit, of which its chunks and vectors were read, too: what was told of how near it is and how well it answers may have
-    /// been of others.
-    pub fn is_confirmed(
-        &self,
-        entity: &EntityKey,
-        state: &EntityState,
-        was_disputed: bool,
-        forgives: Option<u64>,
-    ) -> bool {
-        if !self.is_settled(entity, state, was_disputed, forgives) {
-            return false;
-        }
-        let Some(known) = self.known.get(entity) else { return true };
-        // Of the vector that was told of: an index may miss a nearer one, and errs. Those who told were repaired in the first round.
-        let similarity = |chunk: &str, (space, metric, target): &(SpaceId, Metric, Arc<[f32]>)| {
-            let key = VectorKey { chunk: chunk.to_owned(), space: *space };
-            let VectorContent(vector) = state.vectors.get(&key)?.value.as_ref()?;
-            (vector.len() == target.len()).then(|| measure_and_similarity(*metric, target, vector).1)
-        };
-        let is_near = forgives.is_some()
-            || known.best.as_ref().is_none_or(|told| {
-                let now = self.targets.iter().filter_map(|target| similarity(&told.chunk, target));
-                now.reduce(f64::max).is_some_and(|now| (now - told.similarity).abs() <= MOST_ERROR)
-            });
-        let answers = known.text.as_ref().is_none_or(|text| {
-            let chunk = state.chunks.get(&text.chunk);
-            text.chunk.is_empty() || chunk.is_some_and(|chunk| chunk.value.is_some())
-        });
-        let is_new = || forgives.is_some_and(|from| state.highest_version().millis() >= from);
-        is_near && answers || is_new()
     }
 
     /// The edges of the paths to the hits, if they are asked for.

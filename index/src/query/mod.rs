@@ -2,6 +2,7 @@
 
 mod admission;
 mod aside;
+mod confirm;
 mod evidence;
 mod execute;
 mod gathering;
