@@ -176,8 +176,7 @@ impl Inner {
                 round.unread = seeds;
             } else {
                 let begun = Instant::now();
-                // What is told of how near they are is of vectors.
-                let extent = Extent { contents: gathering.compares_vectors(), edges: false };
+                let extent = Extent { contents: gathering.is_about_contents(), edges: false };
                 let heads = self.known_reads(seeds, extent, terms).await?;
                 round.steps.push(step(
                     "check",

@@ -17,8 +17,8 @@ use allidb_index::{
     filter::{Field, Filter, Operator},
     graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, Paths, PathsRequest},
     model::{
-        CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits, Metric,
-        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write, Written,
+        Chunk, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits,
+        Metric, ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write, Written,
     },
     query::{Answer, Diversity, ExpandSpec, GroupBy, Nearest, NearestTarget, Order, Query, Seed, TextQuery},
 };
@@ -632,4 +632,29 @@ async fn much_is_deleted_as_by_one_node() {
         }
         assert_eq!(told, whole, "seed {seed}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_begins_at_words_in_chunks() {
+    let world = World::of(5, 41).await;
+    world.fill(100);
+    for at in 0..10 {
+        let chunk = Chunk { text: "an albatross overhead".to_owned(), ..Chunk::default() };
+        let id = format!("c{at}");
+        let entity = Entity { id: id.clone(), chunks: [("0".to_owned(), chunk)].into(), ..Entity::default() };
+        let misses = Some(world.draw(5) as usize);
+        world.write(Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }, misses);
+        let edge = Edge::new(EntityRef::new("c", id), "r", world.id());
+        world.write(Write::PutEdge(Box::new(edge)), misses);
+    }
+    let words = TextQuery { text: "albatross".to_owned(), ..TextQuery::default() };
+    let seeds = vec![Seed::Text { query: words, k: 50 }];
+    let query = Query { limit: 50, expand: Some(ExpandSpec::default()), ..Query::new("c", seeds) };
+    let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+    let answer = world.anybody().query(query, world.terms()).await.expect("answered");
+    let found = |answer: &Answer| -> BTreeSet<(String, usize, String)> {
+        answer.hits.iter().map(|hit| (hit.entity.id.clone(), hit.hops, hit.chunk_id.clone())).collect()
+    };
+    assert!(whole.hits.iter().filter(|hit| hit.chunk_id == "0").count() == 10, "{:?}", found(&whole));
+    assert_eq!(found(&answer), found(&whole));
 }

@@ -324,9 +324,9 @@ impl Gathering {
         self.hits.clear();
     }
 
-    /// Whether it is near to vectors.
-    pub fn compares_vectors(&self) -> bool {
-        !self.targets.is_empty()
+    /// Whether what nodes tell of entities is of their vectors or chunks, and not of their rows alone.
+    pub fn is_about_contents(&self) -> bool {
+        !self.targets.is_empty() || self.query.text_clauses().next().is_some()
     }
 
     /// Those that clauses brought: each takes a place that another one would have.
