@@ -647,6 +647,8 @@ async fn a_walk_begins_at_words_in_chunks() {
         let edge = Edge::new(EntityRef::new("c", id), "r", world.id());
         world.write(Write::PutEdge(Box::new(edge)), misses);
     }
+    // So that nothing is taken for a write that came meanwhile.
+    world.clock.advance(10_000);
     let words = TextQuery { text: "albatross".to_owned(), ..TextQuery::default() };
     let seeds = vec![Seed::Text { query: words, k: 50 }];
     let query = Query { limit: 50, expand: Some(ExpandSpec::default()), ..Query::new("c", seeds) };
