@@ -33,8 +33,8 @@ pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, W
 pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
 pub use maintenance::{CompactProgress, Job, ScrubProgress};
 pub use member::MemberOptions;
-pub use membership::NodeView;
+pub use membership::{GossipCounts, Load, NodeView};
 pub use peer::{Connector, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
-pub use ring::{HintCounts, Ring, RingCounts, RingOptions, Terms};
+pub use ring::{ClockOffset, HintCounts, HintLimits, Ring, RingCounts, RingOptions, Terms};

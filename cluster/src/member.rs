@@ -1,6 +1,7 @@
 //! Being a member of a ring: listening to the others, gossip, founding, and all that goes on in the background.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -13,13 +14,10 @@ use tonic::transport::{Server, server::TcpIncoming};
 use crate::{
     founding,
     layout::{Layout, NodeId},
-    membership::{self, Membership, MembershipOptions, NodeView},
+    membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
     peer::{PeerService, PeerTls, connector},
-    ring::{Ring, RingOptions},
+    ring::{HintLimits, Ring, RingOptions},
 };
-
-/// How long a node that starts looks for the others before it serves without them.
-const FIND_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a node is a member of a ring.
 #[derive(Clone, Debug)]
@@ -46,8 +44,8 @@ pub struct MemberOptions {
     pub call_timeout: Duration,
     /// When another replica is asked beside one that has not answered yet, at the latest.
     pub hedge_after: Duration,
-    /// Bytes of hints that are kept for one node.
-    pub hint_bytes: u64,
+    /// What is kept for nodes that have not acknowledged it.
+    pub hints: HintLimits,
 }
 
 /// A member's life among others. It ends when this is dropped.
@@ -59,8 +57,13 @@ pub(crate) struct Life {
 
 impl Life {
     /// All nodes that are heard of.
-    pub(crate) async fn nodes(&self) -> Vec<NodeView> {
-        self.membership.nodes().await
+    pub(crate) fn nodes(&self) -> Vec<NodeView> {
+        self.membership.seen()
+    }
+
+    /// What became of messages of gossip.
+    pub(crate) fn gossip_counts(&self) -> GossipCounts {
+        self.membership.gossip_counts()
     }
 
     /// Asks and answers no more.
@@ -132,24 +135,36 @@ pub(crate) async fn join(
         }
     };
     let ring = Ring::open(RingOptions {
-        replica,
         layout,
-        addresses: Default::default(),
+        addresses: known_addresses(&replica)?,
+        replica,
         connector,
         threads: options.threads,
         queue: options.queue,
         call_timeout: options.call_timeout,
         hedge_after: options.hedge_after,
-        hint_bytes: options.hint_bytes,
+        hints: options.hints,
         #[cfg(feature = "wrong")]
         wrong: None,
     })?;
     // Nobody else sets it.
     served.set(ring.served()).ok();
-    ring.find_members(&membership, FIND_WITHIN).await;
+    ring.find_members(&membership).await;
     let mut keeping = ring.keep_up(Arc::clone(&membership));
     tasks.spawn(async move { while keeping.join_next().await.is_some() {} });
     Ok((ring, Life { membership, tasks: Mutex::new(tasks), stop }))
+}
+
+/// Where other nodes were when this one was there last.
+fn known_addresses(replica: &Replica) -> Result<BTreeMap<NodeId, String>> {
+    let Some(kept) = replica.addresses()? else { return Ok(BTreeMap::new()) };
+    let damaged = |error: postcard::Error| Error::CorruptRow {
+        keyspace: "local",
+        key: "addresses".into(),
+        what: error.to_string(),
+    };
+    let kept: BTreeMap<u64, String> = postcard::from_bytes(&kept).map_err(damaged)?;
+    Ok(kept.into_iter().map(|(node, address)| (NodeId(node), address)).collect())
 }
 
 /// The layout that a node keeps, if it keeps one.

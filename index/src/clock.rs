@@ -88,6 +88,11 @@ impl HybridClock {
         }
     }
 
+    /// The time part of the last version given or observed.
+    pub(crate) fn last(&self) -> u64 {
+        self.last.load(Ordering::SeqCst)
+    }
+
     /// Takes note of another node's version, so that the next one given is above it.
     pub fn observe(&self, version: Version) {
         self.last.fetch_max(version.time(), Ordering::SeqCst);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allidb_cluster::{HintCounts, Layout, Member, NodeId, NodeView, PARTITIONS};
+use allidb_cluster::{ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -18,11 +18,13 @@ impl Cluster for Services {
         let coordinator = &self.coordinator;
         let (own, layout) = (coordinator.node(), coordinator.layout());
         let views: BTreeMap<NodeId, NodeView> =
-            coordinator.nodes().await.into_iter().map(|view| (view.node, view)).collect();
+            coordinator.nodes().into_iter().map(|view| (view.node, view)).collect();
         let members: BTreeMap<NodeId, &Member> =
             layout.members().iter().map(|member| (member.node, member)).collect();
         let hints: BTreeMap<NodeId, HintCounts> =
             coordinator.hints().into_iter().map(|counts| (counts.node, counts)).collect();
+        let clocks: BTreeMap<NodeId, ClockOffset> =
+            coordinator.clocks().into_iter().map(|offset| (offset.node, offset)).collect();
         let catalogue_version = coordinator.catalogue_version();
         let known: BTreeSet<NodeId> = views.keys().chain(members.keys()).copied().collect();
         let node = |id: NodeId| {
@@ -46,6 +48,8 @@ impl Cluster for Services {
                 },
                 partitions: held(layout, id),
                 hints: hints.get(&id).map(hints_to_proto),
+                load: view.map(|view| load_to_proto(view.load)),
+                clock: clocks.get(&id).map(clock_to_proto),
             }
         };
         Ok(Response::new(v1::DescribeClusterResponse {
@@ -73,6 +77,14 @@ fn layout_to_proto(layout: &Layout) -> v1::Layout {
         replication: u32::try_from(layout.replication()).unwrap_or(u32::MAX),
         partitions: (0..PARTITIONS).map(partition).collect(),
     }
+}
+
+fn load_to_proto(load: Load) -> v1::Load {
+    v1::Load { bytes: load.bytes, waiting: load.waiting }
+}
+
+fn clock_to_proto(offset: &ClockOffset) -> v1::ClockOffset {
+    v1::ClockOffset { ahead_ms: offset.ahead_ms, within_ms: offset.within_ms }
 }
 
 fn hints_to_proto(counts: &HintCounts) -> v1::Hints {

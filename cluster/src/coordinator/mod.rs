@@ -29,9 +29,9 @@ use crate::{
     layout::{Layout, NodeId},
     maintenance::{CompactProgress, Job, Jobs, ScrubProgress},
     member::Life,
-    membership::NodeView,
+    membership::{GossipCounts, NodeView},
     pool::Pool,
-    ring::{HintCounts, Ring, RingCounts, Terms},
+    ring::{ClockOffset, HintCounts, Ring, RingCounts, Terms},
 };
 
 /// Chores that may wait for the one before.
@@ -152,11 +152,18 @@ impl Coordinator {
     }
 
     /// All nodes of the ring that are heard of, as they say of themselves; none if this one is alone.
-    pub async fn nodes(&self) -> Vec<NodeView> {
-        match &self.0.life {
-            Some(life) => life.nodes().await,
-            None => Vec::new(),
-        }
+    pub fn nodes(&self) -> Vec<NodeView> {
+        self.0.life.as_ref().map(Life::nodes).unwrap_or_default()
+    }
+
+    /// What became of messages of gossip; `None` if this node is alone.
+    pub fn gossip_counts(&self) -> Option<GossipCounts> {
+        self.0.life.as_ref().map(Life::gossip_counts)
+    }
+
+    /// How far the clocks of other nodes are from this one's, of those that said so lately.
+    pub fn clocks(&self) -> Vec<ClockOffset> {
+        self.0.ring.clocks()
     }
 
     /// How often which mechanism of the ring was at work; `None` if this node is alone.
@@ -280,6 +287,7 @@ impl Coordinator {
         }
         let plan = move || {
             options.deadline.check()?;
+            inner.ring.check_clock()?;
             Ok(inner.plan(tenant, writes))
         };
         match self.0.writes.run(plan).await.flatten() {

@@ -16,7 +16,7 @@ use crate::{
     member::{Life, MemberOptions, join, kept_layout},
     peer::plaintext,
     pool::Pool,
-    ring::{Ring, RingOptions},
+    ring::{HintLimits, Ring, RingOptions},
 };
 
 /// What a node is opened with.
@@ -80,7 +80,7 @@ impl Coordinator {
             queue: 1,
             call_timeout: Duration::from_secs(1),
             hedge_after: Duration::from_secs(1),
-            hint_bytes: 0,
+            hints: HintLimits::default(),
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;

@@ -7,6 +7,7 @@ mod transport;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -14,10 +15,13 @@ use allidb_index::{Error, Result};
 use chitchat::{
     ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, NodeState, spawn_chitchat,
 };
-
-pub(crate) use transport::gossip;
+use parking_lot::Mutex;
 
 use crate::{layout::NodeId, peer::Connector};
+
+use transport::Counters;
+pub use transport::GossipCounts;
+pub(crate) use transport::gossip;
 
 /// How often a node tells others what it knows.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -35,6 +39,8 @@ mod key {
     pub(super) const LAYOUT: &str = "layout";
     pub(super) const CATALOGUE: &str = "catalogue";
     pub(super) const RELEASE: &str = "release";
+    pub(super) const BYTES: &str = "bytes";
+    pub(super) const WAITING: &str = "waiting";
 }
 
 /// How a node takes part in gossip.
@@ -71,12 +77,26 @@ pub struct NodeView {
     pub catalogue: u64,
     /// Its release.
     pub release: String,
+    /// What it bears.
+    pub load: Load,
+}
+
+/// What a node bears.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Bytes on its disk: tables, blob files and the log.
+    pub bytes: u64,
+    /// What others ask of it that waits for a thread.
+    pub waiting: u64,
 }
 
 /// This node's part in gossip. It ends when this is dropped.
 pub(crate) struct Membership {
     node: NodeId,
     chitchat: ChitchatHandle,
+    counters: Arc<Counters>,
+    /// What was heard of nodes when it was last asked for.
+    seen: Mutex<Vec<NodeView>>,
 }
 
 impl Drop for Membership {
@@ -124,11 +144,22 @@ impl Membership {
             (key::RELEASE, env!("CARGO_PKG_VERSION").to_owned()),
         ];
         let said = said.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
-        let transport = transport::PeerTransport::new(advertised, connector, inbox);
+        let counters = Arc::new(Counters::default());
+        let transport = transport::PeerTransport::new(advertised, connector, inbox, Arc::clone(&counters));
         let chitchat = spawn_chitchat(config, said, &transport).await;
         let chitchat =
             chitchat.map_err(|error| Error::FailedPrecondition(format!("gossip does not start: {error}")))?;
-        Ok(Self { node, chitchat })
+        Ok(Self { node, chitchat, counters, seen: Mutex::default() })
+    }
+
+    /// All nodes that were heard of, as of when that was last looked at.
+    pub(crate) fn seen(&self) -> Vec<NodeView> {
+        self.seen.lock().clone()
+    }
+
+    /// What became of messages.
+    pub(crate) fn gossip_counts(&self) -> GossipCounts {
+        self.counters.counts()
     }
 
     /// All nodes that were heard of within a day, this one among them.
@@ -147,7 +178,15 @@ impl Membership {
             }
             newest.into_values().map(|(_, view)| view).collect()
         };
-        self.chitchat.with_chitchat(view).await
+        let nodes: Vec<NodeView> = self.chitchat.with_chitchat(view).await;
+        self.seen.lock().clone_from(&nodes);
+        nodes
+    }
+
+    /// Says what this node bears.
+    pub(crate) async fn bears(&self, load: Load) {
+        self.say(key::BYTES, load.bytes.to_string()).await;
+        self.say(key::WAITING, load.waiting.to_string()).await;
     }
 
     /// Says which layout this node would found a ring with.
@@ -180,6 +219,7 @@ impl Membership {
 
 /// Another node may say anything.
 fn view_of(id: &ChitchatId, state: &NodeState, is_alive: bool) -> Option<NodeView> {
+    let number = |key| state.get(key).and_then(|text| text.parse().ok()).unwrap_or_default();
     let digest = |key| state.get(key).and_then(|text| u64::from_str_radix(text, 16).ok());
     Some(NodeView {
         node: NodeId(u64::from_str_radix(&id.node_id, 16).ok()?),
@@ -189,7 +229,8 @@ fn view_of(id: &ChitchatId, state: &NodeState, is_alive: bool) -> Option<NodeVie
         is_alive,
         founding: digest(key::FOUNDING),
         layout: digest(key::LAYOUT),
-        catalogue: state.get(key::CATALOGUE).and_then(|text| text.parse().ok()).unwrap_or_default(),
+        catalogue: number(key::CATALOGUE),
+        load: Load { bytes: number(key::BYTES), waiting: number(key::WAITING) },
         release: state.get(key::RELEASE).unwrap_or_default().to_owned(),
     })
 }

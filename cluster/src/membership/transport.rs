@@ -1,6 +1,15 @@
 //! Gossip over the connections between nodes.
 
-use std::{collections::HashMap, future::pending, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    future::pending,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -35,6 +44,35 @@ const CONNECTIONS: usize = 256;
 /// Messages that others sent.
 pub(crate) type Inbox = mpsc::Receiver<(SocketAddr, Bytes)>;
 
+/// What became of messages of gossip, since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GossipCounts {
+    /// Messages that others took.
+    pub sent: u64,
+    /// Messages that did not arrive, or were not sent as too many were under way.
+    pub lost: u64,
+    /// Messages that came.
+    pub received: u64,
+}
+
+/// The same, being counted.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    sent: AtomicU64,
+    lost: AtomicU64,
+    received: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn counts(&self) -> GossipCounts {
+        GossipCounts {
+            sent: self.sent.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            received: self.received.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Takes messages from others.
 #[derive(Clone)]
 pub(crate) struct Gossip(mpsc::Sender<(SocketAddr, Bytes)>);
@@ -61,11 +99,17 @@ pub(super) struct PeerTransport {
     connector: Connector,
     /// Taken when it is opened.
     inbox: Mutex<Option<Inbox>>,
+    counters: Arc<Counters>,
 }
 
 impl PeerTransport {
-    pub(super) fn new(address: SocketAddr, connector: Connector, inbox: Inbox) -> Self {
-        Self { address, connector, inbox: Mutex::new(Some(inbox)) }
+    pub(super) fn new(
+        address: SocketAddr,
+        connector: Connector,
+        inbox: Inbox,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Self { address, connector, inbox: Mutex::new(Some(inbox)), counters }
     }
 }
 
@@ -79,6 +123,7 @@ impl Transport for PeerTransport {
             inbox: inbox.ok_or_else(|| anyhow::anyhow!("gossip was opened twice"))?,
             clients: HashMap::new(),
             under_way: Arc::new(Semaphore::new(UNDER_WAY)),
+            counters: Arc::clone(&self.counters),
         }))
     }
 }
@@ -89,6 +134,7 @@ struct PeerSocket {
     inbox: Inbox,
     clients: HashMap<SocketAddr, GossipClient<Channel>>,
     under_way: Arc<Semaphore>,
+    counters: Arc<Counters>,
 }
 
 #[async_trait]
@@ -96,6 +142,7 @@ impl Socket for PeerSocket {
     /// Does not wait for it to arrive: a node that does not answer must not keep gossip with others waiting.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         let Ok(permit) = Arc::clone(&self.under_way).try_acquire_owned() else {
+            self.counters.lost.fetch_add(1, Ordering::Relaxed);
             return Ok(());
         };
         if self.clients.len() >= CONNECTIONS {
@@ -111,10 +158,20 @@ impl Socket for PeerSocket {
         };
         let request =
             GossipRequest { from: self.address.to_string(), message: message.serialize_to_vec().into() };
+        let counters = Arc::clone(&self.counters);
         tokio::spawn(async move {
-            if let Ok(Err(error)) = timeout(PATIENCE, client.tell(request)).await {
-                tracing::debug!(%to, %error, "gossip was lost");
-            }
+            let lost = match timeout(PATIENCE, client.tell(request)).await {
+                Ok(Ok(_)) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some(format!("it was not taken within {PATIENCE:?}")),
+            };
+            match lost {
+                None => counters.sent.fetch_add(1, Ordering::Relaxed),
+                Some(why) => {
+                    tracing::debug!(%to, why, "gossip was lost");
+                    counters.lost.fetch_add(1, Ordering::Relaxed)
+                }
+            };
             drop(permit);
         });
         Ok(())
@@ -125,7 +182,10 @@ impl Socket for PeerSocket {
             // Nothing comes any more when the node does not listen: it is going down, which is no failure.
             let Some((from, bytes)) = self.inbox.recv().await else { return pending().await };
             match ChitchatMessage::deserialize(&mut &bytes[..]) {
-                Ok(message) => return Ok((from, message)),
+                Ok(message) => {
+                    self.counters.received.fetch_add(1, Ordering::Relaxed);
+                    return Ok((from, message));
+                }
                 Err(error) => tracing::warn!(%from, %error, "gossip cannot be read"),
             }
         }

@@ -120,14 +120,14 @@ impl fmt::Debug for Connections {
 impl Connections {
     pub(crate) fn to(addresses: &BTreeMap<NodeId, String>, connector: Connector) -> Result<Self> {
         let connections = Self { connector, ways: RwLock::default() };
-        addresses.iter().try_for_each(|(node, address)| connections.is_at(*node, address))?;
+        addresses.iter().try_for_each(|(node, address)| connections.is_at(*node, address).map(drop))?;
         Ok(connections)
     }
 
-    /// Takes note of where a node is.
-    pub(crate) fn is_at(&self, node: NodeId, address: &str) -> Result<()> {
+    /// Takes note of where a node is. Says whether that is something new.
+    pub(crate) fn is_at(&self, node: NodeId, address: &str) -> Result<bool> {
         if self.ways.read().get(&node).is_some_and(|way| way.address == address) {
-            return Ok(());
+            return Ok(false);
         }
         let client = PeerClient::new((self.connector)(address)?)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -135,7 +135,12 @@ impl Connections {
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB));
         let way = Way { address: address.to_owned(), client, room, health: Mutex::default() };
         self.ways.write().insert(node, Arc::new(way));
-        Ok(())
+        Ok(true)
+    }
+
+    /// Where nodes are, as far as that is known.
+    pub(crate) fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.ways.read().iter().map(|(node, way)| (*node, way.address.clone())).collect()
     }
 
     /// The way to a node, if there is one.

@@ -6,7 +6,7 @@ use tonic::Status;
 use crate::{layout::Layout, peer::proto};
 
 /// How far apart the clocks of two nodes may be. Beyond, versions would not order writes as users made them.
-const MAX_DRIFT_MS: u64 = 500;
+pub(crate) const MAX_DRIFT_MS: u64 = 500;
 
 /// The layout, and how new a catalogue, that calls are made under, and are to be made under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,7 +24,7 @@ pub(crate) mod proto {
 
 pub(crate) use connections::Connections;
 pub use connections::{Connector, endpoint, plaintext, secure_endpoint};
-pub(crate) use fence::Fence;
+pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
 pub(crate) use security::connector;
 pub(crate) use served::Served;

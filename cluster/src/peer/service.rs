@@ -18,8 +18,9 @@ use crate::peer::{
     connections::MAX_MESSAGE_BYTES,
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
-        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, Outcome, ReadCatalogueReply,
-        ReadCatalogueRequest, ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest, answer_reply,
+        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, Outcome,
+        ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest,
+        answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -236,5 +237,10 @@ impl Peer for PeerService {
         let served = self.check_layout(fence.as_ref())?;
         served.work(move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
+    }
+
+    async fn clock(&self, _: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {
+        let now_ms = self.served()?.replica.wall().now_ms();
+        Ok(Response::new(ClockReply { now_ms }))
     }
 }

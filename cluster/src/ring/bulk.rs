@@ -127,6 +127,9 @@ impl Inner {
         options: WriteOptions,
     ) -> Vec<Result<Written>> {
         let count = writes.len();
+        if let Err(error) = self.check_clock() {
+            return vec![Err(error); count];
+        }
         let planned = match self.search(move |replica| Ok(plan_each(replica, terms.tenant, writes))).await {
             Ok(planned) => planned,
             Err(error) => return vec![Err(error); count],

@@ -6,11 +6,13 @@ use std::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use allidb_index::{Deadline, Error, Hint, Mutation, Replica, Result};
-use allidb_storage::Durability::Sync;
+use allidb_storage::{Durability::Sync, Throttle};
 use bytes::Bytes;
+use tokio::time::{Instant, sleep};
 
 use super::{
     Inner, Ring,
@@ -26,8 +28,25 @@ use crate::{
 const BATCH: usize = 256;
 const BATCH_BYTES: u64 = 4 << 20;
 
+/// Bounds on what is kept for one node, and on how fast it is delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HintLimits {
+    /// Bytes that are kept. What comes then is dropped, and counted.
+    pub bytes: u64,
+    /// How long a write is kept. What is older is dropped, and counted: only repair brings it to the node.
+    pub age: Duration,
+    /// Bytes that are delivered a second; 0: as many as the node takes.
+    pub bytes_per_second: u64,
+}
+
+impl Default for HintLimits {
+    fn default() -> Self {
+        Self { bytes: 4 << 30, age: Duration::from_hours(24), bytes_per_second: 16 << 20 }
+    }
+}
+
 /// What is kept for one node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Kept {
     bytes: AtomicU64,
     dropped: AtomicU64,
@@ -35,9 +54,21 @@ struct Kept {
     delivery: tokio::sync::Mutex<()>,
     /// How often the batch is to be halved that is tried next.
     halvings: AtomicU32,
+    throttle: Throttle,
 }
 
 impl Kept {
+    fn new(bytes: u64, limits: HintLimits) -> Self {
+        Self {
+            bytes: AtomicU64::new(bytes),
+            dropped: AtomicU64::new(0),
+            delivered: AtomicU64::new(0),
+            delivery: tokio::sync::Mutex::default(),
+            halvings: AtomicU32::new(0),
+            throttle: Throttle::new(limits.bytes_per_second),
+        }
+    }
+
     fn release(&self, bytes: u64) {
         let less = |all: u64| Some(all.saturating_sub(bytes));
         // The closure always gives something.
@@ -52,7 +83,7 @@ pub struct HintCounts {
     pub node: NodeId,
     /// Bytes that are kept, about.
     pub bytes: u64,
-    /// Writes that found no room, since the start: only repair brings them to the node.
+    /// Writes that found no room, or were too old, since the start: only repair brings them to the node.
     pub dropped: u64,
     /// Writes that were delivered, since the start.
     pub delivered: u64,
@@ -62,7 +93,7 @@ pub struct HintCounts {
 #[derive(Debug)]
 pub(super) struct Hints {
     of: BTreeMap<NodeId, Kept>,
-    most_bytes: u64,
+    limits: HintLimits,
     /// What this node is to tell others is told by one at a time.
     outbox: tokio::sync::Mutex<()>,
 }
@@ -72,14 +103,11 @@ impl Hints {
     pub(super) fn open(
         replica: &Replica,
         nodes: impl Iterator<Item = NodeId>,
-        most_bytes: u64,
+        limits: HintLimits,
     ) -> Result<Self> {
-        let kept = |node: NodeId| {
-            let bytes = AtomicU64::new(replica.hint_bytes(node.0)?);
-            Ok((node, Kept { bytes, ..Kept::default() }))
-        };
+        let kept = |node: NodeId| Ok((node, Kept::new(replica.hint_bytes(node.0)?, limits)));
         let of = nodes.map(kept).collect::<Result<_>>()?;
-        Ok(Self { of, most_bytes, outbox: tokio::sync::Mutex::default() })
+        Ok(Self { of, limits, outbox: tokio::sync::Mutex::default() })
     }
 }
 
@@ -90,7 +118,7 @@ impl Inner {
         let (count, bytes) =
             (mutations.len() as u64, mutations.iter().map(|mutation| Hint::bytes_of(mutation)).sum::<u64>());
         // Room is taken before, so that a delivery that comes at once does not give back what was not taken yet.
-        if kept.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.hints.most_bytes {
+        if kept.bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > self.hints.limits.bytes {
             kept.release(bytes);
             kept.dropped.fetch_add(count, Ordering::Relaxed);
             return;
@@ -136,7 +164,44 @@ impl Inner {
 }
 
 impl Ring {
-    /// Delivers what is kept for a node, until nothing is left. Says how many writes it were.
+    /// Drops what has been kept for a node for too long. Says how many writes it were.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be forgotten.
+    pub async fn drop_old_hints(&self, node: NodeId) -> Result<u64> {
+        let inner = &self.0;
+        let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
+        // What is under way is not counted as dropped.
+        let _delivery = kept.delivery.lock().await;
+        let age = u64::try_from(inner.hints.limits.age.as_millis()).unwrap_or(u64::MAX);
+        let before = self.replica().wall().now_ms().saturating_sub(age);
+        // Mostly the first is not old.
+        let (mut dropped, mut most) = (0, 1);
+        loop {
+            let forget_old = move |replica: &Replica| {
+                let mut old = replica.hints(node.0, most, BATCH_BYTES)?;
+                // The oldest come first.
+                old.retain(|hint| hint.planned_ms() < before);
+                replica.forget_hints(&old)?;
+                Ok(old)
+            };
+            let old = inner.here(move |served| forget_old(&served.replica)).await?;
+            if old.is_empty() {
+                break;
+            }
+            most = BATCH;
+            dropped += old.len() as u64;
+            kept.release(old.iter().map(Hint::bytes).sum());
+            kept.dropped.fetch_add(old.len() as u64, Ordering::Relaxed);
+        }
+        if dropped > 0 {
+            tracing::warn!(%node, dropped, "writes that were kept for a node for too long are dropped");
+        }
+        Ok(dropped)
+    }
+
+    /// Delivers what is kept for a node, until nothing is left or the deadline has passed; not faster than it may be. Says how many writes it
+    /// were.
     ///
     /// # Errors
     /// If the node does not take them; what it took is forgotten.
@@ -146,12 +211,13 @@ impl Ring {
         // One at a time: what is delivered twice would be counted twice.
         let _delivery = kept.delivery.lock().await;
         let mut delivered = 0;
-        loop {
+        while !deadline.has_passed() {
             let most = BATCH >> kept.halvings.load(Ordering::Relaxed);
             let hints = inner.here(move |served| served.replica.hints(node.0, most, BATCH_BYTES)).await?;
             if hints.is_empty() {
                 return Ok(delivered);
             }
+            let bytes = hints.iter().map(|hint| hint.mutation.len()).sum();
             let taken = match inner.deliver(node, kept, hints.clone(), deadline).await {
                 // It will never understand this one, and others wait behind it.
                 Err(Error::Invalid { why, .. }) if hints.len() == 1 => {
@@ -166,7 +232,11 @@ impl Ring {
             let halvings = if taken.is_ok() { 0 } else { (BATCH / most).ilog2() + 1 };
             kept.halvings.store(halvings.min(BATCH.ilog2()), Ordering::Relaxed);
             delivered += taken?;
+            // Not beyond the deadline: the debt is not forgotten.
+            let wait = kept.throttle.delay(bytes, Instant::now().into_std());
+            sleep(wait.min(deadline.remaining())).await;
         }
+        Ok(delivered)
     }
 
     /// Has what follows from writes here be made where others hold it. Says how many writes it were.

@@ -5,6 +5,7 @@
 //! | `ask` | asking several nodes about much of what they hold |
 //! | `bulk` | changes of much at a time |
 //! | `catalogue` | changing it on all nodes |
+//! | `clocks` | whether this node's clock goes as those of the others do |
 //! | `counts` | how often what happened |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
@@ -26,6 +27,7 @@
 mod ask;
 mod bulk;
 mod catalogue;
+mod clocks;
 mod counts;
 mod hints;
 mod latency;
@@ -54,9 +56,10 @@ use std::{
 use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
 
 pub(crate) use catalogue::DECISION;
+pub use clocks::ClockOffset;
 pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
-pub use hints::HintCounts;
+pub use hints::{HintCounts, HintLimits};
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
 #[cfg(not(feature = "wrong"))]
@@ -68,6 +71,7 @@ use crate::{
     peer::{Connections, Connector, PeerService, Served},
     pool::Pool,
 };
+use clocks::Clocks;
 use hints::Hints;
 use latency::Latency;
 
@@ -89,8 +93,8 @@ pub struct RingOptions {
     pub call_timeout: Duration,
     /// When another replica is asked beside one that has not answered yet: until it is known how long they take, and at the latest.
     pub hedge_after: Duration,
-    /// Bytes of hints that are kept for one node. What comes then is dropped, and counted.
-    pub hint_bytes: u64,
+    /// What is kept for nodes that have not acknowledged it.
+    pub hints: HintLimits,
     /// What it is to do wrong.
     #[cfg(feature = "wrong")]
     pub wrong: Option<Wrong>,
@@ -116,6 +120,7 @@ pub struct Ring(Arc<Inner>);
 struct Inner {
     served: Arc<Served>,
     hints: Hints,
+    clocks: Clocks,
     latency: Latency,
     /// How long nodes take to answer what is about much of what they hold.
     searching: Latency,
@@ -160,9 +165,10 @@ impl Ring {
         let wrong = None;
         // This one is among them: it may have had too much to do.
         let members = layout.members().iter().map(|member| member.node);
-        let hints = Hints::open(&replica, members, options.hint_bytes)?;
+        let hints = Hints::open(&replica, members, options.hints)?;
         Ok(Self(Arc::new(Inner {
             hints,
+            clocks: Clocks::default(),
             latency: Latency::default(),
             searching: Latency::default(),
             keeping,

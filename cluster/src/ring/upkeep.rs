@@ -1,8 +1,13 @@
 //! What a node of a ring does of its own accord: it follows who is where, takes over newer catalogues, and delivers what it keeps for others.
 
-use std::{cmp::Reverse, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use allidb_index::Deadline;
+use allidb_index::{Deadline, Error, Result};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -10,16 +15,24 @@ use tokio::{
 
 use super::Ring;
 use crate::{
-    layout::Member,
-    membership::{Membership, NodeView},
+    layout::{Member, NodeId},
+    membership::{Load, Membership, NodeView},
+    peer::Served,
 };
 
 /// How often each is looked after.
 const EVERY: Duration = Duration::from_millis(500);
 /// How often a node that starts looks for the others.
 const FIND_EVERY: Duration = Duration::from_millis(50);
+/// How long it does so before it serves without those that it does not find: those of whom it does not know where they are, and others.
+const FIND_WITHIN: Duration = Duration::from_secs(5);
+const GREET_WITHIN: Duration = Duration::from_secs(1);
 /// How long one delivery may go on.
 const DELIVERY: Duration = Duration::from_secs(30);
+/// How often clocks are compared, and how long others have to say what theirs say.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// How often others are told how much lies here.
+const LOAD_EVERY: Duration = Duration::from_secs(5);
 
 impl Ring {
     /// Looks after the ring until it is aborted.
@@ -30,6 +43,28 @@ impl Ring {
             loop {
                 ring.follow(&gossip).await;
                 sleep(EVERY).await;
+            }
+        });
+        let ring = self.clone();
+        tasks.spawn(async move {
+            let mut was_wrong = false;
+            loop {
+                ring.compare_clocks(Deadline::after(COMPARE_EVERY)).await;
+                let checked = ring.check_clock();
+                match &checked {
+                    Err(error) if !was_wrong => tracing::error!(%error, "no writes are planned here"),
+                    Ok(()) if was_wrong => tracing::info!("the clocks agree: writes are planned here again"),
+                    _ => {}
+                }
+                was_wrong = checked.is_err();
+                sleep(COMPARE_EVERY).await;
+            }
+        });
+        let ring = self.clone();
+        tasks.spawn(async move {
+            loop {
+                membership.bears(ring.load()).await;
+                sleep(LOAD_EVERY).await;
             }
         });
         let ring = self.clone();
@@ -46,6 +81,11 @@ impl Ring {
             tasks.spawn(async move {
                 loop {
                     if ring.has_hints(node)
+                        && let Err(error) = ring.drop_old_hints(node).await
+                    {
+                        tracing::warn!(%node, %error, "what is kept for a node for too long is not dropped");
+                    }
+                    if ring.has_hints(node)
                         && !ring.0.served.peers.is_paused(node)
                         && let Err(error) = ring.deliver_hints(node, Deadline::after(DELIVERY)).await
                     {
@@ -58,18 +98,44 @@ impl Ring {
         tasks
     }
 
-    /// Waits until it is known where all members are, not longer than `within`; from those that are there the newest catalogue is taken over.
-    pub(crate) async fn find_members(&self, membership: &Membership, within: Duration) {
+    /// Waits for a while until all members are heard of; from those that are there the newest catalogue is taken over, and their clocks are
+    /// looked at.
+    pub(crate) async fn find_members(&self, membership: &Membership) {
         let begun = Instant::now();
         let is_known =
             |member: &Member| member.node == self.node() || self.0.served.peers.get(member.node).is_ok();
         loop {
             self.follow(membership).await;
-            if self.layout().members().iter().all(is_known) || begun.elapsed() >= within {
-                return;
+            let members = self.layout().members();
+            let heard: BTreeSet<NodeId> = membership.seen().iter().map(|view| view.node).collect();
+            let within = if members.iter().all(is_known) { GREET_WITHIN } else { FIND_WITHIN };
+            if members.iter().all(|member| heard.contains(&member.node)) || begun.elapsed() >= within {
+                break;
             }
             sleep(FIND_EVERY).await;
         }
+        self.compare_clocks(Deadline::after(GREET_WITHIN)).await;
+    }
+
+    /// What this node bears now.
+    fn load(&self) -> Load {
+        let served = &self.0.served;
+        let stats = served.replica.engine().stats();
+        let tables = stats.keyspaces.iter().flat_map(|keyspace| &keyspace.levels).map(|level| level.bytes);
+        Load {
+            bytes: tables.sum::<u64>() + stats.blob_bytes + stats.wal_bytes,
+            waiting: (served.work.queued() + served.searches.queued()) as u64,
+        }
+    }
+
+    /// Keeps where others are, so that they are found again when all nodes start at once.
+    async fn keep_addresses(&self) -> Result<()> {
+        let addresses = self.0.served.peers.addresses();
+        let addresses: BTreeMap<u64, String> =
+            addresses.into_iter().map(|(node, address)| (node.0, address)).collect();
+        let encoded = postcard::to_allocvec(&addresses)
+            .map_err(|error| Error::Internal(format!("addresses cannot be encoded: {error}")))?;
+        self.0.here(move |served| served.replica.keep_addresses(encoded)).await
     }
 
     /// Follows where members are, and what the catalogue is.
@@ -80,10 +146,22 @@ impl Ring {
         let is_other = |view: &&NodeView| {
             view.node != served.node && served.layout.members().iter().any(|member| member.node == view.node)
         };
+        let mut has_moved = false;
         for view in nodes.iter().filter(is_other) {
-            if let Err(error) = served.peers.is_at(view.node, &view.address) {
-                tracing::warn!(node = %view.node, address = view.address, %error, "a node says it is where nothing can be");
+            match served.peers.is_at(view.node, &view.address) {
+                Ok(is_new) => has_moved |= is_new,
+                Err(error) => {
+                    tracing::warn!(node = %view.node, address = view.address, %error, "a node says it is where nothing can be");
+                }
             }
+        }
+        if has_moved && let Err(error) = self.keep_addresses().await {
+            tracing::warn!(%error, "where other nodes are is not kept");
+        }
+        // What this node has given out, others may hold: it must not give it again, though its clock be set back while it is down.
+        let record = |served: &Served| served.replica.record_clock();
+        if let Err(error) = self.0.here(record).await {
+            tracing::warn!(%error, "the newest version is not recorded");
         }
         let mut newer: Vec<&NodeView> = nodes.iter().filter(|view| is_other(view) && view.is_alive).collect();
         newer.sort_by_key(|view| Reverse(view.catalogue));

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
+use allidb_cluster::{Consistency, HintLimits, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
     model::{
@@ -123,7 +123,7 @@ impl Node {
             queue: 1,
             call_timeout: Duration::from_millis(500),
             hedge_after: Duration::from_millis(50),
-            hint_bytes: 1 << 20,
+            hints: HintLimits { bytes: 1 << 20, bytes_per_second: 256 << 10, ..HintLimits::default() },
             wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use allidb_api::v1::{DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Worker};
+use allidb_api::v1::{
+    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Worker,
+};
 use anyhow::Result;
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
@@ -10,6 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     client::Client,
     failure::Failure,
+    maintenance::size,
     output::{Output, table},
     worker,
 };
@@ -85,6 +88,10 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
                 "state": state(node), "is_member": node.is_member, "is_alive": node.is_alive,
                 "agrees": node.agrees, "catalogue_version": node.catalogue_version,
                 "release": node.release, "partitions": node.partitions,
+                "load": node.load.map(|load| json!({ "bytes": load.bytes, "waiting": load.waiting })),
+                "clock": node.clock.map(|clock| {
+                    json!({ "ahead_ms": clock.ahead_ms, "within_ms": clock.within_ms })
+                }),
             })
         };
         output.document(&json!({
@@ -95,8 +102,19 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
         }))?;
         return Ok(());
     }
-    let mut shown =
-        table(&["node", "address", "zone", "capacity", "partitions", "state", "catalogue", "release"]);
+    let mut shown = table(&[
+        "node",
+        "address",
+        "zone",
+        "capacity",
+        "partitions",
+        "state",
+        "disk",
+        "waiting",
+        "clock",
+        "catalogue",
+        "release",
+    ]);
     for node in &described.nodes {
         let asked = if node.id == described.node { " (asked)" } else { "" };
         shown.add_row([
@@ -106,12 +124,20 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             node.capacity.to_string(),
             node.partitions.to_string(),
             state(node).to_owned(),
+            node.load.map(|load| size(load.bytes)).unwrap_or_default(),
+            node.load.map(|load| load.waiting.to_string()).unwrap_or_default(),
+            node.clock.map(|clock| offset(&clock)).unwrap_or_default(),
             node.catalogue_version.to_string(),
             node.release.clone(),
         ]);
     }
     output.table(&shown)?;
     Ok(())
+}
+
+/// As in `+3 ± 1 ms`.
+fn offset(clock: &ClockOffset) -> String {
+    format!("{:+} ± {} ms", clock.ahead_ms, clock.within_ms)
 }
 
 fn ring(described: &DescribeClusterResponse, output: Output) -> Result<()> {

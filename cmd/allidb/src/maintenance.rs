@@ -128,6 +128,6 @@ fn show(damages: &[Damage], output: Output) -> Result<()> {
 }
 
 /// Bytes for people.
-fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     indicatif::BinaryBytes(bytes).to_string()
 }

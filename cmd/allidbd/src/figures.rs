@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
-use allidb_cluster::{Coordinator, GraphCounts, HintCounts, RingCounts, TextCounts, VectorCounts};
+use allidb_cluster::{
+    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, RingCounts, TextCounts, VectorCounts,
+};
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
@@ -24,6 +26,35 @@ pub(crate) fn export(coordinator: &Coordinator) {
     keyspaces(counts.storage.keyspaces);
     if let Some(counts) = coordinator.ring_counts() {
         ring(&counts, &coordinator.hints());
+        membership(coordinator);
+    }
+}
+
+fn membership(coordinator: &Coordinator) {
+    describe_gauge!("allidb_ring_node_up", "Whether another node is heard from");
+    describe_gauge!("allidb_ring_node_agrees", "Whether another node goes by the same layout as this one");
+    let (own, layout) = (coordinator.node(), coordinator.layout());
+    let nodes = coordinator.nodes();
+    for member in layout.members().iter().filter(|member| member.node != own) {
+        let node = member.node.to_string();
+        let view = nodes.iter().find(|view| view.node == member.node);
+        let is_alive = view.is_some_and(|view| view.is_alive);
+        let agrees = view.is_some_and(|view| view.layout == Some(layout.digest()));
+        gauge!("allidb_ring_node_up", "node" => node.clone()).set(f64::from(u8::from(is_alive)));
+        gauge!("allidb_ring_node_agrees", "node" => node).set(f64::from(u8::from(agrees)));
+    }
+    describe_gauge!(
+        "allidb_ring_clock_ahead_seconds",
+        "How far the clock of another node is ahead of this one's"
+    );
+    for ClockOffset { node, ahead_ms, .. } in coordinator.clocks() {
+        gauge!("allidb_ring_clock_ahead_seconds", "node" => node.to_string()).set(ahead_ms as f64 / 1_000.0);
+    }
+    if let Some(GossipCounts { sent, lost, received }) = coordinator.gossip_counts() {
+        describe_counter!("allidb_ring_gossip_messages_total", "Messages of gossip, by what became of them");
+        for (outcome, count) in [("sent", sent), ("lost", lost), ("received", received)] {
+            counter!("allidb_ring_gossip_messages_total", "outcome" => outcome).absolute(count);
+        }
     }
 }
 
@@ -74,7 +105,10 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
     total("allidb_ring_queries_partial_total", "Answers that were about a part", queries_partial);
     describe_gauge!("allidb_ring_hint_bytes", "Writes kept for a node that has not acknowledged them");
     describe_counter!("allidb_ring_hints_delivered_total", "Writes that were kept for a node, and delivered");
-    describe_counter!("allidb_ring_hints_dropped_total", "Writes for a node for which there was no room");
+    describe_counter!(
+        "allidb_ring_hints_dropped_total",
+        "Writes for a node for which there was no room, or that were kept too long"
+    );
     for HintCounts { node, bytes, dropped, delivered } in hints {
         let node = node.to_string();
         gauge!("allidb_ring_hint_bytes", "node" => node.clone()).set(*bytes as f64);

@@ -6,7 +6,7 @@ use allidb_api::{
 };
 use std::path::PathBuf;
 
-use allidb_cluster::{Coordinator, MemberOptions, PeerTls};
+use allidb_cluster::{Coordinator, HintLimits, MemberOptions, PeerTls};
 use allidb_index::model::Limits;
 use anyhow::Context;
 use tokio::{net::TcpListener, task::spawn_blocking};
@@ -57,7 +57,11 @@ fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
         queue: QUEUE,
         call_timeout: ring.call_timeout.0,
         hedge_after: ring.hedge_after.0,
-        hint_bytes: ring.hint_bytes.0,
+        hints: HintLimits {
+            bytes: ring.hint_bytes.0,
+            age: ring.hint_age.0,
+            bytes_per_second: ring.hint_bytes_per_second.0,
+        },
     })
 }
 

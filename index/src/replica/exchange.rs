@@ -1,8 +1,8 @@
 //! What replicas of an entity tell each other of it.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use allidb_storage::{Direction, Durability, Keyspace, Snapshot};
+use allidb_storage::{Direction, Durability, Keyspace, Snapshot, WriteBatch};
 
 use crate::{
     error::{Error, Result},
@@ -11,6 +11,7 @@ use crate::{
     mutation::{Condition, Kind, Mutation, Part},
     replica::{
         Replica,
+        apply::CLOCK,
         assemble::{assemble, check_mask},
         loaded::register,
     },
@@ -144,6 +145,23 @@ impl Replica {
     /// Takes note of what a read found: what this node plans from now on is newer.
     pub fn observe(&self, state: &EntityState) {
         self.clock.observe(state.highest_version());
+    }
+
+    /// Records the newest version that was given here, also to what lies elsewhere: durably, before this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn record_clock(&self) -> Result<()> {
+        let given = self.clock.last();
+        if self.highest_version.fetch_max(given, Ordering::SeqCst) >= given {
+            return Ok(());
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.local, CLOCK, given.to_be_bytes().to_vec());
+        // It takes the place of what is there already.
+        batch.use_reserve();
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(())
     }
 
     /// The time by this node's clock.

@@ -20,6 +20,11 @@ pub struct Hint {
 }
 
 impl Hint {
+    /// When the mutation was planned, in milliseconds since the Unix epoch; 0 if that cannot be read.
+    pub fn planned_ms(&self) -> u64 {
+        Mutation::version_of(&self.mutation).unwrap_or_default().millis()
+    }
+
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> u64 {
         Self::bytes_of(&self.mutation)

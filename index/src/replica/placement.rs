@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::{error::Result, placement::PARTITIONS, replica::Replica};
 
 const LAYOUT: &[u8] = b"layout";
+const ADDRESSES: &[u8] = b"addresses";
 pub(super) const KEEPS_DELETES: &[u8] = b"keeps_deletes";
 
 /// What others hold, too, and what they alone hold.
@@ -52,6 +53,25 @@ impl Replica {
             self.placement.keeps_deletes.store(true, Ordering::SeqCst);
         }
         self.engine.write(batch, Durability::Sync)?;
+        Ok(())
+    }
+
+    /// Where other nodes are, as it was handed over last.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn addresses(&self) -> Result<Option<Bytes>> {
+        Ok(self.engine.get(self.keyspaces.local, ADDRESSES)?)
+    }
+
+    /// Keeps where other nodes are, so that they are found again though none of them is asked.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_addresses(&self, addresses: Vec<u8>) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.local, ADDRESSES, addresses);
+        self.engine.write(batch, Durability::Flush)?;
         Ok(())
     }
 

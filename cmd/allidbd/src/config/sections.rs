@@ -118,6 +118,10 @@ section! {
         hedge_after: Span = Span(std::time::Duration::from_millis(100));
         /// Bytes of writes that are kept for a node that does not take them, for each; what comes beyond is dropped, and counted.
         hint_bytes: ByteSize = ByteSize::mib(4 << 10);
+        /// How long a write is kept for such a node; what is older is dropped, and counted.
+        hint_age: Span = Span::secs(24 * 3_600);
+        /// Bytes a second of such writes that are delivered to each node that is back; 0: as many as it takes.
+        hint_bytes_per_second: ByteSize = ByteSize::mib(16);
     }
 }
 

@@ -1,0 +1,158 @@
+//! What is kept for nodes that are away, and nodes whose clocks are wrong.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
+use allidb_index::{
+    Clock, Deadline, Error, ManualClock,
+    model::{Entity, EntityRef, ReadMask, Write, Written},
+};
+use allidb_storage::{Durability, fs::SimFs};
+
+use crate::world::{TENANT, World, open_on};
+
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(30))
+}
+
+/// Puts an entity through a node.
+async fn put(world: &World, at: usize, id: &str) -> Result<Written, Error> {
+    let ring = &world.nodes[at].ring;
+    let entity =
+        Entity { id: id.to_owned(), vectors: [("v".to_owned(), vec![1.0; 4])].into(), ..Entity::default() };
+    let write = Write::Put { collection: "c".to_owned(), entity: Box::new(entity) };
+    let planned = ring.replica().plan(TENANT, write)?;
+    let options =
+        WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+    ring.write(vec![planned], options).await.pop().expect("one answer")
+}
+
+/// Whether a node has it, whatever others have.
+fn has(world: &World, at: usize, id: &str) -> bool {
+    let found = world.nodes[at].replica.get(TENANT, &[EntityRef::new("c", id)], &ReadMask::fields(), soon());
+    matches!(&found[..], [Ok(_)])
+}
+
+/// What a node keeps for another one.
+fn kept(world: &World, at: usize, other: usize) -> HintCounts {
+    let counts = world.nodes[at].ring.hints();
+    *counts.iter().find(|counts| counts.node == world.nodes[other].id).expect("it is a member")
+}
+
+/// Hints are kept after the answer.
+async fn is_kept(world: &World, at: usize, other: usize) {
+    let begun = Instant::now();
+    while kept(world, at, other).bytes == 0 {
+        assert!(begun.elapsed() < Duration::from_secs(10), "nothing is kept");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_kept_for_too_long_is_dropped_and_what_was_not_is_delivered() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let limits = HintLimits { age: Duration::from_secs(60), ..HintLimits::default() };
+    let mut world = World::with_clocks(31, &vec![Arc::clone(&clock); 3], limits).await;
+    let away = world.stop(2).await;
+    put(&world, 0, "old").await.expect("a quorum is there");
+    is_kept(&world, 0, 2).await;
+    clock.advance(59_000);
+    let ring = world.nodes[0].ring.clone();
+    assert_eq!(ring.drop_old_hints(world.nodes[2].id).await.expect("it can be read"), 0);
+    clock.advance(2_000);
+    put(&world, 0, "new").await.expect("a quorum is there");
+    // Its hint is kept after the answer, too.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert_eq!(ring.drop_old_hints(world.nodes[2].id).await.expect("it can be read"), 1);
+    assert_eq!(kept(&world, 0, 2).dropped, 1);
+    world.go_on(2, away).await;
+    assert_eq!(ring.deliver_hints(world.nodes[2].id, soon()).await.expect("delivered"), 1);
+    assert_eq!((has(&world, 2, "old"), has(&world, 2, "new")), (false, true));
+    let HintCounts { bytes, dropped, delivered, .. } = kept(&world, 0, 2);
+    assert_eq!((bytes, dropped, delivered), (0, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_is_delivered_no_faster_than_it_may_be() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let limits = HintLimits { bytes_per_second: 40_000, ..HintLimits::default() };
+    let mut world = World::with_clocks(32, &vec![clock; 3], limits).await;
+    let away = world.stop(2).await;
+    for at in 0..600 {
+        put(&world, 0, &format!("e{at}")).await.expect("a quorum is there");
+    }
+    let begun = Instant::now();
+    while world.nodes[0].replica.hints(world.nodes[2].id.0, 1_000, u64::MAX).expect("read").len() < 600 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not all are kept");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let bytes = kept(&world, 0, 2).bytes;
+    world.go_on(2, away).await;
+    let begun = Instant::now();
+    // At first it is left alone, as it did not answer.
+    let mut delivered = 0;
+    while delivered < 600 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{delivered} were delivered");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        delivered += world.nodes[0].ring.deliver_hints(world.nodes[2].id, soon()).await.unwrap_or(0);
+    }
+    let took = begun.elapsed();
+    assert_eq!(kept(&world, 0, 2).bytes, 0);
+    // A hint is counted with its key, of 45 bytes; a tenth of a second is free.
+    let least = (bytes - 600 * 45) as f64 / 40_000.0 - 0.2;
+    assert!(least > 0.5 && took.as_secs_f64() >= least, "{took:?} for {bytes} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_clock_is_wrong_plans_no_writes() {
+    let clocks: Vec<_> = (0..3).map(|_| Arc::new(ManualClock::new(1_700_000_000_000))).collect();
+    let world = World::with_clocks(33, &clocks, HintLimits::default()).await;
+    let compare = async || {
+        for node in &world.nodes {
+            node.ring.compare_clocks(soon()).await;
+        }
+        world.nodes.iter().map(|node| node.ring.check_clock().is_ok()).collect::<Vec<bool>>()
+    };
+    assert_eq!(compare().await, [true; 3]);
+    // It is behind the others, who are right, as there are more of them.
+    clocks[1].advance(1_000);
+    clocks[2].advance(1_000);
+    assert_eq!(compare().await, [false, true, true]);
+    let why = world.nodes[0].ring.check_clock().expect_err("it is behind").to_string();
+    assert!(why.contains("1000 ms or more behind those of 2 of 2 others"), "{why}");
+    let offsets = world.nodes[1].ring.clocks();
+    let seen: Vec<i64> = offsets.iter().map(|offset| offset.ahead_ms).collect();
+    assert!(seen.contains(&-1_000) && seen.contains(&0), "{offsets:?}");
+    clocks[0].advance(900);
+    assert_eq!(compare().await, [true; 3]);
+    // Ahead of them.
+    clocks[0].advance(1_200);
+    assert_eq!(compare().await, [false, true, true]);
+    let why = world.nodes[0].ring.check_clock().expect_err("it is ahead").to_string();
+    assert!(why.contains("1100 ms or more ahead of those of 2 of 2 others"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_not_given_again_by_a_clock_that_was_set_back() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let fs = SimFs::new();
+    let replica = open_on(&fs, 34, &clock);
+    replica.create_collection(TENANT, "c", Default::default()).expect("a collection");
+    let write = || {
+        let entity = Entity { id: "e".to_owned(), ..Entity::default() };
+        Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }
+    };
+    clock.advance(60_000);
+    // It is for others: nothing of it lies here.
+    let given = replica.plan(TENANT, write()).expect("planned").version();
+    replica.record_clock().expect("recorded");
+    replica.close().expect("closed");
+    drop(replica);
+    let back = Arc::new(ManualClock::new(clock.now_ms() - 30_000));
+    let replica = open_on(&fs, 34, &back);
+    let next = replica.plan(TENANT, write()).expect("planned").version();
+    assert!(next > given, "{next:?} after {given:?}");
+}
