@@ -94,6 +94,56 @@ impl EntityState {
         edges.max(own).max(markers).max(self.row.touched)
     }
 
+    /// The newest version that is there of what `delta` writes: what is written at one below it is hidden by what came later.
+    pub(crate) fn newest_of(&self, delta: &Self) -> Version {
+        let mut newest = Version::ZERO;
+        let mut note = |version: Option<Version>| newest = newest.max(version.unwrap_or_default());
+        if delta.row.touched > Version::ZERO {
+            note(Some(self.row.cleared(Scope::Entity)));
+            // What takes the place of everything is to be above everything.
+            let replaces = delta.row.cleared(Scope::Entity) > Version::ZERO;
+            note(replaces.then_some(self.row.touched));
+            for scope in Scope::ALL.into_iter().filter(|scope| delta.row.cleared(*scope) > Version::ZERO) {
+                note(Some(self.row.cleared(scope)));
+            }
+            for field in delta.row.fields.keys() {
+                note(self.row.fields.get(field).map(|register| register.version));
+                note(Some(self.row.cleared(field.scope())));
+            }
+        }
+        for key in delta.vectors.keys() {
+            note(self.vectors.get(key).map(|register| register.version));
+            note(key.chunk.is_empty().then(|| self.row.cleared(Scope::Vectors)));
+        }
+        for key in delta.chunks.keys() {
+            note(self.chunks.get(key).map(|register| register.version));
+        }
+        for (there, delta) in [(&self.edges, &delta.edges), (&self.edges_in, &delta.edges_in)] {
+            for edge in delta.keys() {
+                note(there.get(edge).map(|register| register.version));
+                note(Some(self.row.cleared(Scope::Edges)));
+            }
+        }
+        newest
+    }
+
+    /// The same as it would be if what it says at one version, and just below it, was said at another.
+    pub(crate) fn restamped(mut self, from: Version, to: Version) -> Self {
+        fn of<K, T>(registers: &mut BTreeMap<K, Register<T>>) -> impl Iterator<Item = &mut Version> {
+            registers.values_mut().map(|register| &mut register.version)
+        }
+        let edges = of(&mut self.edges).chain(of(&mut self.edges_in));
+        let own = of(&mut self.vectors).chain(of(&mut self.chunks)).chain(self.row.versions_mut());
+        for version in edges.chain(own) {
+            if *version == from {
+                *version = to;
+            } else if *version == from.just_below() {
+                *version = to.just_below();
+            }
+        }
+        self
+    }
+
     /// Removes what the markers cover, and vectors of chunks that were deleted or replaced.
     fn drop_cleared(&mut self) {
         let cleared = self.row.cleared(Scope::Entity);

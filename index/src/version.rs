@@ -42,6 +42,11 @@ impl Version {
         self.time >> 16
     }
 
+    /// The node that gave it; of a marker just below it, one less.
+    pub fn node(self) -> u64 {
+        self.node
+    }
+
     /// When it was taken, to the millisecond.
     pub fn timestamp(self) -> Timestamp {
         Timestamp::from_millis(self.millis())

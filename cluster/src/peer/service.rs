@@ -129,8 +129,13 @@ fn durability(named: i32) -> Durability {
 
 fn outcome(result: allidb_index::Result<Written>) -> Outcome {
     let refused = |refusal| Kind::Refusal(refusal);
+    let mut overtaken_by = Bytes::new();
     let kind = match result {
-        Ok(written) => Kind::Existed(written.existed),
+        Ok(Written { existed, overtaken_by: newer, .. }) => {
+            overtaken_by =
+                newer.map(|version| Bytes::copy_from_slice(&version.to_bytes())).unwrap_or_default();
+            Kind::Existed(existed)
+        }
         Err(Error::NotFound { .. }) => refused(Refusal { not_found: true, ..Refusal::default() }),
         Err(Error::Expired { .. }) => refused(Refusal { expired: true, ..Refusal::default() }),
         Err(Error::Merged { into, .. }) => refused(Refusal { merged_into: into, ..Refusal::default() }),
@@ -139,7 +144,7 @@ fn outcome(result: allidb_index::Result<Written>) -> Outcome {
             refused(Refusal { message: error.to_string(), is_final, ..Refusal::default() })
         }
     };
-    Outcome { kind: Some(kind) }
+    Outcome { kind: Some(kind), overtaken_by }
 }
 
 #[tonic::async_trait]

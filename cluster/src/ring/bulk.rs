@@ -162,7 +162,7 @@ impl Inner {
                 deletes
             }));
         }
-        let mut made = Ring(Arc::clone(self)).write(decided, options).await.into_iter();
+        let mut made = Ring(Arc::clone(self)).write_as_planned(decided, options).await.into_iter();
         let mut answer = |deletes: bool| {
             let missing = || Error::Internal("there are fewer answers than writes".to_owned());
             let written = made.next().ok_or_else(missing).flatten()?;

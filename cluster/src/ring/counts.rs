@@ -41,6 +41,8 @@ counts! {
     reads_repaired,
     /// Writes about whose conditions replicas differed.
     writes_settled,
+    /// Writes that were made at another version, as something newer was there.
+    writes_renewed,
     /// Writes that too few replicas acknowledged.
     writes_unacknowledged,
     /// Nodes that were asked about much of what they hold beside others that let wait.

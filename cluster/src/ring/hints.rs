@@ -272,7 +272,7 @@ impl Ring {
             }
             let (durability, consistency) = (Sync, Consistency::Quorum);
             let options = WriteOptions { durability, consistency, deadline };
-            for (hint, result) in readable.into_iter().zip(self.write(mutations, options).await) {
+            for (hint, result) in readable.into_iter().zip(self.write_as_planned(mutations, options).await) {
                 match result {
                     Ok(_) => done.push(hint),
                     Err(error) => failure = Some(error),

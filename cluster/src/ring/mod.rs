@@ -16,6 +16,7 @@
 //! | `scan` | entities in the order of their ids |
 //! | `survey` | counts |
 //! | `send` | having one node make writes |
+//! | `settle` | writes about which replicas are of several minds |
 //! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
 //! | `walk` | along edges, hop by hop |
@@ -37,6 +38,7 @@ mod read;
 mod repair;
 mod scan;
 mod send;
+mod settle;
 mod survey;
 mod upkeep;
 mod verdict;

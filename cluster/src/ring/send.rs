@@ -1,6 +1,6 @@
 //! Having one node make writes.
 
-use allidb_index::{Deadline, Error, Mutation, Result};
+use allidb_index::{Deadline, Error, Mutation, Result, Version, model::Written};
 use allidb_storage::Durability;
 use bytes::Bytes;
 use tokio::time::timeout;
@@ -32,8 +32,9 @@ impl Inner {
     }
 
     async fn write_here(&self, encoded: Vec<Bytes>, durability: Durability) -> Result<Vec<Told>> {
-        let told = |result| match result {
-            Ok(allidb_index::model::Written { existed, .. }) => Told::Made { existed },
+        let node = self.served.node;
+        let told = move |result| match result {
+            Ok(Written { existed, overtaken_by, .. }) => made(node, existed, overtaken_by),
             Err(Error::NotFound { .. }) => Told::Missing,
             Err(Error::Expired { .. }) => Told::Expired,
             Err(Error::Merged { into, .. }) => Told::Merged(into),
@@ -91,7 +92,9 @@ impl Inner {
             return Err(miscounted(node));
         }
         let told = |outcome: proto::Outcome| match outcome.kind {
-            Some(Kind::Existed(existed)) => Told::Made { existed },
+            Some(Kind::Existed(existed)) => {
+                made(self.served.node, existed, Version::from_bytes(&outcome.overtaken_by))
+            }
             Some(Kind::Refusal(Refusal { not_found: true, .. })) => Told::Missing,
             Some(Kind::Refusal(Refusal { expired: true, .. })) => Told::Expired,
             Some(Kind::Refusal(Refusal { merged_into, .. })) if !merged_into.is_empty() => {
@@ -141,6 +144,13 @@ impl Inner {
         };
         Ok(reply.outcomes.iter().map(taken).collect())
     }
+}
+
+/// What this node itself planned later was not acknowledged before: that may hide what it planned earlier.
+fn made(here: NodeId, existed: bool, overtaken_by: Option<Version>) -> Told {
+    // Markers are just below versions.
+    let is_ours = |version: &Version| [here.0, here.0.wrapping_sub(1)].contains(&version.node());
+    Told::Made { existed, overtaken_by: overtaken_by.filter(|version| !is_ours(version)) }
 }
 
 fn miscounted(node: NodeId) -> Error {

@@ -1,14 +1,14 @@
 //! How a write stands at the replicas of what it touches, and what that comes to.
 
-use allidb_index::Error;
+use allidb_index::{Error, Version};
 
 use crate::{coordinator::Consistency, layout::NodeId};
 
 /// What one replica says of a write.
 #[derive(Clone, Debug)]
 pub(super) enum Told {
-    /// It made it. Whether what it is for was there before.
-    Made { existed: bool },
+    /// It made it. Whether what it is for was there before, and something newer that hides it.
+    Made { existed: bool, overtaken_by: Option<Version> },
     /// It knows of no such entity.
     Missing,
     /// What it replaces has expired.
@@ -20,7 +20,7 @@ pub(super) enum Told {
 }
 
 /// How a write stands at the replicas of one partition.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Side {
     pub(super) replicas: Vec<NodeId>,
     /// How many must acknowledge it.
@@ -38,13 +38,15 @@ impl Side {
 }
 
 /// What is known of a write until it is answered.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pending {
     /// One for each partition that it touches.
     pub(super) sides: Vec<Side>,
     existed: bool,
     has_expired: bool,
     merged_into: Option<String>,
+    /// The newest that hides it where it was made.
+    pub(super) overtaken_by: Option<Version>,
     /// What went wrong last.
     error: Option<Error>,
 }
@@ -67,7 +69,7 @@ pub(super) enum Verdict {
 
 impl Pending {
     pub(super) fn new(sides: Vec<Side>) -> Self {
-        Self { sides, existed: false, has_expired: false, merged_into: None, error: None }
+        Self { sides, existed: false, has_expired: false, merged_into: None, overtaken_by: None, error: None }
     }
 
     /// Takes note of what a replica says.
@@ -80,7 +82,10 @@ impl Pending {
             }
         }
         match told {
-            Told::Made { existed } => self.existed |= existed,
+            Told::Made { existed, overtaken_by } => {
+                self.existed |= existed;
+                self.overtaken_by = self.overtaken_by.max(*overtaken_by);
+            }
             Told::Missing => {}
             Told::Expired => self.has_expired = true,
             Told::Merged(into) => self.merged_into = Some(into.clone()),

@@ -5,16 +5,14 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use allidb_index::{EntityKey, Error, Extent, Hint, Mutation, Result, model::Written};
+use allidb_index::{EntityKey, Error, Hint, Mutation, Result, Version, model::Written};
 use bytes::Bytes;
-use tokio::{
-    sync::{mpsc, oneshot},
-    task::JoinSet,
-};
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     Inner, Ring,
-    counts::{add, count},
+    counts::add,
+    settle::{Doubt, Settled},
     verdict::{Pending, Side, Told, Verdict},
     wrong::Wrong,
 };
@@ -33,47 +31,66 @@ struct Share {
 }
 
 /// A write, and what it comes to.
-struct Asked {
-    mutation: Arc<Mutation>,
-    pending: Pending,
+pub(super) struct Asked {
+    pub(super) mutation: Arc<Mutation>,
+    pub(super) pending: Pending,
     /// `None`: it is not decided yet.
     result: Option<Result<Written>>,
     /// Nodes that are to get it later.
     missed: Vec<NodeId>,
     /// Whether somebody finds out what a quorum knows of what it is for.
     is_settling: bool,
-    /// Whether it is to clear what has expired: then whoever made it before must make it again.
+    /// Whether it says something else by now: then whoever made it before must make it again.
     is_other: bool,
+    /// Who has done so.
+    made_other: Vec<NodeId>,
+    /// Whether it is to be made at another version if something newer hides it.
+    pub(super) is_renewed: bool,
     /// What is to be made for sure: an edge that would otherwise be seen from one end alone.
-    posted: Option<Hint>,
+    pub(super) posted: Vec<Hint>,
 }
 
-/// What a quorum knows of what a write is for, and who made the write since.
-struct Settled {
-    place: usize,
-    /// How it is to be made everywhere, unless there is nothing that it could be for.
-    outcome: Result<Option<(Mutation, bool)>>,
-    convinced: Vec<NodeId>,
-    refused: Vec<NodeId>,
-}
-
-enum Report {
+/// What whoever collects answers is told.
+pub(super) enum Report {
     Share(NodeId, Vec<usize>, Vec<Told>),
     Settled(Settled),
+    /// Everybody has answered who was to be convinced: those that made it after it was settled.
+    Convinced(usize, Vec<NodeId>),
 }
 
 impl Ring {
     /// Makes writes at all replicas of what they touch. Each is answered as soon as so many have acknowledged it as the consistency needs,
     /// at both its ends if it is an edge; those that do not are sent it later.
     ///
-    /// What is answered with [`Error::Unavailable`] may have been made, or may be later.
+    /// What is answered with [`Error::Unavailable`] may have been made, or may be later. What meets something newer, since clocks differ, is
+    /// made once more at a version above that: at QUORUM a write comes after all that were acknowledged before it was asked for.
     pub async fn write(&self, mutations: Vec<Mutation>, options: WriteOptions) -> Vec<Result<Written>> {
+        self.make(mutations, options, true).await
+    }
+
+    /// The same, at the versions that they have: what came later stays.
+    pub(super) async fn write_as_planned(
+        &self,
+        mutations: Vec<Mutation>,
+        options: WriteOptions,
+    ) -> Vec<Result<Written>> {
+        self.make(mutations, options, false).await
+    }
+
+    async fn make(
+        &self,
+        mutations: Vec<Mutation>,
+        options: WriteOptions,
+        is_renewed: bool,
+    ) -> Vec<Result<Written>> {
         let count = mutations.len();
         let (answer, answered) = oneshot::channel();
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
         let writing = Writing::begin(&self.0);
         tokio::spawn(async move {
-            collect(Arc::clone(&writing.0), mutations, options, answer).await;
+            let asked = |mutation| writing.0.asked(mutation, options.consistency, is_renewed);
+            let writes = mutations.into_iter().map(asked).collect();
+            collect(Arc::clone(&writing.0), writes, options, answer).await;
             drop(writing);
         });
         let lost = |_| vec![Err(Error::Internal("a write ended without an answer".to_owned())); count];
@@ -100,12 +117,10 @@ impl Drop for Writing {
 /// Sends each node its share, answers when all writes are decided, and keeps hints for whoever has not acknowledged.
 async fn collect(
     inner: Arc<Inner>,
-    mutations: Vec<Mutation>,
+    mut writes: Vec<Asked>,
     options: WriteOptions,
     answer: oneshot::Sender<Vec<Result<Written>>>,
 ) {
-    let mut writes: Vec<Asked> =
-        mutations.into_iter().map(|mutation| inner.asked(mutation, options.consistency)).collect();
     inner.post(&mut writes, options).await;
     let shares = inner.shares(&mut writes);
     let (report, mut reports) = mpsc::channel(shares.len().max(1));
@@ -139,19 +154,31 @@ async fn collect(
                 silent.remove(&node);
                 for (place, told) in places.into_iter().zip(told) {
                     let Some(write) = writes.get_mut(place) else { continue };
-                    if write.hears(node, &told)
-                        && let Some(report) = &report
-                    {
-                        settling += 1;
-                        count(&inner.served.counters.writes_settled);
-                        inner.settle_beside(place, write, options, report.clone());
+                    let (Some(doubt), Some(report)) = (write.hears(node, &told), &report) else { continue };
+                    settling += 1;
+                    let renewed = inner.settle_beside((place, write), doubt, options, report.clone());
+                    if let Some(version) = renewed {
+                        // What was asked for after it stays after it.
+                        let (until, later) = writes.split_at_mut(place + 1);
+                        let renewed = until.last().map(|write| Arc::clone(&write.mutation));
+                        let renewed = renewed.iter().flat_map(|mutation| mutation.entities());
+                        let renewed: Vec<&EntityKey> = renewed.collect();
+                        let is_about = |write: &&mut Asked| {
+                            write.mutation.entities().any(|entity| renewed.contains(&entity))
+                        };
+                        later.iter_mut().filter(is_about).for_each(|write| write.comes_after(version));
                     }
                 }
             }
             Report::Settled(settled) => {
-                settling -= 1;
                 if let Some(write) = writes.get_mut(settled.place) {
                     write.settles(settled);
+                }
+            }
+            Report::Convinced(place, nodes) => {
+                settling -= 1;
+                if let Some(write) = writes.get_mut(place) {
+                    write.is_made_by(&nodes);
                 }
             }
         }
@@ -176,36 +203,65 @@ async fn collect(
 }
 
 impl Asked {
-    /// Takes note of what a node says. True if it must be found out now what a quorum knows.
-    fn hears(&mut self, node: NodeId, told: &Told) -> bool {
+    /// Takes note of what a node says. Gives what must be resolved now.
+    fn hears(&mut self, node: NodeId, told: &Told) -> Option<Doubt> {
         // Also those that know of no such entity: if others do, they will.
-        if !matches!(told, Told::Made { .. }) || self.is_other {
+        if !matches!(told, Told::Made { .. }) || (self.is_other && !self.made_other.contains(&node)) {
             self.missed.push(node);
+        }
+        if self.is_other {
+            return None;
         }
         self.pending.note(node, told);
         if self.result.is_some() || self.is_settling {
-            return false;
+            return None;
         }
         let subject = self.mutation.subject();
         let (collection, id) = (|| subject.collection.clone(), || subject.id.clone());
         self.result = match self.pending.verdict() {
             Verdict::Open => None,
-            Verdict::Made { existed } => Some(Ok(self.written(existed))),
+            Verdict::Made { existed } => match self.pending.overtaken_by.filter(|_| self.is_renewed) {
+                None => Some(Ok(self.written(existed))),
+                Some(newer) => {
+                    self.is_settling = true;
+                    return Some(Doubt::Overtaken(newer));
+                }
+            },
             Verdict::Missing => Some(Err(Error::NotFound { collection: collection(), id: id() })),
             Verdict::Merged(into) => Some(Err(Error::Merged { collection: collection(), id: id(), into })),
             Verdict::Failed(error) => Some(Err(error)),
             Verdict::Disputed => {
                 self.is_settling = true;
-                return true;
+                return Some(Doubt::Disputed);
             }
         };
-        false
+        None
     }
 
-    /// Takes note of what a quorum knows.
-    fn settles(&mut self, Settled { outcome, convinced, refused, .. }: Settled) {
-        self.missed.retain(|node| !convinced.contains(node));
-        self.missed.extend(refused);
+    /// Takes note that what was asked for before it is made at this version now.
+    fn comes_after(&mut self, version: Version) {
+        if self.is_renewed && !self.is_settling && self.mutation.version() < version {
+            self.pending.overtaken_by = self.pending.overtaken_by.max(Some(version));
+        }
+    }
+
+    /// Takes note that nodes have made what it is by now.
+    fn is_made_by(&mut self, nodes: &[NodeId]) {
+        self.missed.retain(|node| !nodes.contains(node));
+        if self.is_other {
+            self.made_other.extend(nodes);
+            self.pending.convinced(&self.made_other, true);
+        } else {
+            self.pending.convinced(nodes, false);
+        }
+    }
+
+    /// Takes note of how it is to be made.
+    fn settles(&mut self, Settled { outcome, convinced, posted, .. }: Settled) {
+        self.posted.extend(posted);
+        if let Ok(Some((_, true))) = &outcome {
+            self.missed.extend(self.pending.sides.iter().flat_map(|side| side.replicas.iter().copied()));
+        }
         let subject = self.mutation.subject();
         self.result = Some(match outcome {
             Err(error) => Err(error),
@@ -214,7 +270,7 @@ impl Asked {
             }
             Ok(Some((mutation, is_other))) => {
                 (self.mutation, self.is_other) = (Arc::new(mutation), is_other);
-                self.pending.convinced(&convinced, is_other);
+                self.is_made_by(&convinced);
                 match self.pending.verdict() {
                     Verdict::Made { existed } => Ok(self.written(existed)),
                     Verdict::Failed(error) => Err(error),
@@ -225,7 +281,7 @@ impl Asked {
     }
 
     fn written(&self, existed: bool) -> Written {
-        Written { version: self.mutation.version(), existed }
+        Written { version: self.mutation.version(), existed, overtaken_by: None }
     }
 
     /// Whether it was refused, and nobody made it.
@@ -236,7 +292,7 @@ impl Asked {
 }
 
 impl Inner {
-    fn asked(&self, mutation: Mutation, consistency: Consistency) -> Asked {
+    fn asked(&self, mutation: Mutation, consistency: Consistency, is_renewed: bool) -> Asked {
         let mut partitions: Vec<u16> = mutation.partitions().collect();
         partitions.sort_unstable();
         partitions.dedup();
@@ -255,7 +311,9 @@ impl Inner {
             missed: Vec::new(),
             is_settling: false,
             is_other: false,
-            posted: None,
+            made_other: Vec::new(),
+            is_renewed: is_renewed && !self.is_wrong(Wrong::NoRenewal),
+            posted: Vec::new(),
         }
     }
 
@@ -282,7 +340,7 @@ impl Inner {
             Ok(posted) => {
                 for (place, hint) in apart.into_iter().zip(posted) {
                     if let Some(write) = writes.get_mut(place) {
-                        write.posted = Some(hint);
+                        write.posted.push(hint);
                     }
                 }
             }
@@ -299,7 +357,7 @@ impl Inner {
     /// Forgets what was posted needlessly: a quorum of each part's replicas has made it, or nobody will.
     async fn take_back(&self, writes: &mut [Asked]) {
         let is_needless = |write: &&mut Asked| write.pending.is_at_quorum() || write.is_made_nowhere();
-        let needless = writes.iter_mut().filter(is_needless).filter_map(|write| write.posted.take());
+        let needless = writes.iter_mut().filter(is_needless).flat_map(|write| write.posted.drain(..));
         let needless: Vec<Hint> = needless.collect();
         if needless.is_empty() {
             return;
@@ -311,7 +369,7 @@ impl Inner {
     }
 
     /// A mutation as a node gets it; `None` if nothing of it lies there.
-    fn encoded_for(&self, node: NodeId, mutation: &Mutation) -> Result<Option<Vec<u8>>> {
+    pub(super) fn encoded_for(&self, node: NodeId, mutation: &Mutation) -> Result<Option<Vec<u8>>> {
         mutation.encode(|partition| self.served.layout.replicas(partition).contains(&node))
     }
 
@@ -336,78 +394,6 @@ impl Inner {
             }
         }
         shares
-    }
-
-    /// Finds out what a quorum knows of what a write is for, and reports it.
-    fn settle_beside(
-        self: &Arc<Self>,
-        place: usize,
-        write: &Asked,
-        options: WriteOptions,
-        report: mpsc::Sender<Report>,
-    ) {
-        let (inner, mutation) = (Arc::clone(self), Arc::clone(&write.mutation));
-        let (unmet, sides) = (write.pending.unmet(), &write.pending.sides);
-        let all: Vec<NodeId> = sides.iter().flat_map(|side| side.replicas.iter().copied()).collect();
-        tokio::spawn(async move {
-            let (mut convinced, mut refused) = (Vec::new(), Vec::new());
-            let outcome = inner.settle(&mutation, options).await;
-            if let Ok(Some((mutation, is_other))) = &outcome {
-                let to = if *is_other { all } else { unmet };
-                (convinced, refused) = inner.convince(to, mutation, options).await;
-            }
-            report.send(Report::Settled(Settled { place, outcome, convinced, refused })).await.ok();
-        });
-    }
-
-    /// How a write is to be made whatever replicas know, by what a quorum knows, and whether that says more than what some may have made;
-    /// `None` if what it is for is not there.
-    async fn settle(
-        self: &Arc<Self>,
-        mutation: &Mutation,
-        options: WriteOptions,
-    ) -> Result<Option<(Mutation, bool)>> {
-        let entities: Vec<EntityKey> = mutation.entities().cloned().collect();
-        let extent = Extent { contents: false, edges: false };
-        let states = self.states(entities, extent, Consistency::Quorum, options.deadline).await;
-        let states = states.into_iter().collect::<Result<Vec<_>>>()?;
-        let replica = &self.served.replica;
-        let is_live = states.iter().all(|state| replica.is_live(state));
-        if mutation.needs_entity() && !is_live {
-            return Ok(None);
-        }
-        let has_expired = states.iter().any(|state| replica.has_expired(state));
-        let mutation = mutation.clone();
-        Ok(Some(match has_expired {
-            true => (mutation.settled_over_expired(), true),
-            false => (mutation.settled(), false),
-        }))
-    }
-
-    /// Has nodes make a write that was settled. Gives those that did, and those that did not.
-    async fn convince(
-        self: &Arc<Self>,
-        nodes: Vec<NodeId>,
-        mutation: &Mutation,
-        options: WriteOptions,
-    ) -> (Vec<NodeId>, Vec<NodeId>) {
-        let mut sent = JoinSet::new();
-        let (mut made, mut not) = (Vec::new(), nodes.clone());
-        for node in nodes {
-            let Ok(Some(encoded)) = self.encoded_for(node, mutation) else { continue };
-            let inner = Arc::clone(self);
-            sent.spawn(async move {
-                let told = inner.send(node, vec![encoded.into()], options.durability, options.deadline).await;
-                (node, matches!(told.first(), Some(Told::Made { .. })))
-            });
-        }
-        while let Some(done) = sent.join_next().await {
-            if let Ok((node, true)) = done {
-                not.retain(|other| *other != node);
-                made.push(node);
-            }
-        }
-        (made, not)
     }
 
     /// Keeps for every node what it has not acknowledged, to be made whatever it knows then.

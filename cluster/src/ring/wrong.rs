@@ -14,6 +14,8 @@ pub enum Wrong {
     EarlyAcknowledgement,
     /// Calls under another layout are answered.
     NoFence,
+    /// A write is answered though something newer hides it.
+    NoRenewal,
 }
 
 /// An encoded mutation as if it had been made at a later time: wherever its time stands there is that one.

@@ -156,3 +156,25 @@ async fn a_version_is_not_given_again_by_a_clock_that_was_set_back() {
     let next = replica.plan(TENANT, write()).expect("planned").version();
     assert!(next > given, "{next:?} after {given:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_comes_after_what_was_acknowledged_before_it() {
+    let clocks: Vec<_> = (0..5).map(|at| Arc::new(ManualClock::new(1_700_000_000_000 + 100 * at))).collect();
+    let world = World::with_clocks(35, &clocks, HintLimits::default()).await;
+    // The first node has not heard of it: it does not hold it, and its clock is behind.
+    let holds = |id: &str| {
+        let key = world.lone.entity_key(TENANT, &EntityRef::new("c", id)).expect("a name");
+        world.nodes[0].layout.replicas(key.partition()).contains(&world.nodes[0].id)
+    };
+    let ids: Vec<String> = (0..200).map(|at| format!("e{at}")).filter(|id| !holds(id)).take(20).collect();
+    for id in &ids {
+        let first = put(&world, 4, id).await.expect("a quorum is there");
+        let second = put(&world, 0, id).await.expect("a quorum is there");
+        assert!(second.version > first.version, "{second:?} after {first:?}");
+        let entities = [EntityRef::new("c", id)];
+        let (mask, quorum) = (ReadMask::fields(), Consistency::Quorum);
+        let read = world.nodes[2].ring.get(TENANT, &entities, &mask, quorum, soon());
+        assert_eq!(read.await[0].as_ref().expect("it is there").version, second.version);
+    }
+    assert_eq!(world.nodes[0].ring.counts().writes_renewed, 20);
+}

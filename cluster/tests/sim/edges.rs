@@ -2,12 +2,12 @@
 
 use allidb_cluster::{Consistency, Ring};
 use allidb_index::{
-    Error, SeededRandom, Version,
+    Clock as _, Error, SeededRandom, Version,
     graph::NeighborsRequest,
-    model::{Direction, Edge, EdgeRef, EntityRef, TenantId, Write},
+    model::{Direction, Edge, EdgeRef, EntityRef, TenantId, Value, Write},
 };
 
-use crate::node::{Node, draw, far, quorum};
+use crate::node::{AHEAD_MS, Node, draw, far, quorum};
 
 /// Entities that edges are between. None of them is ever put: an end need not be there.
 pub(crate) const ENDS: usize = 5;
@@ -33,7 +33,10 @@ impl Kind {
 #[derive(Clone, Debug)]
 struct Change {
     kind: Kind,
+    /// As it was planned, or acknowledged.
     version: Version,
+    /// It may have been made at a newer one, up to this.
+    newest: Version,
     is_acknowledged: bool,
 }
 
@@ -67,25 +70,31 @@ impl Node {
                 return;
             }
         };
+        let place = self.edges.lock().0.len();
         let write = match kind {
             Kind::Link(from, to) => {
-                Write::PutEdge(Box::new(Edge { weight: 0.5, ..Edge::new(end(from), RELATION, end(to)) }))
+                let attributes = [("place".to_owned(), Value::Int(place as i64))].into();
+                Write::PutEdge(Box::new(Edge { attributes, ..Edge::new(end(from), RELATION, end(to)) }))
             }
             Kind::Unlink(from, to) => Write::DeleteEdge(edge(from, to)),
             Kind::Delete(at) => Write::Delete(end(at)),
         };
         let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
-        let place = {
-            let mut changes = self.edges.lock();
-            changes.0.push(Change { kind, version: planned.version(), is_acknowledged: false });
-            changes.0.len() - 1
-        };
+        let newest = Version::new(u64::MAX >> 16, 0, 0);
+        let change = Change { kind, version: planned.version(), newest, is_acknowledged: false };
+        self.edges.lock().0.push(change);
         let result = ring.write(vec![planned], quorum()).await.pop().expect("one answer");
         let now = self.clock.elapsed();
         self.history.lock().note(now, format_args!("{} {kind:?} of edges: {result:?}", self.at));
         match result {
-            Ok(_) => self.edges.lock().0[place].is_acknowledged = true,
-            Err(Error::Unavailable(_)) => {}
+            Ok(written) => {
+                let change = &mut self.edges.lock().0[place];
+                (change.is_acknowledged, change.version, change.newest) =
+                    (true, written.version, written.version);
+            }
+            Err(Error::Unavailable(_)) => {
+                self.edges.lock().0[place].newest = Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0);
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -108,17 +117,30 @@ impl Node {
             }
             Err(error) => panic!("{error}"),
         };
-        let seen =
-            found.neighbors.into_iter().map(|neighbor| (neighbor.edge.edge_ref(), neighbor.edge.version));
-        let seen: Vec<(EdgeRef, Version)> = seen.collect();
         let changes = self.edges.lock();
-        for (name, version) in &seen {
-            let made = changes.0.iter().find(|change| change.version == *version);
-            let is_it = made
-                .is_some_and(|change| matches!(change.kind, Kind::Link(from, to) if edge(from, to) == *name));
-            assert!(is_it, "seed {}: {name:?} of {version:?} was never linked: {made:?}", self.seed);
+        for Edge { attributes, version, .. } in found.neighbors.iter().map(|neighbor| &neighbor.edge) {
+            let Some(Value::Int(place)) = attributes.get("place") else {
+                panic!("nobody made {attributes:?}")
+            };
+            let change = &changes.0[*place as usize];
+            assert!(
+                (change.version..=change.newest).contains(version),
+                "seed {}: {change:?} has version {version:?}",
+                self.seed
+            );
         }
-        Some(seen)
+        let seen = found.neighbors.into_iter().map(|neighbor| {
+            let name = neighbor.edge.edge_ref();
+            let Some(Value::Int(place)) = neighbor.edge.attributes.get("place") else { panic!("{name:?}") };
+            let kind = changes.0[*place as usize].kind;
+            assert!(
+                matches!(kind, Kind::Link(from, to) if edge(from, to) == name),
+                "seed {}: {name:?} was never linked, but {kind:?}",
+                self.seed
+            );
+            (name, neighbor.edge.version)
+        });
+        Some(seen.collect())
     }
 }
 
@@ -158,9 +180,9 @@ impl Changes {
         assert_eq!(out, into, "seed {seed}: the ends of {from} -> {to} differ: {history:#?}");
         let links = || self.0.iter().filter(|change| change.kind == Kind::Link(from, to));
         let kept = links().filter(|link| link.is_acknowledged).map(|link| link.version).max();
-        let newest = links().map(|link| link.version).max().unwrap_or_default();
+        let newest = links().map(|link| link.newest).max().unwrap_or_default();
         let ended = self.0.iter().filter(|change| change.kind.ends_edge(from, to));
-        let may_end = ended.clone().map(|change| change.version).max().unwrap_or_default();
+        let may_end = ended.clone().map(|change| change.newest).max().unwrap_or_default();
         let has_ended = ended.filter(|change| change.is_acknowledged).map(|change| change.version).max();
         let has_ended = has_ended.unwrap_or_default();
         if let Some(kept) = kept.filter(|kept| *kept > may_end) {

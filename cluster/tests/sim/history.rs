@@ -19,7 +19,10 @@ pub(crate) enum Kind {
 struct Written {
     key: usize,
     kind: Kind,
+    /// As it was planned, or acknowledged.
     version: Version,
+    /// It may have been made at a newer one, up to this.
+    newest: Version,
     issued: u64,
     /// When it was acknowledged; `None`: never, or nobody knows.
     acknowledged: Option<u64>,
@@ -32,8 +35,17 @@ struct Seen {
     key: usize,
     end: u64,
     version: Version,
-    /// Of the put that it was of.
+    /// Of the put that it was of, at least.
     put: Version,
+}
+
+/// A key that was seen gone.
+#[derive(Clone, Debug)]
+struct Gone {
+    key: usize,
+    end: u64,
+    /// It was deleted at this version, or a newer one.
+    deleted: Version,
 }
 
 /// All that happened, and the trace of it.
@@ -42,6 +54,7 @@ pub(crate) struct History {
     seed: u64,
     written: Vec<Written>,
     seen: Vec<Seen>,
+    gone: Vec<Gone>,
     pub(crate) trace: String,
     pub(crate) reads: u64,
     pub(crate) acknowledged: u64,
@@ -67,13 +80,31 @@ impl History {
     }
 
     pub(crate) fn begin_write(&mut self, now: u64, key: usize, kind: Kind, version: Version) {
-        let write = Written { key, kind, version, issued: now, acknowledged: None, refused: false };
+        let newest = Version::new(u64::MAX >> 16, 0, 0);
+        let write = Written { key, kind, version, newest, issued: now, acknowledged: None, refused: false };
         self.written.push(write);
     }
 
-    pub(crate) fn acknowledge(&mut self, now: u64, step: usize) {
+    /// It is acknowledged at this version: above all that was acknowledged before it was issued.
+    pub(crate) fn acknowledge(&mut self, now: u64, step: usize, version: Version) {
         self.acknowledged += 1;
-        self.written[step].acknowledged = Some(now);
+        let (before, rest) = self.written.split_at_mut(step);
+        let write = &mut rest[0];
+        let is_before = |other: &&Written| {
+            other.key == write.key && other.acknowledged.is_some_and(|at| at < write.issued)
+        };
+        if let Some(other) = before.iter().filter(is_before).find(|other| other.version > version) {
+            panic!(
+                "seed {}: {other:?} was acknowledged before {write:?} was issued, which got {version:?}",
+                self.seed
+            );
+        }
+        (write.acknowledged, write.version, write.newest) = (Some(now), version, version);
+    }
+
+    /// Nobody makes it at a newer version after this.
+    pub(crate) fn give_up(&mut self, step: usize, newest: Version) {
+        self.written[step].newest = newest;
     }
 
     pub(crate) fn refuse(&mut self, step: usize) {
@@ -118,12 +149,19 @@ impl History {
         let put = seen().map(|seen| seen.put).max().unwrap_or_default().max(acknowledged(Kind::Put));
         let Some(entity) = found else {
             // Only a put makes an entity exist: an update, however new, that a deletion came before revives nothing.
-            let hides = |write: &Written| write.issued <= now && write.version >= put;
-            if put != Version::ZERO && !writes(Kind::Delete).any(hides) {
+            let hides = |write: &&Written| write.issued <= now && write.newest >= put;
+            let deleted = writes(Kind::Delete).filter(hides).map(|delete| delete.version).min();
+            if put != Version::ZERO && deleted.is_none() {
                 wrong(format_args!("is gone, though {put:?} was put or seen"));
+            }
+            // Whatever hides it: it is no older than what was put before.
+            if let Some(deleted) = deleted {
+                self.gone.push(Gone { key, end: now, deleted: deleted.max(put) });
             }
             return;
         };
+        let gone = self.gone.iter().filter(|gone| gone.key == key && gone.end < start);
+        let gone = gone.map(|gone| gone.deleted).max().unwrap_or_default();
         let step = |name: &str| {
             let Some(Value::Int(step)) = entity.attributes.get(name) else { return None };
             let write = &self.written[*step as usize];
@@ -134,22 +172,22 @@ impl History {
             Some((*step as usize, write))
         };
         let Some((put_step, of)) = step("put") else { wrong(format_args!("was never put: {entity:?}")) };
-        if of.version < put || of.version < acknowledged(Kind::Delete) {
+        if of.newest < put || of.newest < acknowledged(Kind::Delete) || of.newest < gone {
             wrong(format_args!(
-                "is of {:?}, though {put:?} was put, {:?} deleted",
+                "is of {:?}, though {put:?} was put, {:?} deleted, and it was gone of {gone:?}",
                 of.version,
                 acknowledged(Kind::Delete)
             ));
         }
         let updated = acknowledged(Kind::Update);
         let update = step("update").map(|(_, write)| write);
-        if updated > of.version && update.is_none_or(|update| update.version < updated) {
+        if updated > of.newest && update.is_none_or(|update| update.newest < updated) {
             wrong(format_args!("lacks the update {updated:?}: {entity:?}"));
         }
         // A quorum may not have heard yet of a put that is under way, and some replica have.
         let is_under_way = |update: &Written| of.acknowledged.is_none_or(|at| at >= update.issued);
         // So may be a deletion: whoever refused the update had heard of it, and whoever was read had not yet.
-        let is_going = writes(Kind::Delete).any(|delete| delete.issued <= now && delete.version > of.version);
+        let is_going = writes(Kind::Delete).any(|delete| delete.issued <= now && delete.newest > of.version);
         if update.is_some_and(|update| update.refused && !is_under_way(update) && !is_going) {
             wrong(format_args!("has an update that was refused: {entity:?}"));
         }
@@ -166,4 +204,117 @@ impl History {
 /// The text of the chunk that a step puts.
 pub(crate) fn text(seed: u64, step: usize) -> String {
     format!("step {step} of {}", value(seed, step))
+}
+
+/// What the judge is for is noticed.
+mod tests {
+    use super::*;
+
+    const KEY: usize = 3;
+
+    fn at(ms: u64) -> Version {
+        Version::new(ms, 0, 1)
+    }
+
+    /// A history of writes, each issued at its version, acknowledged a millisecond later if it was.
+    fn history(writes: &[(Kind, u64, bool)]) -> History {
+        let mut history = History::new(7);
+        for (step, (kind, ms, is_acknowledged)) in writes.iter().enumerate() {
+            history.begin_write(*ms, KEY, *kind, at(*ms));
+            match is_acknowledged {
+                true => history.acknowledge(ms + 1, step, at(*ms)),
+                false => history.give_up(step, at(*ms)),
+            }
+        }
+        history
+    }
+
+    /// The entity as a put and an update, by their steps, leave it.
+    fn entity(history: &History, put: usize, update: Option<usize>) -> Entity {
+        let mut entity = Entity { version: history.written[put].version, ..Entity::default() };
+        let mut set = |name: &str, step: usize| {
+            entity.attributes.insert(name.to_owned(), Value::Int(step as i64));
+            entity.attributes.insert(format!("{name} value"), Value::Int(value(7, step)));
+            entity.version = entity.version.max(history.written[step].version);
+        };
+        set("put", put);
+        if let Some(update) = update {
+            set("update", update);
+        }
+        entity
+    }
+
+    #[test]
+    fn what_may_be_is_not_judged() {
+        let mut history =
+            history(&[(Kind::Put, 10, true), (Kind::Update, 20, true), (Kind::Delete, 30, false)]);
+        let whole = entity(&history, 0, Some(1));
+        history.judge((40, 41), KEY, Some(&whole), false);
+        history.judge((50, 51), KEY, None, false);
+    }
+
+    #[test]
+    #[should_panic(expected = "is gone, though")]
+    fn what_was_acknowledged_is_lost() {
+        history(&[(Kind::Put, 10, true)]).judge((20, 21), KEY, None, false);
+    }
+
+    #[test]
+    #[should_panic(expected = "was put, ")]
+    fn an_older_put_is_read() {
+        let mut history = history(&[(Kind::Put, 10, true), (Kind::Put, 20, true)]);
+        let older = entity(&history, 0, None);
+        history.judge((30, 31), KEY, Some(&older), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "lacks the update")]
+    fn an_update_is_lost() {
+        let mut history = history(&[(Kind::Put, 10, true), (Kind::Update, 20, true)]);
+        let older = entity(&history, 0, None);
+        history.judge((30, 31), KEY, Some(&older), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "deleted")]
+    fn what_was_deleted_comes_back() {
+        let mut history = history(&[(Kind::Put, 10, true), (Kind::Delete, 20, true)]);
+        let older = entity(&history, 0, None);
+        history.judge((30, 31), KEY, Some(&older), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "it was gone of")]
+    fn what_was_seen_gone_comes_back() {
+        let mut history = history(&[(Kind::Put, 10, true), (Kind::Delete, 20, false)]);
+        let older = entity(&history, 0, None);
+        history.judge((30, 31), KEY, None, false);
+        history.judge((40, 41), KEY, Some(&older), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "was seen")]
+    fn a_read_sees_less_than_the_one_before() {
+        let mut history = history(&[(Kind::Put, 10, true), (Kind::Update, 20, false)]);
+        let (newer, older) = (entity(&history, 0, Some(1)), entity(&history, 0, None));
+        history.judge((30, 31), KEY, Some(&newer), false);
+        history.judge((40, 41), KEY, Some(&older), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "has what nobody wrote")]
+    fn a_value_is_of_nobody() {
+        let mut history = history(&[(Kind::Put, 10, true)]);
+        let mut other = entity(&history, 0, None);
+        other.attributes.insert("put value".to_owned(), Value::Int(1));
+        history.judge((30, 31), KEY, Some(&other), false);
+    }
+
+    #[test]
+    #[should_panic(expected = "was acknowledged before")]
+    fn a_later_write_gets_an_older_version() {
+        let mut history = history(&[(Kind::Put, 10, true)]);
+        history.begin_write(20, KEY, Kind::Put, at(5));
+        history.acknowledge(21, 1, at(5));
+    }
 }

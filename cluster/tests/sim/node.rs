@@ -12,7 +12,7 @@ use std::{
 
 use allidb_cluster::{Consistency, HintLimits, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
 use allidb_index::{
-    BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
+    BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions, Version,
     model::{
         Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Timestamp, Value,
         Write,
@@ -32,6 +32,8 @@ pub(crate) const KEYS: usize = 8;
 /// Entities that expire and are upserted.
 pub(crate) const LOOSE: usize = 3;
 const EPOCH_MS: u64 = 1_700_000_000_000;
+/// Versions may be so far ahead of the time at which they are given: nodes that start begin a second ahead.
+pub(crate) const AHEAD_MS: u64 = 2_000;
 /// How often each node looks for hints to deliver.
 const HINTS_EVERY: Duration = Duration::from_millis(200);
 
@@ -51,12 +53,27 @@ impl Clock for SimClock {
     }
 }
 
+/// A node's clock, which is ahead of that of the simulation.
+#[derive(Debug)]
+pub(crate) struct NodeClock {
+    pub(crate) of: Arc<SimClock>,
+    pub(crate) ahead_ms: u64,
+}
+
+impl Clock for NodeClock {
+    fn now_ms(&self) -> u64 {
+        self.of.now_ms() + self.ahead_ms
+    }
+}
+
 /// What a node is made of, over all its lives.
 pub(crate) struct Node {
     pub(crate) at: usize,
     pub(crate) seed: u64,
     pub(crate) fs: SimFs,
     pub(crate) clock: Arc<SimClock>,
+    /// So far is its own ahead of that.
+    pub(crate) ahead_ms: u64,
     pub(crate) build_pool: BuildPool,
     pub(crate) layout: Layout,
     pub(crate) addresses: BTreeMap<NodeId, String>,
@@ -84,7 +101,7 @@ pub(crate) fn loose(at: usize) -> EntityRef {
 }
 
 /// The replica on a disk, as it is opened there for the first time or again.
-pub(crate) fn open(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &BuildPool) -> Arc<Replica> {
+pub(crate) fn open(fs: &SimFs, clock: Arc<dyn Clock>, seed: u64, build_pool: &BuildPool) -> Arc<Replica> {
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
         dir: PathBuf::from("/node"),
@@ -93,7 +110,7 @@ pub(crate) fn open(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &Bu
         build_pool: Arc::clone(build_pool),
         vectors: VectorOptions::default(),
         limits: Limits::default(),
-        clock: Arc::clone(clock) as _,
+        clock,
         random: Arc::new(SeededRandom::new(seed)),
         background: Arc::new(Inline),
     })
@@ -102,7 +119,7 @@ pub(crate) fn open(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &Bu
 
 /// Founds a disk: the node and its collection. Gives the node's id.
 pub(crate) fn found(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &BuildPool) -> NodeId {
-    let replica = open(fs, clock, seed, build_pool);
+    let replica = open(fs, Arc::clone(clock) as _, seed, build_pool);
     replica.create_collection(TenantId::DEFAULT, "c", CollectionSpec::default()).expect("a collection");
     let node = NodeId(replica.node());
     replica.close().expect("it closes");
@@ -113,7 +130,8 @@ impl Node {
     /// A life of the node: it serves others, delivers hints, and has a client that reads and writes.
     pub(crate) async fn live(self: Arc<Self>) -> turmoil::Result {
         let life = self.lives.fetch_add(1, Ordering::SeqCst);
-        let replica = open(&self.fs, &self.clock, self.seed, &self.build_pool);
+        let clock = NodeClock { of: Arc::clone(&self.clock), ahead_ms: self.ahead_ms };
+        let replica = open(&self.fs, Arc::new(clock), self.seed, &self.build_pool);
         let ring = Ring::open(RingOptions {
             replica,
             layout: self.layout.clone(),
@@ -233,9 +251,12 @@ impl Node {
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
         history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
         match result {
-            Ok(_) => history.acknowledge(now, step),
+            Ok(written) => history.acknowledge(now, step, written.version),
             Err(Error::NotFound { .. }) => history.refuse(step),
-            Err(Error::Unavailable(_)) => {}
+            // If it was made at a newer version, that is about this node's time.
+            Err(Error::Unavailable(_)) => {
+                history.give_up(step, Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0));
+            }
             Err(error) => panic!("{error}"),
         }
     }

@@ -24,6 +24,8 @@ use crate::{
 /// How long it goes wrong, and how long it takes to heal.
 const TROUBLED_MS: u64 = 6_000;
 const HEALING_MS: u64 = 3_000;
+/// Clocks are less than so far from each other: what nodes bear.
+const DRIFT_MS: u64 = 450;
 /// Replicas of each partition.
 const REPLICATION: usize = 3;
 
@@ -77,8 +79,10 @@ impl World {
         let newer = older.next(ids[first..].iter().map(member).collect(), REPLICATION).expect("a layout");
         let addresses: BTreeMap<NodeId, String> =
             ids.iter().enumerate().map(|(at, node)| (*node, format!("{}:{PORT}", name(at)))).collect();
+        let clocks = SeededRandom::new(seed.rotate_left(16));
         let node = |(at, fs): (usize, SimFs)| {
             Arc::new(Node {
+                ahead_ms: draw(&clocks, DRIFT_MS),
                 at,
                 seed: seed_of(at),
                 fs,

@@ -68,6 +68,7 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         reads_disputed,
         reads_repaired,
         writes_settled,
+        writes_renewed,
         writes_unacknowledged,
         questions_hedged,
         queries_repeated,
@@ -86,6 +87,11 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         "allidb_ring_writes_settled_total",
         "Writes about whose conditions replicas differed",
         writes_settled,
+    );
+    total(
+        "allidb_ring_writes_renewed_total",
+        "Writes made at another version, as something newer was there",
+        writes_renewed,
     );
     total(
         "allidb_ring_writes_unacknowledged_total",

@@ -121,4 +121,6 @@ pub struct Written {
     pub version: Version,
     /// Whether the entity or edge was there before.
     pub existed: bool,
+    /// A newer version that was there already, where it was made, of what it writes: what came later hides it.
+    pub overtaken_by: Option<Version>,
 }

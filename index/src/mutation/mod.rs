@@ -107,6 +107,19 @@ impl Mutation {
         self.settled()
     }
 
+    /// The same, as if it had been planned at a later version. Of the one before, which may have been made somewhere, nothing is left then but
+    /// that something was put: that is told everywhere.
+    #[must_use]
+    pub(crate) fn at(mut self, version: Version) -> Self {
+        let from = std::mem::replace(&mut self.version, version);
+        for part in &mut self.parts {
+            let puts = part.delta.row.puts.clone();
+            part.delta = std::mem::take(&mut part.delta).restamped(from, version);
+            part.delta.row.puts.splice(0..0, puts);
+        }
+        self
+    }
+
     /// Whether it is made only where what it is for is there.
     pub fn needs_entity(&self) -> bool {
         self.parts.iter().any(|part| part.condition == Condition::Exists)

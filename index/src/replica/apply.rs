@@ -242,6 +242,7 @@ impl Replica {
     ) -> Result<Written> {
         let (version, kind) = (mutation.version, mutation.kind);
         let mut existed = false;
+        let mut newest = Version::ZERO;
         // A replica that missed a longer time to live must not take for expired, and clear for all, what others know to be there: that is
         // settled by whoever coordinates the write.
         let knows_part = self.keeps_deletes();
@@ -307,6 +308,7 @@ impl Replica {
                 delta.row.clear(Scope::Edges, version.just_below());
             }
             loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
+            newest = newest.max(loaded.after.newest_of(delta));
             if let Condition::HasSource(source) = condition {
                 match lose_source(&loaded.after, delta, version, source, is_live) {
                     Some(is_deleted) => {
@@ -333,7 +335,7 @@ impl Replica {
         for ends in edges {
             self.agree_on_edge(working, version, ends);
         }
-        Ok(Written { version, existed })
+        Ok(Written { version, existed, overtaken_by: (newest > version).then_some(newest) })
     }
 
     /// Whether a name means an entity that is there.

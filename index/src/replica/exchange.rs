@@ -19,6 +19,7 @@ use crate::{
         Content, DecodeError, EntityKey, EntityRow, StoredRow,
         key::{decode_chunk_key, decode_edge_key, decode_vector_key},
     },
+    version::Version,
 };
 
 /// Which of an entity's rows, beside its own.
@@ -140,6 +141,13 @@ impl Replica {
             self.clock.observe(highest);
         }
         self.apply(mutations, durability)
+    }
+
+    /// A mutation that something newer overtook, as it is to be made whatever replicas know: at a version above that.
+    #[must_use]
+    pub fn renewed(&self, mutation: &Mutation, newer: Version) -> Mutation {
+        self.clock.observe(newer);
+        mutation.clone().settled().at(self.clock.next())
     }
 
     /// Takes note of what a read found: what this node plans from now on is newer.

@@ -36,6 +36,15 @@ pub(crate) enum Field {
 }
 
 impl Field {
+    /// What clears it beside [`Scope::Entity`].
+    pub(crate) fn scope(&self) -> Scope {
+        match self {
+            Field::Attribute(_) => Scope::Attributes,
+            Field::Source(_) => Scope::Sources,
+            _ => Scope::Entity,
+        }
+    }
+
     fn tag(&self) -> u8 {
         match self {
             Field::Existence => 1,
@@ -88,6 +97,12 @@ pub(crate) struct EntityRow {
 impl EntityRow {
     pub(crate) fn cleared(&self, scope: Scope) -> Version {
         self.cleared[scope as usize]
+    }
+
+    /// All versions in it.
+    pub(crate) fn versions_mut(&mut self) -> impl Iterator<Item = &mut Version> {
+        let fields = self.fields.values_mut().map(|register| &mut register.version);
+        self.cleared.iter_mut().chain([&mut self.touched]).chain(&mut self.puts).chain(fields)
     }
 
     /// Raises the marker of `scope`, never lowers it.
@@ -163,13 +178,8 @@ impl EntityRow {
         let cleared = self.cleared;
         self.puts.retain(|version| *version > cleared[Scope::Edges as usize]);
         self.fields.retain(|field, register| {
-            let scope = match field {
-                Field::LeadsTo(_) => return true,
-                Field::Attribute(_) => Scope::Attributes,
-                Field::Source(_) => Scope::Sources,
-                _ => Scope::Entity,
-            };
-            register.version > cleared[Scope::Entity as usize].max(cleared[scope as usize])
+            let cleared = cleared[Scope::Entity as usize].max(cleared[field.scope() as usize]);
+            matches!(field, Field::LeadsTo(_)) || register.version > cleared
         });
         self
     }

@@ -1,0 +1,167 @@
+//! Writes about which replicas are of several minds: what a quorum holds decides (ADR 0020), and a newer version if something hides them (ADR
+//! 0025).
+
+use std::sync::Arc;
+
+use allidb_index::{EntityKey, EntityState, Extent, Hint, Mutation, Result, Version};
+use tokio::{sync::mpsc, task::JoinSet};
+
+use super::{
+    Inner,
+    counts::count,
+    verdict::{Pending, Told, Verdict},
+    write::{Asked, Report},
+};
+use crate::{
+    coordinator::{Consistency, WriteOptions},
+    layout::NodeId,
+    peer::Served,
+};
+
+/// Why a write cannot be answered yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Doubt {
+    /// Replicas do not agree on what it is for.
+    Disputed,
+    /// Something newer hides it. Whoever made that may have had its answer before this was asked for.
+    Overtaken(Version),
+}
+
+/// How a doubt was resolved.
+pub(super) struct Settled {
+    pub(super) place: usize,
+    /// How it is to be made everywhere, and whether that says something else; `None` if there is nothing that it could be for.
+    pub(super) outcome: Result<Option<(Mutation, bool)>>,
+    pub(super) convinced: Vec<NodeId>,
+    /// What of it is to be made for sure.
+    pub(super) posted: Vec<Hint>,
+}
+
+impl Inner {
+    /// Resolves a doubt about a write, and reports how. Gives the version at which it is made now, if that is known at once.
+    pub(super) fn settle_beside(
+        self: &Arc<Self>,
+        (place, write): (usize, &Asked),
+        doubt: Doubt,
+        options: WriteOptions,
+        report: mpsc::Sender<Report>,
+    ) -> Option<Version> {
+        let (inner, mutation, is_renewed) = (Arc::clone(self), Arc::clone(&write.mutation), write.is_renewed);
+        let (pending, is_posted) = (write.pending.clone(), !write.posted.is_empty());
+        count(match doubt {
+            Doubt::Disputed => &self.served.counters.writes_settled,
+            Doubt::Overtaken(_) => &self.served.counters.writes_renewed,
+        });
+        // At once, so that what is asked for one after the other is so at newer versions, too.
+        let renewed = match doubt {
+            Doubt::Disputed => None,
+            Doubt::Overtaken(newer) => Some(self.renewed(&mutation, newer)),
+        };
+        let version = renewed.as_ref().and_then(|renewed| renewed.as_ref().ok()).map(Mutation::version);
+        tokio::spawn(async move {
+            let mut outcome = match renewed {
+                None => inner.settle(&mutation, is_renewed, options).await,
+                Some(renewed) => renewed.map(|mutation| Some((mutation, true))),
+            };
+            let mut posted = Vec::new();
+            if let Ok(Some((mutation, true))) = &outcome
+                && is_posted
+            {
+                let mutation = [mutation.clone()];
+                let post = move |served: &Served| served.replica.post_all(&mutation, options.durability);
+                match inner.here(post).await {
+                    Ok(hints) => posted = hints,
+                    Err(error) => outcome = Err(error),
+                }
+            }
+            let rest = match &outcome {
+                Ok(Some((mutation, is_other))) => {
+                    inner.convince(&pending, (mutation, *is_other), options).await
+                }
+                _ => (Vec::new(), JoinSet::new()),
+            };
+            let (convinced, mut rest) = rest;
+            // Whoever listens, listens until the end.
+            report.send(Report::Settled(Settled { place, outcome, convinced, posted })).await.ok();
+            let mut late = Vec::new();
+            while let Some(done) = rest.join_next().await {
+                late.extend(done.ok().flatten());
+            }
+            report.send(Report::Convinced(place, late)).await.ok();
+        });
+        version
+    }
+
+    /// A write as it is to be made at a version above what overtook it.
+    fn renewed(&self, mutation: &Mutation, newer: Version) -> Result<Mutation> {
+        // One from far ahead would lift this node's clock, and all others'.
+        self.served.check_ahead(newer)?;
+        Ok(self.served.replica.renewed(mutation, newer))
+    }
+
+    /// How a write is to be made whatever replicas know, by what a quorum knows, and whether that says more than what some may have made;
+    /// `None` if what it is for is not there.
+    async fn settle(
+        self: &Arc<Self>,
+        mutation: &Mutation,
+        is_renewed: bool,
+        options: WriteOptions,
+    ) -> Result<Option<(Mutation, bool)>> {
+        let entities: Vec<EntityKey> = mutation.entities().cloned().collect();
+        let extent = Extent { contents: false, edges: false };
+        let states = self.states(entities, extent, Consistency::Quorum, options.deadline).await;
+        let states = states.into_iter().collect::<Result<Vec<_>>>()?;
+        let replica = &self.served.replica;
+        let is_live = states.iter().all(|state| replica.is_live(state));
+        if mutation.needs_entity() && !is_live {
+            return Ok(None);
+        }
+        let has_expired = states.iter().any(|state| replica.has_expired(state));
+        let newest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
+        let is_overtaken = is_renewed && newest > mutation.version();
+        let mutation = mutation.clone();
+        let settled = match has_expired {
+            true => mutation.settled_over_expired(),
+            false => mutation.settled(),
+        };
+        Ok(Some(match is_overtaken {
+            true => (self.renewed(&settled, newest)?, true),
+            false => (settled, has_expired),
+        }))
+    }
+
+    /// Has nodes make a write that was settled: those that have not made it or, if it says something else by now, all. Gives those that did once
+    /// they are enough, and what tells of the others.
+    async fn convince(
+        self: &Arc<Self>,
+        pending: &Pending,
+        (mutation, is_other): (&Mutation, bool),
+        options: WriteOptions,
+    ) -> (Vec<NodeId>, JoinSet<Option<NodeId>>) {
+        let mut nodes = match is_other {
+            true => pending.sides.iter().flat_map(|side| side.replicas.iter().copied()).collect(),
+            false => pending.unmet(),
+        };
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut sent = JoinSet::new();
+        for node in nodes {
+            let Ok(Some(encoded)) = self.encoded_for(node, mutation) else { continue };
+            let inner = Arc::clone(self);
+            sent.spawn(async move {
+                let told = inner.send(node, vec![encoded.into()], options.durability, options.deadline).await;
+                matches!(told.first(), Some(Told::Made { .. })).then_some(node)
+            });
+        }
+        let mut made = Vec::new();
+        while let Some(done) = sent.join_next().await {
+            made.extend(done.ok().flatten());
+            let mut by_now = pending.clone();
+            by_now.convinced(&made, is_other);
+            if matches!(by_now.verdict(), Verdict::Made { .. }) {
+                break;
+            }
+        }
+        (made, sent)
+    }
+}
