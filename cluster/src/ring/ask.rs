@@ -33,7 +33,7 @@ pub(super) struct Told<A> {
     /// By whom, and about which things.
     pub(super) answers: Vec<(NodeId, Vec<usize>, A)>,
     /// Things of which too few told, and why.
-    pub(super) missing: usize,
+    pub(super) missing: Vec<usize>,
     pub(super) why: Option<Error>,
 }
 
@@ -72,7 +72,7 @@ impl Asked {
         F: Future<Output = Result<A>> + Send + 'static,
     {
         let mut standings = vec![Standing::default(); self.tellers.len()];
-        let mut told = Told { answers: Vec::new(), missing: 0, why: None };
+        let mut told = Told { answers: Vec::new(), missing: Vec::new(), why: None };
         let mut running = JoinSet::new();
         let mut nodes = BTreeSet::new();
         let mut go_on = |standings: &mut Vec<Standing>, running: &mut JoinSet<_>, in_a_hurry: bool| {
@@ -118,7 +118,8 @@ impl Asked {
             }
         }
         let of = standings.iter().enumerate();
-        told.missing = of.filter(|(thing, standing)| standing.told < self.needed(*thing)).count();
+        let missing = of.filter(|(thing, standing)| standing.told < self.needed(*thing));
+        told.missing = missing.map(|(thing, _)| thing).collect();
         Ok(told)
     }
 
@@ -176,7 +177,7 @@ impl<A> Told<A> {
     /// # Errors
     /// If not.
     pub(super) fn answers(self, what: &str, terms: Terms) -> Result<Vec<(NodeId, Vec<usize>, A)>> {
-        match self.missing {
+        match self.missing.len() {
             0 => Ok(self.answers),
             _ if terms.may_be_partial && !self.answers.is_empty() => Ok(self.answers),
             missing => {

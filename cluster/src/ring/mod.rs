@@ -76,6 +76,7 @@ use crate::{
 use clocks::Clocks;
 use hints::Hints;
 use latency::Latency;
+use repair::Unrepaired;
 
 /// What a node of a ring is made of, and how it deals with others.
 pub struct RingOptions {
@@ -131,6 +132,7 @@ struct Inner {
     /// Writes whose hints are not kept yet.
     writing: AtomicUsize,
     hedge_after: Duration,
+    unrepaired: Unrepaired,
     wrong: Option<Wrong>,
 }
 
@@ -176,6 +178,7 @@ impl Ring {
             keeping,
             writing: AtomicUsize::new(0),
             hedge_after: options.hedge_after,
+            unrepaired: Unrepaired::default(),
             wrong,
             served: Arc::new(Served {
                 node,

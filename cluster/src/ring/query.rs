@@ -1,11 +1,7 @@
 //! Queries over the ring: nodes that together hold everything tell what their clauses find, a walk goes on from there, and the hits are
 //! read before they are told.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use allidb_index::{
     EntityKey, EntityState, Error, Extent, PARTITIONS, Replica, Result,
@@ -13,7 +9,12 @@ use allidb_index::{
     query::{Answer, Coverage, Gathering, PlanStep, Query, Share, ShareRequest},
 };
 
-use super::{Inner, Ring, Terms, ask::Asked, counts::count, walk::ToldBy};
+use super::{
+    Inner, Ring, Terms,
+    ask::Asked,
+    counts::count,
+    walk::{Lost, ToldBy},
+};
 use crate::{coordinator::Consistency, layout::NodeId};
 
 /// How often everything is asked again, because something else was told of hits than they are. Reading them has repaired the replicas that told it.
@@ -28,8 +29,7 @@ struct Round {
     /// From when on, in milliseconds, writes are forgiven that were not seen.
     forgives: Option<u64>,
     told_by: ToldBy,
-    /// Partitions of which enough replicas told.
-    answered: usize,
+    lost: Lost,
     /// Seeds that remain to be read.
     unread: Vec<EntityKey>,
     steps: Vec<PlanStep>,
@@ -47,24 +47,30 @@ impl Ring {
     /// If it is wrong, or too few replicas answer.
     pub async fn query(&self, query: Query, terms: Terms) -> Result<Answer> {
         self.replica().check_query(&query)?;
-        self.0.query(query, terms).await
+        let (mut answer, lost) = self.0.query(query, terms).await?;
+        if !lost.is_empty() {
+            count(&self.0.served.counters.queries_partial);
+        }
+        let total = usize::from(PARTITIONS);
+        answer.coverage = Some(Coverage { answered: total - lost.len(), total });
+        Ok(answer)
     }
 }
 
 impl Inner {
-    async fn query(self: &Arc<Self>, mut query: Query, terms: Terms) -> Result<Answer> {
+    /// The answer, and what it is not about.
+    async fn query(self: &Arc<Self>, mut query: Query, terms: Terms) -> Result<(Answer, Lost)> {
         let Terms { tenant, consistency, deadline, .. } = terms;
         let (mask, explains, profiles) = (query.read_mask.clone(), query.explain, query.profile);
         let mut steps = Vec::new();
         let begun = self.served.replica.wall().now_ms();
         let mut truncated = Vec::new();
-        let mut covered = PARTITIONS as usize;
+        let mut lost_within = Lost::new();
         let inside = match query.within.take() {
             Some(within) => {
                 let answer = Box::pin(self.query(within.bare(), terms)).await;
-                let answer = answer.map_err(|error| error.within("within"))?;
-                truncated = answer.truncated;
-                covered = answer.coverage.map_or(covered, |coverage| coverage.answered);
+                let (answer, lost) = answer.map_err(|error| error.within("within"))?;
+                (truncated, lost_within) = (answer.truncated, lost);
                 let (replica, hits) = (&self.served.replica, answer.hits.iter());
                 let keys = hits.map(|hit| replica.entity_key(tenant, &hit.entity_ref()));
                 Some(keys.collect::<Result<Vec<_>>>()?)
@@ -73,7 +79,8 @@ impl Inner {
         };
         let examples = self.served.replica.examples(tenant, &query)?;
         let whole = Extent { contents: true, edges: false };
-        let examples = self.known_states(examples, whole, Terms { may_be_partial: false, ..terms }).await?;
+        let all = Terms { may_be_partial: false, ..terms };
+        let examples = self.known_states(examples, whole, all, &mut Lost::new()).await?;
         let begin = move |replica: &Replica| replica.gathering(tenant, query, &examples, inside, deadline);
         let mut gathering = self.search(begin).await?;
         let mut extent = Extent::of(&mask);
@@ -86,14 +93,13 @@ impl Inner {
             }
             // What comes while the query is answered may be seen or not.
             let forgives = (round > 0).then_some(begun);
-            let mut round = Round { forgives, ..Round::default() };
+            let mut round = Round { forgives, lost: lost_within.clone(), ..Round::default() };
             let is_whole;
             (gathering, is_whole) = self.gather(gathering, &mut round, terms).await?;
             steps.append(&mut round.steps);
             if !is_whole {
                 continue;
             }
-            covered = covered.min(round.answered);
             let begun = Instant::now();
             let hits: Vec<EntityKey>;
             (gathering, hits) = self.think(gathering, move |_, gathering| gathering.page(deadline)).await?;
@@ -102,27 +108,22 @@ impl Inner {
             read.sort_unstable();
             read.dedup();
             let mut behind = Vec::new();
-            let mut lost: BTreeSet<u16> = read.iter().map(EntityKey::partition).collect();
-            for (entity, state, was_disputed) in self.known_reads(read, extent, terms).await? {
-                lost.remove(&entity.partition());
+            for (entity, state, was_disputed) in
+                self.known_reads(read, extent, terms, &mut round.lost).await?
+            {
                 if !gathering.is_confirmed(&entity, &state, was_disputed, forgives) {
                     behind.push(entity.clone());
                 }
                 states.insert(entity, state);
             }
-            covered = covered.min(usize::from(PARTITIONS) - lost.len());
             let is_settled = behind.is_empty();
             steps.push(step("read", begun, states.len(), "the hits, of enough replicas".to_owned()));
             // At ONE what a node says is taken for what is.
             if is_settled || consistency == Consistency::One {
-                if covered < usize::from(PARTITIONS) {
-                    count(&self.served.counters.queries_partial);
-                }
-                let mut answer = self.finish(gathering, states, explains, terms).await?;
+                let mut answer = self.finish(gathering, states, explains, terms, &mut round.lost).await?;
                 answer.truncated.splice(0..0, truncated);
-                answer.coverage = Some(Coverage { answered: covered, total: usize::from(PARTITIONS) });
                 answer.steps = if profiles { steps } else { Vec::new() };
-                return Ok(answer);
+                return Ok((answer, round.lost));
             }
             self.repair_tellers(behind, false, &round.told_by, terms).await;
         }
@@ -138,10 +139,11 @@ impl Inner {
         states: BTreeMap<EntityKey, EntityState>,
         explains: bool,
         terms: Terms,
+        lost: &mut Lost,
     ) -> Result<Answer> {
         let deadline = terms.deadline;
         let steps = match explains {
-            true => self.steps(gathering.path_edges(), terms).await?,
+            true => self.steps(gathering.path_edges(), terms, lost).await?,
             false => Vec::new(),
         };
         let answer = move |replica: &Replica| gathering.answer(replica, &states, steps, deadline);
@@ -156,8 +158,7 @@ impl Inner {
         terms: Terms,
     ) -> Result<(Gathering, bool)> {
         let (deadline, begun) = (terms.deadline, Instant::now());
-        let shares;
-        (shares, round.answered) = self.found(gathering.request(), terms).await?;
+        let shares = self.found(gathering.request(), terms, &mut round.lost).await?;
         for (node, share) in &shares {
             for entity in share.entities() {
                 round.told_by.entry(entity.clone()).or_default().push(*node);
@@ -177,7 +178,7 @@ impl Inner {
             } else {
                 let begun = Instant::now();
                 let extent = Extent { contents: gathering.is_about_contents(), edges: false };
-                let heads = self.known_reads(seeds, extent, terms).await?;
+                let heads = self.known_reads(seeds, extent, terms, &mut round.lost).await?;
                 round.steps.push(step(
                     "check",
                     begun,
@@ -199,13 +200,13 @@ impl Inner {
         }
         let begun = Instant::now();
         let walk = match walk {
-            Some(walk) => Some(self.walk(walk, terms).await?),
+            Some(walk) => Some(self.walk(walk, terms, &mut round.lost).await?),
             None => None,
         };
         let edges = walk.as_ref().map(RingWalk::edges);
         let (mut gathering, unknown) =
             self.think(gathering, move |_, gathering| gathering.walked(walk)).await?;
-        let shares = self.told(gathering.request(), unknown, terms).await?;
+        let shares = self.told(gathering.request(), unknown, terms, &mut round.lost).await?;
         gathering.tell(shares);
         if let Some(edges) = edges {
             let reached = gathering.reached();
@@ -214,17 +215,19 @@ impl Inner {
         Ok((gathering, true))
     }
 
-    /// What the clauses of a query find, and in how many partitions.
+    /// What the clauses of a query find.
     async fn found(
         self: &Arc<Self>,
         request: &ShareRequest,
         terms: Terms,
-    ) -> Result<(Vec<(NodeId, Share)>, usize)> {
+        lost: &mut Lost,
+    ) -> Result<Vec<(NodeId, Share)>> {
         let asked = Asked::partitions(self, terms.consistency);
         let told = asked.ask(self, |node, _| Arc::clone(self).answer(node, request.clone(), terms)).await?;
-        let answered = usize::from(PARTITIONS) - told.missing;
+        lost.extend(told.missing.iter().filter_map(|partition| u16::try_from(*partition).ok()));
         let answers = told.answers("partitions", terms)?;
-        Ok((answers.into_iter().map(|(node, _, share)| (node, share)).collect(), answered))
+        // What fewer know than must would take the places of what may be told.
+        Ok(answers.into_iter().map(|(node, _, share)| (node, share.without(lost))).collect())
     }
 
     /// What nodes know of entities.
@@ -233,6 +236,7 @@ impl Inner {
         request: &ShareRequest,
         entities: Vec<EntityKey>,
         terms: Terms,
+        lost: &mut Lost,
     ) -> Result<Vec<Share>> {
         let (tellers, consistency) = (self.tellers_of(entities.iter()), terms.consistency);
         let asked = Asked { tellers, consistency, tells_all: false };
@@ -240,7 +244,10 @@ impl Inner {
             let about = places.iter().filter_map(|place| entities.get(*place).cloned()).collect();
             Arc::clone(self).answer(node, request.of(about), terms)
         };
-        let answers = asked.ask(self, ask).await?.answers("entities", terms)?;
+        let told = asked.ask(self, ask).await?;
+        let missing = told.missing.iter().filter_map(|place| entities.get(*place));
+        lost.extend(missing.map(EntityKey::partition));
+        let answers = told.answers("entities", terms)?;
         Ok(answers.into_iter().map(|(_, _, share)| share).collect())
     }
 }

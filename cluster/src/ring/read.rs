@@ -145,8 +145,9 @@ impl Inner {
     /// In which order nodes are asked that hold the same, from the end.
     pub(super) fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
         let (here, peers) = (self.served.node, &self.served.peers);
+        let is_last = |node: &NodeId| peers.is_paused(*node) || self.unrepaired.has(*node);
         let mut order = replicas.to_vec();
-        order.sort_by_key(|node| Reverse((peers.is_paused(*node), node.0.wrapping_sub(here.0), *node)));
+        order.sort_by_key(|node| Reverse((is_last(node), node.0.wrapping_sub(here.0), *node)));
         order
     }
 }

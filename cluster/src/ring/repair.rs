@@ -1,9 +1,13 @@
 //! Read repair: who reads after a read reads nothing older.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use allidb_index::{EntityKey, EntityState, Error, Extent, Result};
-use tokio::{task::JoinSet, time::sleep};
+use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     counts::add,
@@ -15,8 +19,30 @@ use crate::{
     peer::{Client, proto::AbsorbRequest},
 };
 
+/// How long a replica that did not take a repair is asked after others.
+const AVOIDED: Duration = Duration::from_secs(5);
+
 /// Bytes of states that are sent at once, unless one alone is larger.
 const BATCH_BYTES: usize = 4 << 20;
+
+/// Replicas that did not take a repair lately, as their disk may be full: what they tell is behind, so others are asked before them.
+#[derive(Debug, Default)]
+pub(super) struct Unrepaired(Mutex<BTreeMap<NodeId, Instant>>);
+
+impl Unrepaired {
+    /// Whether a node is one of them.
+    pub(super) fn has(&self, node: NodeId) -> bool {
+        self.0.lock().get(&node).is_some_and(|since| since.elapsed() < AVOIDED)
+    }
+
+    fn note(&self, node: NodeId, is_repaired: bool) {
+        let mut since = self.0.lock();
+        match is_repaired {
+            true => drop(since.remove(&node)),
+            false => drop(since.insert(node, Instant::now())),
+        }
+    }
+}
 
 impl GroupRead {
     /// Merges what replicas hold of the entities on which they differ, and has as many hold it as are needed, before anybody is told. Those
@@ -131,6 +157,12 @@ impl GroupRead {
 
     /// Has a replica merge states.
     async fn tell(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
+        let told = self.have_absorbed(node, states).await;
+        self.inner.unrepaired.note(node, told.is_ok());
+        told
+    }
+
+    async fn have_absorbed(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
         if node == self.inner.served.node {
             return self.inner.here(move |served| served.absorb(states)).await;
         }

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use allidb_index::{EntityKey, Extent, IdsPage, IdsRequest, Result, ScanPage, ScanRequest, model::EntityRef};
 
-use super::{Inner, Ring, Terms, ask::Asked};
+use super::{Inner, Ring, Terms, ask::Asked, walk::Lost};
 
 /// Ids that are asked for beyond a page: some turn out to be gone, or not to match.
 const SPARE: usize = 32;
@@ -32,7 +32,7 @@ impl Ring {
                 let keys = some.iter().map(|entity| replica.entity_key(terms.tenant, entity));
                 let keys: Vec<EntityKey> = keys.collect::<Result<_>>()?;
                 let extent = Extent::of(&request.read_mask);
-                for (key, state) in self.0.known_states(keys, extent, terms).await? {
+                for (key, state) in self.0.known_states(keys, extent, terms, &mut Lost::new()).await? {
                     let is_full = bytes > 0 && bytes + limits.entity_bytes > limits.answer_bytes;
                     if page.entities.len() == request.limit || is_full {
                         page.next = after;

@@ -105,6 +105,8 @@ impl Inner {
     ) -> Result<Vec<(Tally, Option<NodeId>)>> {
         let mut agreed = vec![(Tally::default(), None); usize::from(PARTITIONS)];
         let mut open: Vec<u16> = (0..PARTITIONS).collect();
+        // What still differs after all rounds is being written, unless a replica cannot be repaired.
+        let mut is_repaired = true;
         for round in 0..ROUNDS {
             let request = |partitions| TallyRequest {
                 collection: collection.to_owned(),
@@ -141,14 +143,20 @@ impl Inner {
             differ.sort_unstable();
             differ.dedup();
             if differ.is_empty() {
-                break;
+                return Ok(agreed);
             }
             open = differ.into_iter().filter_map(|place| open.get(place).copied()).collect();
             if round + 1 < ROUNDS {
-                self.repair_partitions(collection, &open, terms).await?;
+                is_repaired = self.repair_partitions(collection, &open, terms).await?;
             }
         }
-        Ok(agreed)
+        match is_repaired {
+            true => Ok(agreed),
+            false => Err(Error::Unavailable(format!(
+                "replicas of {} partitions differ, and not all of them can be repaired",
+                open.len()
+            ))),
+        }
     }
 
     fn asked_of(&self, partitions: &[u16], consistency: Consistency) -> Asked {
@@ -156,8 +164,14 @@ impl Inner {
         Asked { tellers, consistency, tells_all: false }
     }
 
-    /// Reads, and so repairs, the entities on which replicas of partitions differ.
-    async fn repair_partitions(self: &Arc<Self>, collection: &str, open: &[u16], terms: Terms) -> Result<()> {
+    /// Reads, and so repairs, the entities on which replicas of partitions differ. False if some replica cannot be repaired.
+    async fn repair_partitions(
+        self: &Arc<Self>,
+        collection: &str,
+        open: &[u16],
+        terms: Terms,
+    ) -> Result<bool> {
+        let mut is_repaired = true;
         for open in open.chunks(ROSTERS) {
             let asked = self.asked_of(open, terms.consistency);
             let ask = |node, places: Vec<usize>| {
@@ -178,8 +192,8 @@ impl Inner {
                 }
             }
             let disputed = rosters.iter().flat_map(|rosters| disputed(rosters)).collect();
-            self.repair_tellers(disputed, false, &told_by, terms).await;
+            is_repaired &= self.repair_tellers(disputed, false, &told_by, terms).await;
         }
-        Ok(())
+        Ok(is_repaired)
     }
 }

@@ -14,7 +14,10 @@ use allidb_index::{
     model::{Chunk, Direction, Edge, Entity, EntityRef, ReadMask, Value, Write, Written},
     query::{Answer, ExpandSpec, Nearest, NearestTarget, Query, Seed, TextQuery},
 };
-use allidb_storage::Durability;
+use allidb_storage::{
+    Durability,
+    fs::{Effect, Fault, Operation},
+};
 use world::{TENANT, World};
 
 type Shown = (String, String, usize, BTreeMap<String, Value>, Vec<f32>, Vec<String>);
@@ -380,4 +383,66 @@ async fn a_walk_begins_at_words_in_chunks() {
     };
     assert!(whole.hits.iter().filter(|hit| hit.chunk_id == "0").count() == 10, "{:?}", found(&whole));
     assert_eq!(found(&answer), found(&whole));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_cannot_be_repaired_makes_no_answer_wrong() {
+    for (count, sick) in [(3, 2), (3, 0), (5, 1)] {
+        let world = World::of(count, 40 + sick as u64).await;
+        world.fill(0);
+        let (operation, effect) = (Operation::Write, Effect::Full(0));
+        let full = Fault { operation, effect, suffix: String::new(), skip: 0, times: u64::MAX };
+        world.nodes[sick].fs.inject(full);
+        for at in 0..60 {
+            world.write(world.put(&format!("new{at}")), Some(sick));
+        }
+        world.clock.advance(10_000);
+        let all = Terms { consistency: Consistency::All, ..world.terms() };
+        let query = Query { limit: 30, ..Query::new("c", vec![world.nearest()]) };
+        let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+        for node in &world.nodes {
+            let ring = &node.ring;
+            assert_eq!(ring.count("c", None, world.terms()).await.expect("a quorum is there"), 210);
+            let refused = ring.count("c", None, all).await;
+            assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
+            let fields = vec![Field::Attribute(vec!["kind".to_owned()])];
+            let request = FacetsRequest { collection: "c".to_owned(), fields, filter: None, limit: 10 };
+            let facets = ring.facets(request, world.terms()).await.expect("a quorum is there");
+            let counted: u64 = facets.iter().flat_map(|facet| &facet.values).map(|(_, count)| count).sum();
+            assert_eq!(counted, 210);
+            let answer = ring.query(query.clone(), world.terms()).await.expect("a quorum is there");
+            assert_eq!(shown(&answer), shown(&whole));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_is_as_full_as_it_may_be_and_says_what_it_leaves_out() {
+    let world = World::of(5, 44).await;
+    world.fill(0);
+    world.nodes[3].server.abort();
+    world.nodes[4].server.abort();
+    let ring = &world.nodes[0].ring;
+    let terms = Terms { may_be_partial: true, ..world.terms() };
+    let nearest = world.nearest();
+    let query = |limit| Query { limit, ..Query::new("c", vec![nearest.clone()]) };
+    let everything = ring.query(query(150), terms).await.expect("a part").hits.len();
+    assert!(everything > 50 && everything < 150, "{everything}");
+    for limit in [1, 10, everything - 1] {
+        let answer = ring.query(query(limit), terms).await.expect("a part");
+        assert_eq!(answer.hits.len(), limit);
+        let coverage = answer.coverage.expect("told");
+        assert!(coverage.answered < coverage.total, "{coverage:?}");
+    }
+    // What is seen is seen; what lies behind is not, and that is said.
+    for _ in 0..20 {
+        let seeds = Seed::Ids(vec![world.id()]);
+        let expand = Some(ExpandSpec { hops: 3, direction: Direction::Both, ..ExpandSpec::default() });
+        let query = Query { expand, limit: 150, ..Query::new("c", vec![seeds]) };
+        let Ok(part) = ring.query(query.clone(), terms).await else { continue };
+        let whole = world.lone.query(TENANT, &query, world.terms().deadline).expect("answered");
+        let coverage = part.coverage.expect("told");
+        let is_whole = part.hits.len() == whole.hits.len();
+        assert!(is_whole || coverage.answered < coverage.total, "{coverage:?} of {}", part.hits.len());
+    }
 }

@@ -21,10 +21,6 @@ pub(crate) const TENANT: TenantId = TenantId::DEFAULT;
 pub(crate) const ENTITIES: u64 = 150;
 const NOW_MS: u64 = 1_700_000_000_000;
 
-pub(crate) fn open(seed: u64, clock: &Arc<ManualClock>) -> Arc<Replica> {
-    open_on(&SimFs::new(), seed, clock)
-}
-
 /// The replica on a disk.
 pub(crate) fn open_on(fs: &SimFs, seed: u64, clock: &Arc<ManualClock>) -> Arc<Replica> {
     Replica::open(ReplicaOptions {
@@ -55,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) replica: Arc<Replica>,
     pub(crate) ring: Ring,
     pub(crate) layout: Layout,
+    pub(crate) fs: SimFs,
     pub(crate) address: String,
     pub(crate) server: JoinHandle<()>,
 }
@@ -81,8 +78,9 @@ impl World {
     /// Nodes with clocks of their own; the one that has everything goes by the first.
     pub(crate) async fn with_clocks(seed: u64, clocks: &[Arc<ManualClock>], hints: HintLimits) -> Self {
         let (count, clock) = (clocks.len(), Arc::clone(&clocks[0]));
-        let replicas: Vec<Arc<Replica>> =
-            clocks.iter().zip(seed * 100..).map(|(clock, seed)| open(seed, clock)).collect();
+        let disks: Vec<SimFs> = clocks.iter().map(|_| SimFs::new()).collect();
+        let open = |((fs, clock), seed): ((&SimFs, _), _)| open_on(fs, seed, clock);
+        let replicas: Vec<Arc<Replica>> = disks.iter().zip(clocks).zip(seed * 100..).map(open).collect();
         let words = TextField {
             attribute: "words".to_owned(),
             weight: 1.0,
@@ -96,7 +94,7 @@ impl World {
         };
         replicas[0].create_collection(TENANT, "c", spec).expect("a collection");
         let catalogue = replicas[0].encoded_catalogue();
-        let lone = open(seed * 100 + 99, &clock);
+        let lone = open_on(&SimFs::new(), seed * 100 + 99, &clock);
         for replica in replicas[1..].iter().chain([&lone]) {
             replica.adopt_catalogue(&catalogue).expect("adopted");
         }
@@ -118,7 +116,7 @@ impl World {
             })
             .collect();
         let mut nodes = Vec::new();
-        for (replica, listener) in replicas.into_iter().zip(listeners) {
+        for ((replica, listener), fs) in replicas.into_iter().zip(listeners).zip(disks) {
             let ring = Ring::open(RingOptions {
                 replica: Arc::clone(&replica),
                 layout: layout.clone(),
@@ -135,7 +133,7 @@ impl World {
             let server = serve(&ring, listener);
             let id = NodeId(replica.node());
             let address = addresses[&id].clone();
-            nodes.push(Node { id, replica, ring, layout: layout.clone(), address, server });
+            nodes.push(Node { id, replica, ring, layout: layout.clone(), fs, address, server });
         }
         Self { nodes, lone, random: SeededRandom::new(seed), clock }
     }

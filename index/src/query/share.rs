@@ -1,6 +1,6 @@
 //! What one node tells of a query that several nodes answer: what its clauses find there, and what scoring needs to know of that.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use foldhash::{HashMap, HashMapExt};
 use serde::{Deserialize, Serialize};
@@ -89,6 +89,28 @@ impl Share {
     /// Those of whom it tells.
     pub fn entities(&self) -> impl Iterator<Item = &EntityKey> {
         self.known.iter().map(|known| &known.entity)
+    }
+
+    /// The same without what lies in some partitions.
+    #[must_use]
+    pub fn without(mut self, partitions: &BTreeSet<u16>) -> Self {
+        let stays = |known: &Known| !partitions.contains(&known.entity.partition());
+        let mut next = 0;
+        let place = |known: &Known| {
+            let place = stays(known).then_some(next);
+            next += usize::from(place.is_some());
+            place
+        };
+        let places: Vec<Option<usize>> = self.known.iter().map(place).collect();
+        for brought in &mut self.brought {
+            let moved = brought.iter().filter_map(|of| {
+                let at = places.get(of.at).copied().flatten()?;
+                Some(Brought { at, ..*of })
+            });
+            *brought = moved.collect();
+        }
+        self.known.retain(stays);
+        self
     }
 }
 
