@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Failures in a row after which a node is left alone for a while.
 const FAILURES: u32 = 3;
+/// How long whoever tries a node may take before another one does.
+const TRIAL: Duration = Duration::from_secs(2);
 /// How long at first, and at most; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_000);
@@ -65,13 +67,20 @@ pub(crate) struct Way {
     /// Kilobytes that may still be sent.
     room: Arc<Semaphore>,
     health: Mutex<Health>,
+    /// Another one for each two nodes.
+    seed: u64,
 }
 
-/// How calls to a node went lately: one that fails again and again is left alone for a while, so that nobody waits for it.
+/// How calls to a node went lately: one that fails again and again is left alone for a while, so that nobody waits for it. Then one call tries
+/// whether it answers again, before others are let through (a circuit breaker).
 #[derive(Debug, Default)]
 struct Health {
     failures: u32,
     paused_until: Option<Instant>,
+    /// When the call was let through that tries it.
+    tried: Option<Instant>,
+    /// Whether gossip does not hear from it.
+    is_silent: bool,
 }
 
 impl Way {
@@ -85,28 +94,64 @@ impl Way {
         (Arc::clone(&self.room), u32::try_from(kib).unwrap_or(u32::MAX))
     }
 
-    /// Whether it is left alone now.
+    /// Whether it is left alone now: others are asked before it.
     pub(crate) fn is_paused(&self) -> bool {
-        self.health.lock().paused_until.is_some_and(|until| until > Instant::now())
+        let health = self.health.lock();
+        health.is_silent || health.paused_until.is_some()
+    }
+
+    /// Whether it is known not to answer calls.
+    fn is_failing(&self) -> bool {
+        self.health.lock().paused_until.is_some()
+    }
+
+    /// Whether it may be called now. Whoever may while it is left alone tries it, and says how that went.
+    pub(crate) fn admits(&self) -> bool {
+        let mut health = self.health.lock();
+        let (now, Some(until)) = (Instant::now(), health.paused_until) else { return true };
+        let is_tried = health.tried.is_some_and(|since| now.duration_since(since) < TRIAL);
+        if now < until || is_tried {
+            return false;
+        }
+        health.tried = Some(now);
+        true
+    }
+
+    /// Takes note of whether gossip hears from it.
+    pub(crate) fn is_heard(&self, is_heard: bool) {
+        self.health.lock().is_silent = !is_heard;
     }
 
     pub(crate) fn succeeded(&self) {
-        *self.health.lock() = Health::default();
+        let mut health = self.health.lock();
+        *health = Health { is_silent: health.is_silent, ..Health::default() };
+    }
+
+    /// Whether a call that is under way tries it.
+    pub(crate) fn is_tried(&self) -> bool {
+        self.health.lock().tried.is_some()
+    }
+
+    /// Adds up to half as much to a time, differently for each two nodes and each attempt: nodes that lost the same one do not all come back to it
+    /// at once.
+    pub(crate) fn jittered(&self, time: Duration, attempt: u32) -> Duration {
+        let mixed = (self.seed ^ u64::from(attempt)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        time + time.mul_f64((mixed >> 40) as f64 / f64::from(1 << 24) / 2.0)
     }
 
     pub(crate) fn failed(&self) {
         let mut health = self.health.lock();
         health.failures = health.failures.saturating_add(1);
+        health.tried = None;
         let Some(beyond) = health.failures.checked_sub(FAILURES) else { return };
         let pause = PAUSE.saturating_mul(1 << beyond.min(8)).min(LONGEST_PAUSE);
-        // Nodes that lost the same one do not all come back to it at once.
-        let jitter = u64::from(health.failures).wrapping_mul(0x9e37_79b9) % 50;
-        health.paused_until = Some(Instant::now() + pause + Duration::from_millis(jitter));
+        health.paused_until = Some(Instant::now() + self.jittered(pause, health.failures));
     }
 }
 
 /// The ways to the other nodes, as far as it is known where they are.
 pub(crate) struct Connections {
+    here: NodeId,
     connector: Connector,
     ways: RwLock<BTreeMap<NodeId, Arc<Way>>>,
 }
@@ -118,8 +163,12 @@ impl fmt::Debug for Connections {
 }
 
 impl Connections {
-    pub(crate) fn to(addresses: &BTreeMap<NodeId, String>, connector: Connector) -> Result<Self> {
-        let connections = Self { connector, ways: RwLock::default() };
+    pub(crate) fn new(
+        here: NodeId,
+        addresses: &BTreeMap<NodeId, String>,
+        connector: Connector,
+    ) -> Result<Self> {
+        let connections = Self { here, connector, ways: RwLock::default() };
         addresses.iter().try_for_each(|(node, address)| connections.is_at(*node, address).map(drop))?;
         Ok(connections)
     }
@@ -133,7 +182,8 @@ impl Connections {
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB));
-        let way = Way { address: address.to_owned(), client, room, health: Mutex::default() };
+        let seed = self.here.0.rotate_left(32) ^ node.0;
+        let way = Way { address: address.to_owned(), client, room, health: Mutex::default(), seed };
         self.ways.write().insert(node, Arc::new(way));
         Ok(true)
     }
@@ -149,7 +199,19 @@ impl Connections {
         self.ways.read().get(&node).cloned().ok_or_else(unknown)
     }
 
-    /// Whether it is worth asking a node now.
+    /// Takes note of whether gossip hears from a node.
+    pub(crate) fn is_heard(&self, node: NodeId, is_heard: bool) {
+        if let Some(way) = self.ways.read().get(&node) {
+            way.is_heard(is_heard);
+        }
+    }
+
+    /// Whether a node did not answer calls lately, and has not answered since.
+    pub(crate) fn is_failing(&self, node: NodeId) -> bool {
+        self.ways.read().get(&node).is_some_and(|way| way.is_failing())
+    }
+
+    /// Whether a node did not answer lately, or is not heard from: others are asked before it.
     pub(crate) fn is_paused(&self, node: NodeId) -> bool {
         self.ways.read().get(&node).is_some_and(|way| way.is_paused())
     }

@@ -1,6 +1,6 @@
 //! Whose calls are answered: those of nodes that go by the same layout, and whose clocks are about right.
 
-use allidb_index::Clock;
+use allidb_index::{Clock, Deadline};
 use tonic::Status;
 
 use crate::{layout::Layout, peer::proto};
@@ -22,13 +22,15 @@ impl Fence {
     }
 
     /// What is sent with a call.
-    pub(crate) fn sent(self, clock: &dyn Clock) -> Option<proto::Fence> {
+    pub(crate) fn sent(self, clock: &dyn Clock, deadline: Deadline) -> Option<proto::Fence> {
         let Self { version, digest, catalogue } = self;
+        let within_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
         Some(proto::Fence {
             layout_version: version,
             layout_digest: digest,
             now_ms: clock.now_ms(),
             catalogue_version: catalogue,
+            within_ms,
         })
     }
 

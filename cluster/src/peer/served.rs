@@ -23,7 +23,8 @@ use crate::{
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
 const MAX_AHEAD_MS: u64 = 2_000;
 
-/// When a question is asked again that did not get through.
+/// How often a question is asked again that did not get through, and when first; the time doubles.
+const RETRIES: u32 = 2;
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// What a node serves others with, and asks them with.
@@ -49,9 +50,9 @@ impl Served {
         Fence::of(&self.layout, self.replica.catalogue_version())
     }
 
-    /// What is sent with a call.
-    pub(crate) fn sent_fence(&self) -> Option<proto::Fence> {
-        self.fence().sent(self.replica.wall())
+    /// What is sent with a call whose caller waits until then.
+    pub(crate) fn sent_fence(&self, deadline: Deadline) -> Option<proto::Fence> {
+        self.fence().sent(self.replica.wall(), deadline)
     }
 
     /// What a node answers in time. One that did not answer several times in a row is not asked for a while.
@@ -79,23 +80,27 @@ impl Served {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let way = self.peers.get(node)?;
-        if way.is_paused() {
+        if !way.admits() {
             count(&self.counters.calls_withheld);
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
         }
-        let within = patience.min(deadline.remaining());
-        // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked twice.
-        let twice = async {
-            match ask(way.client()).await {
-                Err(status) if is_of_transport(&status) => {
-                    count(&self.counters.calls_retried);
-                    sleep(RETRY_AFTER).await;
-                    ask(way.client()).await
+        let is_trial = way.is_tried();
+        let remaining = deadline.remaining();
+        let (within, is_callers) = (patience.min(remaining), remaining <= patience);
+        // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked again.
+        let again = async {
+            for attempt in 0.. {
+                match ask(way.client()).await {
+                    Err(status) if is_of_transport(&status) && attempt < RETRIES => {
+                        count(&self.counters.calls_retried);
+                        sleep(way.jittered(RETRY_AFTER * (1 << attempt), attempt)).await;
+                    }
+                    answer => return answer,
                 }
-                answer => answer,
             }
+            Err(Status::internal("there are no more numbers"))
         };
-        match timeout(within, twice).await {
+        match timeout(within, again).await {
             Ok(Ok(response)) => {
                 count(&self.counters.calls_answered);
                 way.succeeded();
@@ -111,18 +116,23 @@ impl Served {
                 let (code, message) = (status.code(), status.message());
                 Err(match code {
                     Code::InvalidArgument => Error::invalid("a call between nodes", message),
-                    Code::DeadlineExceeded => Error::DeadlineExceeded,
-                    Code::ResourceExhausted => Error::Exhausted(format!("node {node}: {message}")),
+                    Code::DeadlineExceeded if is_callers => Error::DeadlineExceeded,
+                    Code::ResourceExhausted | Code::OutOfRange => {
+                        Error::Exhausted(format!("node {node}: {message}"))
+                    }
                     _ => Error::Unavailable(format!("node {node} answered {code:?}: {message}")),
                 })
             }
             Err(_) => {
                 count(&self.counters.calls_failed);
                 // A caller in a hurry tells nothing of it.
-                if within == self.call_timeout {
+                if is_trial || within == self.call_timeout {
                     way.failed();
                 }
-                Err(Error::Unavailable(format!("node {node} did not answer within {within:?}")))
+                Err(match is_callers {
+                    true => Error::DeadlineExceeded,
+                    false => Error::Unavailable(format!("node {node} did not answer within {within:?}")),
+                })
             }
         }
     }

@@ -65,12 +65,20 @@ impl PeerService {
 }
 
 impl Served {
+    /// Does work for a call, unless its caller has given up by then.
     async fn work<T: Send + 'static>(
         self: &Arc<Self>,
+        fence: Option<&proto::Fence>,
         work: impl FnOnce(&Self) -> allidb_index::Result<T> + Send + 'static,
     ) -> Result<T, Status> {
         let served = Arc::clone(self);
-        self.work.run(move || work(&served)).await.flatten().map_err(|error| status(&error))
+        let patience = Duration::from_millis(fence.map_or(0, |fence| fence.within_ms)).min(MOST_PATIENCE);
+        let deadline = Deadline::after(patience);
+        let work = move || {
+            deadline.check()?;
+            work(&served)
+        };
+        self.work.run(work).await.flatten().map_err(|error| status(&error))
     }
 
     /// Nobody is sent what belongs to others.
@@ -157,7 +165,9 @@ impl Peer for PeerService {
         served.check_held(mutations.iter().flat_map(Mutation::entities))?;
         served.check_versions(mutations.iter().map(Mutation::highest_version))?;
         let durability = durability(request.durability);
-        let results = served.work(move |served| Ok(served.write(mutations, durability))).await?;
+        let results = served
+            .work(request.fence.as_ref(), move |served| Ok(served.write(mutations, durability)))
+            .await?;
         Ok(Response::new(WriteReply { outcomes: results.into_iter().map(outcome).collect() }))
     }
 
@@ -171,7 +181,7 @@ impl Peer for PeerService {
             false => served.replica.held_encoded(&named, extent, MAX_ANSWER_BYTES),
             true => served.digests(&named, extent),
         };
-        let states = served.work(held).await?;
+        let states = served.work(fence.as_ref(), held).await?;
         Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
     }
 
@@ -210,7 +220,7 @@ impl Peer for PeerService {
         let states = states.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
         served.check_versions(states.iter().map(EntityState::highest_version))?;
         let states = named.into_iter().zip(states).collect();
-        served.work(move |served| served.absorb(states)).await?;
+        served.work(fence.as_ref(), move |served| served.absorb(states)).await?;
         Ok(Response::new(AbsorbReply {}))
     }
 
@@ -218,8 +228,10 @@ impl Peer for PeerService {
         &self,
         request: Request<ReadCatalogueRequest>,
     ) -> Result<Response<ReadCatalogueReply>, Status> {
-        let served = self.check_layout(request.into_inner().fence.as_ref())?;
-        let catalogue = served.work(|served| Ok(served.replica.encoded_catalogue())).await?.into();
+        let ReadCatalogueRequest { fence } = request.into_inner();
+        let served = self.check_layout(fence.as_ref())?;
+        let read = |served: &Served| Ok(served.replica.encoded_catalogue());
+        let catalogue = served.work(fence.as_ref(), read).await?.into();
         Ok(Response::new(ReadCatalogueReply { catalogue }))
     }
 
@@ -240,7 +252,7 @@ impl Peer for PeerService {
     ) -> Result<Response<AdoptCatalogueReply>, Status> {
         let AdoptCatalogueRequest { fence, catalogue } = request.into_inner();
         let served = self.check_layout(fence.as_ref())?;
-        served.work(move |served| served.replica.adopt_catalogue(&catalogue)).await?;
+        served.work(fence.as_ref(), move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
     }
 

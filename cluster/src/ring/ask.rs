@@ -225,11 +225,14 @@ impl Inner {
         if node == self.served.node {
             return self.search(move |replica| question.answer(replica, tenant, deadline)).await;
         }
+        if may_be_partial && self.served.peers.is_paused(node) {
+            return Err(Error::Unavailable(format!("node {node} is not heard from")));
+        }
         let question = encode(&question.into())?.into();
         // Who takes a part has time left to do something with it.
         let within = if may_be_partial { deadline.remaining() / 2 } else { deadline.remaining() };
         let request = AnswerRequest {
-            fence: self.served.sent_fence(),
+            fence: self.served.sent_fence(deadline),
             tenant: tenant.0,
             question,
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),

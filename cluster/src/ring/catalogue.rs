@@ -43,8 +43,10 @@ impl Ring {
             let instead = match served.decides() {
                 Some(node) if node == served.node => served.decide(next.clone(), deadline).await?,
                 Some(node) => {
-                    let request =
-                        ChangeCatalogueRequest { fence: served.sent_fence(), catalogue: next.clone().into() };
+                    let request = ChangeCatalogueRequest {
+                        fence: served.sent_fence(deadline),
+                        catalogue: next.clone().into(),
+                    };
                     let ask = |mut peer: Client| {
                         let request = request.clone();
                         async move { peer.change_catalogue(request).await }
@@ -72,7 +74,7 @@ impl Ring {
     /// If the node does not answer, or what it has cannot be kept.
     pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
         let served = &self.0.served;
-        let request = ReadCatalogueRequest { fence: served.sent_fence() };
+        let request = ReadCatalogueRequest { fence: served.sent_fence(deadline) };
         let ask = |mut peer: Client| async move { peer.read_catalogue(request).await };
         let reply = served.call(node, deadline, ask).await?;
         self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
@@ -117,7 +119,7 @@ impl Served {
         for node in self.layout.members().iter().map(|member| member.node).filter(|node| *node != self.node) {
             let (served, catalogue) = (Arc::clone(self), next.clone().into());
             told.spawn(async move {
-                let request = AdoptCatalogueRequest { fence: served.sent_fence(), catalogue };
+                let request = AdoptCatalogueRequest { fence: served.sent_fence(deadline), catalogue };
                 let ask = |mut peer: Client| {
                     let request = request.clone();
                     async move { peer.adopt_catalogue(request).await }

@@ -186,7 +186,7 @@ impl Ring {
                 replica,
                 work,
                 searches,
-                peers: Connections::to(&options.addresses, options.connector)?,
+                peers: Connections::new(node, &options.addresses, options.connector)?,
                 call_timeout: options.call_timeout,
                 deciding: tokio::sync::Mutex::default(),
                 counters: Counters::default(),

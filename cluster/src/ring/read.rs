@@ -265,7 +265,7 @@ impl GroupRead {
         while let Some(rest) = entities.get(told.len()..).filter(|rest| !rest.is_empty()) {
             let named = rest.iter().map(|entity| entity.encode().into()).collect();
             let Extent { contents, edges } = self.extent;
-            let fence = self.inner.served.sent_fence();
+            let fence = self.inner.served.sent_fence(self.deadline);
             let request = ReadRequest { fence, entities: named, contents, edges, digests };
             let ask = |mut peer: Client| {
                 let request = request.clone();
@@ -297,6 +297,10 @@ impl GroupRead {
 
 /// Not as many replicas as must be.
 pub(super) fn too_few(answered: usize, needed: usize, why: Option<Error>) -> Error {
-    let why = why.map_or_else(String::new, |error| format!("; {error}"));
-    Error::Unavailable(format!("{answered} of {needed} replicas answered{why}"))
+    match why {
+        // What the caller can do about it is another thing than if they were away.
+        Some(error @ (Error::DeadlineExceeded | Error::Exhausted(_))) => error,
+        Some(error) => Error::Unavailable(format!("{answered} of {needed} replicas answered; {error}")),
+        None => Error::Unavailable(format!("{answered} of {needed} replicas answered")),
+    }
 }

@@ -168,7 +168,7 @@ impl GroupRead {
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {
-            let fence = self.inner.served.sent_fence();
+            let fence = self.inner.served.sent_fence(self.deadline);
             let mut request = AbsorbRequest { fence, ..AbsorbRequest::default() };
             let mut bytes = 0;
             while bytes < BATCH_BYTES

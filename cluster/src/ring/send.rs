@@ -85,7 +85,7 @@ impl Inner {
             Durability::Flush => proto::Durability::Flush,
             Durability::Sync => proto::Durability::Sync,
         };
-        let (count, fence) = (mutations.len(), self.served.sent_fence());
+        let (count, fence) = (mutations.len(), self.served.sent_fence(deadline));
         let request = WriteRequest { fence, mutations, durability: durability.into() };
         let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
@@ -129,7 +129,7 @@ impl Inner {
         }
         let count = mutations.len();
         let durability = proto::Durability::Sync.into();
-        let request = WriteRequest { fence: self.served.sent_fence(), mutations, durability };
+        let request = WriteRequest { fence: self.served.sent_fence(deadline), mutations, durability };
         let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));

@@ -86,7 +86,7 @@ impl Ring {
                         tracing::warn!(%node, %error, "what is kept for a node for too long is not dropped");
                     }
                     if ring.has_hints(node)
-                        && !ring.0.served.peers.is_paused(node)
+                        && !ring.0.served.peers.is_failing(node)
                         && let Err(error) = ring.deliver_hints(node, Deadline::after(DELIVERY)).await
                     {
                         tracing::debug!(%node, %error, "writes that are kept for a node wait on");
@@ -154,6 +154,9 @@ impl Ring {
                     tracing::warn!(node = %view.node, address = view.address, %error, "a node says it is where nothing can be");
                 }
             }
+        }
+        for view in nodes.iter().filter(is_other) {
+            served.peers.is_heard(view.node, view.is_alive);
         }
         if has_moved && let Err(error) = self.keep_addresses().await {
             tracing::warn!(%error, "where other nodes are is not kept");

@@ -154,6 +154,10 @@ impl Pending {
         if let Some(into) = &self.merged_into {
             return Verdict::Merged(into.clone());
         }
+        // What the caller can do about it is another thing than if they were away.
+        if let Some(error @ (Error::DeadlineExceeded | Error::Exhausted(_))) = &self.error {
+            return Verdict::Failed(error.clone());
+        }
         let why = self.error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
         let (acknowledged, all, needed) = (side.acknowledged, side.replicas.len(), side.needed);
         let why = format!("{acknowledged} of {all} replicas acknowledged the write, {needed} must{why}");
