@@ -44,6 +44,13 @@ impl Fence {
                 self.catalogue
             )));
         }
+        if theirs < self.catalogue {
+            // Not what it may do something about but by taking this one over.
+            return Err(Status::aborted(format!(
+                "the call goes by catalogue {theirs}, this node by {}",
+                self.catalogue
+            )));
+        }
         Ok(())
     }
 

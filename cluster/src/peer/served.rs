@@ -6,7 +6,7 @@ use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, Version, model::Written,
 };
 use allidb_storage::Durability;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -40,6 +40,8 @@ pub(crate) struct Served {
     pub(crate) call_timeout: Duration,
     /// One change of the catalogue at a time, where that is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
+    /// When the catalogues of others were looked at last: by one at a time.
+    pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,
     /// Unless it is wrong on purpose.
     pub(crate) checks_fence: bool,
@@ -50,17 +52,12 @@ impl Served {
         Fence::of(&self.layout, self.replica.catalogue_version())
     }
 
-    /// What is sent with a call whose caller waits until then.
-    pub(crate) fn sent_fence(&self, deadline: Deadline) -> Option<proto::Fence> {
-        self.fence().sent(self.replica.wall(), deadline)
-    }
-
-    /// What a node answers in time. One that did not answer several times in a row is not asked for a while.
+    /// What a node answers in time; the question gets a fence. One that did not answer several times in a row is not asked for a while.
     pub(crate) async fn call<T, F>(
         &self,
         node: NodeId,
         deadline: Deadline,
-        ask: impl Fn(PeerClient<Channel>) -> F,
+        ask: impl Fn(PeerClient<Channel>, Option<proto::Fence>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -74,7 +71,7 @@ impl Served {
         patience: Duration,
         node: NodeId,
         deadline: Deadline,
-        ask: impl Fn(PeerClient<Channel>) -> F,
+        ask: impl Fn(PeerClient<Channel>, Option<proto::Fence>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -89,8 +86,15 @@ impl Served {
         let (within, is_callers) = (patience.min(remaining), remaining <= patience);
         // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked again.
         let again = async {
+            let mut has_learnt = false;
             for attempt in 0.. {
-                match ask(way.client()).await {
+                let fence = self.fence().sent(self.replica.wall(), deadline);
+                match ask(way.client(), fence).await {
+                    // It goes by a newer catalogue, and knows what is meant by what.
+                    Err(status) if status.code() == Code::Aborted && !has_learnt => {
+                        has_learnt = true;
+                        self.learn_from(way.client(), deadline).await?;
+                    }
                     Err(status) if is_of_transport(&status) && attempt < RETRIES => {
                         count(&self.counters.calls_retried);
                         sleep(way.jittered(RETRY_AFTER * (1 << attempt), attempt)).await;
@@ -135,6 +139,18 @@ impl Served {
                 })
             }
         }
+    }
+
+    /// Takes over the catalogue of another node, if it is newer.
+    async fn learn_from(&self, mut peer: PeerClient<Channel>, deadline: Deadline) -> Result<(), Status> {
+        let fence = self.fence().sent(self.replica.wall(), deadline);
+        let catalogue =
+            peer.read_catalogue(proto::ReadCatalogueRequest { fence }).await?.into_inner().catalogue;
+        let replica = Arc::clone(&self.replica);
+        let adopted = self.work.run(move || replica.adopt_catalogue(&catalogue)).await.flatten();
+        adopted
+            .map(drop)
+            .map_err(|error| Status::unavailable(format!("a newer catalogue cannot be taken over: {error}")))
     }
 
     /// One version from far ahead would lift the clocks of all nodes.

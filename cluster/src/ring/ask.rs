@@ -232,13 +232,13 @@ impl Inner {
         // Who takes a part has time left to do something with it.
         let within = if may_be_partial { deadline.remaining() / 2 } else { deadline.remaining() };
         let request = AnswerRequest {
-            fence: self.served.sent_fence(deadline),
+            fence: None,
             tenant: tenant.0,
             question,
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
         };
-        let ask = |mut peer: Client| {
-            let request = request.clone();
+        let ask = |mut peer: Client, fence| {
+            let request = AnswerRequest { fence, ..request.clone() };
             async move { peer.answer(request).await }
         };
         let reply = self.served.call_within(within, node, deadline, ask).await?;

@@ -7,7 +7,8 @@
 use std::{sync::Arc, time::Duration};
 
 use allidb_index::{Deadline, Error, Replica, Result};
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use tokio::{task::JoinSet, time::Instant};
 
 use super::Ring;
 use crate::{
@@ -43,12 +44,9 @@ impl Ring {
             let instead = match served.decides() {
                 Some(node) if node == served.node => served.decide(next.clone(), deadline).await?,
                 Some(node) => {
-                    let request = ChangeCatalogueRequest {
-                        fence: served.sent_fence(deadline),
-                        catalogue: next.clone().into(),
-                    };
-                    let ask = |mut peer: Client| {
-                        let request = request.clone();
+                    let catalogue: Bytes = next.clone().into();
+                    let ask = |mut peer: Client, fence| {
+                        let request = ChangeCatalogueRequest { fence, catalogue: catalogue.clone() };
                         async move { peer.change_catalogue(request).await }
                     };
                     let reply = served.call_within(DECISION, node, deadline, ask).await.map_err(|error| {
@@ -74,10 +72,42 @@ impl Ring {
     /// If the node does not answer, or what it has cannot be kept.
     pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
         let served = &self.0.served;
-        let request = ReadCatalogueRequest { fence: served.sent_fence(deadline) };
-        let ask = |mut peer: Client| async move { peer.read_catalogue(request).await };
+        let ask = |mut peer: Client, fence| async move {
+            peer.read_catalogue(ReadCatalogueRequest { fence }).await
+        };
         let reply = served.call(node, deadline, ask).await?;
         self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
+    }
+}
+
+impl Ring {
+    /// Finds out whether others go by a newer catalogue, and takes that over. False if not, or if too few can be reached.
+    pub(crate) async fn refresh_catalogue(&self, deadline: Deadline) -> bool {
+        let served = &self.0.served;
+        let (came, before) = (Instant::now(), served.replica.catalogue_version());
+        let mut refreshed = served.refreshed.lock().await;
+        let has_changed = || served.replica.catalogue_version() > before;
+        // Another one has looked since.
+        if has_changed() || refreshed.is_some_and(|at| at >= came) {
+            return has_changed();
+        }
+        *refreshed = Some(Instant::now());
+        let members = self.layout().members();
+        let mut asked = JoinSet::new();
+        for node in members.iter().map(|member| member.node).filter(|node| *node != self.node()) {
+            let ring = self.clone();
+            asked.spawn(async move { ring.pull_catalogue(node, deadline).await });
+        }
+        // This node is one of those that know.
+        let mut known = 1;
+        while known < Consistency::Quorum.needed(members.len()) {
+            match asked.join_next().await {
+                Some(Ok(Ok(_))) => known += 1,
+                Some(_) => {}
+                None => break,
+            }
+        }
+        has_changed()
     }
 }
 
@@ -106,6 +136,10 @@ impl Served {
         let catalogue = next.clone();
         let instead = move || {
             let replica = &served.replica;
+            // It was made, and whoever asked for it was not told.
+            if replica.encoded_catalogue() == catalogue {
+                return Ok(None);
+            }
             if Replica::version_of_catalogue(&catalogue)? != replica.catalogue_version() + 1 {
                 return Ok(Some(replica.encoded_catalogue()));
             }
@@ -117,11 +151,10 @@ impl Served {
         let members = self.layout.members().len();
         let mut told = JoinSet::new();
         for node in self.layout.members().iter().map(|member| member.node).filter(|node| *node != self.node) {
-            let (served, catalogue) = (Arc::clone(self), next.clone().into());
+            let (served, catalogue) = (Arc::clone(self), Bytes::from(next.clone()));
             told.spawn(async move {
-                let request = AdoptCatalogueRequest { fence: served.sent_fence(deadline), catalogue };
-                let ask = |mut peer: Client| {
-                    let request = request.clone();
+                let ask = |mut peer: Client, fence| {
+                    let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
                     async move { peer.adopt_catalogue(request).await }
                 };
                 served.call_within(DECISION, node, deadline, ask).await

@@ -63,7 +63,7 @@ impl Inner {
     async fn compare_clock(&self, node: NodeId, deadline: Deadline) -> Result<()> {
         let wall = self.served.replica.wall();
         let asked = wall.now_ms();
-        let ask = |mut peer: Client| async move { peer.clock(ClockRequest {}).await };
+        let ask = |mut peer: Client, _| async move { peer.clock(ClockRequest {}).await };
         let told = self.served.call(node, deadline, ask).await?.now_ms;
         self.clocks.note(ClockOffset::new(node, (asked, told, wall.now_ms())));
         Ok(())

@@ -189,6 +189,7 @@ impl Ring {
                 peers: Connections::new(node, &options.addresses, options.connector)?,
                 call_timeout: options.call_timeout,
                 deciding: tokio::sync::Mutex::default(),
+                refreshed: tokio::sync::Mutex::default(),
                 counters: Counters::default(),
                 checks_fence: wrong != Some(Wrong::NoFence),
             }),

@@ -265,10 +265,9 @@ impl GroupRead {
         while let Some(rest) = entities.get(told.len()..).filter(|rest| !rest.is_empty()) {
             let named = rest.iter().map(|entity| entity.encode().into()).collect();
             let Extent { contents, edges } = self.extent;
-            let fence = self.inner.served.sent_fence(self.deadline);
-            let request = ReadRequest { fence, entities: named, contents, edges, digests };
-            let ask = |mut peer: Client| {
-                let request = request.clone();
+            let request = ReadRequest { fence: None, entities: named, contents, edges, digests };
+            let ask = |mut peer: Client, fence| {
+                let request = ReadRequest { fence, ..request.clone() };
                 async move { peer.read(request).await }
             };
             let reply = self.inner.served.call(node, self.deadline, ask).await?;

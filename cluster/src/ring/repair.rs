@@ -168,8 +168,7 @@ impl GroupRead {
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {
-            let fence = self.inner.served.sent_fence(self.deadline);
-            let mut request = AbsorbRequest { fence, ..AbsorbRequest::default() };
+            let mut request = AbsorbRequest::default();
             let mut bytes = 0;
             while bytes < BATCH_BYTES
                 && let Some((entity, state)) = states.next()
@@ -179,8 +178,8 @@ impl GroupRead {
                 request.entities.push(entity.encode().into());
                 request.states.push(state.into());
             }
-            let ask = |mut peer: Client| {
-                let request = request.clone();
+            let ask = |mut peer: Client, fence| {
+                let request = AbsorbRequest { fence, ..request.clone() };
                 async move { peer.absorb(request).await }
             };
             self.inner.served.call(node, self.deadline, ask).await?;

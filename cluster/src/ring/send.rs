@@ -66,8 +66,8 @@ impl Inner {
             Ok(Err(_)) | Err(_) => return Err(busy()),
         };
         self.served
-            .call(node, deadline, |mut peer: Client| {
-                let request = request.clone();
+            .call(node, deadline, |mut peer: Client, fence| {
+                let request = WriteRequest { fence, ..request.clone() };
                 async move { peer.write(request).await }
             })
             .await
@@ -85,8 +85,8 @@ impl Inner {
             Durability::Flush => proto::Durability::Flush,
             Durability::Sync => proto::Durability::Sync,
         };
-        let (count, fence) = (mutations.len(), self.served.sent_fence(deadline));
-        let request = WriteRequest { fence, mutations, durability: durability.into() };
+        let count = mutations.len();
+        let request = WriteRequest { fence: None, mutations, durability: durability.into() };
         let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));
@@ -129,7 +129,7 @@ impl Inner {
         }
         let count = mutations.len();
         let durability = proto::Durability::Sync.into();
-        let request = WriteRequest { fence: self.served.sent_fence(deadline), mutations, durability };
+        let request = WriteRequest { fence: None, mutations, durability };
         let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));

@@ -179,3 +179,18 @@ async fn a_write_comes_after_what_was_acknowledged_before_it() {
     }
     assert_eq!(world.nodes[0].ring.counts().writes_renewed, 20);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_missed_a_change_of_collections_learns_of_it_as_it_asks() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let world = World::with_clocks(36, &vec![Arc::clone(&clock); 3], HintLimits::default()).await;
+    put(&world, 0, "e").await.expect("a quorum is there");
+    let dropped = world.nodes[0].replica.with_dropped(TENANT, "c").expect("it is there");
+    for node in &world.nodes[..2] {
+        node.replica.adopt_catalogue(&dropped).expect("adopted");
+    }
+    let (entities, mask) = ([EntityRef::new("c", "e")], ReadMask::fields());
+    let read = world.nodes[2].ring.get(TENANT, &entities, &mask, Consistency::Quorum, soon()).await;
+    assert!(matches!(&read[..], [Err(Error::UnknownCollection(_))]), "{read:?}");
+    assert!(world.nodes[2].replica.collection(TENANT, "c").is_err());
+}

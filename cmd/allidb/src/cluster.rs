@@ -70,11 +70,13 @@ fn workers(workers: &[Worker], described: &DescribeClusterResponse, output: Outp
     Ok(())
 }
 
-fn state(node: &Node) -> &'static str {
-    match (node.is_alive, node.is_member, node.agrees) {
-        (false, ..) => "down",
-        (true, false, _) => "no member",
+/// As the node that was asked, which goes by this catalogue, knows it.
+fn state(node: &Node, catalogue_version: u64) -> &'static str {
+    match (node.is_member, node.is_alive, node.agrees) {
+        (false, ..) => "no member",
+        (true, false, _) => "down",
         (true, true, false) => "disagrees",
+        (true, true, true) if node.catalogue_version < catalogue_version => "behind",
         (true, true, true) => "up",
     }
 }
@@ -85,7 +87,7 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
         let node = |node: &Node| {
             json!({
                 "id": node.id, "address": node.address, "zone": node.zone, "capacity": node.capacity,
-                "state": state(node), "is_member": node.is_member, "is_alive": node.is_alive,
+                "state": state(node, described.catalogue_version), "is_member": node.is_member, "is_alive": node.is_alive,
                 "agrees": node.agrees, "catalogue_version": node.catalogue_version,
                 "release": node.release, "partitions": node.partitions,
                 "load": node.load.map(|load| json!({ "bytes": load.bytes, "waiting": load.waiting })),
@@ -123,7 +125,7 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             node.zone.clone(),
             node.capacity.to_string(),
             node.partitions.to_string(),
-            state(node).to_owned(),
+            state(node, described.catalogue_version).to_owned(),
             node.load.map(|load| size(load.bytes)).unwrap_or_default(),
             node.load.map(|load| load.waiting.to_string()).unwrap_or_default(),
             node.clock.map(|clock| offset(&clock)).unwrap_or_default(),
@@ -175,16 +177,17 @@ fn ranges(numbers: &[usize]) -> String {
 
 fn hints(described: &DescribeClusterResponse, output: Output) -> Result<()> {
     let of = |node: &Node| node.hints.unwrap_or_default();
+    let members = || described.nodes.iter().filter(|node| node.is_member);
     if output.is_json() {
         let hints = |node: &Node| {
             let Hints { bytes, delivered, dropped } = of(node);
             json!({ "node": node.id, "bytes": bytes, "delivered": delivered, "dropped": dropped })
         };
-        output.document(&Json::Array(described.nodes.iter().map(hints).collect()))?;
+        output.document(&Json::Array(members().map(hints).collect()))?;
         return Ok(());
     }
     let mut shown = table(&["for node", "bytes kept", "delivered", "dropped"]);
-    for node in &described.nodes {
+    for node in members() {
         let Hints { bytes, delivered, dropped } = of(node);
         shown.add_row([node.id.clone(), bytes.to_string(), delivered.to_string(), dropped.to_string()]);
     }

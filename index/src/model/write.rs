@@ -56,6 +56,26 @@ pub enum Write {
     },
 }
 
+impl Write {
+    /// The names of the collections that it is about.
+    pub fn collections(&self) -> impl Iterator<Item = &str> {
+        let (one, other) = match self {
+            Self::Put { collection, .. } => (&**collection, None),
+            Self::Update(patch) => (&*patch.entity.collection, None),
+            Self::Delete(entity) | Self::DeleteIf { entity, .. } | Self::Merge { from: entity, .. } => {
+                (&*entity.collection, None)
+            }
+            Self::PutEdge(edge) => (&*edge.from.collection, Some(&*edge.to.collection)),
+            Self::DeleteEdge(edge) => (&*edge.from.collection, Some(&*edge.to.collection)),
+            Self::DropSource { of, .. } => match of {
+                SourceOwner::Entity(entity) | SourceOwner::Chunk(entity, _) => (&*entity.collection, None),
+                SourceOwner::Edge(edge) => (&*edge.from.collection, Some(&*edge.to.collection)),
+            },
+        };
+        std::iter::once(one).chain(other)
+    }
+}
+
 /// What has sources.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Eq, Hash)]
 pub enum SourceOwner {

@@ -128,7 +128,8 @@ impl Replica {
         self.texts.wait_for_room()?;
         self.graph.wait_for_room()?;
         // Held until the batch is visible, so that no collection is dropped under it.
-        let catalogue = self.catalogue.read();
+        let _gate = self.catalogue_gate.read();
+        let catalogue = self.catalogue();
         // Where edges come at one end alone, their other ends may be given numbers, and tombstones.
         let parts = || mutations.iter().flat_map(|mutation| &mutation.parts);
         let ends = |part: &Part| -> Vec<EntityKey> {

@@ -167,6 +167,12 @@ impl Replica {
         }
     }
 
+    /// Whether there is a collection of each name.
+    pub fn knows<'n>(&self, tenant: TenantId, mut named: impl Iterator<Item = &'n str>) -> bool {
+        let catalogue = self.catalogue();
+        named.all(|name| catalogue.get(tenant, name).is_ok())
+    }
+
     /// Makes a new catalogue durable, with all that belongs to the changes that lead to it, and then current. Waits for writes under the old
     /// one.
     fn install(
@@ -180,7 +186,7 @@ impl Replica {
         let nodes_of = |change: &Change| self.graph.nodes_of(change.tenant, change.collection.id, &[]);
         let nodes = dropping().map(nodes_of).collect::<Result<Vec<_>>>()?;
 
-        let mut current = self.catalogue.write();
+        let gate = self.catalogue_gate.write();
         let mut batch = WriteBatch::new();
         let mut founded = Vec::new();
         for change in changes {
@@ -201,8 +207,8 @@ impl Replica {
             *self.cursor_key.write() = key;
         }
         self.catalogue_version.store(catalogue.version(), Ordering::SeqCst);
-        *current = Arc::new(catalogue);
-        drop(current);
+        *self.catalogue.write() = Arc::new(catalogue);
+        drop(gate);
 
         for (change, (nodes, segments)) in dropping().zip(nodes) {
             let id = change.collection.id;

@@ -98,7 +98,10 @@ pub struct ReplicaOptions {
 pub struct Replica {
     pub(crate) engine: Engine,
     pub(crate) keyspaces: Keyspaces,
-    pub(crate) catalogue: RwLock<Arc<Catalogue>>,
+    /// Held for a moment only: whoever serves connections looks at it.
+    catalogue: RwLock<Arc<Catalogue>>,
+    /// Held by what is written under a catalogue until it is visible, and by whoever changes that.
+    pub(crate) catalogue_gate: RwLock<()>,
     pub(crate) clock: HybridClock,
     pub(crate) limits: Limits,
     pub(crate) spaces: Spaces,
@@ -199,6 +202,7 @@ impl Replica {
             engine,
             keyspaces,
             catalogue: RwLock::new(Arc::new(catalogue)),
+            catalogue_gate: RwLock::default(),
             clock,
             limits: options.limits,
             matches: Arc::new(MatchCache::new(visible)),

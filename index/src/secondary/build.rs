@@ -123,7 +123,8 @@ impl Replica {
         done: Option<u16>,
     ) -> Result<bool> {
         // Held until they are written, so that what is dropped is swept after them.
-        let catalogue = self.catalogue.read();
+        let _gate = self.catalogue_gate.read();
+        let catalogue = self.catalogue();
         let found = catalogue.by_id(collection).and_then(|collection| collection.index_by_id(index));
         let Some(found) = found else { return Ok(false) };
         let _latched = self.latches.acquire(entities.iter());
