@@ -37,4 +37,4 @@ pub use membership::{GossipCounts, Load, NodeView};
 pub use peer::{Connector, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
-pub use ring::{ClockOffset, HintCounts, HintLimits, Ring, RingCounts, RingOptions, Terms};
+pub use ring::{ClockOffset, HintCounts, HintLimits, OutboxCounts, Ring, RingCounts, RingOptions, Terms};

@@ -10,7 +10,9 @@ for n in 1 2 3; do
     "$target/release/allidb" serve --config "$here/node-$n.yaml" &
     nodes="$nodes $!"
 done
-trap 'kill $nodes 2>/dev/null' INT TERM
+# Ctrl-C reaches the nodes, too: a second signal would cut them off.
+trap : INT
+trap 'kill $nodes 2>/dev/null' TERM
 # The first signal ends the first wait; the nodes end in order after it.
 wait || true
 wait

@@ -25,6 +25,7 @@ impl Cluster for Services {
             coordinator.hints().into_iter().map(|counts| (counts.node, counts)).collect();
         let clocks: BTreeMap<NodeId, ClockOffset> =
             coordinator.clocks().into_iter().map(|offset| (offset.node, offset)).collect();
+        let outbox = coordinator.outbox();
         let catalogue_version = coordinator.catalogue_version();
         let known: BTreeSet<NodeId> = views.keys().chain(members.keys()).copied().collect();
         let node = |id: NodeId| {
@@ -57,6 +58,7 @@ impl Cluster for Services {
             layout: Some(layout_to_proto(layout)),
             catalogue_version,
             nodes: known.into_iter().map(node).collect(),
+            outbox: Some(v1::Outbox { bytes: outbox.bytes, delivered: outbox.delivered }),
         }))
     }
 }

@@ -33,7 +33,7 @@ use crate::{
     member::Life,
     membership::{GossipCounts, NodeView},
     pool::Pool,
-    ring::{ClockOffset, HintCounts, Ring, RingCounts, Terms},
+    ring::{ClockOffset, HintCounts, OutboxCounts, Ring, RingCounts, Terms},
 };
 
 /// Chores that may wait for the one before.
@@ -165,6 +165,11 @@ impl Coordinator {
     /// Figures of what is kept for other nodes.
     pub fn hints(&self) -> Vec<HintCounts> {
         self.0.ring.hints()
+    }
+
+    /// Figures of what is to be made at other nodes for sure.
+    pub fn outbox(&self) -> OutboxCounts {
+        self.0.ring.outbox()
     }
 
     /// This node.

@@ -163,12 +163,21 @@ impl Peer for PeerService {
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
         served.check_held(mutations.iter().flat_map(Mutation::entities))?;
-        served.check_versions(mutations.iter().map(Mutation::highest_version))?;
         let durability = durability(request.durability);
-        let results = served
-            .work(request.fence.as_ref(), move |served| Ok(served.write(mutations, durability)))
-            .await?;
-        Ok(Response::new(WriteReply { outcomes: results.into_iter().map(outcome).collect() }))
+        // One from far ahead refuses none but itself.
+        let refused: Vec<Option<Error>> =
+            mutations.iter().map(|mutation| served.check_ahead(mutation.highest_version()).err()).collect();
+        let sound = mutations.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+        let sound = sound.map(|(mutation, _)| mutation).collect();
+        let write = move |served: &Served| Ok(served.write(sound, durability).into_iter());
+        let mut results = served.work(request.fence.as_ref(), write).await?;
+        let missing = || Err(Error::Internal("there are fewer answers than writes".to_owned()));
+        let result = |refused: Option<Error>| match refused {
+            Some(error) => Err(error),
+            None => results.next().unwrap_or_else(missing),
+        };
+        let outcomes = refused.into_iter().map(result).map(outcome).collect();
+        Ok(Response::new(WriteReply { outcomes }))
     }
 
     async fn read(&self, request: Request<ReadRequest>) -> Result<Response<ReadReply>, Status> {

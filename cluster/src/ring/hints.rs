@@ -22,6 +22,7 @@ use super::{
 use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
+    peer::Served,
 };
 
 /// Hints that are delivered in one call, and their bytes.
@@ -37,11 +38,19 @@ pub struct HintLimits {
     pub age: Duration,
     /// Bytes that are delivered a second; 0: as many as the node takes.
     pub bytes_per_second: u64,
+    /// Bytes of edges whose ends lie apart, and of what follows from deletions, that are kept for all nodes together until a quorum at each end has
+    /// them. Beyond, such edges are refused.
+    pub outbox_bytes: u64,
 }
 
 impl Default for HintLimits {
     fn default() -> Self {
-        Self { bytes: 4 << 30, age: Duration::from_hours(24), bytes_per_second: 16 << 20 }
+        Self {
+            bytes: 4 << 30,
+            age: Duration::from_hours(24),
+            bytes_per_second: 16 << 20,
+            outbox_bytes: 256 << 20,
+        }
     }
 }
 
@@ -93,9 +102,20 @@ pub struct HintCounts {
 #[derive(Debug)]
 pub(super) struct Hints {
     of: BTreeMap<NodeId, Kept>,
-    limits: HintLimits,
+    pub(super) limits: HintLimits,
     /// What this node is to tell others is told by one at a time.
     outbox: tokio::sync::Mutex<()>,
+    /// Writes of the outbox that were delivered.
+    outbox_delivered: AtomicU64,
+}
+
+/// Figures of the outbox: what is to be made at other nodes for sure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutboxCounts {
+    /// Bytes that are kept, about.
+    pub bytes: u64,
+    /// Writes that were delivered, since the start.
+    pub delivered: u64,
 }
 
 impl Hints {
@@ -107,7 +127,7 @@ impl Hints {
     ) -> Result<Self> {
         let kept = |node: NodeId| Ok((node, Kept::new(replica.hint_bytes(node.0)?, limits)));
         let of = nodes.map(kept).collect::<Result<_>>()?;
-        Ok(Self { of, limits, outbox: tokio::sync::Mutex::default() })
+        Ok(Self { of, limits, outbox: tokio::sync::Mutex::default(), outbox_delivered: AtomicU64::new(0) })
     }
 }
 
@@ -136,8 +156,14 @@ impl Inner {
 }
 
 impl Inner {
-    /// Delivers writes to a node, and forgets those that it took, or never will. Says how many it took.
-    async fn deliver(&self, node: NodeId, kept: &Kept, hints: Vec<Hint>, deadline: Deadline) -> Result<u64> {
+    /// Delivers writes to a node, and forgets those that it took, or never will. Says how many it took, and how many it does not take yet.
+    async fn deliver(
+        &self,
+        node: NodeId,
+        kept: &Kept,
+        hints: Vec<Hint>,
+        deadline: Deadline,
+    ) -> Result<(u64, u64)> {
         let now = self.served.replica.wall().now_ms();
         let mutation = |hint: &Hint| match self.is_wrong(Wrong::HintsLoseVersions) {
             true => later(&hint.mutation, now).into(),
@@ -154,12 +180,16 @@ impl Inner {
         kept.release(bytes);
         kept.delivered.fetch_add(yes, Ordering::Relaxed);
         kept.dropped.fetch_add(never, Ordering::Relaxed);
-        match not_yet {
-            0 => Ok(yes),
-            _ => Err(Error::FailedPrecondition(format!(
-                "node {node} refused {not_yet} writes that were kept for it"
-            ))),
-        }
+        Ok((yes, not_yet))
+    }
+
+    /// Whether as many replicas of everything that a write touches may answer as a quorum needs.
+    fn is_within_reach(&self, mutation: &Mutation) -> bool {
+        let answers = |node: &&NodeId| **node == self.served.node || !self.served.peers.is_paused(**node);
+        mutation.partitions().all(|partition| {
+            let replicas = self.served.layout.replicas(partition);
+            replicas.iter().filter(answers).count() >= Consistency::Quorum.needed(replicas.len())
+        })
     }
 }
 
@@ -179,7 +209,7 @@ impl Ring {
         let (mut dropped, mut most) = (0, 1);
         loop {
             let forget_old = move |replica: &Replica| {
-                let mut old = replica.hints(node.0, most, BATCH_BYTES)?;
+                let mut old = replica.hints(node.0, None, most, BATCH_BYTES)?;
                 // The oldest come first.
                 old.retain(|hint| hint.planned_ms() < before);
                 replica.forget_hints(&old)?;
@@ -210,13 +240,13 @@ impl Ring {
         let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
         // One at a time: what is delivered twice would be counted twice.
         let _delivery = kept.delivery.lock().await;
-        let mut delivered = 0;
+        let (mut delivered, mut refused, mut after) = (0, 0, None);
         while !deadline.has_passed() {
             let most = BATCH >> kept.halvings.load(Ordering::Relaxed);
-            let hints = inner.here(move |served| served.replica.hints(node.0, most, BATCH_BYTES)).await?;
-            if hints.is_empty() {
-                return Ok(delivered);
-            }
+            let last: Option<Hint> = after.clone();
+            let read = move |served: &Served| served.replica.hints(node.0, last.as_ref(), most, BATCH_BYTES);
+            let hints = inner.here(read).await?;
+            let Some(last) = hints.last().cloned() else { break };
             let bytes = hints.iter().map(|hint| hint.mutation.len()).sum();
             let taken = match inner.deliver(node, kept, hints.clone(), deadline).await {
                 // It will never understand this one, and others wait behind it.
@@ -224,19 +254,31 @@ impl Ring {
                     tracing::error!(%node, why, "a write that was kept for a node is dropped");
                     kept.dropped.fetch_add(1, Ordering::Relaxed);
                     kept.release(hints.iter().map(Hint::bytes).sum());
-                    inner.here(move |served| served.replica.forget_hints(&hints)).await.map(|()| 0)
+                    inner.here(move |served| served.replica.forget_hints(&hints)).await.map(|()| (0, 0))
                 }
                 taken => taken,
             };
             // It may be that it cannot do so much at a time.
-            let halvings = if taken.is_ok() { 0 } else { (BATCH / most).ilog2() + 1 };
+            let halvings = match taken.is_ok() {
+                true => kept.halvings.load(Ordering::Relaxed).saturating_sub(1),
+                false => (BATCH / most).ilog2() + 1,
+            };
             kept.halvings.store(halvings.min(BATCH.ilog2()), Ordering::Relaxed);
-            delivered += taken?;
+            let (yes, not_yet) = taken?;
+            delivered += yes;
+            refused += not_yet;
+            // What it does not take yet keeps nothing else waiting.
+            after = Some(last);
             // Not beyond the deadline: the debt is not forgotten.
             let wait = kept.throttle.delay(bytes, Instant::now().into_std());
             sleep(wait.min(deadline.remaining())).await;
         }
-        Ok(delivered)
+        match refused {
+            0 => Ok(delivered),
+            _ => Err(Error::FailedPrecondition(format!(
+                "node {node} refused {refused} writes that were kept for it"
+            ))),
+        }
     }
 
     /// Has what follows from writes here be made where others hold it. Says how many writes it were.
@@ -248,6 +290,9 @@ impl Ring {
         let _delivery = inner.hints.outbox.lock().await;
         let replica = self.replica();
         let (mut delivered, mut failure, mut after) = (0, None, None);
+        // Edges that are being made are taken back, mostly.
+        let made_ms = u64::try_from(2 * inner.served.call_timeout.as_millis()).unwrap_or(u64::MAX);
+        let before = replica.wall().now_ms().saturating_sub(made_ms);
         loop {
             let posted =
                 inner.here(move |served| served.replica.outbox(after.as_ref(), BATCH, BATCH_BYTES)).await?;
@@ -259,6 +304,11 @@ impl Ring {
                     // With its collection all of it has gone.
                     Ok(mutation) if mutation.entities().any(|entity| replica.is_dropped(entity)) => {
                         done.push(hint);
+                    }
+                    Ok(mutation) if mutation.is_edge() && hint.planned_ms() > before => {}
+                    Ok(mutation) if !inner.is_within_reach(&mutation) => {
+                        let why = "too few replicas answer of what follows from writes here";
+                        failure = Some(Error::Unavailable(why.to_owned()));
                     }
                     Ok(mutation) => {
                         mutations.push(mutation);
@@ -279,7 +329,16 @@ impl Ring {
                 }
             }
             delivered += done.len() as u64;
+            inner.hints.outbox_delivered.fetch_add(done.len() as u64, Ordering::Relaxed);
             inner.here(move |served| served.replica.forget_hints(&done)).await?;
+        }
+    }
+
+    /// Figures of the outbox.
+    pub fn outbox(&self) -> OutboxCounts {
+        OutboxCounts {
+            bytes: self.replica().outbox_bytes(),
+            delivered: self.0.hints.outbox_delivered.load(Ordering::Relaxed),
         }
     }
 

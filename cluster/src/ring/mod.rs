@@ -61,7 +61,7 @@ pub(crate) use catalogue::DECISION;
 pub use clocks::ClockOffset;
 pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
-pub use hints::{HintCounts, HintLimits};
+pub use hints::{HintCounts, HintLimits, OutboxCounts};
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
 #[cfg(not(feature = "wrong"))]
@@ -161,7 +161,8 @@ impl Ring {
         };
         let keeping = match replica.is_inline() {
             true => Pool::inline("hints"),
-            false => Pool::start("hints", 1, options.queue)?,
+            // Those that wait for the disk together share one fsync.
+            false => Pool::start("hints", options.threads, options.queue)?,
         };
         #[cfg(feature = "wrong")]
         let wrong = options.wrong;

@@ -29,6 +29,8 @@ const FIND_WITHIN: Duration = Duration::from_secs(5);
 const GREET_WITHIN: Duration = Duration::from_secs(1);
 /// How long one delivery may go on.
 const DELIVERY: Duration = Duration::from_secs(30);
+/// How long at most until what could not be delivered is tried again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(8);
 /// How often clocks are compared, and how long others have to say what theirs say.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How often others are told how much lies here.
@@ -69,11 +71,16 @@ impl Ring {
         });
         let ring = self.clone();
         tasks.spawn(async move {
+            let mut pause = EVERY;
             loop {
-                if let Err(error) = ring.deliver_outbox(Deadline::after(DELIVERY)).await {
-                    tracing::warn!(%error, "what follows from writes here is not yet known where it belongs");
-                }
-                sleep(EVERY).await;
+                pause = match ring.deliver_outbox(Deadline::after(DELIVERY)).await {
+                    Ok(_) => EVERY,
+                    Err(error) => {
+                        tracing::warn!(%error, "what follows from writes here is not yet known where it belongs");
+                        (pause * 2).min(LONGEST_PAUSE)
+                    }
+                };
+                sleep(pause).await;
             }
         });
         for member in self.layout().members() {

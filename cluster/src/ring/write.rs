@@ -333,6 +333,17 @@ impl Inner {
         if apart.is_empty() {
             return;
         }
+        let (bytes, most) = (self.served.replica.outbox_bytes(), self.hints.limits.outbox_bytes);
+        if bytes > most {
+            let why = format!("{bytes} bytes of edges wait for nodes that do not answer, {most} may");
+            let refused = |place: usize| (place, Err(Error::Exhausted(why.clone())));
+            for (place, refusal) in apart.into_iter().map(refused) {
+                if let Some(write) = writes.get_mut(place) {
+                    write.result = Some(refusal);
+                }
+            }
+            return;
+        }
         let mutation = |place: &usize| writes.get(*place).map(|write| Mutation::clone(&write.mutation));
         let mutations: Vec<Mutation> = apart.iter().filter_map(mutation).collect();
         let posted = self.here(move |served| served.replica.post_all(&mutations, options.durability)).await;

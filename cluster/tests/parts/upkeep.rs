@@ -85,7 +85,8 @@ async fn what_is_kept_is_delivered_no_faster_than_it_may_be() {
         put(&world, 0, &format!("e{at}")).await.expect("a quorum is there");
     }
     let begun = Instant::now();
-    while world.nodes[0].replica.hints(world.nodes[2].id.0, 1_000, u64::MAX).expect("read").len() < 600 {
+    while world.nodes[0].replica.hints(world.nodes[2].id.0, None, 1_000, u64::MAX).expect("read").len() < 600
+    {
         assert!(begun.elapsed() < Duration::from_secs(60), "not all are kept");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }

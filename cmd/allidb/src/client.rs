@@ -40,12 +40,12 @@ impl Client {
         Ok(Self { channel, consistency: 0 })
     }
 
-    /// The same, for reads of this consistency.
-    pub(crate) fn reading_at(self, consistency: Option<Consistency>) -> Self {
+    /// The same, for reads and writes of this consistency.
+    pub(crate) fn at(self, consistency: Option<Consistency>) -> Self {
         Self { consistency: consistency.unwrap_or_default().into(), ..self }
     }
 
-    /// How many replicas must agree on what is read.
+    /// How many replicas must agree on what is read, and have what is written.
     pub(crate) fn consistency(&self) -> i32 {
         self.consistency
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use allidb_api::v1::{
-    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Worker,
+    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, Worker,
 };
 use anyhow::Result;
 use clap::Subcommand;
@@ -55,7 +55,11 @@ fn delivery(node: &Node) -> (String, &'static str, u64) {
 
 fn workers(workers: &[Worker], described: &DescribeClusterResponse, output: Output) -> Result<()> {
     let own = workers.iter().map(|of| (of.name.clone(), worker::activity(of), of.done));
-    let rows = own.chain(described.nodes.iter().filter(|node| node.is_member).map(delivery));
+    let Outbox { bytes, delivered } = described.outbox.unwrap_or_default();
+    let activity = if bytes > 0 { "working" } else { "idle" };
+    let outbox = std::iter::once(("outbox".to_owned(), activity, delivered));
+    let deliveries = described.nodes.iter().filter(|node| node.is_member).map(delivery);
+    let rows = own.chain(outbox).chain(deliveries);
     if output.is_json() {
         let row = |(name, activity, done)| json!({ "name": name, "activity": activity, "done": done });
         output

@@ -44,7 +44,8 @@ pub(crate) async fn run(args: DeleteArgs, client: &Client, output: Output) -> Re
 }
 
 async fn one(collection: &str, id: &str, client: &Client, output: Output) -> Result<()> {
-    let request = DeleteRequest { r#ref: Some(entity_ref(collection, id)), ..DeleteRequest::default() };
+    let (entity, consistency) = (Some(entity_ref(collection, id)), client.consistency());
+    let request = DeleteRequest { r#ref: entity, consistency, ..DeleteRequest::default() };
     let answer = client.entities().delete(request).await.map_err(Failure::from_status)?.into_inner();
     if !answer.existed {
         let message = format!("there was no entity `{id}` in `{collection}`");
@@ -68,7 +69,8 @@ async fn matching(args: &DeleteArgs, filter: &str, client: &Client, output: Outp
         );
         return Err(Failure::usage(message));
     }
-    let mut request = DeleteWhereRequest { collection, filter, ..DeleteWhereRequest::default() };
+    let consistency = client.consistency();
+    let mut request = DeleteWhereRequest { collection, filter, consistency, ..DeleteWhereRequest::default() };
     let mut deleted = 0;
     loop {
         let page = service.delete_where(request.clone()).await.map_err(Failure::from_status)?.into_inner();
@@ -93,7 +95,9 @@ async fn by_source(args: &DeleteArgs, source: &str, client: &Client, output: Out
         return Err(Failure::usage(message));
     }
     let (collection, source) = (args.collection.clone(), source.to_owned());
-    let mut request = DeleteBySourceRequest { collection, source, ..DeleteBySourceRequest::default() };
+    let consistency = client.consistency();
+    let mut request =
+        DeleteBySourceRequest { collection, source, consistency, ..DeleteBySourceRequest::default() };
     let (mut entities, mut chunks, mut edges, mut kept) = (0, 0, 0, 0);
     let mut service = client.entities();
     loop {

@@ -113,6 +113,7 @@ pub(crate) async fn put(args: PutArgs, client: &Client, output: Output) -> Resul
     let request = PutRequest {
         entity: Some(entity),
         durability: allidb_api::v1::Durability::from(args.durability) as i32,
+        consistency: client.consistency(),
         ..PutRequest::default()
     };
     let answer = client.entities().put(request).await.map_err(Failure::from_status)?.into_inner();

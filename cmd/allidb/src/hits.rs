@@ -151,6 +151,9 @@ pub(crate) fn to_json(answer: &QueryResponse) -> Json {
         "hits": answer.hits.iter().map(hit_to_json).collect::<Vec<_>>(),
         "truncated": truncated_to_json(&answer.truncated),
         "cost": cost,
+        "coverage": answer.coverage.map(|coverage| {
+            json!({ "answered": coverage.answered, "total": coverage.total })
+        }),
         "next_page_token": answer.next_page_token,
     })
 }

@@ -198,7 +198,8 @@ async fn one_file(
     ledger: &mut Ledger,
 ) -> Result<Counts> {
     ledger.begin(file, total);
-    let sent = put_stream::send(client.entities(), batches, job.in_flight, job.durability, ledger).await;
+    let acknowledged = (job.durability, client.consistency());
+    let sent = put_stream::send(client.entities(), batches, job.in_flight, acknowledged, ledger).await;
     let counts = ledger.end()?;
     sent.with_context(|| {
         let Counts { acknowledged, rejected, skipped } = counts;

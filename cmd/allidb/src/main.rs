@@ -82,7 +82,7 @@ struct Cli {
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
-    /// How many replicas must agree on what is read: one, quorum (as the daemon does unless told otherwise) or all.
+    /// How many replicas must agree on what is read, and have what is written: one, quorum (as the daemon does unless told otherwise) or all.
     #[arg(long, global = true, value_parser = consistency, value_name = "LEVEL")]
     consistency: Option<Consistency>,
     #[command(subcommand)]
@@ -179,7 +179,7 @@ fn runtime() -> io::Result<Runtime> {
 }
 
 async fn ask(call: Call, (endpoint, consistency): (&str, Option<Consistency>), output: Output) -> Result<()> {
-    let client = Client::connect(endpoint).await?.reading_at(consistency);
+    let client = Client::connect(endpoint).await?.at(consistency);
     match call {
         Call::Collection(command) => collections::run(command, &client, output).await,
         Call::Put(args) => entities::put(args, &client, output).await,

@@ -22,7 +22,8 @@ pub(crate) struct MergeArgs {
 /// Runs `merge`.
 pub(crate) async fn run(args: MergeArgs, client: &Client, output: Output) -> Result<()> {
     let MergeArgs { collection, from, into } = args;
-    let request = MergeRequest { collection, from: from.clone(), into, ..MergeRequest::default() };
+    let (goes, consistency) = (from.clone(), client.consistency());
+    let request = MergeRequest { collection, from: goes, into, consistency, ..MergeRequest::default() };
     let merged = client.entities().merge(request).await.map_err(Failure::from_status)?.into_inner();
     let rest = if merged.pending { "; the rest moves in the background" } else { "" };
     let text = format!("merged {from} into {}; edges that moved: {}{rest}", merged.into, merged.edges_moved);

@@ -43,7 +43,7 @@ pub(crate) enum Prepared {
 /// Items that the reader prepared, or why it cannot go on.
 pub(crate) type Batch = Result<Vec<Prepared>>;
 
-/// Sends everything that comes out of `batches` and notes each answer in `ledger`.
+/// Sends everything that comes out of `batches`, to be acknowledged so, and notes each answer in `ledger`.
 ///
 /// # Errors
 /// When the reader fails or the call breaks; what was acknowledged until then is in the ledger.
@@ -51,7 +51,7 @@ pub(crate) async fn send(
     mut client: EntitiesClient<Channel>,
     mut batches: mpsc::Receiver<Batch>,
     window: usize,
-    durability: Durability,
+    (durability, consistency): (Durability, i32),
     ledger: &mut Ledger,
 ) -> Result<()> {
     let (sender, receiver) = mpsc::channel(window);
@@ -76,6 +76,7 @@ pub(crate) async fn send(
                         sequence,
                         item: Some(item),
                         durability: durability as i32,
+                        consistency,
                         ..PutStreamRequest::default()
                     };
                     if sender.as_ref().is_none_or(|sender| sender.try_send(message).is_err()) {

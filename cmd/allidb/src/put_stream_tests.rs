@@ -172,7 +172,7 @@ async fn sent(fake: Fake, batches: Vec<Batch>, dir: &Path) -> (Result<()>, Count
     let (acknowledged, rejects) = (dir.join("acknowledged"), dir.join("rejects"));
     let mut ledger = Ledger::open(Some(&acknowledged), Some(&rejects)).unwrap();
     ledger.begin("entities", None);
-    let sending = send(EntitiesClient::new(channel), receiver, 8, Durability::Sync, &mut ledger);
+    let sending = send(EntitiesClient::new(channel), receiver, 8, (Durability::Sync, 0), &mut ledger);
     let result = timeout(Duration::from_secs(60), sending).await.expect("the sender hangs");
     let counts = ledger.end().unwrap();
     serving.abort();

@@ -57,6 +57,7 @@ pub(crate) async fn run(args: UpdateArgs, client: &Client, output: Output) -> Re
         entity: Some(entity),
         update_mask: Some(FieldMask { paths }),
         allow_missing,
+        consistency: client.consistency(),
         ..UpdateRequest::default()
     };
     let answer = client.entities().update(request).await.map_err(Failure::from_status)?.into_inner();

@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use allidb_cluster::{
-    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, RingCounts, TextCounts, VectorCounts,
+    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, OutboxCounts, RingCounts, TextCounts,
+    VectorCounts,
 };
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -27,6 +28,17 @@ pub(crate) fn export(coordinator: &Coordinator) {
     if let Some(counts) = coordinator.ring_counts() {
         ring(&counts, &coordinator.hints());
         membership(coordinator);
+        let OutboxCounts { bytes, delivered } = coordinator.outbox();
+        level(
+            "allidb_ring_outbox_bytes",
+            "Edges, and ends of edges, that wait until a quorum at each end has them",
+            bytes,
+        );
+        total(
+            "allidb_ring_outbox_delivered_total",
+            "Edges, and ends of edges, that were delivered",
+            delivered,
+        );
     }
 }
 

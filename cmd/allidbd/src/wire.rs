@@ -61,6 +61,7 @@ fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
             bytes: ring.hint_bytes.0,
             age: ring.hint_age.0,
             bytes_per_second: ring.hint_bytes_per_second.0,
+            outbox_bytes: ring.outbox_bytes.0,
         },
     })
 }

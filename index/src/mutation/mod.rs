@@ -125,6 +125,11 @@ impl Mutation {
         self.parts.iter().any(|part| part.condition == Condition::Exists)
     }
 
+    /// Whether it is an edge, at both its ends.
+    pub fn is_edge(&self) -> bool {
+        self.kind == Kind::Edge
+    }
+
     /// The partitions it touches.
     pub fn partitions(&self) -> impl Iterator<Item = u16> {
         self.parts.iter().map(|part| part.entity.partition())

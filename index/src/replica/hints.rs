@@ -1,12 +1,12 @@
 //! Mutations that other nodes have not acknowledged, kept until they do.
 
-use std::ops::Bound;
+use std::{ops::Bound, sync::atomic::Ordering};
 
-use allidb_storage::{Direction, Durability, WriteBatch};
+use allidb_storage::{Direction, Durability, Engine, WriteBatch};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::Result, mutation::Mutation, replica::Replica, version::Version};
+use crate::{error::Result, keyspaces::Keyspaces, mutation::Mutation, replica::Replica, version::Version};
 
 const HINT: &[u8] = b"hint/";
 const OUTBOX: &[u8] = b"outbox/";
@@ -34,6 +34,17 @@ impl Hint {
     pub fn bytes_of(mutation: &[u8]) -> u64 {
         (HINT.len() + 8 + Version::BYTES + 8 + mutation.len()) as u64
     }
+}
+
+/// Bytes of what was in the outbox when the node went down.
+pub(super) fn outbox_bytes(engine: &Engine, keyspaces: &Keyspaces) -> Result<u64> {
+    bytes_kept(engine, keyspaces, OUTBOX)
+}
+
+fn bytes_kept(engine: &Engine, keyspaces: &Keyspaces, prefix: &[u8]) -> Result<u64> {
+    let snapshot = engine.snapshot();
+    let rows = snapshot.prefix(keyspaces.local, prefix, Direction::Forward)?;
+    rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
 }
 
 fn prefix(node: u64) -> Vec<u8> {
@@ -67,12 +78,12 @@ impl Replica {
         Ok(bytes)
     }
 
-    /// The oldest that are kept for a node: so many, and of so many bytes, at most, but one at least.
+    /// The oldest that are kept for a node, after one of them: so many, and of so many bytes, at most, but one at least.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn hints(&self, node: u64, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
-        self.kept(&prefix(node), None, most, most_bytes)
+    pub fn hints(&self, node: u64, after: Option<&Hint>, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
+        self.kept(&prefix(node), after, most, most_bytes)
     }
 
     /// Bytes of all that is kept for a node, about.
@@ -80,9 +91,12 @@ impl Replica {
     /// # Errors
     /// If it cannot be read.
     pub fn hint_bytes(&self, node: u64) -> Result<u64> {
-        let snapshot = self.engine.snapshot();
-        let rows = snapshot.prefix(self.keyspaces.local, &prefix(node), Direction::Forward)?;
-        rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
+        bytes_kept(&self.engine, &self.keyspaces, &prefix(node))
+    }
+
+    /// Bytes of the outbox, about.
+    pub fn outbox_bytes(&self) -> u64 {
+        self.outbox_bytes.load(Ordering::Relaxed)
     }
 
     /// The oldest of what follows from writes here and must be done where others hold it, after one of them: so many, and of so many bytes, at
@@ -108,11 +122,13 @@ impl Replica {
             posted.push(hint);
         }
         self.engine.write(batch, durability)?;
+        self.outbox_bytes.fetch_add(posted.iter().map(Hint::bytes).sum(), Ordering::Relaxed);
         Ok(posted)
     }
 
     /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
     pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) {
+        self.outbox_bytes.fetch_add(Hint::bytes_of(&mutation), Ordering::Relaxed);
         batch.put(self.keyspaces.local, row_key(OUTBOX, &mutation), mutation);
     }
 
@@ -149,6 +165,11 @@ impl Replica {
             batch.delete(self.keyspaces.local, hint.key.to_vec());
         }
         self.engine.write(batch, Durability::None)?;
+        let posted = hints.iter().filter(|hint| hint.key.starts_with(OUTBOX));
+        let bytes: u64 = posted.map(Hint::bytes).sum();
+        let less = |all: u64| Some(all.saturating_sub(bytes));
+        // The closure always gives something.
+        self.outbox_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();
         Ok(())
     }
 }

@@ -115,6 +115,8 @@ pub struct Replica {
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
+    /// Of what is to be made at other nodes for sure, about.
+    outbox_bytes: AtomicU64,
     /// One change of the catalogue at a time.
     catalogue_change: Mutex<()>,
     /// How often it was changed.
@@ -152,6 +154,7 @@ impl Replica {
                 )
             }
         };
+        let outbox_bytes = hints::outbox_bytes(&engine, &keyspaces)?;
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let wall = Arc::clone(&options.clock);
         let clock =
@@ -214,6 +217,7 @@ impl Replica {
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,
             highest_version: AtomicU64::new(recorded),
+            outbox_bytes: AtomicU64::new(outbox_bytes),
             catalogue_change: Mutex::new(()),
             catalogue_version,
             background: options.background,

@@ -122,6 +122,9 @@ section! {
         hint_age: Span = Span::secs(24 * 3_600);
         /// Bytes a second of such writes that are delivered to each node that is back; 0: as many as it takes.
         hint_bytes_per_second: ByteSize = ByteSize::mib(16);
+        /// Bytes of edges whose ends lie on different nodes that may wait for those that do not answer; beyond, such edges are
+        /// refused.
+        outbox_bytes: ByteSize = ByteSize::mib(256);
     }
 }
 
