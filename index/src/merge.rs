@@ -83,6 +83,25 @@ impl EntityState {
         self
     }
 
+    /// Bytes that it takes, about; edges not counted.
+    pub fn bytes(&self) -> usize {
+        let fields = self.row.fields.values().filter_map(|register| register.value.as_ref());
+        let chunk = |chunk: &ChunkContent| {
+            let metadata = chunk.metadata.iter().map(|(name, value)| name.len() + value.bytes());
+            64 + chunk.text.len() + metadata.sum::<usize>()
+        };
+        let chunks = self.chunks.values().filter_map(|register| register.value.as_ref());
+        let vectors = self.vectors.values().filter_map(|register| register.value.as_ref());
+        let rows = 64 + fields.map(|value| 32 + value.bytes()).sum::<usize>();
+        rows + chunks.map(chunk).sum::<usize>() + vectors.map(|vector| 64 + vector.0.len() * 4).sum::<usize>()
+    }
+
+    /// The same without chunks and vectors.
+    #[must_use]
+    pub fn without_contents(self) -> Self {
+        Self { chunks: BTreeMap::new(), vectors: BTreeMap::new(), ..self }
+    }
+
     /// The highest version of anything in it.
     pub fn highest_version(&self) -> Version {
         fn highest<K, T>(registers: &BTreeMap<K, Register<T>>) -> Version {

@@ -9,8 +9,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::{layout::NodeId, peer::proto::peer_client::PeerClient};
 
-/// Largest message between nodes: a batch of writes or the state of an entity, with room to spare.
-pub(super) const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// Largest message between nodes. Most are of some megabytes; that of an entity with millions of edges may be so large.
+pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// How long a connection may be silent before it is asked for a sign of life, and how long that may take.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -13,7 +13,8 @@ use super::{
     Inner, Ring, Terms,
     ask::Asked,
     counts::count,
-    walk::{Lost, ToldBy},
+    read::Pace,
+    walk::{ASKED, Lost, ToldBy},
 };
 use crate::{coordinator::Consistency, layout::NodeId};
 
@@ -84,7 +85,10 @@ impl Inner {
         let begin = move |replica: &Replica| replica.gathering(tenant, query, &examples, inside, deadline);
         let mut gathering = self.search(begin).await?;
         let mut extent = Extent::of(&mask);
-        extent.contents |= gathering.shows_chunks() || consistency != Consistency::One;
+        extent.contents |= gathering.shows_chunks();
+        let keeps_contents = extent.contents;
+        // What was told of a vector is compared with it.
+        extent.contents |= consistency != Consistency::One;
         let mut states = BTreeMap::new();
         for round in 0..ROUNDS {
             gathering.restart();
@@ -108,13 +112,20 @@ impl Inner {
             read.sort_unstable();
             read.dedup();
             let mut behind = Vec::new();
-            for (entity, state, was_disputed) in
-                self.known_reads(read, extent, terms, &mut round.lost).await?
-            {
-                if !gathering.is_confirmed(&entity, &state, was_disputed, forgives) {
-                    behind.push(entity.clone());
+            let (mut pace, mut bytes) = (Pace::default(), 0);
+            while !read.is_empty() {
+                let some = pace.take(&mut read);
+                let found = self.known_reads(some, extent, terms, &mut round.lost).await?;
+                pace.note(found.iter().map(|(_, state, _)| state));
+                for (entity, state, was_disputed) in found {
+                    if !gathering.is_confirmed(&entity, &state, was_disputed, forgives) {
+                        behind.push(entity.clone());
+                    }
+                    let state = if keeps_contents { state } else { state.without_contents() };
+                    bytes += state.bytes();
+                    self.served.replica.check_answer(bytes)?;
+                    states.insert(entity, state);
                 }
-                states.insert(entity, state);
             }
             let is_settled = behind.is_empty();
             steps.push(step("read", begun, states.len(), "the hits, of enough replicas".to_owned()));
@@ -178,20 +189,18 @@ impl Inner {
             } else {
                 let begun = Instant::now();
                 let extent = Extent { contents: gathering.is_about_contents(), edges: false };
-                let heads = self.known_reads(seeds, extent, terms, &mut round.lost).await?;
-                round.steps.push(step(
-                    "check",
-                    begun,
-                    heads.len(),
-                    "the seeds, of enough replicas".to_owned(),
-                ));
-                let behind: Vec<EntityKey> = heads
-                    .into_iter()
-                    .filter(|(entity, state, was_disputed)| {
+                let (mut pace, mut heads, mut behind, mut seeds) = (Pace::default(), 0, Vec::new(), seeds);
+                while !seeds.is_empty() {
+                    let some = pace.take(&mut seeds);
+                    let found = self.known_reads(some, extent, terms, &mut round.lost).await?;
+                    pace.note(found.iter().map(|(_, state, _)| state));
+                    heads += found.len();
+                    let is_behind = |(entity, state, was_disputed): &(EntityKey, EntityState, bool)| {
                         !gathering.is_confirmed(entity, state, *was_disputed, round.forgives)
-                    })
-                    .map(|(entity, ..)| entity)
-                    .collect();
+                    };
+                    behind.extend(found.into_iter().filter(is_behind).map(|(entity, ..)| entity));
+                }
+                round.steps.push(step("check", begun, heads, "the seeds, of enough replicas".to_owned()));
                 if !behind.is_empty() {
                     self.repair_tellers(behind, false, &round.told_by, terms).await;
                     return Ok((gathering, false));
@@ -241,13 +250,21 @@ impl Inner {
         let (tellers, consistency) = (self.tellers_of(entities.iter()), terms.consistency);
         let asked = Asked { tellers, consistency, tells_all: false };
         let ask = |node, places: Vec<usize>| {
-            let about = places.iter().filter_map(|place| entities.get(*place).cloned()).collect();
-            Arc::clone(self).answer(node, request.of(about), terms)
+            let about = places.iter().filter_map(|place| entities.get(*place).cloned());
+            let (inner, about) = (Arc::clone(self), about.collect::<Vec<EntityKey>>());
+            let request = request.clone();
+            async move {
+                let mut shares = Vec::new();
+                for some in about.chunks(ASKED) {
+                    shares.push(Arc::clone(&inner).answer(node, request.of(some.to_vec()), terms).await?);
+                }
+                Ok(shares)
+            }
         };
         let told = asked.ask(self, ask).await?;
         let missing = told.missing.iter().filter_map(|place| entities.get(*place));
         lost.extend(missing.map(EntityKey::partition));
         let answers = told.answers("entities", terms)?;
-        Ok(answers.into_iter().map(|(_, _, share)| share).collect())
+        Ok(answers.into_iter().flat_map(|(_, _, shares)| shares).collect())
     }
 }

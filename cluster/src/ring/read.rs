@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use allidb_index::{
-    Deadline, EntityKey, EntityState, Error, Extent, Result,
+    Deadline, EntityKey, EntityState, Error, Extent, Replica, Result,
     model::{Entity, EntityRef, ReadMask, TenantId},
 };
 use bytes::Bytes;
@@ -25,8 +25,10 @@ use crate::{
 /// Entities that have the same replicas, with their places among all.
 type Group = Vec<(usize, EntityKey)>;
 
-/// Entities that are asked for at once.
+/// Entities that are asked for at once; so many before it is known how large they are, and then as many as are about of so many bytes.
 const BATCH: usize = 1_000;
+const FIRST: usize = 32;
+const BATCH_BYTES: usize = 16 << 20;
 
 /// Bytes that are decoded where they arrive; more are by the threads that work.
 const SMALL_BYTES: usize = 64 << 10;
@@ -50,14 +52,76 @@ impl Ring {
         let replica = self.replica();
         let keys: Vec<Result<EntityKey>> =
             refs.iter().map(|entity| replica.entity_key(tenant, entity)).collect();
-        let named: Vec<EntityKey> = keys.iter().flatten().cloned().collect();
-        let mut states = self.0.states(named, Extent::of(mask), consistency, deadline).await.into_iter();
-        let missing = || Error::Internal("fewer entities were read than were asked for".to_owned());
-        let entity = |key: Result<EntityKey>| {
-            let key = key?;
-            replica.entity_of(&key, &states.next().ok_or_else(missing)??, mask)
+        let mut named: Vec<EntityKey> = keys.iter().flatten().cloned().collect();
+        let (mut pace, mut bytes) = (Pace::default(), 0);
+        let mut found: Vec<Result<Entity>> = Vec::with_capacity(named.len());
+        while !named.is_empty() && bytes <= replica.limits().answer_bytes {
+            let some = pace.take(&mut named);
+            let states = self.0.states(some.clone(), Extent::of(mask), consistency, deadline).await;
+            pace.note(states.iter().flatten());
+            let entities = self.0.entities(some, states, mask).await;
+            bytes += entities.iter().flatten().map(Entity::bytes).sum::<usize>();
+            found.extend(entities);
+        }
+        let mut found = found.into_iter();
+        let rest = || {
+            replica.check_answer(bytes)?;
+            Err(Error::Internal("fewer entities were read than were asked for".to_owned()))
         };
-        keys.into_iter().map(entity).collect()
+        keys.into_iter().map(|key| key.and_then(|_| found.next().unwrap_or_else(rest))).collect()
+    }
+}
+
+/// How many entities are read at a time: as many as are of some megabytes together, going by those that were read before.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    entities: usize,
+    bytes: usize,
+}
+
+impl Pace {
+    /// The next ones.
+    pub(super) fn take(&self, of: &mut Vec<EntityKey>) -> Vec<EntityKey> {
+        let most = match self.entities {
+            0 => FIRST,
+            entities => (BATCH_BYTES / (self.bytes / entities).max(1)).clamp(1, BATCH),
+        };
+        let rest = of.split_off(most.min(of.len()));
+        std::mem::replace(of, rest)
+    }
+
+    /// Takes note of what was read.
+    pub(super) fn note<'s>(&mut self, states: impl Iterator<Item = &'s EntityState>) {
+        for state in states {
+            self.entities += 1;
+            self.bytes += state.bytes();
+        }
+    }
+}
+
+impl Inner {
+    /// The entities that states are of, or why they could not be read.
+    async fn entities(
+        &self,
+        keys: Vec<EntityKey>,
+        states: Vec<Result<EntityState>>,
+        mask: &ReadMask,
+    ) -> Vec<Result<Entity>> {
+        let count = keys.len();
+        let bytes: usize = states.iter().flatten().map(EntityState::bytes).sum();
+        let entities = {
+            let mask = mask.clone();
+            move |replica: &Replica| {
+                let entity =
+                    |(key, state): (EntityKey, Result<EntityState>)| replica.entity_of(&key, &state?, &mask);
+                keys.into_iter().zip(states).map(entity).collect::<Vec<_>>()
+            }
+        };
+        if bytes <= SMALL_BYTES {
+            return entities(&self.served.replica);
+        }
+        let entities = self.here(move |served| Ok(entities(&served.replica))).await;
+        entities.unwrap_or_else(|error| vec![Err(error); count])
     }
 }
 

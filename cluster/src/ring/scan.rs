@@ -4,14 +4,12 @@ use std::{cmp::Reverse, collections::BTreeSet, sync::Arc};
 
 use allidb_index::{EntityKey, Extent, IdsPage, IdsRequest, Result, ScanPage, ScanRequest, model::EntityRef};
 
-use super::{Inner, Ring, Terms, ask::Asked, walk::Lost};
+use super::{Inner, Ring, Terms, ask::Asked, read::Pace, walk::Lost};
 
 /// Ids that are asked for beyond a page: some turn out to be gone, or not to match.
 const SPARE: usize = 32;
 /// How often ids are asked for until a page is told that is not full.
 const ROUNDS: usize = 8;
-/// Entities that are read at once.
-const BATCH: usize = 256;
 
 impl Ring {
     /// A page of a collection in the order of ids.
@@ -27,12 +25,14 @@ impl Ring {
         let mut bytes = 0;
         for _ in 0..ROUNDS {
             let (ids, until) = self.0.ids(&request, after.clone(), terms).await?;
-            let refs: Vec<EntityRef> = ids.iter().map(|id| EntityRef::new(&request.collection, id)).collect();
-            for some in refs.chunks(BATCH) {
-                let keys = some.iter().map(|entity| replica.entity_key(terms.tenant, entity));
-                let keys: Vec<EntityKey> = keys.collect::<Result<_>>()?;
-                let extent = Extent::of(&request.read_mask);
-                for (key, state) in self.0.known_states(keys, extent, terms, &mut Lost::new()).await? {
+            let key = |id| replica.entity_key(terms.tenant, &EntityRef::new(&request.collection, id));
+            let mut keys: Vec<EntityKey> = ids.into_iter().map(key).collect::<Result<_>>()?;
+            let (mut pace, extent) = (Pace::default(), Extent::of(&request.read_mask));
+            while !keys.is_empty() {
+                let some = pace.take(&mut keys);
+                let found = self.0.known_states(some, extent, terms, &mut Lost::new()).await?;
+                pace.note(found.iter().map(|(_, state)| state));
+                for (key, state) in found {
                     let is_full = bytes > 0 && bytes + limits.entity_bytes > limits.answer_bytes;
                     if page.entities.len() == request.limit || is_full {
                         page.next = after;

@@ -20,6 +20,9 @@ use crate::layout::NodeId;
 /// How often nodes are asked again that do not agree. Then what any of them tells is followed: they were changed meanwhile.
 const ROUNDS: usize = 2;
 
+/// So many nodes or entities are named in one question at most.
+pub(super) const ASKED: usize = 20_000;
+
 /// Who told of entities.
 pub(super) type ToldBy = BTreeMap<EntityKey, Vec<NodeId>>;
 
@@ -140,7 +143,7 @@ impl Inner {
         };
         let asked = entities.into_iter().map(of).collect();
         let read = self.read_from(asked, Extent { contents: true, edges }, terms.deadline).await;
-        let failed = read.iter().filter_map(|read| read.as_ref().err()).last();
+        let failed = read.iter().filter_map(|read| read.as_ref().err()).next_back();
         if let Some(error) = failed {
             tracing::warn!(%error, "a replica that is behind cannot be repaired");
         }
@@ -233,7 +236,7 @@ impl Inner {
                 let mut told: Vec<ToldLinks> = Vec::with_capacity(places.len());
                 // It tells of as many as fit.
                 while told.len() < places.len() {
-                    let rest = request.of(told.len()..places.len());
+                    let rest = request.of(told.len()..places.len().min(told.len() + ASKED));
                     let some = Arc::clone(&inner).answer(node, rest, terms).await?;
                     if some.is_empty() || some.len() > places.len() - told.len() {
                         let why =

@@ -114,7 +114,6 @@ pub(crate) async fn put(args: PutArgs, client: &Client, output: Output) -> Resul
         entity: Some(entity),
         durability: allidb_api::v1::Durability::from(args.durability) as i32,
         consistency: client.consistency(),
-        ..PutRequest::default()
     };
     let answer = client.entities().put(request).await.map_err(Failure::from_status)?.into_inner();
     let document = json!({"id": id, "version": STANDARD.encode(&answer.version)});

@@ -77,7 +77,6 @@ pub(crate) async fn send(
                         item: Some(item),
                         durability: durability as i32,
                         consistency,
-                        ..PutStreamRequest::default()
                     };
                     if sender.as_ref().is_none_or(|sender| sender.try_send(message).is_err()) {
                         // The call has ended; its answer says why.

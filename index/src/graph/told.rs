@@ -20,8 +20,9 @@ use crate::{
     row::EntityKey,
 };
 
-/// Edges that one answer tells at most, but those of one node it tells all.
+/// Edges, and their bytes, that one answer tells at most, but those of one node it tells all.
 const MAX_TOLD: usize = 100_000;
+const MAX_TOLD_BYTES: usize = 16 << 20;
 /// Edges between two looks at the clock.
 const DEADLINE_EVERY: usize = 256;
 
@@ -55,6 +56,13 @@ pub(super) struct ToldLink {
     pub(super) other: EntityKey,
     pub(super) edge_id: String,
     pub(super) weight: f64,
+}
+
+impl ToldLink {
+    /// Bytes that it takes on the way, about.
+    fn bytes(&self) -> usize {
+        32 + self.other.id.len() + self.edge_id.len()
+    }
 }
 
 impl LinksRequest {
@@ -108,7 +116,7 @@ impl Replica {
     ) -> Result<Vec<ToldLinks>> {
         let (reader, graph) = self.graph_reader(tenant)?;
         let mut told = Vec::new();
-        let mut count = 0;
+        let (mut count, mut bytes) = (0, 0);
         for (node, way, most) in &request.nodes {
             deadline.check()?;
             let links = match request.ways.get(usize::from(*way)) {
@@ -116,7 +124,8 @@ impl Replica {
                 None => ToldLinks::default(),
             };
             count += links.0.iter().map(|relation| relation.links.len()).sum::<usize>();
-            if count > MAX_TOLD && !told.is_empty() {
+            bytes += links.0.iter().flat_map(|relation| &relation.links).map(ToldLink::bytes).sum::<usize>();
+            if (count > MAX_TOLD || bytes > MAX_TOLD_BYTES) && !told.is_empty() {
                 break;
             }
             told.push(links);

@@ -218,6 +218,16 @@ impl Replica {
     }
 }
 
+impl Replica {
+    /// An answer that already holds too much takes no more.
+    ///
+    /// # Errors
+    /// If it holds more than [`Limits::answer_bytes`](crate::model::Limits::answer_bytes).
+    pub fn check_answer(&self, bytes: usize) -> Result<()> {
+        check_answer(bytes, self.limits.answer_bytes)
+    }
+}
+
 /// An answer that already holds too much takes no more.
 pub(crate) fn check_answer(bytes: usize, limit: usize) -> Result<()> {
     if bytes > limit {
