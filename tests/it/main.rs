@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `process` | starts, kills, ends and restarts a daemon on a directory of its own |
 //! | `client`, `make` | what tests ask of it, and what they send |
+//! | `links` | connections between daemons that can be cut |
 //! | `dataset`, `random` | data files, and random numbers from a seed that is printed |
 //! | the others | one subject each |
 
@@ -13,6 +14,7 @@ mod errors;
 mod freshness;
 mod garbage;
 mod kill_nine;
+mod links;
 mod make;
 mod merges;
 mod paging;
@@ -21,6 +23,7 @@ mod python;
 mod random;
 mod ring;
 mod ring_of_five;
+mod ring_under_fire;
 mod sample;
 mod shutdown;
 mod small_messages;

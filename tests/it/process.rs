@@ -185,6 +185,15 @@ impl Process {
         self.restart().await;
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.as_ref().expect("the daemon runs").id()
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     pub(crate) fn client(&self) -> Client {
         Client::new(self.channel.clone().expect("the daemon runs"))
     }

@@ -1,7 +1,7 @@
 //! Rings of daemons on loopback, which show each other certificates: they are killed, stopped and started again.
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
     time::{Duration, Instant},
 };
@@ -14,6 +14,7 @@ use tonic::Code;
 
 use crate::{
     client::Client,
+    links::Links,
     make::{entity, name},
     process::{Process, eventually},
 };
@@ -64,35 +65,71 @@ pub(crate) struct Ring {
     pub(crate) nodes: Vec<Process>,
     addresses: Vec<String>,
     certificates: Certificates,
+    links: Option<Links>,
+}
+
+/// Taken at the same time, so that they are different ones.
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let free: Vec<TcpListener> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+    free.iter().map(|port| port.local_addr().expect("an address")).collect()
 }
 
 impl Ring {
     pub(crate) async fn start(count: usize) -> Self {
+        let free = free_addresses(count);
+        Self::found(free.iter().map(|at| (at.to_string(), at.to_string())).collect(), None).await
+    }
+
+    /// The same, with links between them that can be cut.
+    pub(crate) async fn with_links(count: usize) -> Self {
+        let free = free_addresses(count);
+        let (links, proxies) = Links::before(&free).await;
+        let addresses =
+            free.iter().zip(proxies).map(|(listen, reached)| (listen.to_string(), reached.to_string()));
+        Self::found(addresses.collect(), Some(links)).await
+    }
+
+    /// Daemons that listen at the first of two addresses each, and are reached at the second.
+    async fn found(addresses: Vec<(String, String)>, links: Option<Links>) -> Self {
         let certificates = Certificates::new();
-        // Taken at the same time, so that they are different ones.
-        let free = || TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let free: Vec<TcpListener> = (0..count).map(|_| free()).collect();
-        let address = |port: &TcpListener| port.local_addr().expect("an address").to_string();
-        let addresses: Vec<String> = free.iter().map(address).collect();
-        drop(free);
-        let founders =
-            format!("[{}]", addresses.iter().map(|at| format!("{at:?}")).collect::<Vec<_>>().join(","));
-        let node = |address: &String| {
+        let founders: Vec<String> = addresses.iter().map(|(_, reached)| format!("{reached:?}")).collect();
+        let founders = format!("[{}]", founders.join(","));
+        let node = |(listen, reached): &(String, String)| {
             let settings = [
                 ("ALLIDB__RING__FOUNDERS".to_owned(), founders.clone()),
-                ("ALLIDB__RING__LISTEN".to_owned(), address.clone()),
+                ("ALLIDB__RING__LISTEN".to_owned(), listen.clone()),
+                ("ALLIDB__RING__ADDRESS".to_owned(), reached.clone()),
             ];
             Process::of(settings.into_iter().chain(certificates.settings()))
         };
         let nodes: Vec<Process> = addresses.iter().map(node).collect();
-        let mut ring = Self { nodes, addresses, certificates };
+        let addresses = addresses.into_iter().map(|(listen, _)| listen).collect();
+        let mut ring = Self { nodes, addresses, certificates, links };
         ring.launch_all().await;
         ring
     }
 
+    pub(crate) fn links(&self) -> &Links {
+        self.links.as_ref().expect("it has links")
+    }
+
+    /// Starts a daemon that does not run.
+    pub(crate) async fn restart(&mut self, at: usize) {
+        self.launch(at);
+        self.nodes[at].ready().await;
+    }
+
+    fn launch(&mut self, at: usize) {
+        self.nodes[at].launch();
+        if let Some(links) = &self.links {
+            links.runs_as(at, self.nodes[at].id());
+        }
+    }
+
     /// Starts all that do not run; each may wait for the others.
     async fn launch_all(&mut self) {
-        self.nodes.iter_mut().for_each(Process::launch);
+        (0..self.nodes.len()).for_each(|at| self.launch(at));
         for node in &mut self.nodes {
             node.ready().await;
         }
@@ -246,10 +283,8 @@ async fn collections_are_the_same_at_all_nodes() {
         ring.nodes[away].restart().await;
         if created.is_ok() {
             let there = v1::GetCollectionRequest { name };
-            eventually("it learns of it", async || {
-                ring.client(away).collections().get_collection(there.clone()).await.ok()
-            })
-            .await;
+            let told = ring.client(away).collections().get_collection(there).await;
+            told.expect("it learns of it as it is asked");
         }
     }
     let dropped = v1::DropCollectionRequest { name: "first".into() };
@@ -258,12 +293,9 @@ async fn collections_are_the_same_at_all_nodes() {
     })
     .await;
     for node in 0..3 {
-        eventually("it is gone", async || {
-            let get = v1::GetRequest { r#ref: Some(name("first", "a")), ..Default::default() };
-            let gone = ring.client(node).entities().get(get).await.expect_err("it was dropped");
-            (gone.code() == Code::NotFound).then_some(())
-        })
-        .await;
+        let get = v1::GetRequest { r#ref: Some(name("first", "a")), ..Default::default() };
+        let gone = ring.client(node).entities().get(get).await.expect_err("it was dropped");
+        assert_eq!(gone.code(), Code::NotFound, "{gone}");
     }
 }
 
@@ -306,7 +338,7 @@ async fn strangers_are_no_nodes() {
     }
 }
 
-fn int_of(entity: &v1::Entity, name: &str) -> i64 {
+pub(crate) fn int_of(entity: &v1::Entity, name: &str) -> i64 {
     match entity.attributes[name].kind {
         Some(v1::value::Kind::IntValue(number)) => number,
         ref other => panic!("{name} is {other:?}"),

@@ -81,6 +81,8 @@ struct Health {
     tried: Option<Instant>,
     /// Whether gossip does not hear from it.
     is_silent: bool,
+    /// Since when it is there, as it said last.
+    life: u64,
 }
 
 impl Way {
@@ -124,7 +126,15 @@ impl Way {
 
     pub(crate) fn succeeded(&self) {
         let mut health = self.health.lock();
-        *health = Health { is_silent: health.is_silent, ..Health::default() };
+        *health = Health { is_silent: health.is_silent, life: health.life, ..Health::default() };
+    }
+
+    /// Takes note that it is there since then.
+    fn is_there(&self, life: u64) {
+        let mut health = self.health.lock();
+        if health.life != life {
+            *health = Health { life, ..Health::default() };
+        }
     }
 
     /// Whether a call that is under way tries it.
@@ -197,6 +207,13 @@ impl Connections {
     pub(crate) fn get(&self, node: NodeId) -> Result<Arc<Way>> {
         let unknown = || Error::Unavailable(format!("nobody knows where node {node} is"));
         self.ways.read().get(&node).cloned().ok_or_else(unknown)
+    }
+
+    /// Takes note that a node has asked something, and is there since then: how calls went before counts no more.
+    pub(crate) fn is_there(&self, node: NodeId, life: u64) {
+        if let Some(way) = self.ways.read().get(&node) {
+            way.is_there(life);
+        }
     }
 
     /// Takes note of whether gossip hears from a node.

@@ -30,6 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(10);
 /// What a node serves others with, and asks them with.
 pub(crate) struct Served {
     pub(crate) node: NodeId,
+    /// Since when it is there, in milliseconds since the Unix epoch: another one after each start.
+    pub(crate) life: u64,
     pub(crate) layout: Layout,
     pub(crate) replica: Arc<Replica>,
     pub(crate) work: Pool,

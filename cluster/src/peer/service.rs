@@ -13,6 +13,7 @@ use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
+use crate::layout::NodeId;
 use crate::peer::{
     Served,
     connections::MAX_MESSAGE_BYTES,
@@ -265,8 +266,10 @@ impl Peer for PeerService {
         Ok(Response::new(AdoptCatalogueReply {}))
     }
 
-    async fn clock(&self, _: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {
-        let now_ms = self.served()?.replica.wall().now_ms();
+    async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {
+        let (served, ClockRequest { node, life }) = (self.served()?, request.into_inner());
+        served.peers.is_there(NodeId(node), life);
+        let now_ms = served.replica.wall().now_ms();
         Ok(Response::new(ClockReply { now_ms }))
     }
 }

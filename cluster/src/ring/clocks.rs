@@ -63,7 +63,8 @@ impl Inner {
     async fn compare_clock(&self, node: NodeId, deadline: Deadline) -> Result<()> {
         let wall = self.served.replica.wall();
         let asked = wall.now_ms();
-        let ask = |mut peer: Client, _| async move { peer.clock(ClockRequest {}).await };
+        let request = ClockRequest { node: self.served.node.0, life: self.served.life };
+        let ask = |mut peer: Client, _| async move { peer.clock(request).await };
         let told = self.served.call(node, deadline, ask).await?.now_ms;
         self.clocks.note(ClockOffset::new(node, (asked, told, wall.now_ms())));
         Ok(())

@@ -183,6 +183,7 @@ impl Ring {
             wrong,
             served: Arc::new(Served {
                 node,
+                life: replica.wall().now_ms(),
                 layout,
                 replica,
                 work,
