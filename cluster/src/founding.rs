@@ -63,7 +63,8 @@ pub(crate) async fn found(
                     member.node, member.address
                 )));
             }
-            tracing::warn!(?missing, "the ring is founded once these nodes are there and agree");
+            let last_lost = membership.last_lost();
+            tracing::warn!(?missing, last_lost, "the ring is founded once these nodes are there and agree");
         }
         sleep(LOOK_EVERY).await;
     }

@@ -12,7 +12,7 @@
 //! | `pool` | bounded threads for the replica's blocking work |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
 //!
-//! One node is a ring of one: there is no second path for "not clustered".
+//! One node is a ring of one, and answers for all replicas: what others would have to be asked is looked up at once.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
 mod coordinator;

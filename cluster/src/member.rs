@@ -15,7 +15,7 @@ use crate::{
     founding,
     layout::{Layout, NodeId},
     membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
-    peer::{PeerService, PeerTls, connector},
+    peer::{PeerService, PeerTls, connector, with_causes},
     ring::{HintLimits, Ring, RingOptions},
 };
 
@@ -104,7 +104,8 @@ pub(crate) async fn join(
     let mut server = Server::builder();
     if let Some(tls) = &options.tls {
         server = server.tls_config(tls.server()).map_err(|error| {
-            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {error}"))
+            let why = with_causes(&error);
+            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {why}"))
         })?;
     }
     let routes = server.add_service(gossip).add_service(PeerService::server(Arc::clone(&served)));

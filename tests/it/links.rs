@@ -97,9 +97,8 @@ async fn copy<F: Future<Output = ()>>(
     pass: &impl Fn() -> F,
 ) {
     let mut bytes = vec![0; 64 << 10];
-    loop {
-        // An end that breaks ends the connection, as does one that is closed.
-        let Ok(count @ 1..) = from.read(&mut bytes).await else { break };
+    // An end that breaks ends the connection, as does one that is closed.
+    while let Ok(count @ 1..) = from.read(&mut bytes).await {
         pass().await;
         if to.write_all(&bytes[..count]).await.is_err() {
             break;

@@ -59,7 +59,7 @@ impl Coordinator {
         }
     }
 
-    /// The entity of each reference, or why not, all as of one moment.
+    /// The entity of each reference, or why not; by a node that is alone all as of one moment.
     pub async fn get(
         &self,
         tenant: TenantId,

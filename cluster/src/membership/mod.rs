@@ -157,6 +157,11 @@ impl Membership {
         self.seen.lock().clone()
     }
 
+    /// To whom a message was lost last, and why.
+    pub(crate) fn last_lost(&self) -> Option<String> {
+        self.counters.last_lost()
+    }
+
     /// What became of messages.
     pub(crate) fn gossip_counts(&self) -> GossipCounts {
         self.counters.counts()

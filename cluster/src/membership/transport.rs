@@ -31,6 +31,7 @@ use crate::peer::{
         gossip_client::GossipClient,
         gossip_server::{Gossip as GossipService, GossipServer},
     },
+    with_causes,
 };
 
 /// Messages that came and are not looked at yet. What comes beyond is lost, as gossip may be.
@@ -49,7 +50,7 @@ pub(crate) type Inbox = mpsc::Receiver<(SocketAddr, Bytes)>;
 pub struct GossipCounts {
     /// Messages that others took.
     pub sent: u64,
-    /// Messages that did not arrive, or were not sent as too many were under way.
+    /// Messages that did not arrive, could not be read, or were not sent as too many were under way.
     pub lost: u64,
     /// Messages that came.
     pub received: u64,
@@ -61,9 +62,21 @@ pub(super) struct Counters {
     sent: AtomicU64,
     lost: AtomicU64,
     received: AtomicU64,
+    /// To whom a message was lost last, and why.
+    last_lost: Mutex<Option<String>>,
 }
 
 impl Counters {
+    fn note_lost(&self, to: SocketAddr, why: &str) {
+        tracing::debug!(%to, why, "gossip was lost");
+        self.lost.fetch_add(1, Ordering::Relaxed);
+        *self.last_lost.lock() = Some(format!("{to}: {why}"));
+    }
+
+    pub(super) fn last_lost(&self) -> Option<String> {
+        self.last_lost.lock().clone()
+    }
+
     pub(super) fn counts(&self) -> GossipCounts {
         GossipCounts {
             sent: self.sent.load(Ordering::Relaxed),
@@ -142,7 +155,7 @@ impl Socket for PeerSocket {
     /// Does not wait for it to arrive: a node that does not answer must not keep gossip with others waiting.
     async fn send(&mut self, to: SocketAddr, message: ChitchatMessage) -> anyhow::Result<()> {
         let Ok(permit) = Arc::clone(&self.under_way).try_acquire_owned() else {
-            self.counters.lost.fetch_add(1, Ordering::Relaxed);
+            self.counters.note_lost(to, "too much is under way");
             return Ok(());
         };
         if self.clients.len() >= CONNECTIONS {
@@ -162,16 +175,13 @@ impl Socket for PeerSocket {
         tokio::spawn(async move {
             let lost = match timeout(PATIENCE, client.tell(request)).await {
                 Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(error.to_string()),
+                Ok(Err(error)) => Some(with_causes(&error)),
                 Err(_) => Some(format!("it was not taken within {PATIENCE:?}")),
             };
             match lost {
-                None => counters.sent.fetch_add(1, Ordering::Relaxed),
-                Some(why) => {
-                    tracing::debug!(%to, why, "gossip was lost");
-                    counters.lost.fetch_add(1, Ordering::Relaxed)
-                }
-            };
+                None => drop(counters.sent.fetch_add(1, Ordering::Relaxed)),
+                Some(why) => counters.note_lost(to, &why),
+            }
             drop(permit);
         });
         Ok(())
@@ -186,7 +196,8 @@ impl Socket for PeerSocket {
                     self.counters.received.fetch_add(1, Ordering::Relaxed);
                     return Ok((from, message));
                 }
-                Err(error) => tracing::warn!(%from, %error, "gossip cannot be read"),
+                // Whoever sends such sends more of it.
+                Err(error) => self.counters.note_lost(from, &format!("what came cannot be read: {error}")),
             }
         }
     }

@@ -26,7 +26,7 @@ pub(crate) use connections::Connections;
 pub use connections::{Connector, endpoint, plaintext, secure_endpoint};
 pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
-pub(crate) use security::connector;
+pub(crate) use security::{connector, with_causes};
 pub(crate) use served::Served;
 pub(crate) use service::PeerService;
 

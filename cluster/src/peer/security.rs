@@ -47,6 +47,20 @@ impl PeerTls {
     }
 }
 
+/// An error and what lies behind it: the first says little of why a connection fails.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let why = error.to_string();
+        if !told.ends_with(&why) {
+            told = format!("{told}: {why}");
+        }
+        cause = error.source();
+    }
+    told
+}
+
 /// How nodes are reached: with TLS, or as it is where there is none.
 pub(crate) fn connector(tls: Option<&PeerTls>) -> Connector {
     let Some(tls) = tls else { return plaintext() };
@@ -54,7 +68,8 @@ pub(crate) fn connector(tls: Option<&PeerTls>) -> Connector {
     std::sync::Arc::new(move |address| {
         let endpoint = secure_endpoint(address)?.tls_config(client.clone());
         let endpoint = endpoint.map_err(|error| {
-            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {error}"))
+            let why = with_causes(&error);
+            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {why}"))
         })?;
         Ok(endpoint.connect_lazy())
     })

@@ -150,6 +150,9 @@ impl Served {
             peer.read_catalogue(proto::ReadCatalogueRequest { fence }).await?.into_inner().catalogue;
         let replica = Arc::clone(&self.replica);
         let adopted = self.work.run(move || replica.adopt_catalogue(&catalogue)).await.flatten();
+        if matches!(adopted, Ok(true)) {
+            count(&self.counters.catalogues_adopted);
+        }
         adopted
             .map(drop)
             .map_err(|error| Status::unavailable(format!("a newer catalogue cannot be taken over: {error}")))

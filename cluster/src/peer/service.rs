@@ -27,7 +27,7 @@ use crate::peer::{
     },
     question::Question,
 };
-use crate::ring::DECISION;
+use crate::ring::{DECISION, count};
 
 /// Of more states at once only the first are told.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -52,7 +52,8 @@ impl PeerService {
     fn check(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
         let served = self.served()?;
         if served.checks_fence {
-            served.fence().check(fence, served.replica.wall())?;
+            let checked = served.fence().check(fence, served.replica.wall());
+            checked.inspect_err(|_| count(&served.counters.calls_refused))?;
         }
         Ok(served)
     }
@@ -60,7 +61,8 @@ impl PeerService {
     /// What is about the catalogue itself is answered whatever catalogue it goes by.
     fn check_layout(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
         let served = self.served()?;
-        served.fence().check_layout(fence, served.replica.wall())?;
+        let checked = served.fence().check_layout(fence, served.replica.wall());
+        checked.inspect_err(|_| count(&served.counters.calls_refused))?;
         Ok(served)
     }
 }

@@ -10,7 +10,7 @@ use allidb_index::{Deadline, Error, Replica, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::Ring;
+use super::{Ring, count};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -76,7 +76,11 @@ impl Ring {
             peer.read_catalogue(ReadCatalogueRequest { fence }).await
         };
         let reply = served.call(node, deadline, ask).await?;
-        self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await
+        let adopted = self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await?;
+        if adopted {
+            count(&served.counters.catalogues_adopted);
+        }
+        Ok(adopted)
     }
 }
 

@@ -33,6 +33,10 @@ counts! {
     calls_withheld,
     /// Calls that were made again, as they failed on the way.
     calls_retried,
+    /// Calls of others that were refused, as they went by another layout, another catalogue, or a clock that is wrong.
+    calls_refused,
+    /// Catalogues that were taken over from others.
+    catalogues_adopted,
     /// Replicas that were asked for entities beside others that let wait.
     reads_hedged,
     /// Entities on which replicas differed when they were read.

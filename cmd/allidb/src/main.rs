@@ -59,7 +59,7 @@ Exit codes:
   1  failed, some items of an import were rejected, or damage was found
   2  the arguments are wrong
   3  there is no such entity or collection
-  4  the server cannot be reached
+  4  the server cannot be reached, or too few of its ring can
 
 Filters (--filter):
   type = \"noun\" and lexname in (\"noun.animal\", \"noun.plant\") and not importance < 0.5

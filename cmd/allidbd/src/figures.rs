@@ -76,6 +76,8 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         calls_failed,
         calls_withheld,
         calls_retried,
+        calls_refused,
+        catalogues_adopted,
         reads_hedged,
         reads_disputed,
         reads_repaired,
@@ -92,6 +94,16 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         counter!("allidb_ring_calls_total", "outcome" => outcome).absolute(count);
     }
     total("allidb_ring_calls_retried_total", "Calls made again that failed on the way", calls_retried);
+    total(
+        "allidb_ring_calls_refused_total",
+        "Calls of other nodes by another layout or catalogue, or a clock that is wrong",
+        calls_refused,
+    );
+    total(
+        "allidb_ring_catalogues_adopted_total",
+        "Newer catalogues taken over from others",
+        catalogues_adopted,
+    );
     total("allidb_ring_reads_hedged_total", "Replicas asked beside others that let wait", reads_hedged);
     total("allidb_ring_reads_disputed_total", "Entities on which replicas differed", reads_disputed);
     total("allidb_ring_reads_repaired_total", "Entities that replicas were told to merge", reads_repaired);

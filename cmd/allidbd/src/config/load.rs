@@ -202,7 +202,7 @@ impl Config {
                 "`ring.founders` does not name {address}, which is where others reach this node (`ring.address`)"
             );
         }
-        if let Some(wrong) = ring.founders.iter().find(|founder| !founder.contains(':')) {
+        if let Some(wrong) = ring.founders.iter().find(|founder| !is_address(founder)) {
             bail!("`ring.founders` names {wrong:?}; addresses are written host:port");
         }
         if let Some(twice) =
@@ -296,6 +296,18 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether this is a host and a port: `host:port`, `[::1]:port`.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_host = |host: &str| {
+        let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+        !host.is_empty() && host.chars().all(is_part)
+    };
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let is_named = bare.map_or_else(|| is_host(host), |host| host.parse::<std::net::Ipv6Addr>().is_ok());
+    is_named && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
 #[cfg(test)]

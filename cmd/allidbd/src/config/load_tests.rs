@@ -196,3 +196,15 @@ fn storage_options_that_cannot_work_are_refused_with_what_was_meant() {
         load(&args).expect("zero has a meaning here");
     });
 }
+
+#[test]
+fn founders_are_hosts_with_ports() {
+    for address in ["node-1.example.com:7002", "10.0.0.1:7002", "localhost:1", "[::1]:7002"] {
+        assert!(is_address(address), "{address}");
+    }
+    for wrong in
+        ["http://10.0.0.1:7002", "some where:1", ":7002", "127.0.0.1:99999", "host:0", "host", "::1:7002"]
+    {
+        assert!(!is_address(wrong), "{wrong}");
+    }
+}
