@@ -130,6 +130,10 @@ impl EntityState {
                 note(Some(self.row.cleared(field.scope())));
             }
         }
+        if delta.row.cleared(Scope::Edges) > Version::ZERO {
+            let edges = self.edges.values().chain(self.edges_in.values());
+            note(edges.map(|register| register.version).max());
+        }
         for key in delta.vectors.keys() {
             note(self.vectors.get(key).map(|register| register.version));
             note(key.chunk.is_empty().then(|| self.row.cleared(Scope::Vectors)));

@@ -35,4 +35,6 @@ pub(crate) use walk::{
     expand_from_proto, expansion_to_proto, hop_counts_to_proto, hops_from_proto, neighborhood_to_proto,
     neighbors_from_proto, paths_from_proto, paths_to_proto,
 };
-pub(crate) use write::{consistency_from_proto, durability_from_proto, version_to_proto};
+pub(crate) use write::{
+    consistency_from_proto, durability_from_proto, min_version_from_proto, version_to_proto,
+};

@@ -33,6 +33,16 @@ pub(crate) fn version_to_proto(version: Version) -> Bytes {
     Bytes::copy_from_slice(&version.to_bytes())
 }
 
+/// `None` if none is given.
+pub(crate) fn min_version_from_proto(version: &[u8]) -> Result<Option<Version>, Status> {
+    let invalid =
+        || Path::Root("min_version").invalid(format!("has {} bytes; versions have 16", version.len()));
+    match version {
+        [] => Ok(None),
+        version => Version::from_bytes(version).ok_or_else(invalid).map(Some),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,7 @@ use super::{Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, 
 use crate::{
     convert::{
         self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
-        filter_from_proto, patch_from_proto, read_mask_from_proto, version_to_proto,
+        filter_from_proto, min_version_from_proto, patch_from_proto, read_mask_from_proto, version_to_proto,
     },
     embedding::Texts,
     page_token::PageTokens,
@@ -74,9 +74,20 @@ impl Entities for Services {
         let mask = read_mask_from_proto(request.read_mask, ReadMask::without_vectors())?;
         let consistency = read_consistency(request.consistency)?;
         let collection = entity.collection.clone();
-        let found =
-            self.coordinator.get(caller.tenant, vec![entity], mask, consistency, caller.deadline).await;
-        Ok(Response::new(entity_to_proto(collection, only(found)?)))
+        let found = match min_version_from_proto(&request.min_version)? {
+            None => {
+                let found =
+                    self.coordinator.get(caller.tenant, vec![entity], mask, consistency, caller.deadline);
+                only(found.await)?
+            }
+            Some(version) => {
+                let at_least = (consistency, version);
+                let found =
+                    self.coordinator.get_since(caller.tenant, entity, mask, at_least, caller.deadline);
+                found.await.map_err(status::from_error)?
+            }
+        };
+        Ok(Response::new(entity_to_proto(collection, found)))
     }
 
     async fn batch_get(

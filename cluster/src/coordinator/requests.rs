@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use allidb_index::{
     BulkDeleted, BySource, Deadline, Error, Facet, Merged, Mutation, Replica, Result, ScanPage, ScanRequest,
-    SourceDeletion,
+    SourceDeletion, Version,
     filter::{Field, Filter},
     graph::{
         ExpandRequest, Expansion, HopCounts, HopsRequest, Neighborhood, NeighborsRequest, Paths, PathsRequest,
@@ -78,6 +78,28 @@ impl Coordinator {
             Ok(results) => results,
             Err(error) => vec![Err(error); count],
         }
+    }
+
+    /// An entity that is no older than a version that the caller has seen of it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no replica that answers has it.
+    pub async fn get_since(
+        &self,
+        tenant: TenantId,
+        entity: EntityRef,
+        mask: ReadMask,
+        (consistency, version): (Consistency, Version),
+        deadline: Deadline,
+    ) -> Result<Entity> {
+        if !self.0.ring.is_alone() {
+            self.know(tenant, std::iter::once(&*entity.collection), deadline).await;
+            return self.0.ring.get_since(tenant, &entity, &mask, (consistency, version), deadline).await;
+        }
+        // It has everything that there is.
+        let missing = || Error::Internal("an entity was given no answer".to_owned());
+        let found = self.get(tenant, vec![entity], mask, consistency, deadline).await.pop();
+        found.unwrap_or_else(|| Err(missing()))
     }
 
     /// A page of a collection in the order of ids.

@@ -3,7 +3,7 @@
 use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
 
 use allidb_index::{
-    Deadline, EntityKey, EntityState, Error, Extent, Replica, Result,
+    Deadline, EntityKey, EntityState, Error, Extent, Replica, Result, Version,
     model::{Entity, EntityRef, ReadMask, TenantId},
 };
 use bytes::Bytes;
@@ -69,6 +69,40 @@ impl Ring {
             Err(Error::Internal("fewer entities were read than were asked for".to_owned()))
         };
         keys.into_iter().map(|key| key.and_then(|_| found.next().unwrap_or_else(rest))).collect()
+    }
+}
+
+impl Ring {
+    /// An entity as so many replicas hold it together as the consistency needs; as more of them do if that is older than a version that the
+    /// caller has seen.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if no replica that answers has that version.
+    pub async fn get_since(
+        &self,
+        tenant: TenantId,
+        entity: &EntityRef,
+        mask: &ReadMask,
+        (consistency, version): (Consistency, Version),
+        deadline: Deadline,
+    ) -> Result<Entity> {
+        let key = self.replica().entity_key(tenant, entity)?;
+        // What this node plans from now on is newer.
+        self.0.served.check_ahead(version)?;
+        self.replica().observe_version(version);
+        let levels = [Consistency::One, Consistency::Quorum, Consistency::All];
+        for level in levels.into_iter().filter(|level| *level >= consistency) {
+            let read = self.0.states(vec![key.clone()], Extent::of(mask), level, deadline).await.pop();
+            let missing = || Error::Internal("an entity was given no answer".to_owned());
+            let state = read.unwrap_or_else(|| Err(missing()))?;
+            if state.highest_version() >= version {
+                return self.replica().entity_of(&key, &state, mask);
+            }
+        }
+        Err(Error::Unavailable(format!(
+            "no replica has version {version:?} of {:?}, or a newer one",
+            entity.id
+        )))
     }
 }
 

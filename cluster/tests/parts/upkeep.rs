@@ -8,7 +8,7 @@ use std::{
 use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
-    model::{Entity, EntityRef, ReadMask, Write, Written},
+    model::{Entity, EntityRef, ReadMask, Value, Write, Written},
 };
 use allidb_storage::{Durability, fs::SimFs};
 
@@ -194,4 +194,30 @@ async fn a_node_that_missed_a_change_of_collections_learns_of_it_as_it_asks() {
     let read = world.nodes[2].ring.get(TENANT, &entities, &mask, Consistency::Quorum, soon()).await;
     assert!(matches!(&read[..], [Err(Error::UnknownCollection(_))]), "{read:?}");
     assert!(world.nodes[2].replica.collection(TENANT, "c").is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_caller_has_seen_is_told_at_any_consistency() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let world = World::with_clocks(37, &vec![Arc::clone(&clock); 3], HintLimits::default()).await;
+    let write = |n: i64| {
+        let attributes = [("n".to_owned(), Value::Int(n))].into();
+        let entity = Entity { id: "e".to_owned(), attributes, ..Entity::default() };
+        Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }
+    };
+    world.write(write(1), None);
+    clock.advance(1_000);
+    // The last node alone has heard of it.
+    let newer = world.lone.plan(TENANT, write(2)).expect("planned");
+    world.make(&world.nodes[2].replica, newer.encode(|_| true));
+    let (ring, mask, entity) = (&world.nodes[0].ring, ReadMask::fields(), EntityRef::new("c", "e"));
+    let n = |found: &Entity| found.attributes["n"].clone();
+    let entities = [entity.clone()];
+    let any = ring.get(TENANT, &entities, &mask, Consistency::One, soon()).await.pop().expect("one answer");
+    assert_eq!(n(&any.expect("it is there")), Value::Int(1));
+    let since = |version| ring.get_since(TENANT, &entity, &mask, (Consistency::One, version), soon());
+    assert_eq!(n(&since(newer.version()).await.expect("a replica has it")), Value::Int(2));
+    let nobodys = world.lone.plan(TENANT, write(3)).expect("planned").version();
+    let refused = since(nobodys).await;
+    assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
 }

@@ -127,6 +127,7 @@ pub(crate) async fn get(args: GetArgs, client: &Client, output: Output) -> Resul
         r#ref: Some(entity_ref(&args.collection, &args.id)),
         read_mask: mask(args.fields),
         consistency: client.consistency(),
+        ..GetRequest::default()
     };
     let entity = client.entities().get(request).await.map_err(Failure::from_status)?.into_inner();
     let json = entity_to_json(&entity);
