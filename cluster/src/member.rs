@@ -8,7 +8,7 @@ use std::{
 
 use allidb_index::{Error, Replica, Result};
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     peer::{PeerService, PeerTls, connector, with_causes},
     ring::{HintLimits, Ring, RingOptions},
 };
+
+/// How long a node that starts waits for its clock to pass what it may have given before.
+const CATCH_UP: Duration = Duration::from_millis(1_500);
 
 /// How a node is a member of a ring.
 #[derive(Clone, Debug)]
@@ -151,6 +154,8 @@ pub(crate) async fn join(
     // Nobody else sets it.
     served.set(ring.served()).ok();
     ring.find_members(&membership).await;
+    // It would give versions from ahead of all others' clocks; and again from further ahead with each start.
+    sleep(ring.replica().lags_for().min(CATCH_UP)).await;
     let mut keeping = ring.keep_up(Arc::clone(&membership));
     tasks.spawn(async move { while keeping.join_next().await.is_some() {} });
     Ok((ring, Life { membership, tasks: Mutex::new(tasks), stop }))

@@ -12,7 +12,8 @@ use std::{
 use crate::{
     model::Value,
     row::{
-        ChunkContent, ChunkKey, Content, EdgeContent, EdgeKey, EntityRow, Scope, VectorContent, VectorKey,
+        ChunkContent, ChunkKey, Content, EdgeContent, EdgeKey, EntityRow, Field, Scope, VectorContent,
+        VectorKey,
     },
     version::Version,
 };
@@ -113,38 +114,61 @@ impl EntityState {
         edges.max(own).max(markers).max(self.row.touched)
     }
 
-    /// The newest version that is there of what `delta` writes: what is written at one below it is hidden by what came later.
-    pub(crate) fn newest_of(&self, delta: &Self) -> Version {
-        let mut newest = Version::ZERO;
-        let mut note = |version: Option<Version>| newest = newest.max(version.unwrap_or_default());
+    /// The newest version above `version` that is there of what `delta` writes at that one: it hides what is written. What the same node gave later
+    /// does not count: nobody was told of that before this was asked for.
+    pub(crate) fn overtaker(&self, delta: &Self, version: Version) -> Option<Version> {
+        let mut newest = None;
+        // Markers are just below versions.
+        let is_own =
+            |other: Version| [version.node(), version.node().wrapping_sub(1)].contains(&other.node());
+        let mut note = |other: Version| {
+            if other > version && !is_own(other) {
+                newest = newest.max(Some(other));
+            }
+        };
+        fn of<K, T>(registers: &BTreeMap<K, Register<T>>) -> impl Iterator<Item = Version> {
+            registers.values().map(|register| register.version)
+        }
+        let row = &self.row;
+        let is_cleared = |scope: Scope| delta.row.cleared(scope) > Version::ZERO;
         if delta.row.touched > Version::ZERO {
-            note(Some(self.row.cleared(Scope::Entity)));
-            // What takes the place of everything is to be above everything.
-            let replaces = delta.row.cleared(Scope::Entity) > Version::ZERO;
-            note(replaces.then_some(self.row.touched));
-            for scope in Scope::ALL.into_iter().filter(|scope| delta.row.cleared(*scope) > Version::ZERO) {
-                note(Some(self.row.cleared(scope)));
+            note(row.cleared(Scope::Entity));
+        }
+        for scope in Scope::ALL.into_iter().filter(|scope| is_cleared(*scope)) {
+            note(row.cleared(scope));
+        }
+        // What takes the place of everything there is, or of all of something, is to be above it.
+        for (field, register) in &row.fields {
+            let is_written = delta.row.fields.contains_key(field) || is_cleared(field.scope());
+            if is_written || (is_cleared(Scope::Entity) && !matches!(field, Field::LeadsTo(_))) {
+                note(register.version);
             }
-            for field in delta.row.fields.keys() {
-                note(self.row.fields.get(field).map(|register| register.version));
-                note(Some(self.row.cleared(field.scope())));
+        }
+        for field in delta.row.fields.keys() {
+            note(row.cleared(field.scope()));
+        }
+        for (key, register) in &self.vectors {
+            let is_written = delta.vectors.contains_key(key) || delta.chunks.contains_key(&key.chunk);
+            if is_written || is_cleared(Scope::Entity) || (key.chunk.is_empty() && is_cleared(Scope::Vectors))
+            {
+                note(register.version);
             }
         }
-        if delta.row.cleared(Scope::Edges) > Version::ZERO {
-            let edges = self.edges.values().chain(self.edges_in.values());
-            note(edges.map(|register| register.version).max());
+        if delta.vectors.keys().any(|key| key.chunk.is_empty()) {
+            note(row.cleared(Scope::Vectors));
         }
-        for key in delta.vectors.keys() {
-            note(self.vectors.get(key).map(|register| register.version));
-            note(key.chunk.is_empty().then(|| self.row.cleared(Scope::Vectors)));
+        for (chunk, register) in &self.chunks {
+            if delta.chunks.contains_key(chunk) || is_cleared(Scope::Entity) {
+                note(register.version);
+            }
         }
-        for key in delta.chunks.keys() {
-            note(self.chunks.get(key).map(|register| register.version));
+        if is_cleared(Scope::Edges) {
+            of(&self.edges).chain(of(&self.edges_in)).for_each(&mut note);
         }
         for (there, delta) in [(&self.edges, &delta.edges), (&self.edges_in, &delta.edges_in)] {
             for edge in delta.keys() {
-                note(there.get(edge).map(|register| register.version));
-                note(Some(self.row.cleared(Scope::Edges)));
+                there.get(edge).into_iter().for_each(|register| note(register.version));
+                note(row.cleared(Scope::Edges));
             }
         }
         newest

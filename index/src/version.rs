@@ -43,7 +43,7 @@ impl Version {
     }
 
     /// The node that gave it; of a marker just below it, one less.
-    pub fn node(self) -> u64 {
+    pub(crate) fn node(self) -> u64 {
         self.node
     }
 

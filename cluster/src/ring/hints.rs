@@ -247,7 +247,7 @@ impl Ring {
             let read = move |served: &Served| served.replica.hints(node.0, last.as_ref(), most, BATCH_BYTES);
             let hints = inner.here(read).await?;
             let Some(last) = hints.last().cloned() else { break };
-            let bytes = hints.iter().map(|hint| hint.mutation.len()).sum();
+            let (count, bytes) = (hints.len(), hints.iter().map(|hint| hint.mutation.len()).sum());
             let taken = match inner.deliver(node, kept, hints.clone(), deadline).await {
                 // It will never understand this one, and others wait behind it.
                 Err(Error::Invalid { why, .. }) if hints.len() == 1 => {
@@ -267,6 +267,10 @@ impl Ring {
             let (yes, not_yet) = taken?;
             delivered += yes;
             refused += not_yet;
+            // It takes nothing: its disk may be full.
+            if yes == 0 && not_yet as usize == count {
+                break;
+            }
             // What it does not take yet keeps nothing else waiting.
             after = Some(last);
             // Not beyond the deadline: the debt is not forgotten.
@@ -293,10 +297,10 @@ impl Ring {
         // Edges that are being made are taken back, mostly.
         let made_ms = u64::try_from(2 * inner.served.call_timeout.as_millis()).unwrap_or(u64::MAX);
         let before = replica.wall().now_ms().saturating_sub(made_ms);
-        loop {
+        while !deadline.has_passed() {
             let posted =
                 inner.here(move |served| served.replica.outbox(after.as_ref(), BATCH, BATCH_BYTES)).await?;
-            let Some(last) = posted.last() else { return failure.map_or(Ok(delivered), Err) };
+            let Some(last) = posted.last() else { break };
             after = Some(last.clone());
             let (mut mutations, mut readable, mut done) = (Vec::new(), Vec::new(), Vec::new());
             for hint in posted {
@@ -322,7 +326,7 @@ impl Ring {
             }
             let (durability, consistency) = (Sync, Consistency::Quorum);
             let options = WriteOptions { durability, consistency, deadline };
-            for (hint, result) in readable.into_iter().zip(self.write_as_planned(mutations, options).await) {
+            for (hint, result) in readable.into_iter().zip(self.write_posted(mutations, options).await) {
                 match result {
                     Ok(_) => done.push(hint),
                     Err(error) => failure = Some(error),
@@ -332,6 +336,7 @@ impl Ring {
             inner.hints.outbox_delivered.fetch_add(done.len() as u64, Ordering::Relaxed);
             inner.here(move |served| served.replica.forget_hints(&done)).await?;
         }
+        failure.map_or(Ok(delivered), Err)
     }
 
     /// Figures of the outbox.

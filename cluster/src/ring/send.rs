@@ -32,9 +32,8 @@ impl Inner {
     }
 
     async fn write_here(&self, encoded: Vec<Bytes>, durability: Durability) -> Result<Vec<Told>> {
-        let node = self.served.node;
-        let told = move |result| match result {
-            Ok(Written { existed, overtaken_by, .. }) => made(node, existed, overtaken_by),
+        let told = |result| match result {
+            Ok(Written { existed, overtaken_by, .. }) => Told::Made { existed, overtaken_by },
             Err(Error::NotFound { .. }) => Told::Missing,
             Err(Error::Expired { .. }) => Told::Expired,
             Err(Error::Merged { into, .. }) => Told::Merged(into),
@@ -93,7 +92,7 @@ impl Inner {
         }
         let told = |outcome: proto::Outcome| match outcome.kind {
             Some(Kind::Existed(existed)) => {
-                made(self.served.node, existed, Version::from_bytes(&outcome.overtaken_by))
+                Told::Made { existed, overtaken_by: Version::from_bytes(&outcome.overtaken_by) }
             }
             Some(Kind::Refusal(Refusal { not_found: true, .. })) => Told::Missing,
             Some(Kind::Refusal(Refusal { expired: true, .. })) => Told::Expired,
@@ -144,13 +143,6 @@ impl Inner {
         };
         Ok(reply.outcomes.iter().map(taken).collect())
     }
-}
-
-/// What this node itself planned later was not acknowledged before: that may hide what it planned earlier.
-fn made(here: NodeId, existed: bool, overtaken_by: Option<Version>) -> Told {
-    // Markers are just below versions.
-    let is_ours = |version: &Version| [here.0, here.0.wrapping_sub(1)].contains(&version.node());
-    Told::Made { existed, overtaken_by: overtaken_by.filter(|version| !is_ours(version)) }
 }
 
 fn miscounted(node: NodeId) -> Error {

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use allidb_index::{EntityKey, EntityState, Extent, Hint, Mutation, Result, Version};
-use tokio::{sync::mpsc, task::JoinSet};
+use allidb_index::{EntityKey, Extent, Hint, Mutation, Result, Version};
+use tokio::task::JoinSet;
 
 use super::{
     Inner,
@@ -32,9 +32,22 @@ pub(super) struct Settled {
     pub(super) place: usize,
     /// How it is to be made everywhere, and whether that says something else; `None` if there is nothing that it could be for.
     pub(super) outcome: Result<Option<(Mutation, bool)>>,
+    /// Who has made it so.
     pub(super) convinced: Vec<NodeId>,
+    /// Who else is asked to.
+    pub(super) rest: JoinSet<Option<NodeId>>,
     /// What of it is to be made for sure.
     pub(super) posted: Vec<Hint>,
+}
+
+impl Settled {
+    /// The version at which it is made, if it says something else than before.
+    pub(super) fn made_at(&self) -> Option<Version> {
+        match &self.outcome {
+            Ok(Some((mutation, true))) => Some(mutation.version()),
+            _ => None,
+        }
+    }
 }
 
 impl Inner {
@@ -44,7 +57,7 @@ impl Inner {
         (place, write): (usize, &Asked),
         doubt: Doubt,
         options: WriteOptions,
-        report: mpsc::Sender<Report>,
+        tasks: &mut JoinSet<Report>,
     ) -> Option<Version> {
         let (inner, mutation, is_renewed) = (Arc::clone(self), Arc::clone(&write.mutation), write.is_renewed);
         let (pending, is_posted) = (write.pending.clone(), !write.posted.is_empty());
@@ -58,7 +71,7 @@ impl Inner {
             Doubt::Overtaken(newer) => Some(self.renewed(&mutation, newer)),
         };
         let version = renewed.as_ref().and_then(|renewed| renewed.as_ref().ok()).map(Mutation::version);
-        tokio::spawn(async move {
+        tasks.spawn(async move {
             let mut outcome = match renewed {
                 None => inner.settle(&mutation, is_renewed, options).await,
                 Some(renewed) => renewed.map(|mutation| Some((mutation, true))),
@@ -74,20 +87,13 @@ impl Inner {
                     Err(error) => outcome = Err(error),
                 }
             }
-            let rest = match &outcome {
+            let (convinced, rest) = match &outcome {
                 Ok(Some((mutation, is_other))) => {
                     inner.convince(&pending, (mutation, *is_other), options).await
                 }
                 _ => (Vec::new(), JoinSet::new()),
             };
-            let (convinced, mut rest) = rest;
-            // Whoever listens, listens until the end.
-            report.send(Report::Settled(Settled { place, outcome, convinced, posted })).await.ok();
-            let mut late = Vec::new();
-            while let Some(done) = rest.join_next().await {
-                late.extend(done.ok().flatten());
-            }
-            report.send(Report::Convinced(place, late)).await.ok();
+            Report::Settled(Settled { place, outcome, convinced, rest, posted })
         });
         version
     }
@@ -108,7 +114,7 @@ impl Inner {
         options: WriteOptions,
     ) -> Result<Option<(Mutation, bool)>> {
         let entities: Vec<EntityKey> = mutation.entities().cloned().collect();
-        let extent = Extent { contents: false, edges: false };
+        let extent = Extent { contents: mutation.is_about_contents(), edges: false };
         let states = self.states(entities, extent, Consistency::Quorum, options.deadline).await;
         let states = states.into_iter().collect::<Result<Vec<_>>>()?;
         let replica = &self.served.replica;
@@ -117,16 +123,15 @@ impl Inner {
             return Ok(None);
         }
         let has_expired = states.iter().any(|state| replica.has_expired(state));
-        let newest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
-        let is_overtaken = is_renewed && newest > mutation.version();
+        let newer = mutation.overtaken_by(&states).filter(|_| is_renewed);
         let mutation = mutation.clone();
         let settled = match has_expired {
             true => mutation.settled_over_expired(),
             false => mutation.settled(),
         };
-        Ok(Some(match is_overtaken {
-            true => (self.renewed(&settled, newest)?, true),
-            false => (settled, has_expired),
+        Ok(Some(match newer {
+            Some(newer) => (self.renewed(&settled, newer)?, true),
+            None => (settled, has_expired),
         }))
     }
 

@@ -86,23 +86,33 @@ impl Ring {
         for member in self.layout().members() {
             let (ring, node) = (self.clone(), member.node);
             tasks.spawn(async move {
+                let mut pause = EVERY;
                 loop {
-                    if ring.has_hints(node)
-                        && let Err(error) = ring.drop_old_hints(node).await
-                    {
-                        tracing::warn!(%node, %error, "what is kept for a node for too long is not dropped");
-                    }
-                    if ring.has_hints(node)
-                        && !ring.0.served.peers.is_failing(node)
-                        && let Err(error) = ring.deliver_hints(node, Deadline::after(DELIVERY)).await
-                    {
-                        tracing::debug!(%node, %error, "writes that are kept for a node wait on");
-                    }
-                    sleep(EVERY).await;
+                    pause = match ring.deliver_kept(node).await {
+                        Ok(()) => EVERY,
+                        Err(error) => {
+                            tracing::debug!(%node, %error, "writes that are kept for a node wait on");
+                            (pause * 2).min(LONGEST_PAUSE)
+                        }
+                    };
+                    sleep(pause).await;
                 }
             });
         }
         tasks
+    }
+
+    /// Delivers what is kept for a node, if it answers, and drops what has been for too long.
+    async fn deliver_kept(&self, node: NodeId) -> Result<()> {
+        if !self.has_hints(node) {
+            return Ok(());
+        }
+        self.drop_old_hints(node).await?;
+        // It is tried by others, and these wait until it answers.
+        if !self.0.served.peers.is_failing(node) {
+            self.deliver_hints(node, Deadline::after(DELIVERY)).await?;
+        }
+        Ok(())
     }
 
     /// Waits for a while until all members are heard of; from those that are there the newest catalogue is taken over, and their clocks are

@@ -1,13 +1,13 @@
 //! Writes at all replicas.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, atomic::Ordering},
 };
 
 use allidb_index::{EntityKey, Error, Hint, Mutation, Result, Version, model::Written};
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{sync::oneshot, task::JoinSet};
 
 use super::{
     Inner, Ring,
@@ -46,26 +46,38 @@ pub(super) struct Asked {
     made_other: Vec<NodeId>,
     /// Whether it is to be made at another version if something newer hides it.
     pub(super) is_renewed: bool,
+    /// What is asked for before it is made at this version, as was found while it was being settled.
+    floor: Option<Version>,
     /// What is to be made for sure: an edge that would otherwise be seen from one end alone.
     pub(super) posted: Vec<Hint>,
+}
+
+/// How writes are made.
+#[derive(Clone, Copy, Debug)]
+struct How {
+    /// Whether they are made at another version if something newer hides them.
+    is_renewed: bool,
+    /// Whether those whose parts lie apart are posted before.
+    is_posted: bool,
 }
 
 /// What whoever collects answers is told.
 pub(super) enum Report {
     Share(NodeId, Vec<usize>, Vec<Told>),
     Settled(Settled),
-    /// Everybody has answered who was to be convinced: those that made it after it was settled.
-    Convinced(usize, Vec<NodeId>),
+    /// Everybody has answered who was to be convinced of a write of this version: those that made it after it was settled.
+    Convinced(usize, Version, Vec<NodeId>),
 }
 
 impl Ring {
     /// Makes writes at all replicas of what they touch. Each is answered as soon as so many have acknowledged it as the consistency needs,
     /// at both its ends if it is an edge; those that do not are sent it later.
     ///
-    /// What is answered with [`Error::Unavailable`] may have been made, or may be later. What meets something newer, since clocks differ, is
+    /// What is answered with [`Error::Unavailable`] or [`Error::DeadlineExceeded`] may have been made, or may be later; so may what is answered with
+    /// [`Error::Exhausted`], unless the outbox is full. What meets something newer, since clocks differ, is
     /// made once more at a version above that: at QUORUM a write comes after all that were acknowledged before it was asked for.
     pub async fn write(&self, mutations: Vec<Mutation>, options: WriteOptions) -> Vec<Result<Written>> {
-        self.make(mutations, options, true).await
+        self.make(mutations, options, How { is_renewed: true, is_posted: true }).await
     }
 
     /// The same, at the versions that they have: what came later stays.
@@ -74,22 +86,29 @@ impl Ring {
         mutations: Vec<Mutation>,
         options: WriteOptions,
     ) -> Vec<Result<Written>> {
-        self.make(mutations, options, false).await
+        self.make(mutations, options, How { is_renewed: false, is_posted: true }).await
     }
 
-    async fn make(
+    /// The same, of what is posted already.
+    pub(super) async fn write_posted(
         &self,
         mutations: Vec<Mutation>,
         options: WriteOptions,
-        is_renewed: bool,
     ) -> Vec<Result<Written>> {
+        self.make(mutations, options, How { is_renewed: false, is_posted: false }).await
+    }
+
+    async fn make(&self, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Vec<Result<Written>> {
         let count = mutations.len();
         let (answer, answered) = oneshot::channel();
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
         let writing = Writing::begin(&self.0);
         tokio::spawn(async move {
-            let asked = |mutation| writing.0.asked(mutation, options.consistency, is_renewed);
-            let writes = mutations.into_iter().map(asked).collect();
+            let asked = |mutation| writing.0.asked(mutation, options.consistency, how.is_renewed);
+            let mut writes: Vec<Asked> = mutations.into_iter().map(asked).collect();
+            if how.is_posted {
+                writing.0.post(&mut writes, options).await;
+            }
             collect(Arc::clone(&writing.0), writes, options, answer).await;
             drop(writing);
         });
@@ -121,23 +140,18 @@ async fn collect(
     options: WriteOptions,
     answer: oneshot::Sender<Vec<Result<Written>>>,
 ) {
-    inner.post(&mut writes, options).await;
-    let shares = inner.shares(&mut writes);
-    let (report, mut reports) = mpsc::channel(shares.len().max(1));
+    let mut tasks: JoinSet<Report> = JoinSet::new();
     // Of whom nothing was heard yet, nor ever will be if its task breaks off.
     let mut silent: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
-    for Share { node, places, encoded } in shares {
+    for Share { node, places, encoded } in inner.shares(&mut writes) {
         silent.insert(node, places.clone());
-        let (inner, report) = (Arc::clone(&inner), report.clone());
-        tokio::spawn(async move {
+        let inner = Arc::clone(&inner);
+        tasks.spawn(async move {
             let told = inner.send(node, encoded, options.durability, options.deadline).await;
-            // Whoever listens, listens until the end.
-            report.send(Report::Share(node, places, told)).await.ok();
+            Report::Share(node, places, told)
         });
     }
     let mut answer = Some(answer);
-    let mut report = Some(report);
-    let mut settling = 0;
     loop {
         if writes.iter().all(|write| write.result.is_some())
             && let Some(answer) = answer.take()
@@ -145,41 +159,33 @@ async fn collect(
             // The caller may have gone.
             answer.send(writes.iter().filter_map(|write| write.result.clone()).collect()).ok();
         }
-        if silent.is_empty() && settling == 0 {
-            report = None;
-        }
-        let Some(heard) = reports.recv().await else { break };
+        let Some(heard) = tasks.join_next().await else { break };
+        let mut doubts: VecDeque<(usize, Doubt)> = VecDeque::new();
         match heard {
-            Report::Share(node, places, told) => {
+            Ok(Report::Share(node, places, told)) => {
                 silent.remove(&node);
                 for (place, told) in places.into_iter().zip(told) {
-                    let Some(write) = writes.get_mut(place) else { continue };
-                    let (Some(doubt), Some(report)) = (write.hears(node, &told), &report) else { continue };
-                    settling += 1;
-                    let renewed = inner.settle_beside((place, write), doubt, options, report.clone());
-                    if let Some(version) = renewed {
-                        // What was asked for after it stays after it.
-                        let (until, later) = writes.split_at_mut(place + 1);
-                        let renewed = until.last().map(|write| Arc::clone(&write.mutation));
-                        let renewed = renewed.iter().flat_map(|mutation| mutation.entities());
-                        let renewed: Vec<&EntityKey> = renewed.collect();
-                        let is_about = |write: &&mut Asked| {
-                            write.mutation.entities().any(|entity| renewed.contains(&entity))
-                        };
-                        later.iter_mut().filter(is_about).for_each(|write| write.comes_after(version));
-                    }
+                    let doubt = writes.get_mut(place).and_then(|write| write.hears(node, &told));
+                    doubts.extend(doubt.map(|doubt| (place, doubt)));
                 }
             }
-            Report::Settled(settled) => {
-                if let Some(write) = writes.get_mut(settled.place) {
-                    write.settles(settled);
-                }
+            Ok(Report::Settled(settled)) => {
+                let (place, made_at) = (settled.place, settled.made_at());
+                let doubt = writes.get_mut(place).and_then(|write| write.settles(settled, &mut tasks));
+                doubts.extend(doubt.map(|doubt| (place, doubt)));
+                doubts.extend(made_at.into_iter().flat_map(|version| later(&mut writes, place, version)));
             }
-            Report::Convinced(place, nodes) => {
-                settling -= 1;
-                if let Some(write) = writes.get_mut(place) {
-                    write.is_made_by(&nodes);
-                }
+            Ok(Report::Convinced(place, version, nodes)) => {
+                let write = writes.get_mut(place).filter(|write| write.mutation.version() == version);
+                write.into_iter().for_each(|write| write.is_made_by(&nodes));
+            }
+            // What it was about is not decided then.
+            Err(error) => tracing::error!(%error, "a part of a write broke off"),
+        }
+        while let Some((place, doubt)) = doubts.pop_front() {
+            let Some(write) = writes.get(place) else { continue };
+            if let Some(version) = inner.settle_beside((place, write), doubt, options, &mut tasks) {
+                doubts.extend(later(&mut writes, place, version));
             }
         }
     }
@@ -195,11 +201,21 @@ async fn collect(
         let results = writes.iter().map(|write| write.result.clone().unwrap_or_else(undecided));
         answer.send(results.collect()).ok();
     }
-    let is_unacknowledged = |write: &&Asked| matches!(write.result, Some(Err(Error::Unavailable(_))));
-    let unacknowledged = writes.iter().filter(is_unacknowledged).count();
+    let unacknowledged = writes.iter().filter(|write| write.is_unacknowledged()).count();
     add(&inner.served.counters.writes_unacknowledged, unacknowledged);
     inner.take_back(&mut writes).await;
     inner.keep_missed(&writes).await;
+}
+
+/// What was asked for after a write stays after it when that is made at another version: of later writes of the same things, those that are
+/// decided or will be must be made at another one, too.
+fn later(writes: &mut [Asked], place: usize, version: Version) -> Vec<(usize, Doubt)> {
+    let (until, later) = writes.split_at_mut((place + 1).min(writes.len()));
+    let Some(mutation) = until.last().map(|write| Arc::clone(&write.mutation)) else { return Vec::new() };
+    let about: Vec<&EntityKey> = mutation.entities().collect();
+    let is_about = |write: &Asked| write.mutation.entities().any(|entity| about.contains(&entity));
+    let later = later.iter_mut().enumerate().filter(|(_, write)| is_about(write));
+    later.filter_map(|(at, write)| Some((place + 1 + at, write.comes_after(version)?))).collect()
 }
 
 impl Asked {
@@ -238,10 +254,35 @@ impl Asked {
         None
     }
 
-    /// Takes note that what was asked for before it is made at this version now.
-    fn comes_after(&mut self, version: Version) {
-        if self.is_renewed && !self.is_settling && self.mutation.version() < version {
-            self.pending.overtaken_by = self.pending.overtaken_by.max(Some(version));
+    /// Takes note that what was asked for before it is made at this version now. Gives what must be resolved, if it was decided already: nobody
+    /// was told, as not all are.
+    fn comes_after(&mut self, version: Version) -> Option<Doubt> {
+        if !self.is_renewed || self.mutation.version() >= version {
+            return None;
+        }
+        if self.is_settling {
+            self.floor = self.floor.max(Some(version));
+            return None;
+        }
+        match &self.result {
+            Some(Ok(_)) => {
+                (self.result, self.is_settling) = (None, true);
+                Some(Doubt::Overtaken(version))
+            }
+            Some(Err(_)) => None,
+            None => {
+                self.pending.overtaken_by = self.pending.overtaken_by.max(Some(version));
+                None
+            }
+        }
+    }
+
+    /// Whether it may have been made, and nobody was told so.
+    fn is_unacknowledged(&self) -> bool {
+        match &self.result {
+            Some(Err(Error::Unavailable(_) | Error::DeadlineExceeded)) => true,
+            Some(Err(Error::Exhausted(_))) => !self.pending.is_made_nowhere(),
+            _ => false,
         }
     }
 
@@ -256,12 +297,11 @@ impl Asked {
         }
     }
 
-    /// Takes note of how it is to be made.
-    fn settles(&mut self, Settled { outcome, convinced, posted, .. }: Settled) {
+    /// Takes note of how it is to be made. Gives what must be resolved before it is answered.
+    fn settles(&mut self, settled: Settled, tasks: &mut JoinSet<Report>) -> Option<Doubt> {
+        let Settled { place, outcome, convinced, mut rest, posted } = settled;
+        self.is_settling = false;
         self.posted.extend(posted);
-        if let Ok(Some((_, true))) = &outcome {
-            self.missed.extend(self.pending.sides.iter().flat_map(|side| side.replicas.iter().copied()));
-        }
         let subject = self.mutation.subject();
         self.result = Some(match outcome {
             Err(error) => Err(error),
@@ -269,8 +309,21 @@ impl Asked {
                 Err(Error::NotFound { collection: subject.collection.clone(), id: subject.id.clone() })
             }
             Ok(Some((mutation, is_other))) => {
-                (self.mutation, self.is_other) = (Arc::new(mutation), is_other);
+                if is_other {
+                    self.made_other.clear();
+                    let replicas = self.pending.sides.iter().flat_map(|side| side.replicas.iter().copied());
+                    self.missed.extend(replicas);
+                }
+                (self.mutation, self.is_other) = (Arc::new(mutation), self.is_other || is_other);
                 self.is_made_by(&convinced);
+                let version = self.mutation.version();
+                tasks.spawn(async move {
+                    let mut late = Vec::new();
+                    while let Some(done) = rest.join_next().await {
+                        late.extend(done.ok().flatten());
+                    }
+                    Report::Convinced(place, version, late)
+                });
                 match self.pending.verdict() {
                     Verdict::Made { existed } => Ok(self.written(existed)),
                     Verdict::Failed(error) => Err(error),
@@ -278,6 +331,8 @@ impl Asked {
                 }
             }
         });
+        // Something before it was made at a newer version meanwhile.
+        self.floor.take().and_then(|floor| self.comes_after(floor))
     }
 
     fn written(&self, existed: bool) -> Written {
@@ -312,6 +367,7 @@ impl Inner {
             is_settling: false,
             is_other: false,
             made_other: Vec::new(),
+            floor: None,
             is_renewed: is_renewed && !self.is_wrong(Wrong::NoRenewal),
             posted: Vec::new(),
         }

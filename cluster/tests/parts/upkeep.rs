@@ -8,7 +8,7 @@ use std::{
 use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
-    model::{Entity, EntityRef, ReadMask, Value, Write, Written},
+    model::{Edge, Entity, EntityPatch, EntityRef, ReadMask, Value, Write, Written},
 };
 use allidb_storage::{Durability, fs::SimFs};
 
@@ -220,4 +220,93 @@ async fn what_the_caller_has_seen_is_told_at_any_consistency() {
     let nobodys = world.lone.plan(TENANT, write(3)).expect("planned").version();
     let refused = since(nobodys).await;
     assert!(matches!(&refused, Err(Error::Unavailable(_))), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_outbox_refuses_edges_and_is_emptied_when_nodes_are_back() {
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let limits = HintLimits { outbox_bytes: 2_000, ..HintLimits::default() };
+    let mut world = World::with_clocks(38, &vec![Arc::clone(&clock); 5], limits).await;
+    let away = [world.stop(3).await, world.stop(4).await];
+    let ring = world.nodes[0].ring.clone();
+    let link = async |at: usize| {
+        let edge =
+            Edge::new(EntityRef::new("c", format!("a{at}")), "r", EntityRef::new("c", format!("b{at}")));
+        let planned = ring.replica().plan(TENANT, Write::PutEdge(Box::new(edge))).expect("planned");
+        let options =
+            WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+        ring.write(vec![planned], options).await.pop().expect("one answer")
+    };
+    let mut refused = 0;
+    for at in 0..200 {
+        refused += usize::from(matches!(link(at).await, Err(Error::Exhausted(_))));
+    }
+    assert!(refused > 0 && ring.outbox().bytes > 2_000, "{refused}, {:?}", ring.outbox());
+    for (at, address) in [3, 4].into_iter().zip(away) {
+        world.go_on(at, address).await;
+    }
+    clock.advance(60_000);
+    let begun = Instant::now();
+    while ring.outbox().bytes > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", ring.outbox());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        for node in &world.nodes {
+            node.ring.compare_clocks(soon()).await;
+        }
+        // What is not delivered now is later.
+        ring.deliver_outbox(soon()).await.ok();
+    }
+    assert!(ring.replica().outbox(None, 10, u64::MAX).expect("read").is_empty());
+    link(1_000).await.expect("there is room again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_keeps_its_order_though_its_writes_are_disputed_or_overtaken() {
+    for (ahead, misses) in [(0, Some(2)), (0, Some(0)), (400, None), (400, Some(2)), (400, Some(1))] {
+        let clocks: Vec<_> =
+            [0, 0, ahead].map(|ahead| Arc::new(ManualClock::new(1_700_000_000_000 + ahead))).into();
+        let world = World::with_clocks(39, &clocks, HintLimits::default()).await;
+        // A quorum knows of it, one node may not; another node's clock may be ahead.
+        let known = Entity { id: "e".to_owned(), ..Entity::default() };
+        let known = Write::Put { collection: "c".to_owned(), entity: Box::new(known) };
+        let planned = world.nodes[2].replica.plan(TENANT, known).expect("planned");
+        for (at, node) in world.nodes.iter().enumerate().filter(|(at, _)| Some(*at) != misses) {
+            let _ = at;
+            world.make(&node.replica, planned.encode(|_| true));
+        }
+        let ring = &world.nodes[0].ring;
+        let set = |n: i64| {
+            let mut patch = EntityPatch::new(EntityRef::new("c", "e"));
+            patch.attributes.insert("n".to_owned(), Some(Value::Int(n)));
+            Write::Update(Box::new(patch))
+        };
+        let put = |n: i64| {
+            let attributes = [("n".to_owned(), Value::Int(n))].into();
+            let entity = Entity { id: "e".to_owned(), attributes, ..Entity::default() };
+            Write::Put { collection: "c".to_owned(), entity: Box::new(entity) }
+        };
+        for batch in [
+            vec![set(1), set(2), set(3)],
+            vec![set(4), put(5)],
+            vec![put(6), set(7)],
+            vec![set(8), put(9), set(10)],
+        ] {
+            clocks.iter().for_each(|clock| clock.advance(10));
+            let last = batch.len();
+            let planned = batch.into_iter().map(|write| ring.replica().plan(TENANT, write).expect("planned"));
+            let options = WriteOptions {
+                durability: Durability::None,
+                consistency: Consistency::Quorum,
+                deadline: soon(),
+            };
+            let written = ring.write(planned.collect(), options).await;
+            let versions: Vec<_> =
+                written.into_iter().map(|written| written.expect("made").version).collect();
+            assert!(versions.is_sorted() && versions.len() == last, "{ahead} {misses:?}: {versions:?}");
+        }
+        let entities = [EntityRef::new("c", "e")];
+        let read = ring.get(TENANT, &entities, &ReadMask::fields(), Consistency::All, soon()).await.pop();
+        let found = read.expect("one answer").expect("it is there");
+        assert_eq!(found.attributes["n"], Value::Int(10), "{ahead} {misses:?}");
+    }
 }

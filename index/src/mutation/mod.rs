@@ -120,6 +120,17 @@ impl Mutation {
         self
     }
 
+    /// Something newer that hides it, in what replicas hold of its entities, in their order.
+    pub fn overtaken_by(&self, states: &[EntityState]) -> Option<Version> {
+        let parts = self.parts.iter().zip(states);
+        parts.filter_map(|(part, there)| there.overtaker(&part.delta, self.version)).max()
+    }
+
+    /// Whether it writes chunks or vectors.
+    pub fn is_about_contents(&self) -> bool {
+        self.parts.iter().any(|part| !part.delta.chunks.is_empty() || !part.delta.vectors.is_empty())
+    }
+
     /// Whether it is made only where what it is for is there.
     pub fn needs_entity(&self) -> bool {
         self.parts.iter().any(|part| part.condition == Condition::Exists)

@@ -243,7 +243,7 @@ impl Replica {
     ) -> Result<Written> {
         let (version, kind) = (mutation.version, mutation.kind);
         let mut existed = false;
-        let mut newest = Version::ZERO;
+        let mut overtaken_by = None;
         // A replica that missed a longer time to live must not take for expired, and clear for all, what others know to be there: that is
         // settled by whoever coordinates the write.
         let knows_part = self.keeps_deletes();
@@ -309,7 +309,7 @@ impl Replica {
                 delta.row.clear(Scope::Edges, version.just_below());
             }
             loaded.load_for(&self.engine, &self.keyspaces, entity, delta)?;
-            newest = newest.max(loaded.after.newest_of(delta));
+            overtaken_by = overtaken_by.max(loaded.after.overtaker(delta, version));
             if let Condition::HasSource(source) = condition {
                 match lose_source(&loaded.after, delta, version, source, is_live) {
                     Some(is_deleted) => {
@@ -336,7 +336,7 @@ impl Replica {
         for ends in edges {
             self.agree_on_edge(working, version, ends);
         }
-        Ok(Written { version, existed, overtaken_by: (newest > version).then_some(newest) })
+        Ok(Written { version, existed, overtaken_by })
     }
 
     /// Whether a name means an entity that is there.

@@ -206,8 +206,10 @@ impl Replica {
         if let Some(key) = cursor_key {
             *self.cursor_key.write() = key;
         }
-        self.catalogue_version.store(catalogue.version(), Ordering::SeqCst);
+        let version = catalogue.version();
         *self.catalogue.write() = Arc::new(catalogue);
+        // After it: who is told of the version is told by the catalogue, too.
+        self.catalogue_version.store(version, Ordering::SeqCst);
         drop(gate);
 
         for (change, (nodes, segments)) in dropping().zip(nodes) {

@@ -86,7 +86,7 @@ impl Replica {
         let parts = vec![Part { entity: other.clone(), delta, condition: Condition::None }];
         let told = Mutation { version, subject, kind: Kind::Plain, parts, bytes: 0 };
         if let Some(encoded) = told.encode(|_| true)? {
-            self.post(encoded, batch);
+            self.post(encoded, batch)?;
         }
         Ok(())
     }

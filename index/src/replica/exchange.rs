@@ -1,6 +1,6 @@
 //! What replicas of an entity tell each other of it.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use allidb_storage::{Direction, Durability, Keyspace, Snapshot, WriteBatch};
 
@@ -166,7 +166,7 @@ impl Replica {
     /// If it cannot be written.
     pub fn record_clock(&self) -> Result<()> {
         let given = self.clock.last();
-        if self.highest_version.fetch_max(given, Ordering::SeqCst) >= given {
+        if self.highest_version.load(Ordering::SeqCst).max(self.clock_floor) >= given {
             return Ok(());
         }
         let mut batch = WriteBatch::new();
@@ -174,7 +174,14 @@ impl Replica {
         // It takes the place of what is there already.
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
+        self.highest_version.fetch_max(given, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// How long until this node's clock is past all versions that it may have given before its start.
+    pub fn lags_for(&self) -> Duration {
+        let ahead = (self.clock.last() >> 16).saturating_sub(self.clock.wall().now_ms());
+        Duration::from_millis(ahead)
     }
 
     /// The time by this node's clock.

@@ -127,9 +127,16 @@ impl Replica {
     }
 
     /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
-    pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) {
-        self.outbox_bytes.fetch_add(Hint::bytes_of(&mutation), Ordering::Relaxed);
-        batch.put(self.keyspaces.local, row_key(OUTBOX, &mutation), mutation);
+    ///
+    /// # Errors
+    /// If it cannot be told whether it is there already.
+    pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) -> Result<()> {
+        let key = row_key(OUTBOX, &mutation);
+        if self.engine.get(self.keyspaces.local, &key)?.is_none() {
+            self.outbox_bytes.fetch_add(Hint::bytes_of(&mutation), Ordering::Relaxed);
+            batch.put(self.keyspaces.local, key, mutation);
+        }
+        Ok(())
     }
 
     fn kept(&self, prefix: &[u8], after: Option<&Hint>, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
@@ -160,13 +167,15 @@ impl Replica {
     /// # Errors
     /// If it cannot be written. They are there still then, and may be delivered again: that does no harm.
     pub fn forget_hints(&self, hints: &[Hint]) -> Result<()> {
-        let mut batch = WriteBatch::new();
+        let (mut batch, mut bytes) = (WriteBatch::new(), 0);
         for hint in hints {
+            // Whoever made it and whoever delivers it may both forget it.
+            if hint.key.starts_with(OUTBOX) && self.engine.get(self.keyspaces.local, &hint.key)?.is_some() {
+                bytes += hint.bytes();
+            }
             batch.delete(self.keyspaces.local, hint.key.to_vec());
         }
         self.engine.write(batch, Durability::None)?;
-        let posted = hints.iter().filter(|hint| hint.key.starts_with(OUTBOX));
-        let bytes: u64 = posted.map(Hint::bytes).sum();
         let less = |all: u64| Some(all.saturating_sub(bytes));
         // The closure always gives something.
         self.outbox_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).ok();

@@ -115,6 +115,8 @@ pub struct Replica {
     numbers: Arc<Numbers>,
     /// The time part of the highest version written.
     highest_version: AtomicU64,
+    /// Where the clock began.
+    clock_floor: u64,
     /// Of what is to be made at other nodes for sure, about.
     outbox_bytes: AtomicU64,
     /// One change of the catalogue at a time.
@@ -217,6 +219,7 @@ impl Replica {
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,
             highest_version: AtomicU64::new(recorded),
+            clock_floor: recorded.saturating_add(slack),
             outbox_bytes: AtomicU64::new(outbox_bytes),
             catalogue_change: Mutex::new(()),
             catalogue_version,
