@@ -1,6 +1,14 @@
 //! The ways to the other nodes.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use allidb_index::{Error, Result};
 use parking_lot::{Mutex, RwLock};
@@ -22,6 +30,10 @@ const TRIAL: Duration = Duration::from_secs(2);
 /// How long at first, and at most; it doubles each time.
 const PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_000);
+
+/// Answers that are expected within so long are as good as any, and so many calls at a time make none slower.
+const LITTLE_MICROS: u64 = 5_000;
+const BUSY: u64 = 16;
 
 /// Kilobytes of writes that may be under way to one node.
 const UNDER_WAY_KIB: usize = 64 << 10;
@@ -67,8 +79,26 @@ pub(crate) struct Way {
     /// Kilobytes that may still be sent.
     room: Arc<Semaphore>,
     health: Mutex<Health>,
+    load: Load,
     /// Another one for each two nodes.
     seed: u64,
+}
+
+/// How long a node takes to answer lately, and how much it is asked.
+#[derive(Debug, Default)]
+struct Load {
+    /// A decaying mean.
+    micros: AtomicU64,
+    under_way: AtomicU64,
+}
+
+/// A call under way.
+pub(crate) struct UnderWay(Arc<Way>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.load.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How calls to a node went lately: one that fails again and again is left alone for a while, so that nobody waits for it. Then one call tries
@@ -94,6 +124,27 @@ impl Way {
     pub(crate) fn room(&self, bytes: usize) -> (Arc<Semaphore>, u32) {
         let kib = (bytes >> 10).clamp(1, UNDER_WAY_KIB);
         (Arc::clone(&self.room), u32::try_from(kib).unwrap_or(u32::MAX))
+    }
+
+    /// Counts a call as long as it is kept.
+    pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
+        self.load.under_way.fetch_add(1, Ordering::Relaxed);
+        UnderWay(Arc::clone(self))
+    }
+
+    /// Takes note of how long an answer took.
+    pub(crate) fn answered_after(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let mean = self.load.micros.load(Ordering::Relaxed);
+        let mean = if mean == 0 { took } else { mean - mean / 8 + took / 8 };
+        self.load.micros.store(mean, Ordering::Relaxed);
+    }
+
+    /// How long an answer may take by now: 0 as long as that is little, one more for each doubling.
+    fn slowness(&self) -> u32 {
+        let under_way = self.load.under_way.load(Ordering::Relaxed) / BUSY;
+        let expected = self.load.micros.load(Ordering::Relaxed).saturating_mul(1 + under_way);
+        (expected / LITTLE_MICROS).checked_ilog2().map_or(0, |doublings| doublings + 1)
     }
 
     /// Whether it is left alone now: others are asked before it.
@@ -193,7 +244,8 @@ impl Connections {
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB));
         let seed = self.here.0.rotate_left(32) ^ node.0;
-        let way = Way { address: address.to_owned(), client, room, health: Mutex::default(), seed };
+        let (address, health, load) = (address.to_owned(), Mutex::default(), Load::default());
+        let way = Way { address, client, room, health, load, seed };
         self.ways.write().insert(node, Arc::new(way));
         Ok(true)
     }
@@ -221,6 +273,11 @@ impl Connections {
         if let Some(way) = self.ways.read().get(&node) {
             way.is_heard(is_heard);
         }
+    }
+
+    /// How slow a node is by what it is asked now: 0 if it answers soon, one more for each doubling.
+    pub(crate) fn slowness(&self, node: NodeId) -> u32 {
+        self.ways.read().get(&node).map_or(0, |way| way.slowness())
     }
 
     /// Whether a node did not answer calls lately, and has not answered since.

@@ -106,10 +106,15 @@ impl Served {
             }
             Err(Status::internal("there are no more numbers"))
         };
+        let (begun, _under_way) = (Instant::now(), way.begin());
         match timeout(within, again).await {
             Ok(Ok(response)) => {
                 count(&self.counters.calls_answered);
                 way.succeeded();
+                // What may take longer than most tells nothing of the node.
+                if patience == self.call_timeout {
+                    way.answered_after(begun.elapsed());
+                }
                 Ok(response.into_inner())
             }
             Ok(Err(status)) => {

@@ -240,12 +240,16 @@ impl Inner {
 }
 
 impl Inner {
-    /// In which order nodes are asked that hold the same, from the end.
+    /// In which order nodes are asked that hold the same, from the end: those that are soon to answer first, this one before others, and each node
+    /// in an order of its own.
     pub(super) fn order(&self, replicas: &[NodeId]) -> Vec<NodeId> {
         let (here, peers) = (self.served.node, &self.served.peers);
         let is_last = |node: &NodeId| peers.is_paused(*node) || self.unrepaired.has(*node);
         let mut order = replicas.to_vec();
-        order.sort_by_key(|node| Reverse((is_last(node), node.0.wrapping_sub(here.0), *node)));
+        let slowness = |node: &NodeId| peers.slowness(*node);
+        order.sort_by_cached_key(|node| {
+            Reverse((is_last(node), slowness(node), node.0.wrapping_sub(here.0), *node))
+        });
         order
     }
 }

@@ -30,16 +30,16 @@ const GREET_WITHIN: Duration = Duration::from_secs(1);
 /// How long one delivery may go on.
 const DELIVERY: Duration = Duration::from_secs(30);
 /// How long at most until what could not be delivered is tried again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(8);
-/// How often clocks are compared, and how long others have to say what theirs say.
+const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// How often clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How often others are told how much lies here.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
 
 impl Ring {
-    /// Looks after the ring until it is aborted.
+    /// Looks after the ring until it is aborted, and follows what gossip tells of it.
     pub(crate) fn keep_up(&self, membership: Arc<Membership>) -> JoinSet<()> {
-        let mut tasks = JoinSet::new();
+        let mut tasks = self.look_after();
         let (ring, gossip) = (self.clone(), Arc::clone(&membership));
         tasks.spawn(async move {
             loop {
@@ -49,9 +49,22 @@ impl Ring {
         });
         let ring = self.clone();
         tasks.spawn(async move {
+            loop {
+                membership.bears(ring.load()).await;
+                sleep(LOAD_EVERY).await;
+            }
+        });
+        tasks
+    }
+
+    /// Compares clocks, and delivers what this node keeps for others, until it is aborted.
+    pub fn look_after(&self) -> JoinSet<()> {
+        let mut tasks = JoinSet::new();
+        let ring = self.clone();
+        tasks.spawn(async move {
             let mut was_wrong = false;
             loop {
-                ring.compare_clocks(Deadline::after(COMPARE_EVERY)).await;
+                ring.compare_clocks(Deadline::after(DELIVERY)).await;
                 let checked = ring.check_clock();
                 match &checked {
                     Err(error) if !was_wrong => tracing::error!(%error, "no writes are planned here"),
@@ -60,13 +73,6 @@ impl Ring {
                 }
                 was_wrong = checked.is_err();
                 sleep(COMPARE_EVERY).await;
-            }
-        });
-        let ring = self.clone();
-        tasks.spawn(async move {
-            loop {
-                membership.bears(ring.load()).await;
-                sleep(LOAD_EVERY).await;
             }
         });
         let ring = self.clone();

@@ -34,8 +34,6 @@ pub(crate) const LOOSE: usize = 3;
 const EPOCH_MS: u64 = 1_700_000_000_000;
 /// Versions may be so far ahead of the time at which they are given: nodes that start begin a second ahead.
 pub(crate) const AHEAD_MS: u64 = 2_000;
-/// How often each node looks for hints to deliver.
-const HINTS_EVERY: Duration = Duration::from_millis(200);
 
 /// Milliseconds since the simulation began, as it tells everybody.
 #[derive(Debug, Default)]
@@ -148,7 +146,8 @@ impl Node {
         let server = tonic::transport::Server::builder().add_service(ring.service());
         let incoming = network::accept().await?;
         tokio::spawn(async move { server.serve_with_incoming(incoming).await });
-        tokio::spawn(Arc::clone(&self).deliver(ring.clone()));
+        // As long as it lives.
+        let _looked_after = ring.look_after();
         let random = SeededRandom::new(self.seed ^ ((self.at as u64) << 32) ^ (life << 48));
         self.ask(&ring, &random).await;
         Ok(())
@@ -258,23 +257,6 @@ impl Node {
                 history.give_up(step, Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0));
             }
             Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Delivers hints, again and again.
-    async fn deliver(self: Arc<Self>, ring: Ring) {
-        loop {
-            tokio::time::sleep(HINTS_EVERY).await;
-            if let Err(error) = ring.deliver_outbox(far()).await {
-                self.history.lock().note(self.clock.elapsed(), format_args!("{} outbox: {error}", self.at));
-            }
-            for counts in ring.hints().into_iter().filter(|counts| counts.bytes > 0) {
-                let delivered = ring.deliver_hints(counts.node, far()).await;
-                let now = self.clock.elapsed();
-                self.history
-                    .lock()
-                    .note(now, format_args!("{} hints for {}: {delivered:?}", self.at, counts.node));
-            }
         }
     }
 

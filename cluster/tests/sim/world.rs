@@ -22,9 +22,9 @@ use crate::{
 };
 
 /// How long it goes wrong, and how long it takes to heal: a connection that lost what was under way is given up after two seconds, a node that did
-/// not answer is left alone for one and a half, and then gets what was kept for it.
+/// not answer is left alone for one and a half, and what was kept for it is tried again after four.
 const TROUBLED_MS: u64 = 6_000;
-const HEALING_MS: u64 = 5_000;
+const HEALING_MS: u64 = 10_000;
 /// Clocks are less than so far from each other: what nodes bear.
 const DRIFT_MS: u64 = 450;
 /// Replicas of each partition.
