@@ -20,7 +20,7 @@ use crate::{
 /// Shows the ring as the node that is asked knows it.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClusterCommand {
-    /// Shows the nodes: which are alive, and whether they agree.
+    /// Shows the nodes: which are alive, what they bear, and whether they and their clocks agree; * is the one that was asked.
     Status,
     /// Shows which nodes hold which partitions.
     Ring,
@@ -108,21 +108,11 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
         }))?;
         return Ok(());
     }
-    let mut shown = table(&[
-        "node",
-        "address",
-        "zone",
-        "capacity",
-        "partitions",
-        "state",
-        "disk",
-        "waiting",
-        "clock",
-        "catalogue",
-        "release",
-    ]);
+    // Whatever else is told is in the JSON.
+    let mut shown =
+        table(&["node", "address", "zone", "capacity", "partitions", "state", "disk", "clock", "release"]);
     for node in &described.nodes {
-        let asked = if node.id == described.node { " (asked)" } else { "" };
+        let asked = if node.id == described.node { "*" } else { "" };
         shown.add_row([
             format!("{}{asked}", node.id),
             node.address.clone(),
@@ -131,9 +121,7 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             node.partitions.to_string(),
             state(node, described.catalogue_version).to_owned(),
             node.load.map(|load| size(load.bytes)).unwrap_or_default(),
-            node.load.map(|load| load.waiting.to_string()).unwrap_or_default(),
             node.clock.map(|clock| offset(&clock)).unwrap_or_default(),
-            node.catalogue_version.to_string(),
             node.release.clone(),
         ]);
     }
