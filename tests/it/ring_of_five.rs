@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use allidb_api::v1;
+use allidb_api::v1::{self, put_stream_request};
 use rustix::process::Signal;
 
 use crate::{
@@ -22,13 +22,14 @@ fn id(at: usize) -> String {
 
 /// Thing n lies n degrees of half a circle around, leads to the one after it, and belongs to one of four parts.
 async fn put_things(client: &Client) {
-    for at in 0..THINGS {
+    let thing = |at: usize| {
         let turn = at as f32 * std::f32::consts::PI / THINGS as f32;
         let mut thing = entity("things", &id(at));
         thing.vectors = vectors("v", &[turn.cos(), turn.sin(), 0.0, 0.0]);
         thing.attributes.insert("part".into(), int(at as i64 % 4));
-        client.put(thing).await.expect("a quorum is there");
-    }
+        put_stream_request::Item::Entity(thing)
+    };
+    assert_eq!(client.put_all((0..THINGS).map(thing)).await, THINGS);
     let edges = (1..THINGS).map(|at| edge(name("things", &id(at - 1)), "next", name("things", &id(at))));
     let request = v1::PutEdgesRequest { edges: edges.collect(), ..Default::default() };
     let answer = client.graph().put_edges(request).await.expect("answered").into_inner();

@@ -35,6 +35,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(1_000);
 const LITTLE_MICROS: u64 = 5_000;
 const BUSY: u64 = 16;
 
+/// Calls that may be under way to one node. More are refused: it does not keep up.
+const MOST_UNDER_WAY: u64 = 4_096;
+
 /// Kilobytes of writes that may be under way to one node.
 const UNDER_WAY_KIB: usize = 64 << 10;
 
@@ -126,10 +129,11 @@ impl Way {
         (Arc::clone(&self.room), u32::try_from(kib).unwrap_or(u32::MAX))
     }
 
-    /// Counts a call as long as it is kept.
-    pub(crate) fn begin(self: &Arc<Self>) -> UnderWay {
-        self.load.under_way.fetch_add(1, Ordering::Relaxed);
-        UnderWay(Arc::clone(self))
+    /// Counts a call as long as it is kept; `None` if too many are under way.
+    pub(crate) fn begin(self: &Arc<Self>) -> Option<UnderWay> {
+        let under_way = UnderWay(Arc::clone(self));
+        let before = self.load.under_way.fetch_add(1, Ordering::Relaxed);
+        (before < MOST_UNDER_WAY).then_some(under_way)
     }
 
     /// Takes note of how long an answer took.
@@ -186,6 +190,11 @@ impl Way {
         if health.life != life {
             *health = Health { life, ..Health::default() };
         }
+    }
+
+    /// A call that tried it ended without an answer, and too early to tell.
+    pub(crate) fn is_untried(&self) {
+        self.health.lock().tried = None;
     }
 
     /// Whether a call that is under way tries it.

@@ -79,6 +79,10 @@ impl Served {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let way = self.peers.get(node)?;
+        let Some(_under_way) = way.begin() else {
+            count(&self.counters.calls_withheld);
+            return Err(Error::Exhausted(format!("too much is asked of node {node}")));
+        };
         if !way.admits() {
             count(&self.counters.calls_withheld);
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
@@ -106,7 +110,7 @@ impl Served {
             }
             Err(Status::internal("there are no more numbers"))
         };
-        let (begun, _under_way) = (Instant::now(), way.begin());
+        let begun = Instant::now();
         match timeout(within, again).await {
             Ok(Ok(response)) => {
                 count(&self.counters.calls_answered);
@@ -137,8 +141,10 @@ impl Served {
             Err(_) => {
                 count(&self.counters.calls_failed);
                 // A caller in a hurry tells nothing of it.
-                if is_trial || within == self.call_timeout {
+                if within == self.call_timeout {
                     way.failed();
+                } else if is_trial {
+                    way.is_untried();
                 }
                 Err(match is_callers {
                     true => Error::DeadlineExceeded,

@@ -29,7 +29,7 @@ counts! {
     calls_answered,
     /// Calls that failed on the way, or were not answered in time.
     calls_failed,
-    /// Calls that were not made, as the node did not answer lately.
+    /// Calls that were not made, as the node did not answer lately, or too many were under way to it.
     calls_withheld,
     /// Calls that were made again, as they failed on the way.
     calls_retried,

@@ -56,6 +56,7 @@ use std::{
 };
 
 use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
+use tokio::sync::Semaphore;
 
 pub(crate) use catalogue::DECISION;
 pub use clocks::ClockOffset;
@@ -77,6 +78,9 @@ use clocks::Clocks;
 use hints::Hints;
 use latency::Latency;
 use repair::Unrepaired;
+
+/// Doubts about writes that are resolved at a time.
+const SETTLING: usize = 64;
 
 /// What a node of a ring is made of, and how it deals with others.
 pub struct RingOptions {
@@ -133,6 +137,8 @@ struct Inner {
     writing: AtomicUsize,
     hedge_after: Duration,
     unrepaired: Unrepaired,
+    /// Doubts about writes that are resolved at a time.
+    settling: Semaphore,
     wrong: Option<Wrong>,
 }
 
@@ -180,6 +186,7 @@ impl Ring {
             writing: AtomicUsize::new(0),
             hedge_after: options.hedge_after,
             unrepaired: Unrepaired::default(),
+            settling: Semaphore::new(SETTLING),
             wrong,
             served: Arc::new(Served {
                 node,

@@ -87,15 +87,15 @@ impl Ring {
         deadline: Deadline,
     ) -> Result<Entity> {
         let key = self.replica().entity_key(tenant, entity)?;
-        // What this node plans from now on is newer.
-        self.0.served.check_ahead(version)?;
-        self.replica().observe_version(version);
         let levels = [Consistency::One, Consistency::Quorum, Consistency::All];
         for level in levels.into_iter().filter(|level| *level >= consistency) {
             let read = self.0.states(vec![key.clone()], Extent::of(mask), level, deadline).await.pop();
             let missing = || Error::Internal("an entity was given no answer".to_owned());
             let state = read.unwrap_or_else(|| Err(missing()))?;
             if state.highest_version() >= version {
+                // What this node plans from now on is newer.
+                self.0.served.check_ahead(state.highest_version())?;
+                self.replica().observe(&state);
                 return self.replica().entity_of(&key, &state, mask);
             }
         }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use allidb_index::{EntityKey, Extent, Hint, Mutation, Result, Version};
+use allidb_index::{EntityKey, Error, Extent, Hint, Mutation, Result, Version};
 use tokio::task::JoinSet;
 
 use super::{
@@ -35,7 +35,9 @@ pub(super) struct Settled {
     /// Who has made it so.
     pub(super) convinced: Vec<NodeId>,
     /// Who else is asked to.
-    pub(super) rest: JoinSet<Option<NodeId>>,
+    pub(super) rest: JoinSet<(NodeId, Told)>,
+    /// Why some of those who were asked have not made it.
+    pub(super) why: Option<Error>,
     /// What of it is to be made for sure.
     pub(super) posted: Vec<Hint>,
 }
@@ -72,6 +74,8 @@ impl Inner {
         };
         let version = renewed.as_ref().and_then(|renewed| renewed.as_ref().ok()).map(Mutation::version);
         tasks.spawn(async move {
+            // Of a large batch not all at once: it is never closed.
+            let _turn = inner.settling.acquire().await;
             let mut outcome = match renewed {
                 None => inner.settle(&mutation, is_renewed, options).await,
                 Some(renewed) => renewed.map(|mutation| Some((mutation, true))),
@@ -87,13 +91,13 @@ impl Inner {
                     Err(error) => outcome = Err(error),
                 }
             }
-            let (convinced, rest) = match &outcome {
+            let (convinced, rest, why) = match &outcome {
                 Ok(Some((mutation, is_other))) => {
                     inner.convince(&pending, (mutation, *is_other), options).await
                 }
-                _ => (Vec::new(), JoinSet::new()),
+                _ => (Vec::new(), JoinSet::new(), None),
             };
-            Report::Settled(Settled { place, outcome, convinced, rest, posted })
+            Report::Settled(Box::new(Settled { place, outcome, convinced, rest, why, posted }))
         });
         version
     }
@@ -136,13 +140,13 @@ impl Inner {
     }
 
     /// Has nodes make a write that was settled: those that have not made it or, if it says something else by now, all. Gives those that did once
-    /// they are enough, and what tells of the others.
+    /// they are enough, what tells of the others, and why some have not.
     async fn convince(
         self: &Arc<Self>,
         pending: &Pending,
         (mutation, is_other): (&Mutation, bool),
         options: WriteOptions,
-    ) -> (Vec<NodeId>, JoinSet<Option<NodeId>>) {
+    ) -> (Vec<NodeId>, JoinSet<(NodeId, Told)>, Option<Error>) {
         let mut nodes = match is_other {
             true => pending.sides.iter().flat_map(|side| side.replicas.iter().copied()).collect(),
             false => pending.unmet(),
@@ -155,18 +159,23 @@ impl Inner {
             let inner = Arc::clone(self);
             sent.spawn(async move {
                 let told = inner.send(node, vec![encoded.into()], options.durability, options.deadline).await;
-                matches!(told.first(), Some(Told::Made { .. })).then_some(node)
+                let missing = || Told::Failed(Error::Internal("a write was given no answer".to_owned()));
+                (node, told.into_iter().next().unwrap_or_else(missing))
             });
         }
-        let mut made = Vec::new();
+        let (mut made, mut why) = (Vec::new(), None);
         while let Some(done) = sent.join_next().await {
-            made.extend(done.ok().flatten());
+            match done {
+                Ok((node, Told::Made { .. })) => made.push(node),
+                Ok((_, Told::Failed(error))) => why = Some(error),
+                Ok(_) | Err(_) => {}
+            }
             let mut by_now = pending.clone();
             by_now.convinced(&made, is_other);
             if matches!(by_now.verdict(), Verdict::Made { .. }) {
                 break;
             }
         }
-        (made, sent)
+        (made, sent, why)
     }
 }

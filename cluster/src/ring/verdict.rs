@@ -19,6 +19,12 @@ pub(super) enum Told {
     Failed(Error),
 }
 
+impl Told {
+    pub(super) fn is_made(&self) -> bool {
+        matches!(self, Self::Made { .. })
+    }
+}
+
 /// How a write stands at the replicas of one partition.
 #[derive(Clone, Debug)]
 pub(super) struct Side {

@@ -48,6 +48,8 @@ pub(super) struct Asked {
     pub(super) is_renewed: bool,
     /// What is asked for before it is made at this version, as was found while it was being settled.
     floor: Option<Version>,
+    /// When it was found out last what a quorum holds of what it is for, what was before it was made at this version.
+    asked_since: Option<Version>,
     /// What is to be made for sure: an edge that would otherwise be seen from one end alone.
     pub(super) posted: Vec<Hint>,
 }
@@ -64,7 +66,7 @@ struct How {
 /// What whoever collects answers is told.
 pub(super) enum Report {
     Share(NodeId, Vec<usize>, Vec<Told>),
-    Settled(Settled),
+    Settled(Box<Settled>),
     /// Everybody has answered who was to be convinced of a write of this version: those that made it after it was settled.
     Convinced(usize, Version, Vec<NodeId>),
 }
@@ -171,9 +173,10 @@ async fn collect(
             }
             Ok(Report::Settled(settled)) => {
                 let (place, made_at) = (settled.place, settled.made_at());
-                let doubt = writes.get_mut(place).and_then(|write| write.settles(settled, &mut tasks));
+                let doubt = writes.get_mut(place).and_then(|write| write.settles(*settled, &mut tasks));
                 doubts.extend(doubt.map(|doubt| (place, doubt)));
-                doubts.extend(made_at.into_iter().flat_map(|version| later(&mut writes, place, version)));
+                doubts
+                    .extend(made_at.into_iter().flat_map(|version| later(&mut writes, place, version, true)));
             }
             Ok(Report::Convinced(place, version, nodes)) => {
                 let write = writes.get_mut(place).filter(|write| write.mutation.version() == version);
@@ -185,7 +188,7 @@ async fn collect(
         while let Some((place, doubt)) = doubts.pop_front() {
             let Some(write) = writes.get(place) else { continue };
             if let Some(version) = inner.settle_beside((place, write), doubt, options, &mut tasks) {
-                doubts.extend(later(&mut writes, place, version));
+                doubts.extend(later(&mut writes, place, version, false));
             }
         }
     }
@@ -208,14 +211,14 @@ async fn collect(
 }
 
 /// What was asked for after a write stays after it when that is made at another version: of later writes of the same things, those that are
-/// decided or will be must be made at another one, too.
-fn later(writes: &mut [Asked], place: usize, version: Version) -> Vec<(usize, Doubt)> {
+/// decided or will be must be made at another one, too. `is_made` says whether enough have made that one.
+fn later(writes: &mut [Asked], place: usize, version: Version, is_made: bool) -> Vec<(usize, Doubt)> {
     let (until, later) = writes.split_at_mut((place + 1).min(writes.len()));
     let Some(mutation) = until.last().map(|write| Arc::clone(&write.mutation)) else { return Vec::new() };
     let about: Vec<&EntityKey> = mutation.entities().collect();
     let is_about = |write: &Asked| write.mutation.entities().any(|entity| about.contains(&entity));
     let later = later.iter_mut().enumerate().filter(|(_, write)| is_about(write));
-    later.filter_map(|(at, write)| Some((place + 1 + at, write.comes_after(version)?))).collect()
+    later.filter_map(|(at, write)| Some((place + 1 + at, write.comes_after(version, is_made)?))).collect()
 }
 
 impl Asked {
@@ -232,9 +235,13 @@ impl Asked {
         if self.result.is_some() || self.is_settling {
             return None;
         }
+        let verdict = self.pending.verdict();
+        if self.floor.is_some() && matches!(verdict, Verdict::Made { .. } | Verdict::Missing) {
+            return Some(self.reopens());
+        }
         let subject = self.mutation.subject();
         let (collection, id) = (|| subject.collection.clone(), || subject.id.clone());
-        self.result = match self.pending.verdict() {
+        self.result = match verdict {
             Verdict::Open => None,
             Verdict::Made { existed } => match self.pending.overtaken_by.filter(|_| self.is_renewed) {
                 None => Some(Ok(self.written(existed))),
@@ -254,17 +261,25 @@ impl Asked {
         None
     }
 
-    /// Takes note that what was asked for before it is made at this version now. Gives what must be resolved, if it was decided already: nobody
-    /// was told, as not all are.
-    fn comes_after(&mut self, version: Version) -> Option<Doubt> {
+    /// Takes note that what was asked for before it is made at this version now, and whether enough have made that. Gives what must be resolved, if
+    /// it was decided already: nobody was told, as not all are.
+    fn comes_after(&mut self, version: Version, is_made: bool) -> Option<Doubt> {
         if !self.is_renewed || self.mutation.version() >= version {
             return None;
         }
-        if self.is_settling {
+        let depends = self.mutation.needs_entity();
+        if depends && !is_made {
+            // Whether what it is for is there is found out then.
+            return None;
+        }
+        if depends || self.is_settling {
             self.floor = self.floor.max(Some(version));
+        }
+        if self.is_settling {
             return None;
         }
         match &self.result {
+            Some(Ok(_) | Err(Error::NotFound { .. })) if depends => Some(self.reopens()),
             Some(Ok(_)) => {
                 (self.result, self.is_settling) = (None, true);
                 Some(Doubt::Overtaken(version))
@@ -275,6 +290,12 @@ impl Asked {
                 None
             }
         }
+    }
+
+    /// It is to be found out again what a quorum holds, by now.
+    fn reopens(&mut self) -> Doubt {
+        (self.result, self.is_settling, self.asked_since) = (None, true, self.floor);
+        Doubt::Disputed
     }
 
     /// Whether it may have been made, and nobody was told so.
@@ -299,7 +320,7 @@ impl Asked {
 
     /// Takes note of how it is to be made. Gives what must be resolved before it is answered.
     fn settles(&mut self, settled: Settled, tasks: &mut JoinSet<Report>) -> Option<Doubt> {
-        let Settled { place, outcome, convinced, mut rest, posted } = settled;
+        let Settled { place, outcome, convinced, mut rest, why, posted } = settled;
         self.is_settling = false;
         self.posted.extend(posted);
         let subject = self.mutation.subject();
@@ -320,19 +341,30 @@ impl Asked {
                 tasks.spawn(async move {
                     let mut late = Vec::new();
                     while let Some(done) = rest.join_next().await {
-                        late.extend(done.ok().flatten());
+                        late.extend(done.ok().and_then(|(node, told)| told.is_made().then_some(node)));
                     }
                     Report::Convinced(place, version, late)
                 });
                 match self.pending.verdict() {
                     Verdict::Made { existed } => Ok(self.written(existed)),
                     Verdict::Failed(error) => Err(error),
-                    _ => Err(Error::Unavailable("replicas do not agree on what the write is for".to_owned())),
+                    _ => Err(why.unwrap_or_else(|| {
+                        Error::Unavailable("replicas do not agree on what the write is for".to_owned())
+                    })),
                 }
             }
         });
         // Something before it was made at a newer version meanwhile.
-        self.floor.take().and_then(|floor| self.comes_after(floor))
+        let floor = self.floor?;
+        if self.mutation.needs_entity() && self.asked_since < Some(floor) {
+            return Some(self.reopens());
+        }
+        self.floor = None;
+        if !matches!(self.result, Some(Ok(_))) || self.mutation.version() >= floor {
+            return None;
+        }
+        (self.result, self.is_settling) = (None, true);
+        Some(Doubt::Overtaken(floor))
     }
 
     fn written(&self, existed: bool) -> Written {
@@ -368,6 +400,7 @@ impl Inner {
             is_other: false,
             made_other: Vec::new(),
             floor: None,
+            asked_since: None,
             is_renewed: is_renewed && !self.is_wrong(Wrong::NoRenewal),
             posted: Vec::new(),
         }

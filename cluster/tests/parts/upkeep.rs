@@ -310,3 +310,45 @@ async fn a_batch_keeps_its_order_though_its_writes_are_disputed_or_overtaken() {
         assert_eq!(found.attributes["n"], Value::Int(10), "{ahead} {misses:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_batch_changes_first_decides_what_it_may_change_then() {
+    for is_there in [false, true] {
+        let clocks: Vec<_> =
+            [0, 0, 400].map(|ahead| Arc::new(ManualClock::new(1_700_000_000_000 + ahead))).into();
+        let world = World::with_clocks(41, &clocks, HintLimits::default()).await;
+        put(&world, 0, "e").await.expect("a quorum is there");
+        let options =
+            WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+        let make = async |at: usize, batch: Vec<Write>| {
+            let ring = &world.nodes[at].ring;
+            let planned = batch.into_iter().map(|write| ring.replica().plan(TENANT, write).expect("planned"));
+            ring.write(planned.collect(), options).await
+        };
+        let entity = EntityRef::new("c", "e");
+        let update = || Write::Update(Box::new(EntityPatch::new(entity.clone())));
+        let whole = || Write::Put {
+            collection: "c".to_owned(),
+            entity: Box::new(Entity { id: "e".to_owned(), ..Entity::default() }),
+        };
+        // By a node whose clock is ahead: what the batch changes first is overtaken by that.
+        let (before, first) = match is_there {
+            true => (whole(), Write::Delete(entity.clone())),
+            false => (Write::Delete(entity.clone()), whole()),
+        };
+        make(2, vec![before]).await.pop().expect("one answer").expect("made");
+        let results = make(0, vec![first, update(), update()]).await;
+        assert!(results[0].is_ok(), "{results:?}");
+        for result in &results[1..] {
+            match is_there {
+                // It was deleted.
+                true => assert!(matches!(result, Err(Error::NotFound { .. })), "{results:?}"),
+                false => assert!(result.is_ok(), "{results:?}"),
+            }
+        }
+        let entities = [entity.clone()];
+        let (ring, mask) = (&world.nodes[1].ring, ReadMask::fields());
+        let read = ring.get(TENANT, &entities, &mask, Consistency::All, soon()).await;
+        assert_eq!(read[0].is_ok(), !is_there);
+    }
+}

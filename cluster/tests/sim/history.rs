@@ -94,9 +94,11 @@ impl History {
             other.key == write.key && other.acknowledged.is_some_and(|at| at < write.issued)
         };
         if let Some(other) = before.iter().filter(is_before).find(|other| other.version > version) {
+            let (other, write) = (other.clone(), write.clone());
             panic!(
-                "seed {}: {other:?} was acknowledged before {write:?} was issued, which got {version:?}",
-                self.seed
+                "seed {}: {other:?} was acknowledged before {write:?} was issued, which got {version:?}\n{}",
+                self.seed,
+                self.end_of(other.key)
             );
         }
         (write.acknowledged, write.version, write.newest) = (Some(now), version, version);

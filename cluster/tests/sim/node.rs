@@ -12,7 +12,8 @@ use std::{
 
 use allidb_cluster::{Consistency, HintLimits, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
 use allidb_index::{
-    BuildPool, Clock, Deadline, Error, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions, Version,
+    BuildPool, Clock, Deadline, Error, Mutation, Random, Replica, ReplicaOptions, SeededRandom,
+    VectorOptions, Version,
     model::{
         Chunk, CollectionSpec, Entity, EntityPatch, EntityRef, Limits, ReadMask, TenantId, Timestamp, Value,
         Write,
@@ -170,9 +171,10 @@ impl Node {
                 10 | 11 => self.ask_of_edges(ring, random).await,
                 12 => self.write_loosely(ring, random).await,
                 13 => drop(self.read(ring, key, Consistency::All).await),
-                0..4 => self.write(ring, key, Kind::Put).await,
-                4 => self.write(ring, key, Kind::Update).await,
-                5 => self.write(ring, key, Kind::Delete).await,
+                0..3 => self.write(ring, key, &[Kind::Put]).await,
+                3 => self.write(ring, key, &[Kind::Put, Kind::Update, Kind::Update]).await,
+                4 => self.write(ring, key, &[Kind::Update]).await,
+                5 => self.write(ring, key, &[Kind::Delete]).await,
                 _ => drop(self.read(ring, key, Consistency::Quorum).await),
             }
         }
@@ -225,7 +227,8 @@ impl Node {
         assert!(matches!(result, Ok(_) | Err(Error::Unavailable(_))), "{result:?}");
     }
 
-    async fn write(&self, ring: &Ring, key: usize, kind: Kind) {
+    /// What a write of this kind is at the next step, as it is planned.
+    fn plan(&self, ring: &Ring, key: usize, kind: Kind) -> (usize, Mutation) {
         let (step, seed) = self.history.lock().next_step();
         let told = value(seed, step);
         let write = match kind {
@@ -246,17 +249,29 @@ impl Node {
         };
         let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
         self.history.lock().begin_write(self.clock.elapsed(), key, kind, planned.version());
-        let result = ring.write(vec![planned], quorum()).await.pop().expect("one answer");
+        (step, planned)
+    }
+
+    /// Makes writes to a key in one batch: each comes after the one before.
+    async fn write(&self, ring: &Ring, key: usize, kinds: &[Kind]) {
+        let planned = kinds.iter().map(|kind| self.plan(ring, key, *kind));
+        let (steps, planned): (Vec<usize>, Vec<Mutation>) = planned.unzip();
+        let results = ring.write(planned, quorum()).await;
+        assert_eq!(results.len(), kinds.len());
         let (now, mut history) = (self.clock.elapsed(), self.history.lock());
-        history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
-        match result {
-            Ok(written) => history.acknowledge(now, step, written.version),
-            Err(Error::NotFound { .. }) => history.refuse(step),
-            // If it was made at a newer version, that is about this node's time.
-            Err(Error::Unavailable(_)) => {
-                history.give_up(step, Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0));
+        let made = results.iter().flatten().map(|written| written.version);
+        assert!(made.is_sorted(), "seed {}: a batch lost its order: {results:?}", self.seed);
+        for ((step, kind), result) in steps.into_iter().zip(kinds).zip(results) {
+            history.note(now, format_args!("{} {kind:?} key {key} at step {step}: {result:?}", self.at));
+            match result {
+                Ok(written) => history.acknowledge(now, step, written.version),
+                Err(Error::NotFound { .. }) => history.refuse(step),
+                // If it was made at a newer version, that is about this node's time.
+                Err(Error::Unavailable(_)) => {
+                    history.give_up(step, Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0));
+                }
+                Err(error) => panic!("{error}"),
             }
-            Err(error) => panic!("{error}"),
         }
     }
 

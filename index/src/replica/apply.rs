@@ -169,7 +169,7 @@ impl Replica {
         }
         // When it is known which number each entity has then.
         self.write_edges(&catalogue, &working, &mut batch, &mut changes)?;
-        let Changes { vectors: changes, texts, graph, adds, .. } = changes;
+        let Changes { vectors: changes, texts, graph, adds, posted, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; unless it leaves tombstones it leaves no version behind either.
         let changes_nothing = batch.is_empty();
@@ -210,6 +210,7 @@ impl Replica {
             published_graph.iter().for_each(|change| graph_index.publish(change, sequence));
         };
         self.engine.commit(batch, durability, publish)?;
+        self.is_posted(posted);
         // The segments that the changes went to are sealed only when all that is in them is visible.
         drop(changes);
         let has_texts = !texts.is_empty();

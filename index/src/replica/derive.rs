@@ -32,6 +32,8 @@ pub(super) struct Changes {
     pub(super) graph: Vec<GraphChange>,
     /// Whether it does more than delete: tombstones and markers add nothing.
     pub(super) adds: bool,
+    /// Bytes that are posted with it.
+    pub(super) posted: u64,
     /// The numbers of entities, as they are after the batch.
     numbers: HashMap<EntityKey, Option<u64>>,
 }
@@ -211,7 +213,7 @@ impl Replica {
             for (side, name, version) in late_edges {
                 let end = mirrored(entity, name);
                 if !self.holds(end.0.partition()) {
-                    self.send_end(catalogue, (side.opposite(), &end), *version, batch)?;
+                    changes.posted += self.send_end(catalogue, (side.opposite(), &end), *version, batch)?;
                 }
             }
             let sides = [
@@ -246,7 +248,8 @@ impl Replica {
                     });
                     if !is_written {
                         let (was, is) = (&before[key], after.get(key));
-                        self.end_edge(catalogue, (side.opposite(), end), (was, is), batch)?;
+                        changes.posted +=
+                            self.end_edge(catalogue, (side.opposite(), end), (was, is), batch)?;
                     }
                     if clears {
                         // The graph knows by the node that all are gone.

@@ -48,13 +48,13 @@ impl Replica {
         (side, end): (Side, &EdgeEnd),
         (was, is): (&Register<EdgeContent>, Option<&Register<EdgeContent>>),
         batch: &mut WriteBatch,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let (other, edge) = end;
         let keyspace = self.edges(side);
         let key = other.edge(edge);
         if !self.keeps_deletes() {
             batch.delete(keyspace, key);
-            return Ok(());
+            return Ok(0);
         }
         let version = is.unwrap_or(was).version;
         if self.holds(other.partition()) {
@@ -66,29 +66,29 @@ impl Replica {
             }
         } else if is.is_none() {
             // What was deleted by itself is so at both its ends.
-            self.send_end(catalogue, (side, end), version, batch)?;
+            return self.send_end(catalogue, (side, end), version, batch);
         }
-        Ok(())
+        Ok(0)
     }
 
-    /// Has the nodes where the other end lies hear that an edge is gone.
+    /// Has the nodes where the other end lies hear that an edge is gone. Gives the bytes that are posted.
     pub(super) fn send_end(
         &self,
         catalogue: &Catalogue,
         (side, (other, edge)): (Side, &EdgeEnd),
         version: Version,
         batch: &mut WriteBatch,
-    ) -> Result<()> {
-        let Some(collection) = catalogue.by_id(other.collection) else { return Ok(()) };
+    ) -> Result<u64> {
+        let Some(collection) = catalogue.by_id(other.collection) else { return Ok(0) };
         let mut delta = EntityState::default();
         delta.edges_at_mut(side).insert(edge.clone(), Register { version, value: None });
         let subject = EntityRef::new(&collection.name, &other.id);
         let parts = vec![Part { entity: other.clone(), delta, condition: Condition::None }];
         let told = Mutation { version, subject, kind: Kind::Plain, parts, bytes: 0 };
-        if let Some(encoded) = told.encode(|_| true)? {
-            self.post(encoded, batch)?;
+        match told.encode(|_| true)? {
+            Some(encoded) => self.post(encoded, batch),
+            None => Ok(0),
         }
-        Ok(())
     }
 
     fn edges(&self, side: Side) -> Keyspace {

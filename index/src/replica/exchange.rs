@@ -150,11 +150,6 @@ impl Replica {
         mutation.clone().settled().at(self.clock.next())
     }
 
-    /// Takes note of a version that was seen: what this node plans from now on is newer.
-    pub fn observe_version(&self, version: Version) {
-        self.clock.observe(version);
-    }
-
     /// Takes note of what a read found: what this node plans from now on is newer.
     pub fn observe(&self, state: &EntityState) {
         self.clock.observe(state.highest_version());

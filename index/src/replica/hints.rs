@@ -126,17 +126,24 @@ impl Replica {
         Ok(posted)
     }
 
-    /// Has a mutation be made where others hold what it is about, for sure, once the batch is written.
+    /// Has a mutation be made where others hold what it is about, for sure, once the batch is written. Gives the bytes that the outbox has more
+    /// then, about: see [`is_posted`](Self::is_posted).
     ///
     /// # Errors
     /// If it cannot be told whether it is there already.
-    pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) -> Result<()> {
+    pub(super) fn post(&self, mutation: Vec<u8>, batch: &mut WriteBatch) -> Result<u64> {
         let key = row_key(OUTBOX, &mutation);
-        if self.engine.get(self.keyspaces.local, &key)?.is_none() {
-            self.outbox_bytes.fetch_add(Hint::bytes_of(&mutation), Ordering::Relaxed);
-            batch.put(self.keyspaces.local, key, mutation);
+        if self.engine.get(self.keyspaces.local, &key)?.is_some() {
+            return Ok(0);
         }
-        Ok(())
+        let bytes = Hint::bytes_of(&mutation);
+        batch.put(self.keyspaces.local, key, mutation);
+        Ok(bytes)
+    }
+
+    /// Takes note that a batch is written that posted so many bytes.
+    pub(super) fn is_posted(&self, bytes: u64) {
+        self.outbox_bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn kept(&self, prefix: &[u8], after: Option<&Hint>, most: usize, most_bytes: u64) -> Result<Vec<Hint>> {
