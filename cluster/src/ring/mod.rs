@@ -17,6 +17,7 @@
 //! | `survey` | counts |
 //! | `send` | having one node make writes |
 //! | `settle` | writes about which replicas are of several minds |
+//! | `underway` | a write until it is decided |
 //! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
 //! | `walk` | along edges, hop by hop |
@@ -40,6 +41,7 @@ mod scan;
 mod send;
 mod settle;
 mod survey;
+mod underway;
 mod upkeep;
 mod verdict;
 mod walk;

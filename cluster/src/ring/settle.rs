@@ -9,8 +9,9 @@ use tokio::task::JoinSet;
 use super::{
     Inner,
     counts::count,
+    underway::Underway,
     verdict::{Pending, Told, Verdict},
-    write::{Asked, Report},
+    write::Report,
 };
 use crate::{
     coordinator::{Consistency, WriteOptions},
@@ -56,7 +57,7 @@ impl Inner {
     /// Resolves a doubt about a write, and reports how. Gives the version at which it is made now, if that is known at once.
     pub(super) fn settle_beside(
         self: &Arc<Self>,
-        (place, write): (usize, &Asked),
+        (place, write): (usize, &Underway),
         doubt: Doubt,
         options: WriteOptions,
         tasks: &mut JoinSet<Report>,

@@ -172,7 +172,12 @@ impl Node {
                 12 => self.write_loosely(ring, random).await,
                 13 => drop(self.read(ring, key, Consistency::All).await),
                 0..3 => self.write(ring, key, &[Kind::Put]).await,
-                3 => self.write(ring, key, &[Kind::Put, Kind::Update, Kind::Update]).await,
+                3 => {
+                    let kinds = [Kind::Put, Kind::Put, Kind::Update, Kind::Update, Kind::Delete];
+                    let mut kind = |_| kinds[draw(random, kinds.len() as u64) as usize];
+                    let batch: Vec<Kind> = (0..2 + draw(random, 4)).map(&mut kind).collect();
+                    self.write(ring, key, &batch).await;
+                }
                 4 => self.write(ring, key, &[Kind::Update]).await,
                 5 => self.write(ring, key, &[Kind::Delete]).await,
                 _ => drop(self.read(ring, key, Consistency::Quorum).await),
