@@ -18,6 +18,7 @@
 //! | `send` | having one node make writes |
 //! | `settle` | writes about which replicas are of several minds |
 //! | `underway` | a write until it is decided |
+//! | `unheard` | refused writes that a replica may have made |
 //! | `upkeep` | what a node does of its own accord |
 //! | `verdict` | how a write stands, and what that comes to |
 //! | `walk` | along edges, hop by hop |
@@ -42,6 +43,7 @@ mod send;
 mod settle;
 mod survey;
 mod underway;
+mod unheard;
 mod upkeep;
 mod verdict;
 mod walk;
@@ -80,6 +82,7 @@ use clocks::Clocks;
 use hints::Hints;
 use latency::Latency;
 use repair::Unrepaired;
+use unheard::Unheard;
 
 /// Doubts about writes that are resolved at a time.
 const SETTLING: usize = 64;
@@ -139,6 +142,7 @@ struct Inner {
     writing: AtomicUsize,
     hedge_after: Duration,
     unrepaired: Unrepaired,
+    unheard: Unheard,
     /// Doubts about writes that are resolved at a time.
     settling: Semaphore,
     wrong: Option<Wrong>,
@@ -188,6 +192,7 @@ impl Ring {
             writing: AtomicUsize::new(0),
             hedge_after: options.hedge_after,
             unrepaired: Unrepaired::default(),
+            unheard: Unheard::default(),
             settling: Semaphore::new(SETTLING),
             wrong,
             served: Arc::new(Served {

@@ -180,6 +180,12 @@ impl Underway {
         }
     }
 
+    /// Nodes that may have made it, or not.
+    pub(super) fn unheard(&self) -> Vec<NodeId> {
+        let refused = self.pending.unmet();
+        self.missed.iter().copied().filter(|node| !refused.contains(node)).collect()
+    }
+
     /// Takes note that nodes have made what it is by now.
     pub(super) fn is_made_by(&mut self, nodes: &[NodeId]) {
         self.missed.retain(|node| !nodes.contains(node));

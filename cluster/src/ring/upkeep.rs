@@ -108,17 +108,20 @@ impl Ring {
         tasks
     }
 
-    /// Delivers what is kept for a node, if it answers, and drops what has been for too long.
+    /// Delivers what is kept for a node, if it answers, and drops what has been for too long. What it may have made alone is compared.
     async fn deliver_kept(&self, node: NodeId) -> Result<()> {
-        if !self.has_hints(node) {
+        let has_hints = self.has_hints(node);
+        if has_hints {
+            self.drop_old_hints(node).await?;
+        }
+        // It is tried by others, and these wait until it answers.
+        if self.0.served.peers.is_failing(node) {
             return Ok(());
         }
-        self.drop_old_hints(node).await?;
-        // It is tried by others, and these wait until it answers.
-        if !self.0.served.peers.is_failing(node) {
+        if has_hints {
             self.deliver_hints(node, Deadline::after(DELIVERY)).await?;
         }
-        Ok(())
+        self.compare_unheard(node, Deadline::after(DELIVERY)).await
     }
 
     /// Waits for a while until all members are heard of; from those that are there the newest catalogue is taken over, and their clocks are

@@ -195,6 +195,7 @@ async fn collect(
     }
     let unacknowledged = writes.iter().filter(|write| write.is_unacknowledged()).count();
     add(&inner.served.counters.writes_unacknowledged, unacknowledged);
+    inner.note_unheard(&writes);
     inner.take_back(&mut writes).await;
     inner.keep_missed(&writes).await;
 }
