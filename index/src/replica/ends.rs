@@ -4,6 +4,8 @@
 //! tombstone of the same version: that is all that the deletion of an end says of it, so that every replica that finds out, in whatever
 //! order, comes to the same. If the other end lies elsewhere, it is sent there.
 
+use std::collections::BTreeMap;
+
 use allidb_storage::{Keyspace, WriteBatch};
 
 use super::{
@@ -107,15 +109,48 @@ impl Replica {
     pub(super) fn end_edges_of_the_deleted(&self, entity: &EntityKey, state: &mut EntityState) -> Result<()> {
         for edges in [&mut state.edges, &mut state.edges_in] {
             for (name, register) in edges.iter_mut().filter(|(_, register)| register.value.is_some()) {
-                let key = mirrored(entity, name).0.prefix();
-                let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { continue };
-                let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
-                if register.version <= row.edges_cleared() {
+                if register.version <= self.edges_cleared(&mirrored(entity, name).0)? {
                     register.value = None;
                 }
             }
         }
         Ok(())
+    }
+
+    /// Up to which version the edges of an entity are gone.
+    fn edges_cleared(&self, entity: &EntityKey) -> Result<Version> {
+        let key = entity.prefix();
+        let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { return Ok(Version::ZERO) };
+        let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;
+        Ok(row.edges_cleared())
+    }
+
+    /// What another replica holds of one end, at the other ends that lie here and have not heard of it: what is made here is so at both ends.
+    pub(super) fn at_other_ends(
+        &self,
+        entity: &EntityKey,
+        state: &EntityState,
+    ) -> Result<BTreeMap<EntityKey, EntityState>> {
+        let mut ends: BTreeMap<EntityKey, EntityState> = BTreeMap::new();
+        let cleared = self.edges_cleared(entity)?.max(state.row.cleared(Scope::Edges));
+        let is_live =
+            |register: &Register<EdgeContent>| register.value.is_some() && register.version > cleared;
+        for side in [Side::Out, Side::In] {
+            for (name, register) in state.edges_at(side).iter().filter(|(_, register)| is_live(register)) {
+                let (other, seen_from_there) = mirrored(entity, name);
+                if other == *entity || !self.holds(other.partition()) {
+                    continue;
+                }
+                let there = self.edges(side.opposite());
+                let known = self.stored_edge(there, &other.edge(&seen_from_there))?;
+                if known.is_some_and(|known| known.version >= register.version) {
+                    continue;
+                }
+                let end = ends.entry(other).or_default();
+                end.edges_at_mut(side.opposite()).insert(seen_from_there, register.clone());
+            }
+        }
+        Ok(ends)
     }
 
     /// Merges a part of a mutation into an entity that is being changed. What is deleted with it goes at its other ends, too, of what

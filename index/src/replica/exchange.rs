@@ -110,7 +110,7 @@ impl Replica {
         Ok(state.merge(EntityState::default()))
     }
 
-    /// Merges what other replicas hold into what lies here.
+    /// Merges what other replicas hold into what lies here; of edges also at the other ends that do.
     ///
     /// # Errors
     /// If it cannot be written. Some of it may be then.
@@ -118,13 +118,16 @@ impl Replica {
         let catalogue = self.catalogue();
         let mut mutations = Vec::with_capacity(states.len());
         for (entity, mut delta) in states {
-            // What was dropped here is dropped everywhere.
-            let Some(collection) = catalogue.by_id(entity.collection) else { continue };
             self.end_edges_of_the_deleted(&entity, &mut delta)?;
-            let (version, bytes) = (delta.highest_version(), delta.encode().len());
-            let subject = EntityRef::new(&collection.name, &entity.id);
-            let parts = vec![Part { entity, delta, condition: Condition::None }];
-            mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
+            let others = self.at_other_ends(&entity, &delta)?;
+            for (entity, delta) in std::iter::once((entity, delta)).chain(others) {
+                // What was dropped here is dropped everywhere.
+                let Some(collection) = catalogue.by_id(entity.collection) else { continue };
+                let (version, bytes) = (delta.highest_version(), delta.encode().len());
+                let subject = EntityRef::new(&collection.name, &entity.id);
+                let parts = vec![Part { entity, delta, condition: Condition::None }];
+                mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
+            }
         }
         for result in self.receive(mutations, durability) {
             match result {

@@ -303,6 +303,31 @@ fn edges_end_where_only_others_hold_their_other_end() {
     }
 }
 
+/// Who reads an edge from one end has other replicas hold it: from the other end it is seen then, too.
+#[test]
+fn an_edge_that_a_replica_hears_of_from_one_end_is_there_at_both() {
+    let (told, hears) = (fixture(), fixture());
+    let keys = [0, 1].map(|id| told.replica.entity_key(TENANT, &of(id)).unwrap());
+    for fixture in [&told, &hears] {
+        fixture.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
+    }
+    let tell = |at: usize| {
+        let held = told.replica.held(&keys[at..=at], Extent::ALL).unwrap();
+        hears.replica.absorb(vec![(keys[at].clone(), held[0].clone())], Durability::Sync).unwrap();
+    };
+    for (value, at) in [0, 1].into_iter().enumerate() {
+        told.clock.advance(10);
+        told.one(write(&Step::Link(0, 1, value as u8), 0)).unwrap();
+        tell(at);
+        assert_eq!(digests(&hears)[..2], digests(&told)[..2], "heard at end {at}");
+    }
+    // It comes after its other end was deleted, and ends with that.
+    hears.clock.advance(1_000);
+    hears.one(Write::Delete(of(1))).unwrap();
+    tell(0);
+    assert!(!has_edges(&hears, 0) && !has_edges(&hears, 1));
+}
+
 /// A replica alone does not know whether an entity has expired for all: whoever coordinates a write over it finds out.
 #[test]
 fn what_expired_is_replaced_only_when_that_is_settled() {
