@@ -58,7 +58,7 @@ pub use codec::DecodeError;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use merge::EntityState;
-pub use mutation::Mutation;
+pub use mutation::{Mutation, waves};
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{

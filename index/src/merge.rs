@@ -174,7 +174,8 @@ impl EntityState {
         newest
     }
 
-    /// The same as it would be if what it says at one version, and just below it, was said at another.
+    /// The same as it would be if what it says at one version, and just below it, was said at another. Edges that end with what expired are those
+    /// that came before what takes its place was asked for: that stays as it is.
     pub(crate) fn restamped(mut self, from: Version, to: Version) -> Self {
         fn of<K, T>(registers: &mut BTreeMap<K, Register<T>>) -> impl Iterator<Item = &mut Version> {
             registers.values_mut().map(|register| &mut register.version)
@@ -187,6 +188,9 @@ impl EntityState {
             } else if *version == from.just_below() {
                 *version = to.just_below();
             }
+        }
+        if self.row.cleared(Scope::Edges) == from {
+            self.row.clear(Scope::Edges, to);
         }
         self
     }

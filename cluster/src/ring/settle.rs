@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use allidb_index::{EntityKey, Error, Extent, Hint, Mutation, Result, Version};
-use tokio::task::JoinSet;
+use allidb_index::{EntityKey, EntityState, Error, Extent, Hint, Mutation, Result, Version};
+use tokio::{task::JoinSet, time::timeout};
 
 use super::{
     Inner,
@@ -43,43 +43,30 @@ pub(super) struct Settled {
     pub(super) posted: Vec<Hint>,
 }
 
-impl Settled {
-    /// The version at which it is made, if it says something else than before.
-    pub(super) fn made_at(&self) -> Option<Version> {
-        match &self.outcome {
-            Ok(Some((mutation, true))) => Some(mutation.version()),
-            _ => None,
-        }
-    }
-}
-
 impl Inner {
-    /// Resolves a doubt about a write, and reports how. Gives the version at which it is made now, if that is known at once.
+    /// Resolves a doubt about a write, and reports how.
     pub(super) fn settle_beside(
         self: &Arc<Self>,
         (place, write): (usize, &Underway),
         doubt: Doubt,
         options: WriteOptions,
         tasks: &mut JoinSet<Report>,
-    ) -> Option<Version> {
+    ) {
         let (inner, mutation, is_renewed) = (Arc::clone(self), Arc::clone(&write.mutation), write.is_renewed);
         let (pending, is_posted) = (write.pending.clone(), !write.posted.is_empty());
         count(match doubt {
             Doubt::Disputed => &self.served.counters.writes_settled,
             Doubt::Overtaken(_) => &self.served.counters.writes_renewed,
         });
-        // At once, so that what is asked for one after the other is so at newer versions, too.
-        let renewed = match doubt {
-            Doubt::Disputed => None,
-            Doubt::Overtaken(newer) => Some(self.renewed(&mutation, newer)),
-        };
-        let version = renewed.as_ref().and_then(|renewed| renewed.as_ref().ok()).map(Mutation::version);
         tasks.spawn(async move {
-            // Of a large batch not all at once: it is never closed.
-            let _turn = inner.settling.acquire().await;
-            let mut outcome = match renewed {
-                None => inner.settle(&mutation, is_renewed, options).await,
-                Some(renewed) => renewed.map(|mutation| Some((mutation, true))),
+            // Of a large batch not all at once. It is never closed.
+            let turn = timeout(options.deadline.remaining(), inner.settling.acquire()).await;
+            let mut outcome = match (&turn, doubt) {
+                (Err(_), _) => Err(Error::DeadlineExceeded),
+                (_, Doubt::Disputed) => inner.settle(&mutation, is_renewed, options).await,
+                (_, Doubt::Overtaken(newer)) => {
+                    inner.renewed(&mutation, newer).map(|mutation| Some((mutation, true)))
+                }
             };
             let mut posted = Vec::new();
             if let Ok(Some((mutation, true))) = &outcome
@@ -100,7 +87,6 @@ impl Inner {
             };
             Report::Settled(Box::new(Settled { place, outcome, convinced, rest, why, posted }))
         });
-        version
     }
 
     /// A write as it is to be made at a version above what overtook it.
@@ -128,10 +114,13 @@ impl Inner {
             return Ok(None);
         }
         let has_expired = states.iter().any(|state| replica.has_expired(state));
-        let newer = mutation.overtaken_by(&states).filter(|_| is_renewed);
+        let newest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
+        // What takes the place of all that is there is above it.
+        let hidden = Some(newest).filter(|newest| has_expired && *newest >= mutation.version());
+        let newer = mutation.overtaken_by(&states).max(hidden).filter(|_| is_renewed);
         let mutation = mutation.clone();
         let settled = match has_expired {
-            true => mutation.settled_over_expired(),
+            true => mutation.settled_over_expired(newest),
             false => mutation.settled(),
         };
         Ok(Some(match newer {

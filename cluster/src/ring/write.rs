@@ -1,11 +1,11 @@
 //! Writes at all replicas.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering},
 };
 
-use allidb_index::{Error, Hint, Mutation, Result, Version, model::Written};
+use allidb_index::{EntityKey, Error, Hint, Mutation, Result, Version, model::Written, waves};
 use bytes::Bytes;
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -13,7 +13,7 @@ use super::{
     Inner, Ring,
     counts::add,
     settle::{Doubt, Settled},
-    underway::{Underway, follow, later, runs},
+    underway::Underway,
     verdict::{Side, Told},
     wrong::Wrong,
 };
@@ -30,6 +30,9 @@ struct Share {
     /// Each as that node gets it.
     encoded: Vec<Bytes>,
 }
+
+/// What came of each of some writes, and at which version it was made.
+type Made = Vec<(Result<Written>, Version)>;
 
 /// How writes are made.
 #[derive(Clone, Copy, Debug)]
@@ -78,29 +81,70 @@ impl Ring {
     }
 
     async fn make(&self, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Vec<Result<Written>> {
-        let (count, mutations) = (mutations.len(), mutations.into_iter().map(Arc::new).collect::<Vec<_>>());
+        let count = mutations.len();
         let writing = Writing::begin(&self.0);
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
-        let made = tokio::spawn(async move {
-            let mut results: Vec<Result<Written>> = Vec::with_capacity(count);
-            for run in runs(&mutations) {
-                let begin = |mutation| writing.0.begin(mutation, options.consistency, how.is_renewed);
-                let mut writes: Vec<Underway> = run.iter().map(begin).collect();
-                for (before, result) in mutations.iter().zip(&results) {
-                    result.iter().for_each(|written| follow(&mut writes, before, written.version));
-                }
-                if how.is_posted {
-                    writing.0.post(&mut writes, options).await;
-                }
-                let (answer, answered) = oneshot::channel();
-                tokio::spawn(collect(Writing::begin(&writing.0), writes, options, answer));
-                let lost = |_| vec![Err(ended()); run.len()];
-                results.extend(answered.await.unwrap_or_else(lost));
-            }
-            results
-        });
+        let made = tokio::spawn(make_in_waves(writing, mutations, options, how));
         made.await.unwrap_or_else(|_| vec![Err(ended()); count])
     }
+}
+
+/// Makes writes so that each comes after those before it that are about the same.
+async fn make_in_waves(
+    writing: Writing,
+    mutations: Vec<Mutation>,
+    options: WriteOptions,
+    how: How,
+) -> Vec<Result<Written>> {
+    let inner = &writing.0;
+    let waves = match how.is_renewed {
+        true => waves(&mutations),
+        // Their versions were given when they were planned, and are kept.
+        false => vec![(0..mutations.len()).collect()],
+    };
+    let mut results: Vec<Result<Written>> = vec![Err(ended()); mutations.len()];
+    let mut mutations: Vec<Option<Mutation>> = mutations.into_iter().map(Some).collect();
+    // Where something was made at another version than was planned.
+    let mut newest: HashMap<EntityKey, Version> = HashMap::new();
+    for (nth, wave) in waves.iter().enumerate() {
+        let mut writes = Vec::with_capacity(wave.len());
+        for place in wave {
+            let Some(mutation) = mutations.get_mut(*place).and_then(Option::take) else { continue };
+            let before = mutation.entities().filter_map(|entity| newest.get(entity)).max();
+            let mutation = match before.is_some_and(|before| *before >= mutation.version()) {
+                true => inner.served.replica.planned_anew(mutation),
+                false => mutation,
+            };
+            writes.push(inner.begin(mutation, options.consistency, how.is_renewed));
+        }
+        let planned: Vec<Arc<Mutation>> = writes.iter().map(|write| Arc::clone(&write.mutation)).collect();
+        let made = match options.deadline.check() {
+            // Those before it have been made.
+            Err(error) if nth > 0 => {
+                planned.iter().map(|planned| (Err(error.clone()), planned.version())).collect()
+            }
+            _ => {
+                if how.is_posted {
+                    inner.post(&mut writes, options).await;
+                }
+                let (answer, answered) = oneshot::channel();
+                tokio::spawn(collect(Writing::begin(inner), writes, options, answer));
+                answered.await.unwrap_or_default()
+            }
+        };
+        for ((place, planned), (result, version)) in wave.iter().zip(planned).zip(made) {
+            if version != planned.version() {
+                for entity in planned.entities() {
+                    let newest = newest.entry(entity.clone()).or_default();
+                    *newest = version.max(*newest);
+                }
+            }
+            if let Some(slot) = results.get_mut(*place) {
+                *slot = result;
+            }
+        }
+    }
+    results
 }
 
 fn ended() -> Error {
@@ -123,12 +167,13 @@ impl Drop for Writing {
     }
 }
 
-/// Sends each node its share, answers when all writes are decided, and keeps hints for whoever has not acknowledged.
+/// Sends each node its share, answers when all writes are decided, with the versions at which they were made, and keeps hints for whoever has
+/// not acknowledged.
 async fn collect(
     writing: Writing,
     mut writes: Vec<Underway>,
     options: WriteOptions,
-    answer: oneshot::Sender<Vec<Result<Written>>>,
+    answer: oneshot::Sender<Made>,
 ) {
     let inner = &writing.0;
     let mut tasks: JoinSet<Report> = JoinSet::new();
@@ -144,14 +189,11 @@ async fn collect(
     }
     let mut answer = Some(answer);
     loop {
-        if writes.iter().all(|write| write.result.is_some())
-            && let Some(answer) = answer.take()
-        {
-            // The caller may have gone.
-            answer.send(writes.iter().filter_map(|write| write.result.clone()).collect()).ok();
+        if answer.is_some() && writes.iter().all(|write| write.result.is_some()) {
+            tell(&mut answer, &writes);
         }
         let Some(heard) = tasks.join_next().await else { break };
-        let mut doubts: VecDeque<(usize, Doubt)> = VecDeque::new();
+        let mut doubts: Vec<(usize, Doubt)> = Vec::new();
         match heard {
             Ok(Report::Share(node, places, told)) => {
                 silent.remove(&node);
@@ -161,11 +203,9 @@ async fn collect(
                 }
             }
             Ok(Report::Settled(settled)) => {
-                let (place, made_at) = (settled.place, settled.made_at());
+                let place = settled.place;
                 let doubt = writes.get_mut(place).and_then(|write| write.settles(*settled, &mut tasks));
                 doubts.extend(doubt.map(|doubt| (place, doubt)));
-                doubts
-                    .extend(made_at.into_iter().flat_map(|version| later(&mut writes, place, version, true)));
             }
             Ok(Report::Convinced(place, version, nodes)) => {
                 let write = writes.get_mut(place).filter(|write| write.mutation.version() == version);
@@ -174,11 +214,9 @@ async fn collect(
             // What it was about is not decided then.
             Err(error) => tracing::error!(%error, "a part of a write broke off"),
         }
-        while let Some((place, doubt)) = doubts.pop_front() {
+        for (place, doubt) in doubts {
             let Some(write) = writes.get(place) else { continue };
-            if let Some(version) = inner.settle_beside((place, write), doubt, options, &mut tasks) {
-                doubts.extend(later(&mut writes, place, version, false));
-            }
+            inner.settle_beside((place, write), doubt, options, &mut tasks);
         }
     }
     for (node, places) in silent {
@@ -188,11 +226,7 @@ async fn collect(
             }
         }
     }
-    if let Some(answer) = answer.take() {
-        let undecided = || Err(Error::Unavailable("nobody knows what became of the write".to_owned()));
-        let results = writes.iter().map(|write| write.result.clone().unwrap_or_else(undecided));
-        answer.send(results.collect()).ok();
-    }
+    tell(&mut answer, &writes);
     let unacknowledged = writes.iter().filter(|write| write.is_unacknowledged()).count();
     add(&inner.served.counters.writes_unacknowledged, unacknowledged);
     inner.note_unheard(&writes);
@@ -200,8 +234,17 @@ async fn collect(
     inner.keep_missed(&writes).await;
 }
 
+/// Answers once.
+fn tell(answer: &mut Option<oneshot::Sender<Made>>, writes: &[Underway]) {
+    let Some(answer) = answer.take() else { return };
+    let undecided = || Err(Error::Unavailable("nobody knows what became of the write".to_owned()));
+    let result = |write: &Underway| write.result.clone().unwrap_or_else(undecided);
+    // The caller may have gone.
+    answer.send(writes.iter().map(|write| (result(write), write.mutation.version())).collect()).ok();
+}
+
 impl Inner {
-    fn begin(&self, mutation: &Arc<Mutation>, consistency: Consistency, is_renewed: bool) -> Underway {
+    fn begin(&self, mutation: Mutation, consistency: Consistency, is_renewed: bool) -> Underway {
         let mut partitions: Vec<u16> = mutation.partitions().collect();
         partitions.sort_unstable();
         partitions.dedup();
@@ -214,7 +257,7 @@ impl Inner {
             Side::new(replicas, needed)
         };
         let sides = partitions.into_iter().map(side).collect();
-        Underway::new(Arc::clone(mutation), sides, is_renewed && !self.is_wrong(Wrong::NoRenewal))
+        Underway::new(Arc::new(mutation), sides, is_renewed && !self.is_wrong(Wrong::NoRenewal))
     }
 
     /// Posts writes whose parts lie apart before anybody hears of them: if this node dies, one part may be made, and the other not.

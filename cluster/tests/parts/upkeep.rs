@@ -352,3 +352,39 @@ async fn what_a_batch_changes_first_decides_what_it_may_change_then() {
         assert_eq!(read[0].is_ok(), !is_there);
     }
 }
+
+/// However much of a batch is overtaken: each write is made again once or twice, not as often as there are others.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_again_in_a_batch_is_so_once() {
+    const PAIRS: i64 = 60;
+    let clocks: Vec<_> =
+        [0, 0, 400].map(|ahead| Arc::new(ManualClock::new(1_700_000_000_000 + ahead))).into();
+    let world = World::with_clocks(43, &clocks, HintLimits::default()).await;
+    let whole = |n: i64| Write::Put {
+        collection: "c".to_owned(),
+        entity: Box::new(Entity {
+            id: "hub".to_owned(),
+            attributes: [("n".to_owned(), Value::Int(n))].into(),
+            ..Entity::default()
+        }),
+    };
+    let edge = |n: i64| {
+        let (from, to) = (EntityRef::new("c", "hub"), EntityRef::new("c", format!("e{n}")));
+        Write::PutEdge(Box::new(Edge { weight: 1.0, ..Edge::new(from, "r", to) }))
+    };
+    let ring = &world.nodes[0].ring;
+    let batch = (0..PAIRS).flat_map(|n| [whole(n), edge(n)]);
+    let planned = batch.map(|write| ring.replica().plan(TENANT, write).expect("planned")).collect();
+    put(&world, 2, "hub").await.expect("a quorum is there");
+    let options =
+        WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+    let versions: Vec<_> =
+        ring.write(planned, options).await.into_iter().map(|made| made.expect("made").version).collect();
+    let puts: Vec<_> = versions.iter().step_by(2).collect();
+    assert!(puts.is_sorted(), "{puts:?}");
+    let renewed = ring.counts().writes_renewed;
+    assert!((1..=2 * PAIRS as u64).contains(&renewed), "{renewed} were made again");
+    let hub = EntityRef::new("c", "hub");
+    let read = ring.get(TENANT, &[hub], &ReadMask::fields(), Consistency::All, soon()).await.pop();
+    assert_eq!(read.expect("one answer").expect("there").attributes["n"], Value::Int(PAIRS - 1));
+}

@@ -156,8 +156,8 @@ impl History {
             if put != Version::ZERO && deleted.is_none() {
                 wrong(format_args!("is gone, though {put:?} was put or seen"));
             }
-            // Whatever hides it: it is no older than what was put before.
-            if let Some(deleted) = deleted {
+            // Whatever hides it: it is no older than what was put before. If nothing is known to have been put, nothing need hide it.
+            if let Some(deleted) = deleted.filter(|_| put != Version::ZERO) {
                 self.gone.push(Gone { key, end: now, deleted: deleted.max(put) });
             }
             return;
@@ -253,6 +253,16 @@ mod tests {
         let whole = entity(&history, 0, Some(1));
         history.judge((40, 41), KEY, Some(&whole), false);
         history.judge((50, 51), KEY, None, false);
+    }
+
+    #[test]
+    fn what_was_never_put_is_not_there_whatever_is_deleted() {
+        let mut history = history(&[(Kind::Delete, 20, false)]);
+        history.judge((25, 26), KEY, None, false);
+        history.begin_write(27, KEY, Kind::Put, at(10));
+        history.acknowledge(28, 1, at(10));
+        let put = entity(&history, 1, None);
+        history.judge((30, 31), KEY, Some(&put), false);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Turning what callers ask for into row states with versions.
 
+mod order;
 mod record;
+
+pub use order::waves;
 
 use std::sync::Arc;
 
@@ -94,30 +97,43 @@ impl Mutation {
         self
     }
 
-    /// The same, to be made whatever a replica knows: somebody who knows more found that what it is for had expired. Nothing stays of that.
+    /// The same, to be made whatever a replica knows: somebody who knows more found that what it is for had expired, of which nothing was newer
+    /// than `newest`. Nothing stays of that, nor of the edges that came before this was asked for.
     #[must_use]
-    pub fn settled_over_expired(mut self) -> Self {
+    pub fn settled_over_expired(mut self, newest: Version) -> Self {
         let before = self.version.just_below();
         for Part { delta, condition, .. } in &mut self.parts {
             if matches!(condition, Condition::Replaces | Condition::CreateIfMissing) {
-                delta.row.clear(Scope::Entity, before);
+                delta.row.clear(Scope::Entity, newest);
                 delta.row.clear(Scope::Edges, before);
             }
         }
         self.settled()
     }
 
-    /// The same, as if it had been planned at a later version. Of the one before, which may have been made somewhere, nothing is left then but
-    /// that something was put: that is told everywhere.
+    /// The same, as if it had been planned at a later version.
     #[must_use]
     pub(crate) fn at(mut self, version: Version) -> Self {
         let from = std::mem::replace(&mut self.version, version);
         for part in &mut self.parts {
-            let puts = part.delta.row.puts.clone();
             part.delta = std::mem::take(&mut part.delta).restamped(from, version);
-            part.delta.row.puts.splice(0..0, puts);
         }
         self
+    }
+
+    /// The same, once more at a later version. Of the one before, which may have been made somewhere, nothing is left then but that something was
+    /// put: that is told everywhere.
+    #[must_use]
+    pub(crate) fn again_at(self, version: Version) -> Self {
+        let before: Vec<Vec<Version>> = self.parts.iter().map(|part| part.delta.row.puts.clone()).collect();
+        let mut again = self.at(version);
+        for (part, before) in again.parts.iter_mut().zip(before) {
+            let puts = &mut part.delta.row.puts;
+            puts.extend(before);
+            puts.sort_unstable();
+            puts.dedup();
+        }
+        again
     }
 
     /// Something newer that hides it, in what replicas hold of its entities, in their order.

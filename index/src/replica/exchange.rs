@@ -150,7 +150,13 @@ impl Replica {
     #[must_use]
     pub fn renewed(&self, mutation: &Mutation, newer: Version) -> Mutation {
         self.clock.observe(newer);
-        mutation.clone().settled().at(self.clock.next())
+        mutation.clone().settled().again_at(self.clock.next())
+    }
+
+    /// A mutation of which nobody has heard, as it would be if it was planned now.
+    #[must_use]
+    pub fn planned_anew(&self, mutation: Mutation) -> Mutation {
+        mutation.at(self.clock.next())
     }
 
     /// Takes note of what a read found: what this node plans from now on is newer.

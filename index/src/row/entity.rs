@@ -99,10 +99,13 @@ impl EntityRow {
         self.cleared[scope as usize]
     }
 
-    /// All versions in it.
+    /// All versions in it but that up to which edges are gone.
     pub(crate) fn versions_mut(&mut self) -> impl Iterator<Item = &mut Version> {
+        let own = Scope::ALL.map(|scope| scope != Scope::Edges);
+        let cleared =
+            self.cleared.iter_mut().zip(own).filter_map(|(version, is_own)| is_own.then_some(version));
         let fields = self.fields.values_mut().map(|register| &mut register.version);
-        self.cleared.iter_mut().chain([&mut self.touched]).chain(&mut self.puts).chain(fields)
+        cleared.chain([&mut self.touched]).chain(&mut self.puts).chain(fields)
     }
 
     /// Raises the marker of `scope`, never lowers it.

@@ -29,7 +29,7 @@ pub(crate) struct VectorKey {
 pub(crate) type ChunkKey = String;
 
 /// Names an edge among those of one of its ends, seen from there.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct EdgeKey {
     pub(crate) relation: String,
     /// The collection of the other end.

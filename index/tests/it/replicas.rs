@@ -352,7 +352,8 @@ fn what_expired_is_replaced_only_when_that_is_settled() {
         let planned = keeps.replica.plan(TENANT, write).unwrap();
         let refused = keeps.replica.apply(vec![planned.clone()], Durability::Sync).pop().unwrap();
         assert!(matches!(refused, Err(allidb_index::Error::Expired { .. })), "{refused:?}");
-        let settled = planned.settled_over_expired();
+        let held = keeps.replica.held(&[keeps.replica.entity_key(TENANT, &of(0)).unwrap()], Extent::ALL);
+        let settled = planned.settled_over_expired(held.unwrap()[0].highest_version());
         keeps.replica.apply(vec![settled], Durability::Sync).pop().unwrap().unwrap();
         let found =
             keeps.replica.get(TENANT, &[of(0)], &ReadMask::everything(), deadline()).pop().unwrap().unwrap();
