@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -48,14 +48,24 @@ struct Daemon {
 
 impl Daemon {
     fn start(dir: &Path) -> Self {
+        let child = Self::launch(dir, &[]);
+        Self::ready(dir, child)
+    }
+
+    /// Starts one without waiting for it.
+    fn launch(dir: &Path, settings: &[(&str, &str)]) -> Child {
         let ports = dir.join("ports.json");
         fs::remove_file(&ports).ok();
         let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
         let mut command = allidb();
         command.args(["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(dir.join("data")).arg("--port-file").arg(&ports);
-        command.stdout(log.try_clone().expect("a second handle")).stderr(log);
-        let mut child = command.spawn().expect("started");
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log).envs(settings.iter().copied());
+        command.spawn().expect("started")
+    }
+
+    fn ready(dir: &Path, mut child: Child) -> Self {
+        let ports = dir.join("ports.json");
         let text = eventually("the port file", || {
             assert!(child.try_wait().expect("a child of ours").is_none(), "{}", said(dir));
             fs::read_to_string(&ports).ok()
@@ -210,5 +220,67 @@ fn what_cannot_be_described_is_refused() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let name = path.file_name().expect("a name").to_str().expect("a text");
         assert!(String::from_utf8_lossy(&output.stderr).contains(name), "{output:?}");
+    }
+}
+
+#[test]
+fn a_ring_is_shown() {
+    let dirs = [0; 3].map(|_| TempDir::new().expect("a directory"));
+    let free = dirs.each_ref().map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    let addresses = free.each_ref().map(|port| port.local_addr().expect("an address").to_string());
+    drop(free);
+    let founders = format!("{addresses:?}");
+    let settings =
+        |at: usize| [("ALLIDB__RING__FOUNDERS", &*founders), ("ALLIDB__RING__LISTEN", &*addresses[at])];
+    let children = [0, 1, 2].map(|at| Daemon::launch(dirs[at].path(), &settings(at)));
+    let mut nodes = Vec::new();
+    for (dir, child) in dirs.iter().zip(children) {
+        nodes.push(Daemon::ready(dir.path(), child));
+    }
+    let (first, third) = (&nodes[0], nodes[2].json(&["cluster", "status"]).0["node"].clone());
+    let states = || {
+        let (status, is_ok) = first.json(&["cluster", "status"]);
+        assert!(is_ok && status["layout"]["replication"] == 3, "{status}");
+        let nodes = status["nodes"].as_array().expect("nodes").iter();
+        nodes.map(|node| node["state"].as_str().expect("a state").to_owned()).collect::<Vec<_>>()
+    };
+    eventually("all are up", || (states() == ["up"; 3]).then_some(()));
+
+    let (ring, is_ok) = first.json(&["cluster", "ring"]);
+    let partitions = ring["partitions"].as_array().expect("partitions");
+    assert!(is_ok && partitions.len() == 256, "{ring}");
+    assert!(partitions.iter().all(|nodes| nodes.as_array().is_some_and(|nodes| nodes.contains(&third))));
+
+    let (workers, is_ok) = first.json(&["cluster", "workers"]);
+    let workers = workers["workers"].as_array().expect("workers");
+    let delivery = format!("hints-{}", third.as_str().expect("an id"));
+    assert!(is_ok && ["outbox", &delivery].iter().all(|name| workers.iter().any(|of| of["name"] == *name)));
+
+    // One is away: what it misses is kept for it.
+    nodes.pop();
+    let first = &nodes[0];
+    let states = || first.json(&["cluster", "status"]).0["nodes"].as_array().expect("nodes").clone();
+    eventually("one is seen dead", || {
+        states().iter().any(|node| node["state"] == "down" && node["id"] == third).then_some(())
+    });
+    assert!(first.run(&["collection", "create", "c"]).status.success());
+    let output = first.run(&["put", "-c", "c", r#"{"id": "a"}"#]);
+    assert!(output.status.success(), "{output:?}");
+    let kept = || {
+        let (hints, is_ok) = first.json(&["cluster", "hints"]);
+        assert!(is_ok, "{hints}");
+        let of = hints.as_array().expect("hints").iter().find(|of| of["node"] == third).cloned();
+        of.and_then(|of| of["bytes"].as_u64()).filter(|bytes| *bytes > 0)
+    };
+    eventually("a hint is kept", kept);
+
+    // And as an operator reads it.
+    for (command, names) in
+        [("status", "clock"), ("ring", "partitions"), ("hints", "bytes kept"), ("workers", "activity")]
+    {
+        let shown = first.run(&["cluster", command]);
+        let said = String::from_utf8_lossy(&shown.stdout);
+        assert!(shown.status.success() && said.contains(names), "{command}: {said}");
+        assert!(said.contains(third.as_str().expect("an id")), "{command}: {said}");
     }
 }
