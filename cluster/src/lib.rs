@@ -34,7 +34,7 @@ pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, No
 pub use maintenance::{CompactProgress, Job, ScrubProgress};
 pub use member::MemberOptions;
 pub use membership::{GossipCounts, Load, NodeView};
-pub use peer::{Connector, PeerTls, endpoint, plaintext, secure_endpoint};
+pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{ClockOffset, HintCounts, HintLimits, OutboxCounts, Ring, RingCounts, RingOptions, Terms};

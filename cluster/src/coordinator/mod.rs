@@ -32,6 +32,7 @@ use crate::{
     maintenance::Jobs,
     member::Life,
     membership::{GossipCounts, NodeView},
+    peer::NodeCalls,
     pool::Pool,
     ring::{ClockOffset, HintCounts, OutboxCounts, Ring, RingCounts, Terms},
 };
@@ -165,6 +166,11 @@ impl Coordinator {
     /// Figures of what is kept for other nodes.
     pub fn hints(&self) -> Vec<HintCounts> {
         self.0.ring.hints()
+    }
+
+    /// How calls to other nodes stand.
+    pub fn calls(&self) -> Vec<NodeCalls> {
+        self.0.ring.served().peers.calls()
     }
 
     /// Figures of what is to be made at other nodes for sure.

@@ -95,6 +95,17 @@ struct Load {
     under_way: AtomicU64,
 }
 
+/// How calls to a node stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeCalls {
+    /// Which node.
+    pub node: NodeId,
+    /// Calls that it has not answered yet.
+    pub under_way: u64,
+    /// Whether it did not answer lately, and is left alone but for one call that tries it now and then.
+    pub is_failing: bool,
+}
+
 /// A call under way.
 pub(crate) struct UnderWay(Arc<Way>);
 
@@ -292,6 +303,16 @@ impl Connections {
     /// Whether a node did not answer calls lately, and has not answered since.
     pub(crate) fn is_failing(&self, node: NodeId) -> bool {
         self.ways.read().get(&node).is_some_and(|way| way.is_failing())
+    }
+
+    /// How calls to each node stand.
+    pub(crate) fn calls(&self) -> Vec<NodeCalls> {
+        let calls = |(node, way): (&NodeId, &Arc<Way>)| NodeCalls {
+            node: *node,
+            under_way: way.load.under_way.load(Ordering::Relaxed),
+            is_failing: way.is_failing(),
+        };
+        self.ways.read().iter().map(calls).collect()
     }
 
     /// Whether a node did not answer lately, or is not heard from: others are asked before it.

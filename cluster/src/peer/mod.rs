@@ -23,7 +23,7 @@ pub(crate) mod proto {
 }
 
 pub(crate) use connections::Connections;
-pub use connections::{Connector, endpoint, plaintext, secure_endpoint};
+pub use connections::{Connector, NodeCalls, endpoint, plaintext, secure_endpoint};
 pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
 pub(crate) use security::{connector, with_causes};

@@ -274,6 +274,9 @@ fn a_ring_is_shown() {
     };
     eventually("a hint is kept", kept);
 
+    let withheld = format!("allidb_ring_node_withheld{{node={third}}}");
+    eventually("it is left alone", || first.metric(&withheld).filter(|is_withheld| is_withheld == "1"));
+
     // And as an operator reads it.
     for (command, names) in
         [("status", "clock"), ("ring", "partitions"), ("hints", "bytes kept"), ("workers", "activity")]

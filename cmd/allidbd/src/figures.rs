@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use allidb_cluster::{
-    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, OutboxCounts, RingCounts, TextCounts,
-    VectorCounts,
+    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, NodeCalls, OutboxCounts, RingCounts,
+    TextCounts, VectorCounts,
 };
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -54,6 +54,15 @@ fn membership(coordinator: &Coordinator) {
         let agrees = view.is_some_and(|view| view.layout == Some(layout.digest()));
         gauge!("allidb_ring_node_up", "node" => node.clone()).set(f64::from(u8::from(is_alive)));
         gauge!("allidb_ring_node_agrees", "node" => node).set(f64::from(u8::from(agrees)));
+    }
+    describe_gauge!("allidb_ring_node_calls", "Calls of another node that it has not answered yet");
+    describe_gauge!(
+        "allidb_ring_node_withheld",
+        "Whether calls of another node are withheld, as it did not answer lately"
+    );
+    for NodeCalls { node, under_way, is_failing } in coordinator.calls() {
+        gauge!("allidb_ring_node_calls", "node" => node.to_string()).set(under_way as f64);
+        gauge!("allidb_ring_node_withheld", "node" => node.to_string()).set(f64::from(u8::from(is_failing)));
     }
     describe_gauge!(
         "allidb_ring_clock_ahead_seconds",
