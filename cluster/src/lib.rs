@@ -37,4 +37,6 @@ pub use membership::{GossipCounts, Load, NodeView};
 pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
-pub use ring::{ClockOffset, HintCounts, HintLimits, OutboxCounts, Ring, RingCounts, RingOptions, Terms};
+pub use ring::{
+    ClockOffset, HintCounts, HintLimits, OutboxCounts, Repaired, Ring, RingCounts, RingOptions, Terms,
+};

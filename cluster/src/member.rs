@@ -49,6 +49,8 @@ pub struct MemberOptions {
     pub hedge_after: Duration,
     /// What is kept for nodes that have not acknowledged it.
     pub hints: HintLimits,
+    /// How often what lies here is compared with what each other node holds of the same.
+    pub repair_every: Duration,
 }
 
 /// A member's life among others. It ends when this is dropped.
@@ -148,6 +150,7 @@ pub(crate) async fn join(
         call_timeout: options.call_timeout,
         hedge_after: options.hedge_after,
         hints: options.hints,
+        repair_every: options.repair_every,
         #[cfg(feature = "wrong")]
         wrong: None,
     })?;

@@ -29,6 +29,8 @@ pub(crate) struct Keyspaces {
     pub(crate) graph_log: Keyspace,
     /// Which segments make up the graph index.
     pub(crate) graph_segment: Keyspace,
+    /// Merkle trees, and what changed since they were saved.
+    pub(crate) merkle: Keyspace,
     pub(crate) cluster: Keyspace,
     pub(crate) local: Keyspace,
 }
@@ -53,6 +55,7 @@ pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOption
         "text_segment",
         "graph_log",
         "graph_segment",
+        "merkle",
     ];
     names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
@@ -80,6 +83,7 @@ impl Keyspaces {
             text_segment: keyspace("text_segment")?,
             graph_log: keyspace("graph_log")?,
             graph_segment: keyspace("graph_segment")?,
+            merkle: keyspace("merkle")?,
             cluster: keyspace("cluster")?,
             local: keyspace("local")?,
         })

@@ -9,6 +9,7 @@
 //! | `version`, `clock` | hybrid logical clock readings that order every change |
 //! | `row`, `codec`, `placement`, `keyspaces` | keys and values as they lie in the storage engine, and where |
 //! | `merge` | the one merge function and its laws |
+//! | `merkle` | trees by which replicas find out where they differ |
 //! | `mutation` | writes checked and turned into row states |
 //! | `catalogue` | collections, spaces and aliases, and the numbers given to them |
 //! | [`replica`](Replica) | read, merge, write; gets, scans, counts; what replicas tell each other; sweeping what was dropped |
@@ -37,6 +38,7 @@ mod interpolation;
 mod inventory;
 mod keyspaces;
 mod merge;
+mod merkle;
 pub mod model;
 mod mutation;
 mod placement;
@@ -58,13 +60,14 @@ pub use codec::DecodeError;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use merge::EntityState;
+pub use merkle::{BRANCH, LEAVES, Sum};
 pub use mutation::{Mutation, waves};
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
     BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Hint, IdsPage, IdsRequest,
     Merged, Present, Replica, ReplicaOptions, RosterRequest, ScanPage, ScanRequest, SourceDeletion,
-    SourcePlace, Tally, TallyRequest, ToldEdge, disputed,
+    SourcePlace, Tally, TallyRequest, ToldEdge, TreeAnswer, TreeRequest, disputed,
 };
 pub use row::EntityKey;
 pub use secondary::{Facet, FacetCounts};

@@ -81,6 +81,8 @@ impl Coordinator {
             call_timeout: Duration::from_secs(1),
             hedge_after: Duration::from_secs(1),
             hints: HintLimits::default(),
+            // There is nobody to compare with.
+            repair_every: Duration::MAX,
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;

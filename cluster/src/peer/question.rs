@@ -2,7 +2,7 @@
 
 use allidb_index::{
     CameFrom, CameFromRequest, Deadline, Error, FacetCounts, FacetCountsRequest, IdsPage, IdsRequest,
-    Present, Replica, Result, RosterRequest, Tally, TallyRequest,
+    Present, Replica, Result, RosterRequest, Tally, TallyRequest, TreeAnswer, TreeRequest,
     graph::{LinksRequest, ToldLinks},
     model::TenantId,
     query::{Share, ShareRequest},
@@ -71,4 +71,5 @@ questions! {
     Rosters(RosterRequest) -> Vec<Vec<Present>> = rosters;
     CameFrom(CameFromRequest) -> CameFrom = came_from;
     FacetCounts(FacetCountsRequest) -> Vec<FacetCounts> = facet_counts;
+    Tree(TreeRequest) -> TreeAnswer = tree;
 }

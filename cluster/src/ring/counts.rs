@@ -43,6 +43,8 @@ counts! {
     reads_disputed,
     /// Entities that replicas were told to merge, as they lacked something.
     reads_repaired,
+    /// Entities on which replicas differed when they compared what they hold.
+    entities_repaired,
     /// Writes about whose conditions replicas differed.
     writes_settled,
     /// Writes that were made at another version, as something newer was there.

@@ -2,6 +2,7 @@
 //!
 //! | module | concept |
 //! |---|---|
+//! | `anti_entropy` | comparing what replicas hold, and repairing it, whoever asks for it or not |
 //! | `ask` | asking several nodes about much of what they hold |
 //! | `bulk` | changes of much at a time |
 //! | `catalogue` | changing it on all nodes |
@@ -27,6 +28,7 @@
 //!
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
+mod anti_entropy;
 mod ask;
 mod bulk;
 mod catalogue;
@@ -62,6 +64,7 @@ use std::{
 use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
 use tokio::sync::Semaphore;
 
+pub use anti_entropy::Repaired;
 pub(crate) use catalogue::DECISION;
 pub use clocks::ClockOffset;
 pub use counts::RingCounts;
@@ -78,6 +81,7 @@ use crate::{
     peer::{Connections, Connector, PeerService, Served},
     pool::Pool,
 };
+use anti_entropy::Comparisons;
 use clocks::Clocks;
 use hints::Hints;
 use latency::Latency;
@@ -107,6 +111,8 @@ pub struct RingOptions {
     pub hedge_after: Duration,
     /// What is kept for nodes that have not acknowledged it.
     pub hints: HintLimits,
+    /// How often what lies here is compared with what each other node holds of the same.
+    pub repair_every: Duration,
     /// What it is to do wrong.
     #[cfg(feature = "wrong")]
     pub wrong: Option<Wrong>,
@@ -143,6 +149,8 @@ struct Inner {
     hedge_after: Duration,
     unrepaired: Unrepaired,
     unheard: Unheard,
+    comparisons: Comparisons,
+    repair_every: Duration,
     /// Doubts about writes that are resolved at a time.
     settling: Semaphore,
     wrong: Option<Wrong>,
@@ -193,6 +201,8 @@ impl Ring {
             hedge_after: options.hedge_after,
             unrepaired: Unrepaired::default(),
             unheard: Unheard::default(),
+            comparisons: Comparisons::default(),
+            repair_every: options.repair_every,
             settling: Semaphore::new(SETTLING),
             wrong,
             served: Arc::new(Served {

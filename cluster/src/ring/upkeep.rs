@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::Ring;
+use super::{Repaired, Ring};
 use crate::{
     layout::{Member, NodeId},
     membership::{Load, Membership, NodeView},
@@ -33,6 +33,9 @@ const DELIVERY: Duration = Duration::from_secs(30);
 const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 /// How often clocks are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
+/// How often a node looks whether it is time to compare what it holds with what another one does, and how long that may take.
+const REPAIR_LOOKS_EVERY: Duration = Duration::from_secs(1);
+const REPAIR_WITHIN: Duration = Duration::from_hours(1);
 /// How often others are told how much lies here.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
 
@@ -89,6 +92,8 @@ impl Ring {
                 sleep(pause).await;
             }
         });
+        let ring = self.clone();
+        tasks.spawn(async move { ring.keep_alike().await });
         for member in self.layout().members() {
             let (ring, node) = (self.clone(), member.node);
             tasks.spawn(async move {
@@ -106,6 +111,38 @@ impl Ring {
             });
         }
         tasks
+    }
+
+    /// Makes trees of what lies here if there are none, saves them, and compares them with those of others: of two nodes that which is first in
+    /// order.
+    async fn keep_alike(&self) {
+        loop {
+            sleep(REPAIR_LOOKS_EVERY).await;
+            if let Err(error) = self.0.search(|replica| replica.build_trees()).await {
+                tracing::error!(%error, "no trees can be made of what lies here");
+                continue;
+            }
+            if let Err(error) = self.0.search(|replica| replica.save_trees()).await {
+                tracing::warn!(%error, "the trees of what lies here are not saved");
+            }
+            let own = self.node();
+            let later = self.layout().members().iter().map(|member| member.node).filter(|node| *node > own);
+            for node in later.collect::<Vec<_>>() {
+                let is_due = self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
+                if !is_due || self.0.served.peers.is_paused(node) {
+                    continue;
+                }
+                match self.repair_with(node, Deadline::after(REPAIR_WITHIN), |_| {}).await {
+                    Ok(Repaired { repaired: 0, .. }) => {}
+                    Ok(Repaired { differing, repaired, .. }) => {
+                        tracing::info!(%node, differing, repaired, "repaired what was not the same at another node");
+                    }
+                    Err(error) => {
+                        tracing::debug!(%node, %error, "cannot compare what lies here with another node")
+                    }
+                }
+            }
+        }
     }
 
     /// Delivers what is kept for a node, if it answers, and drops what has been for too long. What it may have made alone is compared.

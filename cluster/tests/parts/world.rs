@@ -127,6 +127,7 @@ impl World {
                 call_timeout: Duration::from_secs(5),
                 hedge_after: Duration::from_millis(100),
                 hints,
+                repair_every: Duration::from_hours(1),
                 wrong: None,
             })
             .expect("a node");

@@ -43,6 +43,15 @@ fn what_a_quorum_of_five_acknowledged_is_read_ever_after_and_replicas_become_ali
     }
 }
 
+/// Nothing is kept for who was away: what replicas miss of each other they find out by comparing, without a read.
+#[test]
+fn replicas_that_compare_what_they_hold_become_alike() {
+    for seed in seeds(24) {
+        let wrong = Some(Wrong::NoHints);
+        World::new(seed, Setup { nobody_dies: true, compares: true, wrong, ..Setup::of(5) }).run();
+    }
+}
+
 #[test]
 fn a_node_that_goes_by_an_older_layout_does_no_harm() {
     for seed in seeds(12) {

@@ -85,6 +85,8 @@ pub(crate) struct Node {
     pub(crate) ring: Mutex<Option<Ring>>,
     pub(crate) lives: AtomicU64,
     pub(crate) wrong: Option<Wrong>,
+    /// Whether it compares what it holds with others all the time.
+    pub(crate) compares: bool,
 }
 
 pub(crate) fn name(at: usize) -> String {
@@ -116,10 +118,24 @@ pub(crate) fn open(fs: &SimFs, clock: Arc<dyn Clock>, seed: u64, build_pool: &Bu
     .expect("a replica opens")
 }
 
-/// Founds a disk: the node and its collection. Gives the node's id.
-pub(crate) fn found(fs: &SimFs, clock: &Arc<SimClock>, seed: u64, build_pool: &BuildPool) -> NodeId {
+/// Founds a disk: the node, with the catalogue of the first one, which has a collection. Gives the node's id.
+pub(crate) fn found(
+    fs: &SimFs,
+    clock: &Arc<SimClock>,
+    seed: u64,
+    build_pool: &BuildPool,
+    catalogue: &mut Option<Vec<u8>>,
+) -> NodeId {
     let replica = open(fs, Arc::clone(clock) as _, seed, build_pool);
-    replica.create_collection(TenantId::DEFAULT, "c", CollectionSpec::default()).expect("a collection");
+    match catalogue {
+        Some(catalogue) => drop(replica.adopt_catalogue(catalogue).expect("a catalogue")),
+        None => {
+            replica
+                .create_collection(TenantId::DEFAULT, "c", CollectionSpec::default())
+                .expect("a collection");
+            *catalogue = Some(replica.encoded_catalogue());
+        }
+    }
     let node = NodeId(replica.node());
     replica.close().expect("it closes");
     node
@@ -141,6 +157,7 @@ impl Node {
             call_timeout: Duration::from_millis(500),
             hedge_after: Duration::from_millis(50),
             hints: HintLimits { bytes: 1 << 20, bytes_per_second: 256 << 10, ..HintLimits::default() },
+            repair_every: if self.compares { Duration::from_secs(1) } else { Duration::from_hours(1) },
             wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());

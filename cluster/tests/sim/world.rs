@@ -38,13 +38,15 @@ pub(crate) struct Setup {
     pub(crate) is_first_stale: bool,
     /// All live to the end: then hints alone make replicas alike, without a read.
     pub(crate) nobody_dies: bool,
+    /// Nodes compare what they hold all the time.
+    pub(crate) compares: bool,
     /// What all nodes do wrong.
     pub(crate) wrong: Option<Wrong>,
 }
 
 impl Setup {
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, is_first_stale: false, nobody_dies: false, wrong: None }
+        Self { nodes, is_first_stale: false, nobody_dies: false, compares: false, wrong: None }
     }
 }
 
@@ -62,7 +64,7 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
-        let Setup { nodes: count, is_first_stale, nobody_dies, wrong } = setup;
+        let Setup { nodes: count, is_first_stale, nobody_dies, compares, wrong } = setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -72,8 +74,9 @@ impl World {
             build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
         let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
         let seed_of = |at: usize| seed.wrapping_mul(31).wrapping_add(at as u64);
-        let ids: Vec<NodeId> =
-            disks.iter().enumerate().map(|(at, fs)| found(fs, &clock, seed_of(at), &pool)).collect();
+        let mut catalogue = None;
+        let mut found = |(at, fs)| found(fs, &clock, seed_of(at), &pool, &mut catalogue);
+        let ids: Vec<NodeId> = disks.iter().enumerate().map(&mut found).collect();
         let member = |node: &NodeId| Member { node: *node, zone: String::new(), capacity: 1 };
         let older = Layout::found(ids.iter().map(member).collect(), REPLICATION).expect("a layout");
         let first = usize::from(is_first_stale);
@@ -83,6 +86,7 @@ impl World {
         let clocks = SeededRandom::new(seed.rotate_left(16));
         let node = |(at, fs): (usize, SimFs)| {
             Arc::new(Node {
+                compares,
                 ahead_ms: draw(&clocks, DRIFT_MS),
                 at,
                 seed: seed_of(at),

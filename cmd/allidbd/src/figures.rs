@@ -96,6 +96,7 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         questions_hedged,
         queries_repeated,
         queries_partial,
+        entities_repaired,
     } = *counts;
     describe_counter!("allidb_ring_calls_total", "Calls of other nodes, by what became of them");
     let calls = [("answered", calls_answered), ("failed", calls_failed), ("withheld", calls_withheld)];
@@ -115,6 +116,11 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
     );
     total("allidb_ring_reads_hedged_total", "Replicas asked beside others that let wait", reads_hedged);
     total("allidb_ring_reads_disputed_total", "Entities on which replicas differed", reads_disputed);
+    total(
+        "allidb_ring_entities_repaired_total",
+        "Entities that were not the same at another node as they were compared, and are now",
+        entities_repaired,
+    );
     total("allidb_ring_reads_repaired_total", "Entities that replicas were told to merge", reads_repaired);
     total(
         "allidb_ring_writes_settled_total",

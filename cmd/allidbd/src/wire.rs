@@ -63,6 +63,7 @@ fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
             bytes_per_second: ring.hint_bytes_per_second.0,
             outbox_bytes: ring.outbox_bytes.0,
         },
+        repair_every: ring.repair_every.0,
     })
 }
 

@@ -139,6 +139,7 @@ impl Replica {
         let ends: Vec<EntityKey> =
             if self.keeps_deletes() { parts().flat_map(ends).collect() } else { Vec::new() };
         let _latched = self.latches.acquire(parts().map(|part| &part.entity).chain(&ends));
+        let mut following = self.trees.enter();
         let mut working = Working::new();
         let mut highest = Version::ZERO;
         let mut results = Vec::with_capacity(mutations.len());
@@ -164,12 +165,13 @@ impl Replica {
             batch.put(self.keyspaces.local, pending_key(entity), Vec::new());
         }
         let mut changes = Changes::default();
+        changes.sums = following.sums.take();
         for (entity, loaded) in &mut working {
             self.write_rows(&catalogue, entity, loaded, &mut batch, &mut changes)?;
         }
         // When it is known which number each entity has then.
         self.write_edges(&catalogue, &working, &mut batch, &mut changes)?;
-        let Changes { vectors: changes, texts, graph, adds, posted, .. } = changes;
+        let Changes { vectors: changes, texts, graph, adds, posted, sums, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; unless it leaves tombstones it leaves no version behind either.
         let changes_nothing = batch.is_empty();
@@ -195,6 +197,9 @@ impl Replica {
             // the journal says of it.
             batch.use_reserve();
         }
+        if let Some(sums) = &sums {
+            self.trees.put(sums, &mut batch)?;
+        }
         let spaces: Vec<_> = changes.iter().map(|change| Arc::clone(&change.space)).collect();
         let changes = Arc::new(changes);
         let texts = Arc::new(texts);
@@ -203,13 +208,16 @@ impl Replica {
             (self.texts.clone(), Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
         let graph = Arc::new(graph);
         let (graph_index, published_graph) = (self.graph.clone(), Arc::clone(&graph));
+        let trees = Arc::clone(&self.trees);
         let publish = move |sequence| {
+            sums.iter().for_each(|sums| trees.follow(sums));
             matches.note(sequence, &entities);
             published.iter().for_each(|change| change.publish(sequence));
             published_texts.iter().for_each(|change| index.publish(change, sequence));
             published_graph.iter().for_each(|change| graph_index.publish(change, sequence));
         };
         self.engine.commit(batch, durability, publish)?;
+        drop(following);
         self.is_posted(posted);
         // The segments that the changes went to are sealed only when all that is in them is visible.
         drop(changes);

@@ -203,8 +203,9 @@ impl Replica {
                 self.spaces.drop_space(*collection, *space);
             }
         }
-        if let Some(key) = cursor_key {
+        if let Some(key) = cursor_key.filter(|key| *key != self.cursor_key()) {
             *self.cursor_key.write() = key;
+            self.forget_trees(key)?;
         }
         let version = catalogue.version();
         *self.catalogue.write() = Arc::new(catalogue);

@@ -9,6 +9,7 @@ use crate::{
     error::Result,
     graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, Side, node_state},
     merge::{EntityState, Register},
+    merkle::{Kind, Sums, place_of},
     model::TextField,
     replica::{
         Replica,
@@ -34,6 +35,8 @@ pub(super) struct Changes {
     pub(super) adds: bool,
     /// Bytes that are posted with it.
     pub(super) posted: u64,
+    /// What becomes of the sums of rows, if they are kept.
+    pub(super) sums: Option<Sums>,
     /// The numbers of entities, as they are after the batch.
     numbers: HashMap<EntityKey, Option<u64>>,
 }
@@ -58,7 +61,7 @@ impl Replica {
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let keeps_deletes = self.keeps_deletes();
-        let Loaded { before, after, row_existed, has_hidden_edges, .. } = loaded;
+        let Loaded { before, after, row_existed, has_hidden_edges, hidden, .. } = loaded;
         if !keeps_deletes {
             after.row.fields.retain(|_, register| register.value.is_some());
         }
@@ -83,9 +86,24 @@ impl Replica {
             self.chunked.has(entity.collection);
         }
         let chunk_key = |key: &String| entity.chunk(key);
+        let vector_key = |key: &VectorKey| entity.vector(key);
+        if let Some(sums) = &mut changes.sums {
+            sums.change_entity(entity, &before.row, &after.row);
+            sums.change(
+                Kind::Chunk,
+                entity,
+                chunk_key,
+                (&before.row, &before.chunks),
+                (&after.row, &after.chunks),
+            );
+            let (was, is) = ((&before.row, &before.vectors), (&after.row, &after.vectors));
+            sums.change(Kind::Vector, entity, vector_key, was, is);
+            for (kind, key, bytes) in hidden {
+                sums.subtract_row(place_of(entity), *kind, key, bytes);
+            }
+        }
         let chunks = (&before.chunks, &after.chunks);
         changes.adds |= write_registers(keyspaces.chunk, chunks, chunk_key, keeps_deletes, batch);
-        let vector_key = |key: &VectorKey| entity.vector(key);
         let vectors = (&before.vectors, &after.vectors);
         changes.adds |= write_registers(keyspaces.vector, vectors, vector_key, keeps_deletes, batch);
         self.write_indexed(catalogue, entity, before, after, batch, changes)
@@ -210,11 +228,23 @@ impl Replica {
         let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
         for (entity, Loaded { before, after, late_edges, .. }) in working {
             let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
+            let has_edges = !after.edges.is_empty() || !after.edges_in.is_empty();
+            if self.keeps_deletes() && has_edges && after.row == EntityRow::default() {
+                // Replicas compare what is there by these rows, also where nothing is but edges.
+                batch.put(keyspaces.token, entity.token_row(), Vec::new());
+            }
             for (side, name, version) in late_edges {
                 let end = mirrored(entity, name);
                 if !self.holds(end.0.partition()) {
                     changes.posted += self.send_end(catalogue, (side.opposite(), &end), *version, batch)?;
                 }
+            }
+            if let Some(sums) = &mut changes.sums {
+                let edge_key = |key: &EdgeKey| entity.edge(key);
+                let (was, is) = ((&before.row, &before.edges), (&after.row, &after.edges));
+                sums.change(Kind::Edge, entity, edge_key, was, is);
+                let (was, is) = ((&before.row, &before.edges_in), (&after.row, &after.edges_in));
+                sums.change(Kind::EdgeIn, entity, edge_key, was, is);
             }
             let sides = [
                 (Side::Out, keyspaces.edge, keyspaces.edge_in, &before.edges, &after.edges),
@@ -247,9 +277,10 @@ impl Replica {
                         other.after.edges_at(side.opposite()).contains_key(seen_from_there)
                     });
                     if !is_written {
-                        let (was, is) = (&before[key], after.get(key));
+                        let registers = (&before[key], after.get(key));
+                        let sums = changes.sums.as_mut().map(|sums| (sums, working));
                         changes.posted +=
-                            self.end_edge(catalogue, (side.opposite(), end), (was, is), batch)?;
+                            self.end_edge(catalogue, (side.opposite(), end), registers, batch, sums)?;
                     }
                     if clears {
                         // The graph knows by the node that all are gone.

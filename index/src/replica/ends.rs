@@ -10,13 +10,14 @@ use allidb_storage::{Keyspace, WriteBatch};
 
 use super::{
     derive::{EdgeEnd, Edges, Working, mirrored},
-    loaded::register,
+    loaded::{Loaded, register},
 };
 use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
     graph::Side,
     merge::{EntityState, Register},
+    merkle::{Sums, kind_of, place_of},
     model::EntityRef,
     mutation::{Condition, Kind, Mutation, Part},
     replica::Replica,
@@ -50,6 +51,7 @@ impl Replica {
         (side, end): (Side, &EdgeEnd),
         (was, is): (&Register<EdgeContent>, Option<&Register<EdgeContent>>),
         batch: &mut WriteBatch,
+        sums: Option<(&mut Sums, &Working)>,
     ) -> Result<u64> {
         let (other, edge) = end;
         let keyspace = self.edges(side);
@@ -63,14 +65,50 @@ impl Replica {
             let newer = |there: &Register<EdgeContent>| {
                 there.version > version || (there.version == version && there.value.is_none())
             };
-            if !self.stored_edge(keyspace, &key)?.as_ref().is_some_and(newer) {
-                batch.put(keyspace, key, encode_register(&Register::<EdgeContent> { version, value: None }));
+            let there = self.stored_edge(keyspace, &key)?;
+            if !there.as_ref().is_some_and(newer) {
+                let ended = Register::<EdgeContent> { version, value: None };
+                if let Some((sums, working)) = sums {
+                    let registers = (there.as_ref(), &ended);
+                    self.end_in_sums(sums, working, (side, end), registers)?;
+                }
+                batch.put(keyspace, key, encode_register(&ended));
             }
         } else if is.is_none() {
             // What was deleted by itself is so at both its ends.
             return self.send_end(catalogue, (side, end), version, batch);
         }
         Ok(0)
+    }
+
+    /// Takes note of a register that takes the place of another one at an end which may be changed by the same batch.
+    fn end_in_sums(
+        &self,
+        sums: &mut Sums,
+        working: &Working,
+        (side, (entity, edge)): (Side, &EdgeEnd),
+        (was, is): (Option<&Register<EdgeContent>>, &Register<EdgeContent>),
+    ) -> Result<()> {
+        let (kind, place, key) = (kind_of(side), place_of(entity), entity.edge(edge));
+        let changed = working.get(entity);
+        let (was_cleared, is_cleared) = match changed {
+            Some(Loaded { before, after, .. }) => {
+                (before.row.cleared(Scope::Edges), after.row.cleared(Scope::Edges))
+            }
+            None => {
+                let cleared = self.edges_cleared(entity)?;
+                (cleared, cleared)
+            }
+        };
+        // What is known to change there was taken away with that.
+        let is_known = changed.is_some_and(|loaded| loaded.before.edges_at(side).contains_key(edge));
+        if let Some(was) = was.filter(|was| !is_known && was.version > was_cleared) {
+            sums.subtract_row(place, kind, &key, &encode_register(was));
+        }
+        if is.version > is_cleared {
+            sums.add_row(place, kind, &key, &encode_register(is));
+        }
+        Ok(())
     }
 
     /// Has the nodes where the other end lies hear that an edge is gone. Gives the bytes that are posted.

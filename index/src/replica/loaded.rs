@@ -1,12 +1,14 @@
 //! An entity being changed: its rows before and after.
 
 use allidb_storage::{Direction, Engine};
+use bytes::Bytes;
 
 use crate::{
     error::{Error, Result},
     graph::Side,
     keyspaces::Keyspaces,
     merge::{EntityState, Register},
+    merkle,
     row::{
         self, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Scope, VectorKey, decode_register,
         key::{decode_chunk_key, decode_edge_key, decode_vector_key},
@@ -27,6 +29,8 @@ pub(crate) struct Loaded {
     pub(crate) row_existed: bool,
     /// Whether the marker for edges must stay, because edges beneath it do.
     pub(crate) has_hidden_edges: bool,
+    /// Rows of edges that are hidden by a marker from now on, and are not in what was before.
+    pub(super) hidden: Vec<(merkle::Kind, Bytes, Bytes)>,
     /// Edges that came after it was deleted, though they are of before.
     pub(super) late_edges: Vec<(Side, EdgeKey, Version)>,
 }
@@ -42,7 +46,8 @@ impl Loaded {
         }
         // What was hidden when the marker was kept stays hidden.
         let has_hidden_edges = before.row.is_bare() && before.row.cleared(Scope::Edges) > Default::default();
-        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges, late_edges: Vec::new() })
+        let (hidden, late_edges) = (Vec::new(), Vec::new());
+        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges, hidden, late_edges })
     }
 
     /// Loads the rows that merging `delta` can touch.
@@ -153,11 +158,13 @@ impl Loaded {
         cleared: Version,
     ) -> Result<()> {
         let snapshot = engine.snapshot();
+        let was_cleared = self.before.row.cleared(Scope::Edges);
+        let (out, into) = (merkle::Kind::Edge, merkle::Kind::EdgeIn);
         let sides = [
-            (keyspaces.edge, "edge", &mut self.before.edges, &mut self.after.edges),
-            (keyspaces.edge_in, "edge_in", &mut self.before.edges_in, &mut self.after.edges_in),
+            (keyspaces.edge, "edge", out, &mut self.before.edges, &mut self.after.edges),
+            (keyspaces.edge_in, "edge_in", into, &mut self.before.edges_in, &mut self.after.edges_in),
         ];
-        for (keyspace, name, before, after) in sides {
+        for (keyspace, name, kind, before, after) in sides {
             let mut swept = 0;
             for row in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)? {
                 let (key, bytes) = row?;
@@ -165,6 +172,9 @@ impl Loaded {
                 swept += usize::from(version <= cleared);
                 if version <= cleared && swept > MAX_SWEPT_EDGES {
                     self.has_hidden_edges = true;
+                    if version > was_cleared {
+                        self.hidden.push((kind, key, bytes));
+                    }
                     continue;
                 }
                 let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;

@@ -22,6 +22,7 @@ mod rewire;
 mod rows;
 mod survey;
 mod sweep;
+mod trees;
 
 use std::{
     ops::ControlFlow,
@@ -50,6 +51,7 @@ pub(crate) use rows::Rows;
 pub use survey::{
     FacetCountsRequest, IdsPage, IdsRequest, Present, RosterRequest, Tally, TallyRequest, disputed,
 };
+pub use trees::{TreeAnswer, TreeRequest};
 
 use crate::{
     catalogue::Catalogue,
@@ -57,6 +59,7 @@ use crate::{
     error::{Error, Result},
     graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
+    merkle::Trees,
     model::{Collection, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
@@ -109,6 +112,9 @@ pub struct Replica {
     pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
     pub(crate) latches: latch::Latches,
+    pub(crate) trees: Arc<Trees>,
+    /// One builds them at a time.
+    building_trees: Mutex<()>,
     pub(crate) chunked: chunked::Chunked,
     /// Threads that help with a search; none in a simulation.
     pub(crate) search_pool: Option<SearchPool>,
@@ -204,6 +210,7 @@ impl Replica {
         let visible = engine.visible_sequence();
         let catalogue_version = AtomicU64::new(catalogue.version());
         let replica = Arc::new(Self {
+            trees: Trees::open(&engine, keyspaces.merkle, trees::seed_of(cursor_key))?,
             engine,
             keyspaces,
             catalogue: RwLock::new(Arc::new(catalogue)),
@@ -215,6 +222,7 @@ impl Replica {
             texts,
             graph,
             latches: latch::Latches::default(),
+            building_trees: Mutex::default(),
             chunked: chunked::Chunked::default(),
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,
@@ -384,6 +392,12 @@ impl Replica {
         self.spaces.close();
         self.texts.close();
         self.graph.close();
+        if self.trees.is_whole()
+            && let Err(error) = self.trees.save(&self.engine)
+        {
+            // They are read from what changed since they were saved last.
+            tracing::warn!(%error, "the Merkle trees are not saved");
+        }
         self.engine.clone().close()?;
         Ok(())
     }

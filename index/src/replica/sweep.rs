@@ -112,6 +112,10 @@ impl Replica {
             DroppedPart::Index(index) => self.forget_build(dropped.collection, index, &mut batch),
         }
         batch.delete(keyspaces.cluster, dropped_row(dropped));
+        if !matches!(dropped.part, DroppedPart::Index(_)) {
+            // They were not told of these rows.
+            self.forget_trees(self.cursor_key())?;
+        }
         self.engine.write(batch, Durability::Sync)?;
         Ok(())
     }

@@ -214,6 +214,18 @@ pub(crate) fn decode_entity(from: &mut Decoder<'_>) -> Result<EntityKey, DecodeE
     Ok(EntityKey { tenant, collection, id: from.escaped()? })
 }
 
+/// Whose a row of keyspace `token` is.
+pub(crate) fn decode_token_row(key: &[u8]) -> Result<EntityKey, DecodeError> {
+    let mut from = Decoder::new(key);
+    let _partition = from.u16_be()?;
+    let tenant = TenantId(from.u64_be()?);
+    let collection = CollectionId(from.u64_be()?);
+    let _token = from.u64_be()?;
+    let id = from.escaped()?;
+    from.finish()?;
+    Ok(EntityKey { tenant, collection, id })
+}
+
 pub(crate) fn decode_vector_key(key: &[u8]) -> Result<(EntityKey, VectorKey), DecodeError> {
     let mut from = Decoder::new(key);
     let entity = decode_entity(&mut from)?;

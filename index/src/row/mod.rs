@@ -70,6 +70,11 @@ pub(crate) fn register_version(bytes: &[u8]) -> Result<Version, DecodeError> {
     register_head(&mut Decoder::new(bytes))
 }
 
+/// Whether a register has a value, of which the rest is not read.
+pub(crate) fn register_is_live(bytes: &[u8]) -> bool {
+    bytes.get(1 + Version::BYTES) == Some(&LIVE)
+}
+
 fn register_head(from: &mut Decoder<'_>) -> Result<Version, DecodeError> {
     match from.u8()? {
         FORMAT => from.version(),

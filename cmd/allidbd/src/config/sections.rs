@@ -125,6 +125,8 @@ section! {
         /// Bytes of edges whose ends lie on different nodes that may wait for those that do not answer; beyond, such edges are
         /// refused.
         outbox_bytes: ByteSize = ByteSize::mib(256);
+        /// How often what lies here is compared with what each other node holds of the same, and repaired.
+        repair_every: Span = Span::secs(600);
     }
 }
 
