@@ -61,7 +61,7 @@ pub use deadline::Deadline;
 pub use error::{Error, Result};
 pub use merge::EntityState;
 pub use merkle::{BRANCH, LEAVES, Sum};
-pub use mutation::{Mutation, waves};
+pub use mutation::{Mutation, disordered, waves};
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{

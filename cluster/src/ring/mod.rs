@@ -56,7 +56,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -146,6 +146,8 @@ struct Inner {
     keeping: Pool,
     /// Writes whose hints are not kept yet.
     writing: AtomicUsize,
+    /// Whether what was not begun is to be left.
+    is_closing: AtomicBool,
     hedge_after: Duration,
     unrepaired: Unrepaired,
     unheard: Unheard,
@@ -198,6 +200,7 @@ impl Ring {
             searching: Latency::default(),
             keeping,
             writing: AtomicUsize::new(0),
+            is_closing: AtomicBool::new(false),
             hedge_after: options.hedge_after,
             unrepaired: Unrepaired::default(),
             unheard: Unheard::default(),
@@ -262,6 +265,7 @@ impl Ring {
 
     /// Does no more for others, nor for this node, once what is under way has left its hints. Blocks.
     pub(crate) fn close(&self) {
+        self.0.is_closing.store(true, Ordering::SeqCst);
         // A node is given its time to answer, and once more if what it was for had to be found out.
         let until = Instant::now() + 3 * self.0.served.call_timeout;
         while self.0.writing.load(Ordering::SeqCst) > 0 && Instant::now() < until {

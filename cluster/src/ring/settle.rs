@@ -53,7 +53,7 @@ impl Inner {
         tasks: &mut JoinSet<Report>,
     ) {
         let (inner, mutation, is_renewed) = (Arc::clone(self), Arc::clone(&write.mutation), write.is_renewed);
-        let (pending, is_posted) = (write.pending.clone(), !write.posted.is_empty());
+        let (pending, is_posted, asked) = (write.pending.clone(), !write.posted.is_empty(), write.asked);
         count(match doubt {
             Doubt::Disputed => &self.served.counters.writes_settled,
             Doubt::Overtaken(_) => &self.served.counters.writes_renewed,
@@ -63,7 +63,7 @@ impl Inner {
             let turn = timeout(options.deadline.remaining(), inner.settling.acquire()).await;
             let mut outcome = match (&turn, doubt) {
                 (Err(_), _) => Err(Error::DeadlineExceeded),
-                (_, Doubt::Disputed) => inner.settle(&mutation, is_renewed, options).await,
+                (_, Doubt::Disputed) => inner.settle((&mutation, asked), is_renewed, options).await,
                 (_, Doubt::Overtaken(newer)) => {
                     inner.renewed(&mutation, newer).map(|mutation| Some((mutation, true)))
                 }
@@ -100,7 +100,7 @@ impl Inner {
     /// `None` if what it is for is not there.
     async fn settle(
         self: &Arc<Self>,
-        mutation: &Mutation,
+        (mutation, asked): (&Mutation, Version),
         is_renewed: bool,
         options: WriteOptions,
     ) -> Result<Option<(Mutation, bool)>> {
@@ -114,18 +114,15 @@ impl Inner {
             return Ok(None);
         }
         let has_expired = states.iter().any(|state| replica.has_expired(state));
-        let newest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
-        // What takes the place of all that is there is above it.
-        let hidden = Some(newest).filter(|newest| has_expired && *newest >= mutation.version());
-        let newer = mutation.overtaken_by(&states).max(hidden).filter(|_| is_renewed);
-        let mutation = mutation.clone();
-        let settled = match has_expired {
-            true => mutation.settled_over_expired(newest),
-            false => mutation.settled(),
-        };
+        let newer = mutation.overtaken_by(&states).filter(|_| is_renewed);
+        if has_expired {
+            let newest = states.iter().map(EntityState::highest_version).max().unwrap_or_default();
+            self.served.check_ahead(newest.max(newer.unwrap_or_default()))?;
+            return Ok(Some((replica.settled_over_expired(mutation, newest, asked, newer), true)));
+        }
         Ok(Some(match newer {
-            Some(newer) => (self.renewed(&settled, newer)?, true),
-            None => (settled, has_expired),
+            Some(newer) => (self.renewed(mutation, newer)?, true),
+            None => (mutation.clone().settled(), false),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use allidb_index::{Error, Hint, Mutation, Result, model::Written};
+use allidb_index::{Error, Hint, Mutation, Result, Version, model::Written};
 use tokio::task::JoinSet;
 
 use super::{
@@ -15,6 +15,8 @@ use crate::layout::NodeId;
 /// A write, and what it comes to.
 pub(super) struct Underway {
     pub(super) mutation: Arc<Mutation>,
+    /// The version at which it was planned first.
+    pub(super) asked: Version,
     pub(super) pending: Pending,
     /// `None`: it is not decided yet.
     pub(super) result: Option<Result<Written>>,
@@ -35,9 +37,10 @@ pub(super) struct Underway {
 }
 
 impl Underway {
-    pub(super) fn new(mutation: Arc<Mutation>, sides: Vec<Side>, is_renewed: bool) -> Self {
+    pub(super) fn new(mutation: Arc<Mutation>, asked: Version, sides: Vec<Side>, is_renewed: bool) -> Self {
         Self {
             mutation,
+            asked,
             pending: Pending::new(sides),
             result: None,
             missed: Vec::new(),
@@ -161,10 +164,10 @@ impl Underway {
         Written { version: self.mutation.version(), existed, overtaken_by: None }
     }
 
-    /// Whether somebody refused it, and nobody is known to have made it, nor is to.
+    /// Whether it was refused, and nobody is known to have made it, nor is to.
     pub(super) fn is_made_nowhere(&self) -> bool {
         let is_refused = matches!(self.result, Some(Err(Error::NotFound { .. } | Error::Merged { .. })))
-            || (matches!(self.result, Some(Err(_))) && !self.pending.unmet().is_empty());
+            || (matches!(self.result, Some(Err(_))) && self.pending.is_refused_by_all());
         is_refused && !self.is_settled && self.pending.is_made_nowhere()
     }
 }

@@ -2,13 +2,11 @@
 //! has. As hints they would be made for sure, although they were refused; so what they are for is read at all its replicas once that one
 //! answers again. Of this nobody hears if this node ends before; then repair finds it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use allidb_index::{Deadline, EntityKey, Extent, Result};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::{Inner, Ring, underway::Underway};
 use crate::{coordinator::Consistency, layout::NodeId};
@@ -18,14 +16,28 @@ const MOST: usize = 4_096;
 /// Those that are read at a time.
 const BATCH: usize = 256;
 
-/// What is to be compared, by the node whose answer was lost.
+/// What is to be compared, by the node whose answer was lost, and since when.
 #[derive(Debug, Default)]
-pub(super) struct Unheard(Mutex<BTreeMap<NodeId, BTreeSet<EntityKey>>>);
+pub(super) struct Unheard(Mutex<BTreeMap<NodeId, BTreeMap<EntityKey, Instant>>>);
 
 impl Unheard {
-    /// Whether there is something to be compared with what a node holds.
-    pub(super) fn is_of(&self, node: NodeId) -> bool {
-        self.0.lock().get(&node).is_some_and(|entities| !entities.is_empty())
+    fn note(&self, node: NodeId, entity: EntityKey, since: Instant) {
+        let mut unheard = self.0.lock();
+        let entities = unheard.entry(node).or_default();
+        if entities.len() < MOST || entities.contains_key(&entity) {
+            entities.insert(entity, since);
+        }
+    }
+
+    /// Takes some of those that have been known for so long.
+    fn take(&self, node: NodeId, for_long: Duration) -> Vec<(EntityKey, Instant)> {
+        let mut unheard = self.0.lock();
+        let Some(entities) = unheard.get_mut(&node) else { return Vec::new() };
+        let is_due = |since: &Instant| since.elapsed() >= for_long;
+        let due = entities.iter().filter(|(_, since)| is_due(since)).take(BATCH);
+        let due: Vec<_> = due.map(|(entity, since)| (entity.clone(), *since)).collect();
+        entities.retain(|entity, _| !due.iter().any(|(due, _)| due == entity));
+        due
     }
 }
 
@@ -33,19 +45,11 @@ impl Inner {
     /// Takes note of writes that were refused.
     pub(super) fn note_unheard(&self, writes: &[Underway]) {
         for write in writes.iter().filter(|write| write.is_made_nowhere()) {
-            let silent = write.unheard();
-            if silent.is_empty() {
-                continue;
-            }
-            let mut unheard = self.unheard.0.lock();
-            for node in silent {
-                let entities = unheard.entry(node).or_default();
+            for node in write.unheard() {
                 let of_node =
                     |entity: &&EntityKey| self.served.layout.replicas(entity.partition()).contains(&node);
                 for entity in write.mutation.entities().filter(of_node) {
-                    if entities.len() < MOST {
-                        entities.insert(entity.clone());
-                    }
+                    self.unheard.note(node, entity.clone(), Instant::now());
                 }
             }
         }
@@ -59,26 +63,33 @@ impl Ring {
     /// If not all replicas answer.
     pub(super) async fn compare_unheard(&self, node: NodeId, deadline: Deadline) -> Result<()> {
         let inner = &self.0;
-        while inner.unheard.is_of(node) {
-            let some = |entities: &BTreeSet<EntityKey>| entities.iter().take(BATCH).cloned().collect();
-            let entities: Vec<EntityKey> = inner.unheard.0.lock().get(&node).map(some).unwrap_or_default();
+        // What it began may not be done yet.
+        let for_long = 2 * inner.served.call_timeout;
+        let mut failed = Vec::new();
+        let mut failure = Ok(());
+        loop {
+            let due = inner.unheard.take(node, for_long);
+            if due.is_empty() || deadline.has_passed() {
+                failed.extend(due);
+                break;
+            }
+            let entities = due.iter().map(|(entity, _)| entity.clone()).collect();
             let extent = Extent { contents: true, edges: false };
-            let read = Arc::clone(inner).states(entities.clone(), extent, Consistency::All, deadline).await;
-            let mut failure = Ok(());
-            let mut unheard = inner.unheard.0.lock();
-            let rest = unheard.entry(node).or_default();
-            for (entity, state) in entities.iter().zip(read) {
+            let read = Arc::clone(inner).states(entities, extent, Consistency::All, deadline).await;
+            for ((entity, since), state) in due.into_iter().zip(read) {
                 match state {
-                    Err(error) if !self.replica().is_dropped(entity) => failure = Err(error),
-                    // With its collection all of it has gone.
-                    Ok(_) | Err(_) => {
-                        rest.remove(entity);
+                    Err(error) if !self.replica().is_dropped(&entity) => {
+                        failed.push((entity, since));
+                        failure = Err(error);
                     }
+                    // With its collection all of it has gone.
+                    Ok(_) | Err(_) => {}
                 }
             }
-            drop(unheard);
-            failure?;
         }
-        Ok(())
+        for (entity, since) in failed {
+            inner.unheard.note(node, entity, since);
+        }
+        failure
     }
 }

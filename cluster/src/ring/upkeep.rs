@@ -155,10 +155,11 @@ impl Ring {
         if self.0.served.peers.is_failing(node) {
             return Ok(());
         }
-        if has_hints {
-            self.deliver_hints(node, Deadline::after(DELIVERY)).await?;
-        }
-        self.compare_unheard(node, Deadline::after(DELIVERY)).await
+        let delivered = match has_hints {
+            true => self.deliver_hints(node, Deadline::after(DELIVERY)).await.map(drop),
+            false => Ok(()),
+        };
+        self.compare_unheard(node, Deadline::after(DELIVERY)).await.and(delivered)
     }
 
     /// Waits for a while until all members are heard of; from those that are there the newest catalogue is taken over, and their clocks are

@@ -126,6 +126,11 @@ impl Pending {
         self.sides.iter().all(|side| side.acknowledged >= Consistency::Quorum.needed(side.replicas.len()))
     }
 
+    /// Whether all replicas know of nothing that it could be for, or that it has expired.
+    pub(super) fn is_refused_by_all(&self) -> bool {
+        self.sides.iter().all(|side| side.unmet.len() == side.replicas.len())
+    }
+
     /// Whether nobody made it.
     pub(super) fn is_made_nowhere(&self) -> bool {
         self.sides.iter().all(|side| side.acknowledged == 0)

@@ -5,7 +5,9 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use allidb_index::{EntityKey, Error, Hint, Mutation, Result, Version, model::Written, waves};
+use allidb_index::{
+    Deadline, EntityKey, Error, Hint, Mutation, Result, Version, disordered, model::Written, waves,
+};
 use bytes::Bytes;
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -102,49 +104,83 @@ async fn make_in_waves(
         // Their versions were given when they were planned, and are kept.
         false => vec![(0..mutations.len()).collect()],
     };
+    let has_more = waves.len() > 1;
     let mut results: Vec<Result<Written>> = vec![Err(ended()); mutations.len()];
-    let mut mutations: Vec<Option<Mutation>> = mutations.into_iter().map(Some).collect();
-    // Where something was made at another version than was planned.
+    let mut batch: Vec<(Arc<Mutation>, Version)> = mutations
+        .into_iter()
+        .map(|mutation| (mutation.version(), mutation))
+        .map(|(asked, of)| (Arc::new(of), asked))
+        .collect();
+    // At which versions everything was made that others come after.
     let mut newest: HashMap<EntityKey, Version> = HashMap::new();
-    for (nth, wave) in waves.iter().enumerate() {
-        let mut writes = Vec::with_capacity(wave.len());
-        for place in wave {
-            let Some(mutation) = mutations.get_mut(*place).and_then(Option::take) else { continue };
-            let before = mutation.entities().filter_map(|entity| newest.get(entity)).max();
-            let mutation = match before.is_some_and(|before| *before >= mutation.version()) {
-                true => inner.served.replica.planned_anew(mutation),
-                false => mutation,
+    let mut has_begun = false;
+    for wave in waves {
+        // Of all of it, until everything is in order.
+        let mut made_at: BTreeMap<usize, Version> = BTreeMap::new();
+        let mut rest = wave;
+        while !rest.is_empty() {
+            let may_begin = if has_begun { inner.may_go_on(options.deadline) } else { Ok(()) };
+            if let Err(error) = may_begin {
+                for place in rest.drain(..) {
+                    set(&mut results, place, Err(error.clone()));
+                }
+                break;
+            }
+            has_begun = true;
+            let mut writes = Vec::with_capacity(rest.len());
+            for place in &rest {
+                let Some((mutation, asked)) = batch.get_mut(*place) else { continue };
+                let before = mutation.entities().filter_map(|entity| newest.get(entity)).max();
+                if before.is_some_and(|before| *before >= mutation.version()) {
+                    *mutation = Arc::new(inner.served.replica.planned_anew(Mutation::clone(mutation)));
+                }
+                writes.push(inner.begin((mutation, *asked), options.consistency, how.is_renewed));
+            }
+            if how.is_posted {
+                inner.post(&mut writes, options).await;
+            }
+            let (answer, answered) = oneshot::channel();
+            tokio::spawn(collect(Writing::begin(inner), writes, options, answer));
+            for (place, (result, version)) in rest.iter().zip(answered.await.unwrap_or_default()) {
+                set(&mut results, *place, result);
+                made_at.insert(*place, version);
+            }
+            let is_as_planned = |(place, version): (&usize, &Version)| {
+                batch.get(*place).is_some_and(|(mutation, _)| mutation.version() == *version)
             };
-            writes.push(inner.begin(mutation, options.consistency, how.is_renewed));
-        }
-        let planned: Vec<Arc<Mutation>> = writes.iter().map(|write| Arc::clone(&write.mutation)).collect();
-        let made = match options.deadline.check() {
-            // Those before it have been made.
-            Err(error) if nth > 0 => {
-                planned.iter().map(|planned| (Err(error.clone()), planned.version())).collect()
-            }
-            _ => {
-                if how.is_posted {
-                    inner.post(&mut writes, options).await;
+            rest = match how.is_renewed && !made_at.iter().all(is_as_planned) {
+                true => out_of_order(&batch, &made_at, &results),
+                false => Vec::new(),
+            };
+            if has_more || !rest.is_empty() {
+                for (place, version) in &made_at {
+                    for entity in batch.get(*place).iter().flat_map(|(mutation, _)| mutation.entities()) {
+                        let newest = newest.entry(entity.clone()).or_default();
+                        *newest = (*version).max(*newest);
+                    }
                 }
-                let (answer, answered) = oneshot::channel();
-                tokio::spawn(collect(Writing::begin(inner), writes, options, answer));
-                answered.await.unwrap_or_default()
-            }
-        };
-        for ((place, planned), (result, version)) in wave.iter().zip(planned).zip(made) {
-            if version != planned.version() {
-                for entity in planned.entities() {
-                    let newest = newest.entry(entity.clone()).or_default();
-                    *newest = version.max(*newest);
-                }
-            }
-            if let Some(slot) = results.get_mut(*place) {
-                *slot = result;
             }
         }
     }
     results
+}
+
+fn set(results: &mut [Result<Written>], place: usize, result: Result<Written>) {
+    if let Some(slot) = results.get_mut(place) {
+        *slot = result;
+    }
+}
+
+/// What was made, but not above what it comes after.
+fn out_of_order(
+    batch: &[(Arc<Mutation>, Version)],
+    made_at: &BTreeMap<usize, Version>,
+    results: &[Result<Written>],
+) -> Vec<usize> {
+    let places: Vec<usize> = made_at.keys().copied().collect();
+    let made = made_at.iter().filter_map(|(place, version)| Some((&*batch.get(*place)?.0, *version)));
+    let places = disordered(made).into_iter().filter_map(|at| places.get(at).copied());
+    places.filter(|place| results.get(*place).is_some_and(Result::is_ok)).collect()
 }
 
 fn ended() -> Error {
@@ -244,7 +280,20 @@ fn tell(answer: &mut Option<oneshot::Sender<Made>>, writes: &[Underway]) {
 }
 
 impl Inner {
-    fn begin(&self, mutation: Mutation, consistency: Consistency, is_renewed: bool) -> Underway {
+    /// Whether more of a batch may be made.
+    fn may_go_on(&self, deadline: Deadline) -> Result<()> {
+        if self.is_closing.load(Ordering::SeqCst) {
+            return Err(Error::Unavailable("the node ends".to_owned()));
+        }
+        deadline.check()
+    }
+
+    fn begin(
+        &self,
+        (mutation, asked): (&Arc<Mutation>, Version),
+        consistency: Consistency,
+        is_renewed: bool,
+    ) -> Underway {
         let mut partitions: Vec<u16> = mutation.partitions().collect();
         partitions.sort_unstable();
         partitions.dedup();
@@ -257,7 +306,7 @@ impl Inner {
             Side::new(replicas, needed)
         };
         let sides = partitions.into_iter().map(side).collect();
-        Underway::new(Arc::new(mutation), sides, is_renewed && !self.is_wrong(Wrong::NoRenewal))
+        Underway::new(Arc::clone(mutation), asked, sides, is_renewed && !self.is_wrong(Wrong::NoRenewal))
     }
 
     /// Posts writes whose parts lie apart before anybody hears of them: if this node dies, one part may be made, and the other not.

@@ -8,7 +8,8 @@ use std::{
 use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
-    model::{Edge, Entity, EntityPatch, EntityRef, ReadMask, Value, Write, Written},
+    graph::NeighborsRequest,
+    model::{Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp, Value, Write, Written},
 };
 use allidb_storage::{Durability, fs::SimFs};
 
@@ -387,4 +388,72 @@ async fn what_is_made_again_in_a_batch_is_so_once() {
     let hub = EntityRef::new("c", "hub");
     let read = ring.get(TENANT, &[hub], &ReadMask::fields(), Consistency::All, soon()).await.pop();
     assert_eq!(read.expect("one answer").expect("there").attributes["n"], Value::Int(PAIRS - 1));
+}
+
+/// Whoever holds that it lives longer makes the upsert at once, others must be told that it has expired: what is made then stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upsert_over_what_has_expired_for_a_quorum_stays() {
+    for coordinator in 0..3 {
+        let clocks: Vec<_> = [0, 0, 0].map(|_| Arc::new(ManualClock::new(1_700_000_000_000))).into();
+        let world = World::with_clocks(47, &clocks, HintLimits::default()).await;
+        let entity = EntityRef::new("c", "e");
+        let set = |name: &str, soon: Option<Timestamp>| {
+            let mut patch = EntityPatch::new(entity.clone());
+            patch.attributes.insert(name.to_owned(), Some(Value::Int(1)));
+            patch.expire_at = soon.map(Some);
+            patch
+        };
+        put(&world, 2, "e").await.expect("a quorum is there");
+        clocks.iter().for_each(|clock| clock.advance(10));
+        let soon_gone = Timestamp::from_millis(clocks[0].now_ms() + 1_000);
+        let ends = world.nodes[0]
+            .replica
+            .plan(TENANT, Write::Update(Box::new(set("old", Some(soon_gone)))))
+            .expect("planned");
+        // One misses that it is to end.
+        for node in &world.nodes[..2] {
+            world.make(&node.replica, ends.encode(|_| true));
+        }
+        clocks.iter().for_each(|clock| clock.advance(5_000));
+        let mut upsert = set("new", None);
+        upsert.allow_missing = true;
+        let ring = &world.nodes[coordinator].ring;
+        let planned = ring.replica().plan(TENANT, Write::Update(Box::new(upsert))).expect("planned");
+        let options =
+            WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+        ring.write(vec![planned], options).await.pop().expect("one answer").expect("made");
+        let read = ring.get(TENANT, &[entity], &ReadMask::fields(), Consistency::All, soon()).await.pop();
+        let found = read.expect("one answer").expect("it is there");
+        let names: Vec<_> = found.attributes.keys().map(String::as_str).collect();
+        assert_eq!((names, found.expire_at), (vec!["new"], None), "by node {coordinator}");
+    }
+}
+
+/// A deletion comes after an edge that was planned anew because of what was before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_planned_anew_is_before_what_comes_after_it() {
+    let clocks: Vec<_> =
+        [0, 0, 400].map(|ahead| Arc::new(ManualClock::new(1_700_000_000_000 + ahead))).into();
+    let world = World::with_clocks(53, &clocks, HintLimits::default()).await;
+    let [a, b] = ["a", "b"].map(|id| EntityRef::new("c", id));
+    let ring = &world.nodes[0].ring;
+    let edge = Edge::new(a.clone(), "r", b.clone());
+    let batch = [Write::Delete(a.clone()), Write::PutEdge(Box::new(edge)), Write::Delete(b)];
+    let planned = batch.map(|write| ring.replica().plan(TENANT, write).expect("planned")).into();
+    put(&world, 2, "a").await.expect("a quorum is there");
+    let options =
+        WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+    let versions: Vec<_> =
+        ring.write(planned, options).await.into_iter().map(|made| made.expect("made").version).collect();
+    assert!(versions.is_sorted_by(|a, b| a < b), "{versions:?}");
+    let request = NeighborsRequest {
+        entity: a,
+        relations: Vec::new(),
+        direction: Direction::Both,
+        min_weight: 0.0,
+        as_of: None,
+        limit: 10,
+    };
+    let found = ring.neighbors(TENANT, request, Consistency::All, soon()).await.expect("told");
+    assert!(found.neighbors.is_empty(), "{found:?}");
 }

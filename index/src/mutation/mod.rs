@@ -3,7 +3,7 @@
 mod order;
 mod record;
 
-pub use order::waves;
+pub use order::{disordered, waves};
 
 use std::sync::Arc;
 
@@ -98,17 +98,23 @@ impl Mutation {
     }
 
     /// The same, to be made whatever a replica knows: somebody who knows more found that what it is for had expired, of which nothing was newer
-    /// than `newest`. Nothing stays of that, nor of the edges that came before this was asked for.
+    /// than `newest`. Nothing stays of that, nor of the edges that came before this was asked for, at `asked`. It is above all that: at a version
+    /// of its own if it is not already.
     #[must_use]
-    pub fn settled_over_expired(mut self, newest: Version) -> Self {
-        let before = self.version.just_below();
-        for Part { delta, condition, .. } in &mut self.parts {
-            if matches!(condition, Condition::Replaces | Condition::CreateIfMissing) {
-                delta.row.clear(Scope::Entity, newest);
-                delta.row.clear(Scope::Edges, before);
-            }
+    pub(crate) fn settled_over_expired(self, newest: Version, asked: Version, at: Option<Version>) -> Self {
+        let is_conditional =
+            |part: &Part| matches!(part.condition, Condition::Replaces | Condition::CreateIfMissing);
+        let conditional: Vec<bool> = self.parts.iter().map(is_conditional).collect();
+        let settled = self.settled();
+        let mut settled = match at {
+            Some(version) => settled.again_at(version),
+            None => settled,
+        };
+        for (Part { delta, .. }, _) in settled.parts.iter_mut().zip(conditional).filter(|(_, is)| *is) {
+            delta.row.clear(Scope::Entity, newest);
+            delta.row.clear(Scope::Edges, asked.just_below());
         }
-        self.settled()
+        settled
     }
 
     /// The same, as if it had been planned at a later version.

@@ -2,51 +2,60 @@
 
 use std::collections::HashMap;
 
-use super::{Kind, Mutation};
-use crate::row::{EdgeKey, EntityKey, Scope};
+use super::{Condition, Kind, Mutation, Part};
+use crate::{
+    row::{EdgeKey, EntityKey, Scope},
+    version::Version,
+};
 
 /// After which waves comes what is about an entity.
 #[derive(Clone, Copy, Default)]
 struct After {
-    /// What writes its row, contents, or condition.
+    /// What writes its row or contents, and is no put.
     row: usize,
     /// What ends its edges.
     end: usize,
-    /// Its edges.
-    edges: usize,
+    /// In which wave its puts, and its edges, are at the latest.
+    put: Option<usize>,
+    edge: Option<usize>,
 }
 
 /// The writes of a batch, by their places, in waves that are made one after the other: what names the same as one before it, and might not leave
 /// the same behind in another order, is in a later wave.
 ///
-/// An edge is a register of its own: it waits for what it names itself, and for what ends all edges of one of its ends.
+/// An edge is a register of its own: it waits only for what ends all edges of one of its ends. What replaces all that it names, as a put does, or
+/// an edge, does not wait for others that do: if they are made at other versions than they were planned for, [`disordered`] tells which must be
+/// made once more.
 pub fn waves(mutations: &[Mutation]) -> Vec<Vec<usize>> {
     let mut entities: HashMap<&EntityKey, After> = HashMap::new();
-    let mut edges: HashMap<(&EntityKey, &EdgeKey), usize> = HashMap::new();
+    let mut edges: HashMap<Replaced<'_>, usize> = HashMap::new();
     let mut waves: Vec<Vec<usize>> = Vec::new();
     for (place, mutation) in mutations.iter().enumerate() {
-        let edge = mutation.edge();
-        let ends_edges = mutation.ends_edges();
-        let after = |of: After| match edge {
-            Some(_) => of.end,
-            None if ends_edges => of.row.max(of.edges),
-            None => of.row,
+        let (replaces, ends_edges) = (mutation.replaces(), mutation.ends_edges());
+        let is_edge = matches!(replaces, Some((_, Some(_))));
+        let next = |wave: Option<usize>| wave.map_or(0, |wave| wave + 1);
+        let after = |of: After| match replaces {
+            Some((_, Some(_))) => of.end,
+            Some((_, None)) => of.row.max(of.put.unwrap_or_default()),
+            None if ends_edges => of.row.max(next(of.put)).max(next(of.edge)),
+            None => of.row.max(next(of.put)),
         };
         let named = mutation.entities().filter_map(|entity| entities.get(entity).copied()).map(after);
-        let same = edge.and_then(|edge| edges.get(&edge).copied());
+        let same = replaces.filter(|_| is_edge).and_then(|edge| edges.get(&edge).copied());
         let wave = named.chain(same).max().unwrap_or_default();
         for entity in mutation.entities() {
             let of = entities.entry(entity).or_default();
-            match edge {
-                Some(_) => of.edges = of.edges.max(wave + 1),
+            match replaces {
+                Some((_, Some(_))) => of.edge = of.edge.max(Some(wave)),
+                Some((_, None)) => of.put = of.put.max(Some(wave)),
                 None => of.row = wave + 1,
             }
             if ends_edges {
                 of.end = wave + 1;
             }
         }
-        if let Some(edge) = edge {
-            edges.insert(edge, wave + 1);
+        if let Some(edge) = replaces.filter(|_| is_edge) {
+            edges.insert(edge, wave);
         }
         if waves.len() <= wave {
             waves.resize_with(wave + 1, Vec::new);
@@ -56,18 +65,40 @@ pub fn waves(mutations: &[Mutation]) -> Vec<Vec<usize>> {
     waves
 }
 
+/// Of writes of one wave, in their order with the versions at which they were made, those that were made no higher than one before them of
+/// the same.
+pub fn disordered<'m>(made: impl Iterator<Item = (&'m Mutation, Version)>) -> Vec<usize> {
+    let mut newest: HashMap<Replaced<'_>, Version> = HashMap::new();
+    let mut disordered = Vec::new();
+    for (at, (mutation, version)) in made.enumerate() {
+        let Some(replaced) = mutation.replaces() else { continue };
+        let newest = newest.entry(replaced).or_default();
+        if *newest >= version {
+            disordered.push(at);
+        }
+        *newest = version.max(*newest);
+    }
+    disordered
+}
+
+/// An entity, or an edge as its source calls it.
+type Replaced<'m> = (&'m EntityKey, Option<&'m EdgeKey>);
+
 impl Mutation {
-    /// The edge that it is, as its source calls it.
-    fn edge(&self) -> Option<(&EntityKey, &EdgeKey)> {
-        let source = self.parts.first().filter(|_| self.kind == Kind::Edge)?;
-        Some((&source.entity, source.delta.edges.keys().next()?))
+    /// What it replaces whatever was there.
+    fn replaces(&self) -> Option<Replaced<'_>> {
+        let first = self.parts.first()?;
+        match (self.kind, &first.condition) {
+            (Kind::Edge, _) => Some((&first.entity, Some(first.delta.edges.keys().next()?))),
+            (Kind::Plain, Condition::Replaces) => Some((&first.entity, None)),
+            _ => None,
+        }
     }
 
     /// Whether edges end with what it does.
     fn ends_edges(&self) -> bool {
-        let ends = |kind| matches!(kind, Kind::Merge | Kind::Rewire { .. });
-        ends(self.kind)
-            || self.parts.iter().any(|part| part.delta.row.cleared(Scope::Edges) > crate::Version::ZERO)
+        let is_cleared = |part: &Part| part.delta.row.cleared(Scope::Edges) > Version::ZERO;
+        matches!(self.kind, Kind::Merge | Kind::Rewire { .. }) || self.parts.iter().any(is_cleared)
     }
 }
 
@@ -95,8 +126,15 @@ mod tests {
         of_parts(Kind::Plain, parts)
     }
 
+    fn update(id: &str) -> Mutation {
+        let mut update = put(id);
+        update.parts[0].condition = Condition::Exists;
+        update
+    }
+
     fn delete(id: &str) -> Mutation {
         let mut delete = put(id);
+        delete.parts[0].condition = Condition::None;
         delete.parts[0].delta.row.clear(Scope::Edges, Version::new(1, 0, 1));
         delete
     }
@@ -121,19 +159,31 @@ mod tests {
     }
 
     #[test]
-    fn what_names_the_same_waits() {
-        assert_eq!(
-            super::waves(&[put("a"), put("b"), put("a"), put("b"), put("a")]),
-            [vec![0, 1], vec![2, 3], vec![4]]
-        );
-        let batch = [link("a", "b"), link("a", "c"), link("a", "b"), link("b", "a")];
-        assert_eq!(super::waves(&batch), [vec![0, 1, 3], vec![2]]);
+    fn what_depends_on_the_same_waits() {
+        let batch = [put("a"), put("a"), update("a"), update("a"), put("a"), put("b"), put("a"), delete("a")];
+        assert_eq!(super::waves(&batch), [vec![0, 1, 5], vec![2], vec![3], vec![4, 6], vec![7]]);
     }
 
     #[test]
     fn edges_and_what_ends_them_wait_for_each_other() {
-        let batch =
-            [link("a", "b"), put("b"), delete("b"), link("a", "b"), link("c", "b"), link("c", "a"), put("b")];
-        assert_eq!(super::waves(&batch), [vec![0, 1, 5], vec![2], vec![3, 4, 6]]);
+        let batch = [
+            link("a", "b"),
+            put("b"),
+            delete("b"),
+            link("a", "b"),
+            link("c", "b"),
+            link("c", "a"),
+            put("b"),
+            link("a", "b"),
+        ];
+        assert_eq!(super::waves(&batch), [vec![0, 1, 5], vec![2], vec![3, 4, 6, 7]]);
+    }
+
+    #[test]
+    fn what_replaces_the_same_is_told_if_it_is_out_of_order() {
+        let at = |ms| Version::new(ms, 0, 1);
+        let (a, b, edge, other) = (put("a"), put("b"), link("a", "b"), link("a", "c"));
+        let made = [(&a, 1), (&a, 9), (&b, 3), (&a, 4), (&edge, 5), (&other, 2), (&edge, 5), (&a, 10)];
+        assert_eq!(super::disordered(made.into_iter().map(|(of, ms)| (of, at(ms)))), [3, 6]);
     }
 }

@@ -4,8 +4,6 @@
 //! tombstone of the same version: that is all that the deletion of an end says of it, so that every replica that finds out, in whatever
 //! order, comes to the same. If the other end lies elsewhere, it is sent there.
 
-use std::collections::BTreeMap;
-
 use allidb_storage::{Keyspace, WriteBatch};
 
 use super::{
@@ -19,7 +17,7 @@ use crate::{
     merge::{EntityState, Register},
     merkle::{Sums, kind_of, place_of},
     model::EntityRef,
-    mutation::{Condition, Kind, Mutation, Part},
+    mutation::{Condition, Kind, Mutation, Part, edge_parts},
     replica::Replica,
     row::{EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register},
     version::Version,
@@ -163,13 +161,9 @@ impl Replica {
         Ok(row.edges_cleared())
     }
 
-    /// What another replica holds of one end, at the other ends that lie here and have not heard of it: what is made here is so at both ends.
-    pub(super) fn at_other_ends(
-        &self,
-        entity: &EntityKey,
-        state: &EntityState,
-    ) -> Result<BTreeMap<EntityKey, EntityState>> {
-        let mut ends: BTreeMap<EntityKey, EntityState> = BTreeMap::new();
+    /// Edges that another replica holds at one end, and of which the other end lies here and has not heard: as they are at both ends.
+    pub(super) fn at_other_ends(&self, entity: &EntityKey, state: &EntityState) -> Result<Vec<[Part; 2]>> {
+        let mut edges = Vec::new();
         let cleared = self.edges_cleared(entity)?.max(state.row.cleared(Scope::Edges));
         let is_live =
             |register: &Register<EdgeContent>| register.value.is_some() && register.version > cleared;
@@ -184,11 +178,13 @@ impl Replica {
                 if known.is_some_and(|known| known.version >= register.version) {
                     continue;
                 }
-                let end = ends.entry(other).or_default();
-                end.edges_at_mut(side.opposite()).insert(seen_from_there, register.clone());
+                edges.push(match side {
+                    Side::Out => edge_parts(entity.clone(), other, name.clone(), register),
+                    Side::In => edge_parts(other, entity.clone(), seen_from_there, register),
+                });
             }
         }
-        Ok(ends)
+        Ok(edges)
     }
 
     /// Merges a part of a mutation into an entity that is being changed. What is deleted with it goes at its other ends, too, of what

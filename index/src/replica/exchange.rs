@@ -118,16 +118,20 @@ impl Replica {
         let catalogue = self.catalogue();
         let mut mutations = Vec::with_capacity(states.len());
         for (entity, mut delta) in states {
+            // What was dropped here is dropped everywhere.
+            let Some(collection) = catalogue.by_id(entity.collection) else { continue };
             self.end_edges_of_the_deleted(&entity, &mut delta)?;
-            let others = self.at_other_ends(&entity, &delta)?;
-            for (entity, delta) in std::iter::once((entity, delta)).chain(others) {
-                // What was dropped here is dropped everywhere.
-                let Some(collection) = catalogue.by_id(entity.collection) else { continue };
-                let (version, bytes) = (delta.highest_version(), delta.encode().len());
-                let subject = EntityRef::new(&collection.name, &entity.id);
-                let parts = vec![Part { entity, delta, condition: Condition::None }];
-                mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
+            let subject = EntityRef::new(&collection.name, &entity.id);
+            // Before the entity itself: what is only begun is begun again then.
+            for parts in self.at_other_ends(&entity, &delta)? {
+                let version = parts.iter().map(|part| part.delta.highest_version()).max().unwrap_or_default();
+                let bytes = parts.iter().map(|part| part.delta.encode().len()).sum();
+                let subject = subject.clone();
+                mutations.push(Mutation { version, subject, kind: Kind::Edge, parts: parts.into(), bytes });
             }
+            let (version, bytes) = (delta.highest_version(), delta.encode().len());
+            let parts = vec![Part { entity, delta, condition: Condition::None }];
+            mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
         }
         for result in self.receive(mutations, durability) {
             match result {
@@ -151,6 +155,25 @@ impl Replica {
     pub fn renewed(&self, mutation: &Mutation, newer: Version) -> Mutation {
         self.clock.observe(newer);
         mutation.clone().settled().again_at(self.clock.next())
+    }
+
+    /// A mutation over something that had expired by what a quorum holds, of which nothing was newer than `newest`, as it is to be made whatever
+    /// replicas know; `asked` is the version at which it was planned first. If something newer hides it, at a version above that.
+    #[must_use]
+    pub fn settled_over_expired(
+        &self,
+        mutation: &Mutation,
+        newest: Version,
+        asked: Version,
+        newer: Option<Version>,
+    ) -> Mutation {
+        // Nothing of it is to go with what had expired, be it made by some already.
+        let newer = newer.max(Some(newest).filter(|newest| *newest >= mutation.version()));
+        let at = newer.map(|newer| {
+            self.clock.observe(newer);
+            self.clock.next()
+        });
+        mutation.clone().settled_over_expired(newest, asked, at)
     }
 
     /// A mutation of which nobody has heard, as it would be if it was planned now.

@@ -380,7 +380,8 @@ fn what_expired_is_replaced_only_when_that_is_settled() {
         let refused = keeps.replica.apply(vec![planned.clone()], Durability::Sync).pop().unwrap();
         assert!(matches!(refused, Err(allidb_index::Error::Expired { .. })), "{refused:?}");
         let held = keeps.replica.held(&[keeps.replica.entity_key(TENANT, &of(0)).unwrap()], Extent::ALL);
-        let settled = planned.settled_over_expired(held.unwrap()[0].highest_version());
+        let (newest, asked) = (held.unwrap()[0].highest_version(), planned.version());
+        let settled = keeps.replica.settled_over_expired(&planned, newest, asked, None);
         keeps.replica.apply(vec![settled], Durability::Sync).pop().unwrap().unwrap();
         let found =
             keeps.replica.get(TENANT, &[of(0)], &ReadMask::everything(), deadline()).pop().unwrap().unwrap();
