@@ -10,10 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_index::{Error, Replica, Result};
+use allidb_index::{Deadline, Error, Replica, Result};
 use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
 use tokio::sync::mpsc;
 
+use crate::{
+    layout::NodeId,
+    ring::{Repaired, Ring},
+};
+
+/// How long comparing with one node may take.
+const REPAIR_WITHIN: Duration = Duration::from_hours(24);
 /// How often a job tells how far it has come, unless it has something else to tell.
 const TELL_EVERY: Duration = Duration::from_millis(200);
 /// Messages that its caller has not taken yet.
@@ -68,9 +75,25 @@ pub struct ScrubProgress {
     pub finished: bool,
 }
 
+/// How far a repair has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RepairProgress {
+    /// With whom is compared; `None`: there is nobody.
+    pub node: Option<NodeId>,
+    /// What was found, and done.
+    pub repaired: Repaired,
+    /// Why it ended before its time.
+    pub failure: Option<String>,
+    /// This is what came of this node.
+    pub done: bool,
+    /// This is the last message.
+    pub finished: bool,
+}
+
 /// Lets one job of a kind run at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
+    repairing: Arc<AtomicBool>,
     compacting: Arc<AtomicBool>,
     scrubbing: Arc<AtomicBool>,
 }
@@ -113,6 +136,55 @@ impl Jobs {
         let turn = Turn::take(&self.scrubbing, "scrub")?;
         start("scrub", turn, move |messages| scrub(&replica, options, messages))
     }
+}
+
+impl Jobs {
+    /// Compares what lies here with what some nodes hold of the same. Must be called within a runtime.
+    pub(crate) fn repair(&self, ring: Ring, nodes: Vec<NodeId>) -> Result<Job<RepairProgress>> {
+        let turn = Turn::take(&self.repairing, "repair")?;
+        let (sender, messages) = mpsc::channel(UNREAD);
+        tokio::spawn(async move {
+            // Nobody may be left who wants to know.
+            let last = tokio::select! {
+                last = repair(&ring, &nodes, &sender) => last,
+                () = sender.closed() => return,
+            };
+            // Whoever is told of the end may begin the next one.
+            drop(turn);
+            sender.send(Ok(last)).await.ok();
+        });
+        Ok(Job { messages })
+    }
+}
+
+/// Gives the last message.
+async fn repair(ring: &Ring, nodes: &[NodeId], messages: &Messages<RepairProgress>) -> RepairProgress {
+    let mut last = RepairProgress { done: true, finished: true, ..RepairProgress::default() };
+    for (at, node) in nodes.iter().enumerate() {
+        let mut so_far = RepairProgress { node: Some(*node), ..RepairProgress::default() };
+        let mut told_at: Option<Instant> = None;
+        let repaired = ring.repair_with(*node, Deadline::after(REPAIR_WITHIN), |repaired| {
+            so_far.repaired = *repaired;
+            // A caller that does not keep up is told the next time.
+            if told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY)
+                && messages.try_send(Ok(so_far.clone())).is_ok()
+            {
+                told_at = Some(Instant::now());
+            }
+        });
+        let failure = match repaired.await {
+            Ok(repaired) => {
+                so_far.repaired = repaired;
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        };
+        last = RepairProgress { failure, done: true, finished: at + 1 == nodes.len(), ..so_far };
+        if !last.finished {
+            messages.send(Ok(last.clone())).await.ok();
+        }
+    }
+    last
 }
 
 type Messages<T> = mpsc::Sender<Result<T>>;

@@ -2,11 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use allidb_cluster::{ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS};
+use allidb_cluster::{
+    ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS, RepairProgress,
+};
 use tonic::{Request, Response, Status};
 
-use super::Services;
-use crate::v1::{self, cluster_server::Cluster};
+use super::{Services, maintenance::Messages};
+use crate::{
+    status,
+    v1::{self, cluster_server::Cluster},
+};
 
 #[tonic::async_trait]
 impl Cluster for Services {
@@ -60,6 +65,35 @@ impl Cluster for Services {
             nodes: known.into_iter().map(node).collect(),
             outbox: Some(v1::Outbox { bytes: outbox.bytes, delivered: outbox.delivered }),
         }))
+    }
+
+    type RepairStream = Messages<v1::RepairResponse>;
+
+    async fn repair(
+        &self,
+        request: Request<v1::RepairRequest>,
+    ) -> Result<Response<Self::RepairStream>, Status> {
+        let (_, request) = self.receive(request)?;
+        let node = match request.node.as_str() {
+            "" => None,
+            node => Some(node.parse().map_err(status::from_error)?),
+        };
+        let job = self.coordinator.repair(node).map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, repair_to_proto, |progress| progress.finished)))
+    }
+}
+
+fn repair_to_proto(progress: RepairProgress) -> v1::RepairResponse {
+    let partitions = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+    v1::RepairResponse {
+        node: progress.node.map(|node| node.to_string()).unwrap_or_default(),
+        partitions: partitions(progress.repaired.partitions),
+        differing: partitions(progress.repaired.differing),
+        compared: progress.repaired.compared,
+        repaired: progress.repaired.repaired,
+        failure: progress.failure.unwrap_or_default(),
+        done: progress.done,
+        finished: progress.finished,
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
 /// Messages on their way to the caller.
 const UNREAD: usize = 4;
 
-type Messages<T> = ReceiverStream<Result<T, Status>>;
+pub(super) type Messages<T> = ReceiverStream<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl Maintenance for Services {
@@ -89,7 +89,7 @@ fn worker_to_proto(status: WorkerStatus) -> v1::Worker {
 
 impl Services {
     /// Passes on what a job tells, until it ends, the caller is gone, or the server shuts down. Then the job stops.
-    fn tell<T: Send + 'static, M: Send + 'static>(
+    pub(super) fn tell<T: Send + 'static, M: Send + 'static>(
         &self,
         mut job: Job<T>,
         to_proto: fn(T) -> M,

@@ -1,12 +1,16 @@
 //! What operators ask for.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use allidb_index::{Result, WorkerChange, WorkerStatus};
+use allidb_index::{Error, Result, WorkerChange, WorkerStatus};
 use allidb_storage::ScrubOptions;
 
 use super::Coordinator;
-use crate::maintenance::{CompactProgress, Job, ScrubProgress};
+use crate::{
+    layout::NodeId,
+    maintenance::{CompactProgress, Job, RepairProgress, ScrubProgress},
+    ring::Repaired,
+};
 
 impl Coordinator {
     /// Writes everything that is in memory to tables.
@@ -23,6 +27,26 @@ impl Coordinator {
     /// Reads everything on disk and compares it with its checksums. Fails if that is under way already.
     pub fn scrub(&self, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
         self.0.jobs.scrub(Arc::clone(&self.0.replica), options)
+    }
+
+    /// Compares what lies here with what another node holds of the same, or each other member, and has both hold what they hold together. Fails if
+    /// that is under way already.
+    ///
+    /// # Errors
+    /// If there is no such member.
+    pub fn repair(&self, with: Option<NodeId>) -> Result<Job<RepairProgress>> {
+        let own = self.node();
+        let others = self.layout().members().iter().map(|member| member.node).filter(|node| *node != own);
+        let nodes: Vec<NodeId> = others.filter(|node| with.is_none_or(|with| with == *node)).collect();
+        if let Some(with) = with.filter(|_| nodes.is_empty()) {
+            return Err(Error::invalid("node", format!("is {with}, which is no other member of the ring")));
+        }
+        self.0.jobs.repair(self.0.ring.clone(), nodes)
+    }
+
+    /// How long ago this node compared with another one, and what came of it; `None` if it has not since it was started.
+    pub fn compared(&self, node: NodeId) -> Option<(Duration, Repaired)> {
+        self.0.ring.compared(node)
     }
 
     /// What background work is at.

@@ -13,7 +13,7 @@ mod assign;
 mod flow;
 mod record;
 
-use allidb_index::PARTITIONS;
+use allidb_index::{Error, PARTITIONS};
 
 pub use record::DamagedLayout;
 
@@ -28,6 +28,17 @@ pub struct NodeId(pub u64);
 impl std::fmt::Display for NodeId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:016x}", self.0)
+    }
+}
+
+impl std::str::FromStr for NodeId {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let is_shown = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let node = is_shown.then(|| u64::from_str_radix(text, 16).ok()).flatten();
+        let why = || format!("is {text:?}; the id of a node is sixteen hexadecimal digits");
+        node.map(Self).ok_or_else(|| Error::invalid("node", why()))
     }
 }
 

@@ -258,6 +258,8 @@ impl World {
                 let replica = ring.replica();
                 let name = replica.entity_key(TenantId::DEFAULT, &key).expect("a name");
                 if ring.layout().replicas(name.partition()).contains(&ring.node()) {
+                    let wrong = replica.check_tree(name.partition()).expect("it can be read");
+                    assert!(wrong.is_empty(), "seed {}: {key:?} is not in its tree: {wrong:?}", self.seed);
                     let states = replica.held(&[name], allidb_index::Extent::ALL).expect("it can be read");
                     // What a replica made of an update that was refused is nowhere to be seen.
                     let is_seen = !is_live || replica.is_live(&states[0]);

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use allidb_api::v1::{
-    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, Worker,
+    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, RepairRequest,
+    RepairResponse, Worker,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Subcommand;
 use serde_json::{Value as Json, json};
 
@@ -28,10 +29,19 @@ pub(crate) enum ClusterCommand {
     Hints,
     /// Shows the node's background work, with deliveries to the others.
     Workers,
+    /// Compares what the node holds with what others hold of the same, and repairs what differs. Fails if a node could not be compared with.
+    Repair {
+        /// The id of the node to compare with, as `status` shows it; each other member, unless given.
+        #[arg(long, value_name = "NODE")]
+        with: Option<String>,
+    },
 }
 
 /// Runs the command.
 pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output) -> Result<()> {
+    if let ClusterCommand::Repair { with } = command {
+        return repair(with.unwrap_or_default(), client, output).await;
+    }
     let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
     let described = described.map_err(Failure::from_status)?.into_inner();
     match command {
@@ -39,6 +49,48 @@ pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output
         ClusterCommand::Ring => ring(&described, output),
         ClusterCommand::Hints => hints(&described, output),
         ClusterCommand::Workers => workers(&worker::list(client).await?, &described, output),
+        ClusterCommand::Repair { .. } => Ok(()),
+    }
+}
+
+async fn repair(node: String, client: &Client, output: Output) -> Result<()> {
+    let answers = client.cluster().repair(RepairRequest { node }).await.map_err(Failure::from_status)?;
+    let (mut answers, mut results, mut finished) = (answers.into_inner(), Vec::new(), false);
+    while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
+        finished |= told.finished;
+        if told.done && !told.node.is_empty() {
+            results.push(told);
+        }
+    }
+    if !finished {
+        bail!("the server ended the call without a result");
+    }
+    if output.is_json() {
+        let result = |told: &RepairResponse| {
+            json!({
+                "node": told.node, "partitions": told.partitions, "differing": told.differing,
+                "compared": told.compared, "repaired": told.repaired, "failure": told.failure,
+            })
+        };
+        output.document(&Json::Array(results.iter().map(result).collect()))?;
+    } else {
+        let mut shown =
+            table(&["with node", "partitions", "differed", "entities compared", "repaired", "failure"]);
+        for told in &results {
+            shown.add_row([
+                told.node.clone(),
+                told.partitions.to_string(),
+                told.differing.to_string(),
+                told.compared.to_string(),
+                told.repaired.to_string(),
+                told.failure.clone(),
+            ]);
+        }
+        output.table(&shown)?;
+    }
+    match results.iter().filter(|told| !told.failure.is_empty()).count() {
+        0 => Ok(()),
+        failed => bail!("{failed} of {} nodes could not be compared with", results.len()),
     }
 }
 

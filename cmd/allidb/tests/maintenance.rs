@@ -256,6 +256,17 @@ fn a_ring_is_shown() {
     let delivery = format!("hints-{}", third.as_str().expect("an id"));
     assert!(is_ok && ["outbox", &delivery].iter().all(|name| workers.iter().any(|of| of["name"] == *name)));
 
+    // Nothing is there yet that could differ.
+    let (repaired, is_ok) =
+        eventually("it is compared", || Some(first.json(&["cluster", "repair"])).filter(|(_, is_ok)| *is_ok));
+    let others = repaired.as_array().expect("nodes");
+    assert!(is_ok && others.len() == 2, "{repaired}");
+    assert!(others.iter().all(|of| of["partitions"] == 256 && of["repaired"] == 0 && of["failure"] == ""));
+    let stranger = first.run(&["cluster", "repair", "--with", "0123456789abcdef"]);
+    assert!(
+        !stranger.status.success() && String::from_utf8_lossy(&stranger.stderr).contains("no other member")
+    );
+
     // One is away: what it misses is kept for it.
     nodes.pop();
     let first = &nodes[0];
@@ -276,6 +287,9 @@ fn a_ring_is_shown() {
 
     let withheld = format!("allidb_ring_node_withheld{{node={third}}}");
     eventually("it is left alone", || first.metric(&withheld).filter(|is_withheld| is_withheld == "1"));
+
+    let (alone, is_ok) = first.json(&["cluster", "repair", "--with", third.as_str().expect("an id")]);
+    assert!(!is_ok && alone[0]["failure"] != "", "{alone}");
 
     // And as an operator reads it.
     for (command, names) in

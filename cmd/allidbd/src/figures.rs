@@ -55,6 +55,16 @@ fn membership(coordinator: &Coordinator) {
         gauge!("allidb_ring_node_up", "node" => node.clone()).set(f64::from(u8::from(is_alive)));
         gauge!("allidb_ring_node_agrees", "node" => node).set(f64::from(u8::from(agrees)));
     }
+    describe_gauge!(
+        "allidb_ring_compared_age_seconds",
+        "How long ago what lies here was compared with what another node holds, if that is this one's part"
+    );
+    for member in layout.members() {
+        if let Some((ago, _)) = coordinator.compared(member.node) {
+            let node = member.node.to_string();
+            gauge!("allidb_ring_compared_age_seconds", "node" => node).set(ago.as_secs_f64());
+        }
+    }
     describe_gauge!("allidb_ring_node_calls", "Calls of another node that it has not answered yet");
     describe_gauge!(
         "allidb_ring_node_withheld",
