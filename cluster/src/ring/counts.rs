@@ -45,6 +45,8 @@ counts! {
     reads_repaired,
     /// Entities on which replicas differed when they compared what they hold.
     entities_repaired,
+    /// Merkle trees that were not what their rows come to.
+    trees_wrong,
     /// Writes about whose conditions replicas differed.
     writes_settled,
     /// Writes that were made at another version, as something newer was there.

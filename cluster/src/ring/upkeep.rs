@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use allidb_index::{Deadline, Error, Result};
+use allidb_index::{Deadline, Error, PARTITIONS, Result};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
 
-use super::{Repaired, Ring};
+use super::{Repaired, Ring, count};
 use crate::{
     layout::{Member, NodeId},
     membership::{Load, Membership, NodeView},
@@ -36,6 +36,8 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How often a node looks whether it is time to compare what it holds with what another one does, and how long that may take.
 const REPAIR_LOOKS_EVERY: Duration = Duration::from_secs(1);
 const REPAIR_WITHIN: Duration = Duration::from_hours(1);
+/// How often the tree of a partition is compared with its rows, so that all are once a day.
+const VERIFY_EVERY: Duration = Duration::from_secs(24 * 3_600 / PARTITIONS as u64);
 /// How often others are told how much lies here.
 const LOAD_EVERY: Duration = Duration::from_secs(5);
 
@@ -116,8 +118,15 @@ impl Ring {
     /// Makes trees of what lies here if there are none, saves them, and compares them with those of others: of two nodes that which is first in
     /// order.
     async fn keep_alike(&self) {
+        let (mut verified_at, mut partitions) = (Instant::now(), (0..PARTITIONS).cycle());
         loop {
             sleep(REPAIR_LOOKS_EVERY).await;
+            if verified_at.elapsed() >= VERIFY_EVERY
+                && let Some(partition) = partitions.next()
+            {
+                verified_at = Instant::now();
+                self.verify(partition).await;
+            }
             if let Err(error) = self.0.search(|replica| replica.build_trees()).await {
                 tracing::error!(%error, "no trees can be made of what lies here");
                 continue;
@@ -142,6 +151,21 @@ impl Ring {
                     }
                 }
             }
+        }
+    }
+
+    async fn verify(&self, partition: u16) {
+        match self.0.search(move |replica| replica.verify_tree(partition)).await {
+            Ok(wrong) if wrong.is_empty() => {}
+            Ok(wrong) => {
+                count(&self.0.served.counters.trees_wrong);
+                tracing::error!(
+                    partition,
+                    leaves = wrong.len(),
+                    "a Merkle tree was not what its rows come to; all are made anew"
+                );
+            }
+            Err(error) => tracing::warn!(partition, %error, "cannot compare a Merkle tree with its rows"),
         }
     }
 

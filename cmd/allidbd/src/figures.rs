@@ -107,6 +107,7 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         queries_repeated,
         queries_partial,
         entities_repaired,
+        trees_wrong,
     } = *counts;
     describe_counter!("allidb_ring_calls_total", "Calls of other nodes, by what became of them");
     let calls = [("answered", calls_answered), ("failed", calls_failed), ("withheld", calls_withheld)];
@@ -130,6 +131,11 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         "allidb_ring_entities_repaired_total",
         "Entities that were not the same at another node as they were compared, and are now",
         entities_repaired,
+    );
+    total(
+        "allidb_ring_trees_wrong_total",
+        "Merkle trees that were not what their rows come to, and were made anew",
+        trees_wrong,
     );
     total("allidb_ring_reads_repaired_total", "Entities that replicas were told to merge", reads_repaired);
     total(

@@ -204,18 +204,13 @@ impl Trees {
                 .collect();
             (self.next.load(Ordering::SeqCst), changed)
         };
-        for (partition, tree) in changed {
-            let leaves: Vec<(u16, Sum)> = (0..LEAVES)
-                .zip(tree.iter().flat_map(|tree| tree.iter().copied()))
-                .filter(|(_, sum)| *sum != Sum::default())
-                .collect();
-            let encoded = postcard::to_allocvec(&(next, leaves))
-                .map_err(|error| Error::Internal(format!("a tree cannot be encoded: {error}")))?;
-            let mut batch = WriteBatch::new();
-            batch.put(self.keyspace, tree_key(partition), encoded);
-            if let Err(error) = engine.write(batch, Durability::None) {
+        let mut rest = changed.into_iter();
+        while let Some((partition, tree)) = rest.next() {
+            if let Err(error) = self.save_tree(engine, partition, next, tree.as_deref()) {
+                // Those that are not saved are the next time.
                 self.has_changed(partition);
-                return Err(error.into());
+                rest.for_each(|(partition, _)| self.has_changed(partition));
+                return Err(error);
             }
         }
         // The log is gapless: who finds this gone finds those written.
@@ -224,6 +219,19 @@ impl Trees {
         batch.put(self.keyspace, WHOLE, self.seed.load(Ordering::SeqCst).to_be_bytes().to_vec());
         engine.write(batch, Durability::Flush)?;
         self.oldest.store(next, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn save_tree(&self, engine: &Engine, partition: u16, next: u64, tree: Option<&[Sum]>) -> Result<()> {
+        let leaves: Vec<(u16, Sum)> = (0..LEAVES)
+            .zip(tree.unwrap_or_default().iter().copied())
+            .filter(|(_, sum)| *sum != Sum::default())
+            .collect();
+        let encoded = postcard::to_allocvec(&(next, leaves))
+            .map_err(|error| Error::Internal(format!("a tree cannot be encoded: {error}")))?;
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspace, tree_key(partition), encoded);
+        engine.write(batch, Durability::None)?;
         Ok(())
     }
 

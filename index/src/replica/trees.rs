@@ -172,6 +172,22 @@ impl Replica {
         Ok((0..LEAVES).filter(|leaf| is(*leaf) != kept(*leaf).unwrap_or_default()).collect())
     }
 
+    /// Compares a partition's tree with what its rows come to. If it is not that, all trees are forgotten, to be made anew. Gives the leaves that
+    /// were wrong.
+    ///
+    /// # Errors
+    /// If rows cannot be read.
+    pub fn verify_tree(&self, partition: u16) -> Result<Vec<u16>> {
+        if !self.trees.is_whole() {
+            return Ok(Vec::new());
+        }
+        let wrong = self.check_tree(partition)?;
+        if !wrong.is_empty() {
+            self.forget_trees(self.cursor_key())?;
+        }
+        Ok(wrong)
+    }
+
     /// Forgets the trees: much goes that they are not told of. They are made anew by [`build_trees`](Self::build_trees).
     pub(super) fn forget_trees(&self, seed: [u8; 32]) -> Result<()> {
         self.trees.forget(&self.engine, seed_of(seed))

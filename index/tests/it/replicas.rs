@@ -13,7 +13,7 @@ use allidb_index::{
     },
     query::{Nearest, Query, Seed, TextQuery},
 };
-use allidb_storage::Durability;
+use allidb_storage::{Direction as Order, Durability, WriteBatch};
 use proptest::prelude::*;
 
 use crate::fixture::{Fixture, TENANT, deadline};
@@ -437,4 +437,40 @@ fn a_catalogue_is_adopted_if_it_is_newer() {
     assert_eq!(theirs.replica.catalogue_version(), ours.replica.catalogue_version());
     assert!(!theirs.replica.adopt_catalogue(&next).unwrap(), "it is older");
     assert!(theirs.replica.adopt_catalogue(b"garbage").is_err());
+}
+
+/// What goes behind the trees' back is noticed, and they are made anew.
+#[test]
+fn a_tree_that_is_wrong_is_noticed_and_made_anew() {
+    let fixture = fixture();
+    fixture.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
+    fixture.replica.build_trees().unwrap();
+    for id in 0..IDS.len() {
+        fixture.one(write(&Step::Put { id, value: 1, vector: true, chunk: Some(0) }, 0)).unwrap();
+    }
+    let all = |fixture: &Fixture| -> Vec<(u16, Vec<u16>)> {
+        let verify = |partition| (partition, fixture.replica.verify_tree(partition).unwrap());
+        (0..PARTITIONS).map(verify).filter(|(_, wrong)| !wrong.is_empty()).collect()
+    };
+    assert_eq!(all(&fixture), []);
+    let engine = fixture.replica.engine();
+    let rows = engine.keyspace("vector").unwrap();
+    let lost = engine.snapshot().prefix(rows, &[], Order::Forward).unwrap().next().unwrap().unwrap().0;
+    let mut batch = WriteBatch::new();
+    batch.delete(rows, lost);
+    engine.write(batch, Durability::Sync).unwrap();
+    let wrong = all(&fixture);
+    assert_eq!(wrong.len(), 1, "{wrong:?}");
+    assert_eq!(wrong[0].1.len(), 1, "{wrong:?}");
+    let ask = |fixture: &Fixture| fixture.replica.tree(TENANT, &TreeRequest::Roots(vec![0]), deadline());
+    assert!(ask(&fixture).is_err(), "there are none");
+    fixture.replica.build_trees().unwrap();
+    assert!(ask(&fixture).is_ok());
+    assert_eq!(all(&fixture), []);
+    // What is durable after it makes it durable, too.
+    fixture.one(write(&Step::Delete(0), 1)).unwrap();
+    let roots_before = roots(&fixture);
+    let fixture = fixture.crash();
+    assert!(roots(&fixture) == roots_before);
+    assert_eq!(all(&fixture), []);
 }
