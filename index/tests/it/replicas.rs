@@ -285,6 +285,11 @@ proptest! {
         for fixture in replicas.map(Fixture::crash) {
             prop_assert_eq!(view(&fixture), view(&in_order));
             prop_assert_eq!(roots(&fixture), roots(&in_order));
+            // They are saved when it ends.
+            let fixture = fixture.reopen();
+            prop_assert_eq!(roots(&fixture), roots(&in_order));
+            fixture.one(Write::Delete(of(0))).unwrap();
+            prop_assert_eq!(wrong_leaves(&fixture.crash()), vec![]);
         }
     }
 }
