@@ -91,6 +91,7 @@ fn repair_to_proto(progress: RepairProgress) -> v1::RepairResponse {
         differing: partitions(progress.repaired.differing),
         compared: progress.repaired.compared,
         repaired: progress.repaired.repaired,
+        failed: progress.repaired.failed,
         failure: progress.failure.unwrap_or_default(),
         done: progress.done,
         finished: progress.finished,

@@ -29,6 +29,8 @@ pub struct Repaired {
     pub compared: u64,
     /// Entities that were not the same at both, and are now.
     pub repaired: u64,
+    /// Entities that could not be made the same.
+    pub failed: u64,
 }
 
 /// When this node compared with whom last.
@@ -153,8 +155,9 @@ impl Ring {
                 let (entities, all) = inner.differing_entities(node, &request, deadline).await?;
                 done.compared += all;
                 for entities in entities.chunks(ENTITIES_AT_A_TIME) {
-                    let (repaired, bytes) = inner.have_both_hold(node, entities, deadline).await?;
+                    let (repaired, failed, bytes) = inner.have_both_hold(node, entities, deadline).await?;
                     done.repaired += repaired;
+                    done.failed += failed;
                     add(
                         &inner.served.counters.entities_repaired,
                         usize::try_from(repaired).unwrap_or(usize::MAX),
@@ -175,22 +178,45 @@ impl Ring {
 }
 
 impl Inner {
-    /// Has this node and another one hold what they hold together of some entities. Says of how many they did not, and how much it is.
+    /// Has this node and another one hold what they hold together of some entities. Says of how many they did not and do now, of how many they
+    /// do not yet, and how much it is.
+    ///
+    /// # Errors
+    /// If the other one does not answer.
     async fn have_both_hold(
         self: &Arc<Self>,
         node: NodeId,
         entities: &[EntityKey],
         deadline: Deadline,
-    ) -> Result<(u64, usize)> {
+    ) -> Result<(u64, u64, usize)> {
         let both = vec![self.served.node, node];
-        let asked = entities.iter().map(|entity| (entity.clone(), both.clone(), both.len())).collect();
-        let (mut repaired, mut bytes) = (0, 0);
-        for read in self.read_from(asked, Extent::ALL, deadline).await {
-            let (state, has_differed) = read?;
-            repaired += u64::from(has_differed);
-            bytes += 2 * state.bytes();
+        let asked = |entity: &EntityKey| (entity.clone(), both.clone(), both.len());
+        let read = self.read_from(entities.iter().map(asked).collect(), Extent::ALL, deadline).await;
+        let (mut repaired, mut failed, mut bytes) = (0, 0, 0);
+        for (entity, read) in entities.iter().zip(read) {
+            let read = match read {
+                Ok(read) => Ok(read),
+                // They stand and fall together: each is tried alone.
+                Err(_) => {
+                    let alone = self.read_from(vec![asked(entity)], Extent::ALL, deadline).await.pop();
+                    alone.unwrap_or_else(|| Err(unexpected(node)))
+                }
+            };
+            match read {
+                Ok((state, has_differed)) => {
+                    repaired += u64::from(has_differed);
+                    bytes += 2 * state.bytes();
+                }
+                Err(error) if deadline.has_passed() || self.served.peers.is_paused(node) => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::warn!(%node, id = entity.id(), %error, "an entity cannot be made the same");
+                    failed += 1;
+                }
+            }
         }
-        Ok((repaired, bytes))
+        Ok((repaired, failed, bytes))
     }
 }
 

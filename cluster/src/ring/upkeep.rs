@@ -36,6 +36,8 @@ const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How often a node looks whether it is time to compare what it holds with what another one does, and how long that may take.
 const REPAIR_LOOKS_EVERY: Duration = Duration::from_secs(1);
 const REPAIR_WITHIN: Duration = Duration::from_hours(1);
+/// How long at most until what could not be compared, or no trees be made of, is tried again.
+const LONGEST_REPAIR_PAUSE: Duration = Duration::from_mins(10);
 /// How often the tree of a partition is compared with its rows, so that all are once a day.
 const VERIFY_EVERY: Duration = Duration::from_secs(24 * 3_600 / PARTITIONS as u64);
 /// How often others are told how much lies here.
@@ -95,7 +97,12 @@ impl Ring {
             }
         });
         let ring = self.clone();
-        tasks.spawn(async move { ring.keep_alike().await });
+        tasks.spawn(async move { ring.keep_trees().await });
+        // Of two nodes that which is first in order compares.
+        for member in self.layout().members().iter().filter(|member| member.node > self.node()) {
+            let (ring, node) = (self.clone(), member.node);
+            tasks.spawn(async move { ring.keep_alike(node).await });
+        }
         for member in self.layout().members() {
             let (ring, node) = (self.clone(), member.node);
             tasks.spawn(async move {
@@ -115,40 +122,54 @@ impl Ring {
         tasks
     }
 
-    /// Makes trees of what lies here if there are none, saves them, and compares them with those of others: of two nodes that which is first in
-    /// order.
-    async fn keep_alike(&self) {
+    /// Makes trees of what lies here if there are none, saves them, and compares them with the rows.
+    async fn keep_trees(&self) {
         let (mut verified_at, mut partitions) = (Instant::now(), (0..PARTITIONS).cycle());
+        let mut pause = REPAIR_LOOKS_EVERY;
         loop {
-            sleep(REPAIR_LOOKS_EVERY).await;
+            sleep(pause).await;
+            if let Err(error) = self.0.search(|replica| replica.build_trees()).await {
+                tracing::error!(%error, "no trees can be made of what lies here");
+                pause = (pause * 2).min(LONGEST_REPAIR_PAUSE);
+                continue;
+            }
+            pause = REPAIR_LOOKS_EVERY;
+            if let Err(error) = self.0.search(|replica| replica.save_trees()).await {
+                tracing::warn!(%error, "the trees of what lies here are not saved");
+            }
             if verified_at.elapsed() >= VERIFY_EVERY
                 && let Some(partition) = partitions.next()
             {
                 verified_at = Instant::now();
                 self.verify(partition).await;
             }
-            if let Err(error) = self.0.search(|replica| replica.build_trees()).await {
-                tracing::error!(%error, "no trees can be made of what lies here");
+        }
+    }
+
+    /// Compares what lies here with what a node holds of the same, now and then.
+    async fn keep_alike(&self, node: NodeId) {
+        let mut pause = REPAIR_LOOKS_EVERY;
+        loop {
+            sleep(pause).await;
+            let is_due = self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
+            if !is_due || self.0.served.peers.is_paused(node) {
+                pause = REPAIR_LOOKS_EVERY;
                 continue;
             }
-            if let Err(error) = self.0.search(|replica| replica.save_trees()).await {
-                tracing::warn!(%error, "the trees of what lies here are not saved");
-            }
-            let own = self.node();
-            let later = self.layout().members().iter().map(|member| member.node).filter(|node| *node > own);
-            for node in later.collect::<Vec<_>>() {
-                let is_due = self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
-                if !is_due || self.0.served.peers.is_paused(node) {
-                    continue;
-                }
-                match self.repair_with(node, Deadline::after(REPAIR_WITHIN), |_| {}).await {
-                    Ok(Repaired { repaired: 0, .. }) => {}
-                    Ok(Repaired { differing, repaired, .. }) => {
+            match self.repair_with(node, Deadline::after(REPAIR_WITHIN), |_| {}).await {
+                Ok(Repaired { differing, repaired, failed, .. }) => {
+                    pause = REPAIR_LOOKS_EVERY;
+                    if failed > 0 {
+                        tracing::warn!(%node, differing, repaired, failed, "not all that differs could be repaired");
+                    } else if repaired > 0 {
                         tracing::info!(%node, differing, repaired, "repaired what was not the same at another node");
                     }
-                    Err(error) => {
-                        tracing::debug!(%node, %error, "cannot compare what lies here with another node")
-                    }
+                }
+                Err(error) => {
+                    tracing::debug!(%node, %error, "cannot compare what lies here with another node");
+                    pause = (pause * 2)
+                        .min(LONGEST_REPAIR_PAUSE)
+                        .min(self.0.repair_every.max(REPAIR_LOOKS_EVERY));
                 }
             }
         }

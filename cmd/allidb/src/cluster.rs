@@ -69,13 +69,20 @@ async fn repair(node: String, client: &Client, output: Output) -> Result<()> {
         let result = |told: &RepairResponse| {
             json!({
                 "node": told.node, "partitions": told.partitions, "differing": told.differing,
-                "compared": told.compared, "repaired": told.repaired, "failure": told.failure,
+                "compared": told.compared, "repaired": told.repaired, "failed": told.failed, "failure": told.failure,
             })
         };
         output.document(&Json::Array(results.iter().map(result).collect()))?;
     } else {
-        let mut shown =
-            table(&["with node", "partitions", "differed", "entities compared", "repaired", "failure"]);
+        let mut shown = table(&[
+            "with node",
+            "partitions",
+            "differed",
+            "entities compared",
+            "repaired",
+            "failed",
+            "failure",
+        ]);
         for told in &results {
             shown.add_row([
                 told.node.clone(),
@@ -83,14 +90,18 @@ async fn repair(node: String, client: &Client, output: Output) -> Result<()> {
                 told.differing.to_string(),
                 told.compared.to_string(),
                 told.repaired.to_string(),
+                told.failed.to_string(),
                 told.failure.clone(),
             ]);
         }
         output.table(&shown)?;
     }
-    match results.iter().filter(|told| !told.failure.is_empty()).count() {
-        0 => Ok(()),
-        failed => bail!("{failed} of {} nodes could not be compared with", results.len()),
+    let away = results.iter().filter(|told| !told.failure.is_empty()).count();
+    let failed: u64 = results.iter().map(|told| told.failed).sum();
+    match (away, failed) {
+        (0, 0) => Ok(()),
+        (0, _) => bail!("{failed} entities could not be made the same"),
+        _ => bail!("{away} of {} nodes could not be compared with", results.len()),
     }
 }
 

@@ -342,7 +342,7 @@ impl Catalogue {
 }
 
 const COLLECTION: &[u8] = b"collection/";
-const DROPPED: &[u8] = b"dropped/";
+pub(crate) const DROPPED: &[u8] = b"dropped/";
 const LAST_ID: &[u8] = b"last_id";
 const VERSION: &[u8] = b"catalogue_version";
 

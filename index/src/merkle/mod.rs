@@ -17,7 +17,7 @@ use std::sync::{
 };
 
 use allidb_storage::{Direction, Durability, Engine, Keyspace, Snapshot, WriteBatch};
-use parking_lot::{Mutex, RwLock, RwLockReadGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 pub use sums::Sum;
 pub(crate) use sums::{Kind, Place, Sums, cleared, kind_of, place_of, tokens_of};
@@ -31,8 +31,8 @@ use crate::{
 pub const LEAVES: u16 = 64 * 64;
 /// Leaves of a branch, and branches of a tree.
 pub const BRANCH: u16 = 64;
-/// Rows of changes from which on the trees are saved.
-const SAVED_EVERY: u64 = 1 << 16;
+/// Changes of leaves from which on the trees are saved: some 40 MB of rows, as much as all trees are.
+const SAVED_EVERY: u64 = 1 << 20;
 
 const TREE: u8 = 0;
 const CHANGE: u8 = 1;
@@ -55,9 +55,12 @@ pub(crate) struct Trees {
     /// Whether all that lies here is in them.
     is_whole: AtomicBool,
     seed: AtomicU64,
-    /// The number of the next change, and of the oldest that is kept.
+    /// The number of the next change.
     next: AtomicU64,
-    oldest: AtomicU64,
+    /// Leaves that changed since the trees were saved, each time counted.
+    waiting: AtomicU64,
+    /// How often everything was forgotten. Held by whoever writes trees to the disk, or removes them; taken before the gate.
+    generation: Mutex<u64>,
 }
 
 /// A batch that is being made, and what it changes of the sums if writes are followed. To be kept until it is committed.
@@ -91,7 +94,8 @@ impl Trees {
             is_whole: AtomicBool::new(false),
             seed: AtomicU64::new(seed),
             next: AtomicU64::new(0),
-            oldest: AtomicU64::new(0),
+            waiting: AtomicU64::new(0),
+            generation: Mutex::default(),
         };
         let whole = engine.get(keyspace, WHOLE)?;
         if whole.is_some_and(|bytes| bytes[..] == seed.to_be_bytes()) {
@@ -118,24 +122,22 @@ impl Trees {
                 self.add((partition, leaf), sum);
             }
         }
-        let mut oldest = None;
         for row in snapshot.prefix(self.keyspace, &[CHANGE], Direction::Forward)? {
             let (key, value) = row?;
             let number = key.get(1..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_be_bytes);
             let number = number.ok_or_else(|| corrupt(&key, "it has no number"))?;
             let sums: Vec<(Place, Sum)> =
                 postcard::from_bytes(&value).map_err(|error| corrupt(&key, error))?;
+            self.waiting.fetch_add(sums.len() as u64, Ordering::SeqCst);
             for (place @ (partition, _), sum) in sums {
                 if from.get(usize::from(partition)).is_some_and(|from| number >= *from) {
                     self.add(place, sum);
                     self.has_changed(partition);
                 }
             }
-            oldest.get_or_insert(number);
             next = next.max(number + 1);
         }
         self.next.store(next, Ordering::SeqCst);
-        self.oldest.store(oldest.unwrap_or(next), Ordering::SeqCst);
         Ok(())
     }
 
@@ -176,6 +178,7 @@ impl Trees {
         let encoded = postcard::to_allocvec(&rows)
             .map_err(|error| Error::Internal(format!("sums cannot be encoded: {error}")))?;
         batch.put(self.keyspace, change_key(number), encoded);
+        self.waiting.fetch_add(rows.len() as u64, Ordering::SeqCst);
         Ok(())
     }
 
@@ -189,12 +192,19 @@ impl Trees {
 
     /// Whether so much has changed that the trees are to be saved.
     pub(crate) fn is_due(&self) -> bool {
-        let waiting = self.next.load(Ordering::SeqCst).saturating_sub(self.oldest.load(Ordering::SeqCst));
-        self.is_whole() && waiting >= SAVED_EVERY
+        self.is_whole() && self.waiting.load(Ordering::SeqCst) >= SAVED_EVERY
     }
 
-    /// Saves what changed.
+    /// Saves what changed, if the trees are whole.
     pub(crate) fn save(&self, engine: &Engine) -> Result<()> {
+        let generation = self.generation.lock();
+        match self.is_whole() {
+            true => self.save_all(engine, &generation),
+            false => Ok(()),
+        }
+    }
+
+    fn save_all(&self, engine: &Engine, _generation: &MutexGuard<'_, u64>) -> Result<()> {
         let (next, changed) = {
             let _all = self.gate.write();
             let changed: Vec<(u16, Option<Tree>)> = (0..PARTITIONS)
@@ -202,6 +212,7 @@ impl Trees {
                 .filter(|(_, changed)| changed.swap(false, Ordering::SeqCst))
                 .map(|(partition, _)| (partition, self.tree(partition)))
                 .collect();
+            self.waiting.store(0, Ordering::SeqCst);
             (self.next.load(Ordering::SeqCst), changed)
         };
         let mut rest = changed.into_iter();
@@ -218,7 +229,6 @@ impl Trees {
         batch.delete_range(self.keyspace, change_key(0), Some(change_key(next).into()));
         batch.put(self.keyspace, WHOLE, self.seed.load(Ordering::SeqCst).to_be_bytes().to_vec());
         engine.write(batch, Durability::Flush)?;
-        self.oldest.store(next, Ordering::SeqCst);
         Ok(())
     }
 
@@ -242,16 +252,20 @@ impl Trees {
 
     /// Forgets everything, and follows no more: until the trees are made anew.
     pub(crate) fn forget(&self, engine: &Engine, seed: u64) -> Result<()> {
+        let mut generation = self.generation.lock();
         let _all = self.gate.write();
+        *generation += 1;
         self.clear(engine, seed, false)
     }
 
-    /// Forgets everything, follows what is written from now on, and gives what lies here at this moment: that is to be added with
-    /// [`fill`](Self::fill).
-    pub(crate) fn begin(&self, engine: &Engine) -> Result<Snapshot> {
+    /// Forgets everything, follows what is written from now on, and gives what lies here at this moment, to be added with
+    /// [`fill`](Self::fill), and which generation that is.
+    pub(crate) fn begin(&self, engine: &Engine, seed: u64) -> Result<(Snapshot, u64)> {
+        let mut generation = self.generation.lock();
         let _all = self.gate.write();
-        self.clear(engine, self.seed.load(Ordering::SeqCst), true)?;
-        Ok(engine.snapshot())
+        *generation += 1;
+        self.clear(engine, seed, true)?;
+        Ok((engine.snapshot(), *generation))
     }
 
     fn clear(&self, engine: &Engine, seed: u64, follows: bool) -> Result<()> {
@@ -268,16 +282,19 @@ impl Trees {
             changed.store(false, Ordering::SeqCst);
         }
         self.seed.store(seed, Ordering::SeqCst);
-        self.oldest.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
+        self.waiting.store(0, Ordering::SeqCst);
         self.follows.store(follows, Ordering::SeqCst);
         Ok(())
     }
 
-    /// Adds what lay here when it began, of everything.
-    pub(crate) fn fill(&self, engine: &Engine, sums: &Sums) -> Result<()> {
-        self.follow(sums);
-        self.save(engine)?;
-        self.is_whole.store(true, Ordering::SeqCst);
+    /// Adds what lay here when it began, of everything, unless everything was forgotten since then.
+    pub(crate) fn fill(&self, engine: &Engine, sums: &Sums, begun: u64) -> Result<()> {
+        let generation = self.generation.lock();
+        if *generation == begun {
+            self.follow(sums);
+            self.save_all(engine, &generation)?;
+            self.is_whole.store(true, Ordering::SeqCst);
+        }
         Ok(())
     }
 

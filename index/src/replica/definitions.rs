@@ -197,6 +197,10 @@ impl Replica {
             batch.put(self.keyspaces.cluster, CURSOR_KEY, key.to_vec());
         }
         self.engine.write(batch, Durability::Sync)?;
+        let is_rows = |dropped: &Dropped| !matches!(dropped.part, DroppedPart::Index(_));
+        if changes.iter().flat_map(|change| &change.dropped).any(is_rows) {
+            self.forget_trees(self.cursor_key())?;
+        }
         founded.into_iter().for_each(|definition| self.spaces.add(definition));
         for Dropped { collection, part, .. } in changes.iter().flat_map(|change| &change.dropped) {
             if let DroppedPart::Space(space) = part {

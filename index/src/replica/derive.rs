@@ -9,7 +9,7 @@ use crate::{
     error::Result,
     graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, Side, node_state},
     merge::{EntityState, Register},
-    merkle::{Kind, Sums, place_of},
+    merkle::{Kind, Sums, kind_of, place_of},
     model::TextField,
     replica::{
         Replica,
@@ -98,8 +98,11 @@ impl Replica {
             );
             let (was, is) = ((&before.row, &before.vectors), (&after.row, &after.vectors));
             sums.change(Kind::Vector, entity, vector_key, was, is);
-            for (kind, key, bytes) in hidden {
-                sums.subtract_row(place_of(entity), *kind, key, bytes);
+            for ((is_in, edge), bytes) in hidden {
+                let side = if *is_in { Side::In } else { Side::Out };
+                if !before.edges_at(side).contains_key(edge) {
+                    sums.subtract_row(place_of(entity), kind_of(side), &entity.edge(edge), bytes);
+                }
             }
         }
         let chunks = (&before.chunks, &after.chunks);

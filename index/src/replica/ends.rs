@@ -70,6 +70,10 @@ impl Replica {
                     let registers = (there.as_ref(), &ended);
                     self.end_in_sums(sums, working, (side, end), registers)?;
                 }
+                if there.is_none() {
+                    // Replicas compare what is there by these rows.
+                    batch.put(self.keyspaces.token, other.token_row(), Vec::new());
+                }
                 batch.put(keyspace, key, encode_register(&ended));
             }
         } else if is.is_none() {
@@ -99,7 +103,10 @@ impl Replica {
             }
         };
         // What is known to change there was taken away with that.
-        let is_known = changed.is_some_and(|loaded| loaded.before.edges_at(side).contains_key(edge));
+        let is_known = changed.is_some_and(|loaded| {
+            let hidden = (side == Side::In, edge.clone());
+            loaded.before.edges_at(side).contains_key(edge) || loaded.hidden.contains_key(&hidden)
+        });
         if let Some(was) = was.filter(|was| !is_known && was.version > was_cleared) {
             sums.subtract_row(place, kind, &key, &encode_register(was));
         }

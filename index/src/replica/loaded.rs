@@ -1,5 +1,7 @@
 //! An entity being changed: its rows before and after.
 
+use std::collections::BTreeMap;
+
 use allidb_storage::{Direction, Engine};
 use bytes::Bytes;
 
@@ -8,7 +10,6 @@ use crate::{
     graph::Side,
     keyspaces::Keyspaces,
     merge::{EntityState, Register},
-    merkle,
     row::{
         self, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Scope, VectorKey, decode_register,
         key::{decode_chunk_key, decode_edge_key, decode_vector_key},
@@ -29,8 +30,8 @@ pub(crate) struct Loaded {
     pub(crate) row_existed: bool,
     /// Whether the marker for edges must stay, because edges beneath it do.
     pub(crate) has_hidden_edges: bool,
-    /// Rows of edges that are hidden by a marker from now on, and are not in what was before.
-    pub(super) hidden: Vec<(merkle::Kind, Bytes, Bytes)>,
+    /// Rows of edges, whether they lead here, that are hidden by a marker from now on. They may be in what was before, too.
+    pub(super) hidden: BTreeMap<(bool, EdgeKey), Bytes>,
     /// Edges that came after it was deleted, though they are of before.
     pub(super) late_edges: Vec<(Side, EdgeKey, Version)>,
 }
@@ -46,7 +47,7 @@ impl Loaded {
         }
         // What was hidden when the marker was kept stays hidden.
         let has_hidden_edges = before.row.is_bare() && before.row.cleared(Scope::Edges) > Default::default();
-        let (hidden, late_edges) = (Vec::new(), Vec::new());
+        let (hidden, late_edges) = (BTreeMap::new(), Vec::new());
         Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges, hidden, late_edges })
     }
 
@@ -159,25 +160,24 @@ impl Loaded {
     ) -> Result<()> {
         let snapshot = engine.snapshot();
         let was_cleared = self.before.row.cleared(Scope::Edges);
-        let (out, into) = (merkle::Kind::Edge, merkle::Kind::EdgeIn);
         let sides = [
-            (keyspaces.edge, "edge", out, &mut self.before.edges, &mut self.after.edges),
-            (keyspaces.edge_in, "edge_in", into, &mut self.before.edges_in, &mut self.after.edges_in),
+            (keyspaces.edge, "edge", false, &mut self.before.edges, &mut self.after.edges),
+            (keyspaces.edge_in, "edge_in", true, &mut self.before.edges_in, &mut self.after.edges_in),
         ];
-        for (keyspace, name, kind, before, after) in sides {
+        for (keyspace, name, is_in, before, after) in sides {
             let mut swept = 0;
             for row in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)? {
                 let (key, bytes) = row?;
                 let version = register_version(&bytes).map_err(|error| Error::corrupt(name, &key, error))?;
+                let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
                 swept += usize::from(version <= cleared);
                 if version <= cleared && swept > MAX_SWEPT_EDGES {
                     self.has_hidden_edges = true;
                     if version > was_cleared {
-                        self.hidden.push((kind, key, bytes));
+                        self.hidden.insert((is_in, edge), bytes);
                     }
                     continue;
                 }
-                let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
                 if !before.contains_key(&edge) {
                     let register: Register<EdgeContent> = register(name, &key, &bytes)?;
                     before.insert(edge.clone(), register.clone());

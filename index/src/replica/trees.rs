@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    catalogue::DROPPED,
     codec::Decoder,
     deadline::Deadline,
     error::{Error, Result},
@@ -64,15 +65,16 @@ impl Replica {
             return Ok(());
         }
         let _building = self.building_trees.lock();
-        if self.trees.is_whole() {
+        // What is being removed is in no tree, and the trees would not hear of it.
+        if self.trees.is_whole() || self.is_sweeping()? {
             return Ok(());
         }
-        let snapshot = self.trees.begin(&self.engine)?;
+        let (snapshot, begun) = self.trees.begin(&self.engine, seed_of(self.cursor_key()))?;
         let mut sums = self.trees.fresh();
         for partition in (0..PARTITIONS).filter(|partition| self.holds(*partition)) {
             self.add_partition(&snapshot, partition, &mut sums)?;
         }
-        self.trees.fill(&self.engine, &sums)
+        self.trees.fill(&self.engine, &sums, begun)
     }
 
     /// Saves the trees if much has changed.
@@ -178,7 +180,7 @@ impl Replica {
     /// # Errors
     /// If rows cannot be read.
     pub fn verify_tree(&self, partition: u16) -> Result<Vec<u16>> {
-        if !self.trees.is_whole() {
+        if !self.trees.is_whole() || self.is_sweeping()? {
             return Ok(Vec::new());
         }
         let wrong = self.check_tree(partition)?;
@@ -193,6 +195,12 @@ impl Replica {
         self.trees.forget(&self.engine, seed_of(seed))
     }
 
+    /// Whether rows of something dropped are still being removed.
+    fn is_sweeping(&self) -> Result<bool> {
+        let dropped = self.engine.snapshot().prefix(self.keyspaces.cluster, DROPPED, Direction::Forward)?;
+        Ok(dropped.take(1).count() > 0)
+    }
+
     fn sum_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<Sum> {
         let (place, prefix) = (place_of(entity), entity.prefix());
         let mut sums = self.trees.fresh();
@@ -205,6 +213,13 @@ impl Replica {
             }
         }
         Ok(sums.by_place.remove(&place).unwrap_or_default())
+    }
+
+    fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::FailedPrecondition("the replica is closing".into())),
+            false => Ok(()),
+        }
     }
 
     fn row_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<EntityRow> {
@@ -229,6 +244,7 @@ impl Replica {
         for (tenant, collection) in self.catalogue().owned() {
             let prefix = collection_prefix(partition, tenant, collection.id);
             for row in snapshot.prefix(self.keyspaces.entity, &prefix, Direction::Forward)? {
+                self.check_open()?;
                 let (key, bytes) = row?;
                 let corrupt = |error| Error::corrupt("entity", &key, error);
                 let entity = decode_entity(&mut Decoder::new(&key)).map_err(corrupt)?;
@@ -239,9 +255,7 @@ impl Replica {
                 // Rows of an entity are neighbours.
                 let mut of: Option<(EntityKey, EntityRow)> = None;
                 for row in snapshot.prefix(keyspace, &prefix, Direction::Forward)? {
-                    if self.closed.load(Ordering::Acquire) {
-                        return Err(Error::FailedPrecondition("the replica is closing".into()));
-                    }
+                    self.check_open()?;
                     let row = row?;
                     let entity = decode_entity(&mut Decoder::new(&row.0))
                         .map_err(|error| Error::corrupt(name, &row.0, error))?;

@@ -479,3 +479,28 @@ fn a_tree_that_is_wrong_is_noticed_and_made_anew() {
     assert!(roots(&fixture) == roots_before);
     assert_eq!(all(&fixture), []);
 }
+
+/// More edges end with a hub than are removed at a time: those that its marker hides are in no tree, and were taken out of it once.
+#[test]
+fn trees_are_right_when_a_hub_goes_with_its_neighbors() {
+    const EDGES: usize = 10_050;
+    let fixture = fixture();
+    fixture.replica.keep_layout(Vec::new(), true, |_| true).unwrap();
+    fixture.replica.build_trees().unwrap();
+    let (hub, spoke) = (of(0), |at: usize| EntityRef::new("r", format!("spoke-{at:05}")));
+    let plan = |write: Write| fixture.replica.plan(TENANT, write).unwrap();
+    let edge = |at: usize| Write::PutEdge(Box::new(Edge::new(hub.clone(), "r", spoke(at))));
+    let apply = |writes: Vec<Mutation>| {
+        let made = fixture.replica.apply(writes, Durability::None);
+        assert!(made.iter().all(Result::is_ok));
+    };
+    apply((0..EDGES).map(|at| plan(edge(at))).collect());
+    fixture.clock.advance(1);
+    // The last ones are hidden.
+    let gone = [hub.clone(), spoke(EDGES - 1), spoke(0)].map(|entity| plan(Write::Delete(entity)));
+    apply(gone.into());
+    assert_eq!(wrong_leaves(&fixture), vec![]);
+    fixture.clock.advance(1);
+    apply([Write::Delete(hub.clone()), edge(EDGES - 1), Write::Delete(hub.clone())].map(plan).into());
+    assert_eq!(wrong_leaves(&fixture), vec![]);
+}
