@@ -99,9 +99,16 @@ impl Trees {
         };
         let whole = engine.get(keyspace, WHOLE)?;
         if whole.is_some_and(|bytes| bytes[..] == seed.to_be_bytes()) {
-            trees.load(&engine.snapshot())?;
-            trees.follows.store(true, Ordering::SeqCst);
-            trees.is_whole.store(true, Ordering::SeqCst);
+            // A node that cannot read them serves nevertheless: they are made anew.
+            let is_loaded = match trees.load(&engine.snapshot()) {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::error!(%error, "the Merkle trees cannot be read, and are made anew");
+                    false
+                }
+            };
+            trees.follows.store(is_loaded, Ordering::SeqCst);
+            trees.is_whole.store(is_loaded, Ordering::SeqCst);
         }
         Ok(Arc::new(trees))
     }
