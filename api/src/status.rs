@@ -194,7 +194,9 @@ pub fn from_error(error: Error) -> Status {
             (Code::FailedPrecondition, message, details(reason::FAILED_PRECONDITION, &[]))
         }
         Error::Exhausted(_) => (Code::ResourceExhausted, message, details(reason::EXHAUSTED, &[])),
-        Error::Unavailable(_) => (Code::Unavailable, message, details(reason::UNAVAILABLE, &[])),
+        Error::Unavailable(_) | Error::Late { .. } | Error::Purged(_) => {
+            (Code::Unavailable, message, details(reason::UNAVAILABLE, &[]))
+        }
         Error::DeadlineExceeded => (Code::DeadlineExceeded, message, details(reason::DEADLINE_EXCEEDED, &[])),
         Error::CorruptRow { keyspace, .. } => {
             tracing::error!(error = %message, "a stored row cannot be read");

@@ -38,5 +38,6 @@ pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoi
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{
-    ClockOffset, HintCounts, HintLimits, OutboxCounts, Repaired, Ring, RingCounts, RingOptions, Terms,
+    ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeTerms, Purged, Repaired, Ring, RingCounts,
+    RingOptions, Terms,
 };

@@ -16,7 +16,7 @@ use crate::{
     layout::{Layout, NodeId},
     membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
     peer::{PeerService, PeerTls, connector, with_causes},
-    ring::{HintLimits, Ring, RingOptions},
+    ring::{HintLimits, PurgeTerms, Ring, RingOptions},
 };
 
 /// How long a node that starts waits for its clock to pass what it may have given before.
@@ -51,6 +51,8 @@ pub struct MemberOptions {
     pub hints: HintLimits,
     /// How often what lies here is compared with what each other node holds of the same.
     pub repair_every: Duration,
+    /// When what was deleted is forgotten.
+    pub purge: PurgeTerms,
 }
 
 /// A member's life among others. It ends when this is dropped.
@@ -151,6 +153,7 @@ pub(crate) async fn join(
         hedge_after: options.hedge_after,
         hints: options.hints,
         repair_every: options.repair_every,
+        purge: options.purge,
         #[cfg(feature = "wrong")]
         wrong: None,
     })?;

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::Path, sync::Arc};
 
+use crate::version::Version;
+
 /// The result of an index operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -53,6 +55,17 @@ pub enum Error {
         /// The entity's id.
         id: String,
     },
+    /// A write was planned so long ago that replicas take it no more.
+    #[error("the write is of version {version:?}; nothing up to {closed:?} is taken any more")]
+    Late {
+        /// When it was planned.
+        version: Version,
+        /// Up to where nothing is taken.
+        closed: Version,
+    },
+    /// What was read of other replicas is from before deletions up to this version were forgotten.
+    #[error("what was read before deletions up to {0:?} were forgotten is not taken over")]
+    Purged(Version),
     /// There is no such collection.
     #[error("there is no collection {0:?}")]
     UnknownCollection(String),
@@ -158,7 +171,7 @@ impl Error {
     /// Whether the same request may succeed later without anyone's doing.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Exhausted(_) | Self::Unavailable(_) => true,
+            Self::Exhausted(_) | Self::Unavailable(_) | Self::Late { .. } | Self::Purged(_) => true,
             Self::Storage(error) => error.is_retryable(),
             _ => false,
         }

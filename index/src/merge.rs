@@ -109,9 +109,8 @@ impl EntityState {
             registers.values().map(|register| register.version).max().unwrap_or_default()
         }
         let edges = highest(&self.edges).max(highest(&self.edges_in));
-        let own = highest(&self.vectors).max(highest(&self.chunks)).max(highest(&self.row.fields));
-        let markers = Scope::ALL.into_iter().map(|scope| self.row.cleared(scope)).max().unwrap_or_default();
-        edges.max(own).max(markers).max(self.row.touched)
+        let own = highest(&self.vectors).max(highest(&self.chunks));
+        edges.max(own).max(self.row.highest_version())
     }
 
     /// The newest version above `version` that is there of what `delta` writes at that one: it hides what is written. What the same node gave later

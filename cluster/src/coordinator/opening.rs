@@ -16,7 +16,7 @@ use crate::{
     member::{Life, MemberOptions, join, kept_layout},
     peer::plaintext,
     pool::Pool,
-    ring::{HintLimits, Ring, RingOptions},
+    ring::{HintLimits, PurgeTerms, Ring, RingOptions},
 };
 
 /// What a node is opened with.
@@ -83,6 +83,7 @@ impl Coordinator {
             hints: HintLimits::default(),
             // There is nobody to compare with.
             repair_every: Duration::MAX,
+            purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;

@@ -203,7 +203,7 @@ impl Way {
         }
     }
 
-    /// A call that tried it ended without an answer, and too early to tell.
+    /// A call that tried it is over.
     pub(crate) fn is_untried(&self) {
         self.health.lock().tried = None;
     }

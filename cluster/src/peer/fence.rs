@@ -1,6 +1,6 @@
 //! Whose calls are answered: those of nodes that go by the same layout, and whose clocks are about right.
 
-use allidb_index::{Clock, Deadline};
+use allidb_index::{Clock, Deadline, Version};
 use tonic::Status;
 
 use crate::{layout::Layout, peer::proto};
@@ -14,16 +14,17 @@ pub(crate) struct Fence {
     version: u64,
     digest: u64,
     catalogue: u64,
+    purged: Version,
 }
 
 impl Fence {
-    pub(crate) fn of(layout: &Layout, catalogue: u64) -> Self {
-        Self { version: layout.version(), digest: layout.digest(), catalogue }
+    pub(crate) fn of(layout: &Layout, catalogue: u64, purged: Version) -> Self {
+        Self { version: layout.version(), digest: layout.digest(), catalogue, purged }
     }
 
     /// What is sent with a call.
     pub(crate) fn sent(self, clock: &dyn Clock, deadline: Deadline) -> Option<proto::Fence> {
-        let Self { version, digest, catalogue } = self;
+        let Self { version, digest, catalogue, purged } = self;
         let within_ms = u64::try_from(deadline.remaining().as_millis()).unwrap_or(u64::MAX);
         Some(proto::Fence {
             layout_version: version,
@@ -31,6 +32,7 @@ impl Fence {
             now_ms: clock.now_ms(),
             catalogue_version: catalogue,
             within_ms,
+            purged: purged.to_bytes().to_vec().into(),
         })
     }
 

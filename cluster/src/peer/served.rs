@@ -13,11 +13,11 @@ use crate::{
     layout::{Layout, NodeId},
     peer::{
         Fence,
-        connections::Connections,
+        connections::{Connections, Way},
         proto::{self, peer_client::PeerClient},
     },
     pool::Pool,
-    ring::{Counters, count},
+    ring::{Counters, Deliveries, count},
 };
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
@@ -45,13 +45,14 @@ pub(crate) struct Served {
     /// When the catalogues of others were looked at last: by one at a time.
     pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,
+    pub(crate) deliveries: Deliveries,
     /// Unless it is wrong on purpose.
     pub(crate) checks_fence: bool,
 }
 
 impl Served {
     pub(crate) fn fence(&self) -> Fence {
-        Fence::of(&self.layout, self.replica.catalogue_version())
+        Fence::of(&self.layout, self.replica.catalogue_version(), self.replica.purged())
     }
 
     /// What a node answers in time; the question gets a fence. One that did not answer several times in a row is not asked for a while.
@@ -87,7 +88,8 @@ impl Served {
             count(&self.counters.calls_withheld);
             return Err(Error::Unavailable(format!("node {node} did not answer lately")));
         }
-        let is_trial = way.is_tried();
+        // Nobody else tries it until this is over, also if whoever asks gives up.
+        let _trial = way.is_tried().then(|| Trial(&way));
         let remaining = deadline.remaining();
         let (within, is_callers) = (patience.min(remaining), remaining <= patience);
         // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked again.
@@ -143,8 +145,6 @@ impl Served {
                 // A caller in a hurry tells nothing of it.
                 if within == self.call_timeout {
                     way.failed();
-                } else if is_trial {
-                    way.is_untried();
                 }
                 Err(match is_callers {
                     true => Error::DeadlineExceeded,
@@ -188,9 +188,18 @@ impl Served {
         self.replica.receive(mutations, durability)
     }
 
-    /// Merges states into what lies here, for good.
-    pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
-        self.replica.absorb(states, Durability::Sync)
+    /// Merges states into what lies here, for good. `read_at` is what was known to be purged when they began to be read.
+    pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>, read_at: Version) -> Result<()> {
+        self.replica.absorb(states, read_at, Durability::Sync)
+    }
+}
+
+/// A call that tries whether a node answers again.
+struct Trial<'w>(&'w Way);
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.0.is_untried();
     }
 }
 

@@ -20,8 +20,8 @@ use crate::peer::{
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
         AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, Outcome,
-        ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest,
-        answer_reply,
+        PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest, Refusal,
+        WriteReply, WriteRequest, answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -129,6 +129,12 @@ fn entities(encoded: &[Bytes]) -> Result<Vec<EntityKey>, Status> {
     encoded.iter().map(|entity| EntityKey::decode(entity).map_err(garbled("the name of an entity"))).collect()
 }
 
+/// A version that was sent.
+fn version(sent: Option<&Bytes>) -> Result<Version, Status> {
+    let version = sent.and_then(|bytes| Version::from_bytes(bytes));
+    version.ok_or_else(|| Status::invalid_argument("a version is none"))
+}
+
 /// As [`proto::Durability`] says; what it does not know is the safest.
 fn durability(named: i32) -> Durability {
     match proto::Durability::try_from(named) {
@@ -150,6 +156,10 @@ fn outcome(result: allidb_index::Result<Written>) -> Outcome {
         Err(Error::NotFound { .. }) => refused(Refusal { not_found: true, ..Refusal::default() }),
         Err(Error::Expired { .. }) => refused(Refusal { expired: true, ..Refusal::default() }),
         Err(Error::Merged { into, .. }) => refused(Refusal { merged_into: into, ..Refusal::default() }),
+        Err(Error::Late { closed, .. }) => {
+            let closed = Bytes::copy_from_slice(&closed.to_bytes());
+            refused(Refusal { closed, is_final: true, ..Refusal::default() })
+        }
         Err(error) => {
             let is_final = matches!(error, Error::UnknownCollection(_) | Error::Invalid { .. });
             refused(Refusal { message: error.to_string(), is_final, ..Refusal::default() })
@@ -189,9 +199,14 @@ impl Peer for PeerService {
         let named = entities(&named)?;
         served.check_held(named.iter())?;
         let extent = Extent { contents, edges };
-        let held = move |served: &Served| match digests {
-            false => served.replica.held_encoded(&named, extent, MAX_ANSWER_BYTES),
-            true => served.digests(&named, extent),
+        let purged = version(fence.as_ref().map(|fence| &fence.purged))?;
+        let held = move |served: &Served| {
+            // Whoever takes over what is read here relies on it.
+            served.replica.purge_up_to(purged, None)?;
+            match digests {
+                false => served.replica.held_encoded(&named, extent, MAX_ANSWER_BYTES),
+                true => served.digests(&named, extent),
+            }
         };
         let states = served.work(fence.as_ref(), held).await?;
         Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
@@ -221,7 +236,7 @@ impl Peer for PeerService {
     }
 
     async fn absorb(&self, request: Request<AbsorbRequest>) -> Result<Response<AbsorbReply>, Status> {
-        let AbsorbRequest { fence, entities: named, states } = request.into_inner();
+        let AbsorbRequest { fence, entities: named, states, read_at } = request.into_inner();
         let served = self.check(fence.as_ref())?;
         let named = entities(&named)?;
         served.check_held(named.iter())?;
@@ -231,9 +246,13 @@ impl Peer for PeerService {
         let decode = |bytes: &Bytes| EntityState::decode(bytes).map_err(garbled("a state"));
         let states = states.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
         served.check_versions(states.iter().map(EntityState::highest_version))?;
-        let states = named.into_iter().zip(states).collect();
-        served.work(fence.as_ref(), move |served| served.absorb(states)).await?;
-        Ok(Response::new(AbsorbReply {}))
+        let (states, read_at) = (named.into_iter().zip(states).collect(), version(Some(&read_at))?);
+        let absorb = move |served: &Served| match served.absorb(states, read_at) {
+            Err(Error::Purged(purged)) => Ok(purged.to_bytes().to_vec()),
+            absorbed => absorbed.map(|()| Vec::new()),
+        };
+        let purged = served.work(fence.as_ref(), absorb).await?.into();
+        Ok(Response::new(AbsorbReply { purged }))
     }
 
     async fn read_catalogue(
@@ -266,6 +285,16 @@ impl Peer for PeerService {
         let served = self.check_layout(fence.as_ref())?;
         served.work(fence.as_ref(), move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
+    }
+
+    async fn purge(&self, request: Request<PurgeRequest>) -> Result<Response<PurgeReply>, Status> {
+        let request = request.into_inner();
+        let served = self.check(request.fence.as_ref())?;
+        let (round, upto) = (version(Some(&request.round))?, version(Some(&request.upto))?);
+        served.check_versions([round, upto].into_iter())?;
+        let step = request.step();
+        let reply = served.work(request.fence.as_ref(), move |served| served.purge_step(step, (round, upto)));
+        Ok(Response::new(reply.await?))
     }
 
     async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {

@@ -33,66 +33,77 @@ pub struct Repaired {
     pub failed: u64,
 }
 
+/// What two nodes compare.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Compared {
+    /// What is there: what says that something is gone, one of them may have forgotten by now.
+    WhatIsThere,
+    /// That, too.
+    Everything,
+}
+
+impl Compared {
+    fn is_alike(self, a: &Sum, b: &Sum) -> bool {
+        match self {
+            Self::WhatIsThere => a.is_there_alike(b),
+            Self::Everything => a == b,
+        }
+    }
+}
+
+/// Two nodes that are compared, and how.
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    nodes: [NodeId; 2],
+    compared: Compared,
+    deadline: Deadline,
+}
+
 /// When this node compared with whom last.
 #[derive(Debug, Default)]
 pub(super) struct Comparisons(Mutex<BTreeMap<NodeId, (Instant, Repaired)>>);
 
 impl Inner {
-    fn every_partition(&self, node: NodeId) -> Vec<u16> {
+    fn every_partition(&self, nodes: [NodeId; 2]) -> Vec<u16> {
         let holds_both = |partition: &u16| {
             let replicas = self.served.layout.replicas(*partition);
-            replicas.contains(&node) && replicas.contains(&self.served.node)
+            nodes.iter().all(|node| replicas.contains(node))
         };
         (0..allidb_index::PARTITIONS).filter(holds_both).collect()
     }
 
-    /// What the trees of this node and another one say.
-    async fn both(
-        self: &Arc<Self>,
-        node: NodeId,
-        request: &TreeRequest,
-        deadline: Deadline,
-    ) -> Result<[TreeAnswer; 2]> {
+    /// What the trees of two nodes say.
+    async fn both(self: &Arc<Self>, pair: Pair, request: &TreeRequest) -> Result<[TreeAnswer; 2]> {
         let terms = Terms {
             tenant: TenantId::DEFAULT,
             consistency: Consistency::One,
-            deadline,
+            deadline: pair.deadline,
             may_be_partial: false,
         };
         let ask = |node: NodeId| Arc::clone(self).answer(node, request.clone(), terms);
-        let (here, there) = tokio::try_join!(ask(self.served.node), ask(node))?;
-        Ok([here, there])
+        let [a, b] = pair.nodes;
+        let (a, b) = tokio::try_join!(ask(a), ask(b))?;
+        Ok([a, b])
     }
 
     /// The places at which both say something else.
-    async fn differing(
-        self: &Arc<Self>,
-        node: NodeId,
-        request: &TreeRequest,
-        deadline: Deadline,
-    ) -> Result<Vec<usize>> {
-        let [TreeAnswer::Sums(here), TreeAnswer::Sums(there)] = self.both(node, request, deadline).await?
-        else {
-            return Err(unexpected(node));
+    async fn differing(self: &Arc<Self>, pair: Pair, request: &TreeRequest) -> Result<Vec<usize>> {
+        let [TreeAnswer::Sums(a), TreeAnswer::Sums(b)] = self.both(pair, request).await? else {
+            return Err(unexpected(pair));
         };
-        if here.len() != there.len() {
-            return Err(unexpected(node));
+        if a.len() != b.len() {
+            return Err(unexpected(pair));
         }
-        let pairs = here.iter().zip(&there).enumerate();
-        Ok(pairs.filter(|(_, (here, there))| here != there).map(|(at, _)| at).collect())
+        let pairs = a.iter().zip(&b).enumerate();
+        Ok(pairs.filter(|(_, (a, b))| !pair.compared.is_alike(a, b)).map(|(at, _)| at).collect())
     }
 
     /// The leaves in which a partition differs.
-    async fn differing_leaves(
-        self: &Arc<Self>,
-        node: NodeId,
-        partition: u16,
-        deadline: Deadline,
-    ) -> Result<Vec<u16>> {
-        let branches = self.differing(node, &TreeRequest::Branches(partition), deadline).await?;
+    async fn differing_leaves(self: &Arc<Self>, pair: Pair, partition: u16) -> Result<Vec<u16>> {
+        let branches = self.differing(pair, &TreeRequest::Branches(partition)).await?;
         let branches: Vec<u16> = branches.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
         let request = TreeRequest::Leaves { partition, branches: branches.clone() };
-        let leaves = self.differing(node, &request, deadline).await?;
+        let leaves = self.differing(pair, &request).await?;
         let leaf = |at: usize| {
             let branch = branches.get(at / usize::from(BRANCH))?;
             Some(branch * BRANCH + u16::try_from(at % usize::from(BRANCH)).ok()?)
@@ -103,27 +114,22 @@ impl Inner {
     /// The entities of some leaves that are not the same at both, and how many there are.
     async fn differing_entities(
         self: &Arc<Self>,
-        node: NodeId,
+        pair: Pair,
         request: &TreeRequest,
-        deadline: Deadline,
     ) -> Result<(Vec<EntityKey>, u64)> {
-        let [TreeAnswer::Entities(here), TreeAnswer::Entities(there)] =
-            self.both(node, request, deadline).await?
-        else {
-            return Err(unexpected(node));
+        let [TreeAnswer::Entities(a), TreeAnswer::Entities(b)] = self.both(pair, request).await? else {
+            return Err(unexpected(pair));
         };
-        let here: BTreeMap<EntityKey, Sum> = here.into_iter().collect();
-        let mut there: BTreeMap<EntityKey, Sum> = there.into_iter().collect();
-        let mut all = here.len() as u64;
-        let mut differing = Vec::new();
-        for (entity, sum) in here {
-            if there.remove(&entity) != Some(sum) {
-                differing.push(entity);
-            }
+        let mut sums: BTreeMap<EntityKey, [Sum; 2]> = BTreeMap::new();
+        for (entity, sum) in a {
+            sums.entry(entity).or_default()[0] = sum;
         }
-        all += there.len() as u64;
-        differing.extend(there.into_keys());
-        Ok((differing, all))
+        for (entity, sum) in b {
+            sums.entry(entity).or_default()[1] = sum;
+        }
+        let all = sums.len() as u64;
+        let differing = sums.into_iter().filter(|(_, [a, b])| !pair.compared.is_alike(a, b));
+        Ok((differing.map(|(entity, _)| entity).collect(), all))
     }
 }
 
@@ -137,36 +143,18 @@ impl Ring {
         &self,
         node: NodeId,
         deadline: Deadline,
-        mut progress: impl FnMut(&Repaired),
+        progress: impl FnMut(&Repaired),
     ) -> Result<Repaired> {
         let inner = &self.0;
-        let partitions = inner.every_partition(node);
-        let mut done = Repaired { partitions: partitions.len() as u64, ..Repaired::default() };
-        let throttle = Throttle::new(BYTES_PER_SECOND);
-        let differing = inner.differing(node, &TreeRequest::Roots(partitions.clone()), deadline).await?;
-        let differing: Vec<u16> =
-            differing.into_iter().filter_map(|at| partitions.get(at).copied()).collect();
-        done.differing = differing.len() as u64;
-        progress(&done);
-        for partition in differing {
-            let leaves = inner.differing_leaves(node, partition, deadline).await?;
-            for leaves in leaves.chunks(LEAVES_AT_A_TIME) {
-                let request = TreeRequest::Entities { partition, leaves: leaves.to_vec() };
-                let (entities, all) = inner.differing_entities(node, &request, deadline).await?;
-                done.compared += all;
-                for entities in entities.chunks(ENTITIES_AT_A_TIME) {
-                    let (repaired, failed, bytes) = inner.have_both_hold(node, entities, deadline).await?;
-                    done.repaired += repaired;
-                    done.failed += failed;
-                    add(
-                        &inner.served.counters.entities_repaired,
-                        usize::try_from(repaired).unwrap_or(usize::MAX),
-                    );
-                    progress(&done);
-                    sleep(throttle.delay(bytes, Instant::now().into_std()).min(deadline.remaining())).await;
-                }
-            }
-        }
+        let nodes = [inner.served.node, node];
+        let pair = Pair { nodes, compared: Compared::Everything, deadline };
+        let [TreeAnswer::Swept(here), TreeAnswer::Swept(there)] =
+            inner.both(pair, &TreeRequest::Swept).await?
+        else {
+            return Err(unexpected(pair));
+        };
+        let compared = if here == there { Compared::Everything } else { Compared::WhatIsThere };
+        let done = inner.make_alike(nodes, compared, deadline, progress).await?;
         inner.comparisons.0.lock().insert(node, (Instant::now(), done));
         Ok(done)
     }
@@ -178,18 +166,58 @@ impl Ring {
 }
 
 impl Inner {
-    /// Has this node and another one hold what they hold together of some entities. Says of how many they did not and do now, of how many they
-    /// do not yet, and how much it is.
+    /// Has two nodes hold what they hold together. `progress` is told how far it is.
     ///
     /// # Errors
-    /// If the other one does not answer.
+    /// If either does not answer, or its trees are being made; what was repaired until then stays so.
+    pub(super) async fn make_alike(
+        self: &Arc<Self>,
+        nodes: [NodeId; 2],
+        compared: Compared,
+        deadline: Deadline,
+        mut progress: impl FnMut(&Repaired),
+    ) -> Result<Repaired> {
+        let pair = Pair { nodes, compared, deadline };
+        let partitions = self.every_partition(nodes);
+        let mut done = Repaired { partitions: partitions.len() as u64, ..Repaired::default() };
+        let throttle = Throttle::new(BYTES_PER_SECOND);
+        let differing = self.differing(pair, &TreeRequest::Roots(partitions.clone())).await?;
+        let differing: Vec<u16> =
+            differing.into_iter().filter_map(|at| partitions.get(at).copied()).collect();
+        done.differing = differing.len() as u64;
+        progress(&done);
+        for partition in differing {
+            let leaves = self.differing_leaves(pair, partition).await?;
+            for leaves in leaves.chunks(LEAVES_AT_A_TIME) {
+                let request = TreeRequest::Entities { partition, leaves: leaves.to_vec() };
+                let (entities, all) = self.differing_entities(pair, &request).await?;
+                done.compared += all;
+                for entities in entities.chunks(ENTITIES_AT_A_TIME) {
+                    let (repaired, failed, bytes) = self.have_both_hold(pair, entities).await?;
+                    done.repaired += repaired;
+                    done.failed += failed;
+                    let repaired = usize::try_from(repaired).unwrap_or(usize::MAX);
+                    add(&self.served.counters.entities_repaired, repaired);
+                    progress(&done);
+                    sleep(throttle.delay(bytes, Instant::now().into_std()).min(deadline.remaining())).await;
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    /// Has both hold what they hold together of some entities. Says of how many they did not and do now, of how many they do not yet, and how
+    /// much it is.
+    ///
+    /// # Errors
+    /// If either does not answer.
     async fn have_both_hold(
         self: &Arc<Self>,
-        node: NodeId,
+        pair: Pair,
         entities: &[EntityKey],
-        deadline: Deadline,
     ) -> Result<(u64, u64, usize)> {
-        let both = vec![self.served.node, node];
+        let Pair { nodes, deadline, .. } = pair;
+        let both = nodes.to_vec();
         let asked = |entity: &EntityKey| (entity.clone(), both.clone(), both.len());
         let read = self.read_from(entities.iter().map(asked).collect(), Extent::ALL, deadline).await;
         let (mut repaired, mut failed, mut bytes) = (0, 0, 0);
@@ -199,7 +227,7 @@ impl Inner {
                 // They stand and fall together: each is tried alone.
                 Err(_) => {
                     let alone = self.read_from(vec![asked(entity)], Extent::ALL, deadline).await.pop();
-                    alone.unwrap_or_else(|| Err(unexpected(node)))
+                    alone.unwrap_or_else(|| Err(unexpected(pair)))
                 }
             };
             match read {
@@ -207,11 +235,14 @@ impl Inner {
                     repaired += u64::from(has_differed);
                     bytes += 2 * state.bytes();
                 }
-                Err(error) if deadline.has_passed() || self.served.peers.is_paused(node) => {
+                Err(error)
+                    if deadline.has_passed()
+                        || nodes.iter().any(|node| self.served.peers.is_paused(*node)) =>
+                {
                     return Err(error);
                 }
                 Err(error) => {
-                    tracing::warn!(%node, id = entity.id(), %error, "an entity cannot be made the same");
+                    tracing::warn!(?nodes, id = entity.id(), %error, "an entity cannot be made the same");
                     failed += 1;
                 }
             }
@@ -220,6 +251,7 @@ impl Inner {
     }
 }
 
-fn unexpected(node: NodeId) -> Error {
-    Error::Unavailable(format!("node {node} answered something else than it was asked"))
+fn unexpected(pair: Pair) -> Error {
+    let [a, b] = pair.nodes;
+    Error::Unavailable(format!("node {a} or {b} answered something else than it was asked"))
 }

@@ -11,6 +11,7 @@
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
+//! | `purge` | forgetting what was deleted, once no node can bring it back |
 //! | `query` | seeds, expansion and score over nodes that hold parts |
 //! | `read` | what a quorum holds |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
@@ -37,6 +38,7 @@ mod counts;
 mod hints;
 mod latency;
 mod neighbors;
+mod purge;
 mod query;
 mod read;
 mod repair;
@@ -70,6 +72,8 @@ pub use clocks::ClockOffset;
 pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
 pub use hints::{HintCounts, HintLimits, OutboxCounts};
+pub(crate) use purge::Deliveries;
+pub use purge::{PurgeTerms, Purged};
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
 #[cfg(not(feature = "wrong"))]
@@ -113,6 +117,8 @@ pub struct RingOptions {
     pub hints: HintLimits,
     /// How often what lies here is compared with what each other node holds of the same.
     pub repair_every: Duration,
+    /// When what was deleted is forgotten.
+    pub purge: PurgeTerms,
     /// What it is to do wrong.
     #[cfg(feature = "wrong")]
     pub wrong: Option<Wrong>,
@@ -153,6 +159,7 @@ struct Inner {
     unheard: Unheard,
     comparisons: Comparisons,
     repair_every: Duration,
+    purge: PurgeTerms,
     /// Doubts about writes that are resolved at a time.
     settling: Semaphore,
     wrong: Option<Wrong>,
@@ -206,6 +213,7 @@ impl Ring {
             unheard: Unheard::default(),
             comparisons: Comparisons::default(),
             repair_every: options.repair_every,
+            purge: options.purge,
             settling: Semaphore::new(SETTLING),
             wrong,
             served: Arc::new(Served {
@@ -220,6 +228,7 @@ impl Ring {
                 deciding: tokio::sync::Mutex::default(),
                 refreshed: tokio::sync::Mutex::default(),
                 counters: Counters::default(),
+                deliveries: Deliveries::default(),
                 checks_fence: wrong != Some(Wrong::NoFence),
             }),
         })))

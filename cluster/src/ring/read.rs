@@ -215,7 +215,8 @@ impl Inner {
             let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
             let inner = Arc::clone(self);
             reads.spawn(async move {
-                let read = GroupRead { inner, replicas, entities: named.into(), extent, deadline };
+                let read_at = inner.served.replica.purged();
+                let read = GroupRead { inner, replicas, entities: named.into(), extent, deadline, read_at };
                 (places, read.run(needed).await)
             });
         }
@@ -262,10 +263,24 @@ pub(super) struct GroupRead {
     pub(super) entities: Arc<[EntityKey]>,
     pub(super) extent: Extent,
     pub(super) deadline: Deadline,
+    /// What was known to be purged when it began.
+    pub(super) read_at: Version,
 }
 
 impl GroupRead {
-    async fn run(self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
+    async fn run(mut self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
+        loop {
+            let read = self.read_once(needed).await;
+            let purged = self.inner.served.replica.purged();
+            // What others lack is not taken from before deletions were forgotten. That is seldom.
+            if read.is_ok() || purged == self.read_at {
+                return read;
+            }
+            self.read_at = purged;
+        }
+    }
+
+    async fn read_once(&self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
         let told = self.ask(needed).await?;
         let full = told.iter().find_map(|(_, told)| match told {
             Told::States(states) => Some(states.clone()),

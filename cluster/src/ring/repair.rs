@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use allidb_index::{EntityKey, EntityState, Error, Extent, Result};
+use allidb_index::{EntityKey, EntityState, Error, Extent, Result, Version};
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     layout::NodeId,
-    peer::{Client, proto::AbsorbRequest},
+    peer::{Client, Served, proto::AbsorbRequest},
 };
 
 /// How long a replica that did not take a repair is asked after others.
@@ -166,12 +166,14 @@ impl GroupRead {
     }
 
     async fn have_absorbed(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
+        let read_at = self.read_at;
         if node == self.inner.served.node {
-            return self.inner.here(move |served| served.absorb(states)).await;
+            return self.inner.here(move |served| served.absorb(states, read_at)).await;
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {
-            let mut request = AbsorbRequest::default();
+            let read_at = read_at.to_bytes().to_vec().into();
+            let mut request = AbsorbRequest { read_at, ..AbsorbRequest::default() };
             let mut bytes = 0;
             while bytes < BATCH_BYTES
                 && let Some((entity, state)) = states.next()
@@ -185,7 +187,12 @@ impl GroupRead {
                 let request = AbsorbRequest { fence, ..request.clone() };
                 async move { peer.absorb(request).await }
             };
-            self.inner.served.call(node, self.deadline, ask).await?;
+            let reply = self.inner.served.call(node, self.deadline, ask).await?;
+            if let Some(purged) = Version::from_bytes(&reply.purged) {
+                let learn = move |served: &Served| served.replica.purge_up_to(purged, None);
+                self.inner.here(learn).await?;
+                return Err(Error::Purged(purged));
+            }
         }
         Ok(())
     }

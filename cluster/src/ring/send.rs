@@ -85,17 +85,23 @@ impl Inner {
             Durability::Sync => proto::Durability::Sync,
         };
         let count = mutations.len();
+        let versions: Vec<Version> =
+            mutations.iter().map(|mutation| Mutation::version_of(mutation).unwrap_or_default()).collect();
         let request = WriteRequest { fence: None, mutations, durability: durability.into() };
         let reply = self.write_request(node, request, deadline).await?;
         if reply.outcomes.len() != count {
             return Err(miscounted(node));
         }
-        let told = |outcome: proto::Outcome| match outcome.kind {
+        let told = |(outcome, version): (proto::Outcome, Version)| match outcome.kind {
             Some(Kind::Existed(existed)) => {
                 Told::Made { existed, overtaken_by: Version::from_bytes(&outcome.overtaken_by) }
             }
             Some(Kind::Refusal(Refusal { not_found: true, .. })) => Told::Missing,
             Some(Kind::Refusal(Refusal { expired: true, .. })) => Told::Expired,
+            Some(Kind::Refusal(Refusal { closed, .. })) if !closed.is_empty() => {
+                let closed = Version::from_bytes(&closed).unwrap_or_default();
+                Told::Failed(Error::Late { version, closed })
+            }
             Some(Kind::Refusal(Refusal { merged_into, .. })) if !merged_into.is_empty() => {
                 Told::Merged(merged_into)
             }
@@ -104,7 +110,7 @@ impl Inner {
             }
             None => Told::Failed(miscounted(node)),
         };
-        Ok(reply.outcomes.into_iter().map(told).collect())
+        Ok(reply.outcomes.into_iter().zip(versions).map(told).collect())
     }
 }
 
@@ -120,7 +126,9 @@ impl Inner {
             // It had too much to do when they were made.
             let taken = |told: Told| match told {
                 Told::Made { .. } => Taken::Yes,
-                Told::Failed(Error::UnknownCollection(_) | Error::Invalid { .. }) => Taken::Never,
+                Told::Failed(Error::UnknownCollection(_) | Error::Invalid { .. } | Error::Late { .. }) => {
+                    Taken::Never
+                }
                 _ => Taken::NotYet,
             };
             let told = self.write_here(mutations, Durability::Sync).await?;

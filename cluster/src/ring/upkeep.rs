@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Repaired, Ring, count};
+use super::{Purged, Repaired, Ring, count};
 use crate::{
     layout::{Member, NodeId},
     membership::{Load, Membership, NodeView},
@@ -98,6 +98,8 @@ impl Ring {
         });
         let ring = self.clone();
         tasks.spawn(async move { ring.keep_trees().await });
+        let ring = self.clone();
+        tasks.spawn(async move { ring.keep_purged().await });
         // Of two nodes that which is first in order compares.
         for member in self.layout().members().iter().filter(|member| member.node > self.node()) {
             let (ring, node) = (self.clone(), member.node);
@@ -170,6 +172,30 @@ impl Ring {
                     pause = (pause * 2)
                         .min(LONGEST_REPAIR_PAUSE)
                         .min(self.0.repair_every.max(REPAIR_LOOKS_EVERY));
+                }
+            }
+        }
+    }
+
+    /// Has all nodes forget what was deleted, now and then.
+    async fn keep_purged(&self) {
+        let mut pause = REPAIR_LOOKS_EVERY;
+        loop {
+            sleep(pause).await;
+            pause = REPAIR_LOOKS_EVERY;
+            if !self.is_purge_due() {
+                continue;
+            }
+            let begun = Instant::now();
+            match self.purge(Deadline::after(REPAIR_WITHIN)).await {
+                Ok(Some(Purged { upto, repaired })) => {
+                    tracing::info!(?upto, repaired, took = ?begun.elapsed(), "what was deleted is forgotten");
+                }
+                // Something is kept for others that is older.
+                Ok(None) => pause = LONGEST_REPAIR_PAUSE.min(self.0.purge.every),
+                Err(error) => {
+                    tracing::debug!(%error, "what was deleted is kept");
+                    pause = LONGEST_REPAIR_PAUSE.min(self.0.purge.every);
                 }
             }
         }

@@ -166,7 +166,9 @@ impl Pending {
             return Verdict::Merged(into.clone());
         }
         // What the caller can do about it is another thing than if they were away.
-        if let Some(error @ (Error::DeadlineExceeded | Error::Exhausted(_))) = &self.error {
+        if let Some(error @ (Error::DeadlineExceeded | Error::Exhausted(_) | Error::Late { .. })) =
+            &self.error
+        {
             return Verdict::Failed(error.clone());
         }
         let why = self.error.as_ref().map_or_else(String::new, |error| format!("; {error}"));

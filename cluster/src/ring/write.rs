@@ -87,7 +87,12 @@ impl Ring {
         let writing = Writing::begin(&self.0);
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
         let made = tokio::spawn(make_in_waves(writing, mutations, options, how));
-        made.await.unwrap_or_else(|_| vec![Err(ended()); count])
+        let made = made.await.unwrap_or_else(|_| vec![Err(ended()); count]);
+        match how.is_posted {
+            // Whoever asks again asks for a newer one.
+            true => made.into_iter().map(|made| made.map_err(unavailable_if_late)).collect(),
+            false => made,
+        }
     }
 }
 
@@ -181,6 +186,13 @@ fn out_of_order(
     let made = made_at.iter().filter_map(|(place, version)| Some((&*batch.get(*place)?.0, *version)));
     let places = disordered(made).into_iter().filter_map(|at| places.get(at).copied());
     places.filter(|place| results.get(*place).is_some_and(Result::is_ok)).collect()
+}
+
+fn unavailable_if_late(error: Error) -> Error {
+    match error {
+        Error::Late { .. } => Error::Unavailable(error.to_string()),
+        other => other,
+    }
 }
 
 fn ended() -> Error {

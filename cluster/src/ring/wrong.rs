@@ -16,6 +16,10 @@ pub enum Wrong {
     NoFence,
     /// A write is answered though something newer hides it.
     NoRenewal,
+    /// Deletions are forgotten though what was planned before is taken still.
+    PurgeWithoutClosing,
+    /// Deletions are forgotten when they are old enough.
+    PurgeByTime,
 }
 
 /// An encoded mutation as if it had been made at a later time: wherever its time stands there is that one.

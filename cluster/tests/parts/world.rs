@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
-use allidb_cluster::{Consistency, HintLimits, Layout, Member, NodeId, Ring, RingOptions, Terms, plaintext};
+use allidb_cluster::{
+    Consistency, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms, plaintext,
+};
 use allidb_index::{
     Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
     build_pool,
@@ -128,6 +130,7 @@ impl World {
                 hedge_after: Duration::from_millis(100),
                 hints,
                 repair_every: Duration::from_hours(1),
+                purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
                 wrong: None,
             })
             .expect("a node");

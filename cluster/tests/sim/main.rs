@@ -53,6 +53,13 @@ fn replicas_that_compare_what_they_hold_become_alike() {
 }
 
 #[test]
+fn what_was_deleted_stays_so_though_that_is_forgotten_everywhere() {
+    for seed in seeds(24) {
+        World::new(seed, Setup { nobody_dies: seed % 4 == 1, purges: true, ..Setup::of(5) }).run();
+    }
+}
+
+#[test]
 fn a_node_that_goes_by_an_older_layout_does_no_harm() {
     for seed in seeds(12) {
         World::new(seed, Setup { is_first_stale: true, ..Setup::of(5) }).run();
@@ -92,6 +99,8 @@ fn what_is_wrong_is_noticed() {
             ],
         ),
         (with(Wrong::NoRenewal), vec!["was acknowledged before"]),
+        (Setup { purges: true, ..with(Wrong::PurgeWithoutClosing) }, vec![differs, seen, "it was gone of"]),
+        (Setup { purges: true, ..with(Wrong::PurgeByTime) }, vec![differs, seen, "it was gone of"]),
     ] {
         let notice = |seed| {
             let panic = catch_unwind(|| World::new(seed, setup).run()).err()?;

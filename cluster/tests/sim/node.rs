@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, HintLimits, Layout, NodeId, Ring, RingOptions, WriteOptions, Wrong};
+use allidb_cluster::{
+    Consistency, HintLimits, Layout, NodeId, PurgeTerms, Ring, RingOptions, WriteOptions, Wrong,
+};
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Mutation, Random, Replica, ReplicaOptions, SeededRandom,
     VectorOptions, Version,
@@ -87,6 +89,8 @@ pub(crate) struct Node {
     pub(crate) wrong: Option<Wrong>,
     /// Whether it compares what it holds with others all the time.
     pub(crate) compares: bool,
+    /// Whether deletions are forgotten all the time.
+    pub(crate) purges: bool,
 }
 
 pub(crate) fn name(at: usize) -> String {
@@ -158,6 +162,10 @@ impl Node {
             hedge_after: Duration::from_millis(50),
             hints: HintLimits { bytes: 1 << 20, bytes_per_second: 256 << 10, ..HintLimits::default() },
             repair_every: if self.compares { Duration::from_secs(1) } else { Duration::from_hours(1) },
+            purge: PurgeTerms {
+                every: if self.purges { Duration::from_millis(300) } else { Duration::from_hours(1) },
+                behind: Duration::from_millis(700),
+            },
             wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());

@@ -10,7 +10,7 @@ use std::{
 };
 
 use allidb_cluster::{Consistency, Layout, Member, NodeId, Wrong};
-use allidb_index::{SeededRandom, VectorOptions, build_pool, model::TenantId};
+use allidb_index::{Clock, SeededRandom, VectorOptions, build_pool, model::TenantId};
 use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
 
@@ -18,7 +18,7 @@ use crate::{
     edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
-    node::{KEYS, LOOSE, Node, SimClock, draw, entity, found, loose, name},
+    node::{AHEAD_MS, KEYS, LOOSE, Node, SimClock, draw, entity, found, loose, name},
 };
 
 /// How long it goes wrong, and how long it takes to heal: a connection that lost what was under way is given up after two seconds, a node that did
@@ -27,6 +27,8 @@ const TROUBLED_MS: u64 = 6_000;
 const HEALING_MS: u64 = 10_000;
 /// Clocks are less than so far from each other: what nodes bear.
 const DRIFT_MS: u64 = 450;
+/// How long it takes at most until deletions are forgotten: versions are ahead of the time, and purges some way behind it.
+const FORGETTING_MS: u64 = 10_000;
 /// Replicas of each partition.
 const REPLICATION: usize = 3;
 
@@ -40,13 +42,15 @@ pub(crate) struct Setup {
     pub(crate) nobody_dies: bool,
     /// Nodes compare what they hold all the time.
     pub(crate) compares: bool,
+    /// Deletions are forgotten all the time.
+    pub(crate) purges: bool,
     /// What all nodes do wrong.
     pub(crate) wrong: Option<Wrong>,
 }
 
 impl Setup {
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, is_first_stale: false, nobody_dies: false, compares: false, wrong: None }
+        Self { nodes, is_first_stale: false, nobody_dies: false, compares: false, purges: false, wrong: None }
     }
 }
 
@@ -60,11 +64,12 @@ pub(crate) struct World {
     /// Nodes from here on know the layout.
     first: usize,
     nobody_dies: bool,
+    purges: bool,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
-        let Setup { nodes: count, is_first_stale, nobody_dies, compares, wrong } = setup;
+        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, wrong } = setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -87,6 +92,7 @@ impl World {
         let node = |(at, fs): (usize, SimFs)| {
             Arc::new(Node {
                 compares,
+                purges,
                 ahead_ms: draw(&clocks, DRIFT_MS),
                 at,
                 seed: seed_of(at),
@@ -117,7 +123,7 @@ impl World {
                 sim.set_link_latency(name(a), name(b), Duration::from_millis(1 + draw(&random, 20)));
             }
         }
-        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies }
+        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges }
     }
 
     /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
@@ -168,10 +174,13 @@ impl World {
             }
         }
         self.heal(down);
-        if self.nobody_dies {
+        if self.nobody_dies && !self.purges {
             self.compare(true);
         }
         self.check();
+        if self.purges {
+            self.forget_all();
+        }
         self.compare(false);
         let mut history = self.history.lock();
         assert!(history.acknowledged > 10 && history.reads > 10, "seed {}: too little happened", self.seed);
@@ -218,14 +227,16 @@ impl World {
         }
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
-            assert!(
-                ring.replica().outbox(None, 1, 1).expect("it can be read").is_empty(),
-                "seed {}",
-                self.seed
-            );
+            let posted = ring.replica().outbox(None, 1, 1).expect("it can be read");
+            let told: Vec<_> =
+                posted.iter().map(|hint| allidb_index::Mutation::decode(&hint.mutation)).collect();
+            let trace = || self.history.lock().end_of_all();
+            assert!(told.is_empty(), "seed {}: of node {}: {told:#?}\n{}", self.seed, node.at, trace());
             for hints in ring.hints() {
+                // Those that come too late are dropped: repair has brought what they tell.
+                let dropped = if self.purges { 0 } else { hints.dropped };
                 assert_eq!(
-                    (hints.bytes, hints.dropped),
+                    (hints.bytes, dropped),
                     (0, 0),
                     "seed {}: of node {}: {hints:?}\n{}",
                     self.seed,
@@ -233,6 +244,21 @@ impl World {
                     self.history.lock().end_of_all()
                 );
             }
+        }
+    }
+
+    /// Lets time pass until all deletions that there were are forgotten everywhere.
+    fn forget_all(&mut self) {
+        let all = self.clock.now_ms() + AHEAD_MS;
+        let until = self.clock.elapsed() + FORGETTING_MS;
+        let is_swept = |node: &Arc<Node>| {
+            let ring = node.ring.lock().clone().expect("it lives");
+            ring.replica().swept().millis() >= all
+        };
+        while !self.nodes[self.first..].iter().all(is_swept) {
+            self.step();
+            let trace = || self.history.lock().end_of_all();
+            assert!(self.clock.elapsed() < until, "seed {}: nothing is forgotten\n{}", self.seed, trace());
         }
     }
 
@@ -267,6 +293,12 @@ impl World {
                 }
             }
             assert_eq!(held.len(), REPLICATION);
+            let says_gone = |state: &allidb_index::EntityState| format!("{state:?}").contains("value: None");
+            assert!(
+                !self.purges || !held.iter().any(says_gone),
+                "seed {}: of {key:?} something is not forgotten: {held:#?}",
+                self.seed
+            );
             let is_alike = held.iter().all(|state| *state == held[0]);
             assert!(
                 is_alike,

@@ -6,7 +6,7 @@ use allidb_api::{
 };
 use std::path::PathBuf;
 
-use allidb_cluster::{Coordinator, HintLimits, MemberOptions, PeerTls};
+use allidb_cluster::{Coordinator, HintLimits, MemberOptions, PeerTls, PurgeTerms};
 use allidb_index::model::Limits;
 use anyhow::Context;
 use tokio::{net::TcpListener, task::spawn_blocking};
@@ -64,6 +64,7 @@ fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
             outbox_bytes: ring.outbox_bytes.0,
         },
         repair_every: ring.repair_every.0,
+        purge: PurgeTerms { every: ring.purge_every.0, behind: ring.purge_behind.0 },
     })
 }
 

@@ -9,6 +9,7 @@ use super::LEAVES;
 use crate::{
     graph::Side,
     merge::Register,
+    model::Value,
     placement::{PARTITIONS, partition_of},
     row::{Content, EntityKey, EntityRow, Scope, encode_register, register_is_live},
     version::Version,
@@ -23,6 +24,11 @@ pub struct Sum {
 }
 
 impl Sum {
+    /// Whether the same is there, whatever tells that something is gone.
+    pub fn is_there_alike(&self, other: &Self) -> bool {
+        self.live == other.live
+    }
+
     fn of(hash: u128, is_live: bool) -> Self {
         match is_live {
             true => Self { live: hash, dead: 0 },
@@ -51,7 +57,7 @@ impl Sum {
 }
 
 /// What a row is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Entity,
     Chunk,
@@ -124,11 +130,25 @@ impl Sums {
         self.by_place.entry(place).or_default().subtract(sum);
     }
 
+    /// Fields of what is there that say that they are gone count by themselves, as they go by themselves.
     fn of_entity(&self, entity: &EntityKey, row: &EntityRow) -> Sum {
-        match *row == EntityRow::default() {
-            true => Sum::default(),
-            false => Sum::of(self.hash(Kind::Entity, &entity.prefix(), &row.encode()), row.exists()),
+        let is_gone = |register: &Register<Value>| register.value.is_none();
+        let hash = |row: &EntityRow| self.hash(Kind::Entity, &entity.prefix(), &row.encode());
+        if *row == EntityRow::default() {
+            return Sum::default();
         }
+        if !row.exists() || !row.fields.values().any(is_gone) {
+            return Sum::of(hash(row), row.exists());
+        }
+        let mut there = row.clone();
+        let mut total = Sum::default();
+        for (field, register) in there.fields.extract_if(.., |_, register| is_gone(register)) {
+            let mut of_field = EntityRow::default();
+            of_field.fields.insert(field, register);
+            total.add(Sum::of(hash(&of_field), false));
+        }
+        total.add(Sum::of(hash(&there), true));
+        total
     }
 
     /// With an entity's own row.

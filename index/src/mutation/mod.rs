@@ -18,7 +18,7 @@ use crate::{
         Value, Write, validate_attribute_name, validate_id, validate_relation,
     },
     replica::mirrored,
-    row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, Field, Scope, VectorContent, VectorKey},
+    row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey},
     version::Version,
 };
 
@@ -161,6 +161,16 @@ impl Mutation {
     /// Whether it is an edge, at both its ends.
     pub fn is_edge(&self) -> bool {
         self.kind == Kind::Edge
+    }
+
+    /// Whether all that it says is that edges are gone: that is taken however late, since the deletion of an end says it of edges of whatever age.
+    pub(crate) fn only_ends_edges(&self) -> bool {
+        let ends = |part: &Part| {
+            let EntityState { row, vectors, chunks, edges, edges_in } = &part.delta;
+            let is_bare = *row == EntityRow::default() && vectors.is_empty() && chunks.is_empty();
+            is_bare && edges.values().chain(edges_in.values()).all(|edge| edge.value.is_none())
+        };
+        self.kind == Kind::Plain && self.parts.iter().all(ends)
     }
 
     /// The partitions it touches.

@@ -55,7 +55,7 @@ impl Mutation {
     }
 
     /// The version of an encoded mutation.
-    pub(crate) fn version_of(bytes: &[u8]) -> Option<Version> {
+    pub fn version_of(bytes: &[u8]) -> Option<Version> {
         Version::from_bytes(bytes.get(1..=Version::BYTES)?)
     }
 

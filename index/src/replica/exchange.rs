@@ -110,11 +110,18 @@ impl Replica {
         Ok(state.merge(EntityState::default()))
     }
 
-    /// Merges what other replicas hold into what lies here; of edges also at the other ends that do.
+    /// Merges what other replicas hold into what lies here; of edges also at the other ends that do. `read_at` is what whoever read it knew to be
+    /// [`purged`](Self::purged) when it began, as did those replicas when they were read.
     ///
     /// # Errors
-    /// If it cannot be written. Some of it may be then.
-    pub fn absorb(&self, states: Vec<(EntityKey, EntityState)>, durability: Durability) -> Result<()> {
+    /// [`Error::Purged`] if it is from before deletions were forgotten; if it cannot be written. Some of it may be then.
+    pub fn absorb(
+        &self,
+        states: Vec<(EntityKey, EntityState)>,
+        read_at: Version,
+        durability: Durability,
+    ) -> Result<()> {
+        let _purged = self.watermarks.may_absorb(read_at)?;
         let catalogue = self.catalogue();
         let mut mutations = Vec::with_capacity(states.len());
         for (entity, mut delta) in states {
@@ -133,7 +140,8 @@ impl Replica {
             let parts = vec![Part { entity, delta, condition: Condition::None }];
             mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
         }
-        for result in self.receive(mutations, durability) {
+        self.observe_all(&mutations);
+        for result in self.apply(mutations, durability) {
             match result {
                 Ok(_) | Err(Error::UnknownCollection(_)) => {}
                 Err(error) => return Err(error),
@@ -142,12 +150,28 @@ impl Replica {
         Ok(())
     }
 
-    /// Does what other nodes planned. What this one plans from now on is newer.
+    /// Does what other nodes planned, unless that was too long ago. What this one plans from now on is newer.
     pub fn receive(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
+        let closed = self.watermarks.closed();
+        let late = |mutation: &Mutation| {
+            let is_late = mutation.version <= *closed && !mutation.only_ends_edges();
+            is_late.then_some(Error::Late { version: mutation.version, closed: *closed })
+        };
+        let late: Vec<Option<Error>> = mutations.iter().map(late).collect();
+        let timely = mutations.into_iter().zip(&late).filter(|(_, late)| late.is_none());
+        let timely: Vec<Mutation> = timely.map(|(mutation, _)| mutation).collect();
+        self.observe_all(&timely);
+        let mut results = self.apply(timely, durability).into_iter();
+        let missing = || Err(Error::Internal("there are fewer answers than writes".to_owned()));
+        late.into_iter()
+            .map(|late| late.map_or_else(|| results.next().unwrap_or_else(missing), Err))
+            .collect()
+    }
+
+    fn observe_all(&self, mutations: &[Mutation]) {
         if let Some(highest) = mutations.iter().map(|mutation| mutation.version).max() {
             self.clock.observe(highest);
         }
-        self.apply(mutations, durability)
     }
 
     /// A mutation that something newer overtook, as it is to be made whatever replicas know: at a version above that.

@@ -2,11 +2,17 @@
 
 use std::{ops::Bound, sync::atomic::Ordering};
 
-use allidb_storage::{Direction, Durability, Engine, WriteBatch};
+use allidb_storage::{Direction, Durability, Engine, Snapshot, WriteBatch};
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::{error::Result, keyspaces::Keyspaces, mutation::Mutation, replica::Replica, version::Version};
+use crate::{
+    error::{Error, Result},
+    keyspaces::Keyspaces,
+    mutation::Mutation,
+    replica::Replica,
+    version::Version,
+};
 
 const HINT: &[u8] = b"hint/";
 const OUTBOX: &[u8] = b"outbox/";
@@ -45,6 +51,33 @@ fn bytes_kept(engine: &Engine, keyspaces: &Keyspaces, prefix: &[u8]) -> Result<u
     let snapshot = engine.snapshot();
     let rows = snapshot.prefix(keyspaces.local, prefix, Direction::Forward)?;
     rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
+}
+
+/// The version of the oldest hint for each node.
+pub(super) fn oldest_hints(snapshot: &Snapshot, keyspaces: &Keyspaces) -> Result<Vec<Version>> {
+    let mut oldest = Vec::new();
+    let mut from = HINT.to_vec();
+    loop {
+        let mut rows =
+            snapshot.scan(keyspaces.local, Bound::Included(&from), Bound::Unbounded, Direction::Forward)?;
+        let Some((key, _)) = rows.next().transpose()?.filter(|(key, _)| key.starts_with(HINT)) else {
+            return Ok(oldest);
+        };
+        let (of_node, rest) = key.split_at_checked(HINT.len() + 8).unwrap_or((&key, &[]));
+        let version = rest.get(..Version::BYTES).and_then(Version::from_bytes);
+        oldest.push(version.ok_or_else(|| Error::corrupt("local", &key, "it names no version"))?);
+        // Behind all hints for this node.
+        from = [of_node, &[u8::MAX; Version::BYTES + 9]].concat();
+    }
+}
+
+/// The rows of the outbox.
+pub(super) fn outbox_rows(
+    snapshot: &Snapshot,
+    keyspaces: &Keyspaces,
+) -> Result<impl Iterator<Item = Result<(Bytes, Bytes)>>> {
+    let rows = snapshot.prefix(keyspaces.local, OUTBOX, Direction::Forward)?;
+    Ok(rows.map(|row| row.map_err(Error::from)))
 }
 
 fn prefix(node: u64) -> Vec<u8> {
@@ -111,8 +144,9 @@ impl Replica {
     /// Has mutations be made where others hold what they are about, unless that turns out to be needless; gives them as they are kept.
     ///
     /// # Errors
-    /// If they cannot be written.
+    /// If they cannot be written, or were planned too long ago.
     pub fn post_all(&self, mutations: &[Mutation], durability: Durability) -> Result<Vec<Hint>> {
+        let _floor = self.watermarks.may_post(mutations)?;
         let mut batch = WriteBatch::new();
         let mut posted = Vec::with_capacity(mutations.len());
         for mutation in mutations {

@@ -17,12 +17,14 @@ mod merging;
 mod neighborhood;
 mod numbers;
 mod placement;
+mod purge;
 mod read;
 mod rewire;
 mod rows;
 mod survey;
 mod sweep;
 mod trees;
+mod watermarks;
 
 use std::{
     ops::ControlFlow,
@@ -44,6 +46,7 @@ pub use hints::Hint;
 pub(crate) use loaded::register;
 pub use neighborhood::ToldEdge;
 pub(crate) use numbers::Numbers;
+pub use purge::Outgoing;
 pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};
 pub use rewire::Merged;
@@ -133,6 +136,7 @@ pub struct Replica {
     node: u64,
     cursor_key: RwLock<[u8; 32]>,
     placement: placement::Placement,
+    watermarks: watermarks::Watermarks,
     pub(crate) closed: Arc<AtomicBool>,
 }
 
@@ -162,6 +166,7 @@ impl Replica {
                 )
             }
         };
+        let watermarks = watermarks::Watermarks::open(&engine, keyspaces.local)?;
         let outbox_bytes = hints::outbox_bytes(&engine, &keyspaces)?;
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let wall = Arc::clone(&options.clock);
@@ -235,6 +240,7 @@ impl Replica {
             node,
             cursor_key: RwLock::new(cursor_key),
             placement: placement::Placement::new(keeps_deletes),
+            watermarks,
             closed: Arc::default(),
         });
         replica.spaces.verify();

@@ -20,11 +20,14 @@ use crate::{
         key::{collection_prefix, decode_entity, decode_token_row},
         register_version,
     },
+    version::Version,
 };
 
 /// What another replica asks of the trees.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum TreeRequest {
+    /// Up to where deletions were forgotten.
+    Swept,
     /// The roots of some partitions' trees.
     Roots(Vec<u16>),
     /// All branches of a partition's tree.
@@ -48,6 +51,8 @@ pub enum TreeRequest {
 /// What it is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum TreeAnswer {
+    /// Up to where deletions were forgotten.
+    Swept(Version),
     /// In the order of what was asked for.
     Sums(Vec<Sum>),
     /// Entities, those that were deleted too, and what the rows of each come to.
@@ -97,6 +102,7 @@ impl Replica {
             return Err(Error::Unavailable("the trees of what lies here are being made".to_owned()));
         }
         Ok(match request {
+            TreeRequest::Swept => TreeAnswer::Swept(self.swept()),
             TreeRequest::Roots(partitions) => {
                 TreeAnswer::Sums(partitions.iter().map(|of| self.root(*of)).collect())
             }
@@ -215,14 +221,14 @@ impl Replica {
         Ok(sums.by_place.remove(&place).unwrap_or_default())
     }
 
-    fn check_open(&self) -> Result<()> {
+    pub(super) fn check_open(&self) -> Result<()> {
         match self.closed.load(Ordering::Acquire) {
             true => Err(Error::FailedPrecondition("the replica is closing".into())),
             false => Ok(()),
         }
     }
 
-    fn row_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<EntityRow> {
+    pub(super) fn row_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<EntityRow> {
         let key = entity.prefix();
         match snapshot.get(self.keyspaces.entity, &key)? {
             None => Ok(EntityRow::default()),
@@ -231,7 +237,7 @@ impl Replica {
     }
 
     /// What lies beside the rows of entities.
-    fn kinds(&self) -> [(Kind, Keyspace, &'static str); 4] {
+    pub(super) fn kinds(&self) -> [(Kind, Keyspace, &'static str); 4] {
         [
             (Kind::Chunk, self.keyspaces.chunk, "chunk"),
             (Kind::Vector, self.keyspaces.vector, "vector"),

@@ -148,6 +148,13 @@ impl EntityRow {
         }
     }
 
+    /// The highest version of anything in it.
+    pub(crate) fn highest_version(&self) -> Version {
+        let fields = self.fields.values().map(|register| register.version).max().unwrap_or_default();
+        let markers = self.cleared.iter().copied().max().unwrap_or_default();
+        fields.max(markers).max(self.touched)
+    }
+
     /// Whether the row says nothing but what was deleted.
     pub(crate) fn is_bare(&self) -> bool {
         self.puts.is_empty() && self.fields.values().all(|register| register.value.is_none())

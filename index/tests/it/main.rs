@@ -10,6 +10,7 @@ mod freshness;
 mod graph;
 mod merging;
 mod paths;
+mod purge;
 mod queries;
 mod replicas;
 mod secondary;

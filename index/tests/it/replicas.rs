@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use allidb_index::{
     Clock, EntityState, Extent, Mutation, PARTITIONS, Random, ScanRequest, SeededRandom, Sum, TreeAnswer,
-    TreeRequest,
+    TreeRequest, Version,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
     model::{
@@ -22,7 +22,7 @@ const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const WORDS: [&str; 3] = ["red", "green", "blue"];
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     Put {
         id: usize,
         value: i64,
@@ -42,7 +42,7 @@ enum Step {
     Unlink(usize, usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+pub(crate) fn step() -> impl Strategy<Value = Step> {
     let id = || 0..IDS.len();
     let word = || proptest::option::of(0..WORDS.len());
     let put = (id(), 0..3_i64, any::<bool>(), word()).prop_map(|(id, value, vector, chunk)| Step::Put {
@@ -74,7 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn of(id: usize) -> EntityRef {
+pub(crate) fn of(id: usize) -> EntityRef {
     EntityRef::new("r", IDS[id])
 }
 
@@ -88,7 +88,7 @@ fn chunk(word: usize) -> Chunk {
 }
 
 /// The write of a step, the `at`th.
-fn write(step: &Step, at: usize) -> Write {
+pub(crate) fn write(step: &Step, at: usize) -> Write {
     match *step {
         Step::Put { id, value, vector: has_vector, chunk: word } => {
             let mut entity = Entity { id: IDS[id].into(), ..Entity::default() };
@@ -126,7 +126,7 @@ fn write(step: &Step, at: usize) -> Write {
 }
 
 /// With collection `r`: a space, texts of chunks, an index on attribute `n`.
-fn fixture() -> Fixture {
+pub(crate) fn fixture() -> Fixture {
     let fixture = Fixture::new();
     let spec = CollectionSpec {
         spaces: vec![SpaceSpec::new("v", 2, Metric::L2)],
@@ -138,7 +138,7 @@ fn fixture() -> Fixture {
 }
 
 /// All that a caller can see.
-fn view(fixture: &Fixture) -> String {
+pub(crate) fn view(fixture: &Fixture) -> String {
     let replica = &fixture.replica;
     let mut view = String::new();
     let mut tell = |what: &str, seen: String| writeln!(view, "{what}: {seen}").unwrap();
@@ -185,7 +185,7 @@ fn exchange(replicas: &[Fixture]) {
             let held = held.iter().map(|state| EntityState::decode(&state.encode()).unwrap());
             let held: Vec<_> = keys.iter().cloned().zip(held).collect();
             for to in replicas {
-                to.replica.absorb(held.clone(), Durability::Sync).unwrap();
+                to.replica.absorb(held.clone(), Version::ZERO, Durability::Sync).unwrap();
             }
         }
     }
@@ -198,16 +198,16 @@ fn digests(fixture: &Fixture) -> Vec<u128> {
 }
 
 /// The roots of the trees of what lies here.
-fn roots(fixture: &Fixture) -> Vec<Sum> {
+pub(crate) fn roots(fixture: &Fixture) -> Vec<Sum> {
     let all = TreeRequest::Roots((0..PARTITIONS).collect());
     match fixture.replica.tree(TENANT, &all, deadline()).unwrap() {
         TreeAnswer::Sums(roots) => roots,
-        TreeAnswer::Entities(_) => panic!("not what was asked for"),
+        TreeAnswer::Entities(_) | TreeAnswer::Swept(_) => panic!("not what was asked for"),
     }
 }
 
 /// Leaves that are not what the rows come to.
-fn wrong_leaves(fixture: &Fixture) -> Vec<(u16, u16)> {
+pub(crate) fn wrong_leaves(fixture: &Fixture) -> Vec<(u16, u16)> {
     let wrong = |partition| {
         let leaves = fixture.replica.check_tree(partition).unwrap();
         leaves.into_iter().map(move |leaf| (partition, leaf))
@@ -345,7 +345,10 @@ fn an_edge_that_a_replica_hears_of_from_one_end_is_there_at_both() {
     }
     let tell = |at: usize| {
         let held = told.replica.held(&keys[at..=at], Extent::ALL).unwrap();
-        hears.replica.absorb(vec![(keys[at].clone(), held[0].clone())], Durability::Sync).unwrap();
+        hears
+            .replica
+            .absorb(vec![(keys[at].clone(), held[0].clone())], Version::ZERO, Durability::Sync)
+            .unwrap();
     };
     for (value, at) in [0, 1].into_iter().enumerate() {
         told.clock.advance(10);

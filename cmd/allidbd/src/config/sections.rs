@@ -127,6 +127,10 @@ section! {
         outbox_bytes: ByteSize = ByteSize::mib(256);
         /// How often what lies here is compared with what each other node holds of the same, and repaired.
         repair_every: Span = Span::secs(600);
+        /// How often what says of deletions is forgotten everywhere; that needs all nodes.
+        purge_every: Span = Span::secs(24 * 3_600);
+        /// How old deletions are at least that are forgotten. A write that is under way for longer is refused.
+        purge_behind: Span = Span::secs(600);
     }
 }
 
