@@ -31,13 +31,13 @@ pub use allidb_index::{
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
 pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
-pub use maintenance::{CompactProgress, Job, RepairProgress, ScrubProgress};
+pub use maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress};
 pub use member::MemberOptions;
 pub use membership::{GossipCounts, Load, NodeView};
 pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoint};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{
-    ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeTerms, Purged, Repaired, Ring, RingCounts,
-    RingOptions, Terms,
+    ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged, Repaired, Ring,
+    RingCounts, RingOptions, Terms,
 };

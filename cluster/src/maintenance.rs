@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_index::{Deadline, Error, Replica, Result};
+use allidb_index::{Deadline, Error, Replica, Result, Version};
 use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
 use tokio::sync::mpsc;
 
 use crate::{
     layout::NodeId,
-    ring::{Repaired, Ring},
+    ring::{PurgeStage, Purged, Repaired, Ring},
 };
 
 /// How long comparing with one node may take.
@@ -90,10 +90,24 @@ pub struct RepairProgress {
     pub finished: bool,
 }
 
+/// How far a purge has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PurgeProgress {
+    /// What it is at.
+    pub stage: PurgeStage,
+    /// Entities of which replicas had to be told by each other until now.
+    pub repaired: u64,
+    /// In the result: up to where what was deleted is forgotten, unless nothing could be.
+    pub upto: Option<Version>,
+    /// This is the result.
+    pub finished: bool,
+}
+
 /// Lets one job of a kind run at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Jobs {
     repairing: Arc<AtomicBool>,
+    purging: Arc<AtomicBool>,
     compacting: Arc<AtomicBool>,
     scrubbing: Arc<AtomicBool>,
 }
@@ -152,6 +166,33 @@ impl Jobs {
             // Whoever is told of the end may begin the next one.
             drop(turn);
             sender.send(Ok(last)).await.ok();
+        });
+        Ok(Job { messages })
+    }
+}
+
+impl Jobs {
+    /// Has all nodes forget what was deleted. Must be called within a runtime.
+    pub(crate) fn purge(&self, ring: Ring) -> Result<Job<PurgeProgress>> {
+        let turn = Turn::take(&self.purging, "purge")?;
+        let (sender, messages) = mpsc::channel(UNREAD);
+        tokio::spawn(async move {
+            let mut so_far = PurgeProgress::default();
+            let purged = ring.purge(Deadline::after(REPAIR_WITHIN), |stage, repaired| {
+                so_far = PurgeProgress { stage, repaired, ..PurgeProgress::default() };
+                // A caller that does not keep up is told the next time.
+                sender.try_send(Ok(so_far.clone())).ok();
+            });
+            // Nobody may be left who wants to know.
+            let purged = tokio::select! {
+                purged = purged => purged,
+                () = sender.closed() => return,
+            };
+            // Whoever is told of the end may begin the next one.
+            drop(turn);
+            let upto = |purged: Option<Purged>| purged.map(|purged| purged.upto);
+            let last = purged.map(|purged| PurgeProgress { upto: upto(purged), finished: true, ..so_far });
+            sender.send(last).await.ok();
         });
         Ok(Job { messages })
     }

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_cluster::{
-    ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS, RepairProgress,
+    ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS, PurgeProgress,
+    RepairProgress,
 };
 use tonic::{Request, Response, Status};
 
 use super::{Services, maintenance::Messages};
 use crate::{
+    convert::timestamp_to_proto,
     status,
     v1::{self, cluster_server::Cluster},
 };
@@ -64,6 +66,7 @@ impl Cluster for Services {
             catalogue_version,
             nodes: known.into_iter().map(node).collect(),
             outbox: Some(v1::Outbox { bytes: outbox.bytes, delivered: outbox.delivered }),
+            purged: coordinator.purged().map(timestamp_to_proto),
         }))
     }
 
@@ -80,6 +83,23 @@ impl Cluster for Services {
         };
         let job = self.coordinator.repair(node).map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, repair_to_proto, |progress| progress.finished)))
+    }
+
+    type PurgeStream = Messages<v1::PurgeResponse>;
+
+    async fn purge(&self, request: Request<v1::PurgeRequest>) -> Result<Response<Self::PurgeStream>, Status> {
+        self.receive(request)?;
+        let job = self.coordinator.purge().map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, purge_to_proto, |progress| progress.finished)))
+    }
+}
+
+fn purge_to_proto(progress: PurgeProgress) -> v1::PurgeResponse {
+    v1::PurgeResponse {
+        stage: progress.stage.name().to_owned(),
+        repaired: progress.repaired,
+        upto: progress.upto.map(|upto| timestamp_to_proto(upto.timestamp())),
+        finished: progress.finished,
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allidb_index::{Error, Result, WorkerChange, WorkerStatus};
+use allidb_index::{Error, Result, Version, WorkerChange, WorkerStatus, model::Timestamp};
 use allidb_storage::ScrubOptions;
 
 use super::Coordinator;
 use crate::{
     layout::NodeId,
-    maintenance::{CompactProgress, Job, RepairProgress, ScrubProgress},
+    maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress},
     ring::Repaired,
 };
 
@@ -42,6 +42,31 @@ impl Coordinator {
             return Err(Error::invalid("node", format!("is {with}, which is no other member of the ring")));
         }
         self.0.jobs.repair(self.0.ring.clone(), nodes)
+    }
+
+    /// Has all nodes of the ring forget what was deleted until a while ago. Fails if that is under way already.
+    ///
+    /// # Errors
+    /// If this node is alone: it forgets at once.
+    pub fn purge(&self) -> Result<Job<PurgeProgress>> {
+        if self.layout().members().len() == 1 {
+            let why = "this node is alone, and forgets what is deleted at once";
+            return Err(Error::FailedPrecondition(why.to_owned()));
+        }
+        self.0.jobs.purge(self.0.ring.clone())
+    }
+
+    /// Until when what was deleted is forgotten by all nodes; `None` if it never was, or this node is alone.
+    pub fn purged(&self) -> Option<Timestamp> {
+        let purged = self.0.replica.purged();
+        (purged != Version::ZERO).then(|| purged.timestamp())
+    }
+
+    /// How old the newest is at most that is not forgotten yet though it was deleted; `None` as [`purged`](Self::purged) is.
+    pub fn purged_age(&self) -> Option<Duration> {
+        let (purged, now) = (self.0.replica.purged(), self.0.replica.wall().now_ms());
+        let age = Duration::from_millis(now.saturating_sub(purged.millis()));
+        (purged != Version::ZERO).then_some(age)
     }
 
     /// How long ago this node compared with another one, and what came of it; `None` if it has not since it was started.

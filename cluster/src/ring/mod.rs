@@ -73,7 +73,7 @@ pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
 pub use hints::{HintCounts, HintLimits, OutboxCounts};
 pub(crate) use purge::Deliveries;
-pub use purge::{PurgeTerms, Purged};
+pub use purge::{PurgeStage, PurgeTerms, Purged};
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
 #[cfg(not(feature = "wrong"))]

@@ -9,7 +9,7 @@ use allidb_index::{Deadline, Error, Outgoing, Result, Version};
 use parking_lot::Mutex;
 use tokio::{task::JoinSet, time::sleep};
 
-use super::{Inner, Repaired, Ring, anti_entropy::Compared, wrong::Wrong};
+use super::{Inner, Repaired, Ring, anti_entropy::Compared, upkeep::OVERDUE, wrong::Wrong};
 use crate::{
     layout::NodeId,
     peer::{
@@ -41,16 +41,53 @@ pub struct Purged {
     pub repaired: u64,
 }
 
+/// What a purge is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PurgeStage {
+    /// Nodes say what they keep for each other.
+    #[default]
+    Preparing,
+    /// Nodes promise to take nothing any more that was planned before.
+    Closing,
+    /// Each two nodes compare what they hold.
+    Comparing,
+    /// What follows from deletions is delivered.
+    Delivering,
+    /// Each two nodes compare once more.
+    ComparingAgain,
+    /// Nodes forget.
+    Forgetting,
+}
+
+impl PurgeStage {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Closing => "closing",
+            Self::Comparing => "comparing",
+            Self::Delivering => "delivering",
+            Self::ComparingAgain => "comparing again",
+            Self::Forgetting => "forgetting",
+        }
+    }
+}
+
 /// What was in this node's outbox when it was asked for the first time, and in which round.
 #[derive(Default)]
 pub(crate) struct Deliveries(Mutex<Option<(Version, Outgoing)>>);
 
 impl Ring {
-    /// Has all nodes forget what was deleted until a while ago; gives `None` if that was done already.
+    /// Has all nodes forget what was deleted until a while ago; gives `None` if that was done already, or something older is kept for a node.
+    /// `progress` is told what it is at, and of how many entities replicas had to be told.
     ///
     /// # Errors
     /// If not all members answer, or not all that they hold can be made the same. Nothing is forgotten then; it may be tried again.
-    pub async fn purge(&self, deadline: Deadline) -> Result<Option<Purged>> {
+    pub async fn purge(
+        &self,
+        deadline: Deadline,
+        mut progress: impl FnMut(PurgeStage, u64),
+    ) -> Result<Option<Purged>> {
         let inner = &self.0;
         let behind = u64::try_from(inner.purge.behind.as_millis()).unwrap_or(u64::MAX);
         let now = self.replica().wall().now_ms();
@@ -71,10 +108,13 @@ impl Ring {
             if upto <= prepared.iter().map(swept).min().unwrap_or_default() {
                 return Ok(None);
             }
+            progress(PurgeStage::Closing, 0);
             inner.all_step(PurgeStep::Close, (round, upto), deadline).await?;
         }
+        progress(PurgeStage::Comparing, 0);
         // What deletions did not reach everybody is known then, and what follows from them is on its way.
         let mut repaired = self.make_all_alike(deadline).await?;
+        progress(PurgeStage::Delivering, repaired);
         loop {
             let replies = inner.all_step(PurgeStep::Deliver, (round, upto), deadline).await?;
             if replies.iter().all(|reply| reply.is_delivered) {
@@ -84,7 +124,9 @@ impl Ring {
             sleep(LOOKS_EVERY).await;
         }
         inner.all_step(PurgeStep::Mark, (round, upto), deadline).await?;
+        progress(PurgeStage::ComparingAgain, repaired);
         repaired += self.make_all_alike(deadline).await?;
+        progress(PurgeStage::Forgetting, repaired);
         inner.all_step(PurgeStep::Forget, (round, upto), deadline).await?;
         Ok(Some(Purged { upto, repaired }))
     }
@@ -111,11 +153,21 @@ impl Ring {
 
     /// Whether it is time to forget what was deleted, and this node that which leads.
     pub(super) fn is_purge_due(&self) -> bool {
-        let PurgeTerms { every, behind } = self.0.purge;
         let first = self.layout().members().first().map(|member| member.node);
+        !self.is_alone() && first == Some(self.node()) && self.has_kept_for(self.0.purge.every)
+    }
+
+    /// Whether it has been for long.
+    pub(super) fn is_purge_overdue(&self) -> bool {
+        let is_later = self.replica().purged() != Version::ZERO;
+        is_later && self.has_kept_for(self.0.purge.every.saturating_mul(OVERDUE))
+    }
+
+    /// Whether nothing has been forgotten for so long.
+    fn has_kept_for(&self, every: Duration) -> bool {
         let now = self.replica().wall().now_ms();
         let since = Duration::from_millis(now.saturating_sub(self.replica().purged().millis()));
-        !self.is_alone() && first == Some(self.node()) && since >= every.saturating_add(behind)
+        since >= every.saturating_add(self.0.purge.behind)
     }
 }
 

@@ -38,6 +38,8 @@ const REPAIR_LOOKS_EVERY: Duration = Duration::from_secs(1);
 const REPAIR_WITHIN: Duration = Duration::from_hours(1);
 /// How long at most until what could not be compared, or no trees be made of, is tried again.
 const LONGEST_REPAIR_PAUSE: Duration = Duration::from_mins(10);
+/// What is due is overdue after so many times as long.
+pub(super) const OVERDUE: u32 = 3;
 /// How often the tree of a partition is compared with its rows, so that all are once a day.
 const VERIFY_EVERY: Duration = Duration::from_secs(24 * 3_600 / PARTITIONS as u64);
 /// How often others are told how much lies here.
@@ -150,10 +152,12 @@ impl Ring {
 
     /// Compares what lies here with what a node holds of the same, now and then.
     async fn keep_alike(&self, node: NodeId) {
+        let begun = Instant::now();
         let mut pause = REPAIR_LOOKS_EVERY;
         loop {
             sleep(pause).await;
             let is_due = self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
+            // That it is away is told by other means.
             if !is_due || self.0.served.peers.is_paused(node) {
                 pause = REPAIR_LOOKS_EVERY;
                 continue;
@@ -168,7 +172,12 @@ impl Ring {
                     }
                 }
                 Err(error) => {
-                    tracing::debug!(%node, %error, "cannot compare what lies here with another node");
+                    let ago = self.compared(node).map_or_else(|| begun.elapsed(), |(ago, _)| ago);
+                    if ago >= self.0.repair_every.saturating_mul(OVERDUE) {
+                        tracing::warn!(%node, %error, ?ago, "comparing what lies here with another node is overdue");
+                    } else {
+                        tracing::debug!(%node, %error, "cannot compare what lies here with another node");
+                    }
                     pause = (pause * 2)
                         .min(LONGEST_REPAIR_PAUSE)
                         .min(self.0.repair_every.max(REPAIR_LOOKS_EVERY));
@@ -187,14 +196,18 @@ impl Ring {
                 continue;
             }
             let begun = Instant::now();
-            match self.purge(Deadline::after(REPAIR_WITHIN)).await {
+            match self.purge(Deadline::after(REPAIR_WITHIN), |_, _| {}).await {
                 Ok(Some(Purged { upto, repaired })) => {
                     tracing::info!(?upto, repaired, took = ?begun.elapsed(), "what was deleted is forgotten");
                 }
                 // Something is kept for others that is older.
                 Ok(None) => pause = LONGEST_REPAIR_PAUSE.min(self.0.purge.every),
                 Err(error) => {
-                    tracing::debug!(%error, "what was deleted is kept");
+                    if self.is_purge_overdue() {
+                        tracing::warn!(%error, "forgetting what was deleted is overdue; all nodes must answer");
+                    } else {
+                        tracing::debug!(%error, "what was deleted is kept");
+                    }
                     pause = LONGEST_REPAIR_PAUSE.min(self.0.purge.every);
                 }
             }

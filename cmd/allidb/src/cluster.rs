@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use allidb_api::v1::{
-    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, RepairRequest,
-    RepairResponse, Worker,
+    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, PurgeRequest,
+    RepairRequest, RepairResponse, Worker,
 };
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -35,12 +35,17 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "NODE")]
         with: Option<String>,
     },
+    /// Has all nodes forget what was deleted until a while ago, as they do once a day by themselves. All must answer.
+    Purge,
 }
 
 /// Runs the command.
 pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output) -> Result<()> {
     if let ClusterCommand::Repair { with } = command {
         return repair(with.unwrap_or_default(), client, output).await;
+    }
+    if let ClusterCommand::Purge = command {
+        return purge(client, output).await;
     }
     let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
     let described = described.map_err(Failure::from_status)?.into_inner();
@@ -49,8 +54,38 @@ pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output
         ClusterCommand::Ring => ring(&described, output),
         ClusterCommand::Hints => hints(&described, output),
         ClusterCommand::Workers => workers(&worker::list(client).await?, &described, output),
-        ClusterCommand::Repair { .. } => Ok(()),
+        ClusterCommand::Repair { .. } | ClusterCommand::Purge => Ok(()),
     }
+}
+
+async fn purge(client: &Client, output: Output) -> Result<()> {
+    let answers = client.cluster().purge(PurgeRequest {}).await.map_err(Failure::from_status)?;
+    let mut answers = answers.into_inner();
+    let mut last = None;
+    while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
+        if !told.finished && !output.is_json() {
+            output.line(&format!("{} …", told.stage))?;
+        }
+        last = Some(told);
+    }
+    let Some(result) = last.filter(|told| told.finished) else {
+        bail!("the server ended the call without a result");
+    };
+    let upto = result.upto.map(|upto| upto.to_string());
+    if output.is_json() {
+        output.document(&json!({ "upto": upto, "repaired": result.repaired }))?;
+        return Ok(());
+    }
+    output.line(&match upto {
+        Some(upto) => format!(
+            "what was deleted until {upto} is forgotten; {} entities were not the same everywhere before",
+            result.repaired
+        ),
+        None => {
+            "nothing more could be forgotten: writes are kept for a node that has not taken them".to_owned()
+        }
+    })?;
+    Ok(())
 }
 
 async fn repair(node: String, client: &Client, output: Output) -> Result<()> {
@@ -167,6 +202,7 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             "node": described.node,
             "layout": { "version": layout.version, "digest": layout.digest, "replication": layout.replication },
             "catalogue_version": described.catalogue_version,
+            "purged": described.purged.map(|purged| purged.to_string()),
             "nodes": described.nodes.iter().map(node).collect::<Vec<Json>>(),
         }))?;
         return Ok(());

@@ -262,6 +262,11 @@ fn a_ring_is_shown() {
     let others = repaired.as_array().expect("nodes");
     assert!(is_ok && others.len() == 2, "{repaired}");
     assert!(others.iter().all(|of| of["partitions"] == 256 && of["repaired"] == 0 && of["failure"] == ""));
+    let (purged, is_ok) = first.json(&["cluster", "purge"]);
+    assert!(is_ok && purged["repaired"] == 0 && purged["upto"].is_string(), "{purged}");
+    assert_eq!(first.json(&["cluster", "status"]).0["purged"], purged["upto"]);
+    let said = first.run(&["cluster", "purge"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("is forgotten"), "{said:?}");
     let stranger = first.run(&["cluster", "repair", "--with", "0123456789abcdef"]);
     assert!(
         !stranger.status.success() && String::from_utf8_lossy(&stranger.stderr).contains("no other member")
@@ -291,6 +296,11 @@ fn a_ring_is_shown() {
 
     let (alone, is_ok) = first.json(&["cluster", "repair", "--with", third.as_str().expect("an id")]);
     assert!(!is_ok && alone[0]["failure"] != "", "{alone}");
+    let purge = first.run(&["cluster", "purge"]);
+    assert!(
+        !purge.status.success() && String::from_utf8_lossy(&purge.stderr).contains("answer"),
+        "{purge:?}"
+    );
 
     // And as an operator reads it.
     for (command, names) in

@@ -65,6 +65,13 @@ fn membership(coordinator: &Coordinator) {
             gauge!("allidb_ring_compared_age_seconds", "node" => node).set(ago.as_secs_f64());
         }
     }
+    if let Some(age) = coordinator.purged_age() {
+        describe_gauge!(
+            "allidb_ring_purged_age_seconds",
+            "How long ago that was up to which what was deleted is forgotten"
+        );
+        gauge!("allidb_ring_purged_age_seconds").set(age.as_secs_f64());
+    }
     describe_gauge!("allidb_ring_node_calls", "Calls of another node that it has not answered yet");
     describe_gauge!(
         "allidb_ring_node_withheld",
