@@ -5,7 +5,8 @@
 
 use std::{io, time::Duration};
 
-use allidb_index::Error;
+use allidb_index::{Error, Version};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use prost::Message;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -32,6 +33,10 @@ pub mod reason {
     pub const PAGE_TOKEN: &str = "PAGE_TOKEN";
     /// There is no such entity.
     pub const ENTITY_NOT_FOUND: &str = "ENTITY_NOT_FOUND";
+    /// The entity is there, and was to be absent.
+    pub const ENTITY_EXISTS: &str = "ENTITY_EXISTS";
+    /// The entity does not have the version that it was to have.
+    pub const VERSION_MISMATCH: &str = "VERSION_MISMATCH";
     /// The entity was merged into another one.
     pub const ENTITY_MERGED: &str = "ENTITY_MERGED";
     /// There is no such collection.
@@ -190,6 +195,15 @@ pub fn from_error(error: Error) -> Status {
             let metadata = [("collection", collection), ("id", id), ("into", into)];
             (Code::FailedPrecondition, message, details(reason::ENTITY_MERGED, &metadata))
         }
+        Error::Exists { collection, id, found } => {
+            let metadata = [("collection", collection), ("id", id), ("version", shown(found))];
+            (Code::AlreadyExists, message, details(reason::ENTITY_EXISTS, &metadata))
+        }
+        Error::VersionMismatch { collection, id, found } => {
+            let version = found.map(shown).unwrap_or_default();
+            let metadata = [("collection", collection), ("id", id), ("version", version)];
+            (Code::Aborted, message, details(reason::VERSION_MISMATCH, &metadata))
+        }
         Error::FailedPrecondition(_) => {
             (Code::FailedPrecondition, message, details(reason::FAILED_PRECONDITION, &[]))
         }
@@ -294,6 +308,11 @@ pub fn to_proto(status: &Status) -> tonic_types::Status {
     tonic_types::Status::decode(status.details()).unwrap_or_else(|_| bare())
 }
 
+/// A version as text: the base64 of what answers carry.
+fn shown(version: Version) -> String {
+    STANDARD.encode(version.to_bytes())
+}
+
 /// The status of an item that was done.
 pub fn done() -> tonic_types::Status {
     tonic_types::Status::default()
@@ -321,6 +340,16 @@ mod tests {
                 Error::Merged { collection: name(), id: "a".into(), into: "b".into() },
                 Code::FailedPrecondition,
                 "ENTITY_MERGED",
+            ),
+            (
+                Error::Exists { collection: name(), id: "a".into(), found: Version::ZERO },
+                Code::AlreadyExists,
+                "ENTITY_EXISTS",
+            ),
+            (
+                Error::VersionMismatch { collection: name(), id: "a".into(), found: None },
+                Code::Aborted,
+                "VERSION_MISMATCH",
             ),
             (Error::UnknownCollection(name()), Code::NotFound, "UNKNOWN_COLLECTION"),
             (Error::UnknownSpace { collection: name(), space: "s".into() }, Code::NotFound, "UNKNOWN_SPACE"),

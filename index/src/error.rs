@@ -55,6 +55,26 @@ pub enum Error {
         /// The entity's id.
         id: String,
     },
+    /// The entity is there, and was to be absent.
+    #[error("there is an entity {id:?} in collection {collection:?} already")]
+    Exists {
+        /// The collection's name.
+        collection: String,
+        /// The entity's id.
+        id: String,
+        /// The version that it has.
+        found: Version,
+    },
+    /// The entity has another version than it was to have, or is not there.
+    #[error("entity {id:?} of collection {collection:?} {}", has_not(found))]
+    VersionMismatch {
+        /// The collection's name.
+        collection: String,
+        /// The entity's id.
+        id: String,
+        /// The version that it has; `None`: it is not there.
+        found: Option<Version>,
+    },
     /// A write was planned so long ago that replicas take it no more.
     #[error("the write is of version {version:?}; nothing up to {closed:?} is taken any more")]
     Late {
@@ -120,6 +140,13 @@ pub enum Error {
     /// The storage engine failed.
     #[error(transparent)]
     Storage(Arc<allidb_storage::Error>),
+}
+
+fn has_not(found: &Option<Version>) -> &'static str {
+    match found {
+        Some(_) => "has another version",
+        None => "is not there",
+    }
 }
 
 impl From<allidb_storage::Error> for Error {

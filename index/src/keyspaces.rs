@@ -31,6 +31,8 @@ pub(crate) struct Keyspaces {
     pub(crate) graph_segment: Keyspace,
     /// Merkle trees, and what changed since they were saved.
     pub(crate) merkle: Keyspace,
+    /// What replicas promised and accepted of writes on conditions.
+    pub(crate) paxos: Keyspace,
     pub(crate) cluster: Keyspace,
     pub(crate) local: Keyspace,
 }
@@ -56,6 +58,7 @@ pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOption
         "graph_log",
         "graph_segment",
         "merkle",
+        "paxos",
     ];
     names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
@@ -84,6 +87,7 @@ impl Keyspaces {
             graph_log: keyspace("graph_log")?,
             graph_segment: keyspace("graph_segment")?,
             merkle: keyspace("merkle")?,
+            paxos: keyspace("paxos")?,
             cluster: keyspace("cluster")?,
             local: keyspace("local")?,
         })

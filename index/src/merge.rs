@@ -103,6 +103,11 @@ impl EntityState {
         Self { chunks: BTreeMap::new(), vectors: BTreeMap::new(), ..self }
     }
 
+    /// The version of the entity, as callers are told it.
+    pub fn version(&self) -> Version {
+        self.row.touched
+    }
+
     /// The highest version of anything in it.
     pub fn highest_version(&self) -> Version {
         fn highest<K, T>(registers: &BTreeMap<K, Register<T>>) -> Version {

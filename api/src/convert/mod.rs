@@ -36,5 +36,5 @@ pub(crate) use walk::{
     neighbors_from_proto, paths_from_proto, paths_to_proto,
 };
 pub(crate) use write::{
-    consistency_from_proto, durability_from_proto, min_version_from_proto, version_to_proto,
+    consistency_from_proto, durability_from_proto, given, min_version_from_proto, version_to_proto,
 };

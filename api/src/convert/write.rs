@@ -1,7 +1,10 @@
 //! How a request wants to be written or read, and the versions that come back.
 
 use allidb_cluster::Consistency;
-use allidb_index::Version;
+use allidb_index::{
+    Version,
+    model::{Precondition, Write},
+};
 use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::Status;
@@ -41,6 +44,26 @@ pub(crate) fn min_version_from_proto(version: &[u8]) -> Result<Option<Version>, 
         [] => Ok(None),
         version => Version::from_bytes(version).ok_or_else(invalid).map(Some),
     }
+}
+
+/// A write that is made if the precondition is met, if there is one.
+pub(crate) fn given(write: Write, precondition: Option<v1::Precondition>) -> Result<Write, Status> {
+    let Some(precondition) = precondition else { return Ok(write) };
+    let place = || Path::Root("precondition");
+    let precondition = match precondition.kind {
+        Some(v1::precondition::Kind::IfAbsent(true)) => Precondition::Absent,
+        Some(v1::precondition::Kind::IfVersion(version)) => {
+            let invalid = || {
+                let why = format!("has {} bytes; versions have 16", version.len());
+                Path::Root("precondition.if_version").invalid(why)
+            };
+            Precondition::Version(Version::from_bytes(&version).ok_or_else(invalid)?)
+        }
+        Some(v1::precondition::Kind::IfAbsent(false)) | None => {
+            return Err(place().invalid("says nothing: set if_absent to true, or if_version"));
+        }
+    };
+    Ok(Write::If { precondition, write: Box::new(write) })
 }
 
 #[cfg(test)]

@@ -127,6 +127,7 @@ fn target(hasher: &RandomState, write: &Write) -> Target {
         Write::DropSource { of: SourceOwner::Edge(name), .. } | Write::DeleteEdge(name) => {
             edge(&name.from, &name.relation, &name.to, &name.edge_id)
         }
+        Write::If { write, .. } => target(hasher, write),
         Write::PutEdge(put) => edge(&put.from, &put.relation, &put.to, &put.edge_id),
     }
 }

@@ -9,7 +9,8 @@ use super::{Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, 
 use crate::{
     convert::{
         self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
-        filter_from_proto, min_version_from_proto, patch_from_proto, read_mask_from_proto, version_to_proto,
+        filter_from_proto, given, min_version_from_proto, patch_from_proto, read_mask_from_proto,
+        version_to_proto,
     },
     embedding::Texts,
     page_token::PageTokens,
@@ -26,7 +27,7 @@ impl Entities for Services {
         let mut texts = Texts::default();
         texts.of_entity("entity", &mut entity);
         self.embed(caller.tenant, texts, caller.deadline).await?;
-        let write = put_from_proto(entity)?;
+        let write = given(put_from_proto(entity)?, request.precondition)?;
         let written = self.write_one(caller, write, options).await?;
         Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
     }
@@ -65,7 +66,10 @@ impl Entities for Services {
         texts.of_entity("entity", &mut entity);
         self.embed(caller.tenant, texts, caller.deadline).await?;
         let patch = patch_from_proto(entity, request.update_mask, request.allow_missing)?;
-        self.patch(caller, patch, request.durability, request.consistency).await
+        let write = given(Write::Update(Box::new(patch)), request.precondition)?;
+        let options = write_options(caller, request.durability, request.consistency)?;
+        let written = self.write_one(caller, write, options).await?;
+        Ok(Response::new(v1::PutResponse { version: version_to_proto(written.version) }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Entity>, Status> {
@@ -121,7 +125,8 @@ impl Entities for Services {
         let (caller, request) = self.receive(request)?;
         let options = write_options(caller, request.durability, request.consistency)?;
         let entity = entity_ref_from_proto(Path::Root("ref").required(request.r#ref)?);
-        let written = self.write_one(caller, Write::Delete(entity), options).await?;
+        let write = given(Write::Delete(entity), request.precondition)?;
+        let written = self.write_one(caller, write, options).await?;
         let version = version_to_proto(written.version);
         Ok(Response::new(v1::DeleteResponse { version, existed: written.existed }))
     }

@@ -28,7 +28,7 @@ pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
 pub(crate) use security::{connector, with_causes};
 pub(crate) use served::Served;
-pub(crate) use service::PeerService;
+pub(crate) use service::{PeerService, outcome};
 
 /// What asks a node.
 pub(crate) type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;

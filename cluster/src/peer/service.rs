@@ -19,9 +19,9 @@ use crate::peer::{
     connections::MAX_MESSAGE_BYTES,
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
-        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, Outcome,
-        PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest, Refusal,
-        WriteReply, WriteRequest, answer_reply,
+        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, DecideReply,
+        DecideRequest, Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest,
+        ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest, answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -135,16 +135,27 @@ fn version(sent: Option<&Bytes>) -> Result<Version, Status> {
     version.ok_or_else(|| Status::invalid_argument("a version is none"))
 }
 
-/// As [`proto::Durability`] says; what it does not know is the safest.
-fn durability(named: i32) -> Durability {
-    match proto::Durability::try_from(named) {
-        Ok(proto::Durability::None) => Durability::None,
-        Ok(proto::Durability::Flush) => Durability::Flush,
-        Ok(proto::Durability::Sync) | Err(_) => Durability::Sync,
+impl From<proto::Durability> for Durability {
+    fn from(durability: proto::Durability) -> Self {
+        match durability {
+            proto::Durability::None => Self::None,
+            proto::Durability::Flush => Self::Flush,
+            proto::Durability::Sync => Self::Sync,
+        }
     }
 }
 
-fn outcome(result: allidb_index::Result<Written>) -> Outcome {
+impl From<Durability> for proto::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::None => Self::None,
+            Durability::Flush => Self::Flush,
+            Durability::Sync => Self::Sync,
+        }
+    }
+}
+
+pub(crate) fn outcome(result: allidb_index::Result<Written>) -> Outcome {
     let refused = |refusal| Kind::Refusal(refusal);
     let mut overtaken_by = Bytes::new();
     let kind = match result {
@@ -176,7 +187,8 @@ impl Peer for PeerService {
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
         served.check_held(mutations.iter().flat_map(Mutation::entities))?;
-        let durability = durability(request.durability);
+        // What it does not know is the safest.
+        let durability = proto::Durability::try_from(request.durability).map_or(Durability::Sync, Into::into);
         // One from far ahead refuses none but itself.
         let refused: Vec<Option<Error>> =
             mutations.iter().map(|mutation| served.check_ahead(mutation.highest_version()).err()).collect();
@@ -285,6 +297,18 @@ impl Peer for PeerService {
         let served = self.check_layout(fence.as_ref())?;
         served.work(fence.as_ref(), move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
+    }
+
+    async fn decide(&self, request: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {
+        let DecideRequest { fence, entity, ballot, step } = request.into_inner();
+        let served = self.check(fence.as_ref())?;
+        let entity = EntityKey::decode(&entity).map_err(garbled("the name of an entity"))?;
+        served.check_held(std::iter::once(&entity))?;
+        let ballot = version(Some(&ballot))?;
+        served.check_versions(std::iter::once(ballot))?;
+        let step = step.ok_or_else(|| Status::invalid_argument("a ballot has no step"))?;
+        let reply = served.work(fence.as_ref(), move |served| served.decide_step(&entity, ballot, step));
+        Ok(Response::new(reply.await?))
     }
 
     async fn purge(&self, request: Request<PurgeRequest>) -> Result<Response<PurgeReply>, Status> {

@@ -51,6 +51,10 @@ counts! {
     writes_settled,
     /// Writes that were made at another version, as something newer was there.
     writes_renewed,
+    /// Writes on conditions that were made.
+    writes_decided,
+    /// Ballots of such writes that were begun again, as there was a newer one, or something to be made before.
+    ballots_lost,
     /// Writes that too few replicas acknowledged.
     writes_unacknowledged,
     /// Nodes that were asked about much of what they hold beside others that let wait.

@@ -8,6 +8,7 @@
 //! | `catalogue` | changing it on all nodes |
 //! | `clocks` | whether this node's clock goes as those of the others do |
 //! | `counts` | how often what happened |
+//! | `decide` | writes on conditions |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
@@ -35,6 +36,7 @@ mod bulk;
 mod catalogue;
 mod clocks;
 mod counts;
+mod decide;
 mod hints;
 mod latency;
 mod neighbors;

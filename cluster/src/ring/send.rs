@@ -79,11 +79,7 @@ impl Inner {
         durability: Durability,
         deadline: Deadline,
     ) -> Result<Vec<Told>> {
-        let durability = match durability {
-            Durability::None => proto::Durability::None,
-            Durability::Flush => proto::Durability::Flush,
-            Durability::Sync => proto::Durability::Sync,
-        };
+        let durability = proto::Durability::from(durability);
         let count = mutations.len();
         let versions: Vec<Version> =
             mutations.iter().map(|mutation| Mutation::version_of(mutation).unwrap_or_default()).collect();

@@ -61,7 +61,25 @@ impl Ring {
     /// [`Error::Exhausted`], unless the outbox is full. What meets something newer, since clocks differ, is
     /// made once more at a version above that: at QUORUM a write comes after all that were acknowledged before it was asked for.
     pub async fn write(&self, mutations: Vec<Mutation>, options: WriteOptions) -> Vec<Result<Written>> {
-        self.make(mutations, options, How { is_renewed: true, is_posted: true }).await
+        let how = How { is_renewed: true, is_posted: true };
+        if mutations.iter().all(|mutation| mutation.precondition().is_none()) {
+            return self.make(mutations, options, how).await;
+        }
+        // Each after all that come before it.
+        let mut results = Vec::with_capacity(mutations.len());
+        let mut rest = mutations.into_iter().peekable();
+        while let Some(mutation) = rest.next() {
+            if mutation.precondition().is_some() {
+                results.push(self.decide(mutation, options).await);
+                continue;
+            }
+            let mut batch = vec![mutation];
+            while let Some(next) = rest.next_if(|next| next.precondition().is_none()) {
+                batch.push(next);
+            }
+            results.extend(self.make(batch, options, how).await);
+        }
+        results
     }
 
     /// The same, at the versions that they have: what came later stays.
@@ -200,10 +218,10 @@ fn ended() -> Error {
 }
 
 /// A write whose hints are not kept yet.
-struct Writing(Arc<Inner>);
+pub(super) struct Writing(pub(super) Arc<Inner>);
 
 impl Writing {
-    fn begin(inner: &Arc<Inner>) -> Self {
+    pub(super) fn begin(inner: &Arc<Inner>) -> Self {
         inner.writing.fetch_add(1, Ordering::SeqCst);
         Self(Arc::clone(inner))
     }

@@ -16,6 +16,8 @@ pub enum Wrong {
     NoFence,
     /// A write is answered though something newer hides it.
     NoRenewal,
+    /// A write on a condition is made though acceptors have promised more to another one.
+    OutbidIsAccepted,
     /// Deletions are forgotten though what was planned before is taken still.
     PurgeWithoutClosing,
     /// Deletions are forgotten when they are old enough.

@@ -3,12 +3,14 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `appends` | writes on conditions, and whether they came one after the other |
 //! | `edges` | edges, and whether what was acknowledged of them is there |
 //! | `history` | what clients did and saw, and whether that may be |
 //! | `network` | gRPC over turmoil |
 //! | `node` | a node with its disk, and clients beside it |
 //! | `world` | a ring, and what befalls it |
 
+mod appends;
 mod edges;
 mod history;
 mod network;
@@ -99,6 +101,10 @@ fn what_is_wrong_is_noticed() {
             ],
         ),
         (with(Wrong::NoRenewal), vec!["was acknowledged before"]),
+        (
+            with(Wrong::OutbidIsAccepted),
+            vec!["one after the other", "is lost: the trail", "was refused, and was made"],
+        ),
         (Setup { purges: true, ..with(Wrong::PurgeWithoutClosing) }, vec![differs, seen, "it was gone of"]),
         (Setup { purges: true, ..with(Wrong::PurgeByTime) }, vec![differs, seen, "it was gone of"]),
     ] {

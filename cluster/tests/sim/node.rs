@@ -25,6 +25,7 @@ use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
 use parking_lot::Mutex;
 
 use crate::{
+    appends::Trails,
     edges::Changes,
     history::{History, Kind, text, value},
     network,
@@ -80,6 +81,7 @@ pub(crate) struct Node {
     pub(crate) addresses: BTreeMap<NodeId, String>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) edges: Arc<Mutex<Changes>>,
+    pub(crate) trails: Arc<Mutex<Trails>>,
     /// What it is to read everything at, when all is over.
     pub(crate) errand: Mutex<Option<Consistency>>,
     pub(crate) is_quiet: Arc<AtomicBool>,
@@ -192,8 +194,9 @@ impl Node {
                 continue;
             }
             let key = draw(random, KEYS as u64) as usize;
-            match draw(random, 14) {
+            match draw(random, 16) {
                 10 | 11 => self.ask_of_edges(ring, random).await,
+                14 | 15 => self.append(ring, random).await,
                 12 => self.write_loosely(ring, random).await,
                 13 => drop(self.read(ring, key, Consistency::All).await),
                 0..3 => self.write(ring, key, &[Kind::Put]).await,
@@ -228,6 +231,7 @@ impl Node {
             assert!(is_told, "seed {}: loose {at}: {found:?}", self.seed);
         }
         self.judge_edges(ring, consistency).await;
+        self.judge_trails(ring, consistency).await;
     }
 
     /// Upserts, puts for a short time, and deletes an entity of which only the replicas' agreement at the end is judged.

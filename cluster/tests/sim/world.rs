@@ -15,6 +15,7 @@ use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
 
 use crate::{
+    appends::{TRAILS, Trails, trail},
     edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
@@ -75,6 +76,7 @@ impl World {
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
         let is_quiet: Arc<AtomicBool> = Arc::default();
         let edges: Arc<Mutex<Changes>> = Arc::default();
+        let trails: Arc<Mutex<Trails>> = Arc::default();
         let pool =
             build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
         let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
@@ -103,6 +105,7 @@ impl World {
                 addresses: addresses.clone(),
                 history: Arc::clone(&history),
                 edges: Arc::clone(&edges),
+                trails: Arc::clone(&trails),
                 errand: Mutex::default(),
                 is_quiet: Arc::clone(&is_quiet),
                 ring: Mutex::default(),
@@ -183,6 +186,9 @@ impl World {
         }
         self.compare(false);
         let mut history = self.history.lock();
+        let appended = self.nodes[0].trails.lock().acknowledged();
+        history.note(0, format_args!("{appended} appends"));
+        assert!(appended > 0, "seed {}: nothing was appended", self.seed);
         assert!(history.acknowledged > 10 && history.reads > 10, "seed {}: too little happened", self.seed);
         std::mem::take(&mut history.trace)
     }
@@ -277,6 +283,7 @@ impl World {
     /// All replicas are alike: in what is there, or in every row.
     fn compare(&self, is_live: bool) {
         let names = (0..KEYS).map(entity).chain((0..LOOSE).map(loose)).chain((0..ENDS).map(end));
+        let names = names.chain((0..TRAILS).map(trail));
         for key in names {
             let mut held = Vec::new();
             for node in &self.nodes[self.first..] {

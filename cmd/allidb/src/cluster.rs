@@ -64,7 +64,7 @@ async fn purge(client: &Client, output: Output) -> Result<()> {
     let mut last = None;
     while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
         if !told.finished && !output.is_json() {
-            output.line(&format!("{} …", told.stage))?;
+            output.line(format!("{} …", told.stage))?;
         }
         last = Some(told);
     }
@@ -76,7 +76,7 @@ async fn purge(client: &Client, output: Output) -> Result<()> {
         output.document(&json!({ "upto": upto, "repaired": result.repaired }))?;
         return Ok(());
     }
-    output.line(&match upto {
+    output.line(match upto {
         Some(upto) => format!(
             "what was deleted until {upto} is forgotten; {} entities were not the same everywhere before",
             result.repaired

@@ -11,6 +11,7 @@ use crate::{
     failure::Failure,
     filter_syntax,
     output::{Output, counted},
+    precondition::PreconditionArgs,
 };
 
 /// Deletes one entity and its edges (exit code 3 if there was none), those that match, or what came from a source.
@@ -32,20 +33,27 @@ pub(crate) struct DeleteArgs {
     /// Do it; with `--filter` or `--source` the command otherwise only says what it would do.
     #[arg(long)]
     yes: bool,
+    #[command(flatten)]
+    precondition: PreconditionArgs,
 }
 
 /// Runs `delete`.
 pub(crate) async fn run(args: DeleteArgs, client: &Client, output: Output) -> Result<()> {
+    if args.id.is_none() && !args.precondition.is_none() {
+        return Err(Failure::usage("--if-absent and --if-version are about one entity: name its id"));
+    }
     match (&args.id, &args.filter, &args.source) {
         (_, Some(filter), _) => matching(&args, filter, client, output).await,
         (_, _, Some(source)) => by_source(&args, source, client, output).await,
-        (id, ..) => one(&args.collection, id.as_deref().unwrap_or_default(), client, output).await,
+        (id, ..) => one(&args, id.as_deref().unwrap_or_default(), client, output).await,
     }
 }
 
-async fn one(collection: &str, id: &str, client: &Client, output: Output) -> Result<()> {
+async fn one(args: &DeleteArgs, id: &str, client: &Client, output: Output) -> Result<()> {
+    let collection = &args.collection;
     let (entity, consistency) = (Some(entity_ref(collection, id)), client.consistency());
-    let request = DeleteRequest { r#ref: entity, consistency, ..DeleteRequest::default() };
+    let precondition = args.precondition.to_proto()?;
+    let request = DeleteRequest { r#ref: entity, consistency, precondition, ..DeleteRequest::default() };
     let answer = client.entities().delete(request).await.map_err(Failure::from_status)?.into_inner();
     if !answer.existed {
         let message = format!("there was no entity `{id}` in `{collection}`");

@@ -19,6 +19,7 @@ use crate::{
     filter_syntax,
     import::WriteDurability,
     output::{Output, counted, shorten, table},
+    precondition::PreconditionArgs,
     value_json,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct PutArgs {
     /// When the server acknowledges it.
     #[arg(long, value_enum, default_value_t = WriteDurability::Sync)]
     durability: WriteDurability,
+    #[command(flatten)]
+    precondition: PreconditionArgs,
 }
 
 /// Gets one entity. Exit code 3 if there is none.
@@ -114,6 +117,7 @@ pub(crate) async fn put(args: PutArgs, client: &Client, output: Output) -> Resul
         entity: Some(entity),
         durability: allidb_api::v1::Durability::from(args.durability) as i32,
         consistency: client.consistency(),
+        precondition: args.precondition.to_proto()?,
     };
     let answer = client.entities().put(request).await.map_err(Failure::from_status)?.into_inner();
     let document = json!({"id": id, "version": STANDARD.encode(&answer.version)});

@@ -25,6 +25,7 @@ mod merging;
 mod npy;
 mod output;
 mod plan;
+mod precondition;
 mod progress;
 mod put_stream;
 mod query;

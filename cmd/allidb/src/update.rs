@@ -8,7 +8,8 @@ use prost_types::FieldMask;
 use serde_json::{Value as Json, json};
 
 use crate::{
-    client::Client, entity_json::entity_ref, failure::Failure, output::Output, value_json, vector_numbers,
+    client::Client, entity_json::entity_ref, failure::Failure, output::Output,
+    precondition::PreconditionArgs, value_json, vector_numbers,
 };
 
 /// Changes some fields of one entity and nothing else. Exit code 3 if there is none.
@@ -43,12 +44,15 @@ pub(crate) struct UpdateArgs {
     /// Create the entity if it is missing.
     #[arg(long)]
     allow_missing: bool,
+    #[command(flatten)]
+    precondition: PreconditionArgs,
 }
 
 /// Runs `update`.
 pub(crate) async fn run(args: UpdateArgs, client: &Client, output: Output) -> Result<()> {
     let id = args.id.clone();
     let allow_missing = args.allow_missing;
+    let precondition = args.precondition.to_proto()?;
     let (entity, paths) = changes(args)?;
     if paths.is_empty() {
         return Err(Failure::usage("nothing to change: see --set, --unset, --type, --importance, --vector"));
@@ -57,6 +61,7 @@ pub(crate) async fn run(args: UpdateArgs, client: &Client, output: Output) -> Re
         entity: Some(entity),
         update_mask: Some(FieldMask { paths }),
         allow_missing,
+        precondition,
         consistency: client.consistency(),
         ..UpdateRequest::default()
     };

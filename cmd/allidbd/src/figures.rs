@@ -109,6 +109,8 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         reads_repaired,
         writes_settled,
         writes_renewed,
+        writes_decided,
+        ballots_lost,
         writes_unacknowledged,
         questions_hedged,
         queries_repeated,
@@ -154,6 +156,12 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         "allidb_ring_writes_renewed_total",
         "Writes made at another version, as something newer was there",
         writes_renewed,
+    );
+    total("allidb_ring_writes_decided_total", "Writes on conditions that were made", writes_decided);
+    total(
+        "allidb_ring_ballots_lost_total",
+        "Ballots of writes on conditions that were begun again",
+        ballots_lost,
     );
     total(
         "allidb_ring_writes_unacknowledged_total",

@@ -23,4 +23,4 @@ pub use name::{
 };
 pub use text::{Language, TextField, TextKind, TextSpec};
 pub use value::{Timestamp, Value};
-pub use write::{EntityPatch, SourceOwner, Write, Written};
+pub use write::{EntityPatch, Precondition, SourceOwner, Write, Written};

@@ -27,6 +27,13 @@ pub enum Write {
     Update(Box<EntityPatch>),
     /// Deletes an entity, and its edges in both directions.
     Delete(EntityRef),
+    /// A put, an update or a deletion of an entity, made if this is so of it.
+    If {
+        /// What must be so.
+        precondition: Precondition,
+        /// What is done then.
+        write: Box<Write>,
+    },
     /// Deletes an entity, if it meets the filter.
     DeleteIf {
         /// Which.
@@ -59,7 +66,10 @@ pub enum Write {
 impl Write {
     /// The names of the collections that it is about.
     pub fn collections(&self) -> impl Iterator<Item = &str> {
-        let (one, other) = match self {
+        let what = if let Self::If { write, .. } = self { write } else { self };
+        let (one, other) = match what {
+            // A condition has no other one in it.
+            Self::If { .. } => ("", None),
             Self::Put { collection, .. } => (&**collection, None),
             Self::Update(patch) => (&*patch.entity.collection, None),
             Self::Delete(entity) | Self::DeleteIf { entity, .. } | Self::Merge { from: entity, .. } => {
@@ -74,6 +84,15 @@ impl Write {
         };
         std::iter::once(one).chain(other)
     }
+}
+
+/// What must be so of an entity for a write to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precondition {
+    /// It is not there.
+    Absent,
+    /// It is there, and this is its version.
+    Version(Version),
 }
 
 /// What has sources.

@@ -14,8 +14,8 @@ use crate::{
     filter::Filter,
     merge::{EntityState, Register},
     model::{
-        Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, SourceOwner, TenantId,
-        Value, Write, validate_attribute_name, validate_id, validate_relation,
+        Chunk, Collection, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Limits, Precondition, SourceOwner,
+        TenantId, Value, Write, validate_attribute_name, validate_id, validate_relation,
     },
     replica::mirrored,
     row::{ChunkContent, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent, VectorKey},
@@ -40,6 +40,8 @@ pub struct Mutation {
 pub(crate) enum Kind {
     /// One entity, or an edge's source and target, just as they are named.
     Plain,
+    /// One entity, if this is so of it.
+    If(Precondition),
     /// An edge's source and target. If one of them was merged into another entity, that one is meant.
     Edge,
     /// The entity that is merged into another one, and that one; what it takes over is found under their latches.
@@ -86,6 +88,9 @@ impl Mutation {
     #[must_use]
     pub fn settled(mut self) -> Self {
         let version = self.version;
+        if let Kind::If(_) = self.kind {
+            self.kind = Kind::Plain;
+        }
         for Part { delta, condition, .. } in &mut self.parts {
             match condition {
                 Condition::None | Condition::Matches(_) | Condition::HasSource(_) => continue,
@@ -158,6 +163,14 @@ impl Mutation {
         self.parts.iter().any(|part| part.condition == Condition::Exists)
     }
 
+    /// What must be so of its entity, if that is to be decided before it is made.
+    pub fn precondition(&self) -> Option<Precondition> {
+        match self.kind {
+            Kind::If(precondition) => Some(precondition),
+            _ => None,
+        }
+    }
+
     /// Whether it is an edge, at both its ends.
     pub fn is_edge(&self) -> bool {
         self.kind == Kind::Edge
@@ -226,12 +239,20 @@ impl Planner<'_> {
             Write::Put { collection, entity } => self.put(&collection, *entity),
             Write::Update(patch) => self.update(*patch),
             Write::Delete(entity) => self.delete(entity, Condition::None),
+            Write::If { precondition, write } => self.conditional(precondition, *write),
             Write::DeleteIf { entity, filter } => self.delete(entity, Condition::Matches(filter)),
             Write::DropSource { of, source } => self.drop_source(of, source),
             Write::PutEdge(edge) => self.put_edge(*edge),
             Write::DeleteEdge(edge) => self.delete_edge(edge),
             Write::Merge { from, into } => self.merge(from, &into),
         }
+    }
+
+    fn conditional(&self, precondition: Precondition, write: Write) -> Result<Mutation> {
+        if !matches!(write, Write::Put { .. } | Write::Update(_) | Write::Delete(_)) {
+            return Err(Error::invalid("precondition", "is for puts, updates and deletions of entities"));
+        }
+        Ok(Mutation { kind: Kind::If(precondition), ..self.plan(write)? })
     }
 
     fn collection(&self, name: &str) -> Result<&Arc<Collection>> {

@@ -90,7 +90,7 @@ impl Mutation {
         let first = self.parts.first()?;
         match (self.kind, &first.condition) {
             (Kind::Edge, _) => Some((&first.entity, Some(first.delta.edges.keys().next()?))),
-            (Kind::Plain, Condition::Replaces) => Some((&first.entity, None)),
+            (Kind::Plain | Kind::If(_), Condition::Replaces) => Some((&first.entity, None)),
             _ => None,
         }
     }

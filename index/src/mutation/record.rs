@@ -32,6 +32,7 @@ impl Mutation {
         let kind = match self.kind {
             Kind::Plain => PLAIN,
             Kind::Edge => EDGE,
+            Kind::If(_) => return unsettled("a condition"),
             Kind::Merge | Kind::Rewire { .. } => return unsettled("a merge of entities"),
         };
         let mut out = vec![FORMAT];

@@ -269,7 +269,7 @@ impl Replica {
                 let is_refused = match kind {
                     Kind::Edge | Kind::Merge => true,
                     Kind::Rewire { .. } => at >= 2,
-                    Kind::Plain => {
+                    Kind::Plain | Kind::If(_) => {
                         let is_patch = matches!(condition, Condition::Exists | Condition::CreateIfMissing);
                         // The name of what is gone is free.
                         (is_patch || delta.row.get(&Field::Existence).is_some())
@@ -283,7 +283,8 @@ impl Replica {
                 // Its edges, which are the other's, would go with it or stay with whoever takes the name.
                 let is_freed = match condition {
                     Condition::None | Condition::Replaces => {
-                        kind == Kind::Plain && delta.row.cleared(Scope::Entity) > Version::ZERO
+                        matches!(kind, Kind::Plain | Kind::If(_))
+                            && delta.row.cleared(Scope::Entity) > Version::ZERO
                     }
                     Condition::CreateIfMissing => true,
                     Condition::Exists | Condition::Matches(_) | Condition::HasSource(_) => false,
@@ -292,6 +293,9 @@ impl Replica {
                     let why = format!("entity {:?} is still being merged into {into:?}", entity.id);
                     return Err(Error::FailedPrecondition(why));
                 }
+            }
+            if let Kind::If(precondition) = kind {
+                precondition.check(&mutation.subject, &loaded.after.row, now)?;
             }
             let has_expired = !is_live && loaded.after.row.exists();
             match condition {
@@ -334,7 +338,7 @@ impl Replica {
             };
         }
         match kind {
-            Kind::Plain | Kind::Edge => {}
+            Kind::Plain | Kind::If(_) | Kind::Edge => {}
             Kind::Merge => merged.extend(self.take_over(working, mutation)?),
             Kind::Rewire { merged } => move_edge(working, mutation, merged)?,
         }

@@ -5,7 +5,7 @@ use crate::{
     error::{Error, Result},
     filter::Filter,
     merge::{EntityState, Register},
-    model::Value,
+    model::{EntityRef, Precondition, Timestamp, Value},
     mutation::{Condition, Mutation, Part},
     replica::{Extent, Replica},
     row::{EntityKey, EntityRow, Field, Scope, StoredRow},
@@ -28,7 +28,37 @@ impl Mutation {
     }
 }
 
+impl Precondition {
+    /// Whether it is so of an entity.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] or [`Error::VersionMismatch`] if it is not.
+    pub(super) fn check(self, entity: &EntityRef, row: &EntityRow, now: Timestamp) -> Result<()> {
+        let found = row.is_live(now).then_some(row.touched);
+        let (collection, id) = (|| entity.collection.clone(), || entity.id.clone());
+        match (self, found) {
+            (Self::Absent, None) => Ok(()),
+            (Self::Absent, Some(found)) => Err(Error::Exists { collection: collection(), id: id(), found }),
+            (Self::Version(version), Some(found)) if found == version => Ok(()),
+            (Self::Version(_), found) => {
+                Err(Error::VersionMismatch { collection: collection(), id: id(), found })
+            }
+        }
+    }
+}
+
 impl Replica {
+    /// Whether a mutation's precondition is met by what a quorum holds of its entity.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] or [`Error::VersionMismatch`] if it is not.
+    pub fn check_precondition(&self, mutation: &Mutation, state: &EntityState) -> Result<()> {
+        match mutation.precondition() {
+            Some(precondition) => precondition.check(mutation.subject(), &state.row, self.wall_time()),
+            None => Ok(()),
+        }
+    }
+
     /// What is to be made of a mutation whatever replicas know, by what a quorum of them holds of its entities, in their order; and whether that
     /// deletes what it is about, rather than taking a source from it.
     ///

@@ -208,7 +208,12 @@ impl Replica {
 
     /// Takes note of what a read found: what this node plans from now on is newer.
     pub fn observe(&self, state: &EntityState) {
-        self.clock.observe(state.highest_version());
+        self.observe_version(state.highest_version());
+    }
+
+    /// Takes note of a version: what this node plans from now on is newer.
+    pub fn observe_version(&self, version: Version) {
+        self.clock.observe(version);
     }
 
     /// Records the newest version that was given here, also to what lies elsewhere: durably, before this returns.

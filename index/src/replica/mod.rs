@@ -1,5 +1,6 @@
 //! A replica: the rows of its partitions, and the indexes in step with them.
 
+mod acceptor;
 mod alias;
 mod apply;
 mod assemble;
@@ -38,6 +39,7 @@ use std::{
 use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
+pub use acceptor::Promise;
 pub(crate) use assemble::{StoredVector, check_mask};
 pub use bulk::{BulkDeleted, BySource, CameFrom, CameFromRequest, SourceDeletion, SourcePlace};
 pub(crate) use derive::mirrored;
@@ -115,6 +117,8 @@ pub struct Replica {
     pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
     pub(crate) latches: latch::Latches,
+    /// Of acceptors, each apart from the writes that it makes.
+    acceptors: latch::Latches,
     pub(crate) trees: Arc<Trees>,
     /// One builds them at a time.
     building_trees: Mutex<()>,
@@ -227,6 +231,7 @@ impl Replica {
             texts,
             graph,
             latches: latch::Latches::default(),
+            acceptors: latch::Latches::default(),
             building_trees: Mutex::default(),
             chunked: chunked::Chunked::default(),
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,

@@ -150,6 +150,7 @@ impl Replica {
                 let prefix = collection_prefix(partition, tenant, collection.id);
                 rows += self.forget_registers(snapshot, &prefix, upto, &mut touched)?;
                 rows += self.forget_entities(snapshot, &prefix, upto, &mut touched)?;
+                rows += self.forget_acceptors(snapshot, &prefix, upto)?;
             }
             let touched: Vec<EntityKey> = touched.into_iter().collect();
             touched.chunks(BATCH).try_for_each(|entities| self.forget_names(entities))?;

@@ -95,6 +95,7 @@ impl Replica {
                 keyspaces.history,
                 keyspaces.chunk,
                 keyspaces.token,
+                keyspaces.paxos,
             ] {
                 deleted_ranges |= self.sweep_prefix(own, &prefix)?;
             }

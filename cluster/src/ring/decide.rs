@@ -1,0 +1,356 @@
+//! Writes on conditions, which come one after the other: CASPaxos, with an acceptor for each entity at each of its replicas (Rystsov,
+//! "CASPaxos: Replicated State Machines without logs", 2018; ADR 0028).
+//!
+//! Whoever takes such a write has a quorum promise to accept nothing older, judges the condition by what they hold together, has a quorum
+//! accept the write, and then has it made as any other. If something was accepted before of which it is not known whether it was made, that is
+//! made first.
+
+use std::{sync::Arc, time::Duration};
+
+use allidb_index::{
+    Deadline, EntityKey, EntityState, Error, Mutation, Promise, Result, Version, model::Written,
+};
+use bytes::Bytes;
+use tokio::{sync::oneshot, task::JoinSet, time::sleep};
+
+use super::{Inner, Ring, counts::count, read::too_few, write::Writing, wrong::Wrong};
+use crate::{
+    coordinator::{Consistency, WriteOptions},
+    layout::NodeId,
+    peer::{
+        Client, Served, outcome,
+        proto::{self, DecideReply, DecideRequest, decide_request::Step, outcome::Kind},
+    },
+};
+
+/// How long whoever was outbid waits at first, and at most; the time doubles.
+const PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+
+/// What became of something that acceptors were asked for.
+enum Asked<T> {
+    Done(T),
+    /// They know of a newer ballot.
+    Outbid(Version),
+}
+
+/// What a quorum promised.
+struct Prepared {
+    /// What they hold together.
+    state: EntityState,
+    /// What one of them accepted, and none knows to have been made.
+    in_progress: Option<Mutation>,
+}
+
+impl Ring {
+    /// Makes a write if its precondition is met by what a quorum holds: after all such writes of the entity that were answered before.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] or [`Error::VersionMismatch`] if it is not. What is answered with [`Error::Unavailable`] or [`Error::DeadlineExceeded`] may
+    /// have been made, or may be later.
+    pub(super) async fn decide(&self, mutation: Mutation, options: WriteOptions) -> Result<Written> {
+        let writing = Writing::begin(&self.0);
+        // It goes on when the caller goes away: what was accepted is to be made.
+        let decided = tokio::spawn(async move { writing.0.decide(mutation, options).await });
+        decided.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
+    }
+}
+
+impl Inner {
+    async fn decide(self: &Arc<Self>, mut mutation: Mutation, options: WriteOptions) -> Result<Written> {
+        let deadline = options.deadline;
+        let Some(entity) = mutation.entities().next().cloned() else {
+            return Err(Error::Internal("a write on a condition names no entity".to_owned()));
+        };
+        // As which versions some may have accepted it, and whether the entity was there then.
+        let mut tried: Vec<(Version, bool)> = Vec::new();
+        let mut pause = PAUSE;
+        loop {
+            let ballot = mutation.version();
+            match self.try_once(&entity, &mutation, &mut tried, options).await {
+                Ok(Asked::Done(written)) => {
+                    count(&self.served.counters.writes_decided);
+                    return Ok(written);
+                }
+                Ok(Asked::Outbid(newest)) => {
+                    self.served.check_ahead(newest)?;
+                    self.served.replica.observe_version(newest);
+                }
+                // Somebody may have made it, and others have come after it.
+                Err(error) if !tried.is_empty() && is_refusal(&error) => {
+                    return Err(Error::Unavailable(format!(
+                        "nobody knows whether the write was made; {error}"
+                    )));
+                }
+                Err(error) => return Err(error),
+            }
+            count(&self.served.counters.ballots_lost);
+            deadline.check()?;
+            // At random, so that those who outbid each other do not go on doing so.
+            let jitter = pause.mul_f64((ballot.millis() ^ self.served.node.0) as u8 as f64 / 256.0);
+            sleep((pause / 2 + jitter).min(deadline.remaining())).await;
+            pause = (2 * pause).min(LONGEST_PAUSE);
+            mutation = self.served.replica.planned_anew(mutation);
+        }
+    }
+
+    async fn try_once(
+        self: &Arc<Self>,
+        entity: &EntityKey,
+        mutation: &Mutation,
+        tried: &mut Vec<(Version, bool)>,
+        options: WriteOptions,
+    ) -> Result<Asked<Written>> {
+        let ballot = mutation.version();
+        let Prepared { state, in_progress } = match self.prepare(entity, ballot, options.deadline).await? {
+            Asked::Done(prepared) => prepared,
+            Asked::Outbid(newest) => return Ok(Asked::Outbid(newest)),
+        };
+        let made = |version: Version, existed: bool| Written { version, existed, overtaken_by: None };
+        if let Some(accepted) = in_progress {
+            if let Asked::Outbid(newest) =
+                self.have_accepted(entity, ballot, &accepted, options.deadline).await?
+            {
+                return Ok(Asked::Outbid(newest));
+            }
+            let version = accepted.version();
+            self.have_made(entity, ballot, accepted, options).await?;
+            return Ok(match tried.iter().find(|(tried, _)| *tried == version) {
+                Some((_, existed)) => Asked::Done(made(version, *existed)),
+                None => Asked::Outbid(ballot),
+            });
+        }
+        if let Some((version, existed)) = tried.iter().find(|(tried, _)| *tried == state.version()) {
+            return Ok(Asked::Done(made(*version, *existed)));
+        }
+        // Whoever wrote that without a condition is newer.
+        if state.highest_version() >= ballot {
+            return Ok(Asked::Outbid(state.highest_version()));
+        }
+        let replica = &self.served.replica;
+        replica.check_precondition(mutation, &state)?;
+        let is_live = replica.is_live(&state);
+        if mutation.needs_entity() && !is_live {
+            let subject = mutation.subject();
+            return Err(Error::NotFound { collection: subject.collection.clone(), id: subject.id.clone() });
+        }
+        let settled = match replica.has_expired(&state) {
+            true => replica.settled_over_expired(mutation, state.highest_version(), ballot, None),
+            false => mutation.clone().settled(),
+        };
+        let accepted = self.have_accepted(entity, ballot, &settled, options.deadline).await;
+        if !matches!(accepted, Ok(Asked::Done(()))) {
+            tried.push((ballot, is_live));
+        }
+        match accepted? {
+            Asked::Outbid(newest) => Ok(Asked::Outbid(newest)),
+            Asked::Done(()) => {
+                self.have_made(entity, ballot, settled, options).await?;
+                Ok(Asked::Done(made(ballot, is_live)))
+            }
+        }
+    }
+
+    /// Has a quorum promise to accept nothing older than a ballot.
+    async fn prepare(
+        self: &Arc<Self>,
+        entity: &EntityKey,
+        ballot: Version,
+        deadline: Deadline,
+    ) -> Result<Asked<Prepared>> {
+        let step = Step::Prepare(proto::Prepare {});
+        let promises = match self.ask_acceptors(entity, ballot, step, deadline).await? {
+            Asked::Outbid(newest) => return Ok(Asked::Outbid(newest)),
+            Asked::Done(replies) => replies.into_iter().map(promise).collect::<Result<Vec<Promise>>>()?,
+        };
+        let committed = promises.iter().map(|promise| promise.committed).max().unwrap_or_default();
+        let accepted = promises.iter().filter_map(|promise| promise.accepted.as_ref());
+        let newest = accepted.filter(|(ballot, _)| *ballot > committed).max_by_key(|(ballot, _)| *ballot);
+        let in_progress = newest.map(|(_, mutation)| Mutation::decode(mutation)).transpose();
+        let garbled = |error| Error::Unavailable(format!("what was accepted before cannot be read: {error}"));
+        let states = promises.iter().map(|promise| promise.state.clone());
+        let state = states.reduce(EntityState::merge).unwrap_or_default();
+        Ok(Asked::Done(Prepared { state, in_progress: in_progress.map_err(garbled)? }))
+    }
+
+    /// Has a quorum accept a mutation under a ballot.
+    async fn have_accepted(
+        self: &Arc<Self>,
+        entity: &EntityKey,
+        ballot: Version,
+        mutation: &Mutation,
+        deadline: Deadline,
+    ) -> Result<Asked<()>> {
+        let step = Step::Accept(encoded(mutation)?.into());
+        Ok(match self.ask_acceptors(entity, ballot, step, deadline).await? {
+            Asked::Done(_) => Asked::Done(()),
+            Asked::Outbid(_) if self.is_wrong(Wrong::OutbidIsAccepted) => Asked::Done(()),
+            Asked::Outbid(newest) => Asked::Outbid(newest),
+        })
+    }
+
+    /// Asks all acceptors, until a quorum has done what it was asked for.
+    async fn ask_acceptors(
+        self: &Arc<Self>,
+        entity: &EntityKey,
+        ballot: Version,
+        step: Step,
+        deadline: Deadline,
+    ) -> Result<Asked<Vec<DecideReply>>> {
+        let replicas = self.served.layout.replicas(entity.partition());
+        let needed = Consistency::Quorum.needed(replicas.len());
+        let mut asked = JoinSet::new();
+        for node in replicas.iter().copied() {
+            let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
+            asked.spawn(async move { inner.ask_acceptor(node, (entity, ballot), step, deadline).await });
+        }
+        let (mut done, mut newest, mut why) = (Vec::with_capacity(needed), None, None);
+        while let Some(answer) = asked.join_next().await {
+            match answer {
+                Ok(Ok(reply)) => match Version::from_bytes(&reply.promised) {
+                    Some(promised) if promised == ballot => done.push(reply),
+                    promised => newest = newest.max(promised),
+                },
+                Ok(Err(error)) => why = Some(error),
+                Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
+            }
+            if done.len() == needed {
+                // The others may as well.
+                asked.detach_all();
+                return Ok(Asked::Done(done));
+            }
+        }
+        match newest {
+            Some(newest) => Ok(Asked::Outbid(newest)),
+            None => Err(too_few(done.len(), needed, why)),
+        }
+    }
+
+    /// Has a mutation be made that was accepted, by as many as the consistency needs, but a quorum at least. Who does not is sent it later.
+    async fn have_made(
+        self: &Arc<Self>,
+        entity: &EntityKey,
+        ballot: Version,
+        mutation: Mutation,
+        options: WriteOptions,
+    ) -> Result<()> {
+        let replicas = self.served.layout.replicas(entity.partition()).to_vec();
+        let needed = options.consistency.max(Consistency::Quorum).needed(replicas.len());
+        let mutation = encoded(&mutation)?;
+        let durability = proto::Durability::from(options.durability).into();
+        let step = Step::Commit(proto::Commit { mutation: mutation.clone().into(), durability });
+        let mut asked = JoinSet::new();
+        for node in replicas.iter().copied() {
+            let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
+            asked.spawn(async move {
+                (node, inner.ask_acceptor(node, (entity, ballot), step, options.deadline).await)
+            });
+        }
+        let (answer, answered) = oneshot::channel();
+        let writing = Writing::begin(self);
+        tokio::spawn(async move {
+            let (mut answer, mut why) = (Some(answer), None);
+            let mut missed = replicas.clone();
+            while let Some(made) = asked.join_next().await {
+                match made {
+                    Ok((node, Ok(_))) => missed.retain(|missed| *missed != node),
+                    Ok((_, Err(error))) => why = Some(error),
+                    Err(error) => why = Some(Error::Internal(format!("a write broke off: {error}"))),
+                }
+                if replicas.len() - missed.len() >= needed {
+                    // The caller may have gone.
+                    answer.take().and_then(|answer| answer.send(Ok(())).ok());
+                }
+            }
+            let made = replicas.len() - missed.len();
+            answer.take().and_then(|answer| answer.send(Err(too_few(made, needed, why))).ok());
+            for node in missed {
+                writing.0.keep_hints(node, vec![mutation.clone()]).await;
+            }
+        });
+        answered.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
+    }
+
+    async fn ask_acceptor(
+        &self,
+        node: NodeId,
+        (entity, ballot): (EntityKey, Version),
+        step: Step,
+        deadline: Deadline,
+    ) -> Result<DecideReply> {
+        let reply = if node == self.served.node {
+            self.here(move |served| served.decide_step(&entity, ballot, step)).await?
+        } else {
+            let (entity, ballot) = (entity.encode().into(), Bytes::copy_from_slice(&ballot.to_bytes()));
+            let request = DecideRequest { fence: None, entity, ballot, step: Some(step) };
+            let ask = |mut peer: Client, fence| {
+                let request = DecideRequest { fence, ..request.clone() };
+                async move { peer.decide(request).await }
+            };
+            self.served.call(node, deadline, ask).await?
+        };
+        match reply.outcome.as_ref().and_then(|outcome| outcome.kind.as_ref()) {
+            Some(Kind::Refusal(refusal)) => {
+                Err(Error::Unavailable(format!("node {node} refused: {}", refusal.message)))
+            }
+            _ => Ok(reply),
+        }
+    }
+}
+
+impl Served {
+    /// Does what an acceptor is asked for.
+    pub(crate) fn decide_step(&self, entity: &EntityKey, ballot: Version, step: Step) -> Result<DecideReply> {
+        let sent = |version: Version| Bytes::copy_from_slice(&version.to_bytes());
+        let garbled = |error| Error::invalid("a mutation", format!("cannot be read: {error}"));
+        Ok(match step {
+            Step::Prepare(_) => {
+                let Promise { promised, accepted, committed, state } =
+                    self.replica.promise(entity, ballot)?;
+                let (accepted_ballot, accepted) = accepted.unwrap_or_default();
+                DecideReply {
+                    promised: sent(promised),
+                    accepted_ballot: sent(accepted_ballot),
+                    accepted: accepted.into(),
+                    committed: sent(committed),
+                    state: state.encode().into(),
+                    outcome: None,
+                }
+            }
+            Step::Accept(mutation) => {
+                Mutation::decode(&mutation).map_err(garbled)?;
+                let promised = self.replica.accept(entity, ballot, mutation.into())?;
+                DecideReply { promised: sent(promised), ..DecideReply::default() }
+            }
+            Step::Commit(commit) => {
+                let durability = commit.durability().into();
+                let mutation = Mutation::decode(&commit.mutation).map_err(garbled)?;
+                let written = self.replica.commit(entity, ballot, mutation, durability);
+                let promised = sent(ballot);
+                DecideReply { promised, outcome: Some(outcome(written)), ..DecideReply::default() }
+            }
+        })
+    }
+}
+
+fn encoded(mutation: &Mutation) -> Result<Vec<u8>> {
+    let nothing = || Error::Internal("a write on a condition says nothing".to_owned());
+    mutation.encode(|_| true)?.ok_or_else(nothing)
+}
+
+fn promise(reply: DecideReply) -> Result<Promise> {
+    let garbled = |what: &str| Error::Unavailable(format!("an acceptor answered {what} that cannot be read"));
+    let version = |bytes: &Bytes| Version::from_bytes(bytes).ok_or_else(|| garbled("a version"));
+    let accepted = (version(&reply.accepted_ballot)?, reply.accepted.to_vec());
+    Ok(Promise {
+        promised: version(&reply.promised)?,
+        accepted: Some(accepted).filter(|(ballot, _)| *ballot > Version::ZERO),
+        committed: version(&reply.committed)?,
+        state: EntityState::decode(&reply.state).map_err(|_| garbled("a state"))?,
+    })
+}
+
+/// Whether this is what the entity says, not the replicas.
+fn is_refusal(error: &Error) -> bool {
+    matches!(error, Error::Exists { .. } | Error::VersionMismatch { .. } | Error::NotFound { .. })
+}

@@ -1,0 +1,180 @@
+//! An acceptor of CASPaxos (Rystsov, "CASPaxos: Replicated State Machines without logs", 2018), one for each entity that was ever written on a
+//! condition: what replicas promise, accept and commit, so that such writes to an entity come one after the other.
+//!
+//! A ballot is a version, and a write's own: so what is committed later is newer. What is chosen is a mutation; its effect is that of
+//! any other write.
+
+use allidb_storage::{Direction, Durability, Snapshot, WriteBatch};
+
+use crate::{
+    codec::{DecodeError, Decoder, put_bytes},
+    error::{Error, Result},
+    merge::EntityState,
+    model::Written,
+    mutation::Mutation,
+    replica::{Extent, Replica},
+    row::{EntityKey, key::decode_entity},
+    version::Version,
+};
+
+const FORMAT: u8 = 1;
+
+/// What an acceptor keeps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Acceptor {
+    /// Nothing below is accepted.
+    pub(super) promised: Version,
+    /// The newest ballot that was accepted, and what; [`Version::ZERO`] and nothing if it was committed, or none was.
+    accepted: (Version, Vec<u8>),
+    /// The newest ballot that was committed.
+    committed: Version,
+}
+
+/// What an acceptor answers.
+#[derive(Clone, Debug, Default)]
+pub struct Promise {
+    /// The newest ballot that it knows of. If that is another one than it was asked about, it did not do what it was asked.
+    pub promised: Version,
+    /// The newest ballot that it accepted and knows of no commitment of, and what that was, as [`Mutation::encode`] gave it.
+    pub accepted: Option<(Version, Vec<u8>)>,
+    /// The newest ballot that it committed.
+    pub committed: Version,
+    /// The entity's own row, as it was when it promised.
+    pub state: EntityState,
+}
+
+impl Acceptor {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = vec![FORMAT];
+        for version in [self.promised, self.committed, self.accepted.0] {
+            out.extend_from_slice(&version.to_bytes());
+        }
+        put_bytes(&mut out, &self.accepted.1);
+        out
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
+        let mut from = Decoder::new(bytes);
+        match from.u8()? {
+            FORMAT => {}
+            other => return Err(DecodeError::Tag(other)),
+        }
+        let (promised, committed, ballot) = (from.version()?, from.version()?, from.version()?);
+        let accepted = (ballot, from.bytes()?.to_vec());
+        from.finish()?;
+        Ok(Self { promised, accepted, committed })
+    }
+}
+
+impl Replica {
+    /// Promises to accept nothing below a ballot, durably, and tells what it knows; unless it has promised more, or takes nothing any more that is
+    /// so old.
+    ///
+    /// # Errors
+    /// If what it knows cannot be read, or the promise not be written.
+    pub fn promise(&self, entity: &EntityKey, ballot: Version) -> Result<Promise> {
+        let closed = self.watermarks.closed();
+        let _latched = self.acceptors.acquire(std::iter::once(entity));
+        let mut acceptor = self.acceptor(entity)?;
+        let promised = acceptor.promised.max(*closed);
+        if ballot <= promised {
+            return Ok(Promise { promised, ..Promise::default() });
+        }
+        acceptor.promised = ballot;
+        self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
+        // After: what others make from now on, they make knowing of the promise.
+        let state = self.held(std::slice::from_ref(entity), Extent::NOTHING)?.pop().unwrap_or_default();
+        let Acceptor { accepted: (ballot_of, mutation), committed, .. } = acceptor;
+        // Such old ones that were made anywhere are everywhere by now, and others cannot be any more.
+        let accepted = (ballot_of > committed.max(*closed)).then_some((ballot_of, mutation));
+        Ok(Promise { promised: ballot, accepted, committed, state })
+    }
+
+    /// Accepts a mutation under a ballot, durably; unless it has promised more. Gives the newest ballot that it knows of.
+    ///
+    /// # Errors
+    /// If what it knows cannot be read, or that not be written.
+    pub fn accept(&self, entity: &EntityKey, ballot: Version, mutation: Vec<u8>) -> Result<Version> {
+        let closed = self.watermarks.closed();
+        let _latched = self.acceptors.acquire(std::iter::once(entity));
+        let mut acceptor = self.acceptor(entity)?;
+        let promised = acceptor.promised.max(*closed);
+        if ballot < promised {
+            return Ok(promised);
+        }
+        acceptor.promised = ballot;
+        acceptor.accepted = (ballot, mutation);
+        self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
+        Ok(ballot)
+    }
+
+    /// Makes a mutation that a quorum has accepted under a ballot.
+    ///
+    /// # Errors
+    /// As for any write, and if what it knows cannot be read or written.
+    pub fn commit(
+        &self,
+        entity: &EntityKey,
+        ballot: Version,
+        mutation: Mutation,
+        durability: Durability,
+    ) -> Result<Written> {
+        let missing = || Error::Internal("a write was given no answer".to_owned());
+        let written = self.receive(vec![mutation], durability).pop().unwrap_or_else(|| Err(missing()))?;
+        let _latched = self.acceptors.acquire(std::iter::once(entity));
+        let mut acceptor = self.acceptor(entity)?;
+        if ballot > acceptor.committed {
+            acceptor.committed = ballot;
+            acceptor.promised = acceptor.promised.max(ballot);
+            if acceptor.accepted.0 <= ballot {
+                acceptor.accepted = Default::default();
+            }
+            // If it forgets this, the write is made once more.
+            self.keep_acceptor(entity, &acceptor, Durability::None)?;
+        }
+        Ok(written)
+    }
+
+    /// Removes acceptors that know of nothing newer than a version up to which nothing is taken any more, ballots neither. Gives how many.
+    pub(super) fn forget_acceptors(&self, snapshot: &Snapshot, prefix: &[u8], upto: Version) -> Result<u64> {
+        let mut count = 0;
+        for row in snapshot.prefix(self.keyspaces.paxos, prefix, Direction::Forward)? {
+            self.check_open()?;
+            let (key, bytes) = row?;
+            let corrupt = |error| Error::corrupt("paxos", &key, error);
+            if Acceptor::decode(&bytes).map_err(corrupt)?.promised > upto {
+                continue;
+            }
+            let entity = decode_entity(&mut Decoder::new(&key)).map_err(corrupt)?;
+            let _latched = self.acceptors.acquire(std::iter::once(&entity));
+            if self.acceptor(&entity)?.promised <= upto {
+                let mut batch = WriteBatch::new();
+                batch.delete(self.keyspaces.paxos, key.to_vec());
+                batch.use_reserve();
+                self.engine.write(batch, Durability::None)?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    fn acceptor(&self, entity: &EntityKey) -> Result<Acceptor> {
+        let key = entity.prefix();
+        match self.engine.get(self.keyspaces.paxos, &key)? {
+            None => Ok(Acceptor::default()),
+            Some(bytes) => Acceptor::decode(&bytes).map_err(|error| Error::corrupt("paxos", &key, error)),
+        }
+    }
+
+    fn keep_acceptor(&self, entity: &EntityKey, acceptor: &Acceptor, durability: Durability) -> Result<()> {
+        // Held until it is visible, so that no collection is dropped under it.
+        let _gate = self.catalogue_gate.read();
+        if self.is_dropped(entity) {
+            return Err(Error::UnknownCollection(entity.collection.0.to_string()));
+        }
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.paxos, entity.prefix(), acceptor.encode());
+        self.engine.write(batch, durability)?;
+        Ok(())
+    }
+}
