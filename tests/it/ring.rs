@@ -15,7 +15,7 @@ use tonic::Code;
 use crate::{
     client::Client,
     links::Links,
-    make::{entity, name},
+    make::{entity, int, name},
     process::{Process, eventually},
 };
 
@@ -255,6 +255,75 @@ async fn a_ring_of_three_goes_on_without_one() {
     }
     ring.launch_all().await;
     check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::Quorum).await;
+}
+
+/// Clients at all nodes count up by what they have read; one node dies meanwhile. No count is lost, and none is made twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_on_conditions_come_one_after_the_other() {
+    const CLIENTS: usize = 6;
+    let mut ring = Ring::start(3).await;
+    ring.client(0).create("things", "v", 4).await;
+    let done = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let counting = (0..CLIENTS).map(|at| {
+        let (client, done) = (ring.client(at % 2), std::sync::Arc::clone(&done));
+        tokio::spawn(async move {
+            let (mut counted, mut unknown) = (0, 0);
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let get = v1::GetRequest { r#ref: Some(name("things", "counter")), ..Default::default() };
+                let (count, kind) = match client.entities().get(get).await {
+                    Ok(answer) => {
+                        let read = answer.into_inner();
+                        (int_of(&read, "count"), v1::precondition::Kind::IfVersion(read.version))
+                    }
+                    Err(status) if status.code() == Code::NotFound => {
+                        (0, v1::precondition::Kind::IfAbsent(true))
+                    }
+                    Err(status) => {
+                        assert_eq!(status.code(), Code::Unavailable, "{status}");
+                        continue;
+                    }
+                };
+                let mut next = entity("things", "counter");
+                next.attributes.insert("count".into(), int(count + 1));
+                let precondition = Some(v1::Precondition { kind: Some(kind) });
+                let put = v1::PutRequest { entity: Some(next), precondition, ..Default::default() };
+                match client.entities().put(put).await.map_err(|status| status.code()) {
+                    Ok(_) => counted += 1,
+                    Err(Code::Aborted | Code::AlreadyExists) => {}
+                    Err(Code::Unavailable) => unknown += 1,
+                    Err(code) => panic!("{code}"),
+                }
+            }
+            (counted, unknown)
+        })
+    });
+    let counting: Vec<_> = counting.collect();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ring.nodes[2].kill();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ring.nodes[2].restart().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    done.store(true, std::sync::atomic::Ordering::Relaxed);
+    let (mut counted, mut unknown) = (0, 0);
+    for client in counting {
+        let (sure, unsure) = client.await.expect("it counts to the end");
+        counted += sure;
+        unknown += unsure;
+    }
+    for node in 0..3 {
+        let get = v1::GetRequest {
+            r#ref: Some(name("things", "counter")),
+            consistency: v1::Consistency::Quorum.into(),
+            ..Default::default()
+        };
+        let read = ring.client(node).entities().get(get).await.expect("it is there").into_inner();
+        let count = int_of(&read, "count");
+        assert!(
+            (counted..=counted + unknown).contains(&count),
+            "{count} where {counted} were counted, and perhaps {unknown} more"
+        );
+    }
+    assert!(counted > 50, "{counted}, and perhaps {unknown} more");
 }
 
 /// Collections are made, changed and dropped at any node, and a node that was away learns of it.

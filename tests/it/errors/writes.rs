@@ -115,6 +115,38 @@ async fn writes_of_entities() {
     verdict.of("an unknown durability", client.entities().put(request).await, wrong("durability"));
     let request = v1::PutRequest { entity: Some(there()), consistency: -1, ..Default::default() };
     verdict.of("an unknown consistency", client.entities().put(request).await, wrong("consistency"));
+    let given = |kind| Some(v1::Precondition { kind });
+    let if_version = |version: &[u8]| Some(v1::precondition::Kind::IfVersion(version.to_vec().into()));
+    for (what, kind, expected) in [
+        ("a condition that says nothing", None, wrong("precondition")),
+        ("a condition that says no", Some(v1::precondition::Kind::IfAbsent(false)), wrong("precondition")),
+        ("a version that is none", if_version(&[1, 2, 3]), wrong("precondition.if_version")),
+        (
+            "what is there already",
+            Some(v1::precondition::Kind::IfAbsent(true)),
+            Expected { code: Code::AlreadyExists, reason: "ENTITY_EXISTS", field: None },
+        ),
+        (
+            "another version",
+            if_version(&[7; 16]),
+            Expected { code: Code::Aborted, reason: "VERSION_MISMATCH", field: None },
+        ),
+    ] {
+        let Expected { code, reason, field } = expected;
+        let expected = || Expected { code, reason, field };
+        let put =
+            v1::PutRequest { entity: Some(there()), precondition: given(kind.clone()), ..Default::default() };
+        verdict.of(what, client.entities().put(put).await, expected());
+        let update = v1::UpdateRequest {
+            entity: Some(there()),
+            precondition: given(kind.clone()),
+            ..Default::default()
+        };
+        verdict.of(what, client.entities().update(update).await, expected());
+        let delete =
+            v1::DeleteRequest { r#ref: there().r#ref, precondition: given(kind), ..Default::default() };
+        verdict.of(what, client.entities().delete(delete).await, expected());
+    }
     verdict.of_item(
         "an item that is none",
         stream_one(&client, v1::PutStreamRequest::default()).await,

@@ -7,7 +7,7 @@ use std::{
 
 use allidb_api::v1::{
     BatchPutRequest, Collection, CreateCollectionRequest, Entity, EntityRef, GetRequest, Metric, Nearest,
-    QueryRequest, Seed, Space, Vector, nearest::Target, seed::Kind,
+    Precondition, PutRequest, QueryRequest, Seed, Space, Vector, nearest::Target, precondition, seed::Kind,
 };
 use anyhow::{Context, Result, ensure};
 use prost_types::FieldMask;
@@ -118,6 +118,51 @@ impl Load {
             latencies.record(asked.elapsed());
         }
         Ok([latencies.quantile_us(0.5), latencies.quantile_us(0.99)])
+    }
+}
+
+/// Clients that write on conditions at the same time, each its own entities.
+const WRITERS: usize = 64;
+
+impl Load {
+    /// Creates entities if they are absent, and updates them if they are as they were written last, for some time: how many such writes a second,
+    /// and the median and the 99th percentile of how long one took, in microseconds.
+    pub(super) async fn conditional(&self, time: Duration) -> Result<[f64; 3]> {
+        let begun = Instant::now();
+        let writers = (0..WRITERS).map(|writer| {
+            let mut service = self.client.entities();
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                let mut version = None;
+                let row = usize::MAX - writer;
+                while begun.elapsed() < time {
+                    let kind = version
+                        .take()
+                        .map_or(precondition::Kind::IfAbsent(true), precondition::Kind::IfVersion);
+                    let request = PutRequest {
+                        entity: Some(Entity { r#ref: Some(reference(row)), ..Entity::default() }),
+                        consistency: CONSISTENCY.into(),
+                        precondition: Some(Precondition { kind: Some(kind) }),
+                        ..PutRequest::default()
+                    };
+                    let asked = Instant::now();
+                    let answer = service.put(request).await.map_err(Failure::from_status)?;
+                    took.push(asked.elapsed());
+                    version = Some(answer.into_inner().version);
+                }
+                Ok::<_, anyhow::Error>(took)
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        let (mut latencies, mut count) = (Latencies::new()?, 0);
+        for writer in writers {
+            for took in writer.await?? {
+                latencies.record(took);
+                count += 1;
+            }
+        }
+        let a_second = f64::from(count) / begun.elapsed().as_secs_f64();
+        Ok([a_second, latencies.quantile_us(0.5), latencies.quantile_us(0.99)])
     }
 }
 

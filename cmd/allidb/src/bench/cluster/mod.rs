@@ -67,6 +67,8 @@ struct Figures {
     recall: [f64; 2],
     /// Of reads at QUORUM, in microseconds: the median and the 99th percentile. When all is well, and while a node stands still.
     reads: [[f64; 2]; 2],
+    /// Writes on conditions a second, and how long one took: the median and the 99th percentile in microseconds. By one daemon, and by the ring.
+    conditional: [[f64; 3]; 2],
     /// Until the node that stands still, and the one that was killed, counted as down.
     noticed: [Duration; 2],
 }
@@ -155,6 +157,7 @@ async fn figures(
         until_idle(&Client::connect(&node.endpoint()).await?).await?;
     }
     let healthy = all.reads(READS).await?;
+    let conditional = [one.conditional(READS).await?, all.conditional(READS).await?];
     let watched = Client::connect(&ring[0].endpoint()).await?;
     let last = ring.last().context("there are nodes")?;
     let stopped = id_of(last).await?;
@@ -169,6 +172,7 @@ async fn figures(
         writes: [rows / cpu[0], rows / cpu[1]],
         recall,
         reads: [healthy, lame],
+        conditional,
         noticed: [standing, killed],
     })
 }
@@ -243,7 +247,7 @@ async fn until(client: &Client, id: &str, is_alive: bool) -> Result<Duration> {
 const CONSISTENCY: Consistency = Consistency::Quorum;
 
 fn report(args: &ClusterBenchArgs, figures: &Figures, output: Output) -> Result<()> {
-    let Figures { writes: [alone, ring], recall, reads: [healthy, lame], noticed } = figures;
+    let Figures { writes: [alone, ring], recall, reads: [healthy, lame], conditional, noticed } = figures;
     let of_one = ring * NODES as f64 / alone;
     let slower = lame[1] / healthy[1];
     if output.is_json() {
@@ -255,6 +259,10 @@ fn report(args: &ClusterBenchArgs, figures: &Figures, output: Output) -> Result<
                 "healthy": { "p50": healthy[0], "p99": healthy[1] },
                 "one_stopped": { "p50": lame[0], "p99": lame[1] },
                 "p99_ratio": slower,
+            },
+            "conditional_writes": {
+                "alone": { "per_second": conditional[0][0], "p50_us": conditional[0][1], "p99_us": conditional[0][2] },
+                "ring": { "per_second": conditional[1][0], "p50_us": conditional[1][1], "p99_us": conditional[1][2] },
             },
             "noticed_seconds": { "stopped": noticed[0].as_secs_f64(), "killed": noticed[1].as_secs_f64() },
         }))?;
@@ -269,6 +277,11 @@ fn report(args: &ClusterBenchArgs, figures: &Figures, output: Output) -> Result<
     shown.add_row(["QUORUM reads", "", &reads(healthy), ""]);
     let ratio = format!("p99 {slower:.2} times as long");
     shown.add_row(["… while a node stands still", "", &reads(lame), &ratio]);
+    let decided = |[a_second, p50, p99]: &[f64; 3]| {
+        format!("{a_second:.0}/s, p50 {:.1} ms, p99 {:.1} ms", p50 / 1e3, p99 / 1e3)
+    };
+    let [alone, ring] = conditional;
+    shown.add_row(["writes on conditions", &decided(alone), &decided(ring), ""]);
     let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
     shown.add_row(["until it counts as down", "", &seconds(noticed[0]), ""]);
     shown.add_row(["… after kill -9", "", &seconds(noticed[1]), ""]);
