@@ -8,7 +8,7 @@
 use std::{sync::Arc, time::Duration};
 
 use allidb_index::{
-    Deadline, EntityKey, EntityState, Error, Mutation, Promise, Result, Version, model::Written,
+    Deadline, EntityKey, EntityState, Error, Extent, Mutation, Promise, Result, Version, model::Written,
 };
 use bytes::Bytes;
 use tokio::{sync::oneshot, task::JoinSet, time::sleep};
@@ -159,18 +159,30 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Asked<Prepared>> {
         let step = Step::Prepare(proto::Prepare {});
-        let promises = match self.ask_acceptors(entity, ballot, step, deadline).await? {
+        let replies = match self.ask_acceptors(entity, ballot, step, deadline).await? {
             Asked::Outbid(newest) => return Ok(Asked::Outbid(newest)),
-            Asked::Done(replies) => replies.into_iter().map(promise).collect::<Result<Vec<Promise>>>()?,
+            Asked::Done(replies) => replies,
         };
+        let promises = replies.into_iter().map(|(node, reply)| Ok((node, promise(reply)?)));
+        let (nodes, promises): (Vec<NodeId>, Vec<Promise>) =
+            promises.collect::<Result<Vec<_>>>()?.into_iter().unzip();
         let committed = promises.iter().map(|promise| promise.committed).max().unwrap_or_default();
         let accepted = promises.iter().filter_map(|promise| promise.accepted.as_ref());
         let newest = accepted.filter(|(ballot, _)| *ballot > committed).max_by_key(|(ballot, _)| *ballot);
         let in_progress = newest.map(|(_, mutation)| Mutation::decode(mutation)).transpose();
         let garbled = |error| Error::Unavailable(format!("what was accepted before cannot be read: {error}"));
-        let states = promises.iter().map(|promise| promise.state.clone());
-        let state = states.reduce(EntityState::merge).unwrap_or_default();
-        Ok(Asked::Done(Prepared { state, in_progress: in_progress.map_err(garbled)? }))
+        let in_progress = in_progress.map_err(garbled)?;
+        let mut states = promises.into_iter().map(|promise| promise.state);
+        let mut state = states.next().unwrap_or_default();
+        if states.any(|other| other != state) {
+            // What follows from what one of them holds must not be forgotten if that one is.
+            let needed = nodes.len();
+            let asked = vec![(entity.clone(), nodes, needed)];
+            let read = self.read_from(asked, Extent { contents: true, edges: false }, deadline).await.pop();
+            let missing = || Error::Internal("an entity was given no answer".to_owned());
+            (state, _) = read.unwrap_or_else(|| Err(missing()))?;
+        }
+        Ok(Asked::Done(Prepared { state, in_progress }))
     }
 
     /// Has a quorum accept a mutation under a ballot.
@@ -196,22 +208,24 @@ impl Inner {
         ballot: Version,
         step: Step,
         deadline: Deadline,
-    ) -> Result<Asked<Vec<DecideReply>>> {
+    ) -> Result<Asked<Vec<(NodeId, DecideReply)>>> {
         let replicas = self.served.layout.replicas(entity.partition());
         let needed = Consistency::Quorum.needed(replicas.len());
         let mut asked = JoinSet::new();
         for node in replicas.iter().copied() {
             let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
-            asked.spawn(async move { inner.ask_acceptor(node, (entity, ballot), step, deadline).await });
+            asked.spawn(
+                async move { (node, inner.ask_acceptor(node, (entity, ballot), step, deadline).await) },
+            );
         }
         let (mut done, mut newest, mut why) = (Vec::with_capacity(needed), None, None);
         while let Some(answer) = asked.join_next().await {
             match answer {
-                Ok(Ok(reply)) => match Version::from_bytes(&reply.promised) {
-                    Some(promised) if promised == ballot => done.push(reply),
+                Ok((node, Ok(reply))) => match Version::from_bytes(&reply.promised) {
+                    Some(promised) if promised == ballot => done.push((node, reply)),
                     promised => newest = newest.max(promised),
                 },
-                Ok(Err(error)) => why = Some(error),
+                Ok((_, Err(error))) => why = Some(error),
                 Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
             }
             if done.len() == needed {

@@ -2,6 +2,8 @@
 //!
 //! | module | what it is of |
 //! |---|---|
+//! | `caspaxos` | writes on conditions |
 //! | `purge` | forgetting what was deleted |
 
+mod caspaxos;
 mod purge;

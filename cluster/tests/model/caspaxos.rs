@@ -1,0 +1,312 @@
+//! Writes on conditions: two proposers that have both read that an entity is not there, and want to make it, each by itself; three acceptors.
+//! Messages come in any order or never, and so do answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use stateright::{Checker, Model, Property};
+
+const ACCEPTORS: usize = 3;
+const PROPOSERS: usize = 2;
+const QUORUM: usize = 2;
+/// Ballots that each proposer may begin.
+const ATTEMPTS: u8 = 2;
+
+/// A ballot, and a version; 0: none.
+type Ballot = u8;
+
+/// What is made: its version, and by whom it was asked for.
+type Value = (Ballot, usize);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct Acceptor {
+    promised: Ballot,
+    accepted: Option<(Ballot, Value)>,
+    committed: Ballot,
+    /// The entity, if it is there.
+    row: Option<Value>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Step {
+    Prepare,
+    Accept(Value),
+    Commit(Value),
+}
+
+/// What an acceptor tells that has promised: what it accepted, what it committed, and the entity.
+type Promise = (Option<(Ballot, Value)>, Ballot, Option<Value>);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    Preparing(BTreeMap<usize, Promise>),
+    Accepting(Value, BTreeSet<usize>),
+    Committing(Value, BTreeSet<usize>),
+    /// It was told that there is a newer ballot, or has finished what another one began.
+    Outbid,
+    Made,
+    Refused,
+    /// It does not know.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Proposer {
+    attempt: u8,
+    phase: Phase,
+    /// Under which ballots its own may have been accepted.
+    tried: Vec<Ballot>,
+}
+
+/// From a proposer, under a ballot, to an acceptor.
+type Message = (usize, Ballot, Step, usize);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct State {
+    acceptors: Vec<Acceptor>,
+    proposers: Vec<Proposer>,
+    sent: BTreeSet<Message>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Action {
+    /// Whether its answer is heard: what one accepted of which nobody heard, it may tell later.
+    Deliver(Message, bool),
+    BeginAgain(usize),
+}
+
+/// What is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Without {
+    Nothing,
+    /// Acceptors accept whatever they promised.
+    Promises,
+    /// What others accepted is not finished.
+    Finishing,
+    /// What some of those that promised hold is not made at the others before anything follows from it.
+    Repair,
+    /// Whoever was outbid takes a version that is not its own for a refusal, and one that is as well.
+    Recognition,
+}
+
+struct Decide(Without);
+
+/// How many proposers are so far.
+fn count(state: &State, phase: &Phase) -> usize {
+    state.proposers.iter().filter(|proposer| proposer.phase == *phase).count()
+}
+
+fn ballot_of(proposer: usize, attempt: u8) -> Ballot {
+    1 + attempt * PROPOSERS as u8 + proposer as u8
+}
+
+impl State {
+    fn send(&mut self, proposer: usize, ballot: Ballot, step: Step) {
+        self.sent.extend((0..ACCEPTORS).map(|acceptor| (proposer, ballot, step, acceptor)));
+    }
+
+    fn begin(&mut self, proposer: usize) {
+        self.proposers[proposer].phase = Phase::Preparing(BTreeMap::new());
+    }
+
+    /// What a proposer does that has heard of an acceptor.
+    fn hears(&mut self, without: Without, (from, ballot, step, at): Message, told: Result<Promise, ()>) {
+        let Proposer { attempt, phase, tried } = &mut self.proposers[from];
+        if ballot != ballot_of(from, *attempt) {
+            return;
+        }
+        let own = (ballot, from);
+        match (phase, step) {
+            (Phase::Preparing(promises), Step::Prepare) => {
+                let Ok(promise) = told else { return self.proposers[from].phase = Phase::Outbid };
+                promises.insert(at, promise);
+                if promises.len() < QUORUM {
+                    return;
+                }
+                let committed = promises.values().map(|promise| promise.1).max().unwrap_or_default();
+                let accepted = promises.values().filter_map(|promise| promise.0);
+                let newest = accepted.filter(|(ballot, _)| *ballot > committed).max();
+                let row = promises.values().filter_map(|promise| promise.2).max();
+                if without != Without::Repair {
+                    for at in promises.keys() {
+                        self.acceptors[*at].row = self.acceptors[*at].row.max(row);
+                    }
+                }
+                let next = match (newest, row) {
+                    (Some((_, value)), _) if without != Without::Finishing => value,
+                    (_, Some((version, _))) => {
+                        let is_own = without != Without::Recognition && tried.contains(&version);
+                        let is_known = tried.is_empty() || without == Without::Recognition;
+                        self.proposers[from].phase = match (is_own, is_known) {
+                            (true, _) => Phase::Made,
+                            (false, true) => Phase::Refused,
+                            (false, false) => Phase::Unknown,
+                        };
+                        return;
+                    }
+                    (_, None) => own,
+                };
+                self.proposers[from].phase = Phase::Accepting(next, BTreeSet::new());
+                if next == own {
+                    self.proposers[from].tried.push(ballot);
+                }
+                self.send(from, ballot, Step::Accept(next));
+            }
+            (Phase::Accepting(value, accepted), Step::Accept(of)) if *value == of => {
+                if told.is_err() {
+                    self.proposers[from].phase = Phase::Outbid;
+                    return;
+                }
+                accepted.insert(at);
+                if accepted.len() == QUORUM {
+                    self.proposers[from].phase = Phase::Committing(of, BTreeSet::new());
+                    self.send(from, ballot, Step::Commit(of));
+                }
+            }
+            (Phase::Committing(value, made), Step::Commit(of)) if *value == of => {
+                made.insert(at);
+                if made.len() == QUORUM {
+                    let is_own = of.1 == from && tried.contains(&of.0);
+                    self.proposers[from].phase = if is_own { Phase::Made } else { Phase::Outbid };
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Acceptor {
+    fn answers(&mut self, without: Without, ballot: Ballot, step: Step) -> Result<Promise, ()> {
+        match step {
+            Step::Prepare if ballot > self.promised => {
+                self.promised = ballot;
+                let accepted = self.accepted.filter(|(ballot, _)| *ballot > self.committed);
+                Ok((accepted, self.committed, self.row))
+            }
+            Step::Accept(value) if ballot >= self.promised || without == Without::Promises => {
+                self.promised = ballot.max(self.promised);
+                self.accepted = Some((ballot, value));
+                Ok((None, 0, None))
+            }
+            Step::Prepare | Step::Accept(_) => Err(()),
+            Step::Commit(value) => {
+                self.row = self.row.max(Some(value));
+                self.committed = self.committed.max(ballot);
+                self.promised = self.promised.max(ballot);
+                if self.accepted.is_some_and(|(accepted, _)| accepted <= ballot) {
+                    self.accepted = None;
+                }
+                Ok((None, 0, None))
+            }
+        }
+    }
+}
+
+impl Model for Decide {
+    type State = State;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<State> {
+        let proposer = Proposer { attempt: 0, phase: Phase::Outbid, tried: Vec::new() };
+        let mut state = State {
+            acceptors: vec![Acceptor::default(); ACCEPTORS],
+            proposers: vec![proposer; PROPOSERS],
+            sent: BTreeSet::new(),
+        };
+        (0..PROPOSERS).for_each(|proposer| state.begin(proposer));
+        vec![state]
+    }
+
+    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        for message in &state.sent {
+            actions.push(Action::Deliver(*message, true));
+            if matches!(message.2, Step::Accept(_)) {
+                actions.push(Action::Deliver(*message, false));
+            }
+        }
+        for (at, proposer) in state.proposers.iter().enumerate() {
+            // One that comes late only promises more.
+            if let Phase::Preparing(promises) = &proposer.phase {
+                let ballot = ballot_of(at, proposer.attempt);
+                let is_fresh =
+                    |at: &usize| state.sent.is_empty() && state.acceptors[*at] == Acceptor::default();
+                // Of those of whom nobody has heard it does not matter which is asked.
+                let first = (0..ACCEPTORS).find(is_fresh);
+                let silent = (0..ACCEPTORS)
+                    .filter(|at| !promises.contains_key(at) && (!is_fresh(at) || first == Some(*at)));
+                actions.extend(silent.map(|to| Action::Deliver((at, ballot, Step::Prepare, to), true)));
+            }
+            if proposer.phase == Phase::Outbid && proposer.attempt + 1 < ATTEMPTS {
+                actions.push(Action::BeginAgain(at));
+            }
+        }
+    }
+
+    fn next_state(&self, before: &State, action: Action) -> Option<State> {
+        let mut state = before.clone();
+        match action {
+            Action::Deliver(message @ (_, ballot, step, at), is_heard) => {
+                state.sent.remove(&message);
+                let told = state.acceptors[at].answers(self.0, ballot, step);
+                if is_heard {
+                    state.hears(self.0, message, told);
+                }
+            }
+            Action::BeginAgain(at) => {
+                state.proposers[at].attempt += 1;
+                state.begin(at);
+            }
+        }
+        (state != *before).then_some(state)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        vec![
+            Property::always("one alone makes it", |_, state: &State| count(state, &Phase::Made) <= 1),
+            Property::always("what was made is at a quorum, and stays", |_, state: &State| {
+                let made = state.proposers.iter().position(|proposer| proposer.phase == Phase::Made);
+                let has = |by: usize| {
+                    state
+                        .acceptors
+                        .iter()
+                        .filter(|acceptor| acceptor.row.is_some_and(|row| row.1 == by))
+                        .count()
+                };
+                made.is_none_or(|by| has(by) >= QUORUM)
+            }),
+            Property::always("what was refused is nowhere", |_, state: &State| {
+                let refused = |(_, by): Value| state.proposers[by].phase == Phase::Refused;
+                !state.acceptors.iter().any(|acceptor| acceptor.row.is_some_and(refused))
+            }),
+            Property::sometimes("both end, and one has made it", |_, state: &State| {
+                count(state, &Phase::Made) == 1 && count(state, &Phase::Refused) == 1
+            }),
+            Property::sometimes("it is found out that it was made", |_, state: &State| {
+                let begun_again = |proposer: &Proposer| {
+                    proposer.phase == Phase::Made && proposer.attempt == 1 && proposer.tried == [1]
+                };
+                state.proposers.iter().any(begun_again)
+            }),
+        ]
+    }
+}
+
+#[test]
+fn of_two_that_make_the_same_on_condition_one_does() {
+    let checker = Decide(Without::Nothing).checker().threads(2).spawn_bfs().join();
+    println!("{} states", checker.unique_state_count());
+    assert!(checker.is_done());
+    checker.assert_properties();
+}
+
+/// Otherwise the model proves nothing of them.
+#[test]
+fn each_rule_is_needed() {
+    for without in [Without::Promises, Without::Finishing, Without::Repair, Without::Recognition] {
+        let checker = Decide(without).checker().spawn_bfs().join();
+        let broken =
+            ["one alone makes it", "what was made is at a quorum, and stays", "what was refused is nowhere"];
+        let found = broken.into_iter().find_map(|name| Some((name, checker.discovery(name)?)));
+        println!("{without:?}: {:?}", found.as_ref().map(|(name, path)| (name, path.clone().into_actions())));
+        assert!(found.is_some(), "without {without:?} nothing goes wrong");
+    }
+}
