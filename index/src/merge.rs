@@ -84,7 +84,7 @@ impl EntityState {
         self
     }
 
-    /// Bytes that it takes, about; edges not counted.
+    /// Bytes that it takes, about.
     pub fn bytes(&self) -> usize {
         let fields = self.row.fields.values().filter_map(|register| register.value.as_ref());
         let chunk = |chunk: &ChunkContent| {
@@ -93,7 +93,14 @@ impl EntityState {
         };
         let chunks = self.chunks.values().filter_map(|register| register.value.as_ref());
         let vectors = self.vectors.values().filter_map(|register| register.value.as_ref());
-        let rows = 64 + fields.map(|value| 32 + value.bytes()).sum::<usize>();
+        let edges = self.edges.iter().chain(&self.edges_in).map(|(name, edge)| {
+            let content = edge.value.as_ref().map_or(0, |content| {
+                let attributes = content.attributes.iter().map(|(name, value)| name.len() + value.bytes());
+                attributes.sum()
+            });
+            64 + name.relation.len() + name.other.len() + content
+        });
+        let rows = 64 + fields.map(|value| 32 + value.bytes()).sum::<usize>() + edges.sum::<usize>();
         rows + chunks.map(chunk).sum::<usize>() + vectors.map(|vector| 64 + vector.0.len() * 4).sum::<usize>()
     }
 

@@ -77,8 +77,13 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
 
 impl Ring {
     pub(crate) async fn start(count: usize) -> Self {
+        Self::start_with(count, &[]).await
+    }
+
+    /// The same, with settings of their own.
+    async fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
         let free = free_addresses(count);
-        Self::found(free.iter().map(|at| (at.to_string(), at.to_string())).collect(), None).await
+        Self::found(free.iter().map(|at| (at.to_string(), at.to_string())).collect(), None, settings).await
     }
 
     /// The same, with links between them that can be cut.
@@ -87,21 +92,26 @@ impl Ring {
         let (links, proxies) = Links::before(&free).await;
         let addresses =
             free.iter().zip(proxies).map(|(listen, reached)| (listen.to_string(), reached.to_string()));
-        Self::found(addresses.collect(), Some(links)).await
+        Self::found(addresses.collect(), Some(links), &[]).await
     }
 
     /// Daemons that listen at the first of two addresses each, and are reached at the second.
-    async fn found(addresses: Vec<(String, String)>, links: Option<Links>) -> Self {
+    async fn found(
+        addresses: Vec<(String, String)>,
+        links: Option<Links>,
+        settings: &[(&str, &str)],
+    ) -> Self {
         let certificates = Certificates::new();
         let founders: Vec<String> = addresses.iter().map(|(_, reached)| format!("{reached:?}")).collect();
         let founders = format!("[{}]", founders.join(","));
+        let own = || settings.iter().map(|(name, value)| (String::from(*name), String::from(*value)));
         let node = |(listen, reached): &(String, String)| {
             let settings = [
                 ("ALLIDB__RING__FOUNDERS".to_owned(), founders.clone()),
                 ("ALLIDB__RING__LISTEN".to_owned(), listen.clone()),
                 ("ALLIDB__RING__ADDRESS".to_owned(), reached.clone()),
             ];
-            Process::of(settings.into_iter().chain(certificates.settings()))
+            Process::of(settings.into_iter().chain(certificates.settings()).chain(own()))
         };
         let nodes: Vec<Process> = addresses.iter().map(node).collect();
         let addresses = addresses.into_iter().map(|(listen, _)| listen).collect();
@@ -255,6 +265,53 @@ async fn a_ring_of_three_goes_on_without_one() {
     }
     ring.launch_all().await;
     check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::Quorum).await;
+}
+
+/// Has all nodes forget what was deleted.
+async fn purge(client: &Client) -> Result<v1::PurgeResponse, tonic::Status> {
+    let mut cluster = v1::cluster_client::ClusterClient::new(client.channel.clone());
+    let mut told = cluster.purge(v1::PurgeRequest {}).await?.into_inner();
+    let mut last = None;
+    while let Some(message) = told.message().await? {
+        last = Some(message);
+    }
+    Ok(last.filter(|message| message.finished).expect("a result"))
+}
+
+/// One is away, and with it what it would have been told: it forgets as the others do once it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_while_a_node_was_away_stays_so_when_that_is_forgotten() {
+    let settings = [("ALLIDB__RING__PURGE_BEHIND", "1s"), ("ALLIDB__RING__HINT_BYTES", "1B")];
+    let mut ring = Ring::start_with(3, &settings).await;
+    ring.client(0).create("things", "v", 4).await;
+    let mut acknowledged: Acknowledged = vec![None; 50];
+    put(&ring, &[0, 1, 2], 0..50, &mut acknowledged).await;
+    ring.nodes[2].kill();
+    for (key, step) in acknowledged.iter_mut().enumerate().filter(|(key, _)| key % 2 == 0) {
+        let delete =
+            v1::DeleteRequest { r#ref: Some(name("things", &format!("e-{key:03}"))), ..Default::default() };
+        ring.client(key % 2).entities().delete(delete).await.expect("a quorum is there");
+        *step = None;
+    }
+    let alone = purge(&ring.client(0)).await.expect_err("one is away");
+    assert_eq!(alone.code(), Code::Unavailable, "{alone}");
+    ring.nodes[2].restart().await;
+    assert_eq!(step_of(&ring.client(2), 0, v1::Consistency::One).await, Some(0), "it has not heard of it");
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    eventually("it is forgotten", async || {
+        purge(&ring.client(1)).await.ok().filter(|purged| purged.upto.is_some())
+    })
+    .await;
+    for consistency in [v1::Consistency::One, v1::Consistency::Quorum, v1::Consistency::All] {
+        check(&ring, &[0, 1, 2], &acknowledged, consistency).await;
+    }
+    // They say no more of it, and are alike.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut cluster = v1::cluster_client::ClusterClient::new(ring.client(0).channel.clone());
+    let mut told = cluster.repair(v1::RepairRequest::default()).await.expect("it compares").into_inner();
+    while let Some(message) = told.message().await.expect("it goes on") {
+        assert!(message.differing == 0 && message.failure.is_empty(), "{message:?}");
+    }
 }
 
 /// Clients at all nodes count up by what they have read; one node dies meanwhile. No count is lost, and none is made twice.

@@ -152,6 +152,8 @@ struct Inner {
     searching: Latency,
     /// Where hints are kept: also when there is too much other work.
     keeping: Pool,
+    /// Where trees are made and compared with rows: that takes long, and nobody waits for it.
+    tending: Pool,
     /// Writes whose hints are not kept yet.
     writing: AtomicUsize,
     /// Whether what was not begun is to be left.
@@ -195,6 +197,10 @@ impl Ring {
             // Those that wait for the disk together share one fsync.
             false => Pool::start("hints", options.threads, options.queue)?,
         };
+        let tending = match replica.is_inline() {
+            true => Pool::inline("trees"),
+            false => Pool::start("trees", 1, 1)?,
+        };
         #[cfg(feature = "wrong")]
         let wrong = options.wrong;
         #[cfg(not(feature = "wrong"))]
@@ -208,6 +214,7 @@ impl Ring {
             latency: Latency::default(),
             searching: Latency::default(),
             keeping,
+            tending,
             writing: AtomicUsize::new(0),
             is_closing: AtomicBool::new(false),
             hedge_after: options.hedge_after,
@@ -283,6 +290,7 @@ impl Ring {
             std::thread::sleep(Duration::from_millis(10));
         }
         self.0.keeping.close();
+        self.0.tending.close();
         self.0.served.work.close();
         self.0.served.searches.close();
     }

@@ -1,6 +1,6 @@
 //! Reads of entities from several replicas.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
 use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Extent, Replica, Result, Version,
@@ -29,6 +29,9 @@ type Group = Vec<(usize, EntityKey)>;
 const BATCH: usize = 1_000;
 const FIRST: usize = 32;
 const BATCH_BYTES: usize = 16 << 20;
+
+/// How long a replica may take that tells all edges of an entity, or takes them over.
+const LONG: Duration = Duration::from_secs(30);
 
 /// Bytes that are decoded where they arrive; more are by the threads that work.
 const SMALL_BYTES: usize = 64 << 10;
@@ -369,6 +372,12 @@ impl GroupRead {
         }
     }
 
+    /// How long a replica may take. With edges it may have much to do.
+    pub(super) fn patience(&self) -> Duration {
+        let usual = self.inner.served.call_timeout;
+        if self.extent.edges { usual.max(LONG) } else { usual }
+    }
+
     /// What one replica says.
     pub(super) async fn one(&self, node: NodeId, entities: Arc<[EntityKey]>, digests: bool) -> Result<Told> {
         if node == self.inner.served.node {
@@ -387,7 +396,7 @@ impl GroupRead {
                 let request = ReadRequest { fence, ..request.clone() };
                 async move { peer.read(request).await }
             };
-            let reply = self.inner.served.call(node, self.deadline, ask).await?;
+            let reply = self.inner.served.call_within(self.patience(), node, self.deadline, ask).await?;
             if reply.states.is_empty() || reply.states.len() > rest.len() {
                 return Err(wrong("something else than it was asked"));
             }

@@ -187,7 +187,7 @@ impl GroupRead {
                 let request = AbsorbRequest { fence, ..request.clone() };
                 async move { peer.absorb(request).await }
             };
-            let reply = self.inner.served.call(node, self.deadline, ask).await?;
+            let reply = self.inner.served.call_within(self.patience(), node, self.deadline, ask).await?;
             if let Some(purged) = Version::from_bytes(&reply.purged) {
                 let learn = move |served: &Served| served.replica.purge_up_to(purged, None);
                 self.inner.here(learn).await?;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_index::{Deadline, Error, PARTITIONS, Result};
+use allidb_index::{Deadline, Error, PARTITIONS, Replica, Result};
 use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
@@ -132,13 +132,13 @@ impl Ring {
         let mut pause = REPAIR_LOOKS_EVERY;
         loop {
             sleep(pause).await;
-            if let Err(error) = self.0.search(|replica| replica.build_trees()).await {
+            if let Err(error) = self.tend(|replica| replica.build_trees()).await {
                 tracing::error!(%error, "no trees can be made of what lies here");
                 pause = (pause * 2).min(LONGEST_REPAIR_PAUSE);
                 continue;
             }
             pause = REPAIR_LOOKS_EVERY;
-            if let Err(error) = self.0.search(|replica| replica.save_trees()).await {
+            if let Err(error) = self.tend(|replica| replica.save_trees()).await {
                 tracing::warn!(%error, "the trees of what lies here are not saved");
             }
             if verified_at.elapsed() >= VERIFY_EVERY
@@ -214,8 +214,17 @@ impl Ring {
         }
     }
 
+    /// Does work that nobody waits for at this node's own replica.
+    async fn tend<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let replica = Arc::clone(self.replica());
+        self.0.tending.run(move || work(&replica)).await.flatten()
+    }
+
     async fn verify(&self, partition: u16) {
-        match self.0.search(move |replica| replica.verify_tree(partition)).await {
+        match self.tend(move |replica| replica.verify_tree(partition)).await {
             Ok(wrong) if wrong.is_empty() => {}
             Ok(wrong) => {
                 count(&self.0.served.counters.trees_wrong);
