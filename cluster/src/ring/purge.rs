@@ -77,6 +77,13 @@ impl PurgeStage {
 #[derive(Default)]
 pub(crate) struct Deliveries(Mutex<Option<(Version, Outgoing)>>);
 
+impl Deliveries {
+    /// Lets go of what was asked about in a round that began so long before: whoever led through it is gone.
+    fn forget_before(&self, begun: Version) {
+        drop(self.0.lock().take_if(|(round, _)| *round < begun));
+    }
+}
+
 impl Ring {
     /// Has all nodes forget what was deleted until a while ago; gives `None` if that was done already, or something older is kept for a node.
     /// `progress` is told what it is at, and of how many entities replicas had to be told.
@@ -149,6 +156,14 @@ impl Ring {
             }
         }
         Ok(all)
+    }
+
+    /// Lets go of what is kept of rounds that broke off.
+    pub(super) fn let_go_of_rounds(&self, age: Duration) {
+        self.replica().unmark_after(age);
+        let age = u64::try_from(age.saturating_add(self.0.purge.behind).as_millis()).unwrap_or(u64::MAX);
+        let begun = Version::new(self.replica().wall().now_ms().saturating_sub(age), 0, 0);
+        self.0.served.deliveries.forget_before(begun);
     }
 
     /// Whether it is time to forget what was deleted, and this node that which leads.

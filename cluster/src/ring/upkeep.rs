@@ -192,6 +192,7 @@ impl Ring {
         loop {
             sleep(pause).await;
             pause = REPAIR_LOOKS_EVERY;
+            self.let_go_of_rounds(REPAIR_WITHIN);
             if !self.is_purge_due() {
                 continue;
             }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use allidb_storage::{Direction, Durability, Snapshot, WriteBatch};
@@ -26,6 +27,8 @@ use crate::{
 
 /// Rows, or entities, that are looked at under their latches at a time.
 const BATCH: usize = 512;
+/// How long it rests at most between two partitions.
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// A row that says that something is gone.
 struct Tombstone {
@@ -101,7 +104,14 @@ impl Replica {
     /// Takes note of what lies here: what of it says that something is gone may go, if replicas compare now, and [`purge_up_to`](Self::purge_up_to)
     /// is called for the same round then.
     pub fn mark(&self, round: Version) {
-        *self.watermarks.marked.lock() = Some((round, self.engine.snapshot()));
+        *self.watermarks.marked.lock() = Some((round, self.engine.snapshot(), self.wall().now_ms()));
+    }
+
+    /// Lets go of what was [marked](Self::mark) so long ago: whoever led through that round is gone, and what lay here then takes room.
+    pub fn unmark_after(&self, age: Duration) {
+        let now = self.wall().now_ms();
+        let is_old = |at: u64| Duration::from_millis(now.saturating_sub(at)) >= age;
+        drop(self.watermarks.marked.lock().take_if(|(_, _, at)| is_old(*at)));
     }
 
     /// Up to where all replicas hold the same, for good: what is read here from now on may be taken over by whoever knows of no more.
@@ -124,8 +134,8 @@ impl Replica {
         if upto > self.purged() {
             self.watermarks.purge(&self.engine, upto)?;
         }
-        let marked = self.watermarks.marked.lock().take_if(|(marked, _)| Some(*marked) == round);
-        let Some((_, snapshot)) = marked else { return Ok(()) };
+        let marked = self.watermarks.marked.lock().take_if(|(marked, ..)| Some(*marked) == round);
+        let Some((_, snapshot, _)) = marked else { return Ok(()) };
         let replica = Arc::clone(self);
         let work = move || match replica.forget_deletions(&snapshot, upto) {
             Ok(rows) => tracing::info!(rows, ?upto, "removed what was deleted"),
@@ -144,6 +154,7 @@ impl Replica {
         let _sweeping = self.watermarks.sweeping.lock();
         let mut rows = 0;
         for partition in (0..PARTITIONS).filter(|partition| self.holds(*partition)) {
+            let begun = Instant::now();
             // Of whose rows some went.
             let mut touched = BTreeSet::new();
             for (tenant, collection) in self.catalogue().owned() {
@@ -154,6 +165,10 @@ impl Replica {
             }
             let touched: Vec<EntityKey> = touched.into_iter().collect();
             touched.chunks(BATCH).try_for_each(|entities| self.forget_names(entities))?;
+            if !self.background.is_inline() {
+                // There is no hurry: others get the disk half of the time at least.
+                std::thread::sleep(begun.elapsed().min(LONGEST_REST));
+            }
         }
         self.watermarks.is_swept(&self.engine, upto)?;
         Ok(rows)

@@ -29,8 +29,8 @@ pub(super) struct Watermarks {
     purged: RwLock<Version>,
     /// Up to where deletions were forgotten here.
     swept: RwLock<Version>,
-    /// What lay here before replicas compared for the last time, and in which round.
-    pub(super) marked: Mutex<Option<(Version, Snapshot)>>,
+    /// What lay here before replicas compared for the last time, in which round, and when that was, in milliseconds since the Unix epoch.
+    pub(super) marked: Mutex<Option<(Version, Snapshot, u64)>>,
     /// One sweeps at a time.
     pub(super) sweeping: Mutex<()>,
 }
