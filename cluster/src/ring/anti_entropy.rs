@@ -148,12 +148,13 @@ impl Ring {
         let inner = &self.0;
         let nodes = [inner.served.node, node];
         let pair = Pair { nodes, compared: Compared::Everything, deadline };
-        let [TreeAnswer::Swept(here), TreeAnswer::Swept(there)] =
+        let [TreeAnswer::Swept { upto: here, is_done: a }, TreeAnswer::Swept { upto: there, is_done: b }] =
             inner.both(pair, &TreeRequest::Swept).await?
         else {
             return Err(unexpected(pair));
         };
-        let compared = if here == there { Compared::Everything } else { Compared::WhatIsThere };
+        // What one of them still removes, or will, the other is not to be given back.
+        let compared = if a && b && here == there { Compared::Everything } else { Compared::WhatIsThere };
         let done = inner.make_alike(nodes, compared, deadline, progress).await?;
         inner.comparisons.0.lock().insert(node, (Instant::now(), done));
         Ok(done)

@@ -11,7 +11,11 @@ use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Extent, Mutation, Promise, Result, Version, model::Written,
 };
 use bytes::Bytes;
-use tokio::{sync::oneshot, task::JoinSet, time::sleep};
+use tokio::{
+    sync::{Mutex, oneshot},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 use super::{Inner, Ring, counts::count, read::too_few, write::Writing, wrong::Wrong};
 use crate::{
@@ -26,6 +30,29 @@ use crate::{
 /// How long whoever was outbid waits at first, and at most; the time doubles.
 const PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(256);
+
+/// Whose turn it is to decide about entities of the same hash.
+const TURNS: usize = 1_024;
+
+/// Has those that decide about one entity do so one after the other.
+pub(super) struct Turns(Vec<Mutex<()>>);
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self(std::iter::repeat_with(Mutex::default).take(TURNS).collect())
+    }
+}
+
+impl Turns {
+    fn of(&self, mutation: &Mutation) -> &Mutex<()> {
+        let token = mutation.entities().next().map_or(0, EntityKey::token);
+        let at = usize::try_from(token % self.0.len() as u64).unwrap_or_default();
+        // There are as many.
+        self.0.get(at).unwrap_or(&NO_TURN)
+    }
+}
+
+static NO_TURN: Mutex<()> = Mutex::const_new(());
 
 /// What became of something that acceptors were asked for.
 enum Asked<T> {
@@ -51,7 +78,13 @@ impl Ring {
     pub(super) async fn decide(&self, mutation: Mutation, options: WriteOptions) -> Result<Written> {
         let writing = Writing::begin(&self.0);
         // It goes on when the caller goes away: what was accepted is to be made.
-        let decided = tokio::spawn(async move { writing.0.decide(mutation, options).await });
+        let decided = tokio::spawn(async move {
+            // Of those that this node makes at a time one would only outbid the other.
+            let turn = writing.0.turns.of(&mutation);
+            let turn = timeout(options.deadline.remaining(), turn.lock()).await;
+            let _turn = turn.map_err(|_| Error::DeadlineExceeded)?;
+            writing.0.decide(mutation, options).await
+        });
         decided.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
     }
 }
@@ -115,13 +148,25 @@ impl Inner {
             }
             let version = accepted.version();
             self.have_made(entity, ballot, accepted, options).await?;
+            // As it was asked for, at as many as were.
             return Ok(match tried.iter().find(|(tried, _)| *tried == version) {
                 Some((_, existed)) => Asked::Done(made(version, *existed)),
                 None => Asked::Outbid(ballot),
             });
         }
         if let Some((version, existed)) = tried.iter().find(|(tried, _)| *tried == state.version()) {
+            // Whoever made it for this one may have been content with fewer.
+            if options.consistency > Consistency::Quorum {
+                self.read_all(entity, options.deadline).await?;
+            }
             return Ok(Asked::Done(made(*version, *existed)));
+        }
+        // It may have been made, and what it made be gone since then: it must not be made again.
+        if let Some((oldest, _)) = tried.first()
+            && (state.version() > *oldest || *oldest <= self.served.replica.purged())
+        {
+            let why = "nobody knows whether the write was made: others have come after it";
+            return Err(Error::Unavailable(why.to_owned()));
         }
         // Whoever wrote that without a condition is newer.
         if state.highest_version() >= ballot {
@@ -149,6 +194,13 @@ impl Inner {
                 Ok(Asked::Done(made(ballot, is_live)))
             }
         }
+    }
+
+    /// Has all replicas hold what they hold together of an entity.
+    async fn read_all(self: &Arc<Self>, entity: &EntityKey, deadline: Deadline) -> Result<EntityState> {
+        let extent = Extent { contents: true, edges: false };
+        let read = self.states(vec![entity.clone()], extent, Consistency::All, deadline).await.pop();
+        read.unwrap_or_else(|| Err(Error::Internal("an entity was given no answer".to_owned())))
     }
 
     /// Has a quorum promise to accept nothing older than a ballot.
@@ -221,9 +273,9 @@ impl Inner {
         let (mut done, mut newest, mut why) = (Vec::with_capacity(needed), None, None);
         while let Some(answer) = asked.join_next().await {
             match answer {
-                Ok((node, Ok(reply))) => match Version::from_bytes(&reply.promised) {
-                    Some(promised) if promised == ballot => done.push((node, reply)),
-                    promised => newest = newest.max(promised),
+                Ok((node, Ok(reply))) => match reply.is_done {
+                    true => done.push((node, reply)),
+                    false => newest = newest.max(Version::from_bytes(&reply.promised)),
                 },
                 Ok((_, Err(error))) => why = Some(error),
                 Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
@@ -319,11 +371,12 @@ impl Served {
         let garbled = |error| Error::invalid("a mutation", format!("cannot be read: {error}"));
         Ok(match step {
             Step::Prepare(_) => {
-                let Promise { promised, accepted, committed, state } =
+                let Promise { promised, is_given, accepted, committed, state } =
                     self.replica.promise(entity, ballot)?;
                 let (accepted_ballot, accepted) = accepted.unwrap_or_default();
                 DecideReply {
                     promised: sent(promised),
+                    is_done: is_given,
                     accepted_ballot: sent(accepted_ballot),
                     accepted: accepted.into(),
                     committed: sent(committed),
@@ -333,15 +386,16 @@ impl Served {
             }
             Step::Accept(mutation) => {
                 Mutation::decode(&mutation).map_err(garbled)?;
-                let promised = self.replica.accept(entity, ballot, mutation.into())?;
-                DecideReply { promised: sent(promised), ..DecideReply::default() }
+                let outbid = self.replica.accept(entity, ballot, mutation.into())?;
+                let (is_done, promised) = (outbid.is_none(), sent(outbid.unwrap_or(ballot)));
+                DecideReply { promised, is_done, ..DecideReply::default() }
             }
             Step::Commit(commit) => {
                 let durability = commit.durability().into();
                 let mutation = Mutation::decode(&commit.mutation).map_err(garbled)?;
                 let written = self.replica.commit(entity, ballot, mutation, durability);
-                let promised = sent(ballot);
-                DecideReply { promised, outcome: Some(outcome(written)), ..DecideReply::default() }
+                let (promised, is_done) = (sent(ballot), written.is_ok());
+                DecideReply { promised, is_done, outcome: Some(outcome(written)), ..DecideReply::default() }
             }
         })
     }
@@ -358,6 +412,7 @@ fn promise(reply: DecideReply) -> Result<Promise> {
     let accepted = (version(&reply.accepted_ballot)?, reply.accepted.to_vec());
     Ok(Promise {
         promised: version(&reply.promised)?,
+        is_given: reply.is_done,
         accepted: Some(accepted).filter(|(ballot, _)| *ballot > Version::ZERO),
         committed: version(&reply.committed)?,
         state: EntityState::decode(&reply.state).map_err(|_| garbled("a state"))?,

@@ -89,6 +89,7 @@ use crate::{
 };
 use anti_entropy::Comparisons;
 use clocks::Clocks;
+use decide::Turns;
 use hints::Hints;
 use latency::Latency;
 use repair::Unrepaired;
@@ -164,6 +165,8 @@ struct Inner {
     comparisons: Comparisons,
     repair_every: Duration,
     purge: PurgeTerms,
+    /// Whose turn it is to make a write on a condition.
+    turns: Turns,
     /// Doubts about writes that are resolved at a time.
     settling: Semaphore,
     wrong: Option<Wrong>,
@@ -223,6 +226,7 @@ impl Ring {
             comparisons: Comparisons::default(),
             repair_every: options.repair_every,
             purge: options.purge,
+            turns: Turns::default(),
             settling: Semaphore::new(SETTLING),
             wrong,
             served: Arc::new(Served {

@@ -80,6 +80,8 @@ enum Without {
     Nothing,
     /// Acceptors accept whatever they promised.
     Promises,
+    /// Whoever asks for a promise again is told that it is given, and nothing else.
+    Answers,
     /// What others accepted is not finished.
     Finishing,
     /// What some of those that promised hold is not made at the others before anything follows from it.
@@ -177,7 +179,9 @@ impl State {
 impl Acceptor {
     fn answers(&mut self, without: Without, ballot: Ballot, step: Step) -> Result<Promise, ()> {
         match step {
-            Step::Prepare if ballot > self.promised => {
+            Step::Prepare if ballot == self.promised && without == Without::Answers => Ok((None, 0, None)),
+            // Whoever asks again, as the answer was lost, gets the same.
+            Step::Prepare if ballot >= self.promised => {
                 self.promised = ballot;
                 let accepted = self.accepted.filter(|(ballot, _)| *ballot > self.committed);
                 Ok((accepted, self.committed, self.row))
@@ -233,7 +237,14 @@ impl Model for Decide {
                 let first = (0..ACCEPTORS).find(is_fresh);
                 let silent = (0..ACCEPTORS)
                     .filter(|at| !promises.contains_key(at) && (!is_fresh(at) || first == Some(*at)));
-                actions.extend(silent.map(|to| Action::Deliver((at, ballot, Step::Prepare, to), true)));
+                for to in silent {
+                    let message = (at, ballot, Step::Prepare, to);
+                    actions.push(Action::Deliver(message, true));
+                    if at == 0 {
+                        // Asked again then.
+                        actions.push(Action::Deliver(message, false));
+                    }
+                }
             }
             if proposer.phase == Phase::Outbid && proposer.attempt + 1 < ATTEMPTS {
                 actions.push(Action::BeginAgain(at));
@@ -301,7 +312,9 @@ fn of_two_that_make_the_same_on_condition_one_does() {
 /// Otherwise the model proves nothing of them.
 #[test]
 fn each_rule_is_needed() {
-    for without in [Without::Promises, Without::Finishing, Without::Repair, Without::Recognition] {
+    for without in
+        [Without::Promises, Without::Answers, Without::Finishing, Without::Repair, Without::Recognition]
+    {
         let checker = Decide(without).checker().spawn_bfs().join();
         let broken =
             ["one alone makes it", "what was made is at a quorum, and stays", "what was refused is nowhere"];

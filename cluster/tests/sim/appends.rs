@@ -1,11 +1,12 @@
 //! Writes on conditions: clients read a trail, and append to it if it is still as they read it. So whatever is ever read is the beginning of what
-//! is read at last.
+//! is read at last. And they make an entity with a value of its own if it is not there, and delete it if it is as they read it: what was deleted so
+//! never comes back, whoever has not heard yet whether it was made.
 
 use std::collections::BTreeSet;
 
 use allidb_cluster::{Consistency, Ring};
 use allidb_index::{
-    Error, SeededRandom,
+    Error, SeededRandom, Version,
     model::{Entity, EntityPatch, EntityRef, Precondition, ReadMask, TenantId, Value, Write},
 };
 
@@ -30,6 +31,8 @@ pub(crate) struct Trail {
 pub(crate) struct Trails {
     next: u64,
     of: [Trail; TRAILS],
+    /// Values that were deleted for sure, or never made.
+    gone: BTreeSet<i64>,
 }
 
 impl Trails {
@@ -63,6 +66,11 @@ impl Trail {
 
 pub(crate) fn trail(at: usize) -> EntityRef {
     EntityRef::new("c", format!("trail-{at}"))
+}
+
+/// What is made and deleted.
+pub(crate) fn passing() -> EntityRef {
+    EntityRef::new("c", "passing")
 }
 
 fn appends(entity: &Entity) -> Vec<u64> {
@@ -136,12 +144,77 @@ impl Node {
         }
     }
 
+    /// Reads what is made and deleted. `None`: too few replicas answer.
+    async fn read_passing(&self, ring: &Ring, consistency: Consistency) -> Option<Option<(i64, Version)>> {
+        let gone = self.trails.lock().gone.clone();
+        let found = ring
+            .get(TenantId::DEFAULT, &[passing()], &ReadMask::everything(), consistency, far())
+            .await
+            .pop();
+        let found = match found.expect("one answer") {
+            Ok(entity) => match entity.attributes.get("value") {
+                Some(Value::Int(value)) => Some((*value, entity.version)),
+                other => panic!("the value is {other:?}"),
+            },
+            Err(Error::NotFound { .. }) => None,
+            Err(Error::Unavailable(_)) => return None,
+            Err(error) => panic!("{error}"),
+        };
+        let now = self.clock.elapsed();
+        self.history.lock().note(now, format_args!("{} reads {found:?} in passing", self.at));
+        if let Some((value, _)) = found.filter(|(value, _)| gone.contains(value)) {
+            panic!(
+                "seed {}: value {value} was gone on a condition, and is back\n{}",
+                self.seed,
+                self.history.lock().end_of_all()
+            );
+        }
+        Some(found)
+    }
+
+    /// Makes an entity if it is not there, or deletes it if it is as it was read.
+    pub(crate) async fn pass(&self, ring: &Ring) {
+        let Some(found) = self.read_passing(ring, Consistency::Quorum).await else { return };
+        let (value, write) = match found {
+            None => {
+                let mut trails = self.trails.lock();
+                trails.next += 1;
+                let value = trails.next as i64;
+                let mut entity = Entity { id: passing().id, ..Entity::default() };
+                entity.attributes.insert("value".into(), Value::Int(value));
+                let write = Write::Put { collection: "c".into(), entity: Box::new(entity) };
+                (value, Write::If { precondition: Precondition::Absent, write: Box::new(write) })
+            }
+            Some((value, version)) => {
+                let (precondition, write) =
+                    (Precondition::Version(version), Box::new(Write::Delete(passing())));
+                (value, Write::If { precondition, write })
+            }
+        };
+        let planned = ring.replica().plan(TenantId::DEFAULT, write).expect("a good write");
+        let result = ring.write(vec![planned], quorum()).await.pop().expect("one answer");
+        let now = self.clock.elapsed();
+        let what = if found.is_some() { "deletes" } else { "makes" };
+        self.history.lock().note(now, format_args!("{} {what} {value} in passing: {result:?}", self.at));
+        match (found, result) {
+            (Some(_), Ok(_)) | (None, Err(Error::Exists { .. })) => {
+                self.trails.lock().gone.insert(value);
+            }
+            (None, Ok(_))
+            | (Some(_), Err(Error::VersionMismatch { .. }))
+            | (_, Err(Error::Unavailable(_))) => {}
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+
     /// Reads all trails: everybody answers.
     pub(crate) async fn judge_trails(&self, ring: &Ring, consistency: Consistency) {
         for at in 0..TRAILS {
             let read = self.read_trail(ring, at, consistency).await;
             assert!(read.is_some(), "seed {}: nobody tells of trail {at}", self.seed);
         }
+        let read = self.read_passing(ring, consistency).await;
+        assert!(read.is_some(), "seed {}: nobody tells of what passes", self.seed);
     }
 }
 

@@ -194,9 +194,10 @@ impl Node {
                 continue;
             }
             let key = draw(random, KEYS as u64) as usize;
-            match draw(random, 16) {
+            match draw(random, 18) {
                 10 | 11 => self.ask_of_edges(ring, random).await,
                 14 | 15 => self.append(ring, random).await,
+                16 | 17 => self.pass(ring).await,
                 12 => self.write_loosely(ring, random).await,
                 13 => drop(self.read(ring, key, Consistency::All).await),
                 0..3 => self.write(ring, key, &[Kind::Put]).await,

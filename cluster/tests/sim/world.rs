@@ -15,7 +15,7 @@ use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
 
 use crate::{
-    appends::{TRAILS, Trails, trail},
+    appends::{TRAILS, Trails, passing, trail},
     edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
@@ -283,7 +283,7 @@ impl World {
     /// All replicas are alike: in what is there, or in every row.
     fn compare(&self, is_live: bool) {
         let names = (0..KEYS).map(entity).chain((0..LOOSE).map(loose)).chain((0..ENDS).map(end));
-        let names = names.chain((0..TRAILS).map(trail));
+        let names = names.chain((0..TRAILS).map(trail)).chain([passing()]);
         for key in names {
             let mut held = Vec::new();
             for node in &self.nodes[self.first..] {

@@ -33,8 +33,10 @@ pub(super) struct Acceptor {
 /// What an acceptor answers.
 #[derive(Clone, Debug, Default)]
 pub struct Promise {
-    /// The newest ballot that it knows of. If that is another one than it was asked about, it did not do what it was asked.
+    /// The newest ballot that it knows of.
     pub promised: Version,
+    /// Whether it promised.
+    pub is_given: bool,
     /// The newest ballot that it accepted and knows of no commitment of, and what that was, as [`Mutation::encode`] gave it.
     pub accepted: Option<(Version, Vec<u8>)>,
     /// The newest ballot that it committed.
@@ -76,9 +78,10 @@ impl Replica {
         let closed = self.watermarks.closed();
         let _latched = self.acceptors.acquire(std::iter::once(entity));
         let mut acceptor = self.acceptor(entity)?;
-        let promised = acceptor.promised.max(*closed);
-        if ballot <= promised {
-            return Ok(Promise { promised, ..Promise::default() });
+        // Whoever asks again, as the answer was lost, gets the same.
+        if ballot < acceptor.promised || ballot <= *closed {
+            let promised = acceptor.promised.max(*closed);
+            return Ok(Promise { promised, is_given: false, ..Promise::default() });
         }
         acceptor.promised = ballot;
         self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
@@ -86,26 +89,28 @@ impl Replica {
         let state = self.held(std::slice::from_ref(entity), Extent::NOTHING)?.pop().unwrap_or_default();
         let Acceptor { accepted: (ballot_of, mutation), committed, .. } = acceptor;
         // Such old ones that were made anywhere are everywhere by now, and others cannot be any more.
-        let accepted = (ballot_of > committed.max(*closed)).then_some((ballot_of, mutation));
-        Ok(Promise { promised: ballot, accepted, committed, state })
+        let is_settled = || Mutation::version_of(&mutation).unwrap_or_default() <= self.purged();
+        let is_open = ballot_of > committed && !is_settled();
+        let accepted = is_open.then_some((ballot_of, mutation));
+        Ok(Promise { promised: ballot, is_given: true, accepted, committed, state })
     }
 
-    /// Accepts a mutation under a ballot, durably; unless it has promised more. Gives the newest ballot that it knows of.
+    /// Accepts a mutation under a ballot, durably; unless it has promised more, or takes nothing any more that is so old. Gives the newest ballot
+    /// that it knows of if it does not.
     ///
     /// # Errors
     /// If what it knows cannot be read, or that not be written.
-    pub fn accept(&self, entity: &EntityKey, ballot: Version, mutation: Vec<u8>) -> Result<Version> {
+    pub fn accept(&self, entity: &EntityKey, ballot: Version, mutation: Vec<u8>) -> Result<Option<Version>> {
         let closed = self.watermarks.closed();
         let _latched = self.acceptors.acquire(std::iter::once(entity));
         let mut acceptor = self.acceptor(entity)?;
-        let promised = acceptor.promised.max(*closed);
-        if ballot < promised {
-            return Ok(promised);
+        if ballot < acceptor.promised || ballot <= *closed {
+            return Ok(Some(acceptor.promised.max(*closed)));
         }
         acceptor.promised = ballot;
         acceptor.accepted = (ballot, mutation);
         self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
-        Ok(ballot)
+        Ok(None)
     }
 
     /// Makes a mutation that a quorum has accepted under a ballot.

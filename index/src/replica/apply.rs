@@ -115,7 +115,8 @@ impl Replica {
         Ok(Mutation { parts: edge_parts(source, target, name, &content).into(), ..mutation })
     }
 
-    fn apply_as_named(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Applied> {
+    /// Waits until the indexes can take mutations.
+    pub(super) fn wait_for_room(&self, mutations: &[Mutation]) -> Result<()> {
         let parts = mutations.iter().flat_map(|mutation| &mutation.parts);
         let growing: HashSet<CollectionId> = (parts)
             .filter(|part| part.delta.vectors.values().any(|vector| vector.value.is_some()))
@@ -126,7 +127,11 @@ impl Replica {
             self.spaces.wait_for_room(|collection| growing.contains(&collection))?;
         }
         self.texts.wait_for_room()?;
-        self.graph.wait_for_room()?;
+        self.graph.wait_for_room()
+    }
+
+    fn apply_as_named(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Applied> {
+        self.wait_for_room(&mutations)?;
         // Held until the batch is visible, so that no collection is dropped under it.
         let _gate = self.catalogue_gate.read();
         let catalogue = self.catalogue();

@@ -152,6 +152,10 @@ impl Replica {
 
     /// Does what other nodes planned, unless that was too long ago. What this one plans from now on is newer.
     pub fn receive(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
+        // Before: whoever closes waits for those that are under way, and others for it.
+        if let Err(error) = self.wait_for_room(&mutations) {
+            return vec![Err(error); mutations.len()];
+        }
         let closed = self.watermarks.closed();
         let late = |mutation: &Mutation| {
             let is_late = mutation.version <= *closed && !mutation.only_ends_edges();

@@ -51,8 +51,13 @@ pub enum TreeRequest {
 /// What it is told.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum TreeAnswer {
-    /// Up to where deletions were forgotten.
-    Swept(Version),
+    /// Up to where deletions were forgotten, and whether that is all that is to be.
+    Swept {
+        /// Up to where.
+        upto: Version,
+        /// Whether nothing is being removed, nor to be.
+        is_done: bool,
+    },
     /// In the order of what was asked for.
     Sums(Vec<Sum>),
     /// Entities, those that were deleted too, and what the rows of each come to.
@@ -102,7 +107,10 @@ impl Replica {
             return Err(Error::Unavailable("the trees of what lies here are being made".to_owned()));
         }
         Ok(match request {
-            TreeRequest::Swept => TreeAnswer::Swept(self.swept()),
+            TreeRequest::Swept => {
+                let upto = self.swept();
+                TreeAnswer::Swept { upto, is_done: upto == self.purged() }
+            }
             TreeRequest::Roots(partitions) => {
                 TreeAnswer::Sums(partitions.iter().map(|of| self.root(*of)).collect())
             }

@@ -27,6 +27,8 @@ pub(super) struct Watermarks {
     closed: RwLock<Version>,
     /// Held by whoever takes over what others hold until that is visible.
     purged: RwLock<Version>,
+    /// The same, for whoever must not wait.
+    known_purged: Mutex<Version>,
     /// Up to where deletions were forgotten here.
     swept: RwLock<Version>,
     /// What lay here before replicas compared for the last time, in which round, and when that was, in milliseconds since the Unix epoch.
@@ -43,11 +45,14 @@ impl Watermarks {
             let corrupt = || Error::corrupt("local", key, "it is no version");
             Ok(RwLock::new(version.ok_or_else(corrupt)?))
         };
+        let purged = kept(PURGED)?;
+        let known_purged = Mutex::new(*purged.read());
         Ok(Self {
             keyspace,
             floor: RwLock::default(),
             closed: kept(CLOSED)?,
-            purged: kept(PURGED)?,
+            known_purged,
+            purged,
             swept: kept(SWEPT)?,
             marked: Mutex::default(),
             sweeping: Mutex::default(),
@@ -91,7 +96,7 @@ impl Watermarks {
 
     /// Up to where all replicas hold the same, for good.
     pub(super) fn purged(&self) -> Version {
-        *self.purged.read()
+        *self.known_purged.lock()
     }
 
     /// Up to where deletions were forgotten here.
@@ -104,7 +109,10 @@ impl Watermarks {
     }
 
     pub(super) fn purge(&self, engine: &Engine, upto: Version) -> Result<()> {
-        self.raise(engine, (&self.purged, PURGED), upto)
+        self.raise(engine, (&self.purged, PURGED), upto)?;
+        let mut known = self.known_purged.lock();
+        *known = upto.max(*known);
+        Ok(())
     }
 
     pub(super) fn is_swept(&self, engine: &Engine, upto: Version) -> Result<()> {

@@ -44,7 +44,8 @@ impl EntityKey {
         Self { tenant, collection, id: id.to_owned() }
     }
 
-    pub(crate) fn token(&self) -> u64 {
+    /// Where on the hash ring it lies.
+    pub fn token(&self) -> u64 {
         token(self.tenant, self.collection, &self.id)
     }
 

@@ -63,30 +63,40 @@ fn an_acceptor_keeps_what_it_promised_and_accepted() {
     let promised = fixture.replica.promise(&key, newer).unwrap();
     assert_eq!((promised.promised, promised.accepted, promised.committed), (newer, None, Version::ZERO));
     fixture = fixture.crash();
-    let outbid = |ballot| fixture.replica.promise(&key, ballot).unwrap().promised;
-    assert_eq!((outbid(older), outbid(newer)), (newer, newer));
-    assert_eq!(fixture.replica.accept(&key, older, put_a.clone()).unwrap(), newer);
-    assert_eq!(fixture.replica.accept(&key, newer, put_a.clone()).unwrap(), newer);
+    let outbid = fixture.replica.promise(&key, older).unwrap();
+    assert_eq!((outbid.promised, outbid.is_given), (newer, false));
+    assert_eq!(fixture.replica.accept(&key, older, put_a.clone()).unwrap(), Some(newer));
+    assert_eq!(fixture.replica.accept(&key, newer, put_a.clone()).unwrap(), None);
+    // Whoever asks again, as it has not heard, is told the same.
+    for _ in 0..2 {
+        let again = fixture.replica.promise(&key, newer).unwrap();
+        assert_eq!((again.is_given, again.accepted), (true, Some((newer, put_a.clone()))));
+        assert_eq!(fixture.replica.accept(&key, newer, put_a.clone()).unwrap(), None);
+    }
     fixture = fixture.crash();
     let (third, _) = planned(&fixture, put("a"));
     let told = fixture.replica.promise(&key, third).unwrap();
     assert_eq!((told.promised, told.accepted), (third, Some((newer, put_a.clone()))));
     assert_eq!(told.state.version(), Version::ZERO);
     // It is made under the ballot of whoever found it.
-    assert_eq!(fixture.replica.accept(&key, third, put_a.clone()).unwrap(), third);
+    assert_eq!(fixture.replica.accept(&key, third, put_a.clone()).unwrap(), None);
     let mutation = Mutation::decode(&put_a).unwrap();
     fixture.replica.commit(&key, third, mutation, Durability::Sync).unwrap();
     let (fourth, _) = planned(&fixture, put("a"));
     let told = fixture.replica.promise(&key, fourth).unwrap();
     assert_eq!((told.accepted, told.committed, told.state.version()), (None, third, older));
     // Nothing is accepted that is too old to be taken, and what is known of it goes.
-    assert_eq!(fixture.replica.accept(&key, fourth, update_a).unwrap(), fourth);
+    assert_eq!(fixture.replica.accept(&key, fourth, update_a.clone()).unwrap(), None);
     fixture.clock.advance(1_000);
     let upto = Version::new(fixture.clock.now_ms() - 500, 0, 0);
     fixture.replica.close_up_to(upto).unwrap();
     let fifth = planned(&fixture, put("a")).0;
+    // Some may have made it: that is known when all hold the same.
+    assert_eq!(fixture.replica.promise(&key, fifth).unwrap().accepted, Some((fourth, update_a)));
+    fixture.replica.purge_up_to(upto, None).unwrap();
     assert_eq!(fixture.replica.promise(&key, fifth).unwrap().accepted, None);
-    assert_eq!(fixture.replica.promise(&key, upto).unwrap().promised, fifth);
+    assert!(!fixture.replica.promise(&key, upto).unwrap().is_given);
+    assert_eq!(fixture.replica.accept(&key, upto, put_a).unwrap(), Some(fifth));
     let rows = |fixture: &Fixture| {
         let engine = fixture.replica.engine();
         let keyspace = engine.keyspace("paxos").unwrap();

@@ -202,7 +202,7 @@ pub(crate) fn roots(fixture: &Fixture) -> Vec<Sum> {
     let all = TreeRequest::Roots((0..PARTITIONS).collect());
     match fixture.replica.tree(TENANT, &all, deadline()).unwrap() {
         TreeAnswer::Sums(roots) => roots,
-        TreeAnswer::Entities(_) | TreeAnswer::Swept(_) => panic!("not what was asked for"),
+        TreeAnswer::Entities(_) | TreeAnswer::Swept { .. } => panic!("not what was asked for"),
     }
 }
 
