@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use stateright::{Checker, Model, Property};
+use stateright::{Checker, HasDiscoveries, Model, Property};
 
 const REPLICAS: usize = 3;
 const PUT: u8 = 1;
@@ -206,7 +206,7 @@ fn what_was_forgotten_does_not_come_back() {
 #[test]
 fn each_step_is_needed() {
     for without in [Without::Closing, Without::SecondComparison, Without::ReadAt, Without::Marks] {
-        let checker = Purge(without).checker().spawn_bfs().join();
+        let checker = Purge(without).checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
         let path = checker.discovery("what was forgotten does not come back");
         println!("{without:?}: {:?}", path.as_ref().map(|path| path.clone().into_actions()));
         assert!(path.is_some(), "without {without:?} nothing goes wrong");
