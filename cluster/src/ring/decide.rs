@@ -67,6 +67,11 @@ struct Prepared {
     state: EntityState,
     /// What one of them accepted, and none knows to have been made.
     in_progress: Option<Mutation>,
+    /// The newest ballot that one of them committed.
+    committed: Version,
+    /// The versions of writes that were made: of those above `made_since` all.
+    made: Vec<Version>,
+    made_since: Version,
 }
 
 impl Ring {
@@ -135,14 +140,15 @@ impl Inner {
         options: WriteOptions,
     ) -> Result<Asked<Written>> {
         let ballot = mutation.version();
-        let Prepared { state, in_progress } = match self.prepare(entity, ballot, options.deadline).await? {
+        let prepared = match self.prepare(entity, ballot, options.deadline).await? {
             Asked::Done(prepared) => prepared,
             Asked::Outbid(newest) => return Ok(Asked::Outbid(newest)),
         };
+        let Prepared { state, in_progress, committed, made: known, made_since } = prepared;
         let made = |version: Version, existed: bool| Written { version, existed, overtaken_by: None };
         if let Some(accepted) = in_progress {
             if let Asked::Outbid(newest) =
-                self.have_accepted(entity, ballot, &accepted, options.deadline).await?
+                self.have_accepted(entity, ballot, (&accepted, known.as_slice()), options.deadline).await?
             {
                 return Ok(Asked::Outbid(newest));
             }
@@ -154,7 +160,7 @@ impl Inner {
                 None => Asked::Outbid(ballot),
             });
         }
-        if let Some((version, existed)) = tried.iter().find(|(tried, _)| *tried == state.version()) {
+        if let Some((version, existed)) = tried.iter().find(|(tried, _)| known.contains(tried)) {
             // Whoever made it for this one may have been content with fewer.
             if options.consistency > Consistency::Quorum {
                 self.read_all(entity, options.deadline).await?;
@@ -162,12 +168,12 @@ impl Inner {
             return Ok(Asked::Done(made(*version, *existed)));
         }
         // It may have been made, and what it made be gone since then: it must not be made again.
-        if let Some((oldest, _)) = tried.first()
-            && (state.version() > *oldest || *oldest <= self.served.replica.purged())
-        {
-            let why = "nobody knows whether the write was made: others have come after it";
+        if tried.first().is_some_and(|(oldest, _)| *oldest <= made_since) {
+            let why = "nobody knows whether the write was made: many have come after it";
             return Err(Error::Unavailable(why.to_owned()));
         }
+        // It was not made; nor will it be, if a newer one was.
+        tried.retain(|(version, _)| *version >= committed);
         // Whoever wrote that without a condition is newer.
         if state.highest_version() >= ballot {
             return Ok(Asked::Outbid(state.highest_version()));
@@ -183,7 +189,8 @@ impl Inner {
             true => replica.settled_over_expired(mutation, state.highest_version(), ballot, None),
             false => mutation.clone().settled(),
         };
-        let accepted = self.have_accepted(entity, ballot, &settled, options.deadline).await;
+        let accepted =
+            self.have_accepted(entity, ballot, (&settled, known.as_slice()), options.deadline).await;
         if !matches!(accepted, Ok(Asked::Done(()))) {
             tried.push((ballot, is_live));
         }
@@ -224,6 +231,11 @@ impl Inner {
         let in_progress = newest.map(|(_, mutation)| Mutation::decode(mutation)).transpose();
         let garbled = |error| Error::Unavailable(format!("what was accepted before cannot be read: {error}"));
         let in_progress = in_progress.map_err(garbled)?;
+        let mut made: Vec<Version> =
+            promises.iter().flat_map(|promise| promise.made.iter().copied()).collect();
+        made.sort_unstable();
+        made.dedup();
+        let made_since = promises.iter().map(|promise| promise.made_since).max().unwrap_or_default();
         let mut states = promises.into_iter().map(|promise| promise.state);
         let mut state = states.next().unwrap_or_default();
         if states.any(|other| other != state) {
@@ -234,7 +246,7 @@ impl Inner {
             let missing = || Error::Internal("an entity was given no answer".to_owned());
             (state, _) = read.unwrap_or_else(|| Err(missing()))?;
         }
-        Ok(Asked::Done(Prepared { state, in_progress }))
+        Ok(Asked::Done(Prepared { state, in_progress, committed, made, made_since }))
     }
 
     /// Has a quorum accept a mutation under a ballot.
@@ -242,10 +254,12 @@ impl Inner {
         self: &Arc<Self>,
         entity: &EntityKey,
         ballot: Version,
-        mutation: &Mutation,
+        (mutation, made): (&Mutation, &[Version]),
         deadline: Deadline,
     ) -> Result<Asked<()>> {
-        let step = Step::Accept(encoded(mutation)?.into());
+        // What one of those that promised knows to be made must not be forgotten if that one is.
+        let made = made.iter().map(|version| Bytes::copy_from_slice(&version.to_bytes())).collect();
+        let step = Step::Accept(proto::Accept { mutation: encoded(mutation)?.into(), made });
         Ok(match self.ask_acceptors(entity, ballot, step, deadline).await? {
             Asked::Done(_) => Asked::Done(()),
             Asked::Outbid(_) if self.is_wrong(Wrong::OutbidIsAccepted) => Asked::Done(()),
@@ -371,7 +385,7 @@ impl Served {
         let garbled = |error| Error::invalid("a mutation", format!("cannot be read: {error}"));
         Ok(match step {
             Step::Prepare(_) => {
-                let Promise { promised, is_given, accepted, committed, state } =
+                let Promise { promised, is_given, accepted, committed, made, made_since, state } =
                     self.replica.promise(entity, ballot)?;
                 let (accepted_ballot, accepted) = accepted.unwrap_or_default();
                 DecideReply {
@@ -381,12 +395,17 @@ impl Served {
                     accepted: accepted.into(),
                     committed: sent(committed),
                     state: state.encode().into(),
+                    made: made.into_iter().map(sent).collect(),
+                    made_since: sent(made_since),
                     outcome: None,
                 }
             }
-            Step::Accept(mutation) => {
+            Step::Accept(proto::Accept { mutation, made }) => {
                 Mutation::decode(&mutation).map_err(garbled)?;
-                let outbid = self.replica.accept(entity, ballot, mutation.into())?;
+                let made =
+                    made.iter().map(|version| Version::from_bytes(version)).collect::<Option<Vec<_>>>();
+                let made = made.ok_or_else(|| Error::invalid("a version", "is none"))?;
+                let outbid = self.replica.accept(entity, ballot, mutation.into(), &made)?;
                 let (is_done, promised) = (outbid.is_none(), sent(outbid.unwrap_or(ballot)));
                 DecideReply { promised, is_done, ..DecideReply::default() }
             }
@@ -415,6 +434,8 @@ fn promise(reply: DecideReply) -> Result<Promise> {
         is_given: reply.is_done,
         accepted: Some(accepted).filter(|(ballot, _)| *ballot > Version::ZERO),
         committed: version(&reply.committed)?,
+        made: reply.made.iter().map(version).collect::<Result<_>>()?,
+        made_since: version(&reply.made_since)?,
         state: EntityState::decode(&reply.state).map_err(|_| garbled("a state"))?,
     })
 }

@@ -108,7 +108,14 @@ impl Ring {
         let is_closed = !inner.is_wrong(Wrong::PurgeWithoutClosing);
         let mut upto = round;
         if is_closed {
-            let prepared = inner.all_step(PurgeStep::Prepare, (round, round), deadline).await?;
+            let prepared = loop {
+                let prepared = inner.all_step(PurgeStep::Prepare, (round, round), deadline).await?;
+                if !prepared.iter().any(|reply| reply.is_forgetting) {
+                    break prepared;
+                }
+                deadline.check()?;
+                sleep(LOOKS_EVERY).await;
+            };
             let oldest = prepared.iter().filter_map(|reply| Version::from_bytes(&reply.oldest)).min();
             upto = oldest.map_or(round, |oldest| round.min(oldest.just_below()));
             let swept = |reply: &PurgeReply| Version::from_bytes(&reply.swept).unwrap_or_default();
@@ -242,6 +249,7 @@ impl Served {
                 let oldest = replica.prepare_to_close(upto)?;
                 reply.oldest = oldest.map(|oldest| oldest.to_bytes().to_vec()).unwrap_or_default().into();
                 reply.swept = replica.swept().to_bytes().to_vec().into();
+                reply.is_forgetting = replica.is_forgetting();
             }
             PurgeStep::Close => replica.close_up_to(upto)?,
             PurgeStep::Deliver => {

@@ -14,6 +14,10 @@ const ATTEMPTS: u8 = 2;
 /// A ballot, and a version; 0: none.
 type Ballot = u8;
 
+/// Under which it is deleted: between the first and the second of each proposer.
+const DELETION: Ballot = 1 + PROPOSERS as u8;
+const DELETER: usize = PROPOSERS;
+
 /// What is made: its version, and by whom it was asked for.
 type Value = (Ballot, usize);
 
@@ -22,19 +26,22 @@ struct Acceptor {
     promised: Ballot,
     accepted: Option<(Ballot, Value)>,
     committed: Ballot,
-    /// The entity, if it is there.
+    /// The entity, or that it was deleted.
     row: Option<Value>,
+    /// The versions of writes that were made, one bit each.
+    made: u8,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Step {
     Prepare,
-    Accept(Value),
+    /// With the versions of what was made.
+    Accept(Value, u8),
     Commit(Value),
 }
 
-/// What an acceptor tells that has promised: what it accepted, what it committed, and the entity.
-type Promise = (Option<(Ballot, Value)>, Ballot, Option<Value>);
+/// What an acceptor tells that has promised: what it accepted, what it committed, the entity, and what was made.
+type Promise = (Option<(Ballot, Value)>, Ballot, Option<Value>, u8);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Phase {
@@ -65,14 +72,28 @@ struct State {
     acceptors: Vec<Acceptor>,
     proposers: Vec<Proposer>,
     sent: BTreeSet<Message>,
+    /// What was deleted.
+    deleted: Option<Value>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Action {
     /// Whether its answer is heard: what one accepted of which nobody heard, it may tell later.
     Deliver(Message, bool),
+    /// Somebody deletes the entity on the condition that it is as it is, at these two acceptors.
+    Delete(usize, usize),
     BeginAgain(usize),
 }
+
+/// What must never be.
+const BROKEN: [&str; 4] = [
+    "one alone makes it",
+    "what was made is at a quorum, and stays",
+    "what was deleted does not come back",
+    "what was refused is nowhere",
+];
+/// What may be.
+const ENDS: [&str; 2] = ["both end, and one has made it", "it is found out that it was made"];
 
 /// What is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,7 +111,11 @@ enum Without {
     Recognition,
 }
 
-struct Decide(Without);
+struct Decide {
+    without: Without,
+    /// Whether what was made is deleted; then no answers are lost, and the second proposer begins once alone.
+    deletes: bool,
+}
 
 /// How many proposers are so far.
 fn count(state: &State, phase: &Phase) -> usize {
@@ -98,7 +123,7 @@ fn count(state: &State, phase: &Phase) -> usize {
 }
 
 fn ballot_of(proposer: usize, attempt: u8) -> Ballot {
-    1 + attempt * PROPOSERS as u8 + proposer as u8
+    1 + attempt * (PROPOSERS as u8 + 1) + proposer as u8
 }
 
 impl State {
@@ -128,32 +153,36 @@ impl State {
                 let accepted = promises.values().filter_map(|promise| promise.0);
                 let newest = accepted.filter(|(ballot, _)| *ballot > committed).max();
                 let row = promises.values().filter_map(|promise| promise.2).max();
+                let made = promises.values().fold(0, |made, promise| made | promise.3);
                 if without != Without::Repair {
                     for at in promises.keys() {
                         self.acceptors[*at].row = self.acceptors[*at].row.max(row);
                     }
                 }
-                let next = match (newest, row) {
-                    (Some((_, value)), _) if without != Without::Finishing => value,
-                    (_, Some((version, _))) => {
-                        let is_own = without != Without::Recognition && tried.contains(&version);
-                        let is_known = tried.is_empty() || without == Without::Recognition;
-                        self.proposers[from].phase = match (is_own, is_known) {
-                            (true, _) => Phase::Made,
-                            (false, true) => Phase::Refused,
-                            (false, false) => Phase::Unknown,
-                        };
-                        return;
+                let is_in_progress = newest.is_some() && without != Without::Finishing;
+                if !is_in_progress && without != Without::Recognition {
+                    if tried.iter().any(|version| made & (1 << version) > 0) {
+                        return self.proposers[from].phase = Phase::Made;
                     }
-                    (_, None) => own,
+                    // It was not made; nor will it be, if a newer one was.
+                    tried.retain(|version| *version >= committed);
+                }
+                let next = match (newest, row) {
+                    (Some((_, value)), _) if is_in_progress => value,
+                    (_, Some((_, by))) if by != DELETER => {
+                        let is_known = tried.is_empty() || without == Without::Recognition;
+                        return self.proposers[from].phase =
+                            if is_known { Phase::Refused } else { Phase::Unknown };
+                    }
+                    _ => own,
                 };
                 self.proposers[from].phase = Phase::Accepting(next, BTreeSet::new());
                 if next == own {
                     self.proposers[from].tried.push(ballot);
                 }
-                self.send(from, ballot, Step::Accept(next));
+                self.send(from, ballot, Step::Accept(next, made));
             }
-            (Phase::Accepting(value, accepted), Step::Accept(of)) if *value == of => {
+            (Phase::Accepting(value, accepted), Step::Accept(of, _)) if *value == of => {
                 if told.is_err() {
                     self.proposers[from].phase = Phase::Outbid;
                     return;
@@ -179,27 +208,29 @@ impl State {
 impl Acceptor {
     fn answers(&mut self, without: Without, ballot: Ballot, step: Step) -> Result<Promise, ()> {
         match step {
-            Step::Prepare if ballot == self.promised && without == Without::Answers => Ok((None, 0, None)),
+            Step::Prepare if ballot == self.promised && without == Without::Answers => Ok((None, 0, None, 0)),
             // Whoever asks again, as the answer was lost, gets the same.
             Step::Prepare if ballot >= self.promised => {
                 self.promised = ballot;
                 let accepted = self.accepted.filter(|(ballot, _)| *ballot > self.committed);
-                Ok((accepted, self.committed, self.row))
+                Ok((accepted, self.committed, self.row, self.made))
             }
-            Step::Accept(value) if ballot >= self.promised || without == Without::Promises => {
+            Step::Accept(value, made) if ballot >= self.promised || without == Without::Promises => {
                 self.promised = ballot.max(self.promised);
                 self.accepted = Some((ballot, value));
-                Ok((None, 0, None))
+                self.made |= made;
+                Ok((None, 0, None, 0))
             }
-            Step::Prepare | Step::Accept(_) => Err(()),
+            Step::Prepare | Step::Accept(..) => Err(()),
             Step::Commit(value) => {
                 self.row = self.row.max(Some(value));
+                self.made |= 1 << value.0;
                 self.committed = self.committed.max(ballot);
                 self.promised = self.promised.max(ballot);
                 if self.accepted.is_some_and(|(accepted, _)| accepted <= ballot) {
                     self.accepted = None;
                 }
-                Ok((None, 0, None))
+                Ok((None, 0, None, 0))
             }
         }
     }
@@ -215,6 +246,7 @@ impl Model for Decide {
             acceptors: vec![Acceptor::default(); ACCEPTORS],
             proposers: vec![proposer; PROPOSERS],
             sent: BTreeSet::new(),
+            deleted: None,
         };
         (0..PROPOSERS).for_each(|proposer| state.begin(proposer));
         vec![state]
@@ -223,8 +255,19 @@ impl Model for Decide {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         for message in &state.sent {
             actions.push(Action::Deliver(*message, true));
-            if matches!(message.2, Step::Accept(_)) {
+            if matches!(message.2, Step::Accept(..)) && !self.deletes {
                 actions.push(Action::Deliver(*message, false));
+            }
+        }
+        for (a, b) in [(0, 1), (0, 2), (1, 2)].into_iter().filter(|_| self.deletes && state.deleted.is_none())
+        {
+            let both = [&state.acceptors[a], &state.acceptors[b]];
+            let committed = both.iter().map(|acceptor| acceptor.committed).max().unwrap_or_default();
+            let is_in_progress =
+                both.iter().any(|acceptor| acceptor.accepted.is_some_and(|(ballot, _)| ballot > committed));
+            let may_promise = both.iter().all(|acceptor| acceptor.promised < DELETION);
+            if may_promise && !is_in_progress && both.iter().any(|acceptor| acceptor.row.is_some()) {
+                actions.push(Action::Delete(a, b));
             }
         }
         for (at, proposer) in state.proposers.iter().enumerate() {
@@ -246,7 +289,8 @@ impl Model for Decide {
                     }
                 }
             }
-            if proposer.phase == Phase::Outbid && proposer.attempt + 1 < ATTEMPTS {
+            let attempts = if self.deletes && at > 0 { 1 } else { ATTEMPTS };
+            if proposer.phase == Phase::Outbid && proposer.attempt + 1 < attempts {
                 actions.push(Action::BeginAgain(at));
             }
         }
@@ -257,9 +301,19 @@ impl Model for Decide {
         match action {
             Action::Deliver(message @ (_, ballot, step, at), is_heard) => {
                 state.sent.remove(&message);
-                let told = state.acceptors[at].answers(self.0, ballot, step);
+                let told = state.acceptors[at].answers(self.without, ballot, step);
                 if is_heard {
-                    state.hears(self.0, message, told);
+                    state.hears(self.without, message, told);
+                }
+            }
+            Action::Delete(a, b) => {
+                let both = [&before.acceptors[a], &before.acceptors[b]];
+                let made = both.iter().fold(1 << DELETION, |made, acceptor| made | acceptor.made);
+                state.deleted = both.iter().filter_map(|acceptor| acceptor.row).max();
+                for at in [a, b] {
+                    let row = Some((DELETION, DELETER));
+                    state.acceptors[at] =
+                        Acceptor { promised: DELETION, accepted: None, committed: DELETION, row, made };
                 }
             }
             Action::BeginAgain(at) => {
@@ -272,8 +326,13 @@ impl Model for Decide {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("one alone makes it", |_, state: &State| count(state, &Phase::Made) <= 1),
+            Property::always("one alone makes it", |_, state: &State| {
+                state.deleted.is_some() || count(state, &Phase::Made) <= 1
+            }),
             Property::always("what was made is at a quorum, and stays", |_, state: &State| {
+                if state.deleted.is_some() {
+                    return true;
+                }
                 let made = state.proposers.iter().position(|proposer| proposer.phase == Phase::Made);
                 let has = |by: usize| {
                     state
@@ -284,8 +343,16 @@ impl Model for Decide {
                 };
                 made.is_none_or(|by| has(by) >= QUORUM)
             }),
+            Property::always("what was deleted does not come back", |_, state: &State| {
+                state.deleted.is_none_or(|(_, by)| {
+                    let is_back = |row: Value| row.1 == by && row.0 > DELETION;
+                    !state.acceptors.iter().any(|acceptor| acceptor.row.is_some_and(is_back))
+                })
+            }),
             Property::always("what was refused is nowhere", |_, state: &State| {
-                let refused = |(_, by): Value| state.proposers[by].phase == Phase::Refused;
+                let refused = |(_, by): Value| {
+                    state.proposers.get(by).is_some_and(|proposer| proposer.phase == Phase::Refused)
+                };
                 !state.acceptors.iter().any(|acceptor| acceptor.row.is_some_and(refused))
             }),
             Property::sometimes("both end, and one has made it", |_, state: &State| {
@@ -303,10 +370,16 @@ impl Model for Decide {
 
 #[test]
 fn of_two_that_make_the_same_on_condition_one_does() {
-    let checker = Decide(Without::Nothing).checker().threads(2).spawn_bfs().join();
-    println!("{} states", checker.unique_state_count());
-    assert!(checker.is_done());
-    checker.assert_properties();
+    for deletes in [false, true] {
+        let model = Decide { without: Without::Nothing, deletes };
+        let checker = model.checker().threads(2).spawn_bfs().join();
+        println!("{} states", checker.unique_state_count());
+        assert!(checker.is_done());
+        let failed = checker.discoveries().into_iter().find(|(name, _)| BROKEN.contains(name));
+        assert!(failed.is_none(), "{:?}", failed.map(|(name, path)| (name, path.into_actions())));
+        let found = checker.discoveries();
+        assert!(ENDS.iter().all(|name| found.contains_key(name)), "{:?}", found.keys());
+    }
 }
 
 /// Otherwise the model proves nothing of them.
@@ -315,11 +388,13 @@ fn each_rule_is_needed() {
     for without in
         [Without::Promises, Without::Answers, Without::Finishing, Without::Repair, Without::Recognition]
     {
-        let checker = Decide(without).checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-        let broken =
-            ["one alone makes it", "what was made is at a quorum, and stays", "what was refused is nowhere"];
-        let found = broken.into_iter().find_map(|name| Some((name, checker.discovery(name)?)));
-        println!("{without:?}: {:?}", found.as_ref().map(|(name, path)| (name, path.clone().into_actions())));
+        let found = [false, true].into_iter().find_map(|deletes| {
+            let model = Decide { without, deletes };
+            let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
+            let path = |name: &&'static str| Some((*name, checker.discovery(name)?.into_actions()));
+            BROKEN.iter().find_map(path)
+        });
+        println!("{without:?}: {found:?}");
         assert!(found.is_some(), "without {without:?} nothing goes wrong");
     }
 }

@@ -7,7 +7,7 @@
 use allidb_storage::{Direction, Durability, Snapshot, WriteBatch};
 
 use crate::{
-    codec::{DecodeError, Decoder, put_bytes},
+    codec::{DecodeError, Decoder, put_bytes, put_varint},
     error::{Error, Result},
     merge::EntityState,
     model::Written,
@@ -18,6 +18,8 @@ use crate::{
 };
 
 const FORMAT: u8 = 1;
+/// Writes that were made that an acceptor remembers.
+const MOST_MADE: usize = 64;
 
 /// What an acceptor keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +30,8 @@ pub(super) struct Acceptor {
     accepted: (Version, Vec<u8>),
     /// The newest ballot that was committed.
     committed: Version,
+    /// The versions of the newest writes that were made, ascending: whoever was outbid finds out whether its own is among them.
+    made: Vec<Version>,
 }
 
 /// What an acceptor answers.
@@ -41,6 +45,10 @@ pub struct Promise {
     pub accepted: Option<(Version, Vec<u8>)>,
     /// The newest ballot that it committed.
     pub committed: Version,
+    /// The versions of writes that were made, ascending: of those above `made_since` all that it knows of.
+    pub made: Vec<Version>,
+    /// Up to where it may have forgotten some.
+    pub made_since: Version,
     /// The entity's own row, as it was when it promised.
     pub state: EntityState,
 }
@@ -52,7 +60,24 @@ impl Acceptor {
             out.extend_from_slice(&version.to_bytes());
         }
         put_bytes(&mut out, &self.accepted.1);
+        put_varint(&mut out, self.made.len() as u64);
+        self.made.iter().for_each(|version| out.extend_from_slice(&version.to_bytes()));
         out
+    }
+
+    /// Takes note of writes that were made.
+    fn note_made(&mut self, versions: &[Version]) {
+        self.made.extend(versions);
+        self.made.sort_unstable();
+        self.made.dedup();
+        let beyond = self.made.len().saturating_sub(MOST_MADE);
+        self.made.drain(..beyond);
+    }
+
+    /// Up to where it may have forgotten some of them.
+    fn made_since(&self) -> Version {
+        let is_full = self.made.len() == MOST_MADE;
+        self.made.first().filter(|_| is_full).map_or(Version::ZERO, |oldest| oldest.just_below())
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
@@ -63,8 +88,9 @@ impl Acceptor {
         }
         let (promised, committed, ballot) = (from.version()?, from.version()?, from.version()?);
         let accepted = (ballot, from.bytes()?.to_vec());
+        let made = (0..from.count(Version::BYTES)?).map(|_| from.version()).collect::<Result<_, _>>()?;
         from.finish()?;
-        Ok(Self { promised, accepted, committed })
+        Ok(Self { promised, accepted, committed, made })
     }
 }
 
@@ -87,20 +113,27 @@ impl Replica {
         self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
         // After: what others make from now on, they make knowing of the promise.
         let state = self.held(std::slice::from_ref(entity), Extent::NOTHING)?.pop().unwrap_or_default();
-        let Acceptor { accepted: (ballot_of, mutation), committed, .. } = acceptor;
+        let made_since = acceptor.made_since().max(self.purged());
+        let Acceptor { accepted: (ballot_of, mutation), committed, made, .. } = acceptor;
         // Such old ones that were made anywhere are everywhere by now, and others cannot be any more.
         let is_settled = || Mutation::version_of(&mutation).unwrap_or_default() <= self.purged();
         let is_open = ballot_of > committed && !is_settled();
         let accepted = is_open.then_some((ballot_of, mutation));
-        Ok(Promise { promised: ballot, is_given: true, accepted, committed, state })
+        Ok(Promise { promised: ballot, is_given: true, accepted, committed, made, made_since, state })
     }
 
-    /// Accepts a mutation under a ballot, durably; unless it has promised more, or takes nothing any more that is so old. Gives the newest ballot
+    /// Accepts a mutation under a ballot, and that writes of these versions were made, durably; unless it has promised more, or takes nothing any more that is so old. Gives the newest ballot
     /// that it knows of if it does not.
     ///
     /// # Errors
     /// If what it knows cannot be read, or that not be written.
-    pub fn accept(&self, entity: &EntityKey, ballot: Version, mutation: Vec<u8>) -> Result<Option<Version>> {
+    pub fn accept(
+        &self,
+        entity: &EntityKey,
+        ballot: Version,
+        mutation: Vec<u8>,
+        made: &[Version],
+    ) -> Result<Option<Version>> {
         let closed = self.watermarks.closed();
         let _latched = self.acceptors.acquire(std::iter::once(entity));
         let mut acceptor = self.acceptor(entity)?;
@@ -109,6 +142,7 @@ impl Replica {
         }
         acceptor.promised = ballot;
         acceptor.accepted = (ballot, mutation);
+        acceptor.note_made(made);
         self.keep_acceptor(entity, &acceptor, Durability::Sync)?;
         Ok(None)
     }
@@ -125,18 +159,20 @@ impl Replica {
         durability: Durability,
     ) -> Result<Written> {
         let missing = || Error::Internal("a write was given no answer".to_owned());
+        let version = mutation.version();
         let written = self.receive(vec![mutation], durability).pop().unwrap_or_else(|| Err(missing()))?;
         let _latched = self.acceptors.acquire(std::iter::once(entity));
         let mut acceptor = self.acceptor(entity)?;
+        acceptor.note_made(&[version]);
         if ballot > acceptor.committed {
             acceptor.committed = ballot;
             acceptor.promised = acceptor.promised.max(ballot);
             if acceptor.accepted.0 <= ballot {
                 acceptor.accepted = Default::default();
             }
-            // If it forgets this, the write is made once more.
-            self.keep_acceptor(entity, &acceptor, Durability::None)?;
         }
+        // If it forgets this, the write is made once more.
+        self.keep_acceptor(entity, &acceptor, Durability::None)?;
         Ok(written)
     }
 

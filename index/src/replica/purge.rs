@@ -50,11 +50,8 @@ impl Replica {
     /// taken there once they close; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] if deletions are being forgotten still; if it cannot be told what is kept.
+    /// If it cannot be told what is kept.
     pub fn prepare_to_close(&self, upto: Version) -> Result<Option<Version>> {
-        if self.watermarks.sweeping.try_lock().is_none() {
-            return Err(Error::Unavailable("what was deleted before is being removed still".to_owned()));
-        }
         self.clock.observe(upto);
         self.watermarks.raise_floor(upto);
         let snapshot = self.engine.snapshot();
@@ -68,6 +65,11 @@ impl Replica {
             }
         }
         Ok(oldest.into_iter().filter(|version| *version <= upto).min())
+    }
+
+    /// Whether what was deleted is being removed.
+    pub fn is_forgetting(&self) -> bool {
+        self.watermarks.sweeping.is_locked()
     }
 
     /// Takes no write from now on that is not above a version, however it comes: durably, before this returns. What ends edges is taken still.

@@ -65,13 +65,13 @@ fn an_acceptor_keeps_what_it_promised_and_accepted() {
     fixture = fixture.crash();
     let outbid = fixture.replica.promise(&key, older).unwrap();
     assert_eq!((outbid.promised, outbid.is_given), (newer, false));
-    assert_eq!(fixture.replica.accept(&key, older, put_a.clone()).unwrap(), Some(newer));
-    assert_eq!(fixture.replica.accept(&key, newer, put_a.clone()).unwrap(), None);
+    assert_eq!(fixture.replica.accept(&key, older, put_a.clone(), &[]).unwrap(), Some(newer));
+    assert_eq!(fixture.replica.accept(&key, newer, put_a.clone(), &[]).unwrap(), None);
     // Whoever asks again, as it has not heard, is told the same.
     for _ in 0..2 {
         let again = fixture.replica.promise(&key, newer).unwrap();
         assert_eq!((again.is_given, again.accepted), (true, Some((newer, put_a.clone()))));
-        assert_eq!(fixture.replica.accept(&key, newer, put_a.clone()).unwrap(), None);
+        assert_eq!(fixture.replica.accept(&key, newer, put_a.clone(), &[]).unwrap(), None);
     }
     fixture = fixture.crash();
     let (third, _) = planned(&fixture, put("a"));
@@ -79,14 +79,14 @@ fn an_acceptor_keeps_what_it_promised_and_accepted() {
     assert_eq!((told.promised, told.accepted), (third, Some((newer, put_a.clone()))));
     assert_eq!(told.state.version(), Version::ZERO);
     // It is made under the ballot of whoever found it.
-    assert_eq!(fixture.replica.accept(&key, third, put_a.clone()).unwrap(), None);
+    assert_eq!(fixture.replica.accept(&key, third, put_a.clone(), &[]).unwrap(), None);
     let mutation = Mutation::decode(&put_a).unwrap();
     fixture.replica.commit(&key, third, mutation, Durability::Sync).unwrap();
     let (fourth, _) = planned(&fixture, put("a"));
     let told = fixture.replica.promise(&key, fourth).unwrap();
     assert_eq!((told.accepted, told.committed, told.state.version()), (None, third, older));
     // Nothing is accepted that is too old to be taken, and what is known of it goes.
-    assert_eq!(fixture.replica.accept(&key, fourth, update_a.clone()).unwrap(), None);
+    assert_eq!(fixture.replica.accept(&key, fourth, update_a.clone(), &[]).unwrap(), None);
     fixture.clock.advance(1_000);
     let upto = Version::new(fixture.clock.now_ms() - 500, 0, 0);
     fixture.replica.close_up_to(upto).unwrap();
@@ -96,7 +96,7 @@ fn an_acceptor_keeps_what_it_promised_and_accepted() {
     fixture.replica.purge_up_to(upto, None).unwrap();
     assert_eq!(fixture.replica.promise(&key, fifth).unwrap().accepted, None);
     assert!(!fixture.replica.promise(&key, upto).unwrap().is_given);
-    assert_eq!(fixture.replica.accept(&key, upto, put_a).unwrap(), Some(fifth));
+    assert_eq!(fixture.replica.accept(&key, upto, put_a, &[]).unwrap(), Some(fifth));
     let rows = |fixture: &Fixture| {
         let engine = fixture.replica.engine();
         let keyspace = engine.keyspace("paxos").unwrap();
@@ -128,6 +128,6 @@ fn a_damaged_acceptor_abstains() {
         let newer = Version::new(fixture.clock.now_ms() + 1, 0, 0);
         let told = fixture.replica.promise(&key, newer);
         assert!(matches!(told, Err(Error::CorruptRow { keyspace: "paxos", .. })), "{told:?}");
-        assert!(fixture.replica.accept(&key, newer, Vec::new()).is_err());
+        assert!(fixture.replica.accept(&key, newer, Vec::new(), &[]).is_err());
     }
 }
