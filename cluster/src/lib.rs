@@ -30,7 +30,10 @@ pub use allidb_index::{
 };
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
-pub use layout::{DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId};
+pub use layout::{
+    DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId, Phase, Staged, Topology,
+    TopologyError,
+};
 pub use maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress};
 pub use member::MemberOptions;
 pub use membership::{GossipCounts, Load, NodeView};
@@ -38,6 +41,6 @@ pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoi
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{
-    ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged, Repaired, Ring,
-    RingCounts, RingOptions, Terms,
+    Change, ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged, Repaired,
+    Ring, RingCounts, RingOptions, TakeoverCounts, Terms,
 };

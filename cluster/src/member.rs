@@ -12,8 +12,8 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
 use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
-    founding,
-    layout::{Layout, NodeId},
+    founding::{self, Founding},
+    layout::{DamagedLayout, Layout, NodeId, Topology},
     membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
     peer::{PeerService, PeerTls, connector, with_causes},
     ring::{HintLimits, PurgeTerms, Ring, RingOptions},
@@ -90,10 +90,10 @@ pub(crate) async fn join(
     options: MemberOptions,
 ) -> Result<(Ring, Life)> {
     let node = NodeId(replica.node());
-    let kept = kept_layout(&replica, node)?;
-    let layout = match kept {
+    let kept = kept_topology(&replica)?;
+    let topology = match kept {
         // A node that was alone until now may found a ring, unless it holds anything that the others would have to hold, too.
-        Some(layout) if layout.members().len() == 1 => {
+        Some(topology) if topology.nodes() == [node] && topology.epoch() == 1 => {
             if replica.had_collections() {
                 return Err(Error::FailedPrecondition(
                     "this node holds collections of its own already: a ring is founded by empty nodes"
@@ -129,21 +129,24 @@ pub(crate) async fn join(
     let membership = MembershipOptions {
         node,
         ring: options.ring,
-        address: options.address,
+        address: options.address.clone(),
         zone: options.zone,
         capacity: options.capacity,
         seeds: options.founders.clone(),
     };
     let membership = Arc::new(Membership::start(membership, Arc::clone(&connector), inbox).await?);
-    let layout = match layout {
-        Some(layout) => layout,
+    let topology = match topology {
+        Some(topology) => topology,
         None => {
-            tracing::info!(%node, founders = ?options.founders, "founding a ring");
-            founding::found(&membership, &options.founders, options.replication).await?
+            tracing::info!(%node, founders = ?options.founders, "founding a ring, or joining one");
+            let (founders, replication) = (&options.founders[..], options.replication);
+            let founding =
+                Founding { address: &options.address, founders, replication, connector: &connector };
+            founding::found(&membership, founding).await?
         }
     };
     let ring = Ring::open(RingOptions {
-        layout,
+        topology,
         addresses: known_addresses(&replica)?,
         replica,
         connector,
@@ -179,19 +182,21 @@ fn known_addresses(replica: &Replica) -> Result<BTreeMap<NodeId, String>> {
     Ok(kept.into_iter().map(|(node, address)| (NodeId(node), address)).collect())
 }
 
-/// The layout that a node keeps, if it keeps one.
+/// The topology that a node keeps, if it keeps one.
 ///
 /// # Errors
-/// If it cannot be read, or the node is not among its members.
-pub(crate) fn kept_layout(replica: &Replica, node: NodeId) -> Result<Option<Layout>> {
-    let Some(kept) = replica.layout()? else { return Ok(None) };
-    let damaged = |what: String| Error::CorruptRow { keyspace: "cluster", key: "layout".into(), what };
-    let layout = Layout::decode(&kept).map_err(|error| damaged(error.to_string()))?;
-    if !layout.members().iter().any(|member| member.node == node) {
-        return Err(Error::FailedPrecondition(format!(
-            "node {node} is not among the members of the layout that it keeps, of version {}",
-            layout.version()
-        )));
+/// If it cannot be read.
+pub(crate) fn kept_topology(replica: &Replica) -> Result<Option<Topology>> {
+    let damaged = |key: &str, error: DamagedLayout| Error::CorruptRow {
+        keyspace: "cluster",
+        key: key.into(),
+        what: error.to_string(),
+    };
+    if let Some(kept) = replica.topology()? {
+        return Topology::decode(&kept).map(Some).map_err(|error| damaged("topology", error));
     }
-    Ok(Some(layout))
+    // Where an earlier release kept it.
+    let Some(kept) = replica.layout()? else { return Ok(None) };
+    let layout = Layout::decode(&kept).map_err(|error| damaged("layout", error))?;
+    Ok(Some(Topology::founded(layout)))
 }

@@ -23,7 +23,8 @@ impl Cluster for Services {
     ) -> Result<Response<v1::DescribeClusterResponse>, Status> {
         self.receive(request)?;
         let coordinator = &self.coordinator;
-        let (own, layout) = (coordinator.node(), coordinator.layout());
+        let (own, topology) = (coordinator.node(), coordinator.topology());
+        let layout = topology.layout();
         let views: BTreeMap<NodeId, NodeView> =
             coordinator.nodes().into_iter().map(|view| (view.node, view)).collect();
         let members: BTreeMap<NodeId, &Member> =
@@ -45,7 +46,7 @@ impl Cluster for Services {
                 capacity: member.map_or(0, |member| member.capacity),
                 is_member: member.is_some(),
                 is_alive: is_own || view.is_some_and(|view| view.is_alive),
-                agrees: is_own || view.is_some_and(|view| view.layout == Some(layout.digest())),
+                agrees: is_own || view.is_some_and(|view| view.topology == Some(topology.digest())),
                 catalogue_version: match is_own {
                     true => catalogue_version,
                     false => view.map_or(0, |view| view.catalogue),

@@ -36,12 +36,12 @@ impl Coordinator {
     /// If there is no such member.
     pub fn repair(&self, with: Option<NodeId>) -> Result<Job<RepairProgress>> {
         let own = self.node();
-        let others = self.layout().members().iter().map(|member| member.node).filter(|node| *node != own);
+        let others = self.topology().nodes().into_iter().filter(|node| *node != own);
         let nodes: Vec<NodeId> = others.filter(|node| with.is_none_or(|with| with == *node)).collect();
         if let Some(with) = with.filter(|_| nodes.is_empty()) {
             return Err(Error::invalid("node", format!("is {with}, which is no other member of the ring")));
         }
-        self.0.jobs.repair(self.0.ring.clone(), nodes)
+        self.0.jobs.repair(self.0.ring(), nodes)
     }
 
     /// Has all nodes of the ring forget what was deleted until a while ago. Fails if that is under way already.
@@ -49,11 +49,11 @@ impl Coordinator {
     /// # Errors
     /// If this node is alone: it forgets at once.
     pub fn purge(&self) -> Result<Job<PurgeProgress>> {
-        if self.layout().members().len() == 1 {
+        if self.topology().nodes() == [self.node()] {
             let why = "this node is alone, and forgets what is deleted at once";
             return Err(Error::FailedPrecondition(why.to_owned()));
         }
-        self.0.jobs.purge(self.0.ring.clone())
+        self.0.jobs.purge(self.0.ring())
     }
 
     /// Until when what was deleted is forgotten by all nodes; `None` if it never was, or this node is alone.

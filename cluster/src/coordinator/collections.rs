@@ -24,7 +24,7 @@ impl Coordinator {
         spec: CollectionSpec,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        if self.0.ring.is_alone() {
+        if self.0.is_alone() {
             return self.change(move |replica| replica.create_collection(tenant, &name, spec)).await;
         }
         let created = name.clone();
@@ -34,7 +34,7 @@ impl Coordinator {
 
     /// The collection of this name.
     pub async fn collection(&self, tenant: TenantId, name: &str) -> Result<Arc<Collection>> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             self.know(tenant, std::iter::once(name), Deadline::after(REFRESH)).await;
         }
         let (replica, name) = (Arc::clone(&self.0.replica), name.to_owned());
@@ -48,9 +48,9 @@ impl Coordinator {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Arc<Collection>>> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             // What was made is listed, if others can be asked.
-            self.0.ring.refresh_catalogue(Deadline::after(REFRESH)).await;
+            self.0.ring().refresh_catalogue(Deadline::after(REFRESH)).await;
         }
         let (replica, after) = (Arc::clone(&self.0.replica), after.map(str::to_owned));
         self.0.gets.run(move || replica.collections(tenant, after.as_deref(), limit)).await
@@ -64,7 +64,7 @@ impl Coordinator {
         change: CollectionChange,
     ) -> Result<Arc<Collection>> {
         let name = name.to_owned();
-        if self.0.ring.is_alone() {
+        if self.0.is_alone() {
             return self.change(move |replica| replica.update_collection(tenant, &name, change)).await;
         }
         let updated = name.clone();
@@ -75,7 +75,7 @@ impl Coordinator {
     /// Drops a collection with everything in it.
     pub async fn drop_collection(&self, tenant: TenantId, name: &str) -> Result<()> {
         let name = name.to_owned();
-        if self.0.ring.is_alone() {
+        if self.0.is_alone() {
             return self.change(move |replica| replica.drop_collection(tenant, &name)).await;
         }
         self.agree(move |replica| replica.with_dropped(tenant, &name)).await
@@ -86,7 +86,7 @@ impl Coordinator {
         &self,
         change: impl Fn(&Replica) -> Result<Vec<u8>> + Clone + Send + 'static,
     ) -> Result<()> {
-        self.0.ring.change_catalogue(Deadline::after(AGREEMENT), change).await
+        self.0.ring().change_catalogue(Deadline::after(AGREEMENT), change).await
     }
 
     async fn change<T: Send + 'static>(

@@ -18,7 +18,7 @@ mod requests;
 use std::sync::Arc;
 
 use allidb_index::{
-    Deadline, Replica, Result, TextCounts, VectorCounts,
+    Deadline, Error, Replica, Result, TextCounts, VectorCounts,
     graph::GraphCounts,
     model::{Limits, TenantId},
 };
@@ -28,7 +28,7 @@ pub use opening::Config;
 pub use requests::FacetsRequest;
 
 use crate::{
-    layout::{Layout, NodeId},
+    layout::{NodeId, Topology},
     maintenance::Jobs,
     member::Life,
     membership::{GossipCounts, NodeView},
@@ -117,15 +117,36 @@ struct Inner {
     jobs: Jobs,
 }
 
+impl Inner {
+    /// The ring, under the topology that it has now.
+    fn ring(&self) -> Ring {
+        self.ring.now()
+    }
+
+    /// Whether this node is no member of a ring, nor can become one as long as it lives.
+    fn is_alone(&self) -> bool {
+        self.life.is_none()
+    }
+
+    /// # Errors
+    /// If it is not alone.
+    fn check_alone(&self, what: &str) -> Result<()> {
+        match self.is_alone() {
+            true => Ok(()),
+            false => Err(Error::FailedPrecondition(format!("{what} is not done over a ring yet"))),
+        }
+    }
+}
+
 impl Coordinator {
     /// Bounds on requests.
     pub fn limits(&self) -> &Limits {
         self.0.replica.limits()
     }
 
-    /// Which nodes hold what.
-    pub fn layout(&self) -> &Layout {
-        self.0.ring.layout()
+    /// What the ring goes by: which nodes hold what.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(self.0.ring().topology())
     }
 
     /// 32 random bytes made when the ring was founded; page tokens are authenticated under it.
@@ -150,12 +171,12 @@ impl Coordinator {
 
     /// How far the clocks of other nodes are from this one's, of those that said so lately.
     pub fn clocks(&self) -> Vec<ClockOffset> {
-        self.0.ring.clocks()
+        self.0.ring().clocks()
     }
 
     /// How often which mechanism of the ring was at work; `None` if this node is alone.
     pub fn ring_counts(&self) -> Option<RingCounts> {
-        (!self.0.ring.is_alone()).then(|| self.0.ring.counts())
+        (!self.0.is_alone()).then(|| self.0.ring.counts())
     }
 
     /// How often collections were changed.

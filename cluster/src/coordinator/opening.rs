@@ -11,9 +11,9 @@ use tokio::{net::TcpListener, task::spawn_blocking};
 
 use super::{CHORES, Coordinator, Inner};
 use crate::{
-    layout::{Layout, NodeId},
+    layout::{Layout, NodeId, Topology},
     maintenance::Jobs,
-    member::{Life, MemberOptions, join, kept_layout},
+    member::{Life, MemberOptions, join, kept_topology},
     peer::plaintext,
     pool::Pool,
     ring::{HintLimits, PurgeTerms, Ring, RingOptions},
@@ -65,14 +65,15 @@ impl Coordinator {
     pub fn open(config: Config) -> Result<Self> {
         let replica = open_replica(&config)?;
         let node = NodeId(replica.node());
-        let layout = kept_layout(&replica, node)?.unwrap_or_else(|| Layout::of_one(node));
-        if layout.members().len() > 1 {
+        let founded = || Topology::founded(Layout::of_one(node));
+        let topology = kept_topology(&replica)?.unwrap_or_else(founded);
+        if topology.nodes() != [node] {
             let why = "this node is a member of a ring with others, and is not told where they are";
             return Err(Error::FailedPrecondition(why.to_owned()));
         }
         let ring = Ring::open(RingOptions {
             replica,
-            layout,
+            topology,
             addresses: Default::default(),
             connector: plaintext(),
             // All is done by the coordinator's own.

@@ -42,7 +42,7 @@ impl Coordinator {
     ) -> Vec<Result<Written>> {
         let count = writes.len();
         let inner = Arc::clone(&self.0);
-        if self.0.ring.is_alone() {
+        if self.0.is_alone() {
             let work = move || inner.write(tenant, writes, options);
             return self.0.writes.run(work).await.unwrap_or_else(|error| vec![Err(error); count]);
         }
@@ -54,7 +54,7 @@ impl Coordinator {
             Ok(inner.plan(tenant, writes))
         };
         match self.0.writes.run(plan).await.flatten() {
-            Ok((planned, results)) => together(results, self.0.ring.write(planned, options).await),
+            Ok((planned, results)) => together(results, self.0.ring().write(planned, options).await),
             Err(error) => vec![Err(error); count],
         }
     }
@@ -68,9 +68,9 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Vec<Result<Entity>> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             self.know(tenant, refs.iter().map(|entity| &*entity.collection), deadline).await;
-            return self.0.ring.get(tenant, &refs, &mask, consistency, deadline).await;
+            return self.0.ring().get(tenant, &refs, &mask, consistency, deadline).await;
         }
         let count = refs.len();
         let replica = Arc::clone(&self.0.replica);
@@ -92,9 +92,9 @@ impl Coordinator {
         (consistency, version): (Consistency, Version),
         deadline: Deadline,
     ) -> Result<Entity> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             self.know(tenant, std::iter::once(&*entity.collection), deadline).await;
-            return self.0.ring.get_since(tenant, &entity, &mask, (consistency, version), deadline).await;
+            return self.0.ring().get_since(tenant, &entity, &mask, (consistency, version), deadline).await;
         }
         // It has everything that there is.
         let missing = || Error::Internal("an entity was given no answer".to_owned());
@@ -110,9 +110,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<ScanPage> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.scan(request.clone(), terms)).await;
+            let request = &request;
+            return self
+                .over_ring(deadline, |ring| async move { ring.scan(request.clone(), terms).await })
+                .await;
         }
         self.read(deadline, move |replica| replica.scan(tenant, &request, deadline)).await
     }
@@ -126,9 +129,15 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<u64> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.count(collection, filter.clone(), terms)).await;
+            let filter = &filter;
+            return self
+                .over_ring(
+                    deadline,
+                    |ring| async move { ring.count(collection, filter.clone(), terms).await },
+                )
+                .await;
         }
         let collection = collection.to_owned();
         self.read(deadline, move |replica| replica.count(tenant, &collection, filter.as_ref(), deadline))
@@ -143,9 +152,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Vec<Facet>> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.facets(request.clone(), terms)).await;
+            let request = &request;
+            return self
+                .over_ring(deadline, |ring| async move { ring.facets(request.clone(), terms).await })
+                .await;
         }
         let FacetsRequest { collection, fields, filter, limit } = request;
         let facets = move |replica: &Replica| {
@@ -163,10 +175,9 @@ impl Coordinator {
         (limit, after): (usize, Option<String>),
         options: WriteOptions,
     ) -> Result<BulkDeleted> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = options.terms(tenant);
-            let delete = |ring: &'_ Ring| {
-                let ring = ring.clone();
+            let delete = |ring: Ring| {
                 let (filter, place) = (filter.clone(), (limit, after.clone()));
                 async move { ring.delete_where(collection, filter, place, (terms, options)).await }
             };
@@ -188,10 +199,12 @@ impl Coordinator {
         deletion: SourceDeletion,
         options: WriteOptions,
     ) -> Result<BySource> {
-        if !self.0.ring.is_alone() {
-            let terms = options.terms(tenant);
+        if !self.0.is_alone() {
+            let (terms, deletion) = (options.terms(tenant), &deletion);
             return self
-                .over_ring(options.deadline, |ring| ring.delete_by_source(deletion.clone(), (terms, options)))
+                .over_ring(options.deadline, |ring| async move {
+                    ring.delete_by_source(deletion.clone(), (terms, options)).await
+                })
                 .await;
         }
         let inner = Arc::clone(&self.0);
@@ -210,7 +223,7 @@ impl Coordinator {
         into: String,
         options: WriteOptions,
     ) -> Result<Merged> {
-        self.0.ring.check_alone("merging entities")?;
+        self.0.check_alone("merging entities")?;
         let inner = Arc::clone(&self.0);
         let work = move || {
             let apply = |writes| inner.write(tenant, writes, options);
@@ -227,9 +240,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Neighborhood> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
+            let request = &request;
             return self
-                .over_ring(deadline, |ring| ring.neighbors(tenant, request.clone(), consistency, deadline))
+                .over_ring(deadline, |ring| async move {
+                    ring.neighbors(tenant, request.clone(), consistency, deadline).await
+                })
                 .await;
         }
         self.read(deadline, move |replica| replica.neighbors(tenant, &request, deadline)).await
@@ -243,9 +259,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Expansion> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.expand(request.clone(), terms)).await;
+            let request = &request;
+            return self
+                .over_ring(deadline, |ring| async move { ring.expand(request.clone(), terms).await })
+                .await;
         }
         self.read(deadline, move |replica| replica.expand(tenant, &request, deadline)).await
     }
@@ -258,9 +277,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Paths> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.shortest_paths(request.clone(), terms)).await;
+            let request = &request;
+            return self
+                .over_ring(deadline, |ring| async move { ring.shortest_paths(request.clone(), terms).await })
+                .await;
         }
         self.read(deadline, move |replica| replica.shortest_paths(tenant, &request, deadline)).await
     }
@@ -273,9 +295,12 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<HopCounts> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let terms = Terms { tenant, consistency, deadline, may_be_partial: false };
-            return self.over_ring(deadline, |ring| ring.count_hops(request.clone(), terms)).await;
+            let request = &request;
+            return self
+                .over_ring(deadline, |ring| async move { ring.count_hops(request.clone(), terms).await })
+                .await;
         }
         self.read(deadline, move |replica| replica.count_hops(tenant, &request, deadline)).await
     }
@@ -287,7 +312,7 @@ impl Coordinator {
         queries: Vec<(Query, Consistency)>,
         deadline: Deadline,
     ) -> Result<Vec<Result<Answer>>> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let mut answers = Vec::with_capacity(queries.len());
             for (query, consistency) in queries {
                 answers.push(self.query(tenant, query, consistency, deadline).await);
@@ -306,23 +331,33 @@ impl Coordinator {
         consistency: Consistency,
         deadline: Deadline,
     ) -> Result<Answer> {
-        if !self.0.ring.is_alone() {
+        if !self.0.is_alone() {
             let may_be_partial = query.allow_partial;
             let terms = Terms { tenant, consistency, deadline, may_be_partial };
-            return self.over_ring(deadline, |ring| ring.query(query.clone(), terms)).await;
+            let query = &query;
+            return self
+                .over_ring(deadline, |ring| async move { ring.query(query.clone(), terms).await })
+                .await;
         }
         self.read(deadline, move |replica| replica.query(tenant, &query, deadline)).await
     }
 
-    /// Does something over the ring; once more if it names a collection that others have heard of, and this node has not.
-    async fn over_ring<'r, T, F>(&'r self, deadline: Deadline, ask: impl Fn(&'r Ring) -> F) -> Result<T>
+    /// Does something over the ring; once more if it names a collection that others have heard of, and this node has not, and again if too few
+    /// answered because the ring has another topology meanwhile.
+    async fn over_ring<T, F>(&self, deadline: Deadline, ask: impl Fn(Ring) -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        let ring = &self.0.ring;
-        match ask(ring).await {
-            Err(Error::UnknownCollection(_)) if ring.refresh_catalogue(deadline).await => ask(ring).await,
-            done => done,
+        let mut has_learnt = false;
+        loop {
+            let ring = self.0.ring();
+            match ask(ring.clone()).await {
+                Err(Error::UnknownCollection(_)) if !has_learnt && ring.refresh_catalogue(deadline).await => {
+                    has_learnt = true;
+                }
+                Err(Error::Unavailable(_)) if ring.is_outdated() && !deadline.has_passed() => {}
+                done => return done,
+            }
         }
     }
 
@@ -335,7 +370,7 @@ impl Coordinator {
     ) {
         if !self.0.replica.knows(tenant, &mut named) {
             // Whoever names it is told what this node knows then.
-            self.0.ring.refresh_catalogue(deadline).await;
+            self.0.ring().refresh_catalogue(deadline).await;
         }
     }
 

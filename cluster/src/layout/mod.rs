@@ -5,6 +5,7 @@
 //! | `assign` | choosing them: zones, capacities, few moves |
 //! | `flow` | flows of least cost, which that is computed as |
 //! | `record` | the layout as it is kept on every node |
+//! | `topology` | which layouts the ring goes by, and how far it is from one to the next |
 //!
 //! A layout is a pure function of the members and of the layout before, so that every node that knows both comes to the same. Ownership is
 //! never derived from who is alive.
@@ -12,10 +13,12 @@
 mod assign;
 mod flow;
 mod record;
+mod topology;
 
 use allidb_index::{Error, PARTITIONS};
 
 pub use record::DamagedLayout;
+pub use topology::{Phase, Staged, Topology, TopologyError};
 
 /// Most replicas of a partition.
 pub const MAX_REPLICATION: usize = 7;

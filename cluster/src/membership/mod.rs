@@ -36,7 +36,8 @@ mod key {
     pub(super) const ZONE: &str = "zone";
     pub(super) const CAPACITY: &str = "capacity";
     pub(super) const FOUNDING: &str = "founding";
-    pub(super) const LAYOUT: &str = "layout";
+    pub(super) const EPOCH: &str = "epoch";
+    pub(super) const TOPOLOGY: &str = "topology";
     pub(super) const CATALOGUE: &str = "catalogue";
     pub(super) const RELEASE: &str = "release";
     pub(super) const BYTES: &str = "bytes";
@@ -71,8 +72,10 @@ pub struct NodeView {
     pub is_alive: bool,
     /// The layout it would found a ring with, as long as it has none: its digest.
     pub founding: Option<u64>,
-    /// The layout it goes by: its digest.
-    pub layout: Option<u64>,
+    /// The topology it goes by: its epoch, 0 if there is none yet, and its digest.
+    pub epoch: u64,
+    /// See `epoch`.
+    pub topology: Option<u64>,
     /// How new its catalogue is.
     pub catalogue: u64,
     /// Its release.
@@ -200,8 +203,9 @@ impl Membership {
     }
 
     /// Says what this node goes by.
-    pub(crate) async fn goes_by(&self, layout: u64, catalogue: u64) {
-        self.say(key::LAYOUT, format!("{layout:016x}")).await;
+    pub(crate) async fn goes_by(&self, (epoch, topology): (u64, u64), catalogue: u64) {
+        self.say(key::EPOCH, epoch.to_string()).await;
+        self.say(key::TOPOLOGY, format!("{topology:016x}")).await;
         self.say(key::CATALOGUE, catalogue.to_string()).await;
     }
 
@@ -233,7 +237,8 @@ fn view_of(id: &ChitchatId, state: &NodeState, is_alive: bool) -> Option<NodeVie
         capacity: state.get(key::CAPACITY)?.parse().ok()?,
         is_alive,
         founding: digest(key::FOUNDING),
-        layout: digest(key::LAYOUT),
+        epoch: number(key::EPOCH),
+        topology: digest(key::TOPOLOGY),
         catalogue: number(key::CATALOGUE),
         load: Load { bytes: number(key::BYTES), waiting: number(key::WAITING) },
         release: state.get(key::RELEASE).unwrap_or_default().to_owned(),

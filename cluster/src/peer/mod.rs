@@ -27,7 +27,7 @@ pub use connections::{Connector, NodeCalls, endpoint, plaintext, secure_endpoint
 pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
 pub(crate) use security::{connector, with_causes};
-pub(crate) use served::Served;
+pub(crate) use served::{Local, Served};
 pub(crate) use service::{PeerService, outcome};
 
 /// What asks a node.

@@ -1,8 +1,9 @@
 //! Questions about all that a node holds, or about much of it.
 
 use allidb_index::{
-    CameFrom, CameFromRequest, Deadline, Error, FacetCounts, FacetCountsRequest, IdsPage, IdsRequest,
-    Present, Replica, Result, RosterRequest, Tally, TallyRequest, TreeAnswer, TreeRequest,
+    AcceptorsRequest, CameFrom, CameFromRequest, Deadline, EntityKey, Error, FacetCounts, FacetCountsRequest,
+    IdsPage, IdsRequest, Present, Replica, Result, RosterRequest, Tally, TallyRequest, TreeAnswer,
+    TreeRequest,
     graph::{LinksRequest, ToldLinks},
     model::TenantId,
     query::{Share, ShareRequest},
@@ -72,4 +73,5 @@ questions! {
     CameFrom(CameFromRequest) -> CameFrom = came_from;
     FacetCounts(FacetCountsRequest) -> Vec<FacetCounts> = facet_counts;
     Tree(TreeRequest) -> TreeAnswer = tree;
+    Acceptors(AcceptorsRequest) -> Vec<(EntityKey, Vec<u8>)> = acceptors;
 }

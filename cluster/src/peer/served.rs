@@ -1,23 +1,25 @@
 //! What a node serves others with, and asks them with.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, Version, model::Written,
 };
 use allidb_storage::Durability;
+use parking_lot::{Mutex, RwLock};
 use tokio::time::{Instant, sleep, timeout};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
-    layout::{Layout, NodeId},
+    layout::{NodeId, Topology},
     peer::{
         Fence,
         connections::{Connections, Way},
+        fence,
         proto::{self, peer_client::PeerClient},
     },
     pool::Pool,
-    ring::{Counters, Deliveries, count},
+    ring::{Counters, Deliveries, TakingOver, count},
 };
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
@@ -27,12 +29,29 @@ const MAX_AHEAD_MS: u64 = 2_000;
 const RETRIES: u32 = 2;
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-/// What a node serves others with, and asks them with.
+/// What a node serves others with, and asks them with, as long as it goes by one topology. Cheap to make.
 pub(crate) struct Served {
+    pub(crate) topology: Arc<Topology>,
+    local: Arc<Local>,
+}
+
+impl Deref for Served {
+    type Target = Local;
+
+    fn deref(&self) -> &Local {
+        &self.local
+    }
+}
+
+/// The same, whichever topology it goes by.
+pub(crate) struct Local {
     pub(crate) node: NodeId,
+    /// What it goes by now.
+    pub(crate) newest: RwLock<Arc<Topology>>,
+    /// Held by whatever must be done before another topology is gone by.
+    pub(crate) adopting: RwLock<()>,
     /// Since when it is there, in milliseconds since the Unix epoch: another one after each start.
     pub(crate) life: u64,
-    pub(crate) layout: Layout,
     pub(crate) replica: Arc<Replica>,
     pub(crate) work: Pool,
     /// Where what burns CPU is done.
@@ -42,17 +61,57 @@ pub(crate) struct Served {
     pub(crate) call_timeout: Duration,
     /// One change of the catalogue at a time, where that is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
+    /// One removes what is not held here any more at a time.
+    pub(crate) letting_go: tokio::sync::Mutex<()>,
+    /// One promises or accepts a topology at a time.
+    pub(crate) reshaping: Mutex<()>,
     /// When the catalogues of others were looked at last: by one at a time.
     pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,
     pub(crate) deliveries: Deliveries,
+    pub(crate) taking_over: TakingOver,
     /// Unless it is wrong on purpose.
     pub(crate) checks_fence: bool,
 }
 
 impl Served {
+    pub(crate) fn new(local: Arc<Local>) -> Arc<Self> {
+        let topology = Arc::clone(&local.newest.read());
+        Arc::new(Self { topology, local })
+    }
+
+    /// The same as of now.
+    pub(crate) fn now(&self) -> Arc<Self> {
+        Self::new(Arc::clone(&self.local))
+    }
+
+    /// Whether the node still goes by this topology.
+    pub(crate) fn is_current(&self) -> bool {
+        self.newest.read().epoch() == self.topology.epoch()
+    }
+
+    /// # Errors
+    /// If it does not.
+    pub(crate) fn check_current(&self) -> Result<()> {
+        match self.is_current() || !self.checks_fence {
+            true => Ok(()),
+            false => Err(Error::Unavailable(format!(
+                "node {} goes by another topology by now than by that of epoch {}",
+                self.node,
+                self.topology.epoch()
+            ))),
+        }
+    }
+
+    /// Does something if the node still goes by this topology; it goes by no other one before that is done.
+    pub(crate) fn as_of<T>(&self, work: impl FnOnce(&Self) -> Result<T>) -> Result<T> {
+        let _not_meanwhile = self.adopting.read();
+        self.check_current()?;
+        work(self)
+    }
+
     pub(crate) fn fence(&self) -> Fence {
-        Fence::of(&self.layout, self.replica.catalogue_version(), self.replica.purged())
+        Fence::of(&self.topology, self.replica.catalogue_version(), self.replica.purged())
     }
 
     /// What a node answers in time; the question gets a fence. One that did not answer several times in a row is not asked for a while.
@@ -94,10 +153,19 @@ impl Served {
         let (within, is_callers) = (patience.min(remaining), remaining <= patience);
         // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked again.
         let again = async {
-            let mut has_learnt = false;
+            let (mut has_learnt, mut has_taught) = (false, false);
             for attempt in 0.. {
                 let fence = self.fence().sent(self.replica.wall(), deadline);
                 match ask(way.client(), fence).await {
+                    // What was asked follows from a topology that the ring goes by no more.
+                    Err(status) if fence::says_behind(&status) => {
+                        self.exchange_topologies(way.client()).await?;
+                        return Err(status);
+                    }
+                    Err(status) if fence::says_ahead(&status) && !has_taught => {
+                        has_taught = true;
+                        self.exchange_topologies(way.client()).await?;
+                    }
                     // It goes by a newer catalogue, and knows what is meant by what.
                     Err(status) if status.code() == Code::Aborted && !has_learnt => {
                         has_learnt = true;
@@ -154,6 +222,41 @@ impl Served {
         }
     }
 
+    /// Tells another node what this one goes by, and hears what that one does; both go by the newer one then.
+    async fn exchange_topologies(&self, mut peer: PeerClient<Channel>) -> Result<(), Status> {
+        let topology = self.newest.read().encode().into();
+        let theirs = peer.topology(proto::TopologyRequest { topology }).await?.into_inner().topology;
+        self.adopt(&theirs).await.map_err(|error| {
+            Status::unavailable(format!("a newer topology cannot be taken over: {error}"))
+        })?;
+        Ok(())
+    }
+
+    /// Goes by a topology from now on, if it is newer: durably, once nothing is under way here that goes by an older one. Says whether it is newer.
+    ///
+    /// # Errors
+    /// If it is none, or cannot be kept.
+    pub(crate) async fn adopt(&self, encoded: &[u8]) -> Result<bool> {
+        let garbled = |error| Error::Unavailable(format!("a topology cannot be read: {error}"));
+        let topology = Arc::new(Topology::decode(encoded).map_err(garbled)?);
+        if topology.epoch() <= self.newest.read().epoch() {
+            return Ok(false);
+        }
+        let local = Arc::clone(&self.local);
+        let _one_at_a_time = self.letting_go.lock().await;
+        self.work
+            .run(move || {
+                // Nobody writes to them before it is gone by.
+                let (node, left) = (local.node, local.replica.leftovers());
+                for partition in left.into_iter().filter(|partition| topology.holds(node, *partition)) {
+                    local.replica.let_go_of(partition)?;
+                }
+                local.go_by(topology)
+            })
+            .await
+            .flatten()
+    }
+
     /// Takes over the catalogue of another node, if it is newer.
     async fn learn_from(&self, mut peer: PeerClient<Channel>, deadline: Deadline) -> Result<(), Status> {
         let fence = self.fence().sent(self.replica.wall(), deadline);
@@ -183,14 +286,53 @@ impl Served {
         Err(Error::Unavailable(why))
     }
 
-    /// Merges mutations into what lies here.
+    /// Merges mutations into what lies here; what does not, as it was kept for this node when it held that still, is refused.
     pub(crate) fn write(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
-        self.replica.receive(mutations, durability)
+        let holds = |partition: u16| self.topology.holds(self.node, partition);
+        let elsewhere = |mutation: &Mutation| mutation.partitions().find(|partition| !holds(*partition));
+        let refused: Vec<Option<u16>> = mutations.iter().map(elsewhere).collect();
+        let held = mutations.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
+        let held = held.map(|(mutation, _)| mutation).collect();
+        let mut made = self.replica.receive(held, durability).into_iter();
+        let missing = || Err(Error::Internal("there are fewer answers than writes".to_owned()));
+        let result = |refused: Option<u16>| match refused {
+            Some(partition) => Err(Error::invalid("a write", self.does_not_hold(partition))),
+            None => made.next().unwrap_or_else(missing),
+        };
+        refused.into_iter().map(result).collect()
+    }
+
+    pub(crate) fn does_not_hold(&self, partition: u16) -> String {
+        format!("node {} does not hold partition {partition}", self.node)
     }
 
     /// Merges states into what lies here, for good. `read_at` is what was known to be purged when they began to be read.
     pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>, read_at: Version) -> Result<()> {
         self.replica.absorb(states, read_at, Durability::Sync)
+    }
+}
+
+impl Local {
+    /// See [`Served::adopt`].
+    fn go_by(&self, topology: Arc<Topology>) -> Result<bool> {
+        let _alone = self.adopting.write();
+        let before = Arc::clone(&self.newest.read());
+        if topology.epoch() <= before.epoch() {
+            return Ok(false);
+        }
+        self.keep(&topology)?;
+        let (epoch, phase) = (topology.epoch(), topology.phase().name());
+        tracing::info!(epoch, phase, layout = topology.layout().version(), "the ring has another topology");
+        *self.newest.write() = topology;
+        Ok(true)
+    }
+
+    /// Keeps a topology, and takes nothing any more that it says to be closed.
+    pub(crate) fn keep(&self, topology: &Topology) -> Result<()> {
+        self.replica.close_up_to(topology.closed())?;
+        let has_others = topology.nodes().iter().any(|node| *node != self.node);
+        self.replica
+            .keep_topology(topology.encode(), has_others, |partition| topology.holds(self.node, partition))
     }
 }
 

@@ -17,11 +17,13 @@ use crate::layout::NodeId;
 use crate::peer::{
     Served,
     connections::MAX_MESSAGE_BYTES,
+    fence,
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
         AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, DecideReply,
         DecideRequest, Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest,
-        ReadReply, ReadRequest, Refusal, WriteReply, WriteRequest, answer_reply,
+        ReadReply, ReadRequest, Refusal, ReshapeReply, ReshapeRequest, TakenOverReply, TakenOverRequest,
+        TopologyReply, TopologyRequest, WriteReply, WriteRequest, answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -45,11 +47,12 @@ impl PeerService {
         server.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
     }
 
-    fn served(&self) -> Result<&Arc<Served>, Status> {
-        self.0.get().ok_or_else(|| Status::failed_precondition("the node is no member of a ring yet"))
+    fn served(&self) -> Result<Arc<Served>, Status> {
+        let served = self.0.get().map(|served| served.now());
+        served.ok_or_else(|| Status::failed_precondition("the node is no member of a ring yet"))
     }
 
-    fn check(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
+    fn check(&self, fence: Option<&proto::Fence>) -> Result<Arc<Served>, Status> {
         let served = self.served()?;
         if served.checks_fence {
             let checked = served.fence().check(fence, served.replica.wall());
@@ -59,9 +62,9 @@ impl PeerService {
     }
 
     /// What is about the catalogue itself is answered whatever catalogue it goes by.
-    fn check_layout(&self, fence: Option<&proto::Fence>) -> Result<&Arc<Served>, Status> {
+    fn check_topology(&self, fence: Option<&proto::Fence>) -> Result<Arc<Served>, Status> {
         let served = self.served()?;
-        let checked = served.fence().check_layout(fence, served.replica.wall());
+        let checked = served.fence().check_topology(fence, served.replica.wall());
         checked.inspect_err(|_| count(&served.counters.calls_refused))?;
         Ok(served)
     }
@@ -79,20 +82,23 @@ impl Served {
         let deadline = Deadline::after(patience);
         let work = move || {
             deadline.check()?;
-            work(&served)
+            served.as_of(work)
         };
-        self.work.run(work).await.flatten().map_err(|error| status(&error))
+        self.work.run(work).await.flatten().map_err(|error| self.status(&error))
+    }
+
+    /// What whoever asked can do about an error is in the code and the details; the rest is for the log.
+    fn status(&self, error: &Error) -> Status {
+        if let Err(moved) = self.check_current() {
+            return fence::behind(moved.to_string());
+        }
+        status(error)
     }
 
     /// Nobody is sent what belongs to others.
     fn check_held<'a>(&self, mut entities: impl Iterator<Item = &'a EntityKey>) -> Result<(), Status> {
-        let is_held = |entity: &&EntityKey| self.layout.replicas(entity.partition()).contains(&self.node);
-        match entities.find(|entity| !is_held(entity)) {
-            Some(entity) => Err(Status::failed_precondition(format!(
-                "node {} does not hold partition {}",
-                self.node,
-                entity.partition()
-            ))),
+        match entities.find(|entity| !self.topology.holds(self.node, entity.partition())) {
+            Some(entity) => Err(Status::failed_precondition(self.does_not_hold(entity.partition()))),
             None => Ok(()),
         }
     }
@@ -112,7 +118,6 @@ impl Served {
     }
 }
 
-/// What whoever asked can do about it is in the code alone; the rest is for the log.
 fn status(error: &Error) -> Status {
     match error {
         Error::Exhausted(_) => Status::resource_exhausted(error.to_string()),
@@ -186,7 +191,6 @@ impl Peer for PeerService {
         let served = self.check(request.fence.as_ref())?;
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
-        served.check_held(mutations.iter().flat_map(Mutation::entities))?;
         // What it does not know is the safest.
         let durability = proto::Durability::try_from(request.durability).map_or(Durability::Sync, Into::into);
         // One from far ahead refuses none but itself.
@@ -226,7 +230,7 @@ impl Peer for PeerService {
 
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerReply>, Status> {
         let AnswerRequest { fence, tenant, question, within_ms } = request.into_inner();
-        let served = Arc::clone(self.check(fence.as_ref())?);
+        let served = self.check(fence.as_ref())?;
         let deadline = Deadline::after(Duration::from_millis(within_ms).min(MOST_PATIENCE));
         let answer = {
             let served = Arc::clone(&served);
@@ -234,7 +238,9 @@ impl Peer for PeerService {
                 deadline.check()?;
                 let question: Question = postcard::from_bytes(&question)
                     .map_err(|error| Error::invalid("a question", format!("cannot be read: {error}")))?;
-                question.answer(&served.replica, TenantId(tenant), deadline)
+                let answer = question.answer(&served.replica, TenantId(tenant), deadline)?;
+                // What was found after that may be by others what was told before.
+                served.check_current().map(|()| answer)
             }
         };
         let kind = match served.searches.run(answer).await.flatten() {
@@ -242,7 +248,7 @@ impl Peer for PeerService {
             Err(Error::Invalid { field, why }) => {
                 answer_reply::Kind::Wrong(proto::Wrong { place: field, why })
             }
-            Err(error) => return Err(status(&error)),
+            Err(error) => return Err(served.status(&error)),
         };
         Ok(Response::new(AnswerReply { kind: Some(kind) }))
     }
@@ -272,7 +278,7 @@ impl Peer for PeerService {
         request: Request<ReadCatalogueRequest>,
     ) -> Result<Response<ReadCatalogueReply>, Status> {
         let ReadCatalogueRequest { fence } = request.into_inner();
-        let served = self.check_layout(fence.as_ref())?;
+        let served = self.check_topology(fence.as_ref())?;
         let read = |served: &Served| Ok(served.replica.encoded_catalogue());
         let catalogue = served.work(fence.as_ref(), read).await?.into();
         Ok(Response::new(ReadCatalogueReply { catalogue }))
@@ -283,9 +289,9 @@ impl Peer for PeerService {
         request: Request<ChangeCatalogueRequest>,
     ) -> Result<Response<ChangeCatalogueReply>, Status> {
         let ChangeCatalogueRequest { fence, catalogue } = request.into_inner();
-        let served = self.check_layout(fence.as_ref())?;
+        let served = self.check_topology(fence.as_ref())?;
         let decided = served.decide(catalogue.into(), Deadline::after(DECISION)).await;
-        let instead = decided.map_err(|error| status(&error))?.unwrap_or_default().into();
+        let instead = decided.map_err(|error| served.status(&error))?.unwrap_or_default().into();
         Ok(Response::new(ChangeCatalogueReply { instead }))
     }
 
@@ -294,7 +300,7 @@ impl Peer for PeerService {
         request: Request<AdoptCatalogueRequest>,
     ) -> Result<Response<AdoptCatalogueReply>, Status> {
         let AdoptCatalogueRequest { fence, catalogue } = request.into_inner();
-        let served = self.check_layout(fence.as_ref())?;
+        let served = self.check_topology(fence.as_ref())?;
         served.work(fence.as_ref(), move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
     }
@@ -321,10 +327,36 @@ impl Peer for PeerService {
         Ok(Response::new(reply.await?))
     }
 
+    async fn topology(&self, request: Request<TopologyRequest>) -> Result<Response<TopologyReply>, Status> {
+        let (served, TopologyRequest { topology }) = (self.served()?, request.into_inner());
+        if !topology.is_empty() {
+            served.adopt(&topology).await.map_err(|error| status(&error))?;
+        }
+        let topology = served.newest.read().encode().into();
+        Ok(Response::new(TopologyReply { topology }))
+    }
+
+    async fn reshape(&self, request: Request<ReshapeRequest>) -> Result<Response<ReshapeReply>, Status> {
+        let ReshapeRequest { fence, ballot, topology } = request.into_inner();
+        let served = self.check_topology(fence.as_ref())?;
+        let ballot = version(Some(&ballot))?;
+        served.check_versions(std::iter::once(ballot))?;
+        let reply = served.work(fence.as_ref(), move |served| served.reshape_step(ballot, &topology));
+        Ok(Response::new(reply.await?))
+    }
+
+    async fn taken_over(
+        &self,
+        request: Request<TakenOverRequest>,
+    ) -> Result<Response<TakenOverReply>, Status> {
+        let served = self.check_topology(request.into_inner().fence.as_ref())?;
+        Ok(Response::new(served.taking_over.reply(served.topology.epoch())))
+    }
+
     async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {
         let (served, ClockRequest { node, life }) = (self.served()?, request.into_inner());
         served.peers.is_there(NodeId(node), life);
         let now_ms = served.replica.wall().now_ms();
-        Ok(Response::new(ClockReply { now_ms }))
+        Ok(Response::new(ClockReply { now_ms, epoch: served.topology.epoch() }))
     }
 }

@@ -9,9 +9,11 @@ use allidb_storage::Throttle;
 use parking_lot::Mutex;
 use tokio::time::{Instant, sleep};
 
-use super::{Inner, Ring, Terms, counts::add};
+use super::{Inner, Ring, Terms, counts::add, quorum::Quorum};
 use crate::{coordinator::Consistency, layout::NodeId};
 
+/// How long a node may take to tell of its trees.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// Leaves whose entities are asked for at a time, and entities that are repaired at a time.
 const LEAVES_AT_A_TIME: usize = 64;
 const ENTITIES_AT_A_TIME: usize = 64;
@@ -64,9 +66,10 @@ struct Pair {
 pub(super) struct Comparisons(Mutex<BTreeMap<NodeId, (Instant, Repaired)>>);
 
 impl Inner {
-    fn every_partition(&self, nodes: [NodeId; 2]) -> Vec<u16> {
+    /// Partitions that two nodes hold, and not only are to.
+    pub(super) fn held_by_both(&self, nodes: [NodeId; 2]) -> Vec<u16> {
         let holds_both = |partition: &u16| {
-            let replicas = self.served.layout.replicas(*partition);
+            let replicas = self.served.topology.layout().replicas(*partition);
             nodes.iter().all(|node| replicas.contains(node))
         };
         (0..allidb_index::PARTITIONS).filter(holds_both).collect()
@@ -80,7 +83,7 @@ impl Inner {
             deadline: pair.deadline,
             may_be_partial: false,
         };
-        let ask = |node: NodeId| Arc::clone(self).answer(node, request.clone(), terms);
+        let ask = |node: NodeId| Arc::clone(self).answer_within(PATIENCE, node, request.clone(), terms);
         let [a, b] = pair.nodes;
         let (a, b) = tokio::try_join!(ask(a), ask(b))?;
         Ok([a, b])
@@ -147,15 +150,13 @@ impl Ring {
     ) -> Result<Repaired> {
         let inner = &self.0;
         let nodes = [inner.served.node, node];
-        let pair = Pair { nodes, compared: Compared::Everything, deadline };
-        let [TreeAnswer::Swept { upto: here, is_done: a }, TreeAnswer::Swept { upto: there, is_done: b }] =
-            inner.both(pair, &TreeRequest::Swept).await?
-        else {
-            return Err(unexpected(pair));
-        };
         // What one of them still removes, or will, the other is not to be given back.
-        let compared = if a && b && here == there { Compared::Everything } else { Compared::WhatIsThere };
-        let done = inner.make_alike(nodes, compared, deadline, progress).await?;
+        let compared = match inner.have_both_swept(nodes, deadline).await? {
+            true => Compared::Everything,
+            false => Compared::WhatIsThere,
+        };
+        let partitions = inner.held_by_both(nodes);
+        let done = inner.make_alike(nodes, (partitions, compared), deadline, progress).await?;
         inner.comparisons.0.lock().insert(node, (Instant::now(), done));
         Ok(done)
     }
@@ -167,19 +168,33 @@ impl Ring {
 }
 
 impl Inner {
-    /// Has two nodes hold what they hold together. `progress` is told how far it is.
+    /// Whether two nodes have forgotten the same of what was deleted.
+    pub(super) async fn have_both_swept(
+        self: &Arc<Self>,
+        nodes: [NodeId; 2],
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let pair = Pair { nodes, compared: Compared::Everything, deadline };
+        match self.both(pair, &TreeRequest::Swept).await? {
+            [TreeAnswer::Swept { upto: here, is_done: a }, TreeAnswer::Swept { upto: there, is_done: b }] => {
+                Ok(a && b && here == there)
+            }
+            _ => Err(unexpected(pair)),
+        }
+    }
+
+    /// Has two nodes hold what they hold together of some partitions. `progress` is told how far it is.
     ///
     /// # Errors
     /// If either does not answer, or its trees are being made; what was repaired until then stays so.
     pub(super) async fn make_alike(
         self: &Arc<Self>,
         nodes: [NodeId; 2],
-        compared: Compared,
+        (partitions, compared): (Vec<u16>, Compared),
         deadline: Deadline,
         mut progress: impl FnMut(&Repaired),
     ) -> Result<Repaired> {
         let pair = Pair { nodes, compared, deadline };
-        let partitions = self.every_partition(nodes);
         let mut done = Repaired { partitions: partitions.len() as u64, ..Repaired::default() };
         let throttle = Throttle::new(BYTES_PER_SECOND);
         let differing = self.differing(pair, &TreeRequest::Roots(partitions.clone())).await?;
@@ -218,8 +233,8 @@ impl Inner {
         entities: &[EntityKey],
     ) -> Result<(u64, u64, usize)> {
         let Pair { nodes, deadline, .. } = pair;
-        let both = nodes.to_vec();
-        let asked = |entity: &EntityKey| (entity.clone(), both.clone(), both.len());
+        let both = Quorum::of_nodes(nodes.to_vec(), nodes.len());
+        let asked = |entity: &EntityKey| (entity.clone(), both.clone());
         let read = self.read_from(entities.iter().map(asked).collect(), Extent::ALL, deadline).await;
         let (mut repaired, mut failed, mut bytes) = (0, 0, 0);
         for (entity, read) in entities.iter().zip(read) {

@@ -1,6 +1,10 @@
 //! Asking several nodes about much of what they hold: all who are needed at once, and others where one fails or lets wait.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use allidb_index::{Error, PARTITIONS, Result};
 use tokio::{
@@ -8,7 +12,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{Inner, Terms, counts::count};
+use super::{Inner, Terms, counts::count, quorum::Quorum};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -19,11 +23,34 @@ use crate::{
     },
 };
 
+/// Who can tell of something, in the order in which they are asked, and how many of them must.
+pub(super) struct Tellers {
+    order: Vec<NodeId>,
+    quorum: Quorum,
+}
+
+impl Tellers {
+    /// One node alone, or nobody.
+    pub(super) fn only(node: Option<NodeId>) -> Arc<Self> {
+        let order: Vec<NodeId> = node.into_iter().collect();
+        Arc::new(Self { quorum: Quorum::of_nodes(order.clone(), 1), order })
+    }
+
+    /// Those who are asked if all answer.
+    pub(super) fn first(&self) -> Vec<NodeId> {
+        let mut first = Vec::new();
+        for node in &self.order {
+            if self.quorum.is_helped(&first, *node) {
+                first.push(*node);
+            }
+        }
+        first
+    }
+}
+
 /// Things to be asked about, each of several nodes.
 pub(super) struct Asked {
-    /// Who can tell of each, in the order in which they are asked.
-    pub(super) tellers: Vec<Vec<NodeId>>,
-    pub(super) consistency: Consistency,
+    pub(super) tellers: Vec<Arc<Tellers>>,
     /// Whoever is asked tells of everything that it can tell of, not only of what it is asked about.
     pub(super) tells_all: bool,
 }
@@ -40,22 +67,31 @@ pub(super) struct Told<A> {
 /// How the asking stands with one thing.
 #[derive(Clone, Default)]
 struct Standing {
-    /// So many of its tellers were asked.
-    asked: usize,
-    /// And have not answered.
-    pending: usize,
-    told: usize,
+    /// Those of its tellers that were asked.
+    asked: Vec<NodeId>,
+    /// Those of whom it is not known that they do not answer.
+    hoped: Vec<NodeId>,
+    told: Vec<NodeId>,
+}
+
+impl Standing {
+    /// Whom to ask next, if one more is to be.
+    fn next(&self, tellers: &Tellers) -> Option<NodeId> {
+        let mut left = tellers.order.iter().filter(|node| !self.asked.contains(node));
+        let helps = left.clone().find(|node| tellers.quorum.is_helped(&self.hoped, **node));
+        helps.or_else(|| left.next()).copied()
+    }
 }
 
 impl Asked {
     /// About every partition.
     pub(super) fn partitions(inner: &Inner, consistency: Consistency) -> Self {
-        let tellers = (0..PARTITIONS).map(|partition| inner.tellers(partition)).collect();
-        Self { tellers, consistency, tells_all: true }
+        let tellers = (0..PARTITIONS).map(|partition| inner.tellers(partition, consistency)).collect();
+        Self { tellers, tells_all: true }
     }
 
-    fn needed(&self, thing: usize) -> usize {
-        self.tellers.get(thing).map_or(0, |tellers| self.consistency.needed(tellers.len()))
+    fn is_told(&self, (thing, standing): (usize, &Standing)) -> bool {
+        self.tellers.get(thing).is_none_or(|tellers| tellers.quorum.is_met(&standing.told))
     }
 
     /// Asks until enough have told of everything, or nobody is left to be asked.
@@ -85,9 +121,8 @@ impl Asked {
             }
         };
         go_on(&mut standings, &mut running, false);
-        let is_met = |standings: &[Standing]| {
-            standings.iter().enumerate().all(|(thing, standing)| standing.told >= self.needed(thing))
-        };
+        let is_met =
+            |standings: &[Standing]| standings.iter().enumerate().all(|standing| self.is_told(standing));
         while !is_met(&standings) {
             let hedge_after = inner.searching.p95(inner.hedge_after);
             tokio::select! {
@@ -96,8 +131,10 @@ impl Asked {
                     Some(Ok((node, things, begun, answer))) => {
                         for thing in &things {
                             let Some(standing) = standings.get_mut(*thing) else { continue };
-                            standing.pending = standing.pending.saturating_sub(1);
-                            standing.told += usize::from(answer.is_ok());
+                            match answer.is_ok() {
+                                true => standing.told.push(node),
+                                false => standing.hoped.retain(|hoped| *hoped != node),
+                            }
                         }
                         match answer {
                             Ok(answer) => {
@@ -118,7 +155,7 @@ impl Asked {
             }
         }
         let of = standings.iter().enumerate();
-        let missing = of.filter(|(thing, standing)| standing.told < self.needed(*thing));
+        let missing = of.filter(|standing| !self.is_told(*standing));
         told.missing = missing.map(|(thing, _)| thing).collect();
         Ok(told)
     }
@@ -132,29 +169,29 @@ impl Asked {
     ) -> Vec<(NodeId, Vec<usize>)> {
         let mut batches: Vec<(NodeId, Vec<usize>)> = Vec::new();
         for thing in 0..self.tellers.len() {
-            let (Some(tellers), needed) = (self.tellers.get(thing), self.needed(thing)) else { continue };
+            let Some(tellers) = self.tellers.get(thing) else { continue };
             let mut hurries = in_a_hurry;
             while let Some(standing) = standings.get_mut(thing) {
-                let is_enough = standing.told + standing.pending >= needed && !hurries;
-                if standing.told >= needed || is_enough {
+                let is_enough = tellers.quorum.is_met(&standing.hoped) && !hurries;
+                if is_enough || tellers.quorum.is_met(&standing.told) {
                     break;
                 }
-                let Some(node) = tellers.get(standing.asked).copied() else { break };
-                standing.asked += 1;
+                let Some(node) = standing.next(tellers) else { break };
+                standing.asked.push(node);
                 hurries = false;
                 if self.tells_all {
                     if asked.insert(node) {
                         let things = self.of(node);
                         for thing in &things {
                             if let Some(standing) = standings.get_mut(*thing) {
-                                standing.pending += 1;
+                                standing.hoped.push(node);
                             }
                         }
                         batches.push((node, things));
                     }
                     continue;
                 }
-                standing.pending += 1;
+                standing.hoped.push(node);
                 match batches.iter_mut().find(|(of, _)| *of == node) {
                     Some((_, things)) => things.push(thing),
                     None => batches.push((node, vec![thing])),
@@ -167,7 +204,7 @@ impl Asked {
     /// All that a node can tell of.
     fn of(&self, node: NodeId) -> Vec<usize> {
         let things = self.tellers.iter().enumerate();
-        things.filter(|(_, tellers)| tellers.contains(&node)).map(|(thing, _)| thing).collect()
+        things.filter(|(_, tellers)| tellers.order.contains(&node)).map(|(thing, _)| thing).collect()
     }
 }
 
@@ -198,18 +235,25 @@ fn is_askers_fault(error: &Error) -> bool {
 
 impl Inner {
     /// The replicas of a partition in the order in which this node asks them.
-    pub(super) fn tellers(&self, partition: u16) -> Vec<NodeId> {
-        let mut tellers = self.order(self.served.layout.replicas(partition));
-        tellers.reverse();
-        tellers
+    pub(super) fn tellers(&self, partition: u16, consistency: Consistency) -> Arc<Tellers> {
+        let quorum = self.readers(partition, consistency);
+        let mut order = self.order(&quorum.nodes());
+        order.reverse();
+        Arc::new(Tellers { order, quorum })
     }
 
     /// The same, of each of some entities.
     pub(super) fn tellers_of<'e>(
         &self,
         entities: impl Iterator<Item = &'e allidb_index::EntityKey>,
-    ) -> Vec<Vec<NodeId>> {
-        entities.map(|entity| self.tellers(entity.partition())).collect()
+        consistency: Consistency,
+    ) -> Vec<Arc<Tellers>> {
+        let mut known: BTreeMap<u16, Arc<Tellers>> = BTreeMap::new();
+        let mut tellers = |partition: u16| {
+            let known = known.entry(partition).or_insert_with(|| self.tellers(partition, consistency));
+            Arc::clone(known)
+        };
+        entities.map(|entity| tellers(entity.partition())).collect()
     }
 
     /// What a node knows.
@@ -220,17 +264,31 @@ impl Inner {
         self: Arc<Self>,
         node: NodeId,
         question: Q,
+        terms: Terms,
+    ) -> Result<Q::Answer> {
+        let remaining = terms.deadline.remaining();
+        // Who takes a part has time left to do something with it.
+        let within = if terms.may_be_partial { remaining / 2 } else { remaining };
+        self.answer_within(within, node, question, terms).await
+    }
+
+    /// The same, if it answers so soon.
+    pub(super) async fn answer_within<Q: Ask>(
+        self: Arc<Self>,
+        within: Duration,
+        node: NodeId,
+        question: Q,
         Terms { tenant, deadline, may_be_partial, .. }: Terms,
     ) -> Result<Q::Answer> {
         if node == self.served.node {
-            return self.search(move |replica| question.answer(replica, tenant, deadline)).await;
+            let answer = self.search(move |replica| question.answer(replica, tenant, deadline)).await;
+            // What was found after that may be by others what was told before.
+            return self.served.check_current().and(answer);
         }
         if may_be_partial && self.served.peers.is_paused(node) {
             return Err(Error::Unavailable(format!("node {node} is not heard from")));
         }
         let question = encode(&question.into())?.into();
-        // Who takes a part has time left to do something with it.
-        let within = if may_be_partial { deadline.remaining() / 2 } else { deadline.remaining() };
         let request = AnswerRequest {
             fence: None,
             tenant: tenant.0,

@@ -98,8 +98,8 @@ impl Inner {
         request: &CameFromRequest,
         terms: Terms,
     ) -> Result<(Vec<SourceOwner>, Option<String>)> {
-        let tellers = vec![self.tellers(request.place.partition())];
-        let asked = Asked { tellers, consistency: terms.consistency, tells_all: false };
+        let tellers = vec![self.tellers(request.place.partition(), terms.consistency)];
+        let asked = Asked { tellers, tells_all: false };
         let told = asked.ask(self, |node, _| Arc::clone(self).answer(node, request.clone(), terms)).await?;
         let answers = told.answers("partitions", terms)?;
         let last = answers.iter().filter_map(|(_, _, told)| told.last.clone()).min();

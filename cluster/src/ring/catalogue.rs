@@ -10,7 +10,7 @@ use allidb_index::{Deadline, Error, Replica, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Ring, count};
+use super::{Ring, count, quorum::Quorum};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
@@ -96,29 +96,47 @@ impl Ring {
             return has_changed();
         }
         *refreshed = Some(Instant::now());
-        let members = self.layout().members();
-        let mut asked = JoinSet::new();
-        for node in members.iter().map(|member| member.node).filter(|node| *node != self.node()) {
-            let ring = self.clone();
-            asked.spawn(async move { ring.pull_catalogue(node, deadline).await });
-        }
-        // This node is one of those that know.
-        let mut known = 1;
-        while known < Consistency::Quorum.needed(members.len()) {
-            match asked.join_next().await {
-                Some(Ok(Ok(_))) => known += 1,
-                Some(_) => {}
-                None => break,
-            }
-        }
+        self.learn_catalogue(deadline).await;
         has_changed()
     }
 }
 
+impl Ring {
+    /// Takes over the newest catalogue of a quorum of the members of each active layout. False if too few answer.
+    async fn learn_catalogue(&self, deadline: Deadline) -> bool {
+        let quorum = self.0.served.catalogue_quorum();
+        let mut asked = JoinSet::new();
+        for node in quorum.nodes().into_iter().filter(|node| *node != self.node()) {
+            let ring = self.clone();
+            asked.spawn(async move { (node, ring.pull_catalogue(node, deadline).await) });
+        }
+        // This node is one of those that know.
+        let mut known = vec![self.node()];
+        while !quorum.is_met(&known) {
+            match asked.join_next().await {
+                Some(Ok((node, Ok(_)))) => known.push(node),
+                Some(_) => {}
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
 impl Served {
+    /// How many of which members must have a catalogue.
+    fn catalogue_quorum(&self) -> Quorum {
+        let members: Vec<Vec<NodeId>> = self
+            .topology
+            .layouts()
+            .map(|layout| layout.members().iter().map(|member| member.node).collect())
+            .collect();
+        Quorum::of(members.iter().map(Vec::as_slice), Consistency::Quorum)
+    }
+
     /// Which node decides about the catalogue.
     pub(crate) fn decides(&self) -> Option<NodeId> {
-        self.layout.members().iter().map(|member| member.node).min()
+        self.topology.layout().members().iter().map(|member| member.node).min()
     }
 
     /// Has the catalogue be so, here and then on a quorum of the members, if this is the next version after the one that is here. Gives the
@@ -152,28 +170,27 @@ impl Served {
         if let Some(instead) = self.work.run(instead).await.flatten()? {
             return Ok(Some(instead));
         }
-        let members = self.layout.members().len();
+        let quorum = self.catalogue_quorum();
         let mut told = JoinSet::new();
-        for node in self.layout.members().iter().map(|member| member.node).filter(|node| *node != self.node) {
+        for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
             let (served, catalogue) = (Arc::clone(self), Bytes::from(next.clone()));
             told.spawn(async move {
                 let ask = |mut peer: Client, fence| {
                     let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
                     async move { peer.adopt_catalogue(request).await }
                 };
-                served.call_within(DECISION, node, deadline, ask).await
+                (node, served.call_within(DECISION, node, deadline, ask).await)
             });
         }
-        let (mut have, mut why) = (1, String::new());
-        while have < Consistency::Quorum.needed(members) {
+        let (mut have, mut why) = (vec![self.node], String::new());
+        while !quorum.is_met(&have) {
             match told.join_next().await {
-                Some(Ok(Ok(_))) => have += 1,
-                Some(Ok(Err(error))) => why = format!("; {error}"),
+                Some(Ok((node, Ok(_)))) => have.push(node),
+                Some(Ok((_, Err(error)))) => why = format!("; {error}"),
                 Some(Err(error)) => why = format!("; {error}"),
                 None => {
-                    return Err(Error::Unavailable(format!(
-                        "{have} of {members} nodes have the change{why}"
-                    )));
+                    let (have, needed) = (have.len(), quorum.needed());
+                    return Err(Error::Unavailable(format!("{have} of {needed} nodes have the change{why}")));
                 }
             }
         }

@@ -65,9 +65,13 @@ impl Inner {
         let asked = wall.now_ms();
         let request = ClockRequest { node: self.served.node.0, life: self.served.life };
         let ask = |mut peer: Client, _| async move { peer.clock(request).await };
-        let told = self.served.call(node, deadline, ask).await?.now_ms;
-        self.clocks.note(ClockOffset::new(node, (asked, told, wall.now_ms())));
-        Ok(())
+        let told = self.served.call(node, deadline, ask).await?;
+        self.clocks.note(ClockOffset::new(node, (asked, told.now_ms, wall.now_ms())));
+        let known = self.served.newest.read().epoch();
+        match told.epoch > known {
+            true => self.exchange_topologies(node, deadline).await,
+            false => Ok(()),
+        }
     }
 }
 
@@ -75,8 +79,8 @@ impl Ring {
     /// Asks the others what their clocks say. Those that do not answer are asked again the next time.
     pub async fn compare_clocks(&self, deadline: Deadline) {
         let mut asked = JoinSet::new();
-        for member in self.layout().members().iter().filter(|member| member.node != self.node()) {
-            let (inner, node) = (Arc::clone(&self.0), member.node);
+        for node in self.topology().nodes().into_iter().filter(|node| *node != self.node()) {
+            let inner = Arc::clone(&self.0);
             asked.spawn(async move {
                 if let Err(error) = inner.compare_clock(node, deadline).await {
                     tracing::debug!(%node, %error, "a node does not say what its clock says");

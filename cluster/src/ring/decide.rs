@@ -17,7 +17,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inner, Ring, counts::count, read::too_few, write::Writing, wrong::Wrong};
+use super::{Inner, Ring, counts::count, quorum::Quorum, read::too_few, write::Writing, wrong::Wrong};
 use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
@@ -83,29 +83,43 @@ impl Ring {
     pub(super) async fn decide(&self, mutation: Mutation, options: WriteOptions) -> Result<Written> {
         let writing = Writing::begin(&self.0);
         // It goes on when the caller goes away: what was accepted is to be made.
+        let ring = self.now();
         let decided = tokio::spawn(async move {
             // Of those that this node makes at a time one would only outbid the other.
             let turn = writing.0.turns.of(&mutation);
             let turn = timeout(options.deadline.remaining(), turn.lock()).await;
             let _turn = turn.map_err(|_| Error::DeadlineExceeded)?;
-            writing.0.decide(mutation, options).await
+            let (mut ring, mut mutation, mut tried) = (ring, mutation, Vec::new());
+            loop {
+                let decided = ring.0.decide(&mut mutation, &mut tried, options).await;
+                let is_of_older = matches!(decided, Err(Error::Unavailable(_))) && ring.is_outdated();
+                if !is_of_older || options.deadline.has_passed() {
+                    return decided;
+                }
+                ring = ring.now();
+                mutation = ring.replica().planned_anew(mutation);
+            }
         });
         decided.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
     }
 }
 
 impl Inner {
-    async fn decide(self: &Arc<Self>, mut mutation: Mutation, options: WriteOptions) -> Result<Written> {
+    /// `tried` are the versions as which some may have accepted it, and whether the entity was there then.
+    async fn decide(
+        self: &Arc<Self>,
+        mutation: &mut Mutation,
+        tried: &mut Vec<(Version, bool)>,
+        options: WriteOptions,
+    ) -> Result<Written> {
         let deadline = options.deadline;
         let Some(entity) = mutation.entities().next().cloned() else {
             return Err(Error::Internal("a write on a condition names no entity".to_owned()));
         };
-        // As which versions some may have accepted it, and whether the entity was there then.
-        let mut tried: Vec<(Version, bool)> = Vec::new();
         let mut pause = PAUSE;
         loop {
             let ballot = mutation.version();
-            match self.try_once(&entity, &mutation, &mut tried, options).await {
+            match self.try_once(&entity, mutation, tried, options).await {
                 Ok(Asked::Done(written)) => {
                     count(&self.served.counters.writes_decided);
                     return Ok(written);
@@ -128,7 +142,7 @@ impl Inner {
             let jitter = pause.mul_f64((ballot.millis() ^ self.served.node.0) as u8 as f64 / 256.0);
             sleep((pause / 2 + jitter).min(deadline.remaining())).await;
             pause = (2 * pause).min(LONGEST_PAUSE);
-            mutation = self.served.replica.planned_anew(mutation);
+            *mutation = self.served.replica.planned_anew(mutation.clone());
         }
     }
 
@@ -197,7 +211,8 @@ impl Inner {
         match accepted? {
             Asked::Outbid(newest) => Ok(Asked::Outbid(newest)),
             Asked::Done(()) => {
-                self.have_made(entity, ballot, settled, options).await?;
+                let done = self.have_made(entity, ballot, settled, options).await;
+                done.inspect_err(|_| tried.push((ballot, is_live)))?;
                 Ok(Asked::Done(made(ballot, is_live)))
             }
         }
@@ -241,7 +256,7 @@ impl Inner {
         if states.any(|other| other != state) {
             // What follows from what one of them holds must not be forgotten if that one is.
             let needed = nodes.len();
-            let asked = vec![(entity.clone(), nodes, needed)];
+            let asked = vec![(entity.clone(), Quorum::of_nodes(nodes, needed))];
             let read = self.read_from(asked, Extent { contents: true, edges: false }, deadline).await.pop();
             let missing = || Error::Internal("an entity was given no answer".to_owned());
             (state, _) = read.unwrap_or_else(|| Err(missing()))?;
@@ -275,26 +290,28 @@ impl Inner {
         step: Step,
         deadline: Deadline,
     ) -> Result<Asked<Vec<(NodeId, DecideReply)>>> {
-        let replicas = self.served.layout.replicas(entity.partition());
-        let needed = Consistency::Quorum.needed(replicas.len());
+        let quorum = self.deciders(entity.partition(), Consistency::Quorum);
         let mut asked = JoinSet::new();
-        for node in replicas.iter().copied() {
+        for node in quorum.nodes() {
             let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
             asked.spawn(
                 async move { (node, inner.ask_acceptor(node, (entity, ballot), step, deadline).await) },
             );
         }
-        let (mut done, mut newest, mut why) = (Vec::with_capacity(needed), None, None);
+        let (mut done, mut who, mut newest, mut why) = (Vec::new(), Vec::new(), None, None);
         while let Some(answer) = asked.join_next().await {
             match answer {
                 Ok((node, Ok(reply))) => match reply.is_done {
-                    true => done.push((node, reply)),
+                    true => {
+                        who.push(node);
+                        done.push((node, reply));
+                    }
                     false => newest = newest.max(Version::from_bytes(&reply.promised)),
                 },
                 Ok((_, Err(error))) => why = Some(error),
                 Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
             }
-            if done.len() == needed {
+            if quorum.is_met(&who) {
                 // The others may as well.
                 asked.detach_all();
                 return Ok(Asked::Done(done));
@@ -302,7 +319,7 @@ impl Inner {
         }
         match newest {
             Some(newest) => Ok(Asked::Outbid(newest)),
-            None => Err(too_few(done.len(), needed, why)),
+            None => Err(too_few(done.len(), quorum.needed(), why)),
         }
     }
 
@@ -314,8 +331,8 @@ impl Inner {
         mutation: Mutation,
         options: WriteOptions,
     ) -> Result<()> {
-        let replicas = self.served.layout.replicas(entity.partition()).to_vec();
-        let needed = options.consistency.max(Consistency::Quorum).needed(replicas.len());
+        let quorum = self.deciders(entity.partition(), options.consistency.max(Consistency::Quorum));
+        let replicas = quorum.nodes();
         let mutation = encoded(&mutation)?;
         let durability = proto::Durability::from(options.durability).into();
         let step = Step::Commit(proto::Commit { mutation: mutation.clone().into(), durability });
@@ -330,20 +347,23 @@ impl Inner {
         let writing = Writing::begin(self);
         tokio::spawn(async move {
             let (mut answer, mut why) = (Some(answer), None);
-            let mut missed = replicas.clone();
+            let (mut missed, mut who) = (replicas, Vec::new());
             while let Some(made) = asked.join_next().await {
                 match made {
-                    Ok((node, Ok(_))) => missed.retain(|missed| *missed != node),
+                    Ok((node, Ok(_))) => {
+                        missed.retain(|missed| *missed != node);
+                        who.push(node);
+                    }
                     Ok((_, Err(error))) => why = Some(error),
                     Err(error) => why = Some(Error::Internal(format!("a write broke off: {error}"))),
                 }
-                if replicas.len() - missed.len() >= needed {
+                if quorum.is_met(&who) {
                     // The caller may have gone.
                     answer.take().and_then(|answer| answer.send(Ok(())).ok());
                 }
             }
-            let made = replicas.len() - missed.len();
-            answer.take().and_then(|answer| answer.send(Err(too_few(made, needed, why))).ok());
+            let error = too_few(who.len(), quorum.needed(), why);
+            answer.take().and_then(|answer| answer.send(Err(error)).ok());
             for node in missed {
                 writing.0.keep_hints(node, vec![mutation.clone()]).await;
             }
@@ -359,7 +379,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<DecideReply> {
         let reply = if node == self.served.node {
-            self.here(move |served| served.decide_step(&entity, ballot, step)).await?
+            self.here_as_of(move |served| served.decide_step(&entity, ballot, step)).await?
         } else {
             let (entity, ballot) = (entity.encode().into(), Bytes::copy_from_slice(&ballot.to_bytes()));
             let request = DecideRequest { fence: None, entity, ballot, step: Some(step) };

@@ -12,6 +12,7 @@ use std::{
 use allidb_index::{Deadline, Error, Hint, Mutation, Replica, Result};
 use allidb_storage::{Durability::Sync, Throttle};
 use bytes::Bytes;
+use parking_lot::RwLock;
 use tokio::time::{Instant, sleep};
 
 use super::{
@@ -101,7 +102,7 @@ pub struct HintCounts {
 /// How much is kept for whom.
 #[derive(Debug)]
 pub(super) struct Hints {
-    of: BTreeMap<NodeId, Kept>,
+    of: RwLock<BTreeMap<NodeId, Arc<Kept>>>,
     pub(super) limits: HintLimits,
     /// What this node is to tell others is told by one at a time.
     outbox: tokio::sync::Mutex<()>,
@@ -119,22 +120,46 @@ pub struct OutboxCounts {
 }
 
 impl Hints {
-    /// Counts what was kept before.
-    pub(super) fn open(
-        replica: &Replica,
-        nodes: impl Iterator<Item = NodeId>,
-        limits: HintLimits,
-    ) -> Result<Self> {
-        let kept = |node: NodeId| Ok((node, Kept::new(replica.hint_bytes(node.0)?, limits)));
-        let of = nodes.map(kept).collect::<Result<_>>()?;
-        Ok(Self { of, limits, outbox: tokio::sync::Mutex::default(), outbox_delivered: AtomicU64::new(0) })
+    /// Counts what was kept before; this node may be among those for which something is: it may have had too much to do.
+    pub(super) fn open(replica: &Replica, nodes: Vec<NodeId>, limits: HintLimits) -> Result<Self> {
+        let (outbox, outbox_delivered) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
+        let hints = Self { of: RwLock::default(), limits, outbox, outbox_delivered };
+        nodes.into_iter().try_for_each(|node| hints.of(replica, node).map(drop))?;
+        Ok(hints)
+    }
+
+    /// What is kept for a node, if anything was since this node was started, or had been before.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    fn of(&self, replica: &Replica, node: NodeId) -> Result<Arc<Kept>> {
+        if let Some(kept) = self.of.read().get(&node) {
+            return Ok(Arc::clone(kept));
+        }
+        // Nobody keeps any meanwhile: whoever does asks for this first.
+        let mut of = self.of.write();
+        if let Some(kept) = of.get(&node) {
+            return Ok(Arc::clone(kept));
+        }
+        let kept = Arc::new(Kept::new(replica.hint_bytes(node.0)?, self.limits));
+        of.insert(node, Arc::clone(&kept));
+        Ok(kept)
     }
 }
 
 impl Inner {
     /// Keeps mutations for a node that has not acknowledged them, if there is room.
     pub(super) async fn keep_hints(&self, node: NodeId, mutations: Vec<Vec<u8>>) {
-        let Some(kept) = self.hints.of.get(&node).filter(|_| !self.is_wrong(Wrong::NoHints)) else { return };
+        if self.is_wrong(Wrong::NoHints) {
+            return;
+        }
+        let kept = match self.hints.of(&self.served.replica, node) {
+            Ok(kept) => kept,
+            Err(error) => {
+                tracing::error!(%node, %error, "what is kept for a node cannot be read, and no more is kept for it");
+                return;
+            }
+        };
         let (count, bytes) =
             (mutations.len() as u64, mutations.iter().map(|mutation| Hint::bytes_of(mutation)).sum::<u64>());
         // Room is taken before, so that a delivery that comes at once does not give back what was not taken yet.
@@ -187,8 +212,8 @@ impl Inner {
     fn is_within_reach(&self, mutation: &Mutation) -> bool {
         let answers = |node: &&NodeId| **node == self.served.node || !self.served.peers.is_paused(**node);
         mutation.partitions().all(|partition| {
-            let replicas = self.served.layout.replicas(partition);
-            replicas.iter().filter(answers).count() >= Consistency::Quorum.needed(replicas.len())
+            let quorum = self.deciders(partition, Consistency::Quorum);
+            quorum.is_met(&quorum.nodes().iter().filter(answers).copied().collect::<Vec<_>>())
         })
     }
 }
@@ -200,11 +225,15 @@ impl Ring {
     /// If it cannot be read, or not be forgotten.
     pub async fn drop_old_hints(&self, node: NodeId) -> Result<u64> {
         let inner = &self.0;
-        let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
+        let kept = inner.hints.of(self.replica(), node)?;
         // What is under way is not counted as dropped.
         let _delivery = kept.delivery.lock().await;
         let age = u64::try_from(inner.hints.limits.age.as_millis()).unwrap_or(u64::MAX);
-        let before = self.replica().wall().now_ms().saturating_sub(age);
+        let before = match self.topology().has(node) {
+            true => self.replica().wall().now_ms().saturating_sub(age),
+            // It has left.
+            false => u64::MAX,
+        };
         // Mostly the first is not old.
         let (mut dropped, mut most) = (0, 1);
         loop {
@@ -237,7 +266,7 @@ impl Ring {
     /// If the node does not take them; what it took is forgotten.
     pub async fn deliver_hints(&self, node: NodeId, deadline: Deadline) -> Result<u64> {
         let inner = &self.0;
-        let Some(kept) = inner.hints.of.get(&node) else { return Ok(0) };
+        let kept = inner.hints.of(self.replica(), node)?;
         // One at a time: what is delivered twice would be counted twice.
         let _delivery = kept.delivery.lock().await;
         let (mut delivered, mut refused, mut after) = (0, 0, None);
@@ -248,7 +277,7 @@ impl Ring {
             let hints = inner.here(read).await?;
             let Some(last) = hints.last().cloned() else { break };
             let (count, bytes) = (hints.len(), hints.iter().map(|hint| hint.mutation.len()).sum());
-            let taken = match inner.deliver(node, kept, hints.clone(), deadline).await {
+            let taken = match inner.deliver(node, &kept, hints.clone(), deadline).await {
                 // It will never understand this one, and others wait behind it.
                 Err(Error::Invalid { why, .. }) if hints.len() == 1 => {
                     tracing::error!(%node, why, "a write that was kept for a node is dropped");
@@ -350,18 +379,21 @@ impl Ring {
     }
 
     /// Whether writes are kept for a node.
-    pub(super) fn has_hints(&self, node: NodeId) -> bool {
-        self.0.hints.of.get(&node).is_some_and(|kept| kept.bytes.load(Ordering::Relaxed) > 0)
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub(super) fn has_hints(&self, node: NodeId) -> Result<bool> {
+        Ok(self.0.hints.of(self.replica(), node)?.bytes.load(Ordering::Relaxed) > 0)
     }
 
     /// Figures of what is kept for others.
     pub fn hints(&self) -> Vec<HintCounts> {
-        let counts = |(node, kept): (&NodeId, &Kept)| HintCounts {
+        let counts = |(node, kept): (&NodeId, &Arc<Kept>)| HintCounts {
             node: *node,
             bytes: kept.bytes.load(Ordering::Relaxed),
             dropped: kept.dropped.load(Ordering::Relaxed),
             delivered: kept.delivered.load(Ordering::Relaxed),
         };
-        self.0.hints.of.iter().map(counts).collect()
+        self.0.hints.of.read().iter().map(counts).collect()
     }
 }

@@ -13,13 +13,16 @@
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
 //! | `purge` | forgetting what was deleted, once no node can bring it back |
+//! | `quorum` | how many of which nodes must answer |
 //! | `query` | seeds, expansion and score over nodes that hold parts |
 //! | `read` | what a quorum holds |
+//! | `reshape` | agreeing on another topology, and moving to it |
 //! | `repair` | merging what replicas hold, and having them hold that, before the answer |
 //! | `scan` | entities in the order of their ids |
 //! | `survey` | counts |
 //! | `send` | having one node make writes |
 //! | `settle` | writes about which replicas are of several minds |
+//! | `takeover` | holding what another layout says |
 //! | `underway` | a write until it is decided |
 //! | `unheard` | refused writes that a replica may have made |
 //! | `upkeep` | what a node does of its own accord |
@@ -42,12 +45,15 @@ mod latency;
 mod neighbors;
 mod purge;
 mod query;
+mod quorum;
 mod read;
 mod repair;
+mod reshape;
 mod scan;
 mod send;
 mod settle;
 mod survey;
+mod takeover;
 mod underway;
 mod unheard;
 mod upkeep;
@@ -58,6 +64,7 @@ mod wrong;
 
 use std::{
     collections::BTreeMap,
+    ops::Deref,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -65,7 +72,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_index::{Deadline, Error, Replica, Result, model::TenantId};
+use allidb_index::{Deadline, Replica, Result, model::TenantId};
+use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 pub use anti_entropy::Repaired;
@@ -76,6 +84,9 @@ pub(crate) use counts::{Counters, count};
 pub use hints::{HintCounts, HintLimits, OutboxCounts};
 pub(crate) use purge::Deliveries;
 pub use purge::{PurgeStage, PurgeTerms, Purged};
+pub use reshape::Change;
+pub use takeover::TakeoverCounts;
+pub(crate) use takeover::TakingOver;
 #[cfg(feature = "wrong")]
 pub use wrong::Wrong;
 #[cfg(not(feature = "wrong"))]
@@ -83,8 +94,8 @@ use wrong::Wrong;
 
 use crate::{
     coordinator::Consistency,
-    layout::{Layout, NodeId},
-    peer::{Connections, Connector, PeerService, Served},
+    layout::{Layout, NodeId, Topology},
+    peer::{Connections, Connector, Local, PeerService, Served},
     pool::Pool,
 };
 use anti_entropy::Comparisons;
@@ -92,6 +103,7 @@ use clocks::Clocks;
 use decide::Turns;
 use hints::Hints;
 use latency::Latency;
+use quorum::Quorum;
 use repair::Unrepaired;
 use unheard::Unheard;
 
@@ -102,8 +114,8 @@ const SETTLING: usize = 64;
 pub struct RingOptions {
     /// What lies here.
     pub replica: Arc<Replica>,
-    /// Which nodes hold what; this one is among them.
-    pub layout: Layout,
+    /// What the ring goes by, as far as this node knows.
+    pub topology: Topology,
     /// Where the other members are: `host:port`.
     pub addresses: BTreeMap<NodeId, String>,
     /// How they are reached.
@@ -140,12 +152,27 @@ pub struct Terms {
     pub may_be_partial: bool,
 }
 
-/// A node of a ring. Cheap to clone.
+/// A node of a ring, as long as that goes by one topology. Cheap to clone, and to be had [as of now](Ring::now).
+///
+/// What is begun under a topology that is outdated before it is done may be refused as unavailable.
 #[derive(Clone)]
 pub struct Ring(Arc<Inner>);
 
 struct Inner {
     served: Arc<Served>,
+    shared: Arc<Shared>,
+}
+
+impl Deref for Inner {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What a node coordinates with, whichever topology it goes by.
+struct Shared {
     hints: Hints,
     clocks: Clocks,
     latency: Latency,
@@ -173,19 +200,13 @@ struct Inner {
 }
 
 impl Ring {
-    /// A node of the ring of this layout, which it keeps.
+    /// A node of the ring of this topology, which it keeps: a member, or one that holds nothing and coordinates what it is asked.
     ///
     /// # Errors
-    /// If an address is none, a thread is refused, or the replica cannot keep the layout.
+    /// If an address is none, a thread is refused, or the replica cannot keep the topology.
     pub fn open(options: RingOptions) -> Result<Self> {
-        let RingOptions { replica, layout, .. } = options;
+        let RingOptions { replica, topology, .. } = options;
         let node = NodeId(replica.node());
-        if !layout.members().iter().any(|member| member.node == node) {
-            return Err(Error::FailedPrecondition(format!("node {node} is no member of the ring")));
-        }
-        replica.keep_layout(layout.encode(), layout.members().len() > 1, |partition| {
-            layout.replicas(partition).contains(&node)
-        })?;
         let work = match replica.is_inline() {
             true => Pool::inline("replica"),
             false => Pool::start("replica", options.threads, options.queue)?,
@@ -208,10 +229,29 @@ impl Ring {
         let wrong = options.wrong;
         #[cfg(not(feature = "wrong"))]
         let wrong = None;
-        // This one is among them: it may have had too much to do.
-        let members = layout.members().iter().map(|member| member.node);
-        let hints = Hints::open(&replica, members, options.hints)?;
-        Ok(Self(Arc::new(Inner {
+        let local = Arc::new(Local {
+            node,
+            life: replica.wall().now_ms(),
+            newest: RwLock::new(Arc::new(topology)),
+            adopting: RwLock::default(),
+            replica,
+            work,
+            searches,
+            peers: Connections::new(node, &options.addresses, options.connector)?,
+            call_timeout: options.call_timeout,
+            deciding: tokio::sync::Mutex::default(),
+            letting_go: tokio::sync::Mutex::default(),
+            reshaping: parking_lot::Mutex::default(),
+            refreshed: tokio::sync::Mutex::default(),
+            counters: Counters::default(),
+            deliveries: Deliveries::default(),
+            taking_over: TakingOver::default(),
+            checks_fence: wrong != Some(Wrong::NoFence),
+        });
+        let topology = Arc::clone(&local.newest.read());
+        local.keep(&topology)?;
+        let hints = Hints::open(&local.replica, topology.nodes(), options.hints)?;
+        let shared = Shared {
             hints,
             clocks: Clocks::default(),
             latency: Latency::default(),
@@ -229,22 +269,21 @@ impl Ring {
             turns: Turns::default(),
             settling: Semaphore::new(SETTLING),
             wrong,
-            served: Arc::new(Served {
-                node,
-                life: replica.wall().now_ms(),
-                layout,
-                replica,
-                work,
-                searches,
-                peers: Connections::new(node, &options.addresses, options.connector)?,
-                call_timeout: options.call_timeout,
-                deciding: tokio::sync::Mutex::default(),
-                refreshed: tokio::sync::Mutex::default(),
-                counters: Counters::default(),
-                deliveries: Deliveries::default(),
-                checks_fence: wrong != Some(Wrong::NoFence),
-            }),
-        })))
+        };
+        Ok(Self(Arc::new(Inner { served: Served::new(local), shared: Arc::new(shared) })))
+    }
+
+    /// The same, under the topology that the node goes by now.
+    pub fn now(&self) -> Self {
+        if self.0.served.is_current() {
+            return self.clone();
+        }
+        Self(Arc::new(Inner { served: self.0.served.now(), shared: Arc::clone(&self.0.shared) }))
+    }
+
+    /// Whether the node goes by another topology by now.
+    pub(crate) fn is_outdated(&self) -> bool {
+        !self.0.served.is_current()
     }
 
     /// Answers what other nodes ask; to be served where they reach this one.
@@ -266,23 +305,19 @@ impl Ring {
         Arc::clone(&self.0.served)
     }
 
-    /// Which nodes hold what.
+    /// What the ring goes by.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.0.served.topology
+    }
+
+    /// Which nodes hold what, until all hold what the next layout says.
     pub fn layout(&self) -> &Layout {
-        &self.0.served.layout
+        self.0.served.topology.layout()
     }
 
     /// Whether there are no other nodes.
     pub(crate) fn is_alone(&self) -> bool {
-        self.layout().members().len() == 1
-    }
-
-    /// # Errors
-    /// If there are other nodes.
-    pub(crate) fn check_alone(&self, what: &str) -> Result<()> {
-        match self.is_alone() {
-            true => Ok(()),
-            false => Err(Error::FailedPrecondition(format!("{what} is not done over a ring yet"))),
-        }
+        self.topology().nodes() == [self.node()]
     }
 
     /// Does no more for others, nor for this node, once what is under way has left its hints. Blocks.
@@ -332,5 +367,37 @@ impl Inner {
     ) -> Result<T> {
         let served = Arc::clone(&self.served);
         self.served.work.run(move || work(&served)).await.flatten()
+    }
+
+    /// The same, if the node still goes by this topology; it goes by no other one before that is done.
+    async fn here_as_of<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Served) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.here(move |served| served.as_of(work)).await
+    }
+
+    /// The nodes that hold a partition and, if they are others, those that are to.
+    fn writers(&self, partition: u16) -> impl Iterator<Item = (&[NodeId], bool)> {
+        let topology = &self.served.topology;
+        let now = topology.layout().replicas(partition);
+        let next = topology.next().map(|next| next.replicas(partition)).filter(|next| *next != now);
+        std::iter::once((now, true)).chain(next.map(|next| (next, false)))
+    }
+
+    /// How many of those must answer a read that hold a partition.
+    fn readers(&self, partition: u16, consistency: Consistency) -> Quorum {
+        let replicas = self.served.topology.read_layouts().map(|layout| layout.replicas(partition));
+        Quorum::of(replicas, consistency)
+    }
+
+    /// Whether a node is one of them.
+    fn tells_of(&self, node: NodeId, partition: u16) -> bool {
+        self.served.topology.read_layouts().any(|layout| layout.replicas(partition).contains(&node))
+    }
+
+    /// The same, by all active layouts.
+    fn deciders(&self, partition: u16, consistency: Consistency) -> Quorum {
+        Quorum::of(self.served.topology.layouts().map(|layout| layout.replicas(partition)), consistency)
     }
 }

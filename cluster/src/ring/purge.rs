@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 use super::{Inner, Repaired, Ring, anti_entropy::Compared, upkeep::OVERDUE, wrong::Wrong};
 use crate::{
-    layout::NodeId,
+    layout::{NodeId, Phase},
     peer::{
         Client, Served,
         proto::{PurgeReply, PurgeRequest, PurgeStep},
@@ -98,18 +98,22 @@ impl Ring {
         let inner = &self.0;
         let behind = u64::try_from(inner.purge.behind.as_millis()).unwrap_or(u64::MAX);
         let now = self.replica().wall().now_ms();
+        if self.topology().phase() != Phase::Settled {
+            let why = "nothing is forgotten while the ring changes its shape";
+            return Err(Error::Unavailable(why.to_owned()));
+        }
         // No other node gives this one, nor does this one twice.
-        let round = Version::new(now.saturating_sub(behind), 0, self.node().0);
+        let round = self.replica().next_version();
+        let mut upto = Version::new(now.saturating_sub(behind), 0, self.node().0);
         if inner.is_wrong(Wrong::PurgeByTime) {
-            inner.all_step(PurgeStep::Mark, (round, round), deadline).await?;
-            inner.all_step(PurgeStep::Forget, (round, round), deadline).await?;
-            return Ok(Some(Purged { upto: round, repaired: 0 }));
+            inner.all_step(PurgeStep::Mark, (round, upto), deadline).await?;
+            inner.all_step(PurgeStep::Forget, (round, upto), deadline).await?;
+            return Ok(Some(Purged { upto, repaired: 0 }));
         }
         let is_closed = !inner.is_wrong(Wrong::PurgeWithoutClosing);
-        let mut upto = round;
         if is_closed {
             let prepared = loop {
-                let prepared = inner.all_step(PurgeStep::Prepare, (round, round), deadline).await?;
+                let prepared = inner.all_step(PurgeStep::Prepare, (round, upto), deadline).await?;
                 if !prepared.iter().any(|reply| reply.is_forgetting) {
                     break prepared;
                 }
@@ -117,7 +121,7 @@ impl Ring {
                 sleep(LOOKS_EVERY).await;
             };
             let oldest = prepared.iter().filter_map(|reply| Version::from_bytes(&reply.oldest)).min();
-            upto = oldest.map_or(round, |oldest| round.min(oldest.just_below()));
+            upto = oldest.map_or(upto, |oldest| upto.min(oldest.just_below()));
             let swept = |reply: &PurgeReply| Version::from_bytes(&reply.swept).unwrap_or_default();
             if upto <= prepared.iter().map(swept).min().unwrap_or_default() {
                 return Ok(None);
@@ -151,7 +155,7 @@ impl Ring {
         let mut all = 0;
         for (nth, a) in members.iter().enumerate() {
             for b in members.iter().skip(nth + 1) {
-                let what = Compared::Everything;
+                let what = (self.0.held_by_both([*a, *b]), Compared::Everything);
                 let Repaired { repaired, failed, .. } =
                     self.0.make_alike([*a, *b], what, deadline, |_| {}).await?;
                 if failed > 0 {
@@ -168,7 +172,7 @@ impl Ring {
     /// Lets go of what is kept of rounds that broke off.
     pub(super) fn let_go_of_rounds(&self, age: Duration) {
         self.replica().unmark_after(age);
-        let age = u64::try_from(age.saturating_add(self.0.purge.behind).as_millis()).unwrap_or(u64::MAX);
+        let age = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let begun = Version::new(self.replica().wall().now_ms().saturating_sub(age), 0, 0);
         self.0.served.deliveries.forget_before(begun);
     }
@@ -202,7 +206,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Vec<PurgeReply>> {
         let mut asked = JoinSet::new();
-        for member in self.served.layout.members() {
+        for member in self.served.topology.layout().members() {
             let (inner, node) = (Arc::clone(self), member.node);
             asked.spawn(async move { inner.step(node, step, (round, upto), deadline).await });
         }

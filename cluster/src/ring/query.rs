@@ -235,8 +235,12 @@ impl Inner {
         let told = asked.ask(self, |node, _| Arc::clone(self).answer(node, request.clone(), terms)).await?;
         lost.extend(told.missing.iter().filter_map(|partition| u16::try_from(*partition).ok()));
         let answers = told.answers("partitions", terms)?;
-        // What fewer know than must would take the places of what may be told.
-        Ok(answers.into_iter().map(|(node, _, share)| (node, share.without(lost))).collect())
+        // What fewer know than must would take the places of what may be told; so would what a node knows that does not hold it yet, or any more.
+        let known = |(node, share): (NodeId, Share)| {
+            let of_others = (0..PARTITIONS).filter(|partition| !self.tells_of(node, *partition));
+            (node, share.without(&of_others.chain(lost.iter().copied()).collect()))
+        };
+        Ok(answers.into_iter().map(|(node, _, share)| known((node, share))).collect())
     }
 
     /// What nodes know of entities.
@@ -247,8 +251,8 @@ impl Inner {
         terms: Terms,
         lost: &mut Lost,
     ) -> Result<Vec<Share>> {
-        let (tellers, consistency) = (self.tellers_of(entities.iter()), terms.consistency);
-        let asked = Asked { tellers, consistency, tells_all: false };
+        let tellers = self.tellers_of(entities.iter(), terms.consistency);
+        let asked = Asked { tellers, tells_all: false };
         let ask = |node, places: Vec<usize>| {
             let about = places.iter().filter_map(|place| entities.get(*place).cloned());
             let (inner, about) = (Arc::clone(self), about.collect::<Vec<EntityKey>>());

@@ -15,11 +15,12 @@ use tokio::{
 use super::{
     Inner, Ring,
     counts::{add, count},
+    quorum::Quorum,
 };
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
-    peer::{Client, proto::ReadRequest},
+    peer::{Client, Served, proto::ReadRequest},
 };
 
 /// Entities that have the same replicas, with their places among all.
@@ -60,7 +61,7 @@ impl Ring {
         let mut found: Vec<Result<Entity>> = Vec::with_capacity(named.len());
         while !named.is_empty() && bytes <= replica.limits().answer_bytes {
             let some = pace.take(&mut named);
-            let states = self.0.states(some.clone(), Extent::of(mask), consistency, deadline).await;
+            let states = self.states_anew(&some, Extent::of(mask), consistency, deadline).await;
             pace.note(states.iter().flatten());
             let entities = self.0.entities(some, states, mask).await;
             bytes += entities.iter().flatten().map(Entity::bytes).sum::<usize>();
@@ -92,7 +93,8 @@ impl Ring {
         let key = self.replica().entity_key(tenant, entity)?;
         let levels = [Consistency::One, Consistency::Quorum, Consistency::All];
         for level in levels.into_iter().filter(|level| *level >= consistency) {
-            let read = self.0.states(vec![key.clone()], Extent::of(mask), level, deadline).await.pop();
+            let read =
+                self.states_anew(std::slice::from_ref(&key), Extent::of(mask), level, deadline).await.pop();
             let missing = || Error::Internal("an entity was given no answer".to_owned());
             let state = read.unwrap_or_else(|| Err(missing()))?;
             if state.highest_version() >= version {
@@ -106,6 +108,27 @@ impl Ring {
             "no replica has version {version:?} of {:?}, or a newer one",
             entity.id
         )))
+    }
+}
+
+impl Ring {
+    /// What replicas hold of entities, merged; read again, if too few answered, when the ring goes by another topology meanwhile.
+    async fn states_anew(
+        &self,
+        entities: &[EntityKey],
+        extent: Extent,
+        consistency: Consistency,
+        deadline: Deadline,
+    ) -> Vec<Result<EntityState>> {
+        let mut ring = self.now();
+        loop {
+            let states = ring.0.states(entities.to_vec(), extent, consistency, deadline).await;
+            let is_missing = states.iter().any(|state| matches!(state, Err(Error::Unavailable(_))));
+            if !is_missing || !ring.is_outdated() || deadline.has_passed() {
+                return states;
+            }
+            ring = ring.now();
+        }
     }
 }
 
@@ -185,16 +208,16 @@ impl Inner {
         deadline: Deadline,
     ) -> Vec<Result<(EntityState, bool)>> {
         let of = |entity: EntityKey| {
-            let replicas = self.served.layout.replicas(entity.partition());
-            (entity, replicas.to_vec(), consistency.needed(replicas.len()))
+            let quorum = self.readers(entity.partition(), consistency);
+            (entity, quorum)
         };
         self.read_from(entities.into_iter().map(of).collect(), extent, deadline).await
     }
 
-    /// The same, of each from so many of some replicas.
+    /// The same, of each from so many of some nodes.
     pub(super) async fn read_from(
         self: &Arc<Self>,
-        entities: Vec<(EntityKey, Vec<NodeId>, usize)>,
+        entities: Vec<(EntityKey, Quorum)>,
         extent: Extent,
         deadline: Deadline,
     ) -> Vec<Result<(EntityState, bool)>> {
@@ -202,25 +225,25 @@ impl Inner {
         if deadline.check().is_err() {
             return vec![Err(Error::DeadlineExceeded); count];
         }
-        let mut groups: BTreeMap<(Vec<NodeId>, usize), Group> = BTreeMap::new();
-        for (place, (entity, replicas, needed)) in entities.into_iter().enumerate() {
-            groups.entry((replicas, needed)).or_default().push((place, entity));
+        let mut groups: BTreeMap<Quorum, Group> = BTreeMap::new();
+        for (place, (entity, quorum)) in entities.into_iter().enumerate() {
+            groups.entry(quorum).or_default().push((place, entity));
         }
         let mut reads = JoinSet::new();
-        let some = |(of, mut group): (_, Group)| {
+        let some = |(of, mut group): (Quorum, Group)| {
             let mut batches = Vec::new();
             while !group.is_empty() {
-                batches.push((Clone::clone(&of), group.drain(..group.len().min(BATCH)).collect::<Group>()));
+                batches.push((of.clone(), group.drain(..group.len().min(BATCH)).collect::<Group>()));
             }
             batches
         };
-        for ((replicas, needed), group) in groups.into_iter().flat_map(some) {
+        for (quorum, group) in groups.into_iter().flat_map(some) {
             let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
             let inner = Arc::clone(self);
             reads.spawn(async move {
                 let read_at = inner.served.replica.purged();
-                let read = GroupRead { inner, replicas, entities: named.into(), extent, deadline, read_at };
-                (places, read.run(needed).await)
+                let read = GroupRead { inner, quorum, entities: named.into(), extent, deadline, read_at };
+                (places, read.run().await)
             });
         }
         let ended = || Err(Error::Internal("a read broke off".to_owned()));
@@ -262,7 +285,7 @@ impl Inner {
 #[derive(Clone)]
 pub(super) struct GroupRead {
     pub(super) inner: Arc<Inner>,
-    pub(super) replicas: Vec<NodeId>,
+    pub(super) quorum: Quorum,
     pub(super) entities: Arc<[EntityKey]>,
     pub(super) extent: Extent,
     pub(super) deadline: Deadline,
@@ -271,9 +294,9 @@ pub(super) struct GroupRead {
 }
 
 impl GroupRead {
-    async fn run(mut self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
+    async fn run(mut self) -> Result<Vec<(EntityState, bool)>> {
         loop {
-            let read = self.read_once(needed).await;
+            let read = self.read_once().await;
             let purged = self.inner.served.replica.purged();
             // What others lack is not taken from before deletions were forgotten. That is seldom.
             if read.is_ok() || purged == self.read_at {
@@ -283,8 +306,8 @@ impl GroupRead {
         }
     }
 
-    async fn read_once(&self, needed: usize) -> Result<Vec<(EntityState, bool)>> {
-        let told = self.ask(needed).await?;
+    async fn read_once(&self) -> Result<Vec<(EntityState, bool)>> {
+        let told = self.ask().await?;
         let full = told.iter().find_map(|(_, told)| match told {
             Told::States(states) => Some(states.clone()),
             Told::Digests(_) => None,
@@ -305,7 +328,7 @@ impl GroupRead {
         if disputed.contains(&true) {
             let count = disputed.iter().filter(|is_disputed| **is_disputed).count();
             add(&served.counters.reads_disputed, count);
-            self.repair(&mut merged, &disputed, told, needed).await?;
+            self.repair(&mut merged, &disputed, told).await?;
         }
         Ok(merged.into_iter().zip(disputed).collect())
     }
@@ -313,16 +336,22 @@ impl GroupRead {
     /// The replicas, this node first if it is one, then those that follow it, so that nodes do not all ask the same; last those that do not
     /// answer lately. From the end.
     pub(super) fn order(&self) -> Vec<NodeId> {
-        self.inner.order(&self.replicas)
+        self.inner.order(&self.quorum.nodes())
     }
 
     /// Asks as many replicas as must answer: the first for states, the others for digests. Whenever one fails, or lets wait, another is asked,
     /// too.
-    async fn ask(&self, needed: usize) -> Result<Vec<(NodeId, Told)>> {
-        let mut left = self.order();
+    async fn ask(&self) -> Result<Vec<(NodeId, Told)>> {
+        let (mut left, needed) = (self.order(), self.quorum.needed());
         let mut asked = JoinSet::new();
-        let mut ask = |asked: &mut JoinSet<_>, digests: bool| {
-            let Some(node) = left.pop() else { return false };
+        // Of whom it is not known yet that they do not answer.
+        let mut hoped: Vec<NodeId> = Vec::new();
+        let mut ask = |asked: &mut JoinSet<_>, hoped: &mut Vec<NodeId>, digests: bool| {
+            // Who helps; to be in a hurry, anybody.
+            let helps = left.iter().rposition(|node| self.quorum.is_helped(hoped, *node));
+            let Some(at) = helps.or(left.len().checked_sub(1)) else { return false };
+            let node = left.remove(at);
+            hoped.push(node);
             let read = self.clone();
             asked.spawn(async move {
                 let start = Instant::now();
@@ -334,28 +363,32 @@ impl GroupRead {
             });
             true
         };
-        for nth in 0..needed {
-            ask(&mut asked, nth > 0);
+        let mut is_first = true;
+        while !self.quorum.is_met(&hoped) && ask(&mut asked, &mut hoped, !is_first) {
+            is_first = false;
         }
         let mut told: Vec<(NodeId, Told)> = Vec::new();
         let mut last_error = None;
         loop {
             let has_states = told.iter().any(|(_, told)| matches!(told, Told::States(_)));
-            if told.len() >= needed && has_states {
+            let answered: Vec<NodeId> = told.iter().map(|(node, _)| *node).collect();
+            let is_enough = self.quorum.is_met(&answered);
+            if is_enough && has_states {
                 return Ok(told);
             }
             tokio::select! {
                 biased;
                 done = asked.join_next() => match done {
                     Some(Ok((node, Ok(answer)))) => told.push((node, answer)),
-                    Some(Ok((_, Err(error)))) => {
+                    Some(Ok((node, Err(error)))) => {
                         last_error = Some(error);
-                        ask(&mut asked, false);
+                        hoped.retain(|hoped| *hoped != node);
+                        ask(&mut asked, &mut hoped, false);
                     }
                     Some(Err(error)) => return Err(Error::Internal(format!("a read ended: {error}"))),
                     None => {
                         // Who told its digests alone tells the rest.
-                        let (true, Some((node, _))) = (told.len() >= needed, told.first()) else {
+                        let (true, Some((node, _))) = (is_enough, told.first()) else {
                             return Err(too_few(told.len(), needed, last_error));
                         };
                         let (node, read) = (*node, self.clone());
@@ -364,7 +397,7 @@ impl GroupRead {
                     }
                 },
                 () = sleep(self.inner.hedge_after()) => {
-                    if ask(&mut asked, false) {
+                    if ask(&mut asked, &mut hoped, false) {
                         count(&self.inner.served.counters.reads_hedged);
                     }
                 }
@@ -382,7 +415,8 @@ impl GroupRead {
     pub(super) async fn one(&self, node: NodeId, entities: Arc<[EntityKey]>, digests: bool) -> Result<Told> {
         if node == self.inner.served.node {
             let extent = self.extent;
-            let states = self.inner.here(move |served| served.replica.held(&entities, extent)).await?;
+            let held = move |served: &Served| served.replica.held(&entities, extent);
+            let states = self.inner.here_as_of(held).await?;
             return Ok(Told::States(states));
         }
         let wrong = |why: &str| Error::Unavailable(format!("node {node} answered {why}"));

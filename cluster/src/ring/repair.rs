@@ -52,11 +52,10 @@ impl GroupRead {
         merged: &mut [EntityState],
         disputed: &[bool],
         told: Vec<(NodeId, Told)>,
-        needed: usize,
     ) -> Result<()> {
         let named = self.entities.iter().zip(disputed).filter(|(_, is_disputed)| **is_disputed);
         let named: Arc<[EntityKey]> = named.map(|(entity, _)| entity.clone()).collect();
-        let held = self.whole(&named, disputed, told, needed).await?;
+        let held = self.whole(&named, disputed, told).await?;
         let places = disputed.iter().enumerate().filter(|(_, is_disputed)| **is_disputed);
         let mut agreed: Vec<(EntityKey, EntityState)> = Vec::with_capacity(named.len());
         for ((nth, entity), (place, _)) in named.iter().enumerate().zip(places) {
@@ -74,16 +73,16 @@ impl GroupRead {
         if self.inner.is_wrong(Wrong::NoReadRepair) {
             return Ok(());
         }
-        let (mut alike, mut repairs) = (0, JoinSet::new());
+        let (mut alike, mut repairs): (Vec<NodeId>, _) = (Vec::new(), JoinSet::new());
         let tell = |repairs: &mut JoinSet<_>, node: NodeId, lacks: Vec<_>| {
             add(&self.inner.served.counters.reads_repaired, lacks.len());
             let read = self.clone();
-            repairs.spawn(async move { read.tell(node, lacks).await });
+            repairs.spawn(async move { read.tell(node, lacks).await.map(|()| node) });
         };
         for (node, states) in &held {
             let lacks = lacks(states);
             if lacks.is_empty() {
-                alike += 1;
+                alike.push(*node);
             } else {
                 tell(&mut repairs, *node, lacks);
             }
@@ -91,16 +90,16 @@ impl GroupRead {
         let mut others = self.order();
         others.retain(|node| held.iter().all(|(heard, _)| heard != node));
         let mut why = None;
-        while alike < needed {
+        while !self.quorum.is_met(&alike) {
             match repairs.join_next().await {
-                Some(Ok(Ok(()))) => alike += 1,
+                Some(Ok(Ok(node))) => alike.push(node),
                 Some(failed) => {
                     why = Some(failed.map_or_else(broke_off, |told| told.err().unwrap_or_else(unexplained)));
                     if let Some(node) = others.pop() {
                         tell(&mut repairs, node, agreed.clone());
                     }
                 }
-                None => return Err(too_few(alike, needed, why)),
+                None => return Err(too_few(alike.len(), self.quorum.needed(), why)),
             }
         }
         repairs.detach_all();
@@ -114,7 +113,6 @@ impl GroupRead {
         named: &Arc<[EntityKey]>,
         disputed: &[bool],
         told: Vec<(NodeId, Told)>,
-        needed: usize,
     ) -> Result<Vec<(NodeId, Vec<EntityState>)>> {
         let mut held: Vec<(NodeId, Vec<EntityState>)> = Vec::new();
         let mut asked = JoinSet::new();
@@ -135,7 +133,11 @@ impl GroupRead {
             }
         }
         let mut why = None;
-        while held.len() < needed {
+        loop {
+            let who: Vec<NodeId> = held.iter().map(|(node, _)| *node).collect();
+            if self.quorum.is_met(&who) {
+                return Ok(held);
+            }
             tokio::select! {
                 biased;
                 done = asked.join_next() => match done {
@@ -145,14 +147,13 @@ impl GroupRead {
                         why = Some(failed.map_or_else(broke_off, told));
                         others.pop().into_iter().for_each(|node| ask(&mut asked, node));
                     }
-                    None => return Err(too_few(held.len(), needed, why)),
+                    None => return Err(too_few(held.len(), self.quorum.needed(), why)),
                 },
                 () = sleep(self.inner.hedge_after()) => {
                     others.pop().into_iter().for_each(|node| ask(&mut asked, node));
                 }
             }
         }
-        Ok(held)
     }
 
     /// Has a replica merge states.
@@ -168,7 +169,7 @@ impl GroupRead {
     async fn have_absorbed(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
         let read_at = self.read_at;
         if node == self.inner.served.node {
-            return self.inner.here(move |served| served.absorb(states, read_at)).await;
+            return self.inner.here_as_of(move |served| served.absorb(states, read_at)).await;
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {

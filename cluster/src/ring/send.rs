@@ -45,7 +45,7 @@ impl Inner {
             let mutations = mutations.collect::<Result<Vec<_>>>()?;
             Ok(served.write(mutations, durability).into_iter().map(told).collect())
         };
-        self.here(write).await
+        self.here_as_of(write).await
     }
 
     /// Asks a node to write once there is room for that on the way.

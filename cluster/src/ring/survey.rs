@@ -8,7 +8,11 @@ use allidb_index::{
     disputed, filter::Filter,
 };
 
-use super::{Inner, Ring, Terms, ask::Asked, walk::ToldBy};
+use super::{
+    Inner, Ring, Terms,
+    ask::{Asked, Tellers},
+    walk::ToldBy,
+};
 use crate::{
     coordinator::{Consistency, FacetsRequest},
     layout::NodeId,
@@ -59,9 +63,9 @@ impl Ring {
         if terms.consistency != Consistency::One {
             // Only those are asked who are known to hold what others do.
             let agreed = inner.agree(&collection, None, terms).await?;
-            tellers = agreed.into_iter().map(|(_, node)| node.into_iter().collect()).collect();
+            tellers = agreed.into_iter().map(|(_, node)| Tellers::only(node)).collect();
         }
-        let asked = Asked { tellers, consistency: Consistency::One, tells_all: false };
+        let asked = Asked { tellers, tells_all: false };
         let ask = |node, places: Vec<usize>| {
             let (collection, fields, filter) = (collection.clone(), fields.clone(), filter.clone());
             let request = FacetCountsRequest { collection, fields, filter, partitions: partitions(&places) };
@@ -92,8 +96,8 @@ fn partitions(places: &[usize]) -> Vec<u16> {
 impl Inner {
     /// Whether this node is a replica of every partition.
     fn holds_everything(&self) -> bool {
-        let layout = &self.served.layout;
-        layout.replication() == layout.members().len()
+        let node = self.served.node;
+        (0..PARTITIONS).all(|partition| self.readers(partition, Consistency::One).is_met(&[node]))
     }
 
     /// How many entities there are in each partition, and who says so, once as many replicas as the consistency needs hold the same there.
@@ -160,8 +164,8 @@ impl Inner {
     }
 
     fn asked_of(&self, partitions: &[u16], consistency: Consistency) -> Asked {
-        let tellers = partitions.iter().map(|partition| self.tellers(*partition)).collect();
-        Asked { tellers, consistency, tells_all: false }
+        let tellers = partitions.iter().map(|partition| self.tellers(*partition, consistency)).collect();
+        Asked { tellers, tells_all: false }
     }
 
     /// Reads, and so repairs, the entities on which replicas of partitions differ. False if some replica cannot be repaired.

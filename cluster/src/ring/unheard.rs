@@ -46,8 +46,7 @@ impl Inner {
     pub(super) fn note_unheard(&self, writes: &[Underway]) {
         for write in writes.iter().filter(|write| write.is_made_nowhere()) {
             for node in write.unheard() {
-                let of_node =
-                    |entity: &&EntityKey| self.served.layout.replicas(entity.partition()).contains(&node);
+                let of_node = |entity: &&EntityKey| self.served.topology.holds(node, entity.partition());
                 for entity in write.mutation.entities().filter(of_node) {
                     self.unheard.note(node, entity.clone(), Instant::now());
                 }

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{Purged, Repaired, Ring, count};
 use crate::{
-    layout::{Member, NodeId},
+    layout::NodeId,
     membership::{Load, Membership, NodeView},
     peer::Served,
 };
@@ -52,7 +52,7 @@ impl Ring {
         let (ring, gossip) = (self.clone(), Arc::clone(&membership));
         tasks.spawn(async move {
             loop {
-                ring.follow(&gossip).await;
+                ring.now().follow(&gossip).await;
                 sleep(EVERY).await;
             }
         });
@@ -73,6 +73,7 @@ impl Ring {
         tasks.spawn(async move {
             let mut was_wrong = false;
             loop {
+                let ring = ring.now();
                 ring.compare_clocks(Deadline::after(DELIVERY)).await;
                 let checked = ring.check_clock();
                 match &checked {
@@ -88,7 +89,7 @@ impl Ring {
         tasks.spawn(async move {
             let mut pause = EVERY;
             loop {
-                pause = match ring.deliver_outbox(Deadline::after(DELIVERY)).await {
+                pause = match ring.now().deliver_outbox(Deadline::after(DELIVERY)).await {
                     Ok(_) => EVERY,
                     Err(error) => {
                         tracing::warn!(%error, "what follows from writes here is not yet known where it belongs");
@@ -102,28 +103,65 @@ impl Ring {
         tasks.spawn(async move { ring.keep_trees().await });
         let ring = self.clone();
         tasks.spawn(async move { ring.keep_purged().await });
-        // Of two nodes that which is first in order compares.
-        for member in self.layout().members().iter().filter(|member| member.node > self.node()) {
-            let (ring, node) = (self.clone(), member.node);
-            tasks.spawn(async move { ring.keep_alike(node).await });
-        }
-        for member in self.layout().members() {
-            let (ring, node) = (self.clone(), member.node);
-            tasks.spawn(async move {
-                let mut pause = EVERY;
-                loop {
-                    pause = match ring.deliver_kept(node).await {
-                        Ok(()) => EVERY,
-                        Err(error) => {
-                            tracing::debug!(%node, %error, "writes that are kept for a node wait on");
-                            (pause * 2).min(LONGEST_PAUSE)
-                        }
-                    };
-                    sleep(pause).await;
-                }
-            });
-        }
+        let ring = self.clone();
+        tasks.spawn(async move { ring.keep_shape().await });
+        let ring = self.clone();
+        tasks.spawn(async move { ring.look_after_each().await });
         tasks
+    }
+
+    /// Looks after what concerns each node of the ring, those that come later too.
+    async fn look_after_each(&self) {
+        let (mut known, mut tasks) = (BTreeSet::new(), JoinSet::new());
+        loop {
+            // Also those that have left, and for which something is kept.
+            let kept_for = self.hints().into_iter().map(|kept| kept.node);
+            for node in self.now().topology().nodes().into_iter().chain(kept_for) {
+                if !known.insert(node) {
+                    continue;
+                }
+                // Of two nodes that which is first in order compares.
+                if node > self.node() {
+                    let ring = self.clone();
+                    tasks.spawn(async move { ring.keep_alike(node).await });
+                }
+                let ring = self.clone();
+                tasks.spawn(async move { ring.keep_delivering(node).await });
+            }
+            sleep(EVERY).await;
+        }
+    }
+
+    async fn keep_delivering(&self, node: NodeId) {
+        let mut pause = EVERY;
+        loop {
+            pause = match self.now().deliver_kept(node).await {
+                Ok(()) => EVERY,
+                Err(error) => {
+                    tracing::debug!(%node, %error, "writes that are kept for a node wait on");
+                    (pause * 2).min(LONGEST_PAUSE)
+                }
+            };
+            sleep(pause).await;
+        }
+    }
+
+    /// Does this node's part of a change of shape.
+    async fn keep_shape(&self) {
+        loop {
+            let ring = self.now();
+            let mut pause = EVERY;
+            if let Err(error) = ring.let_go().await {
+                tracing::warn!(%error, "what this node holds no more is not removed yet");
+            }
+            if ring.is_reshaping()
+                && let Err(error) = ring.go_on_reshaping(Deadline::after(REPAIR_WITHIN)).await
+            {
+                tracing::warn!(%error, "the change of the ring's shape does not go on yet");
+                pause = REPAIR_LOOKS_EVERY;
+            }
+            sleep(pause).await;
+        }
     }
 
     /// Makes trees of what lies here if there are none, saves them, and compares them with the rows.
@@ -156,13 +194,15 @@ impl Ring {
         let mut pause = REPAIR_LOOKS_EVERY;
         loop {
             sleep(pause).await;
-            let is_due = self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
+            let ring = self.now();
+            let holds_any = !ring.0.held_by_both([self.node(), node]).is_empty();
+            let is_due = holds_any && self.compared(node).is_none_or(|(ago, _)| ago >= self.0.repair_every);
             // That it is away is told by other means.
             if !is_due || self.0.served.peers.is_paused(node) {
                 pause = REPAIR_LOOKS_EVERY;
                 continue;
             }
-            match self.repair_with(node, Deadline::after(REPAIR_WITHIN), |_| {}).await {
+            match ring.repair_with(node, Deadline::after(REPAIR_WITHIN), |_| {}).await {
                 Ok(Repaired { differing, repaired, failed, .. }) => {
                     pause = REPAIR_LOOKS_EVERY;
                     if failed > 0 {
@@ -192,12 +232,13 @@ impl Ring {
         loop {
             sleep(pause).await;
             pause = REPAIR_LOOKS_EVERY;
-            self.let_go_of_rounds(REPAIR_WITHIN);
-            if !self.is_purge_due() {
+            let ring = self.now();
+            ring.let_go_of_rounds(REPAIR_WITHIN);
+            if !ring.is_purge_due() {
                 continue;
             }
             let begun = Instant::now();
-            match self.purge(Deadline::after(REPAIR_WITHIN), |_, _| {}).await {
+            match ring.purge(Deadline::after(REPAIR_WITHIN), |_, _| {}).await {
                 Ok(Some(Purged { upto, repaired })) => {
                     tracing::info!(?upto, repaired, took = ?begun.elapsed(), "what was deleted is forgotten");
                 }
@@ -216,7 +257,7 @@ impl Ring {
     }
 
     /// Does work that nobody waits for at this node's own replica.
-    async fn tend<T: Send + 'static>(
+    pub(super) async fn tend<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Replica) -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -241,9 +282,12 @@ impl Ring {
 
     /// Delivers what is kept for a node, if it answers, and drops what has been for too long. What it may have made alone is compared.
     async fn deliver_kept(&self, node: NodeId) -> Result<()> {
-        let has_hints = self.has_hints(node);
+        let has_hints = self.has_hints(node)?;
         if has_hints {
             self.drop_old_hints(node).await?;
+        }
+        if !self.topology().has(node) {
+            return Ok(());
         }
         // It is tried by others, and these wait until it answers.
         if self.0.served.peers.is_failing(node) {
@@ -260,19 +304,19 @@ impl Ring {
     /// looked at.
     pub(crate) async fn find_members(&self, membership: &Membership) {
         let begun = Instant::now();
-        let is_known =
-            |member: &Member| member.node == self.node() || self.0.served.peers.get(member.node).is_ok();
+        let is_known = |node: &NodeId| *node == self.node() || self.0.served.peers.get(*node).is_ok();
         loop {
-            self.follow(membership).await;
-            let members = self.layout().members();
+            let ring = self.now();
+            ring.follow(membership).await;
+            let nodes = ring.topology().nodes();
             let heard: BTreeSet<NodeId> = membership.seen().iter().map(|view| view.node).collect();
-            let within = if members.iter().all(is_known) { GREET_WITHIN } else { FIND_WITHIN };
-            if members.iter().all(|member| heard.contains(&member.node)) || begun.elapsed() >= within {
+            let within = if nodes.iter().all(is_known) { GREET_WITHIN } else { FIND_WITHIN };
+            if nodes.iter().all(|node| heard.contains(node)) || begun.elapsed() >= within {
                 break;
             }
             sleep(FIND_EVERY).await;
         }
-        self.compare_clocks(Deadline::after(GREET_WITHIN)).await;
+        self.now().compare_clocks(Deadline::after(GREET_WITHIN)).await;
     }
 
     /// What this node bears now.
@@ -299,11 +343,11 @@ impl Ring {
     /// Follows where members are, and what the catalogue is.
     async fn follow(&self, membership: &Membership) {
         let served = &self.0.served;
-        membership.goes_by(served.layout.digest(), served.replica.catalogue_version()).await;
+        let topology = &served.topology;
+        membership.goes_by((topology.epoch(), topology.digest()), served.replica.catalogue_version()).await;
         let nodes = membership.nodes().await;
-        let is_other = |view: &&NodeView| {
-            view.node != served.node && served.layout.members().iter().any(|member| member.node == view.node)
-        };
+        // Also nodes that are no members yet: they may be called.
+        let is_other = |view: &&NodeView| view.node != served.node;
         let mut has_moved = false;
         for view in nodes.iter().filter(is_other) {
             match served.peers.is_at(view.node, &view.address) {
@@ -323,6 +367,12 @@ impl Ring {
         let record = |served: &Served| served.replica.record_clock();
         if let Err(error) = self.0.here(record).await {
             tracing::warn!(%error, "the newest version is not recorded");
+        }
+        let ahead = |view: &&NodeView| is_other(view) && view.is_alive && view.epoch > topology.epoch();
+        if let Some(view) = nodes.iter().filter(ahead).max_by_key(|view| view.epoch)
+            && let Err(error) = self.exchange_topologies(view.node, Deadline::after(DELIVERY)).await
+        {
+            tracing::warn!(from = %view.node, %error, "cannot take over the topology");
         }
         let mut newer: Vec<&NodeView> = nodes.iter().filter(|view| is_other(view) && view.is_alive).collect();
         newer.sort_by_key(|view| Reverse(view.catalogue));

@@ -25,10 +25,12 @@ impl Told {
     }
 }
 
-/// How a write stands at the replicas of one partition.
+/// How a write stands at the replicas of one partition by one layout.
 #[derive(Clone, Debug)]
 pub(super) struct Side {
     pub(super) replicas: Vec<NodeId>,
+    /// Whether they know what there is; those of a layout to come may not have heard of it yet.
+    is_told: bool,
     /// How many must acknowledge it.
     pub(super) needed: usize,
     acknowledged: usize,
@@ -38,15 +40,15 @@ pub(super) struct Side {
 }
 
 impl Side {
-    pub(super) fn new(replicas: Vec<NodeId>, needed: usize) -> Self {
-        Self { replicas, needed, acknowledged: 0, unmet: Vec::new(), failed: 0 }
+    pub(super) fn new(replicas: Vec<NodeId>, needed: usize, is_told: bool) -> Self {
+        Self { replicas, is_told, needed, acknowledged: 0, unmet: Vec::new(), failed: 0 }
     }
 }
 
 /// What is known of a write until it is answered.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
-    /// One for each partition that it touches.
+    /// One for each partition that it touches, and each layout.
     pub(super) sides: Vec<Side>,
     existed: bool,
     has_expired: bool,
@@ -71,6 +73,16 @@ pub(super) enum Verdict {
     Missing,
     Merged(String),
     Failed(Error),
+}
+
+impl Verdict {
+    /// What it comes to if some have not made it who may not have heard yet of what it is for: if others have, what those know decides.
+    fn and_unheard(self) -> Self {
+        match self {
+            Self::Made { .. } => Self::Disputed,
+            other => other,
+        }
+    }
 }
 
 impl Pending {
@@ -146,6 +158,10 @@ impl Pending {
             if side.acknowledged + unmet >= side.needed {
                 // One alone may just not have heard of it: what fewer than a quorum know decides only when nobody else is left.
                 let is_known = unmet >= Consistency::Quorum.needed(all) || unmet + side.failed == all;
+                if !side.is_told {
+                    verdict = verdict.and_unheard();
+                    continue;
+                }
                 match side.acknowledged {
                     0 if !is_known => verdict = Verdict::Open,
                     0 if !self.has_expired => return Verdict::Missing,

@@ -14,7 +14,7 @@ use allidb_index::{
     query::Step,
 };
 
-use super::{Inner, Ring, Terms, ask::Asked};
+use super::{Inner, Ring, Terms, ask::Asked, quorum::Quorum};
 use crate::layout::NodeId;
 
 /// How often nodes are asked again that do not agree. Then what any of them tells is followed: they were changed meanwhile.
@@ -132,14 +132,12 @@ impl Inner {
         terms: Terms,
     ) -> bool {
         let of = |entity: EntityKey| {
-            let tellers = self.tellers(entity.partition());
-            let needed = terms.consistency.needed(tellers.len());
-            let mut asked: Vec<NodeId> = tellers.into_iter().take(needed).collect();
+            let mut asked = self.tellers(entity.partition(), terms.consistency).first();
             asked.extend(told_by.get(&entity).into_iter().flatten());
             asked.sort_unstable();
             asked.dedup();
             let all = asked.len();
-            (entity, asked, all)
+            (entity, Quorum::of_nodes(asked, all))
         };
         let asked = entities.into_iter().map(of).collect();
         let read = self.read_from(asked, Extent { contents: true, edges }, terms.deadline).await;
@@ -228,8 +226,8 @@ impl Inner {
         terms: Terms,
         lost: &mut Lost,
     ) -> Result<(Vec<ToldLinks>, Vec<usize>)> {
-        let (tellers, consistency) = (self.tellers_of(request.nodes()), terms.consistency);
-        let asked = Asked { tellers, consistency, tells_all: false };
+        let tellers = self.tellers_of(request.nodes(), terms.consistency);
+        let asked = Asked { tellers, tells_all: false };
         let ask = |node, places: Vec<usize>| {
             let (inner, request) = (Arc::clone(self), request.of(places.iter().copied()));
             async move {

@@ -1,7 +1,7 @@
 //! Writes at all replicas.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -100,18 +100,85 @@ impl Ring {
         self.make(mutations, options, How { is_renewed: false, is_posted: false }).await
     }
 
-    async fn make(&self, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Vec<Result<Written>> {
-        let count = mutations.len();
-        let writing = Writing::begin(&self.0);
-        // It goes on when the caller goes away: every replica is to hear of what one has heard of.
-        let made = tokio::spawn(make_in_waves(writing, mutations, options, how));
-        let made = made.await.unwrap_or_else(|_| vec![Err(ended()); count]);
+    async fn make(
+        &self,
+        mut mutations: Vec<Mutation>,
+        options: WriteOptions,
+        how: How,
+    ) -> Vec<Result<Written>> {
+        let ring = self.now();
+        let mut made = ring.make_once(mutations.clone(), options, how).await;
+        // Those that went by what the ring goes by no more are made again.
+        let mut last = ring;
+        while last.is_outdated() && made.iter().any(is_unavailable) && !options.deadline.has_passed() {
+            last = last.now();
+            let places = to_be_made_again(&mutations, &made);
+            if places.is_empty() {
+                break;
+            }
+            let mut again = Vec::with_capacity(places.len());
+            for place in &places {
+                let Some(mutation) = mutations.get_mut(*place) else { continue };
+                if how.is_renewed {
+                    // It may have been made at a newer version already.
+                    *mutation = self.replica().once_more(mutation.clone());
+                }
+                again.push(mutation.clone());
+            }
+            for (place, result) in places.into_iter().zip(last.make_once(again, options, how).await) {
+                // It may have been made before what hides it now.
+                if !matches!(result, Err(Error::NotFound { .. } | Error::Merged { .. })) {
+                    set(&mut made, place, result);
+                }
+            }
+        }
         match how.is_posted {
             // Whoever asks again asks for a newer one.
             true => made.into_iter().map(|made| made.map_err(unavailable_if_late)).collect(),
             false => made,
         }
     }
+
+    async fn make_once(
+        &self,
+        mutations: Vec<Mutation>,
+        options: WriteOptions,
+        how: How,
+    ) -> Vec<Result<Written>> {
+        let count = mutations.len();
+        let writing = Writing::begin(&self.0);
+        // It goes on when the caller goes away: every replica is to hear of what one has heard of.
+        let made = tokio::spawn(make_in_waves(writing, mutations, options, how));
+        made.await.unwrap_or_else(|_| vec![Err(ended()); count])
+    }
+}
+
+/// Writes that could not be made, with those that come after them since they are about the same; unless one of these was made: what is made again
+/// would come after it.
+fn to_be_made_again(mutations: &[Mutation], made: &[Result<Written>]) -> Vec<usize> {
+    let (mut seen, mut places) = (BTreeSet::new(), BTreeSet::new());
+    for (first, _) in made.iter().enumerate().filter(|(_, made)| is_unavailable(made)) {
+        if seen.contains(&first) {
+            continue;
+        }
+        let (mut about, mut together, mut may_be) = (HashSet::new(), Vec::new(), true);
+        for (place, (mutation, made)) in mutations.iter().zip(made).enumerate().skip(first) {
+            if place == first || mutation.entities().any(|entity| about.contains(entity)) {
+                about.extend(mutation.entities());
+                together.push(place);
+                may_be &= made.is_err();
+            }
+        }
+        seen.extend(together.iter().copied());
+        if may_be {
+            places.extend(together);
+        }
+    }
+    places.into_iter().collect()
+}
+
+fn is_unavailable(made: &Result<Written>) -> bool {
+    matches!(made, Err(Error::Unavailable(_)))
 }
 
 /// Makes writes so that each comes after those before it that are about the same.
@@ -327,24 +394,26 @@ impl Inner {
         let mut partitions: Vec<u16> = mutation.partitions().collect();
         partitions.sort_unstable();
         partitions.dedup();
-        let side = |partition: u16| {
-            let replicas = self.served.layout.replicas(partition).to_vec();
+        let side = |(replicas, is_told): (&[NodeId], bool)| {
             let needed = match self.is_wrong(Wrong::EarlyAcknowledgement) {
                 true => 1,
                 false => consistency.needed(replicas.len()),
             };
-            Side::new(replicas, needed)
+            Side::new(replicas.to_vec(), needed, is_told)
         };
-        let sides = partitions.into_iter().map(side).collect();
+        let sides = partitions.into_iter().flat_map(|partition| self.writers(partition).map(side)).collect();
         Underway::new(Arc::clone(mutation), asked, sides, is_renewed && !self.is_wrong(Wrong::NoRenewal))
     }
 
     /// Posts writes whose parts lie apart before anybody hears of them: if this node dies, one part may be made, and the other not.
     async fn post(&self, writes: &mut [Underway], options: WriteOptions) {
         let lies_apart = |write: &Underway| {
-            let mut sides = write.pending.sides.iter().map(|side| &side.replicas);
-            let first = sides.next();
-            sides.any(|replicas| Some(replicas) != first)
+            // By any layout: that some of the replicas are to be others is no reason.
+            let replicas = |partition| self.writers(partition).map(|(replicas, _)| replicas);
+            let mut partitions = write.mutation.partitions();
+            let first = partitions.next();
+            let mut others = partitions.filter(|partition| Some(*partition) != first);
+            others.any(|other| first.is_some_and(|first| !replicas(first).eq(replicas(other))))
         };
         let apart: Vec<usize> = writes
             .iter()
@@ -403,14 +472,13 @@ impl Inner {
 
     /// A mutation as a node gets it; `None` if nothing of it lies there.
     pub(super) fn encoded_for(&self, node: NodeId, mutation: &Mutation) -> Result<Option<Vec<u8>>> {
-        mutation.encode(|partition| self.served.layout.replicas(partition).contains(&node))
+        mutation.encode(|partition| self.served.topology.holds(node, partition))
     }
 
     /// Writes that cannot be sent are answered at once.
     fn shares(&self, writes: &mut [Underway]) -> Vec<Share> {
         let mut shares = Vec::new();
-        for member in self.served.layout.members() {
-            let node = member.node;
+        for node in self.served.topology.nodes() {
             let mut share = Share { node, places: Vec::new(), encoded: Vec::new() };
             for (place, write) in writes.iter_mut().enumerate().filter(|(_, write)| write.result.is_none()) {
                 match self.encoded_for(node, &write.mutation) {
@@ -433,7 +501,11 @@ impl Inner {
     async fn keep_missed(&self, writes: &[Underway]) {
         let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
         // What was made nowhere is not to be made there. What was refused by a quorum, and yet made by one that knew more, is (ADR 0020).
-        for write in writes.iter().filter(|write| !write.missed.is_empty() && !write.is_made_nowhere()) {
+        // What is made again under another topology is kept then.
+        let is_made_again =
+            |write: &Underway| !self.served.is_current() && write.result.as_ref().is_some_and(is_unavailable);
+        let missed = writes.iter().filter(|write| !write.missed.is_empty() && !write.is_made_nowhere());
+        for write in missed.filter(|write| !is_made_again(write)) {
             let settled = (*write.mutation).clone().settled();
             let mut nodes = write.missed.clone();
             nodes.sort_unstable();

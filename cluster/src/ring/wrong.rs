@@ -18,6 +18,10 @@ pub enum Wrong {
     NoRenewal,
     /// A write on a condition is made though acceptors have promised more to another one.
     OutbidIsAccepted,
+    /// Whoever takes a partition over does not take over what its acceptors have promised and accepted.
+    NoAcceptors,
+    /// What a layout to come says is gone by before those who are to hold it do.
+    UnsyncedLayout,
     /// Deletions are forgotten though what was planned before is taken still.
     PurgeWithoutClosing,
     /// Deletions are forgotten when they are old enough.

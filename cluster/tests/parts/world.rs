@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_cluster::{
-    Consistency, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms, plaintext,
+    Consistency, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms, Topology,
+    plaintext,
 };
 use allidb_index::{
     Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
@@ -121,7 +122,7 @@ impl World {
         for ((replica, listener), fs) in replicas.into_iter().zip(listeners).zip(disks) {
             let ring = Ring::open(RingOptions {
                 replica: Arc::clone(&replica),
-                layout: layout.clone(),
+                topology: Topology::founded(layout.clone()),
                 addresses: addresses.clone(),
                 connector: plaintext(),
                 threads: 1,

@@ -108,7 +108,7 @@ impl Node {
         consistency: Consistency,
     ) -> Option<Vec<(EdgeRef, Version)>> {
         let asked = request(end(at), direction);
-        let found = match ring.neighbors(TenantId::DEFAULT, asked, consistency, far()).await {
+        let found = match ring.now().neighbors(TenantId::DEFAULT, asked, consistency, far()).await {
             Ok(found) => found,
             Err(Error::Unavailable(why)) => {
                 let now = self.clock.elapsed();

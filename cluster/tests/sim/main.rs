@@ -62,6 +62,13 @@ fn what_was_deleted_stays_so_though_that_is_forgotten_everywhere() {
 }
 
 #[test]
+fn nothing_is_lost_while_nodes_join_and_leave() {
+    for seed in seeds(40) {
+        World::new(seed, Setup { nobody_dies: seed % 4 == 1, reshapes: true, ..Setup::of(6) }).run();
+    }
+}
+
+#[test]
 fn a_node_that_goes_by_an_older_layout_does_no_harm() {
     for seed in seeds(12) {
         World::new(seed, Setup { is_first_stale: true, ..Setup::of(5) }).run();

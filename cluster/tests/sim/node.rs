@@ -11,7 +11,8 @@ use std::{
 };
 
 use allidb_cluster::{
-    Consistency, HintLimits, Layout, NodeId, PurgeTerms, Ring, RingOptions, WriteOptions, Wrong,
+    Change, Consistency, HintLimits, Member, NodeId, Phase, PurgeTerms, Ring, RingOptions, Staged, Topology,
+    WriteOptions, Wrong,
 };
 use allidb_index::{
     BuildPool, Clock, Deadline, Error, Mutation, Random, Replica, ReplicaOptions, SeededRandom,
@@ -29,6 +30,7 @@ use crate::{
     edges::Changes,
     history::{History, Kind, text, value},
     network,
+    world::REPLICATION,
 };
 
 /// What clients read and write.
@@ -77,7 +79,8 @@ pub(crate) struct Node {
     /// So far is its own ahead of that.
     pub(crate) ahead_ms: u64,
     pub(crate) build_pool: BuildPool,
-    pub(crate) layout: Layout,
+    /// What it goes by if nothing is kept on its disk.
+    pub(crate) founded: Topology,
     pub(crate) addresses: BTreeMap<NodeId, String>,
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) edges: Arc<Mutex<Changes>>,
@@ -93,6 +96,8 @@ pub(crate) struct Node {
     pub(crate) compares: bool,
     /// Whether deletions are forgotten all the time.
     pub(crate) purges: bool,
+    /// Whether the ring is given another shape all the time.
+    pub(crate) reshapes: bool,
 }
 
 pub(crate) fn name(at: usize) -> String {
@@ -153,9 +158,12 @@ impl Node {
         let life = self.lives.fetch_add(1, Ordering::SeqCst);
         let clock = NodeClock { of: Arc::clone(&self.clock), ahead_ms: self.ahead_ms };
         let replica = open(&self.fs, Arc::new(clock), self.seed, &self.build_pool);
+        let kept = replica.topology().expect("it can be read");
+        let kept = kept.map(|kept| Topology::decode(&kept).expect("a topology"));
+        let topology = kept.unwrap_or_else(|| self.founded.clone());
         let ring = Ring::open(RingOptions {
             replica,
-            layout: self.layout.clone(),
+            topology,
             addresses: self.addresses.clone(),
             connector: network::connector(),
             threads: 1,
@@ -193,6 +201,10 @@ impl Node {
                 }
                 continue;
             }
+            if self.reshapes && draw(random, 50) == 0 {
+                self.reshape(ring, random).await;
+                continue;
+            }
             let key = draw(random, KEYS as u64) as usize;
             match draw(random, 18) {
                 10 | 11 => self.ask_of_edges(ring, random).await,
@@ -212,6 +224,35 @@ impl Node {
                 _ => drop(self.read(ring, key, Consistency::Quorum).await),
             }
         }
+    }
+
+    /// Gives the ring another shape, or goes back from what was begun.
+    async fn reshape(&self, ring: &Ring, random: &SeededRandom) {
+        let ring = ring.now();
+        let topology = Arc::clone(ring.topology());
+        let mut epoch = topology.epoch();
+        let told = if topology.phase() == Phase::Settled {
+            let mut nodes: Vec<NodeId> = self.addresses.keys().copied().collect();
+            let members = REPLICATION + draw(random, (nodes.len() - REPLICATION) as u64 + 1) as usize;
+            while nodes.len() > members {
+                nodes.remove(draw(random, nodes.len() as u64) as usize);
+            }
+            let member = |node: NodeId| Member { node, zone: String::new(), capacity: 1 };
+            let members = nodes.into_iter().map(member).collect();
+            let staged = Staged { members, replication: REPLICATION };
+            match ring.stage(epoch, staged, soon()).await {
+                Ok(Change::Made(_)) => {
+                    epoch += 1;
+                    format!("applies {:?}", changed(ring.now().apply(epoch, soon()).await))
+                }
+                other => format!("stages {:?}", changed(other)),
+            }
+        } else if draw(random, 4) == 0 {
+            format!("reverts {:?}", changed(ring.revert(epoch, soon()).await))
+        } else {
+            return;
+        };
+        self.history.lock().note(self.clock.elapsed(), format_args!("{} at {epoch} {told}", self.at));
     }
 
     /// Reads everything: all is over, and everybody answers.
@@ -338,6 +379,19 @@ fn told(found: &Result<Entity, Error>) -> String {
 /// How writes are made.
 pub(crate) fn quorum() -> WriteOptions {
     WriteOptions { durability: Durability::Sync, consistency: Consistency::Quorum, deadline: far() }
+}
+
+/// What an operator waits for.
+fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(3))
+}
+
+/// By which members the ring goes then.
+fn changed(change: Result<Change, Error>) -> Result<(bool, u64, usize), Error> {
+    change.map(|change| match change {
+        Change::Made(topology) => (true, topology.epoch(), topology.nodes().len()),
+        Change::Another(topology) => (false, topology.epoch(), topology.nodes().len()),
+    })
 }
 
 /// Beyond every time of a simulation: what ends there ends by the simulated clock.

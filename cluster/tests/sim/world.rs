@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, Member, NodeId, Wrong};
+use allidb_cluster::{Consistency, Layout, Member, NodeId, Phase, Topology, Wrong};
 use allidb_index::{Clock, SeededRandom, VectorOptions, build_pool, model::TenantId};
 use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
@@ -30,8 +30,10 @@ const HEALING_MS: u64 = 10_000;
 const DRIFT_MS: u64 = 450;
 /// How long it takes at most until deletions are forgotten: versions are ahead of the time, and purges some way behind it.
 const FORGETTING_MS: u64 = 10_000;
+/// How long it takes at most until a change of shape is over, once everybody answers.
+const RESHAPING_MS: u64 = 20_000;
 /// Replicas of each partition.
-const REPLICATION: usize = 3;
+pub(crate) const REPLICATION: usize = 3;
 
 /// A ring to be.
 #[derive(Clone, Copy, Debug)]
@@ -45,13 +47,23 @@ pub(crate) struct Setup {
     pub(crate) compares: bool,
     /// Deletions are forgotten all the time.
     pub(crate) purges: bool,
+    /// The ring is given another shape all the time: at first only some nodes hold data.
+    pub(crate) reshapes: bool,
     /// What all nodes do wrong.
     pub(crate) wrong: Option<Wrong>,
 }
 
 impl Setup {
     pub(crate) fn of(nodes: usize) -> Self {
-        Self { nodes, is_first_stale: false, nobody_dies: false, compares: false, purges: false, wrong: None }
+        Self {
+            nodes,
+            is_first_stale: false,
+            nobody_dies: false,
+            compares: false,
+            purges: false,
+            reshapes: false,
+            wrong: None,
+        }
     }
 }
 
@@ -66,11 +78,12 @@ pub(crate) struct World {
     first: usize,
     nobody_dies: bool,
     purges: bool,
+    reshapes: bool,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
-        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, wrong } = setup;
+        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, reshapes, wrong } = setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -87,7 +100,9 @@ impl World {
         let member = |node: &NodeId| Member { node: *node, zone: String::new(), capacity: 1 };
         let older = Layout::found(ids.iter().map(member).collect(), REPLICATION).expect("a layout");
         let first = usize::from(is_first_stale);
-        let newer = older.next(ids[first..].iter().map(member).collect(), REPLICATION).expect("a layout");
+        let last = if reshapes { REPLICATION } else { count };
+        let newer = older.next(ids[first..last].iter().map(member).collect(), REPLICATION).expect("a layout");
+        let [older, newer] = [older, newer].map(Topology::founded);
         let addresses: BTreeMap<NodeId, String> =
             ids.iter().enumerate().map(|(at, node)| (*node, format!("{}:{PORT}", name(at)))).collect();
         let clocks = SeededRandom::new(seed.rotate_left(16));
@@ -95,13 +110,14 @@ impl World {
             Arc::new(Node {
                 compares,
                 purges,
+                reshapes,
                 ahead_ms: draw(&clocks, DRIFT_MS),
                 at,
                 seed: seed_of(at),
                 fs,
                 clock: Arc::clone(&clock),
                 build_pool: Arc::clone(&pool),
-                layout: if at < first { older.clone() } else { newer.clone() },
+                founded: if at < first { older.clone() } else { newer.clone() },
                 addresses: addresses.clone(),
                 history: Arc::clone(&history),
                 edges: Arc::clone(&edges),
@@ -126,7 +142,7 @@ impl World {
                 sim.set_link_latency(name(a), name(b), Duration::from_millis(1 + draw(&random, 20)));
             }
         }
-        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges }
+        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges, reshapes }
     }
 
     /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
@@ -177,7 +193,11 @@ impl World {
             }
         }
         self.heal(down);
-        if self.nobody_dies && !self.purges {
+        if self.reshapes {
+            self.settle();
+        }
+        // Of a write that meets another topology some may be at a replica alone, until it is read or compared.
+        if self.nobody_dies && !self.purges && !self.reshapes {
             self.compare(true);
         }
         self.check();
@@ -240,7 +260,7 @@ impl World {
             assert!(told.is_empty(), "seed {}: of node {}: {told:#?}\n{}", self.seed, node.at, trace());
             for hints in ring.hints() {
                 // Those that come too late are dropped: repair has brought what they tell.
-                let dropped = if self.purges { 0 } else { hints.dropped };
+                let dropped = if self.purges || self.reshapes { 0 } else { hints.dropped };
                 assert_eq!(
                     (hints.bytes, dropped),
                     (0, 0),
@@ -250,6 +270,36 @@ impl World {
                     self.history.lock().end_of_all()
                 );
             }
+        }
+    }
+
+    /// Lets time pass until the ring has its last shape, and nobody holds anything else.
+    fn settle(&mut self) {
+        let until = self.clock.elapsed() + RESHAPING_MS;
+        loop {
+            let rings = self.nodes.iter().map(|node| node.ring.lock().clone().expect("it lives").now());
+            let stands = rings.map(|ring| {
+                let topology = ring.topology();
+                (topology.epoch(), topology.phase(), ring.replica().leftovers().len())
+            });
+            let stands: Vec<_> = stands.collect();
+            if stands.iter().all(|stand| *stand == (stands[0].0, Phase::Settled, 0)) {
+                self.history.lock().note(0, format_args!("{} epochs", stands[0].0));
+                return;
+            }
+            self.step();
+            let trace = || self.history.lock().end_of_all();
+            let takeovers = || {
+                let ring = |node: &Arc<Node>| node.ring.lock().clone().expect("it lives").now();
+                self.nodes.iter().map(|node| ring(node).takeover()).collect::<Vec<_>>()
+            };
+            assert!(
+                self.clock.elapsed() < until,
+                "seed {}: the shape: {stands:?} {:?}\n{}",
+                self.seed,
+                takeovers(),
+                trace()
+            );
         }
     }
 
@@ -287,7 +337,7 @@ impl World {
         for key in names {
             let mut held = Vec::new();
             for node in &self.nodes[self.first..] {
-                let ring = node.ring.lock().clone().expect("it lives");
+                let ring = node.ring.lock().clone().expect("it lives").now();
                 let replica = ring.replica();
                 let name = replica.entity_key(TenantId::DEFAULT, &key).expect("a name");
                 if ring.layout().replicas(name.partition()).contains(&ring.node()) {

@@ -44,14 +44,15 @@ pub(crate) fn export(coordinator: &Coordinator) {
 
 fn membership(coordinator: &Coordinator) {
     describe_gauge!("allidb_ring_node_up", "Whether another node is heard from");
-    describe_gauge!("allidb_ring_node_agrees", "Whether another node goes by the same layout as this one");
-    let (own, layout) = (coordinator.node(), coordinator.layout());
+    describe_gauge!("allidb_ring_node_agrees", "Whether another node goes by the same topology as this one");
+    let (own, topology) = (coordinator.node(), coordinator.topology());
+    let layout = topology.layout();
     let nodes = coordinator.nodes();
     for member in layout.members().iter().filter(|member| member.node != own) {
         let node = member.node.to_string();
         let view = nodes.iter().find(|view| view.node == member.node);
         let is_alive = view.is_some_and(|view| view.is_alive);
-        let agrees = view.is_some_and(|view| view.layout == Some(layout.digest()));
+        let agrees = view.is_some_and(|view| view.topology == Some(topology.digest()));
         gauge!("allidb_ring_node_up", "node" => node.clone()).set(f64::from(u8::from(is_alive)));
         gauge!("allidb_ring_node_agrees", "node" => node).set(f64::from(u8::from(agrees)));
     }

@@ -151,6 +151,11 @@ impl Sums {
         total
     }
 
+    /// Without all that comes to this.
+    pub(crate) fn subtract_sum(&mut self, place: Place, sum: Sum) {
+        self.by_place.entry(place).or_default().subtract(sum);
+    }
+
     /// With an entity's own row.
     pub(crate) fn add_entity(&mut self, place: Place, entity: &EntityKey, row: &EntityRow) {
         let sum = self.of_entity(entity, row);

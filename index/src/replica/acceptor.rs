@@ -4,13 +4,17 @@
 //! A ballot is a version, and a write's own: so what is committed later is newer. What is chosen is a mutation; its effect is that of
 //! any other write.
 
+use std::ops::Bound;
+
 use allidb_storage::{Direction, Durability, Snapshot, WriteBatch};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     codec::{DecodeError, Decoder, put_bytes, put_varint},
+    deadline::Deadline,
     error::{Error, Result},
     merge::EntityState,
-    model::Written,
+    model::{TenantId, Written},
     mutation::Mutation,
     replica::{Extent, Replica},
     row::{EntityKey, key::decode_entity},
@@ -20,6 +24,18 @@ use crate::{
 const FORMAT: u8 = 1;
 /// Writes that were made that an acceptor remembers.
 const MOST_MADE: usize = 64;
+
+/// Bytes of acceptors that are told at a time.
+const MOST_BYTES: usize = 1 << 20;
+
+/// Asks what the acceptors of some partitions keep.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AcceptorsRequest {
+    /// Which partitions, ascending.
+    pub partitions: Vec<u16>,
+    /// Of entities after this one.
+    pub after: Option<EntityKey>,
+}
 
 /// What an acceptor keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +88,19 @@ impl Acceptor {
         self.made.dedup();
         let beyond = self.made.len().saturating_sub(MOST_MADE);
         self.made.drain(..beyond);
+    }
+
+    /// Takes over what another one keeps.
+    fn absorb(&mut self, other: Self) {
+        self.promised = self.promised.max(other.promised);
+        self.committed = self.committed.max(other.committed);
+        if other.accepted.0 > self.accepted.0 {
+            self.accepted = other.accepted;
+        }
+        if self.accepted.0 <= self.committed {
+            self.accepted = Default::default();
+        }
+        self.note_made(&other.made);
     }
 
     /// Up to where it may have forgotten some of them.
@@ -174,6 +203,63 @@ impl Replica {
         // If it forgets this, the write is made once more.
         self.keep_acceptor(entity, &acceptor, Durability::None)?;
         Ok(written)
+    }
+
+    /// What the acceptors of some entities keep, partition by partition in the order of their names; none if there are no more.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn acceptors(
+        &self,
+        _: TenantId,
+        request: &AcceptorsRequest,
+        deadline: Deadline,
+    ) -> Result<Vec<(EntityKey, Vec<u8>)>> {
+        let after = request.after.as_ref();
+        let begins_at = after.map_or(0, EntityKey::partition);
+        let snapshot = self.engine.snapshot();
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        for partition in request.partitions.iter().filter(|partition| **partition >= begins_at) {
+            let prefix = partition.to_be_bytes();
+            let after = after.filter(|after| after.partition() == *partition).map(EntityKey::prefix);
+            let lower = after.as_deref().map_or(Bound::Included(&prefix[..]), Bound::Excluded);
+            for row in snapshot.scan(self.keyspaces.paxos, lower, Bound::Unbounded, Direction::Forward)? {
+                deadline.check()?;
+                let (key, value) = row?;
+                if !key.starts_with(&prefix) {
+                    break;
+                }
+                if bytes > MOST_BYTES {
+                    return Ok(found);
+                }
+                let corrupt = |error| Error::corrupt("paxos", &key, error);
+                bytes += key.len() + value.len();
+                found.push((decode_entity(&mut Decoder::new(&key)).map_err(corrupt)?, value.to_vec()));
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes over what acceptors of other replicas keep: from now on it is as if these here had promised and accepted that, too.
+    ///
+    /// # Errors
+    /// If it cannot be read, or not be written.
+    pub fn absorb_acceptors(&self, told: &[(EntityKey, Vec<u8>)]) -> Result<()> {
+        for (nth, (entity, bytes)) in told.iter().enumerate() {
+            let garbled = |error| Error::invalid("acceptor", format!("cannot be read: {error}"));
+            let other = Acceptor::decode(bytes).map_err(garbled)?;
+            let _latched = self.acceptors.acquire(std::iter::once(entity));
+            let mut acceptor = self.acceptor(entity)?;
+            acceptor.absorb(other);
+            // With the last all others are on disk.
+            let durability = if nth + 1 == told.len() { Durability::Sync } else { Durability::None };
+            match self.keep_acceptor(entity, &acceptor, durability) {
+                // With its collection all of it has gone.
+                Err(Error::UnknownCollection(_)) => {}
+                kept => kept?,
+            }
+        }
+        Ok(())
     }
 
     /// Removes acceptors that know of nothing newer than a version up to which nothing is taken any more, ballots neither. Gives how many.

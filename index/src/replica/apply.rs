@@ -19,6 +19,7 @@ use crate::{
     catalogue::Catalogue,
     error::{Error, Result},
     graph,
+    merkle::Change as TreeChange,
     model::{CollectionId, EntityRef, Timestamp, Written},
     mutation::{Condition, Kind, Mutation, Part, create, edge_parts},
     replica::Replica,
@@ -176,14 +177,33 @@ impl Replica {
         }
         // When it is known which number each entity has then.
         self.write_edges(&catalogue, &working, &mut batch, &mut changes)?;
-        let Changes { vectors: changes, texts, graph, adds, posted, sums, .. } = changes;
         let clock = self.highest_version.fetch_max(highest.time(), std::sync::atomic::Ordering::SeqCst);
         // A batch that only deletes is let through when the disk is full; unless it leaves tombstones it leaves no version behind either.
         let changes_nothing = batch.is_empty();
-        let only_deletes = if self.keeps_deletes() { !adds } else { batch.only_deletes() };
+        let only_deletes = if self.keeps_deletes() { !changes.adds } else { batch.only_deletes() };
         if changes_nothing || self.keeps_deletes() || !only_deletes {
             batch.put(self.keyspaces.local, CLOCK, clock.max(highest.time()).to_be_bytes().to_vec());
         }
+        if changes_nothing || only_deletes {
+            // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
+            // the journal says of it.
+            batch.use_reserve();
+        }
+        let entities = working.into_keys().collect();
+        self.commit_changes(batch, changes, entities, following, durability)?;
+        Ok(Applied { results, misnamed })
+    }
+
+    /// Commits what changes of some entities, with what the journals of the indexes say of it, and has the indexes follow.
+    pub(super) fn commit_changes(
+        &self,
+        mut batch: WriteBatch,
+        changes: Changes,
+        entities: Vec<EntityKey>,
+        following: TreeChange<'_>,
+        durability: Durability,
+    ) -> Result<()> {
+        let Changes { vectors: changes, texts, graph, posted, sums, .. } = changes;
         for VectorChange { space, writing, number, .. } in &changes {
             let place = vector::place(&self.keyspaces, space.id);
             let key = place.journal_key(writing.growing().generation, *number);
@@ -197,11 +217,6 @@ impl Replica {
         for change in &graph {
             batch.put(self.keyspaces.graph_log, change.journal_key(&graph_place.prefix), Vec::new());
         }
-        if changes_nothing || only_deletes {
-            // What was deleted already, say, is let through when the disk is full, as what is deleted only now. So is what
-            // the journal says of it.
-            batch.use_reserve();
-        }
         if let Some(sums) = &sums {
             self.trees.put(sums, &mut batch)?;
         }
@@ -209,8 +224,7 @@ impl Replica {
         let changes = Arc::new(changes);
         let texts = Arc::new(texts);
         let (published, published_texts) = (Arc::clone(&changes), Arc::clone(&texts));
-        let (index, matches, entities) =
-            (self.texts.clone(), Arc::clone(&self.matches), working.into_keys().collect::<Vec<_>>());
+        let (index, matches) = (self.texts.clone(), Arc::clone(&self.matches));
         let graph = Arc::new(graph);
         let (graph_index, published_graph) = (self.graph.clone(), Arc::clone(&graph));
         let trees = Arc::clone(&self.trees);
@@ -243,7 +257,7 @@ impl Replica {
                 self.spaces.maintain(&space);
             }
         }
-        Ok(Applied { results, misnamed })
+        Ok(())
     }
 
     /// Merges one mutation into the entities being changed, wholly or, where it fails, not at all. Its parts are used up, unless it names an

@@ -31,6 +31,8 @@ pub(super) struct Changes {
     pub(super) vectors: Vec<VectorChange>,
     pub(super) texts: Vec<TextChange>,
     pub(super) graph: Vec<GraphChange>,
+    /// Whether what goes is held by others from now on: edges to it stay at their other ends.
+    pub(super) lets_go: bool,
     /// Whether it does more than delete: tombstones and markers add nothing.
     pub(super) adds: bool,
     /// Bytes that are posted with it.
@@ -113,7 +115,7 @@ impl Replica {
     }
 
     /// Writes what indexes know by numbers: vectors, texts and attributes, of entities that exist alone.
-    fn write_indexed(
+    pub(super) fn write_indexed(
         &self,
         catalogue: &Catalogue,
         entity: &EntityKey,
@@ -124,7 +126,7 @@ impl Replica {
     ) -> Result<()> {
         let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
         let is_bare = after.row.is_bare();
-        let is_gone = is_bare && (clears || !before.row.is_bare());
+        let is_gone = is_bare && (clears || !before.row.is_bare()) && !changes.lets_go;
         let nothing = EntityState::default();
         let [before, after] = [before, after].map(|state| if state.row.exists() { state } else { &nothing });
         let texts = changed_texts(catalogue, entity, before, after);
@@ -210,7 +212,7 @@ impl Replica {
             let has_vectors = after.vectors.iter().any(|(key, v)| key.chunk == chunk && v.value.is_some());
             let has_vectors =
                 has_vectors || after.chunks.get(chunk).is_some_and(|chunk| chunk.value.is_some());
-            let is_complete = is_bare || !chunk.is_empty();
+            let is_complete = (is_bare && !changes.lets_go) || !chunk.is_empty();
             if let (Some(number), false, true) = (number, has_vectors, is_complete) {
                 batch.delete(self.keyspaces.number, entity.number(chunk));
                 batch.delete(self.keyspaces.number, by_number(number));
@@ -356,7 +358,7 @@ impl Replica {
     }
 
     /// The number of an entity as it is after the batch, if it has one.
-    fn entity_number(&self, entity: &EntityKey, changes: &mut Changes) -> Result<Option<u64>> {
+    pub(super) fn entity_number(&self, entity: &EntityKey, changes: &mut Changes) -> Result<Option<u64>> {
         if let Some(known) = changes.numbers.get(entity) {
             return Ok(*known);
         }

@@ -6,6 +6,7 @@ mod apply;
 mod assemble;
 mod bulk;
 mod chunked;
+mod cleanup;
 mod condition;
 mod definitions;
 mod derive;
@@ -39,7 +40,7 @@ use std::{
 use allidb_storage::{Background, Durability, Engine, ScrubOptions, ScrubReport, WriteBatch, fs::Fs};
 use parking_lot::{Mutex, RwLock};
 
-pub use acceptor::Promise;
+pub use acceptor::{AcceptorsRequest, Promise};
 pub(crate) use assemble::{StoredVector, check_mask};
 pub use bulk::{BulkDeleted, BySource, CameFrom, CameFromRequest, SourceDeletion, SourcePlace};
 pub(crate) use derive::mirrored;
@@ -160,7 +161,7 @@ impl Replica {
         let (catalogue, dropped) = Catalogue::load(&engine, keyspaces.cluster)?;
         let node = u64::from_be_bytes(founded(&engine, keyspaces.local, NODE, &*options.random)?);
         let cursor_key = founded(&engine, keyspaces.cluster, CURSOR_KEY, &*options.random)?;
-        let keeps_deletes = engine.get(keyspaces.local, placement::KEEPS_DELETES)?.is_some();
+        let placement = placement::Placement::open(&engine, &keyspaces)?;
         let recorded = match engine.get(keyspaces.local, apply::CLOCK)? {
             None => 0,
             Some(bytes) => {
@@ -244,7 +245,7 @@ impl Replica {
             background: options.background,
             node,
             cursor_key: RwLock::new(cursor_key),
-            placement: placement::Placement::new(keeps_deletes),
+            placement,
             watermarks,
             closed: Arc::default(),
         });

@@ -2,14 +2,23 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use allidb_storage::{Durability, WriteBatch};
+use allidb_storage::{Durability, Engine, WriteBatch};
 use bytes::Bytes;
 
-use crate::{error::Result, placement::PARTITIONS, replica::Replica};
+use crate::{
+    error::{Error, Result},
+    keyspaces::Keyspaces,
+    placement::PARTITIONS,
+    replica::Replica,
+};
 
+const TOPOLOGY: &[u8] = b"topology";
+/// Where a layout was kept before it could change.
 const LAYOUT: &[u8] = b"layout";
+const BALLOT: &[u8] = b"ballot";
 const ADDRESSES: &[u8] = b"addresses";
-pub(super) const KEEPS_DELETES: &[u8] = b"keeps_deletes";
+pub(super) const LEFTOVERS: &[u8] = b"leftovers";
+const KEEPS_DELETES: &[u8] = b"keeps_deletes";
 
 /// What others hold, too, and what they alone hold.
 #[derive(Debug)]
@@ -18,17 +27,39 @@ pub(super) struct Placement {
     keeps_deletes: AtomicBool,
     /// For each partition, whether only others hold it.
     elsewhere: Box<[AtomicBool]>,
+    /// For each partition, whether only others hold it by now, and something may lie here still.
+    pub(super) left: Box<[AtomicBool]>,
+    /// Whether it was said since the start which partitions lie here.
+    is_known: AtomicBool,
 }
 
 impl Placement {
-    pub(super) fn new(keeps_deletes: bool) -> Self {
-        let elsewhere = (0..PARTITIONS).map(|_| AtomicBool::new(false)).collect();
-        Self { keeps_deletes: AtomicBool::new(keeps_deletes), elsewhere }
+    pub(super) fn open(engine: &Engine, keyspaces: &Keyspaces) -> Result<Self> {
+        let keeps_deletes = engine.get(keyspaces.local, KEEPS_DELETES)?.is_some();
+        let left = engine.get(keyspaces.local, LEFTOVERS)?.unwrap_or_default();
+        let is_left = |partition: u16| {
+            left.get(usize::from(partition / 8)).is_some_and(|bits| bits >> (partition % 8) & 1 == 1)
+        };
+        Ok(Self {
+            keeps_deletes: AtomicBool::new(keeps_deletes),
+            elsewhere: (0..PARTITIONS).map(|_| AtomicBool::new(false)).collect(),
+            left: (0..PARTITIONS).map(|partition| AtomicBool::new(is_left(partition))).collect(),
+            is_known: AtomicBool::new(false),
+        })
+    }
+
+    /// A bit for each partition of which something is left.
+    pub(super) fn encode_left(&self) -> Vec<u8> {
+        let byte = |bits: &[AtomicBool]| {
+            let bit = |(at, left): (usize, &AtomicBool)| u8::from(left.load(Ordering::SeqCst)) << at;
+            bits.iter().enumerate().map(bit).sum()
+        };
+        self.left.chunks(8).map(byte).collect()
     }
 }
 
 impl Replica {
-    /// The layout of the ring that was kept last, as it was handed over.
+    /// The layout of the ring that an earlier release kept, as it was handed over.
     ///
     /// # Errors
     /// If it cannot be read.
@@ -36,17 +67,65 @@ impl Replica {
         Ok(self.engine.get(self.keyspaces.cluster, LAYOUT)?)
     }
 
-    /// Keeps the layout of the ring: durably, before this returns. If there are other nodes, then from now on what is deleted leaves
+    /// The topology of the ring that was kept last, as it was handed over.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn topology(&self) -> Result<Option<Bytes>> {
+        Ok(self.engine.get(self.keyspaces.cluster, TOPOLOGY)?)
+    }
+
+    /// What was promised and accepted last of the topology to come, as it was handed over.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn ballot(&self) -> Result<Option<Bytes>> {
+        Ok(self.engine.get(self.keyspaces.cluster, BALLOT)?)
+    }
+
+    /// Keeps what was promised and accepted of the topology to come: durably, before this returns.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn keep_ballot(&self, ballot: Vec<u8>) -> Result<()> {
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.cluster, BALLOT, ballot);
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(())
+    }
+
+    /// Keeps the topology of the ring: durably, before this returns. If there are other nodes, then from now on what is deleted leaves
     /// tombstones, for as long as the node lives. `holds` says of each partition whether it lies here.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep_layout(&self, layout: Vec<u8>, has_others: bool, holds: impl Fn(u16) -> bool) -> Result<()> {
+    pub fn keep_topology(
+        &self,
+        topology: Vec<u8>,
+        has_others: bool,
+        holds: impl Fn(u16) -> bool,
+    ) -> Result<()> {
         let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.cluster, LAYOUT, layout);
-        for (partition, elsewhere) in (0..PARTITIONS).zip(&self.placement.elsewhere) {
-            elsewhere.store(!holds(partition), Ordering::SeqCst);
+        batch.put(self.keyspaces.cluster, TOPOLOGY, topology);
+        batch.delete(self.keyspaces.cluster, LAYOUT);
+        let left = || self.placement.left.iter();
+        if let Some(partition) =
+            (0..PARTITIONS).zip(left()).find(|(of, left)| holds(*of) && left.load(Ordering::SeqCst))
+        {
+            return Err(Error::FailedPrecondition(format!(
+                "something lies here still of partition {}, which this node held before",
+                partition.0
+            )));
         }
+        // As long as the node has not heard what it holds, that is as it was kept.
+        let was_known = self.placement.is_known.swap(true, Ordering::SeqCst);
+        for ((partition, elsewhere), left) in (0..PARTITIONS).zip(&self.placement.elsewhere).zip(left()) {
+            let was_here = !elsewhere.swap(!holds(partition), Ordering::SeqCst);
+            if was_known && was_here && !holds(partition) {
+                left.store(true, Ordering::SeqCst);
+            }
+        }
+        batch.put(self.keyspaces.local, LEFTOVERS, self.placement.encode_left());
         if has_others {
             batch.put(self.keyspaces.local, KEEPS_DELETES, Vec::new());
             // Before, so that no write in between purges; one tombstone too many does no harm.

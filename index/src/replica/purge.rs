@@ -80,6 +80,19 @@ impl Replica {
         self.watermarks.close(&self.engine, upto)
     }
 
+    /// Takes note that nothing lies here that says that something is gone: there is nothing that would have to be forgotten.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin_empty(&self) -> Result<()> {
+        self.watermarks.is_swept(&self.engine, self.purged())
+    }
+
+    /// Up to where nothing is taken any more.
+    pub fn closed(&self) -> Version {
+        *self.watermarks.closed()
+    }
+
     /// What is in the outbox now, of which [`is_delivered`](Self::is_delivered) tells when it is there no more.
     pub fn outgoing(&self) -> Outgoing {
         Outgoing { snapshot: self.engine.snapshot(), after: None }
@@ -135,6 +148,9 @@ impl Replica {
     pub fn purge_up_to(self: &Arc<Self>, upto: Version, round: Option<Version>) -> Result<()> {
         if upto > self.purged() {
             self.watermarks.purge(&self.engine, upto)?;
+        }
+        if round.is_none() {
+            return Ok(());
         }
         let marked = self.watermarks.marked.lock().take_if(|(marked, ..)| Some(*marked) == round);
         let Some((_, snapshot, _)) = marked else { return Ok(()) };

@@ -81,7 +81,8 @@ impl Replica {
         }
         let (snapshot, begun) = self.trees.begin(&self.engine, seed_of(self.cursor_key()))?;
         let mut sums = self.trees.fresh();
-        for partition in (0..PARTITIONS).filter(|partition| self.holds(*partition)) {
+        // Also of what is to go from here: what is removed is taken out of them.
+        for partition in 0..PARTITIONS {
             self.add_partition(&snapshot, partition, &mut sums)?;
         }
         self.trees.fill(&self.engine, &sums, begun)
@@ -215,7 +216,7 @@ impl Replica {
         Ok(dropped.take(1).count() > 0)
     }
 
-    fn sum_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<Sum> {
+    pub(super) fn sum_of(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<Sum> {
         let (place, prefix) = (place_of(entity), entity.prefix());
         let mut sums = self.trees.fresh();
         let row = self.row_of(snapshot, entity)?;

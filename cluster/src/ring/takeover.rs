@@ -1,0 +1,237 @@
+//! Taking over what another layout says is to be held here (ADR 0029).
+//!
+//! Of each partition a node compares what it holds with so many replicas by the present layout that one of them has heard of whatever was
+//! acknowledged, or told, before this phase began: they answer only under its topology, and take nothing under an older one any more. Whoever holds
+//! the partition already is one of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use allidb_index::{AcceptorsRequest, Deadline, Error, Result, model::TenantId};
+use parking_lot::Mutex;
+
+use super::{
+    Inner, Repaired, Ring, Terms,
+    anti_entropy::{Compared, PATIENCE},
+    wrong::Wrong,
+};
+use crate::{coordinator::Consistency, layout::NodeId, peer::proto::TakenOverReply};
+
+/// Partitions that are compared with one node at a time.
+const PARTITIONS_AT_A_TIME: usize = 16;
+
+/// How far a node is with taking over what it is to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakeoverCounts {
+    /// Whether it has taken over everything.
+    pub is_done: bool,
+    /// Partitions that it is to hold.
+    pub partitions: u32,
+    /// Those of which it has taken over everything.
+    pub done: u32,
+    /// Entities that it was told, or told others.
+    pub entities: u64,
+    /// Why it does not get on, if it does not.
+    pub failure: String,
+}
+
+impl From<TakenOverReply> for TakeoverCounts {
+    fn from(reply: TakenOverReply) -> Self {
+        let TakenOverReply { is_done, partitions, done, entities, failure } = reply;
+        Self { is_done, partitions, done, entities, failure }
+    }
+}
+
+/// How far this node is with it.
+#[derive(Default)]
+pub(crate) struct TakingOver(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    epoch: u64,
+    partitions: BTreeSet<u16>,
+    done: BTreeSet<u16>,
+    entities: u64,
+    failure: String,
+}
+
+impl State {
+    fn is_done(&self) -> bool {
+        self.partitions.is_subset(&self.done)
+    }
+}
+
+impl TakingOver {
+    /// What is left of these in an epoch.
+    fn begin(&self, epoch: u64, partitions: Vec<u16>) -> Vec<u16> {
+        let mut state = self.0.lock();
+        if state.epoch != epoch {
+            let partitions = partitions.into_iter().collect();
+            *state = State { epoch, partitions, ..State::default() };
+        }
+        state.partitions.difference(&state.done).copied().collect()
+    }
+
+    fn note(&self, epoch: u64, note: impl FnOnce(&mut State)) {
+        let mut state = self.0.lock();
+        if state.epoch == epoch {
+            note(&mut state);
+        }
+    }
+
+    pub(crate) fn reply(&self, epoch: u64) -> TakenOverReply {
+        let state = self.0.lock();
+        if state.epoch != epoch {
+            return TakenOverReply::default();
+        }
+        let count = |partitions: &BTreeSet<u16>| u32::try_from(partitions.len()).unwrap_or(u32::MAX);
+        TakenOverReply {
+            is_done: state.is_done(),
+            partitions: count(&state.partitions),
+            done: count(&state.done),
+            entities: state.entities,
+            failure: state.failure.clone(),
+        }
+    }
+}
+
+impl Ring {
+    /// How far this node is with taking over what it is to hold.
+    pub fn takeover(&self) -> TakeoverCounts {
+        self.0.served.taking_over.reply(self.topology().epoch()).into()
+    }
+
+    /// Takes over what this node is to hold by the layout to come, as far as it has not in this phase.
+    ///
+    /// # Errors
+    /// If too few of those that hold it answer. What was taken over until then need not be again.
+    pub(super) async fn take_over(&self, deadline: Deadline) -> Result<()> {
+        let (inner, epoch) = (&self.0, self.topology().epoch());
+        let taking_over = &inner.served.taking_over;
+        let left = taking_over.begin(epoch, self.topology().to_take_over(self.node()));
+        if left.is_empty() {
+            return Ok(());
+        }
+        let taken = inner.take_over(left, deadline).await;
+        let failure = taken.as_ref().err().map(ToString::to_string).unwrap_or_default();
+        taking_over.note(epoch, |state| state.failure = failure);
+        taken
+    }
+}
+
+impl Ring {
+    /// Removes what this node holds no more.
+    ///
+    /// # Errors
+    /// If it cannot be removed; what was until then is gone.
+    pub(super) async fn let_go(&self) -> Result<()> {
+        for partition in self.replica().leftovers() {
+            // Another topology may have this node hold it again.
+            let _one_at_a_time = self.0.served.letting_go.lock().await;
+            let is_left = !self.now().topology().holds(self.node(), partition);
+            if is_left {
+                let removed = self.tend(move |replica| replica.let_go_of(partition)).await?;
+                tracing::info!(partition, removed, "removed what others hold now");
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Those to compare a partition with.
+    fn sources(&self, partition: u16) -> Vec<NodeId> {
+        let replicas = self.served.topology.layout().replicas(partition);
+        let holds = usize::from(replicas.contains(&self.served.node));
+        let needed = Consistency::Quorum.needed(replicas.len()) - holds;
+        let mut order = self.order(replicas);
+        order.retain(|node| *node != self.served.node);
+        order.reverse();
+        order.truncate(needed);
+        order
+    }
+
+    async fn take_over(self: &Arc<Self>, left: Vec<u16>, deadline: Deadline) -> Result<()> {
+        let (served, epoch) = (&self.served, self.served.topology.epoch());
+        if !served.topology.layout().members().iter().any(|member| member.node == served.node) {
+            // Nothing lies here that says that something is gone.
+            self.here_as_of(|served| served.replica.begin_empty()).await?;
+        }
+        let mut by_source: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+        let mut open: BTreeMap<u16, usize> = BTreeMap::new();
+        for partition in left {
+            let sources = self.sources(partition);
+            open.insert(partition, sources.len());
+            sources.into_iter().for_each(|source| by_source.entry(source).or_default().push(partition));
+        }
+        let note_done = |open: &BTreeMap<u16, usize>| {
+            let done = open.iter().filter(|(_, sources)| **sources == 0).map(|(partition, _)| *partition);
+            served.taking_over.note(epoch, |state| state.done.extend(done));
+        };
+        note_done(&open);
+        for (source, partitions) in by_source {
+            for partitions in partitions.chunks(PARTITIONS_AT_A_TIME) {
+                self.take_over_from(source, partitions, deadline).await?;
+                for partition in partitions {
+                    open.entry(*partition).and_modify(|sources| *sources -= 1);
+                }
+                note_done(&open);
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_over_from(
+        self: &Arc<Self>,
+        source: NodeId,
+        partitions: &[u16],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let nodes = [self.served.node, source];
+        if !self.have_both_swept(nodes, deadline).await? {
+            return Err(Error::Unavailable(format!(
+                "this node and node {source} have not forgotten the same of what was deleted yet"
+            )));
+        }
+        let (mut before, epoch) = (0, self.served.topology.epoch());
+        let progress = |done: &Repaired| {
+            let more = done.repaired - std::mem::replace(&mut before, done.repaired);
+            self.served.taking_over.note(epoch, |state| state.entities += more);
+        };
+        let what = (partitions.to_vec(), Compared::Everything);
+        let Repaired { failed, .. } = self.make_alike(nodes, what, deadline, progress).await?;
+        if failed > 0 {
+            let why = format!("{failed} entities of node {source} cannot be taken over");
+            return Err(Error::Unavailable(why));
+        }
+        if self.is_wrong(Wrong::NoAcceptors) {
+            return Ok(());
+        }
+        self.take_over_acceptors(source, partitions, deadline).await
+    }
+
+    /// Takes over what another node's acceptors of some partitions have promised and accepted.
+    async fn take_over_acceptors(
+        self: &Arc<Self>,
+        source: NodeId,
+        partitions: &[u16],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let terms = Terms {
+            tenant: TenantId::DEFAULT,
+            consistency: Consistency::One,
+            deadline,
+            may_be_partial: false,
+        };
+        let mut after = None;
+        loop {
+            let request = AcceptorsRequest { partitions: partitions.to_vec(), after };
+            let told = Arc::clone(self).answer_within(PATIENCE, source, request, terms).await?;
+            let Some((last, _)) = told.last() else { return Ok(()) };
+            after = Some(last.clone());
+            self.here_as_of(move |served| served.replica.absorb_acceptors(&told)).await?;
+        }
+    }
+}
