@@ -29,7 +29,9 @@ pub use allidb_index::{
     Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
 };
 pub use allidb_storage::{Damage, ScrubOptions};
-pub use coordinator::{Config, Consistency, Coordinator, Counts, FacetsRequest, WriteOptions};
+pub use coordinator::{
+    Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,
+};
 pub use layout::{
     DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId, Phase, Staged, Topology,
     TopologyError,

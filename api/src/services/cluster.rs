@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_cluster::{
-    ClockOffset, HintCounts, Layout, Load, Member, NodeId, NodeView, PARTITIONS, PurgeProgress,
-    RepairProgress,
+    ClockOffset, Coordinator, HintCounts, Layout, Load, Member, Move, NodeChange, NodeId, NodeView,
+    PARTITIONS, Phase, PurgeProgress, RepairProgress, TakeoverCounts, Topology, moves,
 };
+use allidb_index::Error;
 use tonic::{Request, Response, Status};
 
 use super::{Services, maintenance::Messages};
 use crate::{
     convert::timestamp_to_proto,
     status,
-    v1::{self, cluster_server::Cluster},
+    v1::{self, change_layout_request::Change, cluster_server::Cluster},
 };
 
 #[tonic::async_trait]
@@ -68,7 +69,30 @@ impl Cluster for Services {
             nodes: known.into_iter().map(node).collect(),
             outbox: Some(v1::Outbox { bytes: outbox.bytes, delivered: outbox.delivered }),
             purged: coordinator.purged().map(timestamp_to_proto),
+            shape: Some(shape_to_proto(coordinator, &topology).await),
         }))
+    }
+
+    async fn change_layout(
+        &self,
+        request: Request<v1::ChangeLayoutRequest>,
+    ) -> Result<Response<v1::ChangeLayoutResponse>, Status> {
+        let (_, request) = self.receive(request)?;
+        let seen = (request.epoch > 0).then_some(request.epoch);
+        let coordinator = &self.coordinator;
+        let changed = match request.change {
+            Some(Change::Stage(v1::StageLayout { nodes, replication })) => {
+                let nodes = nodes.into_iter().map(node_change).collect::<Result<Vec<_>, Error>>();
+                let nodes = nodes.map_err(status::from_error)?;
+                let replication = usize::try_from(replication).ok().filter(|replication| *replication > 0);
+                coordinator.stage(seen, nodes, replication).await
+            }
+            Some(Change::Apply(v1::ApplyLayout {})) => coordinator.apply_staged(seen).await,
+            Some(Change::Revert(v1::RevertLayout {})) => coordinator.revert_shape(seen).await,
+            None => Err(Error::invalid("change", "is missing")),
+        };
+        let topology = changed.map_err(status::from_error)?;
+        Ok(Response::new(v1::ChangeLayoutResponse { epoch: topology.epoch() }))
     }
 
     type RepairStream = Messages<v1::RepairResponse>;
@@ -93,6 +117,65 @@ impl Cluster for Services {
         let job = self.coordinator.purge().map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, purge_to_proto, |progress| progress.finished)))
     }
+}
+
+fn node_change(change: v1::NodeChange) -> Result<NodeChange, Error> {
+    let v1::NodeChange { id, remove, zone, capacity } = change;
+    Ok(NodeChange { node: id.parse()?, remove, zone, capacity })
+}
+
+async fn shape_to_proto(coordinator: &Coordinator, topology: &Topology) -> v1::Shape {
+    let planned = topology.staged().and_then(|_| topology.planned().ok());
+    let next = topology.next().or(planned.as_ref());
+    let takeover = |(node, told): (NodeId, Result<TakeoverCounts, Error>)| {
+        let failed =
+            |error: Error| TakeoverCounts { failure: error.to_string(), ..TakeoverCounts::default() };
+        let TakeoverCounts { is_done, partitions, done, entities, failure } = told.unwrap_or_else(failed);
+        v1::Takeover { node: node.to_string(), is_done, partitions, done, entities, failure }
+    };
+    let phase = match topology.phase() {
+        Phase::Settled => v1::shape::Phase::Settled,
+        Phase::Filling => v1::shape::Phase::Filling,
+        Phase::HandingOver => v1::shape::Phase::HandingOver,
+    };
+    v1::Shape {
+        epoch: topology.epoch(),
+        phase: phase.into(),
+        next: next.map(layout_to_proto),
+        moves: next.map(|next| moves_to_proto(coordinator, topology.layout(), next)).unwrap_or_default(),
+        takeovers: coordinator.takeovers().await.into_iter().map(takeover).collect(),
+        leftovers: count(coordinator.leftovers()),
+    }
+}
+
+/// What a layout to come means for each node. How much a partition is, is told by what lies at those that hold some.
+fn moves_to_proto(coordinator: &Coordinator, from: &Layout, to: &Layout) -> Vec<v1::NodeMove> {
+    let views = coordinator.nodes();
+    let moves = moves(from, to);
+    let view = |node: NodeId| views.iter().find(|view| view.node == node);
+    let holders = moves.iter().filter_map(|of| Some((view(of.node)?.load.bytes, of.before as u64)));
+    let (bytes, partitions) = holders
+        .filter(|(_, held)| *held > 0)
+        .fold((0, 0), |all, (bytes, held)| (all.0 + bytes, all.1 + held));
+    let of_one = bytes / partitions.max(1);
+    let told = |of: Move| {
+        let members = to.members().iter().chain(from.members());
+        let member = members.into_iter().find(|member| member.node == of.node);
+        v1::NodeMove {
+            node: of.node.to_string(),
+            before: count(of.before),
+            after: count(of.after),
+            gains: count(of.gains),
+            bytes: of_one * of.gains as u64,
+            zone: member.map(|member| member.zone.clone()).unwrap_or_default(),
+            capacity: member.map_or(0, |member| member.capacity),
+        }
+    };
+    moves.into_iter().map(told).collect()
+}
+
+fn count(of: usize) -> u32 {
+    u32::try_from(of).unwrap_or(u32::MAX)
 }
 
 fn purge_to_proto(progress: PurgeProgress) -> v1::PurgeResponse {

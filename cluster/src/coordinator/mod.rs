@@ -9,11 +9,13 @@
 //! | `collections` | made, changed, dropped and told |
 //! | `opening` | alone, or as a member of a ring |
 //! | `requests` | reads and writes |
+//! | `shape` | changes of the ring's shape |
 
 mod chores;
 mod collections;
 mod opening;
 mod requests;
+mod shape;
 
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use allidb_storage::{Durability, Stats};
 
 pub use opening::Config;
 pub use requests::FacetsRequest;
+pub use shape::{Move, NodeChange, moves};
 
 use crate::{
     layout::{NodeId, Topology},

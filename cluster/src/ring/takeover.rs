@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use allidb_index::{AcceptorsRequest, Deadline, Error, Result, model::TenantId};
+use allidb_index::{AcceptorsRequest, Deadline, Error, Result, TreeAnswer, TreeRequest, model::TenantId};
 use parking_lot::Mutex;
 
 use super::{
@@ -17,7 +17,11 @@ use super::{
     anti_entropy::{Compared, PATIENCE},
     wrong::Wrong,
 };
-use crate::{coordinator::Consistency, layout::NodeId, peer::proto::TakenOverReply};
+use crate::{
+    coordinator::Consistency,
+    layout::NodeId,
+    peer::{Served, proto::TakenOverReply},
+};
 
 /// Partitions that are compared with one node at a time.
 const PARTITIONS_AT_A_TIME: usize = 16;
@@ -155,10 +159,6 @@ impl Inner {
 
     async fn take_over(self: &Arc<Self>, left: Vec<u16>, deadline: Deadline) -> Result<()> {
         let (served, epoch) = (&self.served, self.served.topology.epoch());
-        if !served.topology.layout().members().iter().any(|member| member.node == served.node) {
-            // Nothing lies here that says that something is gone.
-            self.here_as_of(|served| served.replica.begin_empty()).await?;
-        }
         let mut by_source: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
         let mut open: BTreeMap<u16, usize> = BTreeMap::new();
         for partition in left {
@@ -189,12 +189,11 @@ impl Inner {
         partitions: &[u16],
         deadline: Deadline,
     ) -> Result<()> {
-        let nodes = [self.served.node, source];
-        if !self.have_both_swept(nodes, deadline).await? {
-            return Err(Error::Unavailable(format!(
-                "this node and node {source} have not forgotten the same of what was deleted yet"
-            )));
+        let (nodes, layout) = ([self.served.node, source], self.served.topology.layout());
+        if !layout.members().iter().any(|member| member.node == self.served.node) {
+            self.begin_empty(source, deadline).await?;
         }
+        // Also what says that something is gone, be it that one of both has forgotten that: it does so again.
         let (mut before, epoch) = (0, self.served.topology.epoch());
         let progress = |done: &Repaired| {
             let more = done.repaired - std::mem::replace(&mut before, done.repaired);
@@ -212,6 +211,18 @@ impl Inner {
         self.take_over_acceptors(source, partitions, deadline).await
     }
 
+    /// Takes note that nothing lies here yet that would have to be forgotten, as another node did.
+    async fn begin_empty(self: &Arc<Self>, source: NodeId, deadline: Deadline) -> Result<()> {
+        let terms = terms(deadline);
+        let told = Arc::clone(self).answer_within(PATIENCE, source, TreeRequest::Swept, terms).await?;
+        let TreeAnswer::Swept { upto, .. } = told else { return Ok(()) };
+        let begin = move |served: &Served| {
+            served.replica.purge_up_to(upto, None)?;
+            served.replica.begin_empty()
+        };
+        self.here_as_of(begin).await
+    }
+
     /// Takes over what another node's acceptors of some partitions have promised and accepted.
     async fn take_over_acceptors(
         self: &Arc<Self>,
@@ -219,12 +230,7 @@ impl Inner {
         partitions: &[u16],
         deadline: Deadline,
     ) -> Result<()> {
-        let terms = Terms {
-            tenant: TenantId::DEFAULT,
-            consistency: Consistency::One,
-            deadline,
-            may_be_partial: false,
-        };
+        let terms = terms(deadline);
         let mut after = None;
         loop {
             let request = AcceptorsRequest { partitions: partitions.to_vec(), after };
@@ -234,4 +240,8 @@ impl Inner {
             self.here_as_of(move |served| served.replica.absorb_acceptors(&told)).await?;
         }
     }
+}
+
+fn terms(deadline: Deadline) -> Terms {
+    Terms { tenant: TenantId::DEFAULT, consistency: Consistency::One, deadline, may_be_partial: false }
 }

@@ -114,6 +114,14 @@ fn what_is_wrong_is_noticed() {
         ),
         (Setup { purges: true, ..with(Wrong::PurgeWithoutClosing) }, vec![differs, seen, "it was gone of"]),
         (Setup { purges: true, ..with(Wrong::PurgeByTime) }, vec![differs, seen, "it was gone of"]),
+        (
+            Setup { reshapes: true, nodes: 6, ..with(Wrong::UnsyncedLayout) },
+            vec!["is gone, though", "was put, ", "was acknowledged before", "lacks the update", "is lost"],
+        ),
+        (
+            Setup { reshapes: true, nodes: 6, ..with(Wrong::NoAcceptors) },
+            vec!["one after the other", "is lost: the trail", "was refused, and was made"],
+        ),
     ] {
         let notice = |seed| {
             let panic = catch_unwind(|| World::new(seed, setup).run()).err()?;

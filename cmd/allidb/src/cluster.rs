@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 use crate::{
     client::Client,
     failure::Failure,
+    layout::{self, LayoutCommand, WaitArgs},
     maintenance::size,
     output::{Output, table},
     worker,
@@ -35,26 +36,55 @@ pub(crate) enum ClusterCommand {
         #[arg(long, value_name = "NODE")]
         with: Option<String>,
     },
+    /// Changes which nodes hold what: join, leave, zones, capacities, replicas.
+    #[command(subcommand)]
+    Layout(LayoutCommand),
+    /// Has another node hold what a node holds, as that is dead or is to go, and waits until that is done. The other one runs, and holds nothing yet.
+    Replace {
+        /// The id of the node that goes.
+        #[arg(value_name = "NODE")]
+        node: String,
+        /// The id of the node that comes.
+        #[arg(long, value_name = "NODE")]
+        with: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Has the others hold what a node holds, and waits until that is done; then it can be stopped.
+    Decommission {
+        /// The id of the node that goes.
+        #[arg(value_name = "NODE")]
+        node: String,
+        #[command(flatten)]
+        wait: WaitArgs,
+    },
+    /// Waits until the node has removed what only others hold by now, which it does by itself.
+    Cleanup,
     /// Has all nodes forget what was deleted until a while ago, as they do once a day by themselves. All must answer.
     Purge,
 }
 
 /// Runs the command.
 pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output) -> Result<()> {
-    if let ClusterCommand::Repair { with } = command {
-        return repair(with.unwrap_or_default(), client, output).await;
-    }
-    if let ClusterCommand::Purge = command {
-        return purge(client, output).await;
-    }
-    let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
-    let described = described.map_err(Failure::from_status)?.into_inner();
+    let described = async || {
+        let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
+        described.map(tonic::Response::into_inner).map_err(Failure::from_status)
+    };
     match command {
-        ClusterCommand::Status => status(&described, output),
-        ClusterCommand::Ring => ring(&described, output),
-        ClusterCommand::Hints => hints(&described, output),
-        ClusterCommand::Workers => workers(&worker::list(client).await?, &described, output),
-        ClusterCommand::Repair { .. } | ClusterCommand::Purge => Ok(()),
+        ClusterCommand::Status => status(&described().await?, output),
+        ClusterCommand::Ring => ring(&described().await?, output),
+        ClusterCommand::Hints => hints(&described().await?, output),
+        ClusterCommand::Workers => workers(&worker::list(client).await?, &described().await?, output),
+        ClusterCommand::Repair { with } => repair(with.unwrap_or_default(), client, output).await,
+        ClusterCommand::Purge => purge(client, output).await,
+        ClusterCommand::Layout(command) => layout::run(command, client, output).await,
+        ClusterCommand::Replace { node, with, wait } => {
+            layout::exchange((node, Some(with)), wait, client, output).await
+        }
+        ClusterCommand::Decommission { node, wait } => {
+            layout::exchange((node, None), wait, client, output).await
+        }
+        ClusterCommand::Cleanup => layout::cleanup(client, output).await,
     }
 }
 

@@ -19,6 +19,7 @@ mod graph;
 mod hits;
 mod import;
 mod ivecs;
+mod layout;
 mod ledger;
 mod maintenance;
 mod merging;

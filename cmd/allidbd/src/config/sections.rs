@@ -86,12 +86,13 @@ section! {
 section! {
     /// The other nodes of the ring, if there are any.
     RingOptions {
-        /// The addresses (host:port) of the nodes that found the ring, this one among them: on all of them the same. They are waited
-        /// for once; later they are asked first who is there. Empty: the node is alone.
+        /// The addresses (host:port) of the nodes that found the ring: on all of them the same. They are waited for once; later they are asked
+        /// first who is there. A node that is not among them joins: it holds nothing until it is added (`allidb cluster layout`). Empty:
+        /// the node is alone.
         founders: Vec<String> = Vec::new();
         /// Where other nodes are listened to. Without certificates only loopback addresses are taken.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7002));
-        /// Where other nodes reach this one (host:port), as among the founders; null: as `listen` says.
+        /// Where other nodes reach this one (host:port), as among the founders if it is one; null: as `listen` says.
         address: Option<String> = None;
         /// The ring's name: nodes of others are not listened to.
         name: String = "allidb".to_owned();

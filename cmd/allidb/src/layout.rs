@@ -1,0 +1,314 @@
+//! `allidb cluster layout …`, and what is made of it: which nodes hold what, and how that changes.
+
+use std::time::Duration;
+
+use allidb_api::v1::{
+    ApplyLayout, ChangeLayoutRequest, DescribeClusterRequest, DescribeClusterResponse, NodeChange, NodeMove,
+    RevertLayout, Shape, StageLayout, Takeover, change_layout_request::Change, shape::Phase,
+};
+use anyhow::{Result, bail};
+use clap::{Args, Subcommand};
+use serde_json::{Value as Json, json};
+
+use crate::{
+    client::Client,
+    failure::Failure,
+    maintenance::size,
+    output::{Output, table},
+};
+
+/// How often it is looked how far a move is.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// Changes which nodes hold what: stage a shape, show what it comes to, and apply it.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayoutCommand {
+    /// Shows what is staged and what it comes to, or how far a move is.
+    Show,
+    /// Stages another shape beside what is staged already; nothing moves before `apply`.
+    Stage(StageArgs),
+    /// Moves to the shape that is staged, and waits until that is done.
+    Apply(WaitArgs),
+    /// Lets go of what is staged, or goes back from a move that is under way.
+    Revert,
+}
+
+/// What is staged.
+#[derive(Debug, Args)]
+pub(crate) struct StageArgs {
+    /// A node that is to hold data: one that runs and has been told where the ring is.
+    #[arg(long, value_name = "NODE")]
+    add: Vec<String>,
+    /// A node that is to hold nothing any more, be it dead or alive.
+    #[arg(long, value_name = "NODE")]
+    remove: Vec<String>,
+    /// What may fail together with a node: replicas are spread over zones.
+    #[arg(long, value_name = "NODE=ZONE", value_parser = pair)]
+    zone: Vec<(String, String)>,
+    /// How much a node is to hold, compared with others.
+    #[arg(long, value_name = "NODE=NUMBER", value_parser = capacity)]
+    capacity: Vec<(String, u32)>,
+    /// How many nodes are to hold each partition.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+    replication: u32,
+}
+
+/// Whether a move is waited for.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// Returns once the move has begun; `layout show` tells how far it is.
+    #[arg(long)]
+    no_wait: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (node, value) = text.split_once('=').ok_or("is not of the form NODE=VALUE")?;
+    Ok((node.to_owned(), value.to_owned()))
+}
+
+fn capacity(text: &str) -> Result<(String, u32), String> {
+    let (node, value) = pair(text)?;
+    let value = value.parse().map_err(|error| format!("{value:?} is no capacity: {error}"))?;
+    Ok((node, value))
+}
+
+/// Runs the command.
+pub(crate) async fn run(command: LayoutCommand, client: &Client, output: Output) -> Result<()> {
+    match command {
+        LayoutCommand::Show => show(&describe(client).await?, output),
+        LayoutCommand::Stage(args) => {
+            change(client, 0, Change::Stage(staged(args))).await?;
+            show(&describe(client).await?, output)
+        }
+        LayoutCommand::Apply(wait) => {
+            // If a move is under way, that is waited for.
+            let shape = shape(client).await?;
+            if shape.phase() == Phase::Settled {
+                change(client, shape.epoch, Change::Apply(ApplyLayout {})).await?;
+            }
+            finish(client, wait, output).await
+        }
+        LayoutCommand::Revert => {
+            change(client, 0, Change::Revert(RevertLayout {})).await?;
+            show(&describe(client).await?, output)
+        }
+    }
+}
+
+/// Takes a node out of the ring, and puts others in, as one move.
+pub(crate) async fn exchange(
+    (out, into): (String, Option<String>),
+    wait: WaitArgs,
+    client: &Client,
+    output: Output,
+) -> Result<()> {
+    let described = describe(client).await?;
+    let shape = described.shape.clone().unwrap_or_default();
+    let is_member = |id: &String| described.nodes.iter().any(|node| node.id == *id && node.is_member);
+    let leaves = |id: &String| shape.moves.iter().any(|of| of.node == *id && of.after == 0);
+    match shape.phase() {
+        // It was begun before.
+        Phase::Filling | Phase::HandingOver if leaves(&out) => {}
+        Phase::Settled if !is_member(&out) && into.iter().all(is_member) => {}
+        Phase::Settled if shape.next.is_some() => {
+            bail!("another shape is staged: apply it or revert it first (allidb cluster layout show)")
+        }
+        _ => {
+            let change_of =
+                |(id, remove): (String, bool)| NodeChange { id, remove, zone: None, capacity: None };
+            let nodes = std::iter::once((out, true)).chain(into.map(|node| (node, false)));
+            let stage = StageLayout { nodes: nodes.map(change_of).collect(), replication: 0 };
+            let epoch = change(client, shape.epoch, Change::Stage(stage)).await?;
+            if let Err(error) = change(client, epoch, Change::Apply(ApplyLayout {})).await {
+                // Nothing is left that another one would apply unawares.
+                change(client, epoch, Change::Revert(RevertLayout {})).await?;
+                return Err(error);
+            }
+        }
+    }
+    finish(client, wait, output).await
+}
+
+/// Waits until nothing lies at the node that was asked which only others hold by now.
+pub(crate) async fn cleanup(client: &Client, output: Output) -> Result<()> {
+    loop {
+        let leftovers = shape(client).await?.leftovers;
+        if leftovers == 0 {
+            break;
+        }
+        if !output.is_json() {
+            output.line(format!("{leftovers} partitions that others hold now are still here …"))?;
+        }
+        tokio::time::sleep(LOOKS_EVERY).await;
+    }
+    match output.is_json() {
+        true => output.document(&json!({ "leftovers": 0 })),
+        false => output.line("nothing lies here that others alone hold"),
+    }?;
+    Ok(())
+}
+
+fn staged(args: StageArgs) -> StageLayout {
+    let StageArgs { add, remove, zone, capacity, replication } = args;
+    let mut nodes: Vec<NodeChange> = Vec::new();
+    let mut change_of = |id: &str, set: &dyn Fn(&mut NodeChange)| {
+        let at = nodes.iter().position(|change| change.id == id).unwrap_or_else(|| {
+            nodes.push(NodeChange { id: id.to_owned(), ..NodeChange::default() });
+            nodes.len() - 1
+        });
+        nodes.get_mut(at).into_iter().for_each(set);
+    };
+    add.iter().for_each(|node| change_of(node, &|_| {}));
+    zone.iter().for_each(|(node, zone)| change_of(node, &|change| change.zone = Some(zone.clone())));
+    capacity.iter().for_each(|(node, capacity)| change_of(node, &|change| change.capacity = Some(*capacity)));
+    remove.iter().for_each(|node| change_of(node, &|change| change.remove = true));
+    StageLayout { nodes, replication }
+}
+
+async fn change(client: &Client, epoch: u64, change: Change) -> Result<u64> {
+    let request = ChangeLayoutRequest { epoch, change: Some(change) };
+    let changed = client.cluster().change_layout(request).await;
+    Ok(changed.map_err(Failure::from_status)?.into_inner().epoch)
+}
+
+async fn describe(client: &Client) -> Result<DescribeClusterResponse> {
+    let described = client.cluster().describe_cluster(DescribeClusterRequest {}).await;
+    Ok(described.map_err(Failure::from_status)?.into_inner())
+}
+
+async fn shape(client: &Client) -> Result<Shape> {
+    Ok(describe(client).await?.shape.unwrap_or_default())
+}
+
+/// Waits for a move, and tells how far it is.
+async fn finish(client: &Client, wait: WaitArgs, output: Output) -> Result<()> {
+    let mut last = String::new();
+    loop {
+        let shape = shape(client).await?;
+        if wait.no_wait || shape.phase() == Phase::Settled {
+            break;
+        }
+        let told = progress(&shape);
+        if told != last && !output.is_json() {
+            output.line(told.clone())?;
+        }
+        last = told;
+        tokio::time::sleep(LOOKS_EVERY).await;
+    }
+    show(&describe(client).await?, output)
+}
+
+/// As in `filling: 120 of 256 partitions, 5,000 entities`.
+fn progress(shape: &Shape) -> String {
+    let sum = |of: fn(&Takeover) -> u64| shape.takeovers.iter().map(of).sum::<u64>();
+    let (done, partitions) = (sum(|of| of.done.into()), sum(|of| of.partitions.into()));
+    let entities = sum(|of| of.entities);
+    let failures: Vec<String> = shape
+        .takeovers
+        .iter()
+        .filter(|of| !of.failure.is_empty())
+        .map(|of| format!("; node {}: {}", of.node, of.failure))
+        .collect();
+    let phase = phase(shape);
+    format!("{phase}: {done} of {partitions} partitions, {entities} entities{}", failures.concat())
+}
+
+fn phase(shape: &Shape) -> &'static str {
+    match shape.phase() {
+        Phase::Unspecified => "unknown",
+        Phase::Settled if shape.next.is_some() => "staged",
+        Phase::Settled => "settled",
+        Phase::Filling => "filling",
+        Phase::HandingOver => "handing over",
+    }
+}
+
+fn show(described: &DescribeClusterResponse, output: Output) -> Result<()> {
+    let shape = described.shape.clone().unwrap_or_default();
+    if output.is_json() {
+        let moved = |of: &NodeMove| {
+            json!({
+                "node": of.node, "zone": of.zone, "capacity": of.capacity, "before": of.before, "after": of.after,
+                "gains": of.gains, "bytes": of.bytes,
+            })
+        };
+        let takeover = |of: &Takeover| {
+            json!({
+                "node": of.node, "is_done": of.is_done, "partitions": of.partitions, "done": of.done,
+                "entities": of.entities, "failure": of.failure,
+            })
+        };
+        output.document(&json!({
+            "epoch": shape.epoch, "phase": phase(&shape),
+            "layout": described.layout.as_ref().map(|layout| layout.version),
+            "replication": described.layout.as_ref().map(|layout| layout.replication),
+            "next": shape.next.as_ref().map(|next| json!({
+                "version": next.version, "replication": next.replication,
+            })),
+            "moves": shape.moves.iter().map(moved).collect::<Vec<Json>>(),
+            "takeovers": shape.takeovers.iter().map(takeover).collect::<Vec<Json>>(),
+            "leftovers": shape.leftovers,
+        }))?;
+        return Ok(());
+    }
+    let layout = described.layout.clone().unwrap_or_default();
+    let (version, replication) = (layout.version, layout.replication);
+    output.line(format!("layout {version}, {replication} replicas of each partition; {}", phase(&shape)))?;
+    let Some(next) = &shape.next else { return Ok(()) };
+    output.line(format!("then layout {}, {} replicas of each partition:", next.version, next.replication))?;
+    let mut shown = table(&["node", "zone", "capacity", "partitions", "then", "takes over", "about"]);
+    for of in &shape.moves {
+        shown.add_row([
+            of.node.clone(),
+            of.zone.clone(),
+            of.capacity.to_string(),
+            of.before.to_string(),
+            of.after.to_string(),
+            of.gains.to_string(),
+            size(of.bytes),
+        ]);
+    }
+    output.table(&shown)?;
+    if shape.phase() != Phase::Settled {
+        output.line(progress(&shape))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_a_node_comes_together() {
+        let args = StageArgs {
+            add: vec!["a".to_owned()],
+            remove: vec!["b".to_owned()],
+            zone: vec![("a".to_owned(), "east".to_owned()), ("c".to_owned(), "west".to_owned())],
+            capacity: vec![("a".to_owned(), 3)],
+            replication: 2,
+        };
+        let StageLayout { nodes, replication } = staged(args);
+        let change = |id: &str, zone: Option<&str>, capacity, remove| NodeChange {
+            id: id.to_owned(),
+            zone: zone.map(str::to_owned),
+            capacity,
+            remove,
+        };
+        assert_eq!(replication, 2);
+        assert_eq!(
+            nodes,
+            [
+                change("a", Some("east"), Some(3), false),
+                change("c", Some("west"), None, false),
+                change("b", None, None, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn what_has_no_value_is_refused() {
+        assert!(pair("a").is_err() && capacity("a=much").is_err());
+        assert_eq!(capacity("a=7"), Ok(("a".to_owned(), 7)));
+    }
+}

@@ -1,0 +1,228 @@
+//! The runbooks of `docs/operations.md` on daemons: a ring changes its shape by the commands that stand there, while clients write and read.
+
+use std::{
+    net::TcpListener,
+    process::Child,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use allidb_api::v1::{self, entities_client::EntitiesClient};
+use serde_json::Value as Json;
+use tempfile::TempDir;
+use tonic::{Code, transport::Channel};
+
+use crate::daemon::{Daemon, eventually};
+
+/// What clients count up while the ring changes.
+const KEYS: usize = 40;
+/// What lies there besides.
+const KEPT: usize = 400;
+
+/// Some daemons, of which the first three found a ring.
+struct Ring {
+    dirs: Vec<TempDir>,
+    addresses: Vec<String>,
+    founders: String,
+    nodes: Vec<Daemon>,
+}
+
+impl Ring {
+    fn found(count: usize) -> Self {
+        let free: Vec<TcpListener> =
+            (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let address = |port: &TcpListener| port.local_addr().expect("an address").to_string();
+        let addresses: Vec<String> = free.iter().map(address).collect();
+        drop(free);
+        let founders = format!("{:?}", &addresses[..3]);
+        let mut ring = Self { dirs: Vec::new(), addresses, founders, nodes: Vec::new() };
+        let children: Vec<Child> = (0..3).map(|_| ring.launch()).collect();
+        for (dir, child) in ring.dirs.iter().zip(children) {
+            ring.nodes.push(Daemon::ready(dir.path(), child));
+        }
+        ring
+    }
+
+    fn launch(&mut self) -> Child {
+        let dir = TempDir::new().expect("a directory");
+        let listen = self.addresses[self.dirs.len()].clone();
+        let settings = [("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*listen)];
+        let child = Daemon::launch(dir.path(), &settings);
+        self.dirs.push(dir);
+        child
+    }
+
+    /// One more, which is no founder. Gives its id.
+    fn join(&mut self) -> String {
+        let child = self.launch();
+        self.nodes.push(Daemon::ready(self.dirs.last().expect("its own").path(), child));
+        self.id(self.nodes.len() - 1)
+    }
+
+    /// What `allidb cluster …` says at a node.
+    fn cluster(&self, at: usize, args: &[&str]) -> Json {
+        let (said, is_ok) = self.nodes[at].json(&[&["cluster"], args].concat());
+        assert!(is_ok, "{args:?}: {said}");
+        said
+    }
+
+    /// The same, once it does not refuse.
+    fn eventually(&self, at: usize, args: &[&str]) -> Json {
+        let args = [&["--output", "json", "cluster"], args].concat();
+        eventually("it is not refused", || {
+            let output = self.nodes[at].run(&args);
+            output.status.success().then(|| serde_json::from_slice(&output.stdout).expect("JSON"))
+        })
+    }
+
+    /// Why it refuses.
+    fn refused(&self, at: usize, args: &[&str]) -> String {
+        let output = self.nodes[at].run(&[&["cluster"], args].concat());
+        assert!(!output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    fn id(&self, at: usize) -> String {
+        self.cluster(at, &["status"])["node"].as_str().expect("an id").to_owned()
+    }
+
+    fn client(&self, at: usize) -> EntitiesClient<Channel> {
+        let endpoint = Channel::from_shared(format!("http://{}", self.nodes[at].grpc)).expect("an address");
+        EntitiesClient::new(endpoint.connect_lazy())
+    }
+
+    async fn count(&self, at: usize) -> u64 {
+        let request = v1::CountRequest {
+            collection: "things".to_owned(),
+            consistency: v1::Consistency::Quorum.into(),
+            ..v1::CountRequest::default()
+        };
+        self.client(at).count(request).await.expect("it counts").into_inner().count
+    }
+
+    /// Each two members hold the same.
+    fn is_alike(&self, at: &[usize]) {
+        for at in at {
+            let told = self.eventually(*at, &["repair"]);
+            for with in told.as_array().expect("a list") {
+                assert_eq!((&with["differing"], &with["failed"]), (&0.into(), &0.into()), "{told}");
+            }
+        }
+    }
+}
+
+fn put(id: String, step: i64) -> v1::PutRequest {
+    let step = v1::Value { kind: Some(v1::value::Kind::IntValue(step)) };
+    let entity = v1::Entity {
+        r#ref: Some(v1::EntityRef { collection: "things".to_owned(), id }),
+        attributes: [("step".to_owned(), step)].into(),
+        ..v1::Entity::default()
+    };
+    v1::PutRequest { entity: Some(entity), ..v1::PutRequest::default() }
+}
+
+async fn step_of(client: &mut EntitiesClient<Channel>, key: usize) -> Result<i64, tonic::Status> {
+    let request = v1::GetRequest {
+        r#ref: Some(v1::EntityRef { collection: "things".to_owned(), id: format!("e-{key}") }),
+        consistency: v1::Consistency::Quorum.into(),
+        ..v1::GetRequest::default()
+    };
+    let found = client.get(request).await?.into_inner();
+    match found.attributes.get("step").and_then(|step| step.kind.clone()) {
+        Some(v1::value::Kind::IntValue(step)) => Ok(step),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Counts keys up through some nodes until it is told to stop, and reads them through others. Gives what was acknowledged of each, and how many
+/// calls found nobody who could answer.
+async fn count_up(mut clients: Vec<EntitiesClient<Channel>>, stop: Arc<AtomicBool>) -> (Vec<i64>, usize) {
+    let (mut acknowledged, mut refused) = (vec![-1; KEYS], 0);
+    let all = clients.len();
+    for step in 0_i64.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let (key, turn) = (step as usize % KEYS, step as usize);
+        match clients[turn % all].put(put(format!("e-{key}"), step)).await {
+            Ok(_) => acknowledged[key] = step,
+            Err(status) if status.code() == Code::Unavailable => refused += 1,
+            Err(status) => panic!("{status}"),
+        }
+        match step_of(&mut clients[(turn + 1) % all], key).await {
+            Ok(found) => assert!(found >= acknowledged[key], "key {key}: {found} < {}", acknowledged[key]),
+            Err(status) if status.code() == Code::Unavailable => refused += 1,
+            Err(status) => panic!("key {key}: {status}"),
+        }
+    }
+    (acknowledged, refused)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_join_are_replaced_and_leave_while_clients_count() {
+    let mut ring = Ring::found(5);
+    eventually("all are there", || {
+        ring.nodes[0].run(&["collection", "create", "things"]).status.success().then_some(())
+    });
+    for key in 0..KEPT {
+        ring.client(key % 3).put(put(format!("kept-{key}"), 0)).await.expect("a quorum is there");
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    // Not through those that go.
+    let clients = vec![ring.client(0), ring.client(0), ring.client(0)];
+    let load = tokio::spawn(count_up(clients, Arc::clone(&stop)));
+
+    // A fourth joins. It coordinates before it holds anything.
+    let fourth = ring.join();
+    assert!(ring.count(3).await >= KEPT as u64);
+    let nothing = ring.refused(0, &["layout", "apply"]);
+    assert!(nothing.contains("no other shape is staged"), "{nothing}");
+    let unknown = ring.refused(0, &["layout", "stage", "--add", "00000000000000ff"]);
+    assert!(unknown.contains("of which nothing is heard"), "{unknown}");
+    // Once it is heard of.
+    let staged = ring.eventually(0, &["layout", "stage", "--add", &fourth]);
+    assert_eq!(staged["phase"], "staged");
+    let moves = staged["moves"].as_array().expect("moves");
+    let gains: u64 = moves.iter().map(|of| of["gains"].as_u64().expect("a number")).sum();
+    assert_eq!(gains, 192, "no more is moved than the fourth takes over: {staged}");
+    let settled = ring.cluster(1, &["layout", "apply"]);
+    assert_eq!((&settled["phase"], &settled["layout"]), (&"settled".into(), &2.into()));
+    (0..4).for_each(|at| drop(ring.cluster(at, &["cleanup"])));
+    // What the others forgot by then a new one need not be told.
+    ring.cluster(0, &["purge"]);
+    // One is destroyed, and an empty one is put in its place.
+    let third = ring.id(2);
+    ring.nodes[2].child.kill().expect("killed");
+    let fifth = ring.join();
+    ring.eventually(0, &["replace", &third, "--with", &fifth]);
+    // Whoever asks again, as the answer was lost, is told that it is done.
+    let again = ring.cluster(3, &["replace", &third, "--with", &fifth]);
+    assert_eq!(again["layout"], 3, "{again}");
+
+    // One leaves.
+    let second = ring.id(1);
+    assert_eq!(ring.cluster(0, &["decommission", &second])["layout"], 4);
+    ring.cluster(1, &["cleanup"]);
+    let too_few = ring.refused(0, &["decommission", &fourth]);
+    assert!(too_few.contains("2 members cannot hold 3 replicas"), "{too_few}");
+    assert_eq!(ring.cluster(0, &["layout", "show"])["phase"], "settled");
+
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (acknowledged, refused) = load.await.expect("it found nothing wrong");
+    println!("{acknowledged:?}; {refused} calls found nobody");
+    assert!(acknowledged.iter().all(|step| *step >= 0), "of each key something was acknowledged");
+    ring.nodes[1].child.kill().expect("killed");
+    for at in [0, 3, 4] {
+        for (key, step) in acknowledged.iter().enumerate() {
+            let found = step_of(&mut ring.client(at), key).await.expect("it is there");
+            assert!(found >= *step, "node {at}, key {key}: {found} < {step}");
+        }
+        ring.cluster(at, &["cleanup"]);
+        assert_eq!(ring.count(at).await, (KEPT + KEYS) as u64);
+    }
+    ring.is_alike(&[0, 3, 4]);
+}
