@@ -53,6 +53,8 @@ pub struct MemberOptions {
     pub repair_every: Duration,
     /// When what was deleted is forgotten.
     pub purge: PurgeTerms,
+    /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
+    pub move_bytes_per_second: u64,
 }
 
 /// A member's life among others. It ends when this is dropped.
@@ -157,6 +159,7 @@ pub(crate) async fn join(
         hints: options.hints,
         repair_every: options.repair_every,
         purge: options.purge,
+        move_bytes_per_second: options.move_bytes_per_second,
         #[cfg(feature = "wrong")]
         wrong: None,
     })?;

@@ -66,9 +66,9 @@ pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
     AcceptorsRequest, BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Hint,
-    IdsPage, IdsRequest, Merged, Outgoing, Present, Promise, Replica, ReplicaOptions, RosterRequest,
-    ScanPage, ScanRequest, SourceDeletion, SourcePlace, Tally, TallyRequest, ToldEdge, TreeAnswer,
-    TreeRequest, disputed,
+    HoldingsRequest, IdsPage, IdsRequest, Merged, Outgoing, Present, Promise, Replica, ReplicaOptions,
+    RosterRequest, ScanPage, ScanRequest, SourceDeletion, SourcePlace, Tally, TallyRequest, ToldEdge,
+    TreeAnswer, TreeRequest, disputed,
 };
 pub use row::EntityKey;
 pub use secondary::{Facet, FacetCounts};

@@ -22,7 +22,7 @@ impl Cluster for Services {
         &self,
         request: Request<v1::DescribeClusterRequest>,
     ) -> Result<Response<v1::DescribeClusterResponse>, Status> {
-        self.receive(request)?;
+        self.receive_any(request)?;
         let coordinator = &self.coordinator;
         let (own, topology) = (coordinator.node(), coordinator.topology());
         let layout = topology.layout();
@@ -73,11 +73,17 @@ impl Cluster for Services {
         }))
     }
 
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
+        let (_, v1::DrainRequest { undo }) = self.receive_any(request)?;
+        self.coordinator.drain(!undo);
+        Ok(Response::new(v1::DrainResponse { bytes: self.coordinator.kept_for_others() }))
+    }
+
     async fn change_layout(
         &self,
         request: Request<v1::ChangeLayoutRequest>,
     ) -> Result<Response<v1::ChangeLayoutResponse>, Status> {
-        let (_, request) = self.receive(request)?;
+        let (_, request) = self.receive_any(request)?;
         let seen = (request.epoch > 0).then_some(request.epoch);
         let coordinator = &self.coordinator;
         let changed = match request.change {
@@ -101,7 +107,7 @@ impl Cluster for Services {
         &self,
         request: Request<v1::RepairRequest>,
     ) -> Result<Response<Self::RepairStream>, Status> {
-        let (_, request) = self.receive(request)?;
+        let (_, request) = self.receive_any(request)?;
         let node = match request.node.as_str() {
             "" => None,
             node => Some(node.parse().map_err(status::from_error)?),
@@ -113,7 +119,7 @@ impl Cluster for Services {
     type PurgeStream = Messages<v1::PurgeResponse>;
 
     async fn purge(&self, request: Request<v1::PurgeRequest>) -> Result<Response<Self::PurgeStream>, Status> {
-        self.receive(request)?;
+        self.receive_any(request)?;
         let job = self.coordinator.purge().map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, purge_to_proto, |progress| progress.finished)))
     }

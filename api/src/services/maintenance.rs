@@ -21,7 +21,7 @@ pub(super) type Messages<T> = ReceiverStream<Result<T, Status>>;
 #[tonic::async_trait]
 impl Maintenance for Services {
     async fn flush(&self, request: Request<v1::FlushRequest>) -> Result<Response<v1::FlushResponse>, Status> {
-        self.receive(request)?;
+        self.receive_any(request)?;
         self.coordinator.flush().await.map_err(status::from_error)?;
         Ok(Response::new(v1::FlushResponse {}))
     }
@@ -32,7 +32,7 @@ impl Maintenance for Services {
         &self,
         request: Request<v1::CompactRequest>,
     ) -> Result<Response<Self::CompactStream>, Status> {
-        let (_, request) = self.receive(request)?;
+        let (_, request) = self.receive_any(request)?;
         let keyspace = Some(request.keyspace).filter(|keyspace| !keyspace.is_empty());
         let job = self.coordinator.compact(keyspace.as_deref()).map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, compact_to_proto, |progress| progress.finished)))
@@ -41,7 +41,7 @@ impl Maintenance for Services {
     type ScrubStream = Messages<v1::ScrubResponse>;
 
     async fn scrub(&self, request: Request<v1::ScrubRequest>) -> Result<Response<Self::ScrubStream>, Status> {
-        let (_, request) = self.receive(request)?;
+        let (_, request) = self.receive_any(request)?;
         let options = ScrubOptions { bytes_per_second: request.bytes_per_second };
         let job = self.coordinator.scrub(options).map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, scrub_to_proto, |progress| progress.finished)))
@@ -51,7 +51,7 @@ impl Maintenance for Services {
         &self,
         request: Request<v1::ListWorkersRequest>,
     ) -> Result<Response<v1::ListWorkersResponse>, Status> {
-        self.receive(request)?;
+        self.receive_any(request)?;
         let workers = self.coordinator.workers().into_iter().map(worker_to_proto).collect();
         Ok(Response::new(v1::ListWorkersResponse { workers }))
     }
@@ -60,7 +60,7 @@ impl Maintenance for Services {
         &self,
         request: Request<v1::UpdateWorkerRequest>,
     ) -> Result<Response<v1::Worker>, Status> {
-        let (_, v1::UpdateWorkerRequest { name, paused, share_percent }) = self.receive(request)?;
+        let (_, v1::UpdateWorkerRequest { name, paused, share_percent }) = self.receive_any(request)?;
         // More than a byte holds is as wrong as the most that it holds.
         let share = share_percent.map(|share| u8::try_from(share).unwrap_or(u8::MAX));
         let change = WorkerChange { paused, share };

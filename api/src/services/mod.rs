@@ -49,8 +49,14 @@ impl Services {
         self.coordinator.limits()
     }
 
-    /// Takes a request apart.
+    /// Takes a request of a client apart, unless the node is drained.
     fn receive<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
+        self.coordinator.check_takes_requests().map_err(status::from_error)?;
+        self.receive_any(request)
+    }
+
+    /// Takes a request of an operator apart.
+    fn receive_any<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
         let caller = self.caller(request.metadata())?;
         Ok((caller, request.into_inner()))
     }

@@ -1,6 +1,9 @@
 //! What operators ask for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use allidb_index::{Error, Result, Version, WorkerChange, WorkerStatus, model::Timestamp};
 use allidb_storage::ScrubOptions;
@@ -13,6 +16,32 @@ use crate::{
 };
 
 impl Coordinator {
+    /// Takes no more requests of clients from now on, so that the node can be stopped, or takes them again.
+    pub fn drain(&self, is_drained: bool) {
+        if self.0.is_drained.swap(is_drained, Ordering::SeqCst) != is_drained {
+            tracing::info!(is_drained, "requests of clients are refused, or taken again");
+        }
+    }
+
+    /// # Errors
+    /// [`Error::Unavailable`] if the node is drained.
+    pub fn check_takes_requests(&self) -> Result<()> {
+        match self.0.is_drained.load(Ordering::SeqCst) {
+            true => {
+                Err(Error::Unavailable("this node is drained, to be stopped: ask another one".to_owned()))
+            }
+            false => Ok(()),
+        }
+    }
+
+    /// Bytes of writes that are kept for nodes that are heard from, about.
+    pub fn kept_for_others(&self) -> u64 {
+        let nodes = self.nodes();
+        let is_heard = |node: NodeId| nodes.iter().any(|view| view.node == node && view.is_alive);
+        let hints = self.hints().into_iter().filter(|kept| is_heard(kept.node)).map(|kept| kept.bytes);
+        hints.sum::<u64>() + self.outbox().bytes
+    }
+
     /// Writes everything that is in memory to tables.
     pub async fn flush(&self) -> Result<()> {
         let replica = Arc::clone(&self.0.replica);

@@ -17,7 +17,7 @@ mod opening;
 mod requests;
 mod shape;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use allidb_index::{
     Deadline, Error, Replica, Result, TextCounts, VectorCounts,
@@ -118,6 +118,7 @@ struct Inner {
     /// What operators ask for and wait for.
     chores: Pool,
     jobs: Jobs,
+    is_drained: AtomicBool,
 }
 
 impl Inner {
@@ -157,9 +158,9 @@ impl Coordinator {
         self.0.replica.cursor_key()
     }
 
-    /// Whether it can serve: opening returned, so it is recovered, and its engine takes writes.
+    /// Whether it can serve: opening returned, so it is recovered, its engine takes writes, and it is not drained.
     pub fn is_ready(&self) -> bool {
-        self.0.replica.engine().stats().poisoned.is_none()
+        self.check_takes_requests().is_ok() && self.0.replica.engine().stats().poisoned.is_none()
     }
 
     /// All nodes of the ring that are heard of, as they say of themselves; none if this one is alone.

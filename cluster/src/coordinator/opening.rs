@@ -1,6 +1,10 @@
 //! Opening a node: alone, or as a member of a ring.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use allidb_index::{
     Error, Replica, ReplicaOptions, Result, SystemClock, SystemRandom, VectorOptions, build_pool,
@@ -85,6 +89,7 @@ impl Coordinator {
             // There is nobody to compare with.
             repair_every: Duration::MAX,
             purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
+            move_bytes_per_second: 0,
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;
@@ -114,6 +119,7 @@ impl Coordinator {
             gets: Pool::start("get", config.read_threads, config.queue)?,
             chores: Pool::start("maintenance", 1, CHORES)?,
             jobs: Jobs::default(),
+            is_drained: AtomicBool::new(false),
         })))
     }
 }

@@ -2,8 +2,8 @@
 
 use allidb_index::{
     AcceptorsRequest, CameFrom, CameFromRequest, Deadline, EntityKey, Error, FacetCounts, FacetCountsRequest,
-    IdsPage, IdsRequest, Present, Replica, Result, RosterRequest, Tally, TallyRequest, TreeAnswer,
-    TreeRequest,
+    HoldingsRequest, IdsPage, IdsRequest, Present, Replica, Result, RosterRequest, Tally, TallyRequest,
+    TreeAnswer, TreeRequest,
     graph::{LinksRequest, ToldLinks},
     model::TenantId,
     query::{Share, ShareRequest},
@@ -73,5 +73,6 @@ questions! {
     CameFrom(CameFromRequest) -> CameFrom = came_from;
     FacetCounts(FacetCountsRequest) -> Vec<FacetCounts> = facet_counts;
     Tree(TreeRequest) -> TreeAnswer = tree;
+    Holdings(HoldingsRequest) -> Vec<(EntityKey, Vec<u8>)> = holdings;
     Acceptors(AcceptorsRequest) -> Vec<(EntityKey, Vec<u8>)> = acceptors;
 }

@@ -103,7 +103,7 @@ impl Ring {
 
 impl Ring {
     /// Takes over the newest catalogue of a quorum of the members of each active layout. False if too few answer.
-    async fn learn_catalogue(&self, deadline: Deadline) -> bool {
+    pub(super) async fn learn_catalogue(&self, deadline: Deadline) -> bool {
         let quorum = self.0.served.catalogue_quorum();
         let mut asked = JoinSet::new();
         for node in quorum.nodes().into_iter().filter(|node| *node != self.node()) {

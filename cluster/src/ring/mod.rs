@@ -73,6 +73,7 @@ use std::{
 };
 
 use allidb_index::{Deadline, Replica, Result, model::TenantId};
+use allidb_storage::Throttle;
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
@@ -134,6 +135,8 @@ pub struct RingOptions {
     pub repair_every: Duration,
     /// When what was deleted is forgotten.
     pub purge: PurgeTerms,
+    /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
+    pub move_bytes_per_second: u64,
     /// What it is to do wrong.
     #[cfg(feature = "wrong")]
     pub wrong: Option<Wrong>,
@@ -192,6 +195,8 @@ struct Shared {
     comparisons: Comparisons,
     repair_every: Duration,
     purge: PurgeTerms,
+    /// What is taken over while the ring changes its shape.
+    moving: Throttle,
     /// Whose turn it is to make a write on a condition.
     turns: Turns,
     /// Doubts about writes that are resolved at a time.
@@ -266,6 +271,7 @@ impl Ring {
             comparisons: Comparisons::default(),
             repair_every: options.repair_every,
             purge: options.purge,
+            moving: Throttle::new(options.move_bytes_per_second),
             turns: Turns::default(),
             settling: Semaphore::new(SETTLING),
             wrong,

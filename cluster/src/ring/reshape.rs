@@ -347,6 +347,11 @@ impl Served {
 }
 
 impl Ring {
+    /// Whether that which it changes to is handed over.
+    pub(super) fn is_handing_over(&self) -> bool {
+        self.topology().phase() == Phase::HandingOver
+    }
+
     /// Whether the ring is changing its shape.
     pub(super) fn is_reshaping(&self) -> bool {
         self.topology().phase() != Phase::Settled

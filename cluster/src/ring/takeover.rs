@@ -9,8 +9,15 @@ use std::{
     sync::Arc,
 };
 
-use allidb_index::{AcceptorsRequest, Deadline, Error, Result, TreeAnswer, TreeRequest, model::TenantId};
+use allidb_index::{
+    AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Result, Sum, TreeAnswer,
+    TreeRequest, model::TenantId,
+};
 use parking_lot::Mutex;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep},
+};
 
 use super::{
     Inner, Repaired, Ring, Terms,
@@ -25,6 +32,8 @@ use crate::{
 
 /// Partitions that are compared with one node at a time.
 const PARTITIONS_AT_A_TIME: usize = 16;
+/// Partitions that are fetched at a time: while one node reads, the other one writes.
+const FETCHED_AT_A_TIME: usize = 4;
 
 /// How far a node is with taking over what it is to hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -118,7 +127,12 @@ impl Ring {
         if left.is_empty() {
             return Ok(());
         }
-        let taken = inner.take_over(left, deadline).await;
+        let knows_catalogue = !self.is_handing_over() || self.learn_catalogue(deadline).await;
+        let taken = match knows_catalogue {
+            true => inner.take_over(left, deadline).await,
+            // Who decides about it next is to know what was decided.
+            false => Err(Error::Unavailable("too few members tell their catalogue".to_owned())),
+        };
         let failure = taken.as_ref().err().map(ToString::to_string).unwrap_or_default();
         taking_over.note(epoch, |state| state.failure = failure);
         taken
@@ -193,6 +207,8 @@ impl Inner {
         if !layout.members().iter().any(|member| member.node == self.served.node) {
             self.begin_empty(source, deadline).await?;
         }
+        let is_new = |partition: &&u16| !layout.replicas(**partition).contains(&self.served.node);
+        self.fetch(source, partitions.iter().filter(is_new).copied().collect(), deadline).await?;
         // Also what says that something is gone, be it that one of both has forgotten that: it does so again.
         let (mut before, epoch) = (0, self.served.topology.epoch());
         let progress = |done: &Repaired| {
@@ -209,6 +225,57 @@ impl Inner {
             return Ok(());
         }
         self.take_over_acceptors(source, partitions, deadline).await
+    }
+
+    /// Takes over what another node holds of partitions of which nothing is here yet. Whether it was everything, trees tell; of what is here when
+    /// this is begun again they tell what is missing.
+    async fn fetch(self: &Arc<Self>, source: NodeId, partitions: Vec<u16>, deadline: Deadline) -> Result<()> {
+        let roots = TreeRequest::Roots(partitions.clone());
+        let here = Arc::clone(self).answer(self.served.node, roots, terms(deadline)).await?;
+        let TreeAnswer::Sums(here) = here else { return Ok(()) };
+        let are_empty = partitions.into_iter().zip(here).filter(|(_, sum)| *sum == Sum::default());
+        let mut left = are_empty.map(|(partition, _)| partition);
+        let mut fetching = JoinSet::new();
+        loop {
+            while fetching.len() < FETCHED_AT_A_TIME
+                && let Some(partition) = left.next()
+            {
+                let inner = Arc::clone(self);
+                fetching.spawn(async move { inner.fetch_one(source, partition, deadline).await });
+            }
+            match fetching.join_next().await {
+                Some(Ok(fetched)) => fetched?,
+                Some(Err(error)) => return Err(Error::Internal(format!("a takeover broke off: {error}"))),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn fetch_one(self: Arc<Self>, source: NodeId, partition: u16, deadline: Deadline) -> Result<()> {
+        let epoch = self.served.topology.epoch();
+        let mut after = None;
+        loop {
+            let read_at = self.served.replica.purged();
+            let request = HoldingsRequest { partition, after };
+            let page = Arc::clone(&self).answer_within(PATIENCE, source, request, terms(deadline)).await?;
+            let Some((last, _)) = page.last() else { return Ok(()) };
+            after = Some(last.clone());
+            let (count, bytes) = (page.len() as u64, page.iter().map(|(_, state)| state.len()).sum());
+            let absorb = move |served: &Served| {
+                let garbled = |error| Error::Unavailable(format!("a state cannot be read: {error}"));
+                let state = |(entity, state): (EntityKey, Vec<u8>)| {
+                    Ok((entity, EntityState::decode(&state).map_err(garbled)?))
+                };
+                let states = page.into_iter().map(state).collect::<Result<Vec<_>>>()?;
+                let highest = states.iter().map(|(_, state)| state.highest_version()).max();
+                served.check_ahead(highest.unwrap_or_default())?;
+                served.absorb(states, read_at)
+            };
+            self.here_as_of(absorb).await?;
+            self.served.taking_over.note(epoch, |state| state.entities += count);
+            let wait = self.moving.delay(bytes, Instant::now().into_std());
+            sleep(wait.min(deadline.remaining())).await;
+        }
     }
 
     /// Takes note that nothing lies here yet that would have to be forgotten, as another node did.

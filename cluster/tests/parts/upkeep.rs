@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
+use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, Staged, WriteOptions};
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
     graph::NeighborsRequest,
@@ -456,4 +456,44 @@ async fn what_is_planned_anew_is_before_what_comes_after_it() {
     };
     let found = ring.neighbors(TENANT, request, Consistency::All, soon()).await.expect("told");
     assert!(found.neighbors.is_empty(), "{found:?}");
+}
+
+/// Two operators change the layout at once: one wins, and the other is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_change_the_layout_at_once_one_is_told() {
+    let world = World::of(5, 91).await;
+    let deadline = || Deadline::after(Duration::from_secs(20));
+    for round in 0..6 {
+        let [a, b] =
+            [&world.nodes[round % 5].ring, &world.nodes[(round + 1) % 5].ring].map(|ring| ring.now());
+        let seen = a.topology().epoch().max(b.topology().epoch());
+        let members = |without: usize| {
+            let members = world.nodes[0].layout.members().iter().enumerate();
+            members.filter(|(at, _)| *at != without).map(|(_, member)| member.clone()).collect::<Vec<_>>()
+        };
+        let staged = |without| Staged { members: members(without), replication: 3 };
+        let (a, b) = tokio::join!(a.stage(seen, staged(0), deadline()), b.stage(seen, staged(1), deadline()));
+        let made = |change: &Result<Change, Error>| match change {
+            Ok(Change::Made(topology)) => topology.staged().map(|staged| staged.members.clone()),
+            Ok(Change::Another(_)) | Err(Error::Unavailable(_)) => None,
+            Err(error) => panic!("{error}"),
+        };
+        let (a, b) = (made(&a), made(&b));
+        assert!(a.is_some() ^ b.is_some() || (a.is_none() && b.is_none()), "round {round}: {a:?} and {b:?}");
+        let won = a.or(b);
+        // Everybody hears of that one alone.
+        for node in &world.nodes {
+            let begun = Instant::now();
+            loop {
+                node.ring.now().compare_clocks(deadline()).await;
+                let topology = Arc::clone(node.ring.now().topology());
+                if topology.epoch() > seen {
+                    let told = topology.staged().map(|staged| staged.members.clone());
+                    assert!(won.is_none() || told == won, "round {round}");
+                    break;
+                }
+                assert!(begun.elapsed() < Duration::from_secs(20), "round {round}: nothing was decided");
+            }
+        }
+    }
 }

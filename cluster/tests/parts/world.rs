@@ -132,6 +132,7 @@ impl World {
                 hints,
                 repair_every: Duration::from_hours(1),
                 purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
+                move_bytes_per_second: 0,
                 wrong: None,
             })
             .expect("a node");

@@ -45,6 +45,13 @@ fn what_a_quorum_of_five_acknowledged_is_read_ever_after_and_replicas_become_ali
     }
 }
 
+#[test]
+fn what_a_quorum_acknowledged_is_there_when_a_node_is_lost_for_good() {
+    for seed in seeds(30) {
+        World::new(seed, Setup { loses_one: true, ..Setup::of(5) }).run();
+    }
+}
+
 /// Nothing is kept for who was away: what replicas miss of each other they find out by comparing, without a read.
 #[test]
 fn replicas_that_compare_what_they_hold_become_alike() {

@@ -176,6 +176,7 @@ impl Node {
                 every: if self.purges { Duration::from_millis(300) } else { Duration::from_hours(1) },
                 behind: Duration::from_millis(700),
             },
+            move_bytes_per_second: 256 << 10,
             wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());

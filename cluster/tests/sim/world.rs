@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) compares: bool,
     /// Deletions are forgotten all the time.
     pub(crate) purges: bool,
+    /// When it goes wrong no more, the first node is lost for good, with its disk and all that it kept for others.
+    pub(crate) loses_one: bool,
     /// The ring is given another shape all the time: at first only some nodes hold data.
     pub(crate) reshapes: bool,
     /// What all nodes do wrong.
@@ -61,6 +63,7 @@ impl Setup {
             nobody_dies: false,
             compares: false,
             purges: false,
+            loses_one: false,
             reshapes: false,
             wrong: None,
         }
@@ -78,12 +81,14 @@ pub(crate) struct World {
     first: usize,
     nobody_dies: bool,
     purges: bool,
+    loses_one: bool,
     reshapes: bool,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
-        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, reshapes, wrong } = setup;
+        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, loses_one, reshapes, wrong } =
+            setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -142,7 +147,7 @@ impl World {
                 sim.set_link_latency(name(a), name(b), Duration::from_millis(1 + draw(&random, 20)));
             }
         }
-        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges, reshapes }
+        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges, loses_one, reshapes }
     }
 
     /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
@@ -192,6 +197,9 @@ impl World {
                 }
             }
         }
+        if self.loses_one {
+            return self.lose(down);
+        }
         self.heal(down);
         if self.reshapes {
             self.settle();
@@ -236,11 +244,20 @@ impl World {
         }
     }
 
-    fn heal(&mut self, down: Option<usize>) {
+    /// The first node is lost for good: what a quorum acknowledged is there without it.
+    fn lose(mut self, down: Option<usize>) -> String {
         self.is_quiet.store(true, Ordering::SeqCst);
-        if let Some(at) = down {
-            self.sim.bounce(name(at));
+        if down != Some(0) {
+            self.kill(0, 0);
+            down.into_iter().for_each(|at| self.sim.bounce(name(at)));
         }
+        self.mend();
+        self.read_all(&[(self.nodes.len() - 1, Consistency::Quorum), (1, Consistency::Quorum)]);
+        std::mem::take(&mut self.history.lock().trace)
+    }
+
+    /// All links work again, and time passes.
+    fn mend(&mut self) {
         for a in 0..self.nodes.len() {
             for b in 0..a {
                 self.sim.repair(name(a), name(b));
@@ -251,6 +268,14 @@ impl World {
         while self.clock.elapsed() < until {
             self.step();
         }
+    }
+
+    fn heal(&mut self, down: Option<usize>) {
+        self.is_quiet.store(true, Ordering::SeqCst);
+        if let Some(at) = down {
+            self.sim.bounce(name(at));
+        }
+        self.mend();
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
             let posted = ring.replica().outbox(None, 1, 1).expect("it can be read");
@@ -321,7 +346,11 @@ impl World {
     /// All that is acknowledged is read, at QUORUM by one node, then at ALL by another.
     fn check(&mut self) {
         let last = self.nodes.len() - 1;
-        for (at, consistency) in [(last, Consistency::Quorum), (last - 1, Consistency::All)] {
+        self.read_all(&[(last, Consistency::Quorum), (last - 1, Consistency::All)]);
+    }
+
+    fn read_all(&mut self, by: &[(usize, Consistency)]) {
+        for (at, consistency) in by.iter().copied() {
             // By the node itself: elsewhere its clock would be another.
             *self.nodes[at].errand.lock() = Some(consistency);
             while self.nodes[at].errand.lock().is_some() {

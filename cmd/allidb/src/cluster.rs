@@ -58,6 +58,13 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         wait: WaitArgs,
     },
+    /// Has the node take no more requests of clients, deliver what it keeps for others, and write everything to tables: then it can be stopped, and
+    /// nobody notices.
+    Drain {
+        /// Has it take requests again.
+        #[arg(long)]
+        undo: bool,
+    },
     /// Waits until the node has removed what only others hold by now, which it does by itself.
     Cleanup,
     /// Has all nodes forget what was deleted until a while ago, as they do once a day by themselves. All must answer.
@@ -84,6 +91,7 @@ pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output
         ClusterCommand::Decommission { node, wait } => {
             layout::exchange((node, None), wait, client, output).await
         }
+        ClusterCommand::Drain { undo } => layout::drain(undo, client, output).await,
         ClusterCommand::Cleanup => layout::cleanup(client, output).await,
     }
 }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use allidb_api::v1::{
-    ApplyLayout, ChangeLayoutRequest, DescribeClusterRequest, DescribeClusterResponse, NodeChange, NodeMove,
-    RevertLayout, Shape, StageLayout, Takeover, change_layout_request::Change, shape::Phase,
+    ApplyLayout, ChangeLayoutRequest, DescribeClusterRequest, DescribeClusterResponse, DrainRequest,
+    FlushRequest, NodeChange, NodeMove, RevertLayout, Shape, StageLayout, Takeover,
+    change_layout_request::Change, shape::Phase,
 };
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -127,6 +128,30 @@ pub(crate) async fn exchange(
         }
     }
     finish(client, wait, output).await
+}
+
+/// Has a node take no more requests, and waits until it keeps nothing for others and has everything in tables.
+pub(crate) async fn drain(undo: bool, client: &Client, output: Output) -> Result<()> {
+    loop {
+        let answer = client.cluster().drain(DrainRequest { undo }).await.map_err(Failure::from_status)?;
+        let bytes = answer.into_inner().bytes;
+        if undo || bytes == 0 {
+            break;
+        }
+        if !output.is_json() {
+            output.line(format!("{bytes} bytes are kept for other nodes …"))?;
+        }
+        tokio::time::sleep(LOOKS_EVERY).await;
+    }
+    if !undo {
+        client.maintenance().flush(FlushRequest {}).await.map_err(Failure::from_status)?;
+    }
+    match output.is_json() {
+        true => output.document(&json!({ "drained": !undo })),
+        false if undo => output.line("it takes requests again"),
+        false => output.line("it is drained, and can be stopped"),
+    }?;
+    Ok(())
 }
 
 /// Waits until nothing lies at the node that was asked which only others hold by now.

@@ -13,6 +13,7 @@ mod derive;
 mod ends;
 mod exchange;
 mod hints;
+mod holdings;
 mod latch;
 mod loaded;
 mod merging;
@@ -46,6 +47,7 @@ pub use bulk::{BulkDeleted, BySource, CameFrom, CameFromRequest, SourceDeletion,
 pub(crate) use derive::mirrored;
 pub use exchange::Extent;
 pub use hints::Hint;
+pub use holdings::HoldingsRequest;
 pub(crate) use loaded::register;
 pub use neighborhood::ToldEdge;
 pub(crate) use numbers::Numbers;

@@ -1,6 +1,7 @@
 //! A replica as its callers see it: entities, vectors, edges and queries over a real store.
 
 mod bulk;
+mod cleanup;
 mod conditional;
 mod edges;
 mod entities;

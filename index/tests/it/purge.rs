@@ -28,7 +28,7 @@ fn forget(fixture: &Fixture) {
 }
 
 /// The keys of all rows of entities; numbers are given in any order.
-fn keys(fixture: &Fixture) -> Vec<(&'static str, Vec<u8>)> {
+pub(crate) fn keys(fixture: &Fixture) -> Vec<(&'static str, Vec<u8>)> {
     let engine = fixture.replica.engine();
     let keys = |name: &'static str| {
         let keyspace = engine.keyspace(name).unwrap();

@@ -18,7 +18,7 @@ use proptest::prelude::*;
 
 use crate::fixture::{Fixture, TENANT, deadline};
 
-const IDS: [&str; 4] = ["a", "b", "c", "d"];
+pub(crate) const IDS: [&str; 4] = ["a", "b", "c", "d"];
 const WORDS: [&str; 3] = ["red", "green", "blue"];
 
 #[derive(Clone, Debug)]

@@ -210,6 +210,13 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
     assert!(too_few.contains("2 members cannot hold 3 replicas"), "{too_few}");
     assert_eq!(ring.cluster(0, &["layout", "show"])["phase"], "settled");
 
+    // One is to be stopped for a while.
+    assert_eq!(ring.cluster(4, &["drain"]), serde_json::json!({ "drained": true }));
+    let refused = step_of(&mut ring.client(4), 0).await.expect_err("it is drained");
+    assert!(refused.code() == Code::Unavailable && refused.message().contains("is drained"), "{refused}");
+    ring.cluster(4, &["drain", "--undo"]);
+    step_of(&mut ring.client(4), 0).await.expect("it takes requests again");
+
     tokio::time::sleep(Duration::from_millis(500)).await;
     stop.store(true, Ordering::Relaxed);
     let (acknowledged, refused) = load.await.expect("it found nothing wrong");

@@ -132,6 +132,8 @@ section! {
         purge_every: Span = Span::secs(24 * 3_600);
         /// How old deletions are at least that are forgotten. A write that is under way for longer is refused.
         purge_behind: Span = Span::secs(600);
+        /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
+        move_bytes_per_second: ByteSize = ByteSize::mib(32);
     }
 }
 
