@@ -7,7 +7,10 @@ use allidb_index::{
 };
 use allidb_storage::Durability;
 use parking_lot::{Mutex, RwLock};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::OwnedMutexGuard,
+    time::{Instant, sleep, timeout},
+};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -62,9 +65,11 @@ pub(crate) struct Local {
     /// One change of the catalogue at a time, where that is decided.
     pub(crate) deciding: tokio::sync::Mutex<()>,
     /// One removes what is not held here any more at a time.
-    pub(crate) letting_go: tokio::sync::Mutex<()>,
+    pub(crate) letting_go: Arc<tokio::sync::Mutex<()>>,
     /// One promises or accepts a topology at a time.
     pub(crate) reshaping: Mutex<()>,
+    /// In which epoch this node learnt the catalogue of a quorum last, to decide about it.
+    pub(crate) decides_in: Mutex<u64>,
     /// When the catalogues of others were looked at last: by one at a time.
     pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,
@@ -243,18 +248,13 @@ impl Served {
             return Ok(false);
         }
         let local = Arc::clone(&self.local);
-        let _one_at_a_time = self.letting_go.lock().await;
-        self.work
-            .run(move || {
-                // Nobody writes to them before it is gone by.
-                let (node, left) = (local.node, local.replica.leftovers());
-                for partition in left.into_iter().filter(|partition| topology.holds(node, *partition)) {
-                    local.replica.let_go_of(partition)?;
-                }
-                local.go_by(topology)
-            })
-            .await
-            .flatten()
+        // It goes on if whoever asked for it gives up, and nobody lets go of anything meanwhile.
+        let adopted = tokio::spawn(async move {
+            let alone = Arc::clone(&local.letting_go).lock_owned().await;
+            let served = Self::new(Arc::clone(&local));
+            served.work.run(move || local.go_by(topology, alone)).await.flatten()
+        });
+        adopted.await.unwrap_or_else(|error| Err(Error::Internal(format!("adopting broke off: {error}"))))
     }
 
     /// Takes over the catalogue of another node, if it is newer.
@@ -314,8 +314,13 @@ impl Served {
 
 impl Local {
     /// See [`Served::adopt`].
-    fn go_by(&self, topology: Arc<Topology>) -> Result<bool> {
-        let _alone = self.adopting.write();
+    fn go_by(&self, topology: Arc<Topology>, _alone: OwnedMutexGuard<()>) -> Result<bool> {
+        // Whoever had the move begin has seen that there are none; nobody writes to them before it is gone by.
+        let left = self.replica.leftovers();
+        for partition in left.into_iter().filter(|partition| topology.holds(self.node, *partition)) {
+            self.replica.let_go_of(partition)?;
+        }
+        let _not_meanwhile = self.adopting.write();
         let before = Arc::clone(&self.newest.read());
         if topology.epoch() <= before.epoch() {
             return Ok(false);

@@ -350,7 +350,7 @@ impl Peer for PeerService {
         request: Request<TakenOverRequest>,
     ) -> Result<Response<TakenOverReply>, Status> {
         let served = self.check_topology(request.into_inner().fence.as_ref())?;
-        Ok(Response::new(served.taking_over.reply(served.topology.epoch())))
+        Ok(Response::new(served.taken_over()))
     }
 
     async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {

@@ -176,9 +176,10 @@ impl Inner {
     ) -> Result<bool> {
         let pair = Pair { nodes, compared: Compared::Everything, deadline };
         match self.both(pair, &TreeRequest::Swept).await? {
-            [TreeAnswer::Swept { upto: here, is_done: a }, TreeAnswer::Swept { upto: there, is_done: b }] => {
-                Ok(a && b && here == there)
-            }
+            [
+                TreeAnswer::Swept { upto: here, is_done: a, .. },
+                TreeAnswer::Swept { upto: there, is_done: b, .. },
+            ] => Ok(a && b && here == there),
             _ => Err(unexpected(pair)),
         }
     }

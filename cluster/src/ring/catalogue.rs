@@ -71,16 +71,7 @@ impl Ring {
     /// # Errors
     /// If the node does not answer, or what it has cannot be kept.
     pub async fn pull_catalogue(&self, node: NodeId, deadline: Deadline) -> Result<bool> {
-        let served = &self.0.served;
-        let ask = |mut peer: Client, fence| async move {
-            peer.read_catalogue(ReadCatalogueRequest { fence }).await
-        };
-        let reply = served.call(node, deadline, ask).await?;
-        let adopted = self.0.here(move |served| served.replica.adopt_catalogue(&reply.catalogue)).await?;
-        if adopted {
-            count(&served.counters.catalogues_adopted);
-        }
-        Ok(adopted)
+        self.0.served.pull_catalogue(node, deadline).await
     }
 }
 
@@ -96,22 +87,22 @@ impl Ring {
             return has_changed();
         }
         *refreshed = Some(Instant::now());
-        self.learn_catalogue(deadline).await;
+        served.learn_catalogue(deadline).await;
         has_changed()
     }
 }
 
-impl Ring {
+impl Served {
     /// Takes over the newest catalogue of a quorum of the members of each active layout. False if too few answer.
-    pub(super) async fn learn_catalogue(&self, deadline: Deadline) -> bool {
-        let quorum = self.0.served.catalogue_quorum();
+    pub(crate) async fn learn_catalogue(self: &Arc<Self>, deadline: Deadline) -> bool {
+        let quorum = self.catalogue_quorum();
         let mut asked = JoinSet::new();
-        for node in quorum.nodes().into_iter().filter(|node| *node != self.node()) {
-            let ring = self.clone();
-            asked.spawn(async move { (node, ring.pull_catalogue(node, deadline).await) });
+        for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
+            let served = Arc::clone(self);
+            asked.spawn(async move { (node, served.pull_catalogue(node, deadline).await) });
         }
         // This node is one of those that know.
-        let mut known = vec![self.node()];
+        let mut known = vec![self.node];
         while !quorum.is_met(&known) {
             match asked.join_next().await {
                 Some(Ok((node, Ok(_)))) => known.push(node),
@@ -124,6 +115,20 @@ impl Ring {
 }
 
 impl Served {
+    /// See [`Ring::pull_catalogue`].
+    async fn pull_catalogue(self: &Arc<Self>, node: NodeId, deadline: Deadline) -> Result<bool> {
+        let ask = |mut peer: Client, fence| async move {
+            peer.read_catalogue(ReadCatalogueRequest { fence }).await
+        };
+        let catalogue = self.call(node, deadline, ask).await?.catalogue;
+        let served = Arc::clone(self);
+        let adopted = self.work.run(move || served.replica.adopt_catalogue(&catalogue)).await.flatten()?;
+        if adopted {
+            count(&self.counters.catalogues_adopted);
+        }
+        Ok(adopted)
+    }
+
     /// How many of which members must have a catalogue.
     fn catalogue_quorum(&self) -> Quorum {
         let members: Vec<Vec<NodeId>> = self
@@ -154,9 +159,17 @@ impl Served {
         }
         let _deciding = self.deciding.lock().await;
         deadline.check()?;
-        let served = Arc::clone(self);
+        // Another node may have decided before.
+        let epoch = self.topology.epoch();
+        if *self.decides_in.lock() != epoch {
+            if !self.learn_catalogue(deadline).await {
+                let why = "too few members tell their catalogue";
+                return Err(Error::Unavailable(why.to_owned()));
+            }
+            *self.decides_in.lock() = epoch;
+        }
         let catalogue = next.clone();
-        let instead = move || {
+        let instead = move |served: &Self| {
             let replica = &served.replica;
             // It was made, and whoever asked for it was not told.
             if replica.encoded_catalogue() == catalogue {
@@ -167,7 +180,8 @@ impl Served {
             }
             replica.adopt_catalogue(&catalogue).map(|_| None)
         };
-        if let Some(instead) = self.work.run(instead).await.flatten()? {
+        let served = Arc::clone(self);
+        if let Some(instead) = self.work.run(move || served.as_of(instead)).await.flatten()? {
             return Ok(Some(instead));
         }
         let quorum = self.catalogue_quorum();

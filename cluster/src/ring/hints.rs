@@ -120,11 +120,12 @@ pub struct OutboxCounts {
 }
 
 impl Hints {
-    /// Counts what was kept before; this node may be among those for which something is: it may have had too much to do.
+    /// Counts what was kept before, also for nodes that have left; this node may be among those for which something is: it may have had too much to do.
     pub(super) fn open(replica: &Replica, nodes: Vec<NodeId>, limits: HintLimits) -> Result<Self> {
         let (outbox, outbox_delivered) = (tokio::sync::Mutex::default(), AtomicU64::new(0));
         let hints = Self { of: RwLock::default(), limits, outbox, outbox_delivered };
-        nodes.into_iter().try_for_each(|node| hints.of(replica, node).map(drop))?;
+        let before = replica.kept_for()?.into_iter().map(NodeId);
+        nodes.into_iter().chain(before).try_for_each(|node| hints.of(replica, node).map(drop))?;
         Ok(hints)
     }
 
@@ -194,8 +195,30 @@ impl Inner {
             true => later(&hint.mutation, now).into(),
             false => hint.mutation.clone(),
         };
-        let mutations: Vec<Bytes> = hints.iter().map(mutation).collect();
-        let taken = self.taken(node, mutations, deadline).await?;
+        // What of it the node holds by now: another layout may have come since it was kept.
+        let of_now = |hint: &Hint| -> Result<Option<Bytes>> {
+            let holds = |partition: u16| self.served.topology.holds(node, partition);
+            match Mutation::decode(&hint.mutation) {
+                Ok(read) if !read.partitions().all(holds) => {
+                    Ok(self.encoded_for(node, &read)?.map(Bytes::from))
+                }
+                // What cannot be read the node says.
+                _ => Ok(Some(mutation(hint))),
+            }
+        };
+        let (mut sent, mut mutations) = (Vec::new(), Vec::new());
+        for hint in &hints {
+            let of_now = of_now(hint)?;
+            sent.push(of_now.is_some());
+            mutations.extend(of_now);
+        }
+        let mut told = match mutations.is_empty() {
+            true => Vec::new(),
+            false => self.taken(node, mutations, deadline).await?,
+        }
+        .into_iter();
+        let taken = |is_sent: bool| if is_sent { told.next().unwrap_or(Taken::NotYet) } else { Taken::Never };
+        let taken: Vec<Taken> = sent.into_iter().map(taken).collect();
         let count = |what: Taken| taken.iter().filter(|taken| **taken == what).count() as u64;
         let (yes, not_yet, never) = (count(Taken::Yes), count(Taken::NotYet), count(Taken::Never));
         let done = hints.into_iter().zip(&taken).filter(|(_, taken)| **taken != Taken::NotYet);

@@ -226,7 +226,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<PurgeReply> {
         if node == self.served.node {
-            return self.here(move |served| served.purge_step(step, (round, upto))).await;
+            return self.here_as_of(move |served| served.purge_step(step, (round, upto))).await;
         }
         let [round, upto] = [round, upto].map(|version| version.to_bytes().to_vec().into());
         let request = PurgeRequest { fence: None, step: step.into(), round, upto };

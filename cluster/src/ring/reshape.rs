@@ -73,15 +73,24 @@ impl Ring {
     /// As [`reshape`](Self::reshape), and if nothing is staged, or a node that is to come does not answer.
     pub async fn apply(&self, seen: u64, deadline: Deadline) -> Result<Change> {
         let ring = self.now();
-        let layout = ring.topology().layout();
-        let held = |node: NodeId| layout.members().iter().any(|member| member.node == node);
-        let staged = ring.topology().staged().into_iter().flat_map(|staged| &staged.members);
-        for member in staged.filter(|member| !held(member.node) && member.node != self.node()) {
+        let planned =
+            ring.topology().planned().map_err(|error| Error::FailedPrecondition(error.to_string()))?;
+        for node in planned.members().iter().map(|member| member.node) {
             // Nothing that it is to hold could be written.
-            ring.exchange_topologies(member.node, deadline).await.map_err(|error| {
-                let why = format!("node {} is to hold data, and does not answer: {error}", member.node);
-                Error::FailedPrecondition(why)
+            let told = ring.0.taken_over(node, deadline).await.map_err(|error| {
+                Error::FailedPrecondition(format!(
+                    "node {node} is to hold data, and does not answer: {error}"
+                ))
             })?;
+            let is_to_hold = |partition: &&u32| {
+                u16::try_from(**partition).is_ok_and(|of| planned.replicas(of).contains(&node))
+            };
+            let left = told.leftovers.iter().filter(is_to_hold).count();
+            if left > 0 {
+                return Err(Error::FailedPrecondition(format!(
+                    "node {node} is to hold {left} partitions of which it removes what it held before: try again soon"
+                )));
+            }
         }
         let closed = self.replica().closed();
         self.reshape(seen, |topology| topology.apply(closed), deadline).await
@@ -298,7 +307,7 @@ impl Inner {
 
     async fn taken_over(&self, node: NodeId, deadline: Deadline) -> Result<TakenOverReply> {
         if node == self.served.node {
-            return Ok(self.served.taking_over.reply(self.served.topology.epoch()));
+            return Ok(self.served.taken_over());
         }
         let ask = |mut peer: Client, fence| async move { peer.taken_over(TakenOverRequest { fence }).await };
         self.served.call(node, deadline, ask).await

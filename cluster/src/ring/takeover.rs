@@ -10,8 +10,8 @@ use std::{
 };
 
 use allidb_index::{
-    AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Result, Sum, TreeAnswer,
-    TreeRequest, model::TenantId,
+    AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Replica, Result, Sum,
+    TreeAnswer, TreeRequest, model::TenantId,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -52,7 +52,7 @@ pub struct TakeoverCounts {
 
 impl From<TakenOverReply> for TakeoverCounts {
     fn from(reply: TakenOverReply) -> Self {
-        let TakenOverReply { is_done, partitions, done, entities, failure } = reply;
+        let TakenOverReply { is_done, partitions, done, entities, failure, leftovers: _ } = reply;
         Self { is_done, partitions, done, entities, failure }
     }
 }
@@ -106,7 +106,16 @@ impl TakingOver {
             done: count(&state.done),
             entities: state.entities,
             failure: state.failure.clone(),
+            leftovers: Vec::new(),
         }
+    }
+}
+
+impl Served {
+    /// How far this node is with taking over what it is to hold, and what it has to let go of.
+    pub(crate) fn taken_over(&self) -> TakenOverReply {
+        let leftovers = self.replica.leftovers().into_iter().map(u32::from).collect();
+        TakenOverReply { leftovers, ..self.taking_over.reply(self.topology.epoch()) }
     }
 }
 
@@ -127,7 +136,7 @@ impl Ring {
         if left.is_empty() {
             return Ok(());
         }
-        let knows_catalogue = !self.is_handing_over() || self.learn_catalogue(deadline).await;
+        let knows_catalogue = !self.is_handing_over() || inner.served.learn_catalogue(deadline).await;
         let taken = match knows_catalogue {
             true => inner.take_over(left, deadline).await,
             // Who decides about it next is to know what was decided.
@@ -147,10 +156,14 @@ impl Ring {
     pub(super) async fn let_go(&self) -> Result<()> {
         for partition in self.replica().leftovers() {
             // Another topology may have this node hold it again.
-            let _one_at_a_time = self.0.served.letting_go.lock().await;
+            let alone = Arc::clone(&self.0.served.letting_go).lock_owned().await;
             let is_left = !self.now().topology().holds(self.node(), partition);
             if is_left {
-                let removed = self.tend(move |replica| replica.let_go_of(partition)).await?;
+                let let_go = move |replica: &Replica| {
+                    let _alone = alone;
+                    replica.let_go_of(partition)
+                };
+                let removed = self.tend(let_go).await?;
                 tracing::info!(partition, removed, "removed what others hold now");
             }
         }
@@ -204,9 +217,8 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<()> {
         let (nodes, layout) = ([self.served.node, source], self.served.topology.layout());
-        if !layout.members().iter().any(|member| member.node == self.served.node) {
-            self.begin_empty(source, deadline).await?;
-        }
+        let is_empty = !layout.members().iter().any(|member| member.node == self.served.node);
+        self.follow_watermarks(source, is_empty, deadline).await?;
         let is_new = |partition: &&u16| !layout.replicas(**partition).contains(&self.served.node);
         self.fetch(source, partitions.iter().filter(is_new).copied().collect(), deadline).await?;
         // Also what says that something is gone, be it that one of both has forgotten that: it does so again.
@@ -278,16 +290,25 @@ impl Inner {
         }
     }
 
-    /// Takes note that nothing lies here yet that would have to be forgotten, as another node did.
-    async fn begin_empty(self: &Arc<Self>, source: NodeId, deadline: Deadline) -> Result<()> {
+    /// Takes nothing any more that another node takes no more. Who holds nothing yet has nothing that would have to be forgotten, as that node did.
+    async fn follow_watermarks(
+        self: &Arc<Self>,
+        source: NodeId,
+        is_empty: bool,
+        deadline: Deadline,
+    ) -> Result<()> {
         let terms = terms(deadline);
         let told = Arc::clone(self).answer_within(PATIENCE, source, TreeRequest::Swept, terms).await?;
-        let TreeAnswer::Swept { upto, .. } = told else { return Ok(()) };
-        let begin = move |served: &Served| {
+        let TreeAnswer::Swept { upto, closed, .. } = told else { return Ok(()) };
+        let follow = move |served: &Served| {
+            served.replica.close_up_to(closed)?;
+            if !is_empty {
+                return Ok(());
+            }
             served.replica.purge_up_to(upto, None)?;
             served.replica.begin_empty()
         };
-        self.here_as_of(begin).await
+        self.here_as_of(follow).await
     }
 
     /// Takes over what another node's acceptors of some partitions have promised and accepted.

@@ -33,8 +33,8 @@ struct Share {
     encoded: Vec<Bytes>,
 }
 
-/// What came of each of some writes, and at which version it was made.
-type Made = Vec<(Result<Written>, Version)>;
+/// What came of each of some writes, and as what it was made.
+type Made = Vec<(Result<Written>, Arc<Mutation>)>;
 
 /// How writes are made.
 #[derive(Clone, Copy, Debug)]
@@ -100,38 +100,11 @@ impl Ring {
         self.make(mutations, options, How { is_renewed: false, is_posted: false }).await
     }
 
-    async fn make(
-        &self,
-        mut mutations: Vec<Mutation>,
-        options: WriteOptions,
-        how: How,
-    ) -> Vec<Result<Written>> {
-        let ring = self.now();
-        let mut made = ring.make_once(mutations.clone(), options, how).await;
-        // Those that went by what the ring goes by no more are made again.
-        let mut last = ring;
-        while last.is_outdated() && made.iter().any(is_unavailable) && !options.deadline.has_passed() {
-            last = last.now();
-            let places = to_be_made_again(&mutations, &made);
-            if places.is_empty() {
-                break;
-            }
-            let mut again = Vec::with_capacity(places.len());
-            for place in &places {
-                let Some(mutation) = mutations.get_mut(*place) else { continue };
-                if how.is_renewed {
-                    // It may have been made at a newer version already.
-                    *mutation = self.replica().once_more(mutation.clone());
-                }
-                again.push(mutation.clone());
-            }
-            for (place, result) in places.into_iter().zip(last.make_once(again, options, how).await) {
-                // It may have been made before what hides it now.
-                if !matches!(result, Err(Error::NotFound { .. } | Error::Merged { .. })) {
-                    set(&mut made, place, result);
-                }
-            }
-        }
+    async fn make(&self, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Vec<Result<Written>> {
+        let (ring, count) = (self.now(), mutations.len());
+        // It goes on when the caller goes away: every replica is to hear of what one has heard of.
+        let made = tokio::spawn(async move { ring.make_as_of_now(mutations, options, how).await });
+        let made = made.await.unwrap_or_else(|_| vec![Err(ended()); count]);
         match how.is_posted {
             // Whoever asks again asks for a newer one.
             true => made.into_iter().map(|made| made.map_err(unavailable_if_late)).collect(),
@@ -139,23 +112,43 @@ impl Ring {
         }
     }
 
-    async fn make_once(
-        &self,
+    /// Those that went by what the ring goes by no more are made again, as what they were made as.
+    async fn make_as_of_now(
+        self,
         mutations: Vec<Mutation>,
         options: WriteOptions,
         how: How,
     ) -> Vec<Result<Written>> {
-        let count = mutations.len();
         let writing = Writing::begin(&self.0);
-        // It goes on when the caller goes away: every replica is to hear of what one has heard of.
-        let made = tokio::spawn(make_in_waves(writing, mutations, options, how));
-        made.await.unwrap_or_else(|_| vec![Err(ended()); count])
+        let (mut results, mut made_as): (Vec<_>, Vec<_>) =
+            make_in_waves(writing, mutations, options, how).await.into_iter().unzip();
+        let mut last = self;
+        while last.is_outdated() && results.iter().any(is_unavailable) && !options.deadline.has_passed() {
+            last = last.now();
+            let places = to_be_made_again(&made_as, &results);
+            if places.is_empty() {
+                break;
+            }
+            let again = places.iter().filter_map(|place| made_as.get(*place));
+            let again = again.map(|mutation| Mutation::clone(mutation)).collect();
+            let made = make_in_waves(Writing::begin(&last.0), again, options, how).await;
+            for (place, (result, mutation)) in places.into_iter().zip(made) {
+                // It may have been made before what hides it now.
+                if !matches!(result, Err(Error::NotFound { .. } | Error::Merged { .. })) {
+                    set(&mut results, place, result);
+                }
+                if let Some(slot) = made_as.get_mut(place) {
+                    *slot = mutation;
+                }
+            }
+        }
+        results
     }
 }
 
 /// Writes that could not be made, with those that come after them since they are about the same; unless one of these was made: what is made again
 /// would come after it.
-fn to_be_made_again(mutations: &[Mutation], made: &[Result<Written>]) -> Vec<usize> {
+fn to_be_made_again(mutations: &[Arc<Mutation>], made: &[Result<Written>]) -> Vec<usize> {
     let (mut seen, mut places) = (BTreeSet::new(), BTreeSet::new());
     for (first, _) in made.iter().enumerate().filter(|(_, made)| is_unavailable(made)) {
         if seen.contains(&first) {
@@ -182,12 +175,7 @@ fn is_unavailable(made: &Result<Written>) -> bool {
 }
 
 /// Makes writes so that each comes after those before it that are about the same.
-async fn make_in_waves(
-    writing: Writing,
-    mutations: Vec<Mutation>,
-    options: WriteOptions,
-    how: How,
-) -> Vec<Result<Written>> {
+async fn make_in_waves(writing: Writing, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Made {
     let inner = &writing.0;
     let waves = match how.is_renewed {
         true => waves(&mutations),
@@ -201,6 +189,7 @@ async fn make_in_waves(
         .map(|mutation| (mutation.version(), mutation))
         .map(|(asked, of)| (Arc::new(of), asked))
         .collect();
+    let mut made_as: Vec<Arc<Mutation>> = batch.iter().map(|(mutation, _)| Arc::clone(mutation)).collect();
     // At which versions everything was made that others come after.
     let mut newest: HashMap<EntityKey, Version> = HashMap::new();
     let mut has_begun = false;
@@ -231,9 +220,12 @@ async fn make_in_waves(
             }
             let (answer, answered) = oneshot::channel();
             tokio::spawn(collect(Writing::begin(inner), writes, options, answer));
-            for (place, (result, version)) in rest.iter().zip(answered.await.unwrap_or_default()) {
+            for (place, (result, made)) in rest.iter().zip(answered.await.unwrap_or_default()) {
                 set(&mut results, *place, result);
-                made_at.insert(*place, version);
+                made_at.insert(*place, made.version());
+                if let Some(slot) = made_as.get_mut(*place) {
+                    *slot = made;
+                }
             }
             let is_as_planned = |(place, version): (&usize, &Version)| {
                 batch.get(*place).is_some_and(|(mutation, _)| mutation.version() == *version)
@@ -252,7 +244,7 @@ async fn make_in_waves(
             }
         }
     }
-    results
+    results.into_iter().zip(made_as).collect()
 }
 
 fn set(results: &mut [Result<Written>], place: usize, result: Result<Written>) {
@@ -373,7 +365,7 @@ fn tell(answer: &mut Option<oneshot::Sender<Made>>, writes: &[Underway]) {
     let undecided = || Err(Error::Unavailable("nobody knows what became of the write".to_owned()));
     let result = |write: &Underway| write.result.clone().unwrap_or_else(undecided);
     // The caller may have gone.
-    answer.send(writes.iter().map(|write| (result(write), write.mutation.version())).collect()).ok();
+    answer.send(writes.iter().map(|write| (result(write), Arc::clone(&write.mutation))).collect()).ok();
 }
 
 impl Inner {

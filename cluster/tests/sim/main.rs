@@ -70,9 +70,14 @@ fn what_was_deleted_stays_so_though_that_is_forgotten_everywhere() {
 
 #[test]
 fn nothing_is_lost_while_nodes_join_and_leave() {
-    for seed in seeds(40) {
-        World::new(seed, Setup { nobody_dies: seed % 4 == 1, reshapes: true, ..Setup::of(6) }).run();
+    let (mut moves, seeds) = (0, seeds(40));
+    let all = seeds.end - seeds.start;
+    for seed in seeds {
+        let setup = Setup { nobody_dies: seed % 4 == 1, reshapes: true, ..Setup::of(6) };
+        moves += World::new(seed, setup).run().matches("applies Ok((true").count();
     }
+    println!("{moves} moves with {all} seeds");
+    assert!(moves as u64 > all, "there are too few moves to prove anything");
 }
 
 #[test]
@@ -124,10 +129,6 @@ fn what_is_wrong_is_noticed() {
         (
             Setup { reshapes: true, nodes: 6, ..with(Wrong::UnsyncedLayout) },
             vec!["is gone, though", "was put, ", "was acknowledged before", "lacks the update", "is lost"],
-        ),
-        (
-            Setup { reshapes: true, nodes: 6, ..with(Wrong::NoAcceptors) },
-            vec!["one after the other", "is lost: the trail", "was refused, and was made"],
         ),
     ] {
         let notice = |seed| {

@@ -105,6 +105,9 @@ pub(crate) async fn exchange(
 ) -> Result<()> {
     let described = describe(client).await?;
     let shape = described.shape.clone().unwrap_or_default();
+    if !described.nodes.iter().any(|node| node.id == out) {
+        bail!("nothing is known of node {out:?}: `allidb cluster status` shows the nodes");
+    }
     let is_member = |id: &String| described.nodes.iter().any(|node| node.id == *id && node.is_member);
     let leaves = |id: &String| shape.moves.iter().any(|of| of.node == *id && of.after == 0);
     match shape.phase() {

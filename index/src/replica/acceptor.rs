@@ -245,21 +245,19 @@ impl Replica {
     /// # Errors
     /// If it cannot be read, or not be written.
     pub fn absorb_acceptors(&self, told: &[(EntityKey, Vec<u8>)]) -> Result<()> {
-        for (nth, (entity, bytes)) in told.iter().enumerate() {
+        for (entity, bytes) in told {
             let garbled = |error| Error::invalid("acceptor", format!("cannot be read: {error}"));
             let other = Acceptor::decode(bytes).map_err(garbled)?;
             let _latched = self.acceptors.acquire(std::iter::once(entity));
             let mut acceptor = self.acceptor(entity)?;
             acceptor.absorb(other);
-            // With the last all others are on disk.
-            let durability = if nth + 1 == told.len() { Durability::Sync } else { Durability::None };
-            match self.keep_acceptor(entity, &acceptor, durability) {
+            match self.keep_acceptor(entity, &acceptor, Durability::None) {
                 // With its collection all of it has gone.
                 Err(Error::UnknownCollection(_)) => {}
                 kept => kept?,
             }
         }
-        Ok(())
+        Ok(self.engine.sync()?)
     }
 
     /// Removes acceptors that know of nothing newer than a version up to which nothing is taken any more, ballots neither. Gives how many.

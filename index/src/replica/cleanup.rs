@@ -1,13 +1,11 @@
 //! Letting go of partitions that a node holds no more: their rows go, and what indexes know of them, as if they had never been here. Nobody hears
 //! of it, and edges stay at their other ends.
 
-use std::sync::atomic::Ordering;
-
 use allidb_storage::{Direction, Durability, Keyspace, Snapshot, WriteBatch};
 
 use super::{
     derive::{Changes, mirrored},
-    placement::LEFTOVERS,
+    placement::{LEFTOVERS, encode_left},
 };
 use crate::{
     error::{Error, Result},
@@ -37,10 +35,7 @@ impl Replica {
     /// # Errors
     /// If this node holds it, or rows cannot be read or removed; what was removed until then is gone.
     pub fn let_go_of(&self, partition: u16) -> Result<u64> {
-        if self.holds(partition) {
-            let why = format!("partition {partition} is held here");
-            return Err(Error::FailedPrecondition(why));
-        }
+        self.check_elsewhere(partition)?;
         let mut count = 0;
         let snapshot = self.engine.snapshot();
         for (tenant, collection) in self.catalogue().owned() {
@@ -56,6 +51,7 @@ impl Replica {
             }
             count += self.let_go(&some)?;
         }
+        self.check_elsewhere(partition)?;
         // What has no name that replicas compare: rows beneath markers, and acceptors.
         let mut batch = WriteBatch::new();
         for keyspace in self.of_entities() {
@@ -63,12 +59,22 @@ impl Replica {
         }
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
-        self.placement.is_let_go(partition);
+        let left: Vec<bool> =
+            (0..PARTITIONS).map(|of| of != partition && self.placement.is_left(of)).collect();
         let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.local, LEFTOVERS, self.placement.encode_left());
+        batch.put(self.keyspaces.local, LEFTOVERS, encode_left(&left));
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
+        self.placement.is_let_go(partition);
         Ok(count)
+    }
+
+    /// Another topology may have come meanwhile.
+    fn check_elsewhere(&self, partition: u16) -> Result<()> {
+        match self.holds(partition) {
+            true => Err(Error::FailedPrecondition(format!("partition {partition} is held here"))),
+            false => Ok(()),
+        }
     }
 
     /// Where rows lie under the names of their entities.
@@ -87,9 +93,8 @@ impl Replica {
     }
 
     fn let_go(&self, entities: &[EntityKey]) -> Result<u64> {
-        if entities.is_empty() {
-            return Ok(0);
-        }
+        let Some(first) = entities.first() else { return Ok(0) };
+        self.check_elsewhere(first.partition())?;
         let _gate = self.catalogue_gate.read();
         let catalogue = self.catalogue();
         let _latched = self.latches.acquire(entities.iter());
@@ -154,19 +159,5 @@ impl Replica {
         }
         batch.delete(self.keyspaces.token, entity.token_row());
         Ok(())
-    }
-}
-
-impl super::placement::Placement {
-    /// Whether something of a partition may lie here that only others hold.
-    fn is_left(&self, partition: u16) -> bool {
-        self.left.get(usize::from(partition)).is_some_and(|left| left.load(Ordering::SeqCst))
-    }
-
-    fn is_let_go(&self, partition: u16) {
-        self.left
-            .get(usize::from(partition))
-            .into_iter()
-            .for_each(|left| left.store(false, Ordering::SeqCst));
     }
 }

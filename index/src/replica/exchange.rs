@@ -185,12 +185,6 @@ impl Replica {
         mutation.clone().settled().again_at(self.clock.next())
     }
 
-    /// A mutation that may have been made somewhere, once more at a version of now.
-    #[must_use]
-    pub fn once_more(&self, mutation: Mutation) -> Mutation {
-        mutation.again_at(self.clock.next())
-    }
-
     /// A mutation over something that had expired by what a quorum holds, of which nothing was newer than `newest`, as it is to be made whatever
     /// replicas know; `asked` is the version at which it was planned first. If something newer hides it, at a version above that.
     #[must_use]

@@ -53,8 +53,8 @@ fn bytes_kept(engine: &Engine, keyspaces: &Keyspaces, prefix: &[u8]) -> Result<u
     rows.map(|row| Ok(Hint::bytes_of(&row?.1))).sum()
 }
 
-/// The version of the oldest hint for each node.
-pub(super) fn oldest_hints(snapshot: &Snapshot, keyspaces: &Keyspaces) -> Result<Vec<Version>> {
+/// The nodes for which something is kept, and the version of the oldest for each.
+pub(super) fn oldest_hints(snapshot: &Snapshot, keyspaces: &Keyspaces) -> Result<Vec<(u64, Version)>> {
     let mut oldest = Vec::new();
     let mut from = HINT.to_vec();
     loop {
@@ -64,8 +64,10 @@ pub(super) fn oldest_hints(snapshot: &Snapshot, keyspaces: &Keyspaces) -> Result
             return Ok(oldest);
         };
         let (of_node, rest) = key.split_at_checked(HINT.len() + 8).unwrap_or((&key, &[]));
+        let node = of_node.get(HINT.len()..).and_then(|node| node.try_into().ok()).map(u64::from_be_bytes);
         let version = rest.get(..Version::BYTES).and_then(Version::from_bytes);
-        oldest.push(version.ok_or_else(|| Error::corrupt("local", &key, "it names no version"))?);
+        let both = node.zip(version);
+        oldest.push(both.ok_or_else(|| Error::corrupt("local", &key, "it names no node or version"))?);
         // Behind all hints for this node.
         from = [of_node, &[u8::MAX; Version::BYTES + 9]].concat();
     }
@@ -91,6 +93,15 @@ fn row_key(prefix: &[u8], mutation: &[u8]) -> Vec<u8> {
 }
 
 impl Replica {
+    /// The nodes for which writes are kept.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn kept_for(&self) -> Result<Vec<u64>> {
+        let oldest = oldest_hints(&self.engine.snapshot(), &self.keyspaces)?;
+        Ok(oldest.into_iter().map(|(node, _)| node).collect())
+    }
+
     /// Keeps mutations for a node, durably, in the order of their versions. Gives the bytes that they take, about: one that is kept already
     /// takes none.
     ///

@@ -28,7 +28,7 @@ pub(super) struct Placement {
     /// For each partition, whether only others hold it.
     elsewhere: Box<[AtomicBool]>,
     /// For each partition, whether only others hold it by now, and something may lie here still.
-    pub(super) left: Box<[AtomicBool]>,
+    left: Box<[AtomicBool]>,
     /// Whether it was said since the start which partitions lie here.
     is_known: AtomicBool,
 }
@@ -48,14 +48,29 @@ impl Placement {
         })
     }
 
-    /// A bit for each partition of which something is left.
-    pub(super) fn encode_left(&self) -> Vec<u8> {
-        let byte = |bits: &[AtomicBool]| {
-            let bit = |(at, left): (usize, &AtomicBool)| u8::from(left.load(Ordering::SeqCst)) << at;
-            bits.iter().enumerate().map(bit).sum()
-        };
-        self.left.chunks(8).map(byte).collect()
+    /// Whether something of a partition may lie here that only others hold.
+    pub(super) fn is_left(&self, partition: u16) -> bool {
+        self.left.get(usize::from(partition)).is_some_and(|left| left.load(Ordering::SeqCst))
     }
+
+    fn is_now(&self, partition: u16, is_held: bool, is_left: bool) {
+        for (of, is) in [(&self.elsewhere, !is_held), (&self.left, is_left)] {
+            of.get(usize::from(partition)).into_iter().for_each(|of| of.store(is, Ordering::SeqCst));
+        }
+    }
+
+    pub(super) fn is_let_go(&self, partition: u16) {
+        self.left
+            .get(usize::from(partition))
+            .into_iter()
+            .for_each(|left| left.store(false, Ordering::SeqCst));
+    }
+}
+
+/// A bit for each partition of which something is left.
+pub(super) fn encode_left(left: &[bool]) -> Vec<u8> {
+    let byte = |bits: &[bool]| bits.iter().enumerate().map(|(at, left)| u8::from(*left) << at).sum();
+    left.chunks(8).map(byte).collect()
 }
 
 impl Replica {
@@ -90,6 +105,7 @@ impl Replica {
     pub fn keep_ballot(&self, ballot: Vec<u8>) -> Result<()> {
         let mut batch = WriteBatch::new();
         batch.put(self.keyspaces.cluster, BALLOT, ballot);
+        batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
         Ok(())
     }
@@ -108,30 +124,30 @@ impl Replica {
         let mut batch = WriteBatch::new();
         batch.put(self.keyspaces.cluster, TOPOLOGY, topology);
         batch.delete(self.keyspaces.cluster, LAYOUT);
-        let left = || self.placement.left.iter();
-        if let Some(partition) =
-            (0..PARTITIONS).zip(left()).find(|(of, left)| holds(*of) && left.load(Ordering::SeqCst))
-        {
+        if let Some(partition) = self.leftovers().into_iter().find(|partition| holds(*partition)) {
             return Err(Error::FailedPrecondition(format!(
-                "something lies here still of partition {}, which this node held before",
-                partition.0
+                "something lies here still of partition {partition}, which this node held before"
             )));
         }
         // As long as the node has not heard what it holds, that is as it was kept.
-        let was_known = self.placement.is_known.swap(true, Ordering::SeqCst);
-        for ((partition, elsewhere), left) in (0..PARTITIONS).zip(&self.placement.elsewhere).zip(left()) {
-            let was_here = !elsewhere.swap(!holds(partition), Ordering::SeqCst);
-            if was_known && was_here && !holds(partition) {
-                left.store(true, Ordering::SeqCst);
-            }
-        }
-        batch.put(self.keyspaces.local, LEFTOVERS, self.placement.encode_left());
+        let was_known = self.placement.is_known.load(Ordering::SeqCst);
+        let is_left = |partition: u16| {
+            self.placement.is_left(partition) || (was_known && self.holds(partition) && !holds(partition))
+        };
+        let left: Vec<bool> = (0..PARTITIONS).map(is_left).collect();
+        batch.put(self.keyspaces.local, LEFTOVERS, encode_left(&left));
+        // Also when the disk is full: others may take it over then.
+        batch.use_reserve();
         if has_others {
             batch.put(self.keyspaces.local, KEEPS_DELETES, Vec::new());
             // Before, so that no write in between purges; one tombstone too many does no harm.
             self.placement.keeps_deletes.store(true, Ordering::SeqCst);
         }
         self.engine.write(batch, Durability::Sync)?;
+        for (partition, is_left) in (0..PARTITIONS).zip(left) {
+            self.placement.is_now(partition, holds(partition), is_left);
+        }
+        self.placement.is_known.store(true, Ordering::SeqCst);
         Ok(())
     }
 

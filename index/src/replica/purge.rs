@@ -55,7 +55,8 @@ impl Replica {
         self.clock.observe(upto);
         self.watermarks.raise_floor(upto);
         let snapshot = self.engine.snapshot();
-        let mut oldest = oldest_hints(&snapshot, &self.keyspaces)?;
+        let hints = oldest_hints(&snapshot, &self.keyspaces)?;
+        let mut oldest: Vec<Version> = hints.into_iter().map(|(_, version)| version).collect();
         for row in outbox_rows(&snapshot, &self.keyspaces)? {
             let (_, bytes) = row?;
             // What cannot be read is dropped when it is to be delivered.

@@ -57,6 +57,8 @@ pub enum TreeAnswer {
         upto: Version,
         /// Whether nothing is being removed, nor to be.
         is_done: bool,
+        /// Up to where nothing is taken any more.
+        closed: Version,
     },
     /// In the order of what was asked for.
     Sums(Vec<Sum>),
@@ -110,7 +112,7 @@ impl Replica {
         Ok(match request {
             TreeRequest::Swept => {
                 let upto = self.swept();
-                TreeAnswer::Swept { upto, is_done: upto == self.purged() }
+                TreeAnswer::Swept { upto, is_done: upto == self.purged(), closed: self.closed() }
             }
             TreeRequest::Roots(partitions) => {
                 TreeAnswer::Sums(partitions.iter().map(|of| self.root(*of)).collect())
