@@ -2,6 +2,7 @@
 //!
 //! | module | concept |
 //! |---|---|
+//! | `again` | writes that met another topology |
 //! | `anti_entropy` | comparing what replicas hold, and repairing it, whoever asks for it or not |
 //! | `ask` | asking several nodes about much of what they hold |
 //! | `bulk` | changes of much at a time |
@@ -33,6 +34,7 @@
 //!
 //! Whoever takes a request coordinates it, be it a replica of what the request is about or not: there is no leader.
 
+mod again;
 mod anti_entropy;
 mod ask;
 mod bulk;

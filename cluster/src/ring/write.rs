@@ -1,7 +1,7 @@
 //! Writes at all replicas.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, atomic::Ordering},
 };
 
@@ -34,11 +34,11 @@ struct Share {
 }
 
 /// What came of each of some writes, and as what it was made.
-type Made = Vec<(Result<Written>, Arc<Mutation>)>;
+pub(super) type Made = Vec<(Result<Written>, Arc<Mutation>)>;
 
 /// How writes are made.
 #[derive(Clone, Copy, Debug)]
-struct How {
+pub(super) struct How {
     /// Whether they are made at another version if something newer hides them.
     is_renewed: bool,
     /// Whether those whose parts lie apart are posted before.
@@ -111,71 +111,19 @@ impl Ring {
             false => made,
         }
     }
-
-    /// Those that went by what the ring goes by no more are made again, as what they were made as.
-    async fn make_as_of_now(
-        self,
-        mutations: Vec<Mutation>,
-        options: WriteOptions,
-        how: How,
-    ) -> Vec<Result<Written>> {
-        let writing = Writing::begin(&self.0);
-        let (mut results, mut made_as): (Vec<_>, Vec<_>) =
-            make_in_waves(writing, mutations, options, how).await.into_iter().unzip();
-        let mut last = self;
-        while last.is_outdated() && results.iter().any(is_unavailable) && !options.deadline.has_passed() {
-            last = last.now();
-            let places = to_be_made_again(&made_as, &results);
-            if places.is_empty() {
-                break;
-            }
-            let again = places.iter().filter_map(|place| made_as.get(*place));
-            let again = again.map(|mutation| Mutation::clone(mutation)).collect();
-            let made = make_in_waves(Writing::begin(&last.0), again, options, how).await;
-            for (place, (result, mutation)) in places.into_iter().zip(made) {
-                // It may have been made before what hides it now.
-                if !matches!(result, Err(Error::NotFound { .. } | Error::Merged { .. })) {
-                    set(&mut results, place, result);
-                }
-                if let Some(slot) = made_as.get_mut(place) {
-                    *slot = mutation;
-                }
-            }
-        }
-        results
-    }
 }
 
-/// Writes that could not be made, with those that come after them since they are about the same; unless one of these was made: what is made again
-/// would come after it.
-fn to_be_made_again(mutations: &[Arc<Mutation>], made: &[Result<Written>]) -> Vec<usize> {
-    let (mut seen, mut places) = (BTreeSet::new(), BTreeSet::new());
-    for (first, _) in made.iter().enumerate().filter(|(_, made)| is_unavailable(made)) {
-        if seen.contains(&first) {
-            continue;
-        }
-        let (mut about, mut together, mut may_be) = (HashSet::new(), Vec::new(), true);
-        for (place, (mutation, made)) in mutations.iter().zip(made).enumerate().skip(first) {
-            if place == first || mutation.entities().any(|entity| about.contains(entity)) {
-                about.extend(mutation.entities());
-                together.push(place);
-                may_be &= made.is_err();
-            }
-        }
-        seen.extend(together.iter().copied());
-        if may_be {
-            places.extend(together);
-        }
-    }
-    places.into_iter().collect()
-}
-
-fn is_unavailable(made: &Result<Written>) -> bool {
+pub(super) fn is_unavailable(made: &Result<Written>) -> bool {
     matches!(made, Err(Error::Unavailable(_)))
 }
 
 /// Makes writes so that each comes after those before it that are about the same.
-async fn make_in_waves(writing: Writing, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Made {
+pub(super) async fn make_in_waves(
+    writing: Writing,
+    mutations: Vec<Mutation>,
+    options: WriteOptions,
+    how: How,
+) -> Made {
     let inner = &writing.0;
     let waves = match how.is_renewed {
         true => waves(&mutations),
@@ -247,7 +195,7 @@ async fn make_in_waves(writing: Writing, mutations: Vec<Mutation>, options: Writ
     results.into_iter().zip(made_as).collect()
 }
 
-fn set(results: &mut [Result<Written>], place: usize, result: Result<Written>) {
+pub(super) fn set(results: &mut [Result<Written>], place: usize, result: Result<Written>) {
     if let Some(slot) = results.get_mut(place) {
         *slot = result;
     }

@@ -13,7 +13,9 @@ use super::hints::{oldest_hints, outbox_rows};
 use crate::{
     codec::Decoder,
     error::{Error, Result},
+    merge::Register,
     merkle::{Kind, Sums, cleared, place_of},
+    model::Value,
     mutation::Mutation,
     placement::PARTITIONS,
     replica::Replica,
@@ -403,6 +405,6 @@ fn is_over(row: &EntityRow, upto: Version) -> bool {
 }
 
 /// Whether a field says that it is gone.
-fn is_unset((_, register): (&Field, &crate::merge::Register<crate::model::Value>), upto: Version) -> bool {
+fn is_unset((_, register): (&Field, &Register<Value>), upto: Version) -> bool {
     register.value.is_none() && register.version <= upto
 }

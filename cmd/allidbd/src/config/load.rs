@@ -283,6 +283,7 @@ impl Config {
             "storage.filter_bits_per_key",
             "storage.separation_bytes",
             "storage.compaction_bytes_per_second",
+            "ring.move_bytes_per_second",
         ];
         let config = serde_json::to_value(self)?;
         for path in known::paths(&config) {
