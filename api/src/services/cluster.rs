@@ -74,7 +74,12 @@ impl Cluster for Services {
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
-        let (_, v1::DrainRequest { undo }) = self.receive_any(request)?;
+        let (_, v1::DrainRequest { node, undo }) = self.receive_any(request)?;
+        let own = self.coordinator.node().to_string();
+        if node != own {
+            let why = format!("is {node:?}; this is node {own}");
+            return Err(status::from_error(Error::invalid("node", why)));
+        }
         self.coordinator.drain(!undo);
         Ok(Response::new(v1::DrainResponse { bytes: self.coordinator.kept_for_others() }))
     }

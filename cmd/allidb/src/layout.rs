@@ -135,8 +135,10 @@ pub(crate) async fn exchange(
 
 /// Has a node take no more requests, and waits until it keeps nothing for others and has everything in tables.
 pub(crate) async fn drain(undo: bool, client: &Client, output: Output) -> Result<()> {
+    let node = describe(client).await?.node;
     loop {
-        let answer = client.cluster().drain(DrainRequest { undo }).await.map_err(Failure::from_status)?;
+        let request = DrainRequest { node: node.clone(), undo };
+        let answer = client.cluster().drain(request).await.map_err(Failure::from_status)?;
         let bytes = answer.into_inner().bytes;
         if undo || bytes == 0 {
             break;
