@@ -62,14 +62,10 @@ pub(crate) struct Local {
     pub(crate) peers: Connections,
     /// How long a node may take before it counts as one that does not answer.
     pub(crate) call_timeout: Duration,
-    /// One change of the catalogue at a time, where that is decided.
-    pub(crate) deciding: tokio::sync::Mutex<()>,
     /// One removes what is not held here any more at a time.
     pub(crate) letting_go: Arc<tokio::sync::Mutex<()>>,
-    /// One promises or accepts a topology at a time.
-    pub(crate) reshaping: Mutex<()>,
-    /// In which epoch this node learnt the catalogue of a quorum last, to decide about it.
-    pub(crate) decides_in: Mutex<u64>,
+    /// One promises or accepts what comes next at a time.
+    pub(crate) choosing: Mutex<()>,
     /// When the catalogues of others were looked at last: by one at a time.
     pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,

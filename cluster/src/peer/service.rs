@@ -20,16 +20,16 @@ use crate::peer::{
     fence,
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
-        AnswerRequest, ChangeCatalogueReply, ChangeCatalogueRequest, ClockReply, ClockRequest, DecideReply,
-        DecideRequest, Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest,
-        ReadReply, ReadRequest, Refusal, ReshapeReply, ReshapeRequest, TakenOverReply, TakenOverRequest,
-        TopologyReply, TopologyRequest, WriteReply, WriteRequest, answer_reply,
+        AnswerRequest, ChooseReply, ChooseRequest, ClockReply, ClockRequest, DecideReply, DecideRequest,
+        Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest,
+        Refusal, TakenOverReply, TakenOverRequest, TopologyReply, TopologyRequest, WriteReply, WriteRequest,
+        answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
     question::Question,
 };
-use crate::ring::{DECISION, count};
+use crate::ring::count;
 
 /// Of more states at once only the first are told.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
@@ -284,17 +284,6 @@ impl Peer for PeerService {
         Ok(Response::new(ReadCatalogueReply { catalogue }))
     }
 
-    async fn change_catalogue(
-        &self,
-        request: Request<ChangeCatalogueRequest>,
-    ) -> Result<Response<ChangeCatalogueReply>, Status> {
-        let ChangeCatalogueRequest { fence, catalogue } = request.into_inner();
-        let served = self.check_topology(fence.as_ref())?;
-        let decided = served.decide(catalogue.into(), Deadline::after(DECISION)).await;
-        let instead = decided.map_err(|error| served.status(&error))?.unwrap_or_default().into();
-        Ok(Response::new(ChangeCatalogueReply { instead }))
-    }
-
     async fn adopt_catalogue(
         &self,
         request: Request<AdoptCatalogueRequest>,
@@ -336,12 +325,12 @@ impl Peer for PeerService {
         Ok(Response::new(TopologyReply { topology }))
     }
 
-    async fn reshape(&self, request: Request<ReshapeRequest>) -> Result<Response<ReshapeReply>, Status> {
-        let ReshapeRequest { fence, ballot, topology } = request.into_inner();
-        let served = self.check_topology(fence.as_ref())?;
-        let ballot = version(Some(&ballot))?;
-        served.check_versions(std::iter::once(ballot))?;
-        let reply = served.work(fence.as_ref(), move |served| served.reshape_step(ballot, &topology));
+    async fn choose(&self, request: Request<ChooseRequest>) -> Result<Response<ChooseReply>, Status> {
+        let request = request.into_inner();
+        let served = self.check_topology(request.fence.as_ref())?;
+        let fence = request.fence;
+        let request = ChooseRequest { fence: None, ..request };
+        let reply = served.work(fence.as_ref(), move |served| served.choose_step(&request));
         Ok(Response::new(reply.await?))
     }
 

@@ -1,8 +1,7 @@
-//! The catalogue of the ring: one node decides, all hold it.
+//! The catalogue of the ring: its members choose each version of it, all hold it.
 //!
-//! The member with the lowest id decides, so that two changes at once do not overwrite each other; a change that was not made to what it has
-//! is made anew. A node that missed a change takes the catalogue over from one that has it, and until then refuses calls that were made
-//! under the newer one.
+//! Of two changes at once one is made anew, to what the other one made. A node that missed a change takes the catalogue over from one that has
+//! it, and until then refuses calls that were made under the newer one.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,18 +9,18 @@ use allidb_index::{Deadline, Error, Replica, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
 
-use super::{Ring, count, quorum::Quorum};
+use super::{Inner, Ring, choose::Choice, count, quorum::Quorum, read::too_few};
 use crate::{
     coordinator::Consistency,
     layout::NodeId,
     peer::{
         Client, Served,
-        proto::{AdoptCatalogueRequest, ChangeCatalogueRequest, ReadCatalogueRequest},
+        proto::{AdoptCatalogueRequest, ReadCatalogueRequest, Subject},
     },
 };
 
-/// How long a change may take to reach a quorum.
-pub(crate) const DECISION: Duration = Duration::from_secs(10);
+/// How long a node may take to keep a change.
+const KEEPING: Duration = Duration::from_secs(10);
 /// How often a change is made anew that others came before.
 const TRIES: usize = 16;
 
@@ -36,34 +35,44 @@ impl Ring {
         deadline: Deadline,
         change: impl Fn(&Replica) -> Result<Vec<u8>> + Clone + Send + 'static,
     ) -> Result<()> {
-        let served = &self.0.served;
         for _ in 0..TRIES {
             deadline.check()?;
+            let ring = self.now();
             let change = change.clone();
-            let next = self.0.here(move |served| change(&served.replica)).await?;
-            let instead = match served.decides() {
-                Some(node) if node == served.node => served.decide(next.clone(), deadline).await?,
-                Some(node) => {
-                    let catalogue: Bytes = next.clone().into();
-                    let ask = |mut peer: Client, fence| {
-                        let request = ChangeCatalogueRequest { fence, catalogue: catalogue.clone() };
-                        async move { peer.change_catalogue(request).await }
-                    };
-                    let reply = served.call_within(DECISION, node, deadline, ask).await.map_err(|error| {
-                        Error::Unavailable(format!("node {node} decides about collections; {error}"))
-                    })?;
-                    (!reply.instead.is_empty()).then(|| reply.instead.to_vec())
+            let next: Bytes = ring.0.here(move |served| change(&served.replica)).await?.into();
+            match ring.0.choose_catalogue(Replica::version_of_catalogue(&next)?, &next, deadline).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {}
+                // It follows from a topology that the ring goes by no more, or a catalogue that is not the newest.
+                Err(Error::Unavailable(_)) if ring.is_outdated() => {}
+                Err(error @ Error::Unavailable(_)) => {
+                    let before = ring.replica().catalogue_version();
+                    ring.0.served.learn_catalogue(deadline).await;
+                    if ring.replica().catalogue_version() == before {
+                        return Err(error);
+                    }
                 }
-                None => return Err(Error::Internal("the ring has no members".to_owned())),
-            };
-            let is_made = instead.is_none();
-            let adopt = instead.unwrap_or(next);
-            self.0.here(move |served| served.replica.adopt_catalogue(&adopt)).await?;
-            if is_made {
-                return Ok(());
+                Err(error) => return Err(error),
             }
         }
         Err(Error::Unavailable("the catalogue is changed by too many at once".to_owned()))
+    }
+
+    /// Has the members of all active layouts know what those of the present one may have chosen before: after this, those of the layout to come
+    /// may choose by themselves.
+    ///
+    /// # Errors
+    /// If too few of them answer.
+    pub(super) async fn settle_catalogue(&self, deadline: Deadline) -> Result<()> {
+        let served = &self.0.served;
+        if !served.learn_catalogue(deadline).await {
+            return Err(Error::Unavailable("too few members tell their catalogue".to_owned()));
+        }
+        let after = served.replica.catalogue_version();
+        if let Some(chosen) = self.0.choose(&served.choice(after), None, deadline).await? {
+            served.keep_catalogue(&chosen.value).await?;
+        }
+        served.tell_catalogue(served.replica.encoded_catalogue().into(), deadline).await
     }
 
     /// Takes over the catalogue of another node, if it is newer.
@@ -139,76 +148,71 @@ impl Served {
         Quorum::of(members.iter().map(Vec::as_slice), Consistency::Quorum)
     }
 
-    /// Which node decides about the catalogue.
-    pub(crate) fn decides(&self) -> Option<NodeId> {
-        self.topology.layout().members().iter().map(|member| member.node).min()
+    /// Who chooses what comes after a version.
+    fn choice(&self, after: u64) -> Choice {
+        let (subject, quorum) = (Subject::Catalogue, self.catalogue_quorum());
+        Choice { subject, after, quorum, patience: KEEPING }
     }
 
-    /// Has the catalogue be so, here and then on a quorum of the members, if this is the next version after the one that is here. Gives the
-    /// one that is here otherwise.
+    /// Keeps what was chosen, if it is newer. Says whether it is.
+    async fn keep_catalogue(self: &Arc<Self>, chosen: &Bytes) -> Result<bool> {
+        let (served, chosen) = (Arc::clone(self), chosen.clone());
+        self.work.run(move || served.replica.adopt_catalogue(&chosen)).await.flatten()
+    }
+
+    /// Has a quorum of the members of each active layout keep what was chosen.
     ///
     /// # Errors
-    /// If this node does not decide, or too few members can be reached.
-    pub(crate) async fn decide(
-        self: &Arc<Self>,
-        next: Vec<u8>,
-        deadline: Deadline,
-    ) -> Result<Option<Vec<u8>>> {
-        if self.decides() != Some(self.node) {
-            return Err(Error::FailedPrecondition("another node decides about the catalogue".to_owned()));
-        }
-        let _deciding = self.deciding.lock().await;
-        deadline.check()?;
-        // Another node may have decided before.
-        let epoch = self.topology.epoch();
-        if *self.decides_in.lock() != epoch {
-            if !self.learn_catalogue(deadline).await {
-                let why = "too few members tell their catalogue";
-                return Err(Error::Unavailable(why.to_owned()));
-            }
-            *self.decides_in.lock() = epoch;
-        }
-        let catalogue = next.clone();
-        let instead = move |served: &Self| {
-            let replica = &served.replica;
-            // It was made, and whoever asked for it was not told.
-            if replica.encoded_catalogue() == catalogue {
-                return Ok(None);
-            }
-            if Replica::version_of_catalogue(&catalogue)? != replica.catalogue_version() + 1 {
-                return Ok(Some(replica.encoded_catalogue()));
-            }
-            replica.adopt_catalogue(&catalogue).map(|_| None)
-        };
-        let served = Arc::clone(self);
-        if let Some(instead) = self.work.run(move || served.as_of(instead)).await.flatten()? {
-            return Ok(Some(instead));
-        }
+    /// If too few can be reached.
+    async fn tell_catalogue(self: &Arc<Self>, chosen: Bytes, deadline: Deadline) -> Result<()> {
         let quorum = self.catalogue_quorum();
         let mut told = JoinSet::new();
         for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
-            let (served, catalogue) = (Arc::clone(self), Bytes::from(next.clone()));
+            let (served, catalogue) = (Arc::clone(self), chosen.clone());
             told.spawn(async move {
                 let ask = |mut peer: Client, fence| {
                     let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
                     async move { peer.adopt_catalogue(request).await }
                 };
-                (node, served.call_within(DECISION, node, deadline, ask).await)
+                (node, served.call_within(KEEPING, node, deadline, ask).await)
             });
         }
-        let (mut have, mut why) = (vec![self.node], String::new());
+        let (mut have, mut why) = (vec![self.node], None);
         while !quorum.is_met(&have) {
             match told.join_next().await {
                 Some(Ok((node, Ok(_)))) => have.push(node),
-                Some(Ok((_, Err(error)))) => why = format!("; {error}"),
-                Some(Err(error)) => why = format!("; {error}"),
-                None => {
-                    let (have, needed) = (have.len(), quorum.needed());
-                    return Err(Error::Unavailable(format!("{have} of {needed} nodes have the change{why}")));
-                }
+                Some(Ok((_, Err(error)))) => why = Some(error),
+                Some(Err(error)) => why = Some(Error::Internal(format!("telling broke off: {error}"))),
+                None => return Err(too_few(have.len(), quorum.needed(), why)),
             }
         }
         told.detach_all();
-        Ok(None)
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Has the catalogue of a version be this one, unless another one is chosen: then that is kept here. Says whether it was this one.
+    async fn choose_catalogue(
+        self: &Arc<Self>,
+        version: u64,
+        next: &Bytes,
+        deadline: Deadline,
+    ) -> Result<bool> {
+        let served = &self.served;
+        let choice = served.choice(version.saturating_sub(1));
+        let Some(chosen) = self.choose(&choice, Some(next.clone()), deadline).await? else {
+            return Err(Error::Internal("nothing was chosen".to_owned()));
+        };
+        served.keep_catalogue(&chosen.value).await?;
+        if chosen.value != *next {
+            // Nobody tells then whether it was chosen before what is there now.
+            if chosen.was_proposed && Replica::version_of_catalogue(&chosen.value)? > version {
+                let why = "nobody knows whether the change was made: others have come after it";
+                return Err(Error::Unavailable(why.to_owned()));
+            }
+            return Ok(false);
+        }
+        served.tell_catalogue(chosen.value, deadline).await.map(|()| true)
     }
 }

@@ -17,7 +17,9 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Inner, Ring, counts::count, quorum::Quorum, read::too_few, write::Writing, wrong::Wrong};
+use super::{
+    Inner, Ring, choose::Asked, counts::count, quorum::Quorum, read::too_few, write::Writing, wrong::Wrong,
+};
 use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
@@ -53,13 +55,6 @@ impl Turns {
 }
 
 static NO_TURN: Mutex<()> = Mutex::const_new(());
-
-/// What became of something that acceptors were asked for.
-enum Asked<T> {
-    Done(T),
-    /// They know of a newer ballot.
-    Outbid(Version),
-}
 
 /// What a quorum promised.
 struct Prepared {
@@ -291,36 +286,17 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<Asked<Vec<(NodeId, DecideReply)>>> {
         let quorum = self.deciders(entity.partition(), Consistency::Quorum);
-        let mut asked = JoinSet::new();
-        for node in quorum.nodes() {
+        let asked = quorum.ask(|node| {
             let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
-            asked.spawn(
-                async move { (node, inner.ask_acceptor(node, (entity, ballot), step, deadline).await) },
-            );
-        }
-        let (mut done, mut who, mut newest, mut why) = (Vec::new(), Vec::new(), None, None);
-        while let Some(answer) = asked.join_next().await {
-            match answer {
-                Ok((node, Ok(reply))) => match reply.is_done {
-                    true => {
-                        who.push(node);
-                        done.push((node, reply));
-                    }
-                    false => newest = newest.max(Version::from_bytes(&reply.promised)),
-                },
-                Ok((_, Err(error))) => why = Some(error),
-                Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
+            async move {
+                let reply = inner.ask_acceptor(node, (entity, ballot), step, deadline).await?;
+                Ok(match reply.is_done {
+                    true => Asked::Done(reply),
+                    false => Asked::Outbid(Version::from_bytes(&reply.promised).unwrap_or_default()),
+                })
             }
-            if quorum.is_met(&who) {
-                // The others may as well.
-                asked.detach_all();
-                return Ok(Asked::Done(done));
-            }
-        }
-        match newest {
-            Some(newest) => Ok(Asked::Outbid(newest)),
-            None => Err(too_few(done.len(), quorum.needed(), why)),
-        }
+        });
+        asked.await
     }
 
     /// Has a mutation be made that was accepted, by as many as the consistency needs, but a quorum at least. Who does not is sent it later.

@@ -7,6 +7,7 @@
 //! | `ask` | asking several nodes about much of what they hold |
 //! | `bulk` | changes of much at a time |
 //! | `catalogue` | changing it on all nodes |
+//! | `choose` | agreeing on what comes next |
 //! | `clocks` | whether this node's clock goes as those of the others do |
 //! | `counts` | how often what happened |
 //! | `decide` | writes on conditions |
@@ -39,6 +40,7 @@ mod anti_entropy;
 mod ask;
 mod bulk;
 mod catalogue;
+mod choose;
 mod clocks;
 mod counts;
 mod decide;
@@ -80,7 +82,6 @@ use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
 pub use anti_entropy::Repaired;
-pub(crate) use catalogue::DECISION;
 pub use clocks::ClockOffset;
 pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
@@ -246,10 +247,8 @@ impl Ring {
             searches,
             peers: Connections::new(node, &options.addresses, options.connector)?,
             call_timeout: options.call_timeout,
-            deciding: tokio::sync::Mutex::default(),
             letting_go: Arc::default(),
-            decides_in: parking_lot::Mutex::default(),
-            reshaping: parking_lot::Mutex::default(),
+            choosing: parking_lot::Mutex::default(),
             refreshed: tokio::sync::Mutex::default(),
             counters: Counters::default(),
             deliveries: Deliveries::default(),

@@ -1,53 +1,26 @@
 //! Agreeing on another topology, and going from phase to phase of it (ADR 0029).
 //!
-//! The topology of the next epoch is chosen by Paxos (Lamport, "Paxos Made Simple", 2001), one instance for each epoch, with the members of the
-//! present layout as acceptors: so of two operators who change it at once one wins, and the other is told. Whoever knows an epoch's topology
-//! knows that it was chosen.
+//! The topology of the next epoch is chosen by the members of the present layout: so of two operators who change it at once one wins, and the
+//! other is told. Whoever knows an epoch's topology knows that it was chosen.
 
 use std::{sync::Arc, time::Duration};
 
-use allidb_index::{Deadline, Error, Result, Version};
+use allidb_index::{Deadline, Error, Result};
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
-use tokio::{
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::{task::JoinSet, time::timeout};
 
-use super::{Inner, Ring, quorum::Quorum, read::too_few, wrong::Wrong};
+use super::{Inner, Ring, choose::Choice, quorum::Quorum, wrong::Wrong};
 use crate::{
     coordinator::Consistency,
     layout::{NodeId, Phase, Staged, Topology, TopologyError},
     peer::{
-        Client, Served,
-        proto::{ReshapeReply, ReshapeRequest, TakenOverReply, TakenOverRequest, TopologyRequest},
+        Client,
+        proto::{Subject, TakenOverReply, TakenOverRequest, TopologyRequest},
     },
 };
 
-/// How long whoever was outbid waits at first, and at most; the time doubles.
-const PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// How long nodes may take to hear of another topology before whoever had it chosen goes on: they hear of it later otherwise.
 const TELLING: Duration = Duration::from_secs(1);
-
-/// What an acceptor keeps of the topology to come.
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Ballot {
-    /// After which epoch it comes.
-    epoch: u64,
-    /// Nothing below is accepted; zeros if nothing was promised.
-    promised: [u8; 16],
-    /// Zeros and nothing if nothing was accepted.
-    accepted_under: [u8; 16],
-    accepted: Vec<u8>,
-}
-
-/// What acceptors were asked for.
-enum Asked {
-    Done(Vec<ReshapeReply>),
-    /// They know of a newer ballot.
-    Outbid(Version),
-}
 
 /// What came of a change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +94,7 @@ impl Ring {
         }
         let next = change(ring.topology()).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
         let digest = next.digest();
-        ring.0.choose(next, deadline).await?;
+        ring.0.choose_topology(&next, deadline).await?;
         let now = self.now();
         Ok(match now.topology().digest() == digest {
             true => Change::Made(Arc::clone(now.topology())),
@@ -150,6 +123,9 @@ impl Ring {
                 return Ok(());
             }
         }
+        if self.is_handing_over() {
+            self.settle_catalogue(deadline).await?;
+        }
         self.reshape(self.topology().epoch(), Topology::go_on, deadline).await.map(drop)
     }
 
@@ -174,104 +150,20 @@ impl Ring {
 
 impl Inner {
     /// Has a topology be chosen for the next epoch: this one, or one that may have been before.
-    async fn choose(self: &Arc<Self>, next: Topology, deadline: Deadline) -> Result<()> {
-        let members: Vec<NodeId> =
-            self.served.topology.layout().members().iter().map(|member| member.node).collect();
-        let quorum = Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum);
-        let mut pause = PAUSE;
-        loop {
-            self.served.check_current()?;
-            let ballot = self.served.replica.next_version();
-            match self.choose_once(&quorum, ballot, next.encode().into(), deadline).await? {
-                Ok(chosen) => {
-                    self.served.adopt(&chosen).await?;
-                    self.tell_all(deadline).await;
-                    return Ok(());
-                }
-                Err(newest) => {
-                    self.served.check_ahead(newest)?;
-                    self.served.replica.observe_version(newest);
-                }
-            }
-            deadline.check()?;
-            let jitter = pause.mul_f64((ballot.millis() ^ self.served.node.0) as u8 as f64 / 256.0);
-            sleep((pause / 2 + jitter).min(deadline.remaining())).await;
-            pause = (2 * pause).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// What was chosen, or which newer ballot members know of.
-    async fn choose_once(
-        self: &Arc<Self>,
-        quorum: &Quorum,
-        ballot: Version,
-        next: Bytes,
-        deadline: Deadline,
-    ) -> Result<Result<Bytes, Version>> {
-        let promises = match self.ask_members(quorum, ballot, Bytes::new(), deadline).await? {
-            Asked::Done(promises) => promises,
-            Asked::Outbid(newest) => return Ok(Err(newest)),
+    async fn choose_topology(self: &Arc<Self>, next: &Topology, deadline: Deadline) -> Result<()> {
+        let topology = &self.served.topology;
+        let members: Vec<NodeId> = topology.layout().members().iter().map(|member| member.node).collect();
+        let choice = Choice {
+            subject: Subject::Topology,
+            after: topology.epoch(),
+            quorum: Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum),
+            patience: self.served.call_timeout,
         };
-        let accepted = promises.into_iter().filter(|promise| !promise.accepted.is_empty());
-        let newest = accepted.max_by_key(|promise| Version::from_bytes(&promise.accepted_ballot));
-        let chosen = newest.map_or(next, |promise| promise.accepted);
-        Ok(match self.ask_members(quorum, ballot, chosen.clone(), deadline).await? {
-            Asked::Done(_) => Ok(chosen),
-            Asked::Outbid(newest) => Err(newest),
-        })
-    }
-
-    async fn ask_members(
-        self: &Arc<Self>,
-        quorum: &Quorum,
-        ballot: Version,
-        topology: Bytes,
-        deadline: Deadline,
-    ) -> Result<Asked> {
-        let mut asked = JoinSet::new();
-        for node in quorum.nodes() {
-            let (inner, topology) = (Arc::clone(self), topology.clone());
-            asked.spawn(async move { (node, inner.ask_member(node, ballot, topology, deadline).await) });
+        if let Some(chosen) = self.choose(&choice, Some(next.encode().into()), deadline).await? {
+            self.served.adopt(&chosen.value).await?;
         }
-        let (mut done, mut who, mut newest, mut why) = (Vec::new(), Vec::new(), None, None);
-        while let Some(answer) = asked.join_next().await {
-            match answer {
-                Ok((node, Ok(reply))) if reply.is_done => {
-                    who.push(node);
-                    done.push(reply);
-                }
-                Ok((_, Ok(reply))) => newest = newest.max(Version::from_bytes(&reply.promised)),
-                Ok((_, Err(error))) => why = Some(error),
-                Err(error) => why = Some(Error::Internal(format!("a ballot broke off: {error}"))),
-            }
-            if quorum.is_met(&who) {
-                asked.detach_all();
-                return Ok(Asked::Done(done));
-            }
-        }
-        match newest {
-            Some(newest) => Ok(Asked::Outbid(newest)),
-            None => Err(too_few(who.len(), quorum.needed(), why)),
-        }
-    }
-
-    async fn ask_member(
-        &self,
-        node: NodeId,
-        ballot: Version,
-        topology: Bytes,
-        deadline: Deadline,
-    ) -> Result<ReshapeReply> {
-        if node == self.served.node {
-            return self.here_as_of(move |served| served.reshape_step(ballot, &topology)).await;
-        }
-        let ballot = Bytes::copy_from_slice(&ballot.to_bytes());
-        let request = ReshapeRequest { fence: None, ballot, topology };
-        let ask = |mut peer: Client, fence| {
-            let request = ReshapeRequest { fence, ..request.clone() };
-            async move { peer.reshape(request).await }
-        };
-        self.served.call(node, deadline, ask).await
+        self.tell_all(deadline).await;
+        Ok(())
     }
 
     /// Tells all nodes, those that were members until now too, what this one goes by now.
@@ -311,47 +203,6 @@ impl Inner {
         }
         let ask = |mut peer: Client, fence| async move { peer.taken_over(TakenOverRequest { fence }).await };
         self.served.call(node, deadline, ask).await
-    }
-}
-
-impl Served {
-    /// Promises to accept no topology of an older ballot, or accepts one, durably; unless it has promised more.
-    pub(crate) fn reshape_step(&self, ballot: Version, topology: &[u8]) -> Result<ReshapeReply> {
-        let _alone = self.reshaping.lock();
-        let epoch = self.topology.epoch();
-        let corrupt = |error: postcard::Error| Error::CorruptRow {
-            keyspace: "cluster",
-            key: "ballot".into(),
-            what: error.to_string(),
-        };
-        let kept = self.replica.ballot()?.map(|kept| postcard::from_bytes::<Ballot>(&kept));
-        let kept = kept.transpose().map_err(corrupt)?.filter(|kept| kept.epoch == epoch);
-        let mut kept = kept.unwrap_or(Ballot { epoch, ..Ballot::default() });
-        let ballot = ballot.to_bytes();
-        if ballot < kept.promised {
-            return Ok(ReshapeReply {
-                promised: Bytes::copy_from_slice(&kept.promised),
-                ..ReshapeReply::default()
-            });
-        }
-        kept.promised = ballot;
-        let mut reply = ReshapeReply { is_done: true, ..ReshapeReply::default() };
-        if topology.is_empty() {
-            reply.accepted_ballot = Bytes::copy_from_slice(&kept.accepted_under);
-            reply.accepted = kept.accepted.clone().into();
-        } else {
-            let next = Topology::decode(topology)
-                .map_err(|error| Error::invalid("topology", format!("cannot be read: {error}")))?;
-            if next.epoch() != epoch + 1 {
-                return Err(Error::invalid("topology", format!("is of epoch {}", next.epoch())));
-            }
-            (kept.accepted_under, kept.accepted) = (ballot, topology.to_vec());
-        }
-        let encoded = postcard::to_allocvec(&kept)
-            .map_err(|error| Error::Internal(format!("a ballot cannot be encoded: {error}")))?;
-        self.replica.keep_ballot(encoded)?;
-        reply.promised = Bytes::copy_from_slice(&ballot);
-        Ok(reply)
     }
 }
 

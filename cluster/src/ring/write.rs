@@ -441,11 +441,9 @@ impl Inner {
     async fn keep_missed(&self, writes: &[Underway]) {
         let mut hints: BTreeMap<NodeId, Vec<Vec<u8>>> = BTreeMap::new();
         // What was made nowhere is not to be made there. What was refused by a quorum, and yet made by one that knew more, is (ADR 0020).
-        // What is made again under another topology is kept then.
-        let is_made_again =
-            |write: &Underway| !self.served.is_current() && write.result.as_ref().is_some_and(is_unavailable);
+        // Also what is made again under another topology: whether it is was decided when it was answered, by what was known then.
         let missed = writes.iter().filter(|write| !write.missed.is_empty() && !write.is_made_nowhere());
-        for write in missed.filter(|write| !is_made_again(write)) {
+        for write in missed {
             let settled = (*write.mutation).clone().settled();
             let mut nodes = write.missed.clone();
             nodes.sort_unstable();

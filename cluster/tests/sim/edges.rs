@@ -167,7 +167,11 @@ impl Node {
                 let version = |seen: &[(EdgeRef, Version)]| {
                     seen.iter().find(|(seen, _)| *seen == name).map(|(_, version)| *version)
                 };
-                changes.judge(self.seed, from, to, [version(&seen[from][0]), version(&seen[to][1])]);
+                let ends = [version(&seen[from][0]), version(&seen[to][1])];
+                if ends[0] != ends[1] {
+                    println!("{}", self.history.lock().end_of_all());
+                }
+                changes.judge(self.seed, from, to, ends);
             }
         }
     }

@@ -123,7 +123,12 @@ impl History {
 
     /// The end of all that happened.
     pub(crate) fn end_of_all(&self) -> String {
-        let mut lines: Vec<&str> = self.trace.lines().rev().take(60).collect();
+        let mut lines: Vec<&str> = self
+            .trace
+            .lines()
+            .rev()
+            .take(if std::env::var_os("ALLIDB_SIM_ALL").is_some() { usize::MAX } else { 60 })
+            .collect();
         lines.reverse();
         lines.join("\n")
     }

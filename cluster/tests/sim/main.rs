@@ -4,6 +4,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `appends` | writes on conditions, and whether they came one after the other |
+//! | `collections` | collections, and whether those that were created are there |
 //! | `edges` | edges, and whether what was acknowledged of them is there |
 //! | `history` | what clients did and saw, and whether that may be |
 //! | `network` | gRPC over turmoil |
@@ -11,6 +12,7 @@
 //! | `world` | a ring, and what befalls it |
 
 mod appends;
+mod collections;
 mod edges;
 mod history;
 mod network;

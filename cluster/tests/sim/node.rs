@@ -27,6 +27,7 @@ use parking_lot::Mutex;
 
 use crate::{
     appends::Trails,
+    collections::Created,
     edges::Changes,
     history::{History, Kind, text, value},
     network,
@@ -85,6 +86,7 @@ pub(crate) struct Node {
     pub(crate) history: Arc<Mutex<History>>,
     pub(crate) edges: Arc<Mutex<Changes>>,
     pub(crate) trails: Arc<Mutex<Trails>>,
+    pub(crate) created: Arc<Mutex<Created>>,
     /// What it is to read everything at, when all is over.
     pub(crate) errand: Mutex<Option<Consistency>>,
     pub(crate) is_quiet: Arc<AtomicBool>,
@@ -206,6 +208,10 @@ impl Node {
                 self.reshape(ring, random).await;
                 continue;
             }
+            if self.reshapes && draw(random, 60) == 0 {
+                self.create(ring, random).await;
+                continue;
+            }
             let key = draw(random, KEYS as u64) as usize;
             match draw(random, 18) {
                 10 | 11 => self.ask_of_edges(ring, random).await,
@@ -275,6 +281,7 @@ impl Node {
         }
         self.judge_edges(ring, consistency).await;
         self.judge_trails(ring, consistency).await;
+        self.judge_collections(ring).await;
     }
 
     /// Upserts, puts for a short time, and deletes an entity of which only the replicas' agreement at the end is judged.
@@ -383,7 +390,7 @@ pub(crate) fn quorum() -> WriteOptions {
 }
 
 /// What an operator waits for.
-fn soon() -> Deadline {
+pub(crate) fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(3))
 }
 

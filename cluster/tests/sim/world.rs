@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::{
     appends::{TRAILS, Trails, passing, trail},
+    collections::{Created, judge_alike},
     edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
@@ -95,6 +96,7 @@ impl World {
         let is_quiet: Arc<AtomicBool> = Arc::default();
         let edges: Arc<Mutex<Changes>> = Arc::default();
         let trails: Arc<Mutex<Trails>> = Arc::default();
+        let created: Arc<Mutex<Created>> = Arc::default();
         let pool =
             build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
         let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
@@ -127,6 +129,7 @@ impl World {
                 history: Arc::clone(&history),
                 edges: Arc::clone(&edges),
                 trails: Arc::clone(&trails),
+                created: Arc::clone(&created),
                 errand: Mutex::default(),
                 is_quiet: Arc::clone(&is_quiet),
                 ring: Mutex::default(),
@@ -213,6 +216,8 @@ impl World {
             self.forget_all();
         }
         self.compare(false);
+        let rings = self.nodes.iter().map(|node| node.ring.lock().clone().expect("it lives"));
+        judge_alike(self.seed, rings, &self.history.lock());
         let mut history = self.history.lock();
         let appended = self.nodes[0].trails.lock().acknowledged();
         history.note(0, format_args!("{appended} appends"));

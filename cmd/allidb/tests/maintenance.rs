@@ -169,11 +169,10 @@ fn a_ring_is_shown() {
         !stranger.status.success() && String::from_utf8_lossy(&stranger.stderr).contains("no other member")
     );
 
-    // While all are there: who decides on it may be the one that goes.
-    assert!(first.run(&["collection", "create", "c"]).status.success());
-    // One is away: what it misses is kept for it.
+    // One is away: what it misses is kept for it, and it will hear of the collection.
     nodes.pop();
     let first = &nodes[0];
+    assert!(first.run(&["collection", "create", "c"]).status.success());
     let states = || first.json(&["cluster", "status"]).0["nodes"].as_array().expect("nodes").clone();
     eventually("one is seen dead", || {
         states().iter().any(|node| node["state"] == "down" && node["id"] == third).then_some(())

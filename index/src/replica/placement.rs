@@ -15,7 +15,6 @@ use crate::{
 const TOPOLOGY: &[u8] = b"topology";
 /// Where a layout was kept before it could change.
 const LAYOUT: &[u8] = b"layout";
-const BALLOT: &[u8] = b"ballot";
 const ADDRESSES: &[u8] = b"addresses";
 pub(super) const LEFTOVERS: &[u8] = b"leftovers";
 const KEEPS_DELETES: &[u8] = b"keeps_deletes";
@@ -73,6 +72,11 @@ pub(super) fn encode_left(left: &[bool]) -> Vec<u8> {
     left.chunks(8).map(byte).collect()
 }
 
+/// The key of what was promised and accepted of something.
+fn ballot_row(of: &str) -> Vec<u8> {
+    format!("ballot {of}").into_bytes()
+}
+
 impl Replica {
     /// The layout of the ring that an earlier release kept, as it was handed over.
     ///
@@ -90,21 +94,21 @@ impl Replica {
         Ok(self.engine.get(self.keyspaces.cluster, TOPOLOGY)?)
     }
 
-    /// What was promised and accepted last of the topology to come, as it was handed over.
+    /// What was promised and accepted last of what is to come, of the topology or whatever else nodes choose, as it was handed over.
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn ballot(&self) -> Result<Option<Bytes>> {
-        Ok(self.engine.get(self.keyspaces.cluster, BALLOT)?)
+    pub fn ballot(&self, of: &str) -> Result<Option<Bytes>> {
+        Ok(self.engine.get(self.keyspaces.cluster, &ballot_row(of))?)
     }
 
-    /// Keeps what was promised and accepted of the topology to come: durably, before this returns.
+    /// Keeps what was promised and accepted of what is to come: durably, before this returns.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn keep_ballot(&self, ballot: Vec<u8>) -> Result<()> {
+    pub fn keep_ballot(&self, of: &str, ballot: Vec<u8>) -> Result<()> {
         let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.cluster, BALLOT, ballot);
+        batch.put(self.keyspaces.cluster, ballot_row(of), ballot);
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
         Ok(())
