@@ -43,6 +43,6 @@ pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoi
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{
-    Change, ClockOffset, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged, Repaired,
-    Ring, RingCounts, RingOptions, TakeoverCounts, Terms,
+    Change, ClockOffset, HealingCounts, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged,
+    Repaired, Ring, RingCounts, RingOptions, TakeoverCounts, Terms,
 };

@@ -37,33 +37,61 @@ pub(crate) struct Keyspaces {
     pub(crate) local: Keyspace,
 }
 
+/// Their names; the place of each is its id.
+pub const KEYSPACES: [&str; 19] = [
+    "entity",
+    "vector",
+    "history",
+    "chunk",
+    "edge",
+    "edge_in",
+    "token",
+    "number",
+    "posting",
+    "cluster",
+    "local",
+    "vector_log",
+    "vector_segment",
+    "text_log",
+    "text_segment",
+    "graph_log",
+    "graph_segment",
+    "merkle",
+    "paxos",
+];
+
 /// What the storage engine is to be opened with: all of them like `template`, which has no say about names.
 pub(crate) fn keyspace_options(template: &KeyspaceOptions) -> Vec<KeyspaceOptions> {
-    let names = [
-        "entity",
-        "vector",
-        "history",
-        "chunk",
-        "edge",
-        "edge_in",
-        "token",
-        "number",
-        "posting",
-        "cluster",
-        "local",
-        "vector_log",
-        "vector_segment",
-        "text_log",
-        "text_segment",
-        "graph_log",
-        "graph_segment",
-        "merkle",
-        "paxos",
-    ];
-    names.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
+    KEYSPACES.into_iter().map(|name| KeyspaceOptions { name: name.to_owned(), ..template.clone() }).collect()
 }
 
 impl Keyspaces {
+    /// All of them, with their names.
+    pub(crate) fn all(&self) -> [(Keyspace, &'static str); 19] {
+        let keyspaces = [
+            self.entity,
+            self.vector,
+            self.history,
+            self.chunk,
+            self.edge,
+            self.edge_in,
+            self.token,
+            self.number,
+            self.posting,
+            self.cluster,
+            self.local,
+            self.vector_log,
+            self.vector_segment,
+            self.text_log,
+            self.text_segment,
+            self.graph_log,
+            self.graph_segment,
+            self.merkle,
+            self.paxos,
+        ];
+        std::array::from_fn(|place| (keyspaces[place], KEYSPACES[place]))
+    }
+
     pub(crate) fn of(engine: &Engine) -> Result<Self> {
         let keyspace = |name: &str| {
             let missing =

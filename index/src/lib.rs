@@ -59,14 +59,15 @@ pub use clock::{Clock, HybridClock, ManualClock, SystemClock};
 pub use codec::DecodeError;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use keyspaces::KEYSPACES;
 pub use merge::EntityState;
 pub use merkle::{BRANCH, LEAVES, Sum};
 pub use mutation::{Mutation, disordered, waves};
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    AcceptorsRequest, BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Hint,
-    HoldingsRequest, IdsPage, IdsRequest, Merged, Outgoing, Present, Promise, Replica, ReplicaOptions,
+    AcceptorsRequest, BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Held,
+    Hint, HoldingsRequest, IdsPage, IdsRequest, Merged, Outgoing, Present, Promise, Replica, ReplicaOptions,
     RosterRequest, ScanPage, ScanRequest, SourceDeletion, SourcePlace, Tally, TallyRequest, ToldEdge,
     TreeAnswer, TreeRequest, disputed,
 };

@@ -23,6 +23,7 @@ use crate::files;
 use crate::fs::Fs;
 use crate::memtable::MemtableSet;
 use crate::options::{Durability, Keyspace, KeyspaceOptions, Options};
+use crate::quarantine::DamagedKeys;
 use crate::recovery::{Recovery, recover};
 use crate::scrub::{ScrubOptions, ScrubReport};
 use crate::signal::Signal;
@@ -305,6 +306,20 @@ impl Engine {
     /// Counters and sizes.
     pub fn stats(&self) -> Stats {
         self.inner().stats()
+    }
+
+    /// Where damage was found: the keys of tables that cannot be read whole. They are read as far as they can be; deleting such keys as
+    /// ranges, and flushing that, does away with tables of which nothing else is left.
+    pub fn damaged(&self) -> Vec<DamagedKeys> {
+        let version = Arc::clone(&self.inner().super_version().version);
+        let mut damaged = Vec::new();
+        for (keyspace, of) in version.keyspaces() {
+            for (_, table) in of.tables().filter(|(_, table)| table.lacks_something()) {
+                let (smallest, largest) = (table.meta.smallest.clone(), table.meta.largest.clone());
+                damaged.push(DamagedKeys { keyspace, smallest, largest });
+            }
+        }
+        damaged
     }
 
     /// Flushes, stops background work and releases the directory. Other clones of the engine refuse writes from

@@ -102,7 +102,7 @@ pub use engine::Engine;
 pub use error::Error;
 pub use latency::Latency;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
-pub use quarantine::Damage;
+pub use quarantine::{Damage, DamagedKeys};
 pub use recovery::{Recovery, Truncation};
 pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::{Direction, Scan, Snapshot};

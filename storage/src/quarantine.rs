@@ -7,9 +7,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::error::Error;
+use crate::options::Keyspace;
 
 /// Damages that are remembered in all, and of each file.
 const REMEMBERED: usize = 1024;
@@ -59,6 +61,17 @@ impl Damage {
     pub(crate) fn error(&self) -> Error {
         Error::corruption(&self.path, self.offset, self.what.as_str())
     }
+}
+
+/// The keys among which damage was found: those of a table that is damaged, or of which values are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamagedKeys {
+    /// Whose they are.
+    pub keyspace: Keyspace,
+    /// The first of them.
+    pub smallest: Bytes,
+    /// The last of them.
+    pub largest: Bytes,
 }
 
 /// The damages found since the store was opened, up to a bound.

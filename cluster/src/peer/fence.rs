@@ -13,6 +13,8 @@ pub(crate) const MAX_DRIFT_MS: u64 = 500;
 /// The details of a refusal: whoever calls goes by an older topology than whoever is called, or by a newer one.
 const BEHIND: &[u8] = b"behind";
 const AHEAD: &[u8] = b"ahead";
+/// Whoever is called has not heard of the catalogue.
+const UNHEARD: &[u8] = b"unheard";
 
 /// The topology, and how new a catalogue, that calls are made under, and are to be made under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,10 +49,11 @@ impl Fence {
         self.check_topology(sent, clock)?;
         let theirs = sent.map_or(0, |sent| sent.catalogue_version);
         if theirs > self.catalogue {
-            return Err(Status::failed_precondition(format!(
+            let why = format!(
                 "the call goes by catalogue {theirs}, this node has not heard of more than {}",
                 self.catalogue
-            )));
+            );
+            return Err(Status::with_details(Code::FailedPrecondition, why, UNHEARD.into()));
         }
         if theirs < self.catalogue {
             // Not what it may do something about but by taking this one over.
@@ -97,6 +100,11 @@ pub(crate) fn behind(why: String) -> Status {
 /// Whether a call was refused because whoever called goes by an older topology.
 pub(crate) fn says_behind(status: &Status) -> bool {
     status.code() == Code::Aborted && status.details() == BEHIND
+}
+
+/// Whether a call was refused because whoever called goes by a newer catalogue.
+pub(crate) fn says_unheard(status: &Status) -> bool {
+    status.code() == Code::FailedPrecondition && status.details() == UNHEARD
 }
 
 /// Whether a call was refused because whoever called goes by a newer topology.

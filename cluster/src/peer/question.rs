@@ -64,6 +64,24 @@ macro_rules! questions {
     };
 }
 
+impl Question {
+    /// What is asked about, of what nodes compare and take over; `None` if about everything.
+    pub(crate) fn partitions(&self) -> Option<&[u16]> {
+        match self {
+            Self::Tree(TreeRequest::Swept) => Some(&[]),
+            Self::Tree(TreeRequest::Roots(partitions))
+            | Self::Acceptors(AcceptorsRequest { partitions, .. }) => Some(partitions),
+            Self::Tree(
+                TreeRequest::Branches(partition)
+                | TreeRequest::Leaves { partition, .. }
+                | TreeRequest::Entities { partition, .. },
+            )
+            | Self::Holdings(HoldingsRequest { partition, .. }) => Some(std::slice::from_ref(partition)),
+            _ => None,
+        }
+    }
+}
+
 questions! {
     Share(ShareRequest) -> Share = share;
     Links(LinksRequest) -> Vec<ToldLinks> = links;

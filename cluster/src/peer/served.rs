@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use allidb_index::{
-    Deadline, EntityKey, EntityState, Error, Mutation, Replica, Result, Version, model::Written,
+    Deadline, EntityKey, EntityState, Error, Held, Mutation, Replica, Result, Version, model::Written,
 };
 use allidb_storage::Durability;
 use parking_lot::{Mutex, RwLock};
@@ -154,7 +154,7 @@ impl Served {
         let (within, is_callers) = (patience.min(remaining), remaining <= patience);
         // A connection that broke while nothing was asked is noticed by the first question. All that is asked may be asked again.
         let again = async {
-            let (mut has_learnt, mut has_taught) = (false, false);
+            let (mut has_learnt, mut has_taught, mut has_told) = (false, false, false);
             for attempt in 0.. {
                 let fence = self.fence().sent(self.replica.wall(), deadline);
                 match ask(way.client(), fence).await {
@@ -166,6 +166,10 @@ impl Served {
                     Err(status) if fence::says_ahead(&status) && !has_taught => {
                         has_taught = true;
                         self.exchange_topologies(way.client()).await?;
+                    }
+                    Err(status) if fence::says_unheard(&status) && !has_told => {
+                        has_told = true;
+                        self.tell_of_catalogue(way.client(), deadline).await?;
                     }
                     // It goes by a newer catalogue, and knows what is meant by what.
                     Err(status) if status.code() == Code::Aborted && !has_learnt => {
@@ -253,6 +257,17 @@ impl Served {
         adopted.await.unwrap_or_else(|error| Err(Error::Internal(format!("adopting broke off: {error}"))))
     }
 
+    /// Has another node take over this one's catalogue.
+    async fn tell_of_catalogue(
+        &self,
+        mut peer: PeerClient<Channel>,
+        deadline: Deadline,
+    ) -> Result<(), Status> {
+        let fence = self.fence().sent(self.replica.wall(), deadline);
+        let catalogue = self.replica.encoded_catalogue().into();
+        peer.adopt_catalogue(proto::AdoptCatalogueRequest { fence, catalogue }).await.map(drop)
+    }
+
     /// Takes over the catalogue of another node, if it is newer.
     async fn learn_from(&self, mut peer: PeerClient<Channel>, deadline: Deadline) -> Result<(), Status> {
         let fence = self.fence().sent(self.replica.wall(), deadline);
@@ -282,17 +297,20 @@ impl Served {
         Err(Error::Unavailable(why))
     }
 
-    /// Merges mutations into what lies here; what does not, as it was kept for this node when it held that still, is refused.
+    /// Merges mutations into what lies here; what does not, as it was kept for this node when it held that still, is refused, and what it heals.
     pub(crate) fn write(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
         let holds = |partition: u16| self.topology.holds(self.node, partition);
-        let elsewhere = |mutation: &Mutation| mutation.partitions().find(|partition| !holds(*partition));
-        let refused: Vec<Option<u16>> = mutations.iter().map(elsewhere).collect();
+        let refused = |mutation: &Mutation| match mutation.partitions().find(|partition| !holds(*partition)) {
+            Some(partition) => Some(Error::invalid("a write", self.does_not_hold(partition))),
+            None => self.check_sound(mutation.partitions()).err(),
+        };
+        let refused: Vec<Option<Error>> = mutations.iter().map(refused).collect();
         let held = mutations.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
         let held = held.map(|(mutation, _)| mutation).collect();
         let mut made = self.replica.receive(held, durability).into_iter();
         let missing = || Err(Error::Internal("there are fewer answers than writes".to_owned()));
-        let result = |refused: Option<u16>| match refused {
-            Some(partition) => Err(Error::invalid("a write", self.does_not_hold(partition))),
+        let result = |refused: Option<Error>| match refused {
+            Some(error) => Err(error),
             None => made.next().unwrap_or_else(missing),
         };
         refused.into_iter().map(result).collect()
@@ -332,8 +350,12 @@ impl Local {
     pub(crate) fn keep(&self, topology: &Topology) -> Result<()> {
         self.replica.close_up_to(topology.closed())?;
         let has_others = topology.nodes().iter().any(|node| *node != self.node);
-        self.replica
-            .keep_topology(topology.encode(), has_others, |partition| topology.holds(self.node, partition))
+        let held = |partition: u16| match topology.holds(self.node, partition) {
+            true if topology.layout().replicas(partition) == [self.node] => Held::Alone,
+            true => Held::Shared,
+            false => Held::Elsewhere,
+        };
+        self.replica.keep_topology(topology.encode(), has_others, held)
     }
 }
 

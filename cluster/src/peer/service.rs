@@ -217,6 +217,7 @@ impl Peer for PeerService {
         let extent = Extent { contents, edges };
         let purged = version(fence.as_ref().map(|fence| &fence.purged))?;
         let held = move |served: &Served| {
+            served.check_sound(named.iter().map(EntityKey::partition))?;
             // Whoever takes over what is read here relies on it.
             served.replica.purge_up_to(purged, None)?;
             match digests {
@@ -238,6 +239,10 @@ impl Peer for PeerService {
                 deadline.check()?;
                 let question: Question = postcard::from_bytes(&question)
                     .map_err(|error| Error::invalid("a question", format!("cannot be read: {error}")))?;
+                match question.partitions() {
+                    Some(partitions) => served.check_sound(partitions.iter().copied())?,
+                    None => served.check_all_sound()?,
+                }
                 let answer = question.answer(&served.replica, TenantId(tenant), deadline)?;
                 // What was found after that may be by others what was told before.
                 served.check_current().map(|()| answer)

@@ -55,10 +55,10 @@ impl Compared {
 
 /// Two nodes that are compared, and how.
 #[derive(Clone, Copy, Debug)]
-struct Pair {
-    nodes: [NodeId; 2],
-    compared: Compared,
-    deadline: Deadline,
+pub(super) struct Pair {
+    pub(super) nodes: [NodeId; 2],
+    pub(super) compared: Compared,
+    pub(super) deadline: Deadline,
 }
 
 /// When this node compared with whom last.
@@ -90,7 +90,7 @@ impl Inner {
     }
 
     /// The places at which both say something else.
-    async fn differing(self: &Arc<Self>, pair: Pair, request: &TreeRequest) -> Result<Vec<usize>> {
+    pub(super) async fn differing(self: &Arc<Self>, pair: Pair, request: &TreeRequest) -> Result<Vec<usize>> {
         let [TreeAnswer::Sums(a), TreeAnswer::Sums(b)] = self.both(pair, request).await? else {
             return Err(unexpected(pair));
         };
@@ -236,14 +236,14 @@ impl Inner {
         let Pair { nodes, deadline, .. } = pair;
         let both = Quorum::of_nodes(nodes.to_vec(), nodes.len());
         let asked = |entity: &EntityKey| (entity.clone(), both.clone());
-        let read = self.read_from(entities.iter().map(asked).collect(), Extent::ALL, deadline).await;
+        let read = self.read_to_hold(entities.iter().map(asked).collect(), Extent::ALL, deadline).await;
         let (mut repaired, mut failed, mut bytes) = (0, 0, 0);
         for (entity, read) in entities.iter().zip(read) {
             let read = match read {
                 Ok(read) => Ok(read),
                 // They stand and fall together: each is tried alone.
                 Err(_) => {
-                    let alone = self.read_from(vec![asked(entity)], Extent::ALL, deadline).await.pop();
+                    let alone = self.read_to_hold(vec![asked(entity)], Extent::ALL, deadline).await.pop();
                     alone.unwrap_or_else(|| Err(unexpected(pair)))
                 }
             };

@@ -269,6 +269,9 @@ impl Inner {
         let remaining = terms.deadline.remaining();
         // Who takes a part has time left to do something with it.
         let within = if terms.may_be_partial { remaining / 2 } else { remaining };
+        if node == self.served.node {
+            self.served.check_all_sound()?;
+        }
         self.answer_within(within, node, question, terms).await
     }
 

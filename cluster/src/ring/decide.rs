@@ -377,6 +377,7 @@ impl Inner {
 impl Served {
     /// Does what an acceptor is asked for.
     pub(crate) fn decide_step(&self, entity: &EntityKey, ballot: Version, step: Step) -> Result<DecideReply> {
+        self.check_sound(std::iter::once(entity.partition()))?;
         let sent = |version: Version| Bytes::copy_from_slice(&version.to_bytes());
         let garbled = |error| Error::invalid("a mutation", format!("cannot be read: {error}"));
         Ok(match step {

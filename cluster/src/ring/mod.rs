@@ -11,6 +11,7 @@
 //! | `clocks` | whether this node's clock goes as those of the others do |
 //! | `counts` | how often what happened |
 //! | `decide` | writes on conditions |
+//! | `heal` | taking part again after damage |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
 //! | `neighbors` | the edges of one entity |
@@ -44,6 +45,7 @@ mod choose;
 mod clocks;
 mod counts;
 mod decide;
+mod heal;
 mod hints;
 mod latency;
 mod neighbors;
@@ -85,6 +87,7 @@ pub use anti_entropy::Repaired;
 pub use clocks::ClockOffset;
 pub use counts::RingCounts;
 pub(crate) use counts::{Counters, count};
+pub use heal::HealingCounts;
 pub use hints::{HintCounts, HintLimits, OutboxCounts};
 pub(crate) use purge::Deliveries;
 pub use purge::{PurgeStage, PurgeTerms, Purged};
@@ -105,6 +108,7 @@ use crate::{
 use anti_entropy::Comparisons;
 use clocks::Clocks;
 use decide::Turns;
+use heal::Healing;
 use hints::Hints;
 use latency::Latency;
 use quorum::Quorum;
@@ -195,6 +199,7 @@ struct Shared {
     hedge_after: Duration,
     unrepaired: Unrepaired,
     unheard: Unheard,
+    healing: Healing,
     comparisons: Comparisons,
     repair_every: Duration,
     purge: PurgeTerms,
@@ -270,6 +275,7 @@ impl Ring {
             hedge_after: options.hedge_after,
             unrepaired: Unrepaired::default(),
             unheard: Unheard::default(),
+            healing: Healing::default(),
             comparisons: Comparisons::default(),
             repair_every: options.repair_every,
             purge: options.purge,

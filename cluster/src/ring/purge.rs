@@ -245,6 +245,8 @@ impl Served {
         step: PurgeStep,
         (round, upto): (Version, Version),
     ) -> Result<PurgeReply> {
+        // What it heals, it would forget that it is gone.
+        self.check_all_sound()?;
         let mut reply = PurgeReply::default();
         let replica = &self.replica;
         match step {

@@ -221,6 +221,26 @@ impl Inner {
         extent: Extent,
         deadline: Deadline,
     ) -> Vec<Result<(EntityState, bool)>> {
+        self.read_as(entities, extent, false, deadline).await
+    }
+
+    /// The same, where this node is one of them though it has no say: so it comes to hold what the others do.
+    pub(super) async fn read_to_hold(
+        self: &Arc<Self>,
+        entities: Vec<(EntityKey, Quorum)>,
+        extent: Extent,
+        deadline: Deadline,
+    ) -> Vec<Result<(EntityState, bool)>> {
+        self.read_as(entities, extent, true, deadline).await
+    }
+
+    async fn read_as(
+        self: &Arc<Self>,
+        entities: Vec<(EntityKey, Quorum)>,
+        extent: Extent,
+        heals: bool,
+        deadline: Deadline,
+    ) -> Vec<Result<(EntityState, bool)>> {
         let count = entities.len();
         if deadline.check().is_err() {
             return vec![Err(Error::DeadlineExceeded); count];
@@ -242,7 +262,8 @@ impl Inner {
             let inner = Arc::clone(self);
             reads.spawn(async move {
                 let read_at = inner.served.replica.purged();
-                let read = GroupRead { inner, quorum, entities: named.into(), extent, deadline, read_at };
+                let entities = named.into();
+                let read = GroupRead { inner, quorum, entities, extent, deadline, read_at, heals };
                 (places, read.run().await)
             });
         }
@@ -291,6 +312,8 @@ pub(super) struct GroupRead {
     pub(super) deadline: Deadline,
     /// What was known to be purged when it began.
     pub(super) read_at: Version,
+    /// Whether this node is asked whether or not it has a say.
+    pub(super) heals: bool,
 }
 
 impl GroupRead {
@@ -414,8 +437,13 @@ impl GroupRead {
     /// What one replica says.
     pub(super) async fn one(&self, node: NodeId, entities: Arc<[EntityKey]>, digests: bool) -> Result<Told> {
         if node == self.inner.served.node {
-            let extent = self.extent;
-            let held = move |served: &Served| served.replica.held(&entities, extent);
+            let (extent, heals) = (self.extent, self.heals);
+            let held = move |served: &Served| {
+                if !heals {
+                    served.check_sound(entities.iter().map(EntityKey::partition))?;
+                }
+                served.replica.held(&entities, extent)
+            };
             let states = self.inner.here_as_of(held).await?;
             return Ok(Told::States(states));
         }

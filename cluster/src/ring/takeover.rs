@@ -10,8 +10,8 @@ use std::{
 };
 
 use allidb_index::{
-    AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Replica, Result, Sum,
-    TreeAnswer, TreeRequest, model::TenantId,
+    AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Replica, Result, TreeAnswer,
+    TreeRequest, model::TenantId,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::{
     Inner, Repaired, Ring, Terms,
-    anti_entropy::{Compared, PATIENCE},
+    anti_entropy::{Compared, PATIENCE, Pair},
     wrong::Wrong,
 };
 use crate::{
@@ -32,6 +32,8 @@ use crate::{
 
 /// Partitions that are compared with one node at a time.
 const PARTITIONS_AT_A_TIME: usize = 16;
+/// A partition is fetched as a whole if so many of the branches of its tree differ, which are 64: then of most leaves something does.
+const FETCHED_BRANCHES: usize = 16;
 /// Partitions that are fetched at a time: while one node reads, the other one writes.
 const FETCHED_AT_A_TIME: usize = 4;
 
@@ -115,7 +117,10 @@ impl Served {
     /// How far this node is with taking over what it is to hold, and what it has to let go of.
     pub(crate) fn taken_over(&self) -> TakenOverReply {
         let leftovers = self.replica.leftovers().into_iter().map(u32::from).collect();
-        TakenOverReply { leftovers, ..self.taking_over.reply(self.topology.epoch()) }
+        let reply = self.taking_over.reply(self.topology.epoch());
+        // What it had taken over may have been damaged.
+        let is_done = reply.is_done && self.replica.healing().is_empty();
+        TakenOverReply { leftovers, is_done, ..reply }
     }
 }
 
@@ -205,7 +210,7 @@ impl Inner {
         Ok(())
     }
 
-    async fn take_over_from(
+    pub(super) async fn take_over_from(
         self: &Arc<Self>,
         source: NodeId,
         partitions: &[u16],
@@ -214,8 +219,7 @@ impl Inner {
         let (nodes, layout) = ([self.served.node, source], self.served.topology.layout());
         let is_empty = !layout.members().iter().any(|member| member.node == self.served.node);
         self.follow_watermarks(source, is_empty, deadline).await?;
-        let is_new = |partition: &&u16| !layout.replicas(**partition).contains(&self.served.node);
-        self.fetch(source, partitions.iter().filter(is_new).copied().collect(), deadline).await?;
+        self.fetch(nodes, partitions, deadline).await?;
         // Also what says that something is gone, be it that one of both has forgotten that: it does so again.
         let (mut before, epoch) = (0, self.served.topology.epoch());
         let progress = |done: &Repaired| {
@@ -234,14 +238,24 @@ impl Inner {
         self.take_over_acceptors(source, partitions, deadline).await
     }
 
-    /// Takes over what another node holds of partitions of which nothing is here yet. Whether it was everything, trees tell; of what is here when
-    /// this is begun again they tell what is missing.
-    async fn fetch(self: &Arc<Self>, source: NodeId, partitions: Vec<u16>, deadline: Deadline) -> Result<()> {
-        let roots = TreeRequest::Roots(partitions.clone());
-        let here = Arc::clone(self).answer(self.served.node, roots, terms(deadline)).await?;
-        let TreeAnswer::Sums(here) = here else { return Ok(()) };
-        let are_empty = partitions.into_iter().zip(here).filter(|(_, sum)| *sum == Sum::default());
-        let mut left = are_empty.map(|(partition, _)| partition);
+    /// Takes over all that another node holds of partitions of which most is something else here. Whether it was everything, and what is missing
+    /// of the others, trees tell.
+    async fn fetch(
+        self: &Arc<Self>,
+        nodes: [NodeId; 2],
+        partitions: &[u16],
+        deadline: Deadline,
+    ) -> Result<()> {
+        let [_, source] = nodes;
+        let pair = Pair { nodes, compared: Compared::Everything, deadline };
+        let differing = self.differing(pair, &TreeRequest::Roots(partitions.to_vec())).await?;
+        let mut fetched = Vec::new();
+        for partition in differing.into_iter().filter_map(|at| partitions.get(at)) {
+            if self.differing(pair, &TreeRequest::Branches(*partition)).await?.len() >= FETCHED_BRANCHES {
+                fetched.push(*partition);
+            }
+        }
+        let mut left = fetched.into_iter();
         let mut fetching = JoinSet::new();
         loop {
             while fetching.len() < FETCHED_AT_A_TIME

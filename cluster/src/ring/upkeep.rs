@@ -106,6 +106,8 @@ impl Ring {
         let ring = self.clone();
         tasks.spawn(async move { ring.keep_shape().await });
         let ring = self.clone();
+        tasks.spawn(async move { ring.keep_sound().await });
+        let ring = self.clone();
         tasks.spawn(async move { ring.look_after_each().await });
         tasks
     }

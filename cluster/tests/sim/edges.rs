@@ -2,12 +2,12 @@
 
 use allidb_cluster::{Consistency, Ring};
 use allidb_index::{
-    Clock as _, Error, SeededRandom, Version,
+    Error, SeededRandom, Version,
     graph::NeighborsRequest,
     model::{Direction, Edge, EdgeRef, EntityRef, TenantId, Value, Write},
 };
 
-use crate::node::{AHEAD_MS, Node, draw, far, quorum};
+use crate::node::{Node, draw, far, quorum};
 
 /// Entities that edges are between. None of them is ever put: an end need not be there.
 pub(crate) const ENDS: usize = 5;
@@ -93,7 +93,7 @@ impl Node {
                     (true, written.version, written.version);
             }
             Err(Error::Unavailable(_)) => {
-                self.edges.lock().0[place].newest = Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0);
+                self.edges.lock().0[place].newest = self.newest_by_now(ring);
             }
             Err(error) => panic!("{error}"),
         }

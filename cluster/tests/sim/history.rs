@@ -123,12 +123,9 @@ impl History {
 
     /// The end of all that happened.
     pub(crate) fn end_of_all(&self) -> String {
-        let mut lines: Vec<&str> = self
-            .trace
-            .lines()
-            .rev()
-            .take(if std::env::var_os("ALLIDB_SIM_ALL").is_some() { usize::MAX } else { 60 })
-            .collect();
+        // `ALLIDB_SIM_LINES=n`: so many of them.
+        let lines = std::env::var("ALLIDB_SIM_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(60);
+        let mut lines: Vec<&str> = self.trace.lines().rev().take(lines).collect();
         lines.reverse();
         lines.join("\n")
     }

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `appends` | writes on conditions, and whether they came one after the other |
 //! | `collections` | collections, and whether those that were created are there |
+//! | `disks` | disks that lose what was written to them |
 //! | `edges` | edges, and whether what was acknowledged of them is there |
 //! | `history` | what clients did and saw, and whether that may be |
 //! | `network` | gRPC over turmoil |
@@ -13,6 +14,7 @@
 
 mod appends;
 mod collections;
+mod disks;
 mod edges;
 mod history;
 mod network;
@@ -80,6 +82,29 @@ fn nothing_is_lost_while_nodes_join_and_leave() {
     }
     println!("{moves} moves with {all} seeds");
     assert!(moves as u64 > all, "there are too few moves to prove anything");
+}
+
+/// Of each damaged disk others hold what it held.
+#[test]
+fn what_a_damaged_disk_held_is_healed_from_others_and_clocks_that_jump_do_no_harm() {
+    let (mut healed, seeds) = (0, seeds(30));
+    let all = seeds.end - seeds.start;
+    for seed in seeds {
+        let setup =
+            Setup { nobody_dies: seed % 4 == 1, is_mean: true, ..Setup::of(3 + 2 * (seed as usize % 2)) };
+        healed += World::new(seed, setup).run().matches("starts again to heal").count();
+    }
+    println!("{healed} times something was healed with {all} seeds");
+    assert!(healed as u64 > all / 2, "too little was healed to prove anything");
+}
+
+/// All of it at once.
+#[test]
+fn nothing_is_lost_whatever_happens() {
+    for seed in seeds(24) {
+        let setup = Setup { reshapes: true, purges: true, is_mean: true, ..Setup::of(6) };
+        World::new(seed, setup).run();
+    }
 }
 
 #[test]

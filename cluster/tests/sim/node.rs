@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -62,12 +62,12 @@ impl Clock for SimClock {
 #[derive(Debug)]
 pub(crate) struct NodeClock {
     pub(crate) of: Arc<SimClock>,
-    pub(crate) ahead_ms: u64,
+    pub(crate) ahead_ms: Arc<AtomicI64>,
 }
 
 impl Clock for NodeClock {
     fn now_ms(&self) -> u64 {
-        self.of.now_ms() + self.ahead_ms
+        self.of.now_ms().saturating_add_signed(self.ahead_ms.load(Ordering::SeqCst))
     }
 }
 
@@ -77,8 +77,12 @@ pub(crate) struct Node {
     pub(crate) seed: u64,
     pub(crate) fs: SimFs,
     pub(crate) clock: Arc<SimClock>,
-    /// So far is its own ahead of that.
-    pub(crate) ahead_ms: u64,
+    /// So far is its own ahead of that; before it if negative.
+    pub(crate) ahead_ms: Arc<AtomicI64>,
+    /// When its disk is to be read.
+    pub(crate) scrub_at: AtomicU64,
+    /// Whether it is to end, and to start again.
+    pub(crate) is_to_start: AtomicBool,
     pub(crate) build_pool: BuildPool,
     /// What it goes by if nothing is kept on its disk.
     pub(crate) founded: Topology,
@@ -158,7 +162,7 @@ impl Node {
     /// A life of the node: it serves others, delivers hints, and has a client that reads and writes.
     pub(crate) async fn live(self: Arc<Self>) -> turmoil::Result {
         let life = self.lives.fetch_add(1, Ordering::SeqCst);
-        let clock = NodeClock { of: Arc::clone(&self.clock), ahead_ms: self.ahead_ms };
+        let clock = NodeClock { of: Arc::clone(&self.clock), ahead_ms: Arc::clone(&self.ahead_ms) };
         let replica = open(&self.fs, Arc::new(clock), self.seed, &self.build_pool);
         let kept = replica.topology().expect("it can be read");
         let kept = kept.map(|kept| Topology::decode(&kept).expect("a topology"));
@@ -196,6 +200,7 @@ impl Node {
     async fn ask(&self, ring: &Ring, random: &SeededRandom) {
         loop {
             tokio::time::sleep(Duration::from_millis(5 + draw(random, 40))).await;
+            self.look_at_disk(ring);
             if self.is_quiet.load(Ordering::SeqCst) {
                 let errand = *self.errand.lock();
                 if let Some(consistency) = errand {
@@ -336,6 +341,12 @@ impl Node {
         (step, planned)
     }
 
+    /// The newest version that what this node has begun may be made at: its clock may be ahead.
+    pub(crate) fn newest_by_now(&self, ring: &Ring) -> Version {
+        let given = ring.replica().next_version().millis();
+        Version::new(given.max(self.clock.now_ms()) + AHEAD_MS, 0, 0)
+    }
+
     /// Makes writes to a key in one batch: each comes after the one before.
     async fn write(&self, ring: &Ring, key: usize, kinds: &[Kind]) {
         let planned = kinds.iter().map(|kind| self.plan(ring, key, *kind));
@@ -352,7 +363,7 @@ impl Node {
                 Err(Error::NotFound { .. }) => history.refuse(step),
                 // If it was made at a newer version, that is about this node's time.
                 Err(Error::Unavailable(_)) => {
-                    history.give_up(step, Version::new(self.clock.now_ms() + AHEAD_MS, 0, 0));
+                    history.give_up(step, self.newest_by_now(ring));
                 }
                 Err(error) => panic!("{error}"),
             }

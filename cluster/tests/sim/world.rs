@@ -4,12 +4,12 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use allidb_cluster::{Consistency, Layout, Member, NodeId, Phase, Topology, Wrong};
+use allidb_cluster::{Consistency, Layout, Member, NodeId, Phase, Ring, Topology, Wrong};
 use allidb_index::{Clock, SeededRandom, VectorOptions, build_pool, model::TenantId};
 use allidb_storage::fs::SimFs;
 use parking_lot::Mutex;
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use crate::{
     appends::{TRAILS, Trails, passing, trail},
     collections::{Created, judge_alike},
+    disks::NEVER,
     edges::{Changes, ENDS, end},
     history::History,
     network::PORT,
@@ -29,6 +30,8 @@ const TROUBLED_MS: u64 = 6_000;
 const HEALING_MS: u64 = 10_000;
 /// Clocks are less than so far from each other: what nodes bear.
 const DRIFT_MS: u64 = 450;
+/// How far a clock jumps at most: beyond what nodes bear.
+const JUMP_MS: u64 = 3_000;
 /// How long it takes at most until deletions are forgotten: versions are ahead of the time, and purges some way behind it.
 const FORGETTING_MS: u64 = 10_000;
 /// How long it takes at most until a change of shape is over, once everybody answers.
@@ -52,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) loses_one: bool,
     /// The ring is given another shape all the time: at first only some nodes hold data.
     pub(crate) reshapes: bool,
+    /// Disks lose what was written to them, of one node at a time, and clocks jump.
+    pub(crate) is_mean: bool,
     /// What all nodes do wrong.
     pub(crate) wrong: Option<Wrong>,
 }
@@ -66,6 +71,7 @@ impl Setup {
             purges: false,
             loses_one: false,
             reshapes: false,
+            is_mean: false,
             wrong: None,
         }
     }
@@ -84,12 +90,27 @@ pub(crate) struct World {
     purges: bool,
     loses_one: bool,
     reshapes: bool,
+    /// Whether disks lose what was written to them, and clocks jump.
+    is_mean: bool,
+    /// Whose disk did last.
+    ailing: Option<usize>,
+    /// Whose clock jumped, and where it was.
+    jumped: Option<(usize, i64)>,
 }
 
 impl World {
     pub(crate) fn new(seed: u64, setup: Setup) -> Self {
-        let Setup { nodes: count, is_first_stale, nobody_dies, compares, purges, loses_one, reshapes, wrong } =
-            setup;
+        let Setup {
+            nodes: count,
+            is_first_stale,
+            nobody_dies,
+            compares,
+            purges,
+            loses_one,
+            reshapes,
+            is_mean,
+            wrong,
+        } = setup;
         let mut sim =
             turmoil::Builder::new().rng_seed(seed).simulation_duration(Duration::from_secs(600)).build();
         let (clock, history) = (Arc::new(SimClock::default()), Arc::new(Mutex::new(History::new(seed))));
@@ -118,7 +139,9 @@ impl World {
                 compares,
                 purges,
                 reshapes,
-                ahead_ms: draw(&clocks, DRIFT_MS),
+                ahead_ms: Arc::new(AtomicI64::new(draw(&clocks, DRIFT_MS) as i64)),
+                scrub_at: AtomicU64::new(NEVER),
+                is_to_start: AtomicBool::new(false),
                 at,
                 seed: seed_of(at),
                 fs,
@@ -150,7 +173,23 @@ impl World {
                 sim.set_link_latency(name(a), name(b), Duration::from_millis(1 + draw(&random, 20)));
             }
         }
-        Self { seed, sim, nodes, clock, history, is_quiet, first, nobody_dies, purges, loses_one, reshapes }
+        let (ailing, jumped) = (None, None);
+        Self {
+            seed,
+            sim,
+            nodes,
+            clock,
+            history,
+            is_quiet,
+            first,
+            nobody_dies,
+            purges,
+            loses_one,
+            reshapes,
+            is_mean,
+            ailing,
+            jumped,
+        }
     }
 
     /// Lets things go wrong, then heal; then everything that was acknowledged must be read, and all replicas hold the same. Gives the trace.
@@ -170,7 +209,21 @@ impl World {
             let [a, b] = self.two(&random);
             let now = self.clock.elapsed();
             let note = |what: &str| self.history.lock().note(now, format_args!("{what} {a} {b}"));
-            match draw(&random, 7) {
+            match draw(&random, if self.is_mean { 10 } else { 7 }) {
+                7 | 8 => {
+                    let may_be = self.ailing.is_none_or(|at| down != Some(at) && self.nodes[at].is_sound());
+                    if may_be
+                        && down != Some(a)
+                        && let Some(path) = self.nodes[a].damage(&random)
+                    {
+                        note(&format!("damage {}", path.display()));
+                        self.ailing = Some(a);
+                    }
+                }
+                9 => {
+                    note("jump");
+                    self.jump(a, &random);
+                }
                 0 => {
                     note("cut");
                     self.sim.partition(name(a), name(b));
@@ -203,12 +256,14 @@ impl World {
         if self.loses_one {
             return self.lose(down);
         }
+        self.jump_back();
         self.heal(down);
         if self.reshapes {
             self.settle();
         }
-        // Of a write that meets another topology some may be at a replica alone, until it is read or compared.
-        if self.nobody_dies && !self.purges && !self.reshapes {
+        // Of a write that meets another topology some may be at a replica alone, until it is read or compared; so is what a node was about to
+        // keep for others when it started again to heal.
+        if self.nobody_dies && !self.purges && !self.reshapes && !self.is_mean {
             self.compare(true);
         }
         self.check();
@@ -230,6 +285,29 @@ impl World {
         let elapsed = self.sim.elapsed().as_millis() as u64;
         self.clock.0.store(elapsed, Ordering::SeqCst);
         self.sim.step().unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
+        for at in 0..self.nodes.len() {
+            if self.nodes[at].is_to_start.swap(false, Ordering::SeqCst) {
+                self.history.lock().note(elapsed, format_args!("{at} starts again to heal"));
+                self.kill(at, 1);
+                self.sim.bounce(name(at));
+            }
+        }
+    }
+
+    /// A node's clock jumps, there and some time later back.
+    fn jump(&mut self, at: usize, random: &SeededRandom) {
+        if self.jumped.is_some() {
+            return self.jump_back();
+        }
+        let clock = &self.nodes[at].ahead_ms;
+        self.jumped = Some((at, clock.load(Ordering::SeqCst)));
+        clock.fetch_add(draw(random, 2 * JUMP_MS) as i64 - JUMP_MS as i64, Ordering::SeqCst);
+    }
+
+    fn jump_back(&mut self) {
+        if let Some((at, before)) = self.jumped.take() {
+            self.nodes[at].ahead_ms.store(before, Ordering::SeqCst);
+        }
     }
 
     fn two(&self, random: &SeededRandom) -> [usize; 2] {
@@ -281,6 +359,14 @@ impl World {
             self.sim.bounce(name(at));
         }
         self.mend();
+        let until = self.clock.elapsed() + HEALING_MS;
+        while self.is_mean && !self.nodes.iter().all(|node| node.is_sound()) {
+            self.step();
+            let healing: Vec<_> =
+                self.nodes.iter().map(|node| node.ring.lock().as_ref().map(Ring::healing)).collect();
+            let trace = || self.history.lock().end_of_all();
+            assert!(self.clock.elapsed() < until, "seed {}: it heals: {healing:?}\n{}", self.seed, trace());
+        }
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
             let posted = ring.replica().outbox(None, 1, 1).expect("it can be read");

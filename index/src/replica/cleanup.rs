@@ -5,11 +5,12 @@ use allidb_storage::{Direction, Durability, Keyspace, Snapshot, WriteBatch};
 
 use super::{
     derive::{Changes, mirrored},
-    placement::{LEFTOVERS, encode_left},
+    placement::{LEFTOVERS, encode_partitions},
 };
 use crate::{
     error::{Error, Result},
     graph::{EdgeChange, GraphChange, Side},
+    keyspaces::Keyspaces,
     merge::EntityState,
     merkle::place_of,
     placement::PARTITIONS,
@@ -54,7 +55,7 @@ impl Replica {
         self.check_elsewhere(partition)?;
         // What has no name that replicas compare: rows beneath markers, and acceptors.
         let mut batch = WriteBatch::new();
-        for keyspace in self.of_entities() {
+        for keyspace in of_entities(&self.keyspaces) {
             batch.delete_prefix(keyspace, partition.to_be_bytes().to_vec());
         }
         batch.use_reserve();
@@ -62,7 +63,7 @@ impl Replica {
         let left: Vec<bool> =
             (0..PARTITIONS).map(|of| of != partition && self.placement.is_left(of)).collect();
         let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.local, LEFTOVERS, encode_left(&left));
+        batch.put(self.keyspaces.local, LEFTOVERS, encode_partitions(&left));
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
         self.placement.is_let_go(partition);
@@ -75,21 +76,6 @@ impl Replica {
             true => Err(Error::FailedPrecondition(format!("partition {partition} is held here"))),
             false => Ok(()),
         }
-    }
-
-    /// Where rows lie under the names of their entities.
-    fn of_entities(&self) -> [Keyspace; 8] {
-        let keyspaces = &self.keyspaces;
-        [
-            keyspaces.entity,
-            keyspaces.chunk,
-            keyspaces.vector,
-            keyspaces.history,
-            keyspaces.edge,
-            keyspaces.edge_in,
-            keyspaces.paxos,
-            keyspaces.token,
-        ]
     }
 
     fn let_go(&self, entities: &[EntityKey]) -> Result<u64> {
@@ -152,7 +138,7 @@ impl Replica {
 
     fn remove_rows(&self, snapshot: &Snapshot, entity: &EntityKey, batch: &mut WriteBatch) -> Result<()> {
         let prefix = entity.prefix();
-        for keyspace in self.of_entities() {
+        for keyspace in of_entities(&self.keyspaces) {
             for row in snapshot.prefix(keyspace, &prefix, Direction::Forward)? {
                 batch.delete(keyspace, row?.0.to_vec());
             }
@@ -160,4 +146,18 @@ impl Replica {
         batch.delete(self.keyspaces.token, entity.token_row());
         Ok(())
     }
+}
+
+/// Where rows lie under the names of their entities.
+pub(super) fn of_entities(keyspaces: &Keyspaces) -> [Keyspace; 8] {
+    [
+        keyspaces.entity,
+        keyspaces.chunk,
+        keyspaces.vector,
+        keyspaces.history,
+        keyspaces.edge,
+        keyspaces.edge_in,
+        keyspaces.paxos,
+        keyspaces.token,
+    ]
 }

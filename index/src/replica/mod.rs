@@ -12,6 +12,7 @@ mod definitions;
 mod derive;
 mod ends;
 mod exchange;
+mod heal;
 mod hints;
 mod holdings;
 mod latch;
@@ -51,6 +52,7 @@ pub use holdings::HoldingsRequest;
 pub(crate) use loaded::register;
 pub use neighborhood::ToldEdge;
 pub(crate) use numbers::Numbers;
+pub use placement::Held;
 pub use purge::Outgoing;
 pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};
@@ -148,18 +150,38 @@ pub struct Replica {
 }
 
 const NODE: &[u8] = b"node";
+/// How often damage may be found while a replica is opened.
+const HEALED_AT_ONCE: usize = 16;
 const CURSOR_KEY: &[u8] = b"cursor_key";
 /// How far ahead of the last recorded version a restarted clock begins, in milliseconds: batches written
 /// at the same time may have recorded theirs in either order.
 const CLOCK_SLACK_MS: u64 = 1_000;
 
 impl Replica {
-    /// Opens the store, the catalogue and the vector index.
+    /// Opens the store, the catalogue and the indexes. What is damaged of it, and can be healed, is let go of before: see
+    /// [`healing`](Self::healing).
+    ///
+    /// # Errors
+    /// If something cannot be opened or read.
     pub fn open(options: ReplicaOptions) -> Result<Arc<Self>> {
-        let mut storage = options.storage;
-        storage.keyspaces = keyspace_options(&options.keyspace);
-        let engine = Engine::open(Arc::clone(&options.fs), &options.dir, storage)?;
-        let keyspaces = Keyspaces::of(&engine)?;
+        for _ in 0..HEALED_AT_ONCE {
+            let mut storage = options.storage.clone();
+            storage.keyspaces = keyspace_options(&options.keyspace);
+            let engine = Engine::open(Arc::clone(&options.fs), &options.dir, storage)?;
+            let keyspaces = Keyspaces::of(&engine)?;
+            heal::begin(&engine, &keyspaces)?;
+            match Self::open_on(engine.clone(), keyspaces, options.clone()) {
+                // It was found just now.
+                Err(error) if error.is_damage() && heal::begin(&engine, &keyspaces)? => engine.close()?,
+                opened => return opened,
+            }
+        }
+        Err(Error::FailedPrecondition(
+            "more and more damage is found: another node has to take its place".to_owned(),
+        ))
+    }
+
+    fn open_on(engine: Engine, keyspaces: Keyspaces, options: ReplicaOptions) -> Result<Arc<Self>> {
         let (catalogue, dropped) = Catalogue::load(&engine, keyspaces.cluster)?;
         let node = u64::from_be_bytes(founded(&engine, keyspaces.local, NODE, &*options.random)?);
         let cursor_key = founded(&engine, keyspaces.cluster, CURSOR_KEY, &*options.random)?;

@@ -17,7 +17,20 @@ const TOPOLOGY: &[u8] = b"topology";
 const LAYOUT: &[u8] = b"layout";
 const ADDRESSES: &[u8] = b"addresses";
 pub(super) const LEFTOVERS: &[u8] = b"leftovers";
+pub(super) const SHARED: &[u8] = b"shared";
+pub(super) const HEALING: &[u8] = b"healing";
 const KEEPS_DELETES: &[u8] = b"keeps_deletes";
+
+/// Who holds a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Only other nodes.
+    Elsewhere,
+    /// Only this node.
+    Alone,
+    /// This node, and others hold all that it does.
+    Shared,
+}
 
 /// What others hold, too, and what they alone hold.
 #[derive(Debug)]
@@ -28,6 +41,10 @@ pub(super) struct Placement {
     elsewhere: Box<[AtomicBool]>,
     /// For each partition, whether only others hold it by now, and something may lie here still.
     left: Box<[AtomicBool]>,
+    /// For each partition, whether others hold all that is to lie here.
+    shared: Box<[AtomicBool]>,
+    /// For each partition, whether this node has no say about it, since what lay here was damaged.
+    healing: Box<[AtomicBool]>,
     /// Whether it was said since the start which partitions lie here.
     is_known: AtomicBool,
 }
@@ -35,41 +52,68 @@ pub(super) struct Placement {
 impl Placement {
     pub(super) fn open(engine: &Engine, keyspaces: &Keyspaces) -> Result<Self> {
         let keeps_deletes = engine.get(keyspaces.local, KEEPS_DELETES)?.is_some();
-        let left = engine.get(keyspaces.local, LEFTOVERS)?.unwrap_or_default();
-        let is_left = |partition: u16| {
-            left.get(usize::from(partition / 8)).is_some_and(|bits| bits >> (partition % 8) & 1 == 1)
+        let kept = |key: &[u8]| -> Result<Box<[AtomicBool]>> {
+            let bits = engine.get(keyspaces.local, key)?.unwrap_or_default();
+            Ok(decode_partitions(&bits).into_iter().map(AtomicBool::new).collect())
         };
         Ok(Self {
             keeps_deletes: AtomicBool::new(keeps_deletes),
             elsewhere: (0..PARTITIONS).map(|_| AtomicBool::new(false)).collect(),
-            left: (0..PARTITIONS).map(|partition| AtomicBool::new(is_left(partition))).collect(),
+            left: kept(LEFTOVERS)?,
+            shared: kept(SHARED)?,
+            healing: kept(HEALING)?,
             is_known: AtomicBool::new(false),
         })
     }
 
     /// Whether something of a partition may lie here that only others hold.
     pub(super) fn is_left(&self, partition: u16) -> bool {
-        self.left.get(usize::from(partition)).is_some_and(|left| left.load(Ordering::SeqCst))
+        is_set(&self.left, partition)
     }
 
-    fn is_now(&self, partition: u16, is_held: bool, is_left: bool) {
-        for (of, is) in [(&self.elsewhere, !is_held), (&self.left, is_left)] {
-            of.get(usize::from(partition)).into_iter().for_each(|of| of.store(is, Ordering::SeqCst));
-        }
+    pub(super) fn is_shared(&self, partition: u16) -> bool {
+        is_set(&self.shared, partition)
+    }
+
+    pub(super) fn is_healing(&self, partition: u16) -> bool {
+        is_set(&self.healing, partition)
+    }
+
+    fn is_now(&self, partition: u16, held: Held, is_left: bool) {
+        set(&self.elsewhere, partition, held == Held::Elsewhere);
+        set(&self.left, partition, is_left);
+        set(&self.shared, partition, held != Held::Alone);
     }
 
     pub(super) fn is_let_go(&self, partition: u16) {
-        self.left
-            .get(usize::from(partition))
-            .into_iter()
-            .for_each(|left| left.store(false, Ordering::SeqCst));
+        set(&self.left, partition, false);
+    }
+
+    pub(super) fn is_healed(&self, partitions: &[u16]) {
+        partitions.iter().for_each(|partition| set(&self.healing, *partition, false));
     }
 }
 
-/// A bit for each partition of which something is left.
-pub(super) fn encode_left(left: &[bool]) -> Vec<u8> {
-    let byte = |bits: &[bool]| bits.iter().enumerate().map(|(at, left)| u8::from(*left) << at).sum();
-    left.chunks(8).map(byte).collect()
+fn is_set(of: &[AtomicBool], partition: u16) -> bool {
+    of.get(usize::from(partition)).is_some_and(|is| is.load(Ordering::SeqCst))
+}
+
+fn set(of: &[AtomicBool], partition: u16, is: bool) {
+    of.get(usize::from(partition)).into_iter().for_each(|of| of.store(is, Ordering::SeqCst));
+}
+
+/// A bit for each partition.
+pub(super) fn encode_partitions(of: &[bool]) -> Vec<u8> {
+    let byte = |bits: &[bool]| bits.iter().enumerate().map(|(at, is)| u8::from(*is) << at).sum();
+    of.chunks(8).map(byte).collect()
+}
+
+/// The same for all partitions; what is not there is false.
+pub(super) fn decode_partitions(bits: &[u8]) -> Vec<bool> {
+    let is = |partition: u16| {
+        bits.get(usize::from(partition / 8)).is_some_and(|bits| bits >> (partition % 8) & 1 == 1)
+    };
+    (0..PARTITIONS).map(is).collect()
 }
 
 /// The key of what was promised and accepted of something.
@@ -115,7 +159,7 @@ impl Replica {
     }
 
     /// Keeps the topology of the ring: durably, before this returns. If there are other nodes, then from now on what is deleted leaves
-    /// tombstones, for as long as the node lives. `holds` says of each partition whether it lies here.
+    /// tombstones, for as long as the node lives. `held` says of each partition whether it lies here.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -123,8 +167,9 @@ impl Replica {
         &self,
         topology: Vec<u8>,
         has_others: bool,
-        holds: impl Fn(u16) -> bool,
+        held: impl Fn(u16) -> Held,
     ) -> Result<()> {
+        let holds = |partition: u16| held(partition) != Held::Elsewhere;
         let mut batch = WriteBatch::new();
         batch.put(self.keyspaces.cluster, TOPOLOGY, topology);
         batch.delete(self.keyspaces.cluster, LAYOUT);
@@ -139,7 +184,9 @@ impl Replica {
             self.placement.is_left(partition) || (was_known && self.holds(partition) && !holds(partition))
         };
         let left: Vec<bool> = (0..PARTITIONS).map(is_left).collect();
-        batch.put(self.keyspaces.local, LEFTOVERS, encode_left(&left));
+        batch.put(self.keyspaces.local, LEFTOVERS, encode_partitions(&left));
+        let shared: Vec<bool> = (0..PARTITIONS).map(|partition| held(partition) != Held::Alone).collect();
+        batch.put(self.keyspaces.local, SHARED, encode_partitions(&shared));
         // Also when the disk is full: others may take it over then.
         batch.use_reserve();
         if has_others {
@@ -149,7 +196,7 @@ impl Replica {
         }
         self.engine.write(batch, Durability::Sync)?;
         for (partition, is_left) in (0..PARTITIONS).zip(left) {
-            self.placement.is_now(partition, holds(partition), is_left);
+            self.placement.is_now(partition, held(partition), is_left);
         }
         self.placement.is_known.store(true, Ordering::SeqCst);
         Ok(())

@@ -25,7 +25,7 @@ use crate::{
 /// Entities that are latched together.
 const BATCH_ENTITIES: usize = 256;
 
-const BUILT: &[u8] = b"index/";
+pub(crate) const BUILT: &[u8] = b"index/";
 
 /// The row, and its value, that says that the partitions before `partition` are in an index.
 pub(crate) fn built_row(collection: CollectionId, index: IndexId, partition: u16) -> (Vec<u8>, Vec<u8>) {

@@ -25,7 +25,7 @@ mod posting;
 mod read;
 mod term;
 
-pub(crate) use build::built_row;
+pub(crate) use build::{BUILT, built_row};
 pub use facets::{Facet, FacetCounts};
 pub(crate) use plan::Planned;
 pub(crate) use posting::{ChangedPostings, changed_postings, postings_of_collection, postings_of_index};

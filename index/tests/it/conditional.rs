@@ -1,7 +1,7 @@
 //! Writes on conditions: at a node that is alone, and what acceptors promise and accept.
 
 use allidb_index::{
-    Clock, Error, Mutation, Version,
+    Clock, Error, Held, Mutation, Version,
     model::{Entity, EntityPatch, Precondition, Value, Write},
 };
 use allidb_storage::{Direction, Durability, WriteBatch};
@@ -51,7 +51,7 @@ fn a_node_alone_judges_conditions_and_changes_nothing_where_they_are_not_met() {
 #[test]
 fn an_acceptor_keeps_what_it_promised_and_accepted() {
     let mut fixture = Fixture::new();
-    fixture.replica.keep_topology(Vec::new(), true, |_| true).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared).unwrap();
     let key = fixture.replica.entity_key(TENANT, &at("a")).unwrap();
     let planned = |fixture: &Fixture, write| {
         fixture.clock.advance(1);

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_index::{
-    Deadline, Error, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions, build_pool,
+    Deadline, Error, Held, ManualClock, Replica, ReplicaOptions, SeededRandom, VectorOptions, build_pool,
     model::{
         CollectionChange, CollectionSpec, Edge, Entity, EntityRef, Limits, Metric, ReadMask, SpaceSpec,
         TenantId, Value, Write, Written,
@@ -167,4 +167,9 @@ impl From<i64> for Text {
     fn from(number: i64) -> Self {
         Self(Value::Int(number))
     }
+}
+
+/// Who holds each partition where one node holds a single one, and others that and the rest.
+pub(crate) fn only(partition: u16) -> impl Fn(u16) -> Held {
+    move |other| if other == partition { Held::Shared } else { Held::Elsewhere }
 }

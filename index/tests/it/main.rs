@@ -10,6 +10,7 @@ mod filters;
 mod fixture;
 mod freshness;
 mod graph;
+mod healing;
 mod merging;
 mod paths;
 mod purge;

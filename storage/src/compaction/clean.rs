@@ -1,7 +1,7 @@
 //! Gives back the space of what range tombstones delete.
 //!
 //! Any compaction drops what they delete from the tables it merges. Beyond that, a table goes at once when all of its
-//! versions are deleted, without being read; and one of which a good part is deleted is rewritten alone, within its level,
+//! versions are deleted, without being read, be it in quarantine; and one of which a good part is deleted is rewritten alone, within its level,
 //! from which it only loses versions that nobody sees. A range tombstone that no table needs any more is gone with the
 //! next version. Snapshots that are older than a range tombstone hold all of this up.
 
@@ -26,8 +26,11 @@ const MANY_RANGE_TOMBSTONES: usize = MAX_RANGE_TOMBSTONES / 16;
 pub(crate) fn pick_dead(version: &Version, compacting: &Compacting, oldest: Sequence) -> Option<Task> {
     uncleaned(version).find_map(|(id, keyspace)| {
         let tombstones = &keyspace.range_tombstones;
-        let mut tables = free_tables(keyspace, compacting).collect::<Vec<_>>();
-        tables.retain(|(_, table)| is_dead(table, tombstones, oldest));
+        // Also those in quarantine: nobody needs what is damaged in them.
+        let mut tables = keyspace.tables().collect::<Vec<_>>();
+        tables.retain(|(_, table)| {
+            !compacting.is_busy(table.meta.number) && is_dead(table, tombstones, oldest)
+        });
         let task = Task { target: LEVELS, ..rewrite(id, 0, tables) };
         (!task.inputs.is_empty() && compacting.allows(&task)).then_some(task)
     })

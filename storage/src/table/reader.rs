@@ -162,6 +162,11 @@ impl Table {
         self.damage().is_some()
     }
 
+    /// Whether damage was found in it, or in a file of values that it refers to.
+    pub(crate) fn lacks_something(&self) -> bool {
+        self.is_quarantined() || self.blobs.iter().any(|blob| blob.is_quarantined())
+    }
+
     /// Remembers damage found in the file.
     pub(crate) fn quarantine(&self, damage: &Damage) {
         self.context.damages.note(damage);

@@ -150,3 +150,33 @@ fn many_tables_held_up_by_damage_do_not_stop_writers() {
     assert_eq!(engine.get(keyspace(&engine, 0), b"zz").unwrap().as_deref(), Some([19].as_slice()));
     assert_names(&engine.get(keyspace(&engine, 0), b"c").unwrap_err(), &path, "get");
 }
+
+#[test]
+fn deleting_the_keys_of_a_damaged_table_does_away_with_it() {
+    let (fs, _) = store_of_two_tables();
+    let path = tables(&fs)[0].clone();
+    fs.open(&path).unwrap().set_len(100).unwrap();
+    let engine = open(&fs, tiny()).unwrap();
+    let damaged = engine.damaged();
+    let handle = damaged[0].keyspace;
+    assert_eq!(damaged.len(), 1, "{damaged:?}");
+    let (smallest, largest) = (damaged[0].smallest.clone(), damaged[0].largest.clone());
+    let whole = engine.get(handle, &smallest);
+    assert_names(&whole.unwrap_err(), &path, "get");
+    let mut deletion = allidb_storage::WriteBatch::new();
+    let behind = [&largest[..], &[0]].concat();
+    deletion.delete_range(handle, smallest.clone(), Some(behind.into()));
+    engine.write(deletion, Durability::Sync).unwrap();
+    engine.flush().unwrap();
+    engine.wait_idle().unwrap();
+    assert_eq!(engine.damaged(), []);
+    assert_eq!(engine.stats().quarantined_tables, 0);
+    assert_eq!(engine.get(handle, &smallest).unwrap(), None);
+    engine.write(put(&engine, "new", b"value"), Durability::Sync).unwrap();
+    engine.close().unwrap();
+    let engine = open(&fs, tiny()).unwrap();
+    assert_eq!(engine.recovery().quarantined, []);
+    assert_eq!(engine.get(handle, &smallest).unwrap(), None);
+    assert_eq!(engine.get(handle, b"new").unwrap().as_deref(), Some(b"value".as_slice()));
+    assert!(scrub(&engine).is_empty());
+}

@@ -1,0 +1,200 @@
+//! Healing from damage: what lies among damaged rows goes, with all that was derived from rows, and is taken over from other nodes that hold it.
+//!
+//! Nothing can be said of an entity some of whose rows cannot be read, nor of one that is beneath a tombstone that cannot: so whole partitions go.
+//! It is noted durably which, in the batch with which they do: from then on this node has no say about them, until it holds again what enough
+//! others hold. Indexes are made anew from rows when the replica opens after that.
+
+use allidb_storage::{DamagedKeys, Durability, Engine, Keyspace, WriteBatch};
+
+use super::{
+    Replica,
+    cleanup::of_entities,
+    placement::{HEALING, SHARED, decode_partitions, encode_partitions},
+};
+use crate::{
+    error::{Error, Result},
+    keyspaces::Keyspaces,
+    placement::PARTITIONS,
+    secondary::BUILT,
+};
+
+/// Which keys damage was found among since the start: the next one need not find it again.
+const DAMAGED: &[u8] = b"damaged";
+
+/// A keyspace's name, and the smallest and largest of its keys among which damage was found.
+type Noted = (String, Vec<u8>, Vec<u8>);
+
+/// What is derived from rows.
+fn derived(keyspaces: &Keyspaces) -> [Keyspace; 8] {
+    [
+        keyspaces.posting,
+        keyspaces.vector_log,
+        keyspaces.vector_segment,
+        keyspaces.text_log,
+        keyspaces.text_segment,
+        keyspaces.graph_log,
+        keyspaces.graph_segment,
+        keyspaces.merkle,
+    ]
+}
+
+/// What is to go.
+struct Loss {
+    partitions: Vec<bool>,
+    /// Whether it is not known any more which entity has which number.
+    numbers: bool,
+    tables: usize,
+}
+
+impl Loss {
+    /// `None` if what is damaged is of this node alone.
+    fn of(keyspaces: &Keyspaces, damaged: &[DamagedKeys]) -> Option<Self> {
+        let partitions = vec![false; usize::from(PARTITIONS)];
+        let mut loss = Self { partitions, numbers: false, tables: damaged.len() };
+        for DamagedKeys { keyspace, smallest, largest } in damaged {
+            if of_entities(keyspaces).contains(keyspace) {
+                let [first, last] = [smallest, largest].map(|key| partition_of(key));
+                loss.partitions.iter_mut().take(last + 1).skip(first).for_each(|is_lost| *is_lost = true);
+            } else if *keyspace == keyspaces.number {
+                // What indexes hold by numbers is of entities that nobody can name.
+                loss.partitions.fill(true);
+                loss.numbers = true;
+            } else if !derived(keyspaces).contains(keyspace) {
+                return None;
+            }
+        }
+        Some(loss)
+    }
+}
+
+/// The partition that a key begins with.
+fn partition_of(key: &[u8]) -> usize {
+    let partition = key.first_chunk().map_or(0, |partition| u16::from_be_bytes(*partition));
+    usize::from(partition)
+}
+
+/// Lets go of whatever damage was found in, if other nodes hold it, too, or it is made from rows. Says whether there was anything.
+///
+/// # Errors
+/// If it cannot be written.
+pub(super) fn begin(engine: &Engine, keyspaces: &Keyspaces) -> Result<bool> {
+    let mut damaged = engine.damaged();
+    damaged.extend(noted(engine, keyspaces)?);
+    if damaged.is_empty() {
+        return Ok(false);
+    }
+    let Some(loss) = Loss::of(keyspaces, &damaged) else {
+        tracing::error!("rows of this node alone are damaged: only another node can take its place");
+        return Ok(false);
+    };
+    let shared = decode_partitions(&engine.get(keyspaces.local, SHARED)?.unwrap_or_default());
+    if loss.partitions.iter().zip(&shared).any(|(is_lost, is_shared)| *is_lost && !is_shared) {
+        tracing::error!("rows are damaged that no other node holds: what needs them fails");
+        return Ok(false);
+    }
+    let Loss { partitions, numbers, tables } = loss;
+    let mut batch = WriteBatch::new();
+    for partition in
+        (0..PARTITIONS).filter(|partition| partitions.get(usize::from(*partition)) == Some(&true))
+    {
+        for keyspace in of_entities(keyspaces) {
+            batch.delete_prefix(keyspace, partition.to_be_bytes().to_vec());
+        }
+    }
+    if numbers {
+        batch.delete_range(keyspaces.number, Vec::new(), None);
+    }
+    for keyspace in derived(keyspaces) {
+        batch.delete_range(keyspace, Vec::new(), None);
+    }
+    batch.delete_prefix(keyspaces.local, BUILT.to_vec());
+    batch.delete(keyspaces.local, DAMAGED);
+    let before = decode_partitions(&engine.get(keyspaces.local, HEALING)?.unwrap_or_default());
+    let healing: Vec<bool> = partitions.iter().zip(&before).map(|(now, before)| *now || *before).collect();
+    batch.put(keyspaces.local, HEALING, encode_partitions(&healing));
+    batch.use_reserve();
+    engine.write(batch, Durability::Sync)?;
+    // Nobody reads meanwhile: tables of which nothing is left go at once.
+    engine.flush()?;
+    engine.wait_idle()?;
+    let count = |partitions: &[bool]| partitions.iter().filter(|is| **is).count();
+    tracing::error!(
+        tables,
+        partitions = count(&partitions),
+        "damaged rows are let go of: they are taken over from other nodes, and indexes are made anew"
+    );
+    match engine.damaged().is_empty() {
+        true => Ok(true),
+        false => Err(Error::Internal("damaged tables stay though nothing of them is left".to_owned())),
+    }
+}
+
+/// The keys among which damage was found before the start.
+fn noted(engine: &Engine, keyspaces: &Keyspaces) -> Result<Vec<DamagedKeys>> {
+    let Some(noted) = engine.get(keyspaces.local, DAMAGED)? else { return Ok(Vec::new()) };
+    let noted: Vec<Noted> =
+        postcard::from_bytes(&noted).map_err(|error| Error::corrupt("local", DAMAGED, error))?;
+    let known = keyspaces.all();
+    let damaged = noted.into_iter().filter_map(|(name, smallest, largest)| {
+        let (keyspace, _) = known.iter().find(|(_, known)| *known == name)?;
+        Some(DamagedKeys { keyspace: *keyspace, smallest: smallest.into(), largest: largest.into() })
+    });
+    Ok(damaged.collect())
+}
+
+impl Replica {
+    /// Whether damage was found that this node can heal from when it is opened again: then it is noted for that.
+    ///
+    /// # Errors
+    /// If it cannot be noted.
+    pub fn may_heal(&self) -> Result<bool> {
+        let damaged = self.engine.damaged();
+        let is_shared = |(partition, is_lost): (u16, &bool)| !*is_lost || self.placement.is_shared(partition);
+        let loss = Loss::of(&self.keyspaces, &damaged);
+        let may = loss.is_some_and(|loss| (0..PARTITIONS).zip(&loss.partitions).all(is_shared));
+        if damaged.is_empty() || !may {
+            return Ok(false);
+        }
+        let name = |keyspace: Keyspace| {
+            let known = self.keyspaces.all();
+            known.iter().find(|(known, _)| *known == keyspace).map_or("", |(_, name)| *name).to_owned()
+        };
+        let noted: Vec<Noted> = damaged
+            .into_iter()
+            .map(|keys| (name(keys.keyspace), keys.smallest.to_vec(), keys.largest.to_vec()))
+            .collect();
+        let noted = postcard::to_allocvec(&noted)
+            .map_err(|error| Error::Internal(format!("keys cannot be encoded: {error}")))?;
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.local, DAMAGED, noted);
+        batch.use_reserve();
+        self.engine.write(batch, Durability::Sync)?;
+        Ok(true)
+    }
+
+    /// Partitions about which this node has no say, since what lay here of them was damaged.
+    pub fn healing(&self) -> Vec<u16> {
+        (0..PARTITIONS).filter(|partition| self.placement.is_healing(*partition)).collect()
+    }
+
+    /// Whether this node has no say about a partition.
+    pub fn is_healing(&self, partition: u16) -> bool {
+        self.placement.is_healing(partition)
+    }
+
+    /// Has this node have a say again about partitions, since it holds what enough others do.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn is_healed(&self, partitions: &[u16]) -> Result<()> {
+        let still = |of: u16| self.placement.is_healing(of) && !partitions.contains(&of);
+        let healing: Vec<bool> = (0..PARTITIONS).map(still).collect();
+        let mut batch = WriteBatch::new();
+        batch.put(self.keyspaces.local, HEALING, encode_partitions(&healing));
+        batch.use_reserve();
+        // With all that was taken over before.
+        self.engine.write(batch, Durability::Sync)?;
+        self.placement.is_healed(partitions);
+        Ok(())
+    }
+}
