@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_cluster::{
-    ClockOffset, Coordinator, HintCounts, Layout, Load, Member, Move, NodeChange, NodeId, NodeView,
-    PARTITIONS, Phase, PurgeProgress, RepairProgress, TakeoverCounts, Topology, moves,
+    ClockOffset, Coordinator, HealingCounts, HintCounts, Layout, Load, Member, Move, NodeChange, NodeId,
+    NodeView, PARTITIONS, Phase, PurgeProgress, RepairProgress, TakeoverCounts, Topology, moves,
 };
 use allidb_index::Error;
 use tonic::{Request, Response, Status};
@@ -70,6 +70,7 @@ impl Cluster for Services {
             outbox: Some(v1::Outbox { bytes: outbox.bytes, delivered: outbox.delivered }),
             purged: coordinator.purged().map(timestamp_to_proto),
             shape: Some(shape_to_proto(coordinator, &topology).await),
+            healing: healing_to_proto(coordinator.healing()),
         }))
     }
 
@@ -128,6 +129,10 @@ impl Cluster for Services {
         let job = self.coordinator.purge().map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, purge_to_proto, |progress| progress.finished)))
     }
+}
+
+fn healing_to_proto(HealingCounts { partitions, failure }: HealingCounts) -> Option<v1::Healing> {
+    (partitions > 0).then_some(v1::Healing { partitions, failure })
 }
 
 fn node_change(change: v1::NodeChange) -> Result<NodeChange, Error> {

@@ -12,7 +12,7 @@ use super::Coordinator;
 use crate::{
     layout::NodeId,
     maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress},
-    ring::Repaired,
+    ring::{HealingCounts, Repaired},
 };
 
 impl Coordinator {
@@ -96,6 +96,19 @@ impl Coordinator {
         let (purged, now) = (self.0.replica.purged(), self.0.replica.wall().now_ms());
         let age = Duration::from_millis(now.saturating_sub(purged.millis()));
         (purged != Version::ZERO).then_some(age)
+    }
+
+    /// How far this node is with healing from damage.
+    pub fn healing(&self) -> HealingCounts {
+        self.0.ring.healing()
+    }
+
+    /// Whether damage was found that this node heals from when it is closed and opened again. May write to the disk.
+    ///
+    /// # Errors
+    /// If that cannot be noted for then.
+    pub fn may_heal(&self) -> Result<bool> {
+        self.0.replica.may_heal()
     }
 
     /// How long ago this node compared with another one, and what came of it; `None` if it has not since it was started.

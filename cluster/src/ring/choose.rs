@@ -202,6 +202,7 @@ impl Inner {
         if node == self.served.node {
             return self.here_as_of(move |served| served.choose_step(&request)).await;
         }
+        self.record_clock().await?;
         let ask = |mut peer: Client, fence| {
             let request = ChooseRequest { fence, ..request.clone() };
             async move { peer.choose(request).await }

@@ -357,6 +357,7 @@ impl Inner {
         let reply = if node == self.served.node {
             self.here_as_of(move |served| served.decide_step(&entity, ballot, step)).await?
         } else {
+            self.record_clock().await?;
             let (entity, ballot) = (entity.encode().into(), Bytes::copy_from_slice(&ballot.to_bytes()));
             let request = DecideRequest { fence: None, entity, ballot, step: Some(step) };
             let ask = |mut peer: Client, fence| {

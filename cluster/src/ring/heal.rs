@@ -93,7 +93,11 @@ impl Ring {
             for source in others {
                 inner.take_over_from(source, &partitions, deadline).await?;
             }
-            inner.here_as_of(move |served| served.replica.is_healed(&partitions)).await?;
+            let restore = move |served: &Served| {
+                served.replica.restore_ends(&partitions)?;
+                served.replica.is_healed(&partitions)
+            };
+            inner.here_as_of(restore).await?;
         }
         Ok(())
     }

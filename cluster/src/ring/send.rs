@@ -26,9 +26,20 @@ impl Inner {
         let count = encoded.len();
         let told = match node == self.served.node {
             true => self.write_here(encoded, durability).await,
-            false => self.write_there(node, encoded, durability, deadline).await,
+            false => match self.record_clock().await {
+                Ok(()) => self.write_there(node, encoded, durability, deadline).await,
+                Err(error) => Err(error),
+            },
         };
         told.unwrap_or_else(|error| vec![Told::Failed(error); count])
+    }
+
+    /// Before others hear of a version: after the next start this node gives none that is older.
+    pub(super) async fn record_clock(&self) -> Result<()> {
+        match self.served.replica.is_clock_recorded() {
+            true => Ok(()),
+            false => self.here(|served| served.replica.record_clock()).await,
+        }
     }
 
     async fn write_here(&self, encoded: Vec<Bytes>, durability: Durability) -> Result<Vec<Told>> {

@@ -145,9 +145,17 @@ impl Underway {
                 match self.pending.verdict() {
                     Verdict::Made { existed } => Ok(self.written(existed)),
                     Verdict::Failed(error) => Err(error),
-                    _ => Err(why.unwrap_or_else(|| {
-                        Error::Unavailable("replicas do not agree on what the write is for".to_owned())
-                    })),
+                    _ => Err(match why {
+                        // What the caller can do about it is another thing than if they were away.
+                        Some(
+                            error @ (Error::DeadlineExceeded | Error::Exhausted(_) | Error::Late { .. }),
+                        ) => error,
+                        why => {
+                            let why = why.map_or_else(String::new, |error| format!("; {error}"));
+                            let what = "replicas do not agree on what the write is for";
+                            Error::Unavailable(format!("{what}{why}"))
+                        }
+                    }),
                 }
             }
         });

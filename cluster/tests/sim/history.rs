@@ -116,16 +116,14 @@ impl History {
     /// The end of what happened to a key, for whoever has to find out why.
     pub(crate) fn end_of(&self, key: usize) -> String {
         let of_key = |line: &&str| line.contains(&format!(" key {key} ")) || !line.contains(" key ");
-        let mut lines: Vec<&str> = self.trace.lines().rev().filter(of_key).take(25).collect();
+        let mut lines: Vec<&str> = self.trace.lines().rev().filter(of_key).take(lines_told(25)).collect();
         lines.reverse();
         lines.join("\n")
     }
 
     /// The end of all that happened.
     pub(crate) fn end_of_all(&self) -> String {
-        // `ALLIDB_SIM_LINES=n`: so many of them.
-        let lines = std::env::var("ALLIDB_SIM_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(60);
-        let mut lines: Vec<&str> = self.trace.lines().rev().take(lines).collect();
+        let mut lines: Vec<&str> = self.trace.lines().rev().take(lines_told(60)).collect();
         lines.reverse();
         lines.join("\n")
     }
@@ -331,4 +329,9 @@ mod tests {
         history.begin_write(20, KEY, Kind::Put, at(5));
         history.acknowledge(21, 1, at(5));
     }
+}
+
+/// How many lines of what happened are told: `ALLIDB_SIM_LINES` if that is set.
+fn lines_told(usually: usize) -> usize {
+    std::env::var("ALLIDB_SIM_LINES").ok().and_then(|lines| lines.parse().ok()).unwrap_or(usually)
 }

@@ -277,7 +277,9 @@ impl World {
         let appended = self.nodes[0].trails.lock().acknowledged();
         history.note(0, format_args!("{appended} appends"));
         assert!(appended > 0, "seed {}: nothing was appended", self.seed);
-        assert!(history.acknowledged > 10 && history.reads > 10, "seed {}: too little happened", self.seed);
+        // Where disks and clocks go wrong, too, little may get through in one of them.
+        let enough = history.acknowledged > 10 && history.reads > 10;
+        assert!(enough || self.is_mean, "seed {}: too little happened", self.seed);
         std::mem::take(&mut history.trace)
     }
 
@@ -367,6 +369,13 @@ impl World {
             let trace = || self.history.lock().end_of_all();
             assert!(self.clock.elapsed() < until, "seed {}: it heals: {healing:?}\n{}", self.seed, trace());
         }
+        if self.is_mean {
+            // What was kept for whoever healed is tried again.
+            let until = self.clock.elapsed() + HEALING_MS;
+            while self.clock.elapsed() < until {
+                self.step();
+            }
+        }
         for node in &self.nodes[self.first..] {
             let ring = node.ring.lock().clone().expect("it lives");
             let posted = ring.replica().outbox(None, 1, 1).expect("it can be read");
@@ -424,8 +433,9 @@ impl World {
         let all = self.clock.now_ms() + AHEAD_MS;
         let until = self.clock.elapsed() + FORGETTING_MS;
         let is_swept = |node: &Arc<Node>| {
-            let ring = node.ring.lock().clone().expect("it lives");
-            ring.replica().swept().millis() >= all
+            let ring = node.ring.lock().clone().expect("it lives").now();
+            let is_member = ring.layout().members().iter().any(|member| member.node == ring.node());
+            !is_member || ring.replica().swept().millis() >= all
         };
         while !self.nodes[self.first..].iter().all(is_swept) {
             self.step();

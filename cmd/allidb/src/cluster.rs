@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use allidb_api::v1::{
-    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Hints, Layout, Node, Outbox, PurgeRequest,
-    RepairRequest, RepairResponse, Worker,
+    ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Healing, Hints, Layout, Node, Outbox,
+    PurgeRequest, RepairRequest, RepairResponse, Worker,
 };
 use anyhow::{Result, bail};
 use clap::Subcommand;
@@ -241,6 +241,9 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             "layout": { "version": layout.version, "digest": layout.digest, "replication": layout.replication },
             "catalogue_version": described.catalogue_version,
             "purged": described.purged.map(|purged| purged.to_string()),
+            "healing": described.healing.as_ref().map(|healing| {
+                json!({ "partitions": healing.partitions, "failure": healing.failure })
+            }),
             "nodes": described.nodes.iter().map(node).collect::<Vec<Json>>(),
         }))?;
         return Ok(());
@@ -263,6 +266,11 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
         ]);
     }
     output.table(&shown)?;
+    if let Some(Healing { partitions, failure }) = &described.healing {
+        let why = if failure.is_empty() { String::new() } else { format!(": {failure}") };
+        output
+            .line(format!("* rows were damaged: {partitions} partitions are taken over from others{why}"))?;
+    }
     Ok(())
 }
 

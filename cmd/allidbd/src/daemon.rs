@@ -24,6 +24,8 @@ use crate::{Config, figures, port_file, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+/// How often it is looked whether damage was found.
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// How long the probes are still answered once everything else is over.
 const LAST_PROBES: Duration = Duration::from_secs(1);
 
@@ -123,6 +125,25 @@ impl Daemon {
         match self.failures.recv().await {
             Some(failure) => failure,
             None => anyhow::anyhow!("both ports stopped serving"),
+        }
+    }
+
+    /// Returns when damage was found that the node heals from once it is opened again. Safe to cancel.
+    pub fn damaged(&self) -> impl Future<Output = ()> + Send + use<> {
+        let coordinator = self.coordinator.clone();
+        async move {
+            let mut ticks = interval(LOOKS_EVERY);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                let coordinator = coordinator.clone();
+                match tokio::task::spawn_blocking(move || coordinator.may_heal()).await {
+                    Ok(Ok(true)) => return,
+                    Ok(Ok(false)) => {}
+                    Ok(Err(error)) => tracing::error!(%error, "damage was found, and cannot be noted"),
+                    Err(error) => tracing::error!(%error, "looking for damage broke off"),
+                }
+            }
         }
     }
 

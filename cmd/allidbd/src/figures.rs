@@ -66,6 +66,11 @@ fn membership(coordinator: &Coordinator) {
             gauge!("allidb_ring_compared_age_seconds", "node" => node).set(ago.as_secs_f64());
         }
     }
+    describe_gauge!(
+        "allidb_ring_healing_partitions",
+        "Partitions about which this node has no say until it has taken over what was damaged"
+    );
+    gauge!("allidb_ring_healing_partitions").set(f64::from(coordinator.healing().partitions));
     if let Some(age) = coordinator.purged_age() {
         describe_gauge!(
             "allidb_ring_purged_age_seconds",

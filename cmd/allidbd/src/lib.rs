@@ -42,30 +42,51 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     served
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+/// Why a daemon is shut down.
+enum End {
+    Signal,
+    Failure(anyhow::Error),
+    /// To heal when it is opened again.
+    Damage,
+}
+
+async fn serve(mut config: Config) -> anyhow::Result<()> {
     let mut signals = signals::Signals::listen()?;
-    let mut daemon = tokio::select! {
-        daemon = Daemon::start(config) => daemon?,
-        signal = signals.next() => {
-            tracing::info!(signal, "stopped before it was open");
-            return Ok(());
+    loop {
+        let mut daemon = tokio::select! {
+            daemon = Daemon::start(config.clone()) => daemon?,
+            signal = signals.next() => {
+                tracing::info!(signal, "stopped before it was open");
+                return Ok(());
+            }
+        };
+        // Clients come back to where it was.
+        (config.listen.grpc, config.listen.http) = (daemon.grpc_addr(), daemon.http_addr());
+        let damaged = daemon.damaged();
+        let end = tokio::select! {
+            failure = daemon.failed() => End::Failure(failure),
+            () = damaged => {
+                tracing::warn!("damaged rows are taken over from other nodes once the store is opened again");
+                End::Damage
+            }
+            signal = signals.next() => {
+                tracing::info!(signal, "shutting down; a second signal exits at once");
+                End::Signal
+            }
+        };
+        tokio::select! {
+            closed = daemon.shutdown() => closed?,
+            signal = signals.next() => {
+                tracing::warn!(signal, "exiting at once");
+                std::process::exit(130);
+            }
         }
-    };
-    let failure = tokio::select! {
-        failure = daemon.failed() => Some(failure),
-        signal = signals.next() => {
-            tracing::info!(signal, "shutting down; a second signal exits at once");
-            None
-        }
-    };
-    tokio::select! {
-        closed = daemon.shutdown() => closed?,
-        signal = signals.next() => {
-            tracing::warn!(signal, "exiting at once");
-            std::process::exit(130);
+        match end {
+            End::Signal => return Ok(()),
+            End::Failure(failure) => return Err(failure),
+            End::Damage => {}
         }
     }
-    failure.map_or(Ok(()), Err)
 }
 
 /// Each effective option and where it came from, one a line.

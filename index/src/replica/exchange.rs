@@ -10,8 +10,7 @@ use crate::{
     model::{Entity, EntityRef, ReadMask, TenantId, Timestamp, Written, validate_id},
     mutation::{Condition, Kind, Mutation, Part},
     replica::{
-        Replica,
-        apply::CLOCK,
+        CLOCK_SLACK_MS, GIVEN, Replica,
         assemble::{assemble, check_mask},
         loaded::register,
     },
@@ -226,21 +225,37 @@ impl Replica {
         self.clock.observe(version);
     }
 
-    /// Records the newest version that was given here, also to what lies elsewhere: durably, before this returns.
+    /// Whether the next start begins above all versions that were given here until now: nobody may hear of another one before.
+    pub fn is_clock_recorded(&self) -> bool {
+        self.is_clock_within(CLOCK_SLACK_MS << 16)
+    }
+
+    fn is_clock_within(&self, slack: u64) -> bool {
+        let recorded = self.recorded.load(Ordering::SeqCst).saturating_add(slack);
+        self.clock.last() <= recorded.max(self.clock_floor)
+    }
+
+    /// Records the newest version that was given here, also to what lies elsewhere: durably, before this returns. Does nothing if the next start
+    /// begins well above it.
     ///
     /// # Errors
     /// If it cannot be written.
     pub fn record_clock(&self) -> Result<()> {
         let given = self.clock.last();
-        if self.highest_version.load(Ordering::SeqCst).max(self.clock_floor) >= given {
+        if self.is_clock_within(CLOCK_SLACK_MS << 15) {
+            return Ok(());
+        }
+        // Of several at once an older one must not take the place of a newer.
+        let _alone = self.recording.lock();
+        if self.recorded.load(Ordering::SeqCst) >= given {
             return Ok(());
         }
         let mut batch = WriteBatch::new();
-        batch.put(self.keyspaces.local, CLOCK, given.to_be_bytes().to_vec());
+        batch.put(self.keyspaces.local, GIVEN, given.to_be_bytes().to_vec());
         // It takes the place of what is there already.
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
-        self.highest_version.fetch_max(given, Ordering::SeqCst);
+        self.recorded.store(given, Ordering::SeqCst);
         Ok(())
     }
 

@@ -4,22 +4,34 @@
 //! It is noted durably which, in the batch with which they do: from then on this node has no say about them, until it holds again what enough
 //! others hold. Indexes are made anew from rows when the replica opens after that.
 
-use allidb_storage::{DamagedKeys, Durability, Engine, Keyspace, WriteBatch};
+use std::collections::BTreeMap;
+
+use allidb_storage::{DamagedKeys, Direction, Durability, Engine, Keyspace, WriteBatch};
 
 use super::{
-    Replica,
+    Extent, Replica,
     cleanup::of_entities,
+    derive::mirrored,
     placement::{HEALING, SHARED, decode_partitions, encode_partitions},
 };
 use crate::{
     error::{Error, Result},
+    graph::Side,
     keyspaces::Keyspaces,
+    merge::EntityState,
     placement::PARTITIONS,
+    row::{
+        EntityKey,
+        key::{collection_prefix, decode_token_row},
+    },
     secondary::BUILT,
 };
 
 /// Which keys damage was found among since the start: the next one need not find it again.
 const DAMAGED: &[u8] = b"damaged";
+
+/// Ends of edges that are restored at a time.
+const ENDS_AT_A_TIME: usize = 128;
 
 /// A keyspace's name, and the smallest and largest of its keys among which damage was found.
 type Noted = (String, Vec<u8>, Vec<u8>);
@@ -180,6 +192,50 @@ impl Replica {
     /// Whether this node has no say about a partition.
     pub fn is_healing(&self, partition: u16) -> bool {
         self.placement.is_healing(partition)
+    }
+
+    /// Has entities of some partitions know of their edges what other entities here do, at the other ends: it may be that nobody else has heard of
+    /// these edges.
+    ///
+    /// # Errors
+    /// If rows cannot be read, or not be written.
+    pub fn restore_ends(&self, partitions: &[u16]) -> Result<()> {
+        let snapshot = self.engine.snapshot();
+        let intact = (0..PARTITIONS).filter(|of| self.holds(*of) && !partitions.contains(of));
+        let catalogue = self.catalogue();
+        let catalogue = &catalogue;
+        for (partition, (tenant, collection)) in
+            intact.flat_map(|of| catalogue.owned().map(move |owned| (of, owned)))
+        {
+            let prefix = collection_prefix(partition, tenant, collection.id);
+            let mut ends: BTreeMap<EntityKey, EntityState> = BTreeMap::new();
+            for row in snapshot.prefix(self.keyspaces.token, &prefix, Direction::Forward)? {
+                self.check_open()?;
+                let (key, _) = row?;
+                let entity = decode_token_row(&key).map_err(|error| Error::corrupt("token", &key, error))?;
+                let edges = Extent { contents: false, edges: true };
+                let Some(state) = self.held(std::slice::from_ref(&entity), edges)?.pop() else { continue };
+                for side in [Side::Out, Side::In] {
+                    for (edge, register) in state.edges_at(side) {
+                        let (other, seen_from_there) = mirrored(&entity, edge);
+                        if partitions.contains(&other.partition()) {
+                            let end = ends.entry(other).or_default();
+                            let edges = if side == Side::Out { &mut end.edges_in } else { &mut end.edges };
+                            edges.insert(seen_from_there, register.clone());
+                        }
+                    }
+                }
+                if ends.len() >= ENDS_AT_A_TIME {
+                    self.absorb(
+                        std::mem::take(&mut ends).into_iter().collect(),
+                        self.purged(),
+                        Durability::None,
+                    )?;
+                }
+            }
+            self.absorb(ends.into_iter().collect(), self.purged(), Durability::None)?;
+        }
+        Ok(())
     }
 
     /// Has this node have a say again about partitions, since it holds what enough others do.

@@ -135,6 +135,10 @@ pub struct Replica {
     highest_version: AtomicU64,
     /// Where the clock began.
     clock_floor: u64,
+    /// What is recorded of it for the next start, for good.
+    recorded: AtomicU64,
+    /// One records it at a time.
+    recording: Mutex<()>,
     /// Of what is to be made at other nodes for sure, about.
     outbox_bytes: AtomicU64,
     /// One change of the catalogue at a time.
@@ -153,6 +157,8 @@ const NODE: &[u8] = b"node";
 /// How often damage may be found while a replica is opened.
 const HEALED_AT_ONCE: usize = 16;
 const CURSOR_KEY: &[u8] = b"cursor_key";
+/// The time part of the newest version that others may have heard of from here.
+const GIVEN: &[u8] = b"given";
 /// How far ahead of the last recorded version a restarted clock begins, in milliseconds: batches written
 /// at the same time may have recorded theirs in either order.
 const CLOCK_SLACK_MS: u64 = 1_000;
@@ -186,15 +192,13 @@ impl Replica {
         let node = u64::from_be_bytes(founded(&engine, keyspaces.local, NODE, &*options.random)?);
         let cursor_key = founded(&engine, keyspaces.cluster, CURSOR_KEY, &*options.random)?;
         let placement = placement::Placement::open(&engine, &keyspaces)?;
-        let recorded = match engine.get(keyspaces.local, apply::CLOCK)? {
-            None => 0,
-            Some(bytes) => {
-                let bytes = bytes[..].try_into();
-                u64::from_be_bytes(
-                    bytes.map_err(|_| Error::corrupt("local", apply::CLOCK, "it is not eight bytes long"))?,
-                )
-            }
+        let time = |key: &'static [u8]| -> Result<u64> {
+            let Some(bytes) = engine.get(keyspaces.local, key)? else { return Ok(0) };
+            let corrupt = || Error::corrupt("local", key, "it is not eight bytes long");
+            bytes[..].try_into().map(u64::from_be_bytes).map_err(|_| corrupt())
         };
+        let given = time(GIVEN)?;
+        let recorded = time(apply::CLOCK)?.max(given);
         let watermarks = watermarks::Watermarks::open(&engine, keyspaces.local)?;
         let outbox_bytes = hints::outbox_bytes(&engine, &keyspaces)?;
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
@@ -263,6 +267,8 @@ impl Replica {
             numbers,
             highest_version: AtomicU64::new(recorded),
             clock_floor: recorded.saturating_add(slack),
+            recorded: AtomicU64::new(given),
+            recording: Mutex::default(),
             outbox_bytes: AtomicU64::new(outbox_bytes),
             catalogue_change: Mutex::new(()),
             catalogue_version,

@@ -1,7 +1,10 @@
 //! The runbooks of `docs/operations.md` on daemons: a ring changes its shape by the commands that stand there, while clients write and read.
 
 use std::{
+    fs::{self, File},
     net::TcpListener,
+    os::unix::fs::FileExt,
+    path::Path,
     process::Child,
     sync::{
         Arc,
@@ -11,11 +14,16 @@ use std::{
 };
 
 use allidb_api::v1::{self, entities_client::EntitiesClient};
+use allidb_index::KEYSPACES;
+use allidb_storage::{
+    fs::RealFs,
+    inspect::{InspectOptions, Inspection, inspect},
+};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 use tonic::{Code, transport::Channel};
 
-use crate::daemon::{Daemon, eventually};
+use crate::daemon::{Daemon, eventually, said};
 
 /// What clients count up while the ring changes.
 const KEYS: usize = 40;
@@ -232,4 +240,65 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
         assert_eq!(ring.count(at).await, (KEPT + KEYS) as u64);
     }
     ring.is_alike(&[0, 3, 4]);
+}
+
+/// Turns a bit in each table of a directory that holds entities.
+fn damage(dir: &Path) -> usize {
+    let mut damaged = 0;
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let Ok(Inspection::Table(table)) = inspect(&RealFs, &path, InspectOptions::default()) else {
+            continue;
+        };
+        let entities = KEYSPACES.iter().position(|name| *name == "entity");
+        if table.properties.is_some_and(|of| Some(of.keyspace as usize) == entities) {
+            let file = File::options().read(true).write(true).open(&path).expect("it opens");
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, 40).expect("it is as long");
+            file.write_all_at(&[byte[0] ^ 4], 40).expect("written");
+            damaged += 1;
+        }
+    }
+    damaged
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_table_is_healed_from_the_others() {
+    let ring = Ring::found(3);
+    eventually("all are there", || {
+        ring.nodes[0].run(&["collection", "create", "things"]).status.success().then_some(())
+    });
+    for key in 0..KEPT {
+        ring.client(key % 3).put(put(format!("kept-{key}"), 0)).await.expect("a quorum is there");
+    }
+    assert!(ring.nodes[1].run(&["flush"]).status.success());
+    assert!(damage(&ring.dirs[1].path().join("data")) > 0, "nothing is in tables yet");
+    let stop = Arc::new(AtomicBool::new(false));
+    let load = tokio::spawn(count_up(vec![ring.client(0), ring.client(2)], Arc::clone(&stop)));
+
+    // Found, it opens its store again, and is where it was.
+    let scrubbed = ring.nodes[1].run(&["scrub"]);
+    assert!(!scrubbed.status.success(), "{scrubbed:?}");
+    let log = ring.dirs[1].path();
+    eventually("it lets go", || said(log).contains("damaged rows are let go of").then_some(()));
+    eventually("it heals", || {
+        said(log).contains("what was damaged has been taken over from others").then_some(())
+    });
+    assert_eq!(ring.cluster(1, &["status"])["healing"], Json::Null);
+    assert_eq!(ring.nodes[1].metric("allidb_ring_healing_partitions").as_deref(), Some("0"));
+    assert!(ring.nodes[1].run(&["scrub"]).status.success());
+
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    stop.store(true, Ordering::Relaxed);
+    let (acknowledged, _) = load.await.expect("it found nothing wrong");
+    for (key, step) in acknowledged.iter().enumerate().filter(|(_, step)| **step >= 0) {
+        let found = step_of(&mut ring.client(1), key).await.expect("it is there");
+        assert!(found >= *step, "key {key}: {found} < {step}");
+    }
+    let counted = acknowledged.iter().filter(|step| **step >= 0).count();
+    eventually("its indexes are whole", || {
+        let told = ring.nodes[1].json(&["count", "--collection", "things", "--consistency", "all"]).0;
+        (told["count"] == (KEPT + counted) as u64).then_some(())
+    });
+    ring.is_alike(&[0, 1, 2]);
 }
