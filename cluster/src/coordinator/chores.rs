@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use allidb_index::{Error, Result, Version, WorkerChange, WorkerStatus, model::Timestamp};
+use allidb_index::{Deadline, Error, Result, Version, WorkerChange, WorkerStatus, model::Timestamp};
 use allidb_storage::ScrubOptions;
 
 use super::Coordinator;
@@ -14,6 +14,9 @@ use crate::{
     maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress},
     ring::{HealingCounts, Repaired},
 };
+
+/// How long others may take to say that they hold what is damaged here.
+const ASKING: Duration = Duration::from_secs(10);
 
 impl Coordinator {
     /// Takes no more requests of clients from now on, so that the node can be stopped, or takes them again.
@@ -103,12 +106,15 @@ impl Coordinator {
         self.0.ring.healing()
     }
 
-    /// Whether damage was found that this node heals from when it is closed and opened again. May write to the disk.
+    /// Whether damage was found that this node heals from when it is closed and opened again: that is noted then.
     ///
     /// # Errors
-    /// If that cannot be noted for then.
-    pub fn may_heal(&self) -> Result<bool> {
-        self.0.replica.may_heal()
+    /// If others do not say that they hold what is to go, or it cannot be noted.
+    pub async fn may_heal(&self) -> Result<bool> {
+        match self.0.is_alone() {
+            true => Ok(false),
+            false => self.0.ring().may_heal(Deadline::after(ASKING)).await,
+        }
     }
 
     /// How long ago this node compared with another one, and what came of it; `None` if it has not since it was started.

@@ -351,7 +351,8 @@ impl Local {
         self.replica.close_up_to(topology.closed())?;
         let has_others = topology.nodes().iter().any(|node| *node != self.node);
         let held = |partition: u16| match topology.holds(self.node, partition) {
-            true if topology.layout().replicas(partition) == [self.node] => Held::Alone,
+            // By any layout: who else is one of its replicas may let go of it before this node hears of that.
+            true if topology.layouts().any(|layout| layout.replicas(partition) == [self.node]) => Held::Alone,
             true => Held::Shared,
             false => Held::Elsewhere,
         };

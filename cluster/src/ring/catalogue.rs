@@ -40,9 +40,12 @@ impl Ring {
             let ring = self.now();
             let change = change.clone();
             let next: Bytes = ring.0.here(move |served| change(&served.replica)).await?.into();
-            match ring.0.choose_catalogue(Replica::version_of_catalogue(&next)?, &next, deadline).await {
+            let (version, mut was_proposed) = (Replica::version_of_catalogue(&next)?, false);
+            match ring.0.choose_catalogue((version, &next), &mut was_proposed, deadline).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
+                // Made anew, it might be made twice.
+                Err(error) if was_proposed => return Err(error),
                 // It follows from a topology that the ring goes by no more, or a catalogue that is not the newest.
                 Err(Error::Unavailable(_)) if ring.is_outdated() => {}
                 Err(error @ Error::Unavailable(_)) => {
@@ -69,8 +72,8 @@ impl Ring {
             return Err(Error::Unavailable("too few members tell their catalogue".to_owned()));
         }
         let after = served.replica.catalogue_version();
-        if let Some(chosen) = self.0.choose(&served.choice(after), None, deadline).await? {
-            served.keep_catalogue(&chosen.value).await?;
+        if let Some(chosen) = self.0.choose(&served.choice(after), (None, &mut false), deadline).await? {
+            served.keep_catalogue(&chosen).await?;
         }
         served.tell_catalogue(served.replica.encoded_catalogue().into(), deadline).await
     }
@@ -195,24 +198,25 @@ impl Inner {
     /// Has the catalogue of a version be this one, unless another one is chosen: then that is kept here. Says whether it was this one.
     async fn choose_catalogue(
         self: &Arc<Self>,
-        version: u64,
-        next: &Bytes,
+        (version, next): (u64, &Bytes),
+        was_proposed: &mut bool,
         deadline: Deadline,
     ) -> Result<bool> {
         let served = &self.served;
         let choice = served.choice(version.saturating_sub(1));
-        let Some(chosen) = self.choose(&choice, Some(next.clone()), deadline).await? else {
+        let proposed = (Some(next.clone()), &mut *was_proposed);
+        let Some(chosen) = self.choose(&choice, proposed, deadline).await? else {
             return Err(Error::Internal("nothing was chosen".to_owned()));
         };
-        served.keep_catalogue(&chosen.value).await?;
-        if chosen.value != *next {
+        served.keep_catalogue(&chosen).await?;
+        if chosen != *next {
             // Nobody tells then whether it was chosen before what is there now.
-            if chosen.was_proposed && Replica::version_of_catalogue(&chosen.value)? > version {
+            if *was_proposed && Replica::version_of_catalogue(&chosen)? > version {
                 let why = "nobody knows whether the change was made: others have come after it";
                 return Err(Error::Unavailable(why.to_owned()));
             }
             return Ok(false);
         }
-        served.tell_catalogue(chosen.value, deadline).await.map(|()| true)
+        served.tell_catalogue(chosen, deadline).await.map(|()| true)
     }
 }

@@ -97,31 +97,25 @@ pub(super) struct Choice {
     pub(super) patience: Duration,
 }
 
-/// What was chosen.
-pub(super) struct Chosen {
-    /// It may be later than what was to come next.
-    pub(super) value: Bytes,
-    /// Whether acceptors were asked to accept what was proposed: it may have been chosen, too, before something that is later.
-    pub(super) was_proposed: bool,
-}
-
 impl Inner {
-    /// Has something be chosen: what is proposed, or what may have been chosen before. Without a proposal, only that; nothing if it was none.
+    /// Has something be chosen: what is proposed, or what may have been chosen before. Without a proposal, only that; nothing if it was none. What is
+    /// given may be later than what was to come next. `was_proposed` is set once acceptors are asked to accept what is proposed: it may have been chosen
+    /// then, too.
     ///
     /// # Errors
     /// If too few acceptors answer, or the node goes by another topology by now: it may be chosen then, or may be later.
     pub(super) async fn choose(
         self: &Arc<Self>,
         choice: &Choice,
-        proposed: Option<Bytes>,
+        (proposed, was_proposed): (Option<Bytes>, &mut bool),
         deadline: Deadline,
-    ) -> Result<Option<Chosen>> {
-        let (mut pause, mut was_proposed) = (PAUSE, false);
+    ) -> Result<Option<Bytes>> {
+        let mut pause = PAUSE;
         loop {
             self.served.check_current()?;
             let ballot = self.served.replica.next_version();
-            match self.choose_once(choice, ballot, (proposed.clone(), &mut was_proposed), deadline).await? {
-                Asked::Done(chosen) => return Ok(chosen.map(|value| Chosen { value, was_proposed })),
+            match self.choose_once(choice, ballot, (proposed.clone(), &mut *was_proposed), deadline).await? {
+                Asked::Done(chosen) => return Ok(chosen),
                 Asked::Outbid(newest) => {
                     self.served.check_ahead(newest)?;
                     self.served.replica.observe_version(newest);

@@ -6,15 +6,17 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use allidb_index::{Deadline, Error, Result};
+use allidb_index::{Deadline, Error, Result, TreeRequest, model::TenantId};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 
-use super::{Inner, Ring};
+use super::{Inner, Ring, Terms};
 use crate::{coordinator::Consistency, layout::NodeId, peer::Served};
 
 /// How often a node looks whether there is something to heal.
 const LOOKS_EVERY: Duration = Duration::from_millis(500);
+/// So many times as long as a node may take to answer, answers are counted on: it may be asked for more than one thing in a row.
+const COUNTED_ON: u32 = 3;
 /// How long until what could not be taken over is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long it may take at a time.
@@ -62,6 +64,8 @@ impl Ring {
 
     /// Heals whenever there is something to heal.
     pub(super) async fn keep_sound(&self) {
+        // Whoever asked for something before this node ended may count on its answer for so long, and others not have heard of that yet.
+        sleep(COUNTED_ON * self.0.served.call_timeout).await;
         loop {
             let mut pause = LOOKS_EVERY;
             if !self.replica().healing().is_empty() {
@@ -86,24 +90,71 @@ impl Ring {
     async fn heal(&self, deadline: Deadline) -> Result<()> {
         let inner = &self.0;
         let mut by_others: BTreeMap<Vec<NodeId>, Vec<u16>> = BTreeMap::new();
+        let mut why = None;
         for partition in self.replica().healing() {
-            by_others.entry(inner.others_enough(partition)?).or_default().push(partition);
-        }
-        for (others, partitions) in by_others {
-            for source in others {
-                inner.take_over_from(source, &partitions, deadline).await?;
+            match inner.others_enough(partition) {
+                Ok(others) => by_others.entry(others).or_default().push(partition),
+                Err(error) => why = Some(error),
             }
-            let restore = move |served: &Served| {
-                served.replica.restore_ends(&partitions)?;
-                served.replica.is_healed(&partitions)
-            };
-            inner.here_as_of(restore).await?;
         }
-        Ok(())
+        let mut healed: Vec<u16> = Vec::new();
+        for (others, partitions) in by_others {
+            match inner.take_over_from_all(&others, &partitions, deadline).await {
+                Ok(()) => healed.extend(partitions),
+                // Others may be there of whom nothing but the rest is needed.
+                Err(error) => why = Some(error),
+            }
+        }
+        if !healed.is_empty() {
+            let partitions = healed.clone();
+            self.tend(move |replica| replica.restore_ends(&partitions)).await?;
+            inner.here_as_of(move |served| served.replica.is_healed(&healed)).await?;
+        }
+        why.map_or(Ok(()), Err)
+    }
+
+    /// Whether damage was found that this node heals from when it is opened again: then that is noted. Enough others hold now what is to go, as far
+    /// as they say.
+    ///
+    /// # Errors
+    /// If they do not answer, or it cannot be noted.
+    pub async fn may_heal(&self, deadline: Deadline) -> Result<bool> {
+        let Some(partitions) = self.replica().damaged_partitions() else { return Ok(false) };
+        let (inner, mut asked) = (&self.0, BTreeMap::<NodeId, Vec<u16>>::new());
+        for partition in partitions {
+            for node in inner.others_enough(partition)? {
+                asked.entry(node).or_default().push(partition);
+            }
+        }
+        for (node, partitions) in asked {
+            let terms = Terms {
+                tenant: TenantId::DEFAULT,
+                consistency: Consistency::One,
+                deadline,
+                may_be_partial: false,
+            };
+            // Who heals them itself refuses.
+            let roots = TreeRequest::Roots(partitions);
+            Arc::clone(inner).answer_within(deadline.remaining(), node, roots, terms).await?;
+        }
+        inner.here(|served| served.replica.note_damage()).await?;
+        Ok(true)
     }
 }
 
 impl Inner {
+    async fn take_over_from_all(
+        self: &Arc<Self>,
+        others: &[NodeId],
+        partitions: &[u16],
+        deadline: Deadline,
+    ) -> Result<()> {
+        for source in others {
+            self.take_over_from(*source, partitions, deadline).await?;
+        }
+        Ok(())
+    }
+
     /// So many others that hold a partition by the present layout that one of them has heard of whatever a quorum with this node has; none if this
     /// node does not hold it, nor is to.
     ///

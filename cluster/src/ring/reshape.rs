@@ -159,8 +159,9 @@ impl Inner {
             quorum: Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum),
             patience: self.served.call_timeout,
         };
-        if let Some(chosen) = self.choose(&choice, Some(next.encode().into()), deadline).await? {
-            self.served.adopt(&chosen.value).await?;
+        if let Some(chosen) = self.choose(&choice, (Some(next.encode().into()), &mut false), deadline).await?
+        {
+            self.served.adopt(&chosen).await?;
         }
         self.tell_all(deadline).await;
         Ok(())

@@ -94,10 +94,11 @@ fn partitions(places: &[usize]) -> Vec<u16> {
 }
 
 impl Inner {
-    /// Whether this node is a replica of every partition.
+    /// Whether this node is a replica of every partition, and has a say about it.
     fn holds_everything(&self) -> bool {
         let node = self.served.node;
-        (0..PARTITIONS).all(|partition| self.readers(partition, Consistency::One).is_met(&[node]))
+        let holds = |partition| self.readers(partition, Consistency::One).is_met(&[node]);
+        self.served.check_all_sound().is_ok() && (0..PARTITIONS).all(holds)
     }
 
     /// How many entities there are in each partition, and who says so, once as many replicas as the consistency needs hold the same there.

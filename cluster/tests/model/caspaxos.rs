@@ -1,5 +1,6 @@
 //! Writes on conditions: two proposers that have both read that an entity is not there, and want to make it, each by itself; three acceptors.
-//! Messages come in any order or never, and so do answers.
+//! Messages come in any order or never, and so do answers. Or somebody deletes it in between, or an acceptor loses its disk, and takes over what
+//! the two others know.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -74,6 +75,8 @@ struct State {
     sent: BTreeSet<Message>,
     /// What was deleted.
     deleted: Option<Value>,
+    /// Whether an acceptor has lost its disk.
+    has_healed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -82,6 +85,8 @@ enum Action {
     Deliver(Message, bool),
     /// Somebody deletes the entity on the condition that it is as it is, at these two acceptors.
     Delete(usize, usize),
+    /// An acceptor loses what it knows, and takes over what the others do before it says anything.
+    Heal(usize),
     BeginAgain(usize),
 }
 
@@ -109,12 +114,27 @@ enum Without {
     Repair,
     /// Whoever was outbid takes a version that is not its own for a refusal, and one that is as well.
     Recognition,
+    /// Whoever takes over what others know takes over entities alone.
+    Acceptors,
+    /// It does so while others count on what it answered before.
+    Waiting,
 }
+
+/// What happens besides. If anything does no answers are lost, and the second proposer begins once alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Besides {
+    Nothing,
+    /// What was made is deleted.
+    Deletion,
+    /// An acceptor loses its disk.
+    Loss,
+}
+
+const ALL_BESIDES: [Besides; 3] = [Besides::Nothing, Besides::Deletion, Besides::Loss];
 
 struct Decide {
     without: Without,
-    /// Whether what was made is deleted; then no answers are lost, and the second proposer begins once alone.
-    deletes: bool,
+    besides: Besides,
 }
 
 /// How many proposers are so far.
@@ -247,6 +267,7 @@ impl Model for Decide {
             proposers: vec![proposer; PROPOSERS],
             sent: BTreeSet::new(),
             deleted: None,
+            has_healed: false,
         };
         (0..PROPOSERS).for_each(|proposer| state.begin(proposer));
         vec![state]
@@ -255,12 +276,12 @@ impl Model for Decide {
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
         for message in &state.sent {
             actions.push(Action::Deliver(*message, true));
-            if matches!(message.2, Step::Accept(..)) && !self.deletes {
+            if matches!(message.2, Step::Accept(..)) && self.besides == Besides::Nothing {
                 actions.push(Action::Deliver(*message, false));
             }
         }
-        for (a, b) in [(0, 1), (0, 2), (1, 2)].into_iter().filter(|_| self.deletes && state.deleted.is_none())
-        {
+        let may_delete = self.besides == Besides::Deletion && state.deleted.is_none();
+        for (a, b) in [(0, 1), (0, 2), (1, 2)].into_iter().filter(|_| may_delete) {
             let both = [&state.acceptors[a], &state.acceptors[b]];
             let committed = both.iter().map(|acceptor| acceptor.committed).max().unwrap_or_default();
             let is_in_progress =
@@ -269,6 +290,9 @@ impl Model for Decide {
             if may_promise && !is_in_progress && both.iter().any(|acceptor| acceptor.row.is_some()) {
                 actions.push(Action::Delete(a, b));
             }
+        }
+        if self.besides == Besides::Loss && !state.has_healed {
+            actions.extend((0..ACCEPTORS).map(Action::Heal));
         }
         for (at, proposer) in state.proposers.iter().enumerate() {
             // One that comes late only promises more.
@@ -289,7 +313,7 @@ impl Model for Decide {
                     }
                 }
             }
-            let attempts = if self.deletes && at > 0 { 1 } else { ATTEMPTS };
+            let attempts = if self.besides != Besides::Nothing && at > 0 { 1 } else { ATTEMPTS };
             if proposer.phase == Phase::Outbid && proposer.attempt + 1 < attempts {
                 actions.push(Action::BeginAgain(at));
             }
@@ -314,6 +338,31 @@ impl Model for Decide {
                     let row = Some((DELETION, DELETER));
                     state.acceptors[at] =
                         Acceptor { promised: DELETION, accepted: None, committed: DELETION, row, made };
+                }
+            }
+            Action::Heal(at) => {
+                let mut healed = Acceptor::default();
+                for (_, other) in state.acceptors.iter().enumerate().filter(|(other, _)| *other != at) {
+                    healed.row = healed.row.max(other.row);
+                    if self.without != Without::Acceptors {
+                        healed.promised = healed.promised.max(other.promised);
+                        healed.accepted = healed.accepted.max(other.accepted);
+                        healed.committed = healed.committed.max(other.committed);
+                        healed.made |= other.made;
+                    }
+                }
+                state.acceptors[at] = healed;
+                state.has_healed = true;
+                // It waits before for so long that nobody counts any more on what it answered.
+                for proposer in &mut state.proposers {
+                    let counts_on_it = match &proposer.phase {
+                        Phase::Preparing(promises) => promises.contains_key(&at),
+                        Phase::Accepting(_, told) | Phase::Committing(_, told) => told.contains(&at),
+                        _ => false,
+                    };
+                    if counts_on_it && self.without != Without::Waiting {
+                        proposer.phase = Phase::Unknown;
+                    }
                 }
             }
             Action::BeginAgain(at) => {
@@ -370,8 +419,8 @@ impl Model for Decide {
 
 #[test]
 fn of_two_that_make_the_same_on_condition_one_does() {
-    for deletes in [false, true] {
-        let model = Decide { without: Without::Nothing, deletes };
+    for besides in ALL_BESIDES {
+        let model = Decide { without: Without::Nothing, besides };
         let checker = model.checker().threads(2).spawn_bfs().join();
         println!("{} states", checker.unique_state_count());
         assert!(checker.is_done());
@@ -385,11 +434,21 @@ fn of_two_that_make_the_same_on_condition_one_does() {
 /// Otherwise the model proves nothing of them.
 #[test]
 fn each_rule_is_needed() {
-    for without in
-        [Without::Promises, Without::Answers, Without::Finishing, Without::Repair, Without::Recognition]
-    {
-        let found = [false, true].into_iter().find_map(|deletes| {
-            let model = Decide { without, deletes };
+    for without in [
+        Without::Promises,
+        Without::Answers,
+        Without::Finishing,
+        Without::Repair,
+        Without::Recognition,
+        Without::Acceptors,
+        Without::Waiting,
+    ] {
+        let found = ALL_BESIDES.into_iter().find_map(|besides| {
+            let is_about_loss = matches!(without, Without::Acceptors | Without::Waiting);
+            if is_about_loss && besides != Besides::Loss {
+                return None;
+            }
+            let model = Decide { without, besides };
             let checker = model.checker().finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
             let path = |name: &&'static str| Some((*name, checker.discovery(name)?.into_actions()));
             BROKEN.iter().find_map(path)

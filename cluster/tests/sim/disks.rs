@@ -10,7 +10,7 @@ use allidb_storage::{
     inspect::{InspectOptions, Inspection, inspect},
 };
 
-use crate::node::{Node, draw};
+use crate::node::{Node, draw, soon};
 
 /// Keyspaces of which no other node holds what this one does: a node that loses these is replaced.
 const OF_ONE_NODE: [&str; 2] = ["cluster", "local"];
@@ -47,14 +47,15 @@ impl Node {
     }
 
     /// Reads the whole disk when it is time to, and asks to be started again if something is wrong with it.
-    pub(crate) fn look_at_disk(&self, ring: &Ring) {
+    pub(crate) async fn look_at_disk(&self, ring: &Ring) {
         let engine = ring.replica().engine();
         if self.clock.elapsed() >= self.scrub_at.load(Ordering::SeqCst)
             && engine.scrub(ScrubOptions::default(), |_| std::ops::ControlFlow::Continue(())).is_ok()
         {
             self.scrub_at.store(NEVER, Ordering::SeqCst);
         }
-        if ring.replica().may_heal().expect("it can be noted") {
+        // Others may not answer yet.
+        if matches!(ring.now().may_heal(soon()).await, Ok(true)) {
             self.is_to_start.store(true, Ordering::SeqCst);
         }
     }

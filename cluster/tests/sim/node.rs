@@ -200,7 +200,7 @@ impl Node {
     async fn ask(&self, ring: &Ring, random: &SeededRandom) {
         loop {
             tokio::time::sleep(Duration::from_millis(5 + draw(random, 40))).await;
-            self.look_at_disk(ring);
+            self.look_at_disk(ring).await;
             if self.is_quiet.load(Ordering::SeqCst) {
                 let errand = *self.errand.lock();
                 if let Some(consistency) = errand {

@@ -136,12 +136,10 @@ impl Daemon {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                let coordinator = coordinator.clone();
-                match tokio::task::spawn_blocking(move || coordinator.may_heal()).await {
-                    Ok(Ok(true)) => return,
-                    Ok(Ok(false)) => {}
-                    Ok(Err(error)) => tracing::error!(%error, "damage was found, and cannot be noted"),
-                    Err(error) => tracing::error!(%error, "looking for damage broke off"),
+                match coordinator.may_heal().await {
+                    Ok(true) => return,
+                    Ok(false) => {}
+                    Err(error) => tracing::error!(%error, "damage was found that cannot be healed yet"),
                 }
             }
         }

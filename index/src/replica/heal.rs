@@ -89,9 +89,14 @@ fn partition_of(key: &[u8]) -> usize {
 ///
 /// # Errors
 /// If it cannot be written.
-pub(super) fn begin(engine: &Engine, keyspaces: &Keyspaces) -> Result<bool> {
-    let mut damaged = engine.damaged();
-    damaged.extend(noted(engine, keyspaces)?);
+///
+/// At first only what was noted: whether others hold it, too, was asked then. What is found while it is opened goes as well if it cannot be opened
+/// otherwise.
+pub(super) fn begin(engine: &Engine, keyspaces: &Keyspaces, is_first: bool) -> Result<bool> {
+    let mut damaged = noted(engine, keyspaces)?;
+    if !is_first || !damaged.is_empty() {
+        damaged.extend(engine.damaged());
+    }
     if damaged.is_empty() {
         return Ok(false);
     }
@@ -135,9 +140,9 @@ pub(super) fn begin(engine: &Engine, keyspaces: &Keyspaces) -> Result<bool> {
         partitions = count(&partitions),
         "damaged rows are let go of: they are taken over from other nodes, and indexes are made anew"
     );
-    match engine.damaged().is_empty() {
-        true => Ok(true),
-        false => Err(Error::Internal("damaged tables stay though nothing of them is left".to_owned())),
+    match engine.damaged().iter().any(|stays| damaged.contains(stays)) {
+        false => Ok(true),
+        true => Err(Error::Internal("damaged tables stay though nothing of them is left".to_owned())),
     }
 }
 
@@ -155,18 +160,21 @@ fn noted(engine: &Engine, keyspaces: &Keyspaces) -> Result<Vec<DamagedKeys>> {
 }
 
 impl Replica {
-    /// Whether damage was found that this node can heal from when it is opened again: then it is noted for that.
+    /// The partitions that would go if this node healed from the damage that was found; `None` if none was, or it cannot heal.
+    pub fn damaged_partitions(&self) -> Option<Vec<u16>> {
+        let damaged = self.engine.damaged();
+        let lost = Loss::of(&self.keyspaces, &damaged).filter(|_| !damaged.is_empty())?.partitions;
+        let lost: Vec<u16> =
+            (0..PARTITIONS).zip(lost).filter(|(_, is_lost)| *is_lost).map(|(of, _)| of).collect();
+        lost.iter().all(|partition| self.placement.is_shared(*partition)).then_some(lost)
+    }
+
+    /// Notes the damage that was found: this node heals from it when it is opened again.
     ///
     /// # Errors
     /// If it cannot be noted.
-    pub fn may_heal(&self) -> Result<bool> {
+    pub fn note_damage(&self) -> Result<()> {
         let damaged = self.engine.damaged();
-        let is_shared = |(partition, is_lost): (u16, &bool)| !*is_lost || self.placement.is_shared(partition);
-        let loss = Loss::of(&self.keyspaces, &damaged);
-        let may = loss.is_some_and(|loss| (0..PARTITIONS).zip(&loss.partitions).all(is_shared));
-        if damaged.is_empty() || !may {
-            return Ok(false);
-        }
         let name = |keyspace: Keyspace| {
             let known = self.keyspaces.all();
             known.iter().find(|(known, _)| *known == keyspace).map_or("", |(_, name)| *name).to_owned()
@@ -181,7 +189,7 @@ impl Replica {
         batch.put(self.keyspaces.local, DAMAGED, noted);
         batch.use_reserve();
         self.engine.write(batch, Durability::Sync)?;
-        Ok(true)
+        Ok(())
     }
 
     /// Partitions about which this node has no say, since what lay here of them was damaged.
@@ -222,6 +230,10 @@ impl Replica {
                             let end = ends.entry(other).or_default();
                             let edges = if side == Side::Out { &mut end.edges_in } else { &mut end.edges };
                             edges.insert(seen_from_there, register.clone());
+                        }
+                        if ends.len() >= ENDS_AT_A_TIME {
+                            let some = std::mem::take(&mut ends).into_iter().collect();
+                            self.absorb(some, self.purged(), Durability::None)?;
                         }
                     }
                 }

@@ -175,10 +175,12 @@ impl Replica {
             storage.keyspaces = keyspace_options(&options.keyspace);
             let engine = Engine::open(Arc::clone(&options.fs), &options.dir, storage)?;
             let keyspaces = Keyspaces::of(&engine)?;
-            heal::begin(&engine, &keyspaces)?;
+            heal::begin(&engine, &keyspaces, true)?;
             match Self::open_on(engine.clone(), keyspaces, options.clone()) {
                 // It was found just now.
-                Err(error) if error.is_damage() && heal::begin(&engine, &keyspaces)? => engine.close()?,
+                Err(error) if error.is_damage() && heal::begin(&engine, &keyspaces, false)? => {
+                    engine.close()?
+                }
                 opened => return opened,
             }
         }

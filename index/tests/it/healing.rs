@@ -72,9 +72,10 @@ proptest! {
         prop_assume!(!tables.is_empty());
         let (path, of) = which.get(&tables);
         let fixture = damaged(fixture, path, at);
-        prop_assert!(fixture.replica.may_heal().unwrap(), "{of}");
+        prop_assert!(fixture.replica.damaged_partitions().is_some(), "{of}");
+        fixture.replica.note_damage().unwrap();
         let fixture = fixture.crash();
-        prop_assert!(fixture.replica.engine().damaged().is_empty() && !fixture.replica.may_heal().unwrap());
+        prop_assert!(fixture.replica.engine().damaged().is_empty() && fixture.replica.damaged_partitions().is_none());
         let healing = fixture.replica.healing();
         let is_derived = !["entity", "vector", "history", "chunk", "edge", "edge_in", "token", "number", "paxos"].contains(of);
         prop_assert_eq!(healing.is_empty(), is_derived, "{}", of);
@@ -107,7 +108,8 @@ fn what_nobody_else_holds_is_not_let_go_of() {
     fixture.replica.keep_topology(Vec::new(), true, |_| Held::Alone).unwrap();
     let (path, _) = tables(&fixture).into_iter().find(|(_, of)| *of == "entity").unwrap();
     let fixture = damaged(fixture, &path, 10);
-    assert!(!fixture.replica.may_heal().unwrap());
+    assert_eq!(fixture.replica.damaged_partitions(), None);
+    fixture.replica.note_damage().unwrap();
     let fixture = fixture.crash();
     assert!(fixture.replica.healing().is_empty());
     let name = fixture.replica.entity_key(TENANT, &of(0)).unwrap();
