@@ -94,7 +94,7 @@ fn partition_of(key: &[u8]) -> usize {
 /// otherwise.
 pub(super) fn begin(engine: &Engine, keyspaces: &Keyspaces, is_first: bool) -> Result<bool> {
     let mut damaged = noted(engine, keyspaces)?;
-    if !is_first || !damaged.is_empty() {
+    if !is_first {
         damaged.extend(engine.damaged());
     }
     if damaged.is_empty() {
