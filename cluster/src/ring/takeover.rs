@@ -32,7 +32,7 @@ use crate::{
 
 /// Partitions that are compared with one node at a time.
 const PARTITIONS_AT_A_TIME: usize = 16;
-/// A partition is fetched as a whole if so many of the branches of its tree differ, which are 64: then of most leaves something does.
+/// A partition is fetched as a whole if so many of the 64 branches of its tree differ: naming what does would cost more than telling all.
 const FETCHED_BRANCHES: usize = 16;
 /// Partitions that are fetched at a time: while one node reads, the other one writes.
 const FETCHED_AT_A_TIME: usize = 4;

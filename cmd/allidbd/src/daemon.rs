@@ -17,7 +17,7 @@ use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
 use crate::{Config, figures, port_file, wire};
@@ -26,6 +26,8 @@ use crate::{Config, figures, port_file, wire};
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 /// How often it is looked whether damage was found.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
+/// How long at most until others are asked again whether they hold what is damaged here.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// How long the probes are still answered once everything else is over.
 const LAST_PROBES: Duration = Duration::from_secs(1);
 
@@ -132,15 +134,18 @@ impl Daemon {
     pub fn damaged(&self) -> impl Future<Output = ()> + Send + use<> {
         let coordinator = self.coordinator.clone();
         async move {
-            let mut ticks = interval(LOOKS_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut pause = LOOKS_EVERY;
             loop {
-                ticks.tick().await;
-                match coordinator.may_heal().await {
+                sleep(pause).await;
+                pause = match coordinator.may_heal().await {
                     Ok(true) => return,
-                    Ok(false) => {}
-                    Err(error) => tracing::error!(%error, "damage was found that cannot be healed yet"),
-                }
+                    Ok(false) => LOOKS_EVERY,
+                    // Others may be away for long.
+                    Err(error) => {
+                        tracing::error!(%error, "damage was found that cannot be healed yet");
+                        (2 * pause).min(LONGEST_PAUSE)
+                    }
+                };
             }
         }
     }
