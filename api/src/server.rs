@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use allidb_cluster::Coordinator;
-use tokio::{net::TcpListener, sync::watch};
-use tonic::{
-    server::NamedService,
-    transport::server::{Server, TcpIncoming},
-};
+use allidb_cluster::{Coordinator, Incoming};
+use tokio::sync::watch;
+use tonic::{server::NamedService, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -79,7 +76,7 @@ pub enum ServeError {
 /// # Errors
 /// Where the port cannot be served.
 pub async fn serve(
-    listener: TcpListener,
+    incoming: Incoming,
     coordinator: Coordinator,
     settings: Settings,
     stop: watch::Receiver<bool>,
@@ -123,10 +120,7 @@ pub async fn serve(
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            drain(stop, health),
-        )
+        .serve_with_incoming_shutdown(incoming, drain(stop, health))
         .await?;
     Ok(())
 }

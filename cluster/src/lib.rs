@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `connection` | connections that others open: certificates, handshakes |
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
 //! | `founding` | how the first members of a ring come to one layout |
 //! | [`layout`](Layout) | which nodes hold each partition |
@@ -15,6 +16,7 @@
 //! One node is a ring of one, and answers for all replicas: what others would have to be asked is looked up at once.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod connection;
 mod coordinator;
 mod founding;
 mod layout;
@@ -29,6 +31,9 @@ pub use allidb_index::{
     Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
 };
 pub use allidb_storage::{Damage, ScrubOptions};
+pub use connection::{
+    Caller, CertificateError, CertificateFiles, Certificates, Connection, Incoming, Protocol, Security, Shown,
+};
 pub use coordinator::{
     Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,
 };
@@ -39,7 +44,7 @@ pub use layout::{
 pub use maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress};
 pub use member::MemberOptions;
 pub use membership::{GossipCounts, Load, NodeView};
-pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext, secure_endpoint};
+pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;
 pub use ring::{

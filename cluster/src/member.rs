@@ -9,13 +9,13 @@ use std::{
 use allidb_index::{Error, Replica, Result};
 use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet, time::sleep};
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use crate::{
     founding::{self, Founding},
     layout::{DamagedLayout, Layout, NodeId, Topology},
     membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
-    peer::{PeerService, PeerTls, connector, with_causes},
+    peer::{PeerService, PeerTls, connector, incoming},
     ring::{HintLimits, PurgeTerms, Ring, RingOptions},
 };
 
@@ -110,17 +110,11 @@ pub(crate) async fn join(
     let (gossip, inbox) = membership::gossip();
     let served = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
-    let mut server = Server::builder();
-    if let Some(tls) = &options.tls {
-        server = server.tls_config(tls.server()).map_err(|error| {
-            let why = with_causes(&error);
-            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {why}"))
-        })?;
-    }
-    let routes = server.add_service(gossip).add_service(PeerService::server(Arc::clone(&served)));
+    let incoming = incoming(listener, options.tls)
+        .map_err(|error| Error::FailedPrecondition(format!("other nodes cannot be listened to: {error}")))?;
+    let routes = Server::builder().add_service(gossip).add_service(PeerService::server(Arc::clone(&served)));
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let mut stopped = stopped;
         // An error says that whoever would have told is gone: stop as well.
         let stopped = async move { drop(stopped.wait_for(|stop| *stop).await) };

@@ -22,30 +22,32 @@ use crate::{
 /// The authority of a ring, and certificates that it has signed or another has.
 struct Certificates {
     dir: TempDir,
+    /// The authority of the nodes.
+    authority: Issuer<'static, KeyPair>,
 }
 
 impl Certificates {
     fn new() -> Self {
         let dir = TempDir::new().expect("a directory");
-        for which in ["nodes", "strangers"] {
-            let key = KeyPair::generate().expect("a key");
-            let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-            let authority = params.self_signed(&key).expect("a certificate");
-            let issuer = Issuer::new(params, key);
-            let key = KeyPair::generate().expect("a key");
-            let params = CertificateParams::new(vec!["allidb".to_owned()]).expect("parameters");
-            let certificate = params.signed_by(&key, &issuer).expect("a certificate");
-            let files = [
-                ("authority", authority.pem()),
-                ("certificate", certificate.pem()),
-                ("key", key.serialize_pem()),
-            ];
-            for (what, pem) in files {
-                std::fs::write(dir.path().join(format!("{which}.{what}")), pem).expect("written");
-            }
-        }
-        Self { dir }
+        let [(authority, pem), (others, _)] = [new_authority(), new_authority()];
+        let certificates = Self { dir, authority };
+        certificates.write("nodes.authority", &pem);
+        certificates.sign("nodes", "allidb", &certificates.authority);
+        certificates.sign("guests", "guest", &certificates.authority);
+        certificates.sign("strangers", "allidb", &others);
+        certificates
+    }
+
+    fn sign(&self, which: &str, name: &str, authority: &Issuer<'static, KeyPair>) {
+        let key = KeyPair::generate().expect("a key");
+        let params = CertificateParams::new(vec![name.to_owned()]).expect("parameters");
+        let certificate = params.signed_by(&key, authority).expect("a certificate");
+        self.write(&format!("{which}.key"), &key.serialize_pem());
+        self.write(&format!("{which}.certificate"), &certificate.pem());
+    }
+
+    fn write(&self, name: &str, pem: &str) {
+        std::fs::write(self.path(name), pem).expect("written");
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -58,6 +60,15 @@ impl Certificates {
             (format!("ALLIDB__RING__{}_FILE", what.to_uppercase()), path.display().to_string())
         })
     }
+}
+
+/// An authority, and its certificate.
+fn new_authority() -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let pem = params.self_signed(&key).expect("a certificate").pem();
+    (Issuer::new(params, key), pem)
 }
 
 /// Some daemons that found a ring.
@@ -425,6 +436,45 @@ async fn collections_are_the_same_at_all_nodes() {
     }
 }
 
+/// Nodes go over to certificates of another authority, one file after the other, and none is restarted for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn certificates_are_changed_while_nodes_talk() {
+    // The files are looked at each second.
+    const SEEN: Duration = Duration::from_secs(3);
+    let mut ring = Ring::start(3).await;
+    ring.client(0).create("things", "v", 2).await;
+    let mut acknowledged: Acknowledged = vec![None; 50];
+    put(&ring, &[0, 1, 2], 0..50, &mut acknowledged).await;
+
+    let (next, pem) = new_authority();
+    let before = std::fs::read_to_string(ring.certificates.path("nodes.authority")).expect("a file");
+    ring.certificates.write("nodes.authority", &format!("{before}{pem}"));
+    tokio::time::sleep(SEEN).await;
+    ring.certificates.sign("nodes", "allidb", &next);
+    tokio::time::sleep(SEEN).await;
+    ring.certificates.write("nodes.authority", &pem);
+    tokio::time::sleep(SEEN).await;
+    // What they told each other over connections from before goes on.
+    put(&ring, &[0, 1, 2], 50..100, &mut acknowledged).await;
+    // Connections are made anew, both ways, with a node that knows of the next authority alone.
+    ring.nodes[0].kill();
+    ring.restart(0).await;
+    put(&ring, &[0, 1, 2], 100..150, &mut acknowledged).await;
+    check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::All).await;
+
+    // What cannot be used is not.
+    ring.certificates.write("nodes.certificate", "nonsense");
+    tokio::time::sleep(SEEN).await;
+    ring.nodes[1].signal(Signal::STOP);
+    tokio::time::sleep(SEEN).await;
+    ring.nodes[1].signal(Signal::CONT);
+    eventually("all nodes talk again", async || {
+        states(&describe(&ring.client(0)).await).iter().all(|state| *state == (true, true)).then_some(())
+    })
+    .await;
+    check(&ring, &[0, 1, 2], &acknowledged, v1::Consistency::All).await;
+}
+
 /// Whoever shows no certificate of the ring's authority is not talked to.
 #[tokio::test(flavor = "multi_thread")]
 async fn strangers_are_no_nodes() {
@@ -440,6 +490,7 @@ async fn strangers_are_no_nodes() {
     let attempts = [
         ("without a certificate", Some(tls())),
         ("with that of another authority", Some(tls().identity(identity("strangers")))),
+        ("with one of the same authority for another name", Some(tls().identity(identity("guests")))),
         ("without TLS", None),
         ("as a node", Some(tls().identity(identity("nodes")))),
     ];

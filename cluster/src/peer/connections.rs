@@ -50,19 +50,7 @@ pub type Connector = Arc<dyn Fn(&str) -> Result<Channel> + Send + Sync>;
 /// # Errors
 /// If it is no address.
 pub fn endpoint(address: &str) -> Result<Endpoint> {
-    endpoint_of("http", address)
-}
-
-/// The same for an address that is spoken to with TLS.
-///
-/// # Errors
-/// If it is no address.
-pub fn secure_endpoint(address: &str) -> Result<Endpoint> {
-    endpoint_of("https", address)
-}
-
-fn endpoint_of(scheme: &str, address: &str) -> Result<Endpoint> {
-    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"))
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Error::invalid("peer address", format!("{address:?}: {error}")))?;
     let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
     // Also while nothing is asked: the first question over a connection that broke meanwhile would wait for nothing.

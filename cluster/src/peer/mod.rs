@@ -23,10 +23,10 @@ pub(crate) mod proto {
 }
 
 pub(crate) use connections::Connections;
-pub use connections::{Connector, NodeCalls, endpoint, plaintext, secure_endpoint};
+pub use connections::{Connector, NodeCalls, endpoint, plaintext};
 pub(crate) use fence::{Fence, MAX_DRIFT_MS};
 pub use security::PeerTls;
-pub(crate) use security::{connector, with_causes};
+pub(crate) use security::{connector, incoming, with_causes};
 pub(crate) use served::{Local, Served};
 pub(crate) use service::{PeerService, outcome};
 

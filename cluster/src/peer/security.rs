@@ -1,50 +1,27 @@
 //! Who may be a node: whoever has a certificate of the ring's authority. Both sides of a connection show theirs.
 
-use allidb_index::Error;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity, ServerTlsConfig};
+use std::{io, sync::Arc};
 
-use crate::peer::{Connector, plaintext, secure_endpoint};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tower::service_fn;
+
+use crate::{
+    connection::{Certificates, Incoming, Protocol, Security, Shown},
+    peer::{Connector, endpoint, plaintext},
+};
 
 /// What nodes show each other.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct PeerTls {
-    /// The node's certificate and those that lead to the authority's, as PEM.
-    pub certificate: Vec<u8>,
-    /// Its key, as PEM.
-    pub key: Vec<u8>,
-    /// The certificate of the authority, as PEM: only what it has signed is a node.
-    pub authority: Vec<u8>,
-    /// The name that certificates of nodes are for: wherever a node runs, it is the same.
-    pub name: String,
-}
-
-/// The key is nobody's business.
-impl std::fmt::Debug for PeerTls {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PeerTls").field("name", &self.name).finish_non_exhaustive()
-    }
-}
-
-impl PeerTls {
-    fn identity(&self) -> Identity {
-        Identity::from_pem(&self.certificate, &self.key)
-    }
-
-    fn authority(&self) -> Certificate {
-        Certificate::from_pem(&self.authority)
-    }
-
-    /// How connections are taken.
-    pub(crate) fn server(&self) -> ServerTlsConfig {
-        ServerTlsConfig::new().identity(self.identity()).client_ca_root(self.authority())
-    }
-
-    fn client(&self) -> ClientTlsConfig {
-        ClientTlsConfig::new()
-            .identity(self.identity())
-            .ca_certificate(self.authority())
-            .domain_name(self.name.clone())
-    }
+    /// The node's certificate, and the authority of the ring: only what it has signed is a node.
+    pub certificates: Certificates,
+    /// The name that certificates of nodes are for: wherever a node runs, it is the same. Whoever has one for another name is no node, be it
+    /// of the same authority.
+    pub name: ServerName<'static>,
 }
 
 /// An error and what lies behind it: the first says little of why a connection fails.
@@ -61,16 +38,35 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     told
 }
 
+/// Where other nodes are listened to.
+///
+/// # Errors
+/// If the port cannot be listened to, or certificates not be used.
+pub(crate) fn incoming(listener: TcpListener, tls: Option<PeerTls>) -> io::Result<Incoming> {
+    let Some(PeerTls { certificates, name }) = tls else { return Incoming::plain(listener) };
+    let (shown, protocol) = (Shown::Must, Protocol::Http2);
+    Incoming::secure(listener, Security { certificates, shown, name: Some(name), protocol })
+}
+
 /// How nodes are reached: with TLS, or as it is where there is none.
 pub(crate) fn connector(tls: Option<&PeerTls>) -> Connector {
-    let Some(tls) = tls else { return plaintext() };
-    let client = tls.client();
-    std::sync::Arc::new(move |address| {
-        let endpoint = secure_endpoint(address)?.tls_config(client.clone());
-        let endpoint = endpoint.map_err(|error| {
-            let why = with_causes(&error);
-            Error::FailedPrecondition(format!("the certificates between nodes cannot be used: {why}"))
-        })?;
-        Ok(endpoint.connect_lazy())
+    let Some(tls) = tls.cloned() else { return plaintext() };
+    Arc::new(move |address| {
+        let tls = tls.clone();
+        // Each time with what the files held last.
+        let reach = service_fn(move |uri| {
+            let tls = tls.clone();
+            async move { reach(tls, uri).await.map(TokioIo::new) }
+        });
+        Ok(endpoint(address)?.connect_with_connector_lazy(reach))
     })
+}
+
+async fn reach(PeerTls { certificates, name }: PeerTls, uri: Uri) -> io::Result<TlsStream<TcpStream>> {
+    let address = uri.authority().ok_or_else(|| io::Error::other("an address without a host"))?;
+    let mut config = certificates.now().client().map_err(io::Error::other)?;
+    config.alpn_protocols = vec![Protocol::Http2.name()];
+    let stream = TcpStream::connect(address.as_str()).await?;
+    stream.set_nodelay(true)?;
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
 }

@@ -1,20 +1,93 @@
 //! The connection to a daemon.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use allidb_api::v1::{
     Consistency, cluster_client::ClusterClient, collections_client::CollectionsClient,
     entities_client::EntitiesClient, graph_client::GraphClient, maintenance_client::MaintenanceClient,
     search_client::SearchClient,
 };
-use anyhow::Result;
-use tonic::transport::{Channel, Endpoint};
+use anyhow::{Context, Result};
+use clap::Args;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::failure::Failure;
 
 /// A page of entities with their vectors may be large; the server has limits of its own.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Which daemon is asked, and how it and the caller know each other.
+#[derive(Debug, Default, Args)]
+pub(crate) struct Server {
+    /// Where the daemon listens; https:// where it shows a certificate.
+    #[arg(
+        long,
+        global = true,
+        env = "ALLIDB_ENDPOINT",
+        default_value = "http://127.0.0.1:7000",
+        value_name = "URL"
+    )]
+    pub(crate) endpoint: String,
+    /// A PEM file with the certificate of the authority that has signed the daemon's; without, those that browsers trust are trusted.
+    #[arg(long, global = true, env = "ALLIDB_AUTHORITY", value_name = "FILE")]
+    authority: Option<PathBuf>,
+    /// A PEM file with the certificate to show the daemon.
+    #[arg(
+        long,
+        global = true,
+        env = "ALLIDB_CERTIFICATE",
+        value_name = "FILE",
+        requires = "certificate_key"
+    )]
+    certificate: Option<PathBuf>,
+    /// A PEM file with its key.
+    #[arg(
+        long,
+        global = true,
+        env = "ALLIDB_CERTIFICATE_KEY",
+        value_name = "FILE",
+        requires = "certificate"
+    )]
+    certificate_key: Option<PathBuf>,
+}
+
+impl Server {
+    /// As a URL. What is to be encrypted is not sent in the clear by mistake.
+    fn url(&self) -> Result<String> {
+        let is_secret = self.authority.is_some() || self.certificate.is_some();
+        match self.endpoint.split_once("://") {
+            Some(("http", _)) if is_secret => Err(Failure::usage(format!(
+                "certificates are given, but {} is not encrypted: write https://",
+                self.endpoint
+            ))),
+            Some(_) => Ok(self.endpoint.clone()),
+            None => Ok(format!("http{}://{}", if is_secret { "s" } else { "" }, self.endpoint)),
+        }
+    }
+
+    fn tls(&self) -> Result<ClientTlsConfig> {
+        let read = |what: &str, path: &Path| {
+            fs::read(path).with_context(|| format!("cannot read the {what} {}", path.display()))
+        };
+        let mut tls = match &self.authority {
+            Some(path) => {
+                let authority = read("certificate of the authority", path)?;
+                ClientTlsConfig::new().ca_certificate(Certificate::from_pem(authority))
+            }
+            None => ClientTlsConfig::new().with_webpki_roots(),
+        };
+        if let (Some(certificate), Some(key)) = (&self.certificate, &self.certificate_key) {
+            let (certificate, key) = (read("certificate", certificate)?, read("key", key)?);
+            tls = tls.identity(Identity::from_pem(certificate, key));
+        }
+        Ok(tls)
+    }
+}
 
 /// One connection, shared by the clients of all services. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,9 +100,19 @@ pub(crate) struct Client {
 impl Client {
     /// Connects to `endpoint`: a URL, or only `host:port`.
     pub(crate) async fn connect(endpoint: &str) -> Result<Self> {
-        let url = if endpoint.contains("://") { endpoint.to_owned() } else { format!("http://{endpoint}") };
-        let address = Endpoint::from_shared(url.clone())
-            .map_err(|error| Failure::usage(format!("`{endpoint}` is not an endpoint: {error}")))?;
+        Self::reach(&Server { endpoint: endpoint.to_owned(), ..Server::default() }).await
+    }
+
+    /// Connects to a daemon.
+    pub(crate) async fn reach(server: &Server) -> Result<Self> {
+        let url = server.url()?;
+        let mut address = Endpoint::from_shared(url.clone())
+            .map_err(|error| Failure::usage(format!("`{url}` is not an endpoint: {error}")))?;
+        if url.starts_with("https://") {
+            address = address.tls_config(server.tls()?).map_err(|error| {
+                Failure::usage(format!("the certificates cannot be used: {}", innermost(&error)))
+            })?;
+        }
         let channel =
             address.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect().await.map_err(|error| {
                 let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), innermost);

@@ -33,6 +33,7 @@ mod query;
 mod query_file;
 mod sample;
 mod storage_files;
+mod tls;
 mod update;
 mod value_json;
 mod vector_numbers;
@@ -46,7 +47,7 @@ use clap::{Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
-    client::Client,
+    client::{Client, Server},
     output::{Format, Output},
 };
 
@@ -72,15 +73,8 @@ Filters (--filter):
 #[derive(Debug, Parser)]
 #[command(name = "allidb", version, after_help = AFTER_HELP)]
 struct Cli {
-    /// Where the daemon listens.
-    #[arg(
-        long,
-        global = true,
-        env = "ALLIDB_ENDPOINT",
-        default_value = "http://127.0.0.1:7000",
-        value_name = "URL"
-    )]
-    endpoint: String,
+    #[command(flatten)]
+    server: Server,
     /// How results are printed.
     #[arg(long, global = true, value_enum, default_value_t = Format::Table)]
     output: Format,
@@ -111,6 +105,9 @@ enum Command {
     /// Measure.
     #[command(subcommand)]
     Bench(bench::BenchCommand),
+    /// Make certificates.
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
     /// Look into the files of a store.
     #[command(subcommand)]
     Storage(storage_files::StorageCommand),
@@ -151,8 +148,8 @@ enum Call {
 }
 
 fn main() -> ExitCode {
-    let Cli { endpoint, output, consistency, command } = Cli::parse();
-    match dispatch(command, (&endpoint, consistency), Output::new(output)) {
+    let Cli { server, output, consistency, command } = Cli::parse();
+    match dispatch(command, (&server, consistency), Output::new(output)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => match failure::exit_code(&error) {
             Some(code) => {
@@ -164,12 +161,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command, server: (&str, Option<Consistency>), output: Output) -> Result<()> {
+fn dispatch(command: Command, server: (&Server, Option<Consistency>), output: Output) -> Result<()> {
     match command {
         // The daemon makes a runtime of its own.
         Command::Serve(args) => allidbd::run(args),
         Command::Data(command) => sample::run(command, output),
         Command::Bench(command) => bench::run(command, output),
+        Command::Tls(command) => tls::run(command, output),
         Command::Storage(command) => storage_files::run(command, output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
         Command::Call(call) => runtime()?.block_on(ask(call, server, output)),
@@ -180,8 +178,12 @@ fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-async fn ask(call: Call, (endpoint, consistency): (&str, Option<Consistency>), output: Output) -> Result<()> {
-    let client = Client::connect(endpoint).await?.at(consistency);
+async fn ask(
+    call: Call,
+    (server, consistency): (&Server, Option<Consistency>),
+    output: Output,
+) -> Result<()> {
+    let client = Client::reach(server).await?.at(consistency);
     match call {
         Call::Collection(command) => collections::run(command, &client, output).await,
         Call::Put(args) => entities::put(args, &client, output).await,

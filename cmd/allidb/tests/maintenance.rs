@@ -2,6 +2,7 @@
 
 mod daemon;
 mod runbooks;
+mod tls;
 
 use std::{
     fs,

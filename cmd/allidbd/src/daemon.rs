@@ -20,7 +20,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::{Config, figures, port_file, wire};
+use crate::{Config, config::Listen, figures, port_file, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -62,7 +62,8 @@ impl Daemon {
             true => None,
             false => Some(bind("ring.listen", config.ring.listen).await?.0),
         };
-        tracing::warn!(%grpc, %http, "without TLS and API keys only this machine is served");
+        let [grpc_port, http_port] = wire::incoming(&config.listen, [grpc_port, http_port])?;
+        warn_of_open_ports(&config.listen, grpc);
 
         let (stop_grpc, grpc_stopped) = watch::channel(false);
         let (stop_http, http_stopped) = watch::channel(false);
@@ -82,7 +83,7 @@ impl Daemon {
                 None => recorder.render(),
             }
         };
-        let routes = http::router(figures, probes.clone());
+        let routes = http::router(figures, probes.clone(), config.listen.client_authority_file.is_some());
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
@@ -175,6 +176,17 @@ impl Daemon {
         }
         tracing::info!("closed");
         Ok(())
+    }
+}
+
+fn warn_of_open_ports(listen: &Listen, grpc: SocketAddr) {
+    match (listen.client_authority_file.is_some(), grpc.ip().is_loopback() && listen.http.ip().is_loopback())
+    {
+        (true, _) => {}
+        (false, true) => tracing::warn!("without certificates of clients only this machine is served"),
+        (false, false) => tracing::error!(
+            "`listen.unprotected` is set: WHOEVER REACHES THE PORTS CAN READ AND CHANGE EVERYTHING"
+        ),
     }
 }
 

@@ -4,14 +4,15 @@ use allidb_api::{
     embedding::{Embedder, HttpProvider, Provider},
     server::Settings,
 };
-use std::path::PathBuf;
-
-use allidb_cluster::{Coordinator, HintLimits, MemberOptions, PeerTls, PurgeTerms};
+use allidb_cluster::{
+    CertificateFiles, Certificates, Coordinator, HintLimits, Incoming, MemberOptions, PeerTls, Protocol,
+    PurgeTerms, Security, Shown,
+};
 use allidb_index::model::Limits;
 use anyhow::Context;
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions, RingOptions};
+use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions, Listen, RingOptions};
 
 /// Pieces of work of other nodes that may wait for a thread.
 const QUEUE: usize = 1_024;
@@ -32,17 +33,38 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
     opened.with_context(|| format!("cannot open the data directory {}", dir.display()))
 }
 
-fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
-    let read = |option: &str, path: &PathBuf| {
-        std::fs::read(path).with_context(|| format!("cannot read `ring.{option}` {}", path.display()))
+/// The connections of the gRPC port and of the HTTP port, with certificates if there are any.
+pub(crate) fn incoming(options: &Listen, [grpc, http]: [TcpListener; 2]) -> anyhow::Result<[Incoming; 2]> {
+    let (Some(certificate), Some(key)) = (&options.certificate_file, &options.key_file) else {
+        return Ok([Incoming::plain(grpc)?, Incoming::plain(http)?]);
     };
+    let (certificate, key, authority) =
+        (certificate.clone(), key.clone(), options.client_authority_file.clone());
+    let asks = authority.is_some();
+    let certificates = Certificates::read(CertificateFiles { certificate, key, authority })
+        .context("the certificates of the ports (`listen`) cannot be used")?;
+    let secure = |listener, shown, protocol| {
+        let shown = if asks { shown } else { Shown::NoMatter };
+        let certificates = certificates.clone();
+        Incoming::secure(listener, Security { certificates, shown, name: None, protocol })
+    };
+    // Probes have none to show.
+    Ok([secure(grpc, Shown::Must, Protocol::Http2)?, secure(http, Shown::MayBe, Protocol::Http1)?])
+}
+
+fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
     let tls = match (&ring.certificate_file, &ring.key_file, &ring.authority_file) {
-        (Some(certificate), Some(key), Some(authority)) => Some(PeerTls {
-            certificate: read("certificate_file", certificate)?,
-            key: read("key_file", key)?,
-            authority: read("authority_file", authority)?,
-            name: ring.certificate_name.clone(),
-        }),
+        (Some(certificate), Some(key), Some(_)) => {
+            let (certificate, key, authority) =
+                (certificate.clone(), key.clone(), ring.authority_file.clone());
+            let certificates = Certificates::read(CertificateFiles { certificate, key, authority })
+                .context("the certificates between nodes (`ring`) cannot be used")?;
+            let name = ring.certificate_name.clone();
+            let name = name.try_into().with_context(|| {
+                format!("`ring.certificate_name` is {:?}, which is no name", ring.certificate_name)
+            })?;
+            Some(PeerTls { certificates, name })
+        }
         _ => None,
     };
     Ok(MemberOptions {

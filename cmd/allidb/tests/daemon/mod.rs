@@ -95,6 +95,10 @@ impl Daemon {
         line.map(str::to_owned)
     }
 
+    pub(crate) fn http(&self) -> &str {
+        &self.http
+    }
+
     /// Ends it as an operator would.
     pub(crate) fn stop(mut self) {
         let id = Pid::from_raw(self.child.id().cast_signed()).expect("a process id");

@@ -158,15 +158,7 @@ impl Config {
     /// # Errors
     /// Names the option and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
-        for (option, address) in [("listen.grpc", self.listen.grpc), ("listen.http", self.listen.http)] {
-            if !address.ip().is_loopback() {
-                bail!(
-                    "`{option}` is {address}, but only loopback addresses such as 127.0.0.1 or [::1] are allowed: \
-                     this release has neither TLS nor API keys, so anyone who reaches the port could read and \
-                     change everything. Put a proxy with authentication before it, or tunnel to it."
-                );
-            }
-        }
+        self.check_listen()?;
         self.check_ring()?;
         if !(2..=256).contains(&self.vectors.connections) {
             bail!("`vectors.connections` is {}; it must be 2 to 256", self.vectors.connections);
@@ -186,6 +178,27 @@ impl Config {
         self.check_storage()?;
         self.check_embedding()?;
         self.refuse_zeros()
+    }
+
+    fn check_listen(&self) -> anyhow::Result<()> {
+        let listen = &self.listen;
+        if listen.certificate_file.is_some() != listen.key_file.is_some() {
+            bail!("`listen.certificate_file` and `key_file` belong together: set both or none");
+        }
+        if listen.client_authority_file.is_some() && listen.certificate_file.is_none() {
+            bail!("`listen.client_authority_file` is set, but not `listen.certificate_file` and `key_file`");
+        }
+        let is_protected = listen.client_authority_file.is_some() || listen.unprotected;
+        for (option, address) in [("listen.grpc", listen.grpc), ("listen.http", listen.http)] {
+            if !is_protected && !address.ip().is_loopback() {
+                bail!(
+                    "`{option}` is {address}, but without `listen.certificate_file`, `key_file` and `client_authority_file` \
+                     only loopback addresses such as 127.0.0.1 or [::1] are allowed: anyone who reaches the port could read \
+                     and change everything. `allidb tls init` makes certificates; `listen.unprotected` listens even so"
+                );
+            }
+        }
+        Ok(())
     }
 
     fn check_ring(&self) -> anyhow::Result<()> {
@@ -284,6 +297,7 @@ impl Config {
             "storage.separation_bytes",
             "storage.compaction_bytes_per_second",
             "ring.move_bytes_per_second",
+            "ring.hint_bytes_per_second",
         ];
         let config = serde_json::to_value(self)?;
         for path in known::paths(&config) {

@@ -123,9 +123,21 @@ fn only_loopback_is_taken() {
         config.listen.http = open.parse().expect("an address");
         let message = config.check().expect_err("not loopback").to_string();
         assert!(
-            message.contains("`listen.http`") && message.contains("neither TLS nor API keys"),
+            message.contains("`listen.http`") && message.contains("without `listen.certificate_file`"),
             "{message}"
         );
+        config.listen.certificate_file = Some("certificate".into());
+        config.check().expect_err("without its key");
+        config.listen.key_file = Some("key".into());
+        config.check().expect_err("clients show nothing");
+        config.listen.client_authority_file = Some("authority".into());
+        config.check().expect("both sides show certificates");
+        config.listen.certificate_file = None;
+        config.listen.key_file = None;
+        config.check().expect_err("nothing is shown to clients");
+        config.listen.client_authority_file = None;
+        config.listen.unprotected = true;
+        config.check().expect("it is asked for");
     }
 }
 

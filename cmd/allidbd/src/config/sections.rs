@@ -71,8 +71,7 @@ section! {
 }
 
 section! {
-    /// Where the daemon listens. Only loopback addresses are taken: there is neither encryption nor
-    /// authentication yet.
+    /// Where the daemon listens. Without certificates, its own and its clients', only loopback addresses are taken.
     Listen {
         /// Where gRPC is served; port 0 takes any free one.
         grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -80,6 +79,16 @@ section! {
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7001));
         /// A file that tells both addresses, as JSON, once they are served.
         port_file: Option<PathBuf> = None;
+        /// A PEM file with the certificate that is shown at both ports, and those that lead to its authority's: what is said there is
+        /// encrypted then. Read again when it changes, as the others are.
+        certificate_file: Option<PathBuf> = None;
+        /// A PEM file with its key.
+        key_file: Option<PathBuf> = None;
+        /// A PEM file with the certificate of the authority that has signed those of clients. Whoever has none of them is not served
+        /// then, but for the probes.
+        client_authority_file: Option<PathBuf> = None;
+        /// Listens beyond loopback even so: whoever reaches the ports can read and change everything.
+        unprotected: bool = false;
     }
 }
 
