@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
 };
@@ -12,12 +12,15 @@ use allidb_cluster::{Caller, Connection, Incoming};
 use axum::{
     Router,
     extract::{ConnectInfo, State, connect_info::Connected},
-    http::{Extensions, StatusCode, header},
+    http::{Extensions, HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
     serve::{IncomingStream, Listener},
 };
 use tokio::sync::watch;
+use tonic::Code;
+
+use crate::access::Access;
 
 /// The type of what `/metrics` answers.
 const METRICS_TYPE: [(header::HeaderName, &str); 1] =
@@ -62,12 +65,39 @@ impl Probes {
     }
 }
 
-/// The routes of the HTTP port. `metrics` renders all figures in the text format of Prometheus: for those only who have shown a certificate, if
-/// that `is_asked_for`. Probes answer everybody.
+/// What is asked of whoever wants to see figures.
+#[derive(Clone)]
+pub struct Guards {
+    /// A certificate of a client.
+    pub certificates: bool,
+    /// What decides about keys, once it is there: until then nobody sees any.
+    pub access: Arc<OnceLock<Access>>,
+}
+
+impl Guards {
+    async fn check(&self, caller: Option<Caller>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+        if self.certificates && !caller.is_some_and(|caller| caller.has_certificate) {
+            return Err((StatusCode::FORBIDDEN, "a certificate of a client is needed\n".to_owned()));
+        }
+        let Some(access) = self.access.get() else {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()));
+        };
+        access.admit_to_figures(headers).await.map_err(|status| {
+            let code = match status.code() {
+                Code::PermissionDenied => StatusCode::FORBIDDEN,
+                _ => StatusCode::UNAUTHORIZED,
+            };
+            (code, format!("{}\n", status.message()))
+        })
+    }
+}
+
+/// The routes of the HTTP port. `metrics` renders all figures in the text format of Prometheus, for those whom the guards let in. Probes answer
+/// everybody.
 pub fn router(
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
     probes: Probes,
-    is_asked_for: bool,
+    guards: Guards,
 ) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok" }))
@@ -76,10 +106,11 @@ pub fn router(
         .with_state(probes)
         .route(
             "/metrics",
-            get(async move |extensions: Extensions| -> Response {
-                let caller = extensions.get::<ConnectInfo<Opened>>();
-                if is_asked_for && !caller.is_some_and(|ConnectInfo(Opened(by))| by.has_certificate) {
-                    return (StatusCode::FORBIDDEN, "a certificate of a client is needed\n").into_response();
+            get(async move |extensions: Extensions, headers: HeaderMap| -> Response {
+                let caller =
+                    extensions.get::<ConnectInfo<Opened>>().map(|ConnectInfo(Opened(caller))| *caller);
+                if let Err(refusal) = guards.check(caller, &headers).await {
+                    return refusal.into_response();
                 }
                 (METRICS_TYPE, metrics()).into_response()
             }),
@@ -151,7 +182,8 @@ mod tests {
     async fn probes_follow_the_phases() {
         let probes = Probes::new(|| true);
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-        let routes = router(move || metrics.render(), probes.clone(), false);
+        let guards = Guards { certificates: false, access: Arc::default() };
+        let routes = router(move || metrics.render(), probes.clone(), guards);
         let status = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             routes.clone().oneshot(request).await.expect("infallible").status()
@@ -163,28 +195,8 @@ mod tests {
         assert_eq!(each().await, (yes, yes, yes));
         probes.enter(Phase::Draining);
         assert_eq!(each().await, (yes, yes, no));
-        assert_eq!(status("/metrics").await, yes);
+        // Until it is known who is let in.
+        assert_eq!(status("/metrics").await, no);
         assert_eq!(status("/nothing").await, StatusCode::NOT_FOUND);
-    }
-
-    #[tokio::test]
-    async fn figures_are_for_whoever_has_shown_a_certificate() {
-        let routes = router(|| "figures".to_owned(), Probes::new(|| true), true);
-        let status = async |path: &str, has_certificate: Option<bool>| {
-            let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
-            let address = SocketAddr::from(([127, 0, 0, 1], 1));
-            let opened =
-                has_certificate.map(|shown| ConnectInfo(Opened(Caller { address, has_certificate: shown })));
-            opened.map(|opened| request.extensions_mut().insert(opened));
-            routes.clone().oneshot(request).await.expect("infallible").status()
-        };
-        for (shown, expected) in [
-            (None, StatusCode::FORBIDDEN),
-            (Some(false), StatusCode::FORBIDDEN),
-            (Some(true), StatusCode::OK),
-        ] {
-            assert_eq!(status("/metrics", shown).await, expected, "{shown:?}");
-            assert_eq!(status("/livez", shown).await, StatusCode::OK, "{shown:?}");
-        }
     }
 }

@@ -19,16 +19,23 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::{Instrument, Span};
 
+use allidb_cluster::Caller;
+
 use crate::{
+    access::{Access, Right},
     deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
     status,
 };
 
+/// Where it is noted in the log who changes what, and who is refused.
+const AUDIT: &str = "allidb::audit";
+
 /// Puts [`Surround`] around a service.
 #[derive(Clone)]
 pub struct SurroundLayer {
+    access: Option<Access>,
     slots: Arc<Semaphore>,
     limit: usize,
     bounds: MessageBounds,
@@ -38,7 +45,14 @@ impl SurroundLayer {
     /// At most `limit` calls under way; the largest messages in and out, in bytes.
     pub fn new(limit: usize, incoming_bytes: usize, outgoing_bytes: usize) -> Self {
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        Self { slots, limit, bounds: MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes } }
+        let bounds = MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes };
+        Self { access: None, slots, limit, bounds }
+    }
+
+    /// Calls are let through to whom this admits.
+    #[must_use]
+    pub fn guarded_by(self, access: Access) -> Self {
+        Self { access: Some(access), ..self }
     }
 }
 
@@ -59,7 +73,7 @@ pub struct Surround<S> {
 
 impl<S> Service<Request<Body>> for Surround<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
 {
@@ -90,10 +104,40 @@ where
             }
         };
         let patience = deadline::requested(request.headers());
-        let answer = in_time(patience, self.inner.call(request));
+        // The one that is ready is this one.
+        let next = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, next);
+        let answer = in_time(patience, admitted(self.layer.access.clone(), method, inner, request));
         let calling = span.clone();
         let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, slot, bounds, span)) };
         Box::pin(answering.instrument(calling))
+    }
+}
+
+/// The answer to whoever may ask. What changes more than data is noted, also where it is refused.
+async fn admitted<S>(
+    access: Option<Access>,
+    method: Method,
+    mut inner: S,
+    mut request: Request<Body>,
+) -> Result<Response<Body>, S::Error>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    let Some(access) = access else { return inner.call(request).await };
+    let from = request.extensions().get::<Caller>().map(|caller| caller.address);
+    match access.admit(method, request.headers()).await {
+        Ok(identity) => {
+            if Right::of(method).is_audited() {
+                tracing::info!(target: AUDIT, service = method.service, method = method.name, key = identity.key.as_deref(), ?from, "called");
+            }
+            request.extensions_mut().insert(identity);
+            inner.call(request).await
+        }
+        Err(refusal) => {
+            tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, why = refusal.message(), "refused");
+            Ok(refusal.into_http())
+        }
     }
 }
 

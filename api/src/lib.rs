@@ -7,17 +7,18 @@
 //! | [`status`] | every error as a `google.rpc.Status` with stable reasons |
 //! | [`embedding`] | texts in place of vectors |
 //! | `services` | one file for each service of the contract |
-//! | `page_token`, `deadline`, `identity` | what several services need of a request |
+//! | `page_token`, `deadline` | what several services need of a request |
+//! | [`access`] | who calls, and whether they may |
 //! | [`layer`], [`metrics`], `oversize` | around every call: span, metrics, bounds |
 //! | [`server`], [`http`] | the two listeners |
 //!
 //! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
 
+pub mod access;
 mod convert;
 mod deadline;
 pub mod embedding;
 pub mod http;
-mod identity;
 pub mod layer;
 pub mod metrics;
 mod oversize;

@@ -9,13 +9,14 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     FILE_DESCRIPTOR_SET,
+    access::Access,
     embedding::Embedder,
     layer::SurroundLayer,
     services::Services,
     v1::{
         cluster_server::ClusterServer, collections_server::CollectionsServer,
-        entities_server::EntitiesServer, graph_server::GraphServer, maintenance_server::MaintenanceServer,
-        search_server::SearchServer,
+        entities_server::EntitiesServer, graph_server::GraphServer, keys_server::KeysServer,
+        maintenance_server::MaintenanceServer, search_server::SearchServer,
     },
 };
 
@@ -77,7 +78,7 @@ pub enum ServeError {
 /// Where the port cannot be served.
 pub async fn serve(
     incoming: Incoming,
-    coordinator: Coordinator,
+    (coordinator, access): (Coordinator, Access),
     settings: Settings,
     stop: watch::Receiver<bool>,
 ) -> Result<(), ServeError> {
@@ -96,7 +97,8 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
     let surround =
-        SurroundLayer::new(settings.concurrent_requests, settings.message_bytes, settings.answer_bytes);
+        SurroundLayer::new(settings.concurrent_requests, settings.message_bytes, settings.answer_bytes)
+            .guarded_by(access);
     macro_rules! bounded {
         ($server:ident) => {
             $server::new(services.clone())
@@ -115,6 +117,7 @@ pub async fn serve(
         .add_service(bounded!(CollectionsServer))
         .add_service(bounded!(EntitiesServer))
         .add_service(bounded!(GraphServer))
+        .add_service(bounded!(KeysServer))
         .add_service(bounded!(MaintenanceServer))
         .add_service(bounded!(SearchServer))
         .add_service(health_service)
@@ -143,13 +146,14 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// The services of the contract, and the empty name for the server as a whole.
-fn names() -> [&'static str; 7] {
+fn names() -> [&'static str; 8] {
     [
         "",
         ClusterServer::<Services>::NAME,
         CollectionsServer::<Services>::NAME,
         EntitiesServer::<Services>::NAME,
         GraphServer::<Services>::NAME,
+        KeysServer::<Services>::NAME,
         MaintenanceServer::<Services>::NAME,
         SearchServer::<Services>::NAME,
     ]

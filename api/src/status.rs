@@ -41,6 +41,12 @@ pub mod reason {
     pub const ENTITY_MERGED: &str = "ENTITY_MERGED";
     /// There is no such collection.
     pub const UNKNOWN_COLLECTION: &str = "UNKNOWN_COLLECTION";
+    /// There is no such key.
+    pub const UNKNOWN_KEY: &str = "UNKNOWN_KEY";
+    /// No key was shown, or one that is good for nothing.
+    pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+    /// The key that was shown may not do this.
+    pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
     /// The collection declares no such vector space.
     pub const UNKNOWN_SPACE: &str = "UNKNOWN_SPACE";
     /// The collection exists already.
@@ -137,6 +143,16 @@ pub(crate) fn too_many_requests(limit: usize) -> Status {
     build(Code::ResourceExhausted, format!("{limit} requests are under way, which is the limit"), info)
 }
 
+/// Nobody is let in who shows no key that is good for anything. Which of the reasons it is, is told to nobody.
+pub(crate) fn unauthenticated(why: &str) -> Status {
+    build(Code::Unauthenticated, why.to_owned(), details(reason::UNAUTHENTICATED, &[]))
+}
+
+/// The key may not do this.
+pub(crate) fn permission_denied(why: String) -> Status {
+    build(Code::PermissionDenied, why, details(reason::PERMISSION_DENIED, &[]))
+}
+
 /// The server is going down; another one, or the next, will take the rest.
 pub(crate) fn shutting_down() -> Status {
     let mut info = details(reason::SHUTTING_DOWN, &[]);
@@ -174,6 +190,7 @@ pub fn from_error(error: Error) -> Status {
             info.set_resource_info("allidb.dev/Entity", name, "", bounded(&message));
             (Code::NotFound, message, info)
         }
+        Error::UnknownKey(_) => (Code::NotFound, message, details(reason::UNKNOWN_KEY, &[])),
         Error::UnknownCollection(name) => {
             let mut info = details(reason::UNKNOWN_COLLECTION, &[("collection", name.clone())]);
             info.set_resource_info("allidb.dev/Collection", bounded(&name), "", bounded(&message));
@@ -352,6 +369,7 @@ mod tests {
                 "VERSION_MISMATCH",
             ),
             (Error::UnknownCollection(name()), Code::NotFound, "UNKNOWN_COLLECTION"),
+            (Error::UnknownKey(name()), Code::NotFound, "UNKNOWN_KEY"),
             (Error::UnknownSpace { collection: name(), space: "s".into() }, Code::NotFound, "UNKNOWN_SPACE"),
             (Error::CollectionExists(name()), Code::AlreadyExists, "COLLECTION_EXISTS"),
             (Error::FailedPrecondition("no".into()), Code::FailedPrecondition, "FAILED_PRECONDITION"),

@@ -89,6 +89,9 @@ pub enum Error {
     /// There is no such collection.
     #[error("there is no collection {0:?}")]
     UnknownCollection(String),
+    /// There is no such key.
+    #[error("there is no key {0:?}")]
+    UnknownKey(String),
     /// The collection declares no such space.
     #[error("collection {collection:?} declares no vector space {space:?}")]
     UnknownSpace {

@@ -8,6 +8,7 @@
 //! | `dataset`, `random` | data files, and random numbers from a seed that is printed |
 //! | the others | one subject each |
 
+mod access;
 mod client;
 mod dataset;
 mod errors;

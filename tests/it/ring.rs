@@ -92,7 +92,7 @@ impl Ring {
     }
 
     /// The same, with settings of their own.
-    async fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
+    pub(crate) async fn start_with(count: usize, settings: &[(&str, &str)]) -> Self {
         let free = free_addresses(count);
         Self::found(free.iter().map(|at| (at.to_string(), at.to_string())).collect(), None, settings).await
     }

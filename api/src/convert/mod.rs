@@ -29,7 +29,7 @@ pub(crate) use filter::{fields_from_proto, filter_from_proto};
 pub(crate) use mask::{patch_from_proto, read_mask_from_proto};
 pub(crate) use path::Path;
 pub(crate) use query::{answer_to_proto, query_from_proto, steps_to_proto};
-pub(crate) use time::timestamp_to_proto;
+pub(crate) use time::{optional_timestamp_from_proto, timestamp_to_proto};
 pub(crate) use value::facet_to_proto;
 pub(crate) use walk::{
     expand_from_proto, expansion_to_proto, hop_counts_to_proto, hops_from_proto, neighborhood_to_proto,

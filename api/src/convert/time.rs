@@ -29,7 +29,7 @@ pub(super) fn timestamp_from_proto(
     Ok(Timestamp(time.seconds * MICROS + i64::from(time.nanos / 1_000)))
 }
 
-pub(super) fn optional_timestamp_from_proto(
+pub(crate) fn optional_timestamp_from_proto(
     path: &Path<'_>,
     time: Option<prost_types::Timestamp>,
 ) -> Result<Option<Timestamp>, Status> {

@@ -54,7 +54,7 @@ impl Entities for Services {
         &self,
         request: Request<Streaming<v1::PutStreamRequest>>,
     ) -> Result<Response<Self::PutStreamStream>, Status> {
-        let tenant = self.caller(request.metadata())?.tenant;
+        let tenant = self.caller(&request).tenant;
         let until = crate::deadline::requested(request.metadata().as_ref());
         Ok(Response::new(put_stream::begin(self.clone(), tenant, until, request.into_inner())))
     }

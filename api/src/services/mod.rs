@@ -6,6 +6,7 @@ mod cluster;
 mod collections;
 mod entities;
 mod graph;
+mod keys;
 mod maintenance;
 mod put_stream;
 mod search;
@@ -16,13 +17,14 @@ use allidb_index::{
     model::{Limits, TenantId, Write, Written},
 };
 use tokio::sync::watch;
-use tonic::{Request, Status, metadata::MetadataMap};
+use tonic::{Request, Status};
 
 use crate::{
+    access::Identity,
     convert::{consistency_from_proto, durability_from_proto, version_to_proto},
     deadline,
     embedding::{Embedder, Texts},
-    identity, status, v1,
+    status, v1,
 };
 
 /// What every service is made of. Cheap to clone.
@@ -57,13 +59,13 @@ impl Services {
 
     /// Takes a request of an operator apart.
     fn receive_any<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
-        let caller = self.caller(request.metadata())?;
+        let caller = self.caller(&request);
         Ok((caller, request.into_inner()))
     }
 
-    fn caller(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
-        let tenant = identity::tenant(metadata)?;
-        Ok(Caller { tenant, deadline: deadline::of(metadata, self.limits().deadline) })
+    fn caller<T>(&self, request: &Request<T>) -> Caller {
+        let tenant = Identity::of(request.extensions()).tenant;
+        Caller { tenant, deadline: deadline::of(request.metadata(), self.limits().deadline) }
     }
 
     /// Puts vectors in the places of texts.

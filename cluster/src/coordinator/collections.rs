@@ -82,14 +82,14 @@ impl Coordinator {
     }
 
     /// Changes the catalogue of the ring.
-    async fn agree(
+    pub(super) async fn agree(
         &self,
         change: impl Fn(&Replica) -> Result<Vec<u8>> + Clone + Send + 'static,
     ) -> Result<()> {
         self.0.ring().change_catalogue(Deadline::after(AGREEMENT), change).await
     }
 
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         change: impl FnOnce(&Arc<Replica>) -> Result<T> + Send + 'static,
     ) -> Result<T> {

@@ -13,6 +13,7 @@
 
 mod chores;
 mod collections;
+mod keys;
 mod opening;
 mod requests;
 mod shape;

@@ -8,17 +8,24 @@ use std::{
 
 use allidb_api::v1::{
     Consistency, cluster_client::ClusterClient, collections_client::CollectionsClient,
-    entities_client::EntitiesClient, graph_client::GraphClient, maintenance_client::MaintenanceClient,
-    search_client::SearchClient,
+    entities_client::EntitiesClient, graph_client::GraphClient, keys_client::KeysClient,
+    maintenance_client::MaintenanceClient, search_client::SearchClient,
 };
 use anyhow::{Context, Result};
 use clap::Args;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use tonic::{
+    Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
+};
 
 use crate::failure::Failure;
 
 /// A page of entities with their vectors may be large; the server has limits of its own.
 const MAX_ANSWER_BYTES: usize = 64 << 20;
+/// The variable that may hold a key: it is not to be seen among the arguments of a process.
+const KEY: &str = "ALLIDB_KEY";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which daemon is asked, and how it and the caller know each other.
@@ -54,7 +61,26 @@ pub(crate) struct Server {
         requires = "certificate"
     )]
     certificate_key: Option<PathBuf>,
+    /// A file with the key to show the daemon; the variable ALLIDB_KEY may hold the key itself.
+    #[arg(long, global = true, env = "ALLIDB_KEY_FILE", value_name = "FILE")]
+    key_file: Option<PathBuf>,
 }
+
+/// Shows a key with each call.
+#[derive(Clone, Debug)]
+pub(crate) struct ShowKey(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for ShowKey {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(key) = &self.0 {
+            request.metadata_mut().insert("authorization", key.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// A connection over which a key is shown, if there is one.
+pub(crate) type Shown = InterceptedService<Channel, ShowKey>;
 
 impl Server {
     /// As a URL. What is to be encrypted is not sent in the clear by mistake.
@@ -68,6 +94,28 @@ impl Server {
             Some(_) => Ok(self.endpoint.clone()),
             None => Ok(format!("http{}://{}", if is_secret { "s" } else { "" }, self.endpoint)),
         }
+    }
+
+    fn key(&self, url: &str) -> Result<ShowKey> {
+        let key = match &self.key_file {
+            Some(path) => {
+                let key = fs::read_to_string(path);
+                Some(key.with_context(|| format!("cannot read the key {}", path.display()))?)
+            }
+            None => std::env::var(KEY).ok(),
+        };
+        let Some(key) = key.as_deref().map(str::trim).filter(|key| !key.is_empty()) else {
+            return Ok(ShowKey(None));
+        };
+        if !url.starts_with("https://") && !is_loopback(url) {
+            return Err(Failure::usage(format!(
+                "a key is given, but {url} is not encrypted: write https://"
+            )));
+        }
+        let mut value = MetadataValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| Failure::usage("the key holds what no key does"))?;
+        value.set_sensitive(true);
+        Ok(ShowKey(Some(value)))
     }
 
     fn tls(&self) -> Result<ClientTlsConfig> {
@@ -89,10 +137,18 @@ impl Server {
     }
 }
 
+/// Whether nobody else is on the way there.
+fn is_loopback(url: &str) -> bool {
+    let Ok(uri) = url.parse::<tonic::codegen::http::Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// One connection, shared by the clients of all services. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
+    key: ShowKey,
     /// As requests say it; 0: as the server likes.
     consistency: i32,
 }
@@ -106,6 +162,7 @@ impl Client {
     /// Connects to a daemon.
     pub(crate) async fn reach(server: &Server) -> Result<Self> {
         let url = server.url()?;
+        let key = server.key(&url)?;
         let mut address = Endpoint::from_shared(url.clone())
             .map_err(|error| Failure::usage(format!("`{url}` is not an endpoint: {error}")))?;
         if url.starts_with("https://") {
@@ -120,7 +177,7 @@ impl Client {
                     "nothing answers at {url}: {cause}\n  is the daemon running? `allidb serve` starts one"
                 )))
             })?;
-        Ok(Self { channel, consistency: 0 })
+        Ok(Self { channel, key, consistency: 0 })
     }
 
     /// The same, for reads and writes of this consistency.
@@ -133,28 +190,36 @@ impl Client {
         self.consistency
     }
 
-    pub(crate) fn entities(&self) -> EntitiesClient<Channel> {
-        EntitiesClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    fn shown(&self) -> Shown {
+        InterceptedService::new(self.channel.clone(), self.key.clone())
     }
 
-    pub(crate) fn graph(&self) -> GraphClient<Channel> {
-        GraphClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn keys(&self) -> KeysClient<Shown> {
+        KeysClient::new(self.shown())
     }
 
-    pub(crate) fn search(&self) -> SearchClient<Channel> {
-        SearchClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn entities(&self) -> EntitiesClient<Shown> {
+        EntitiesClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn maintenance(&self) -> MaintenanceClient<Channel> {
-        MaintenanceClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn graph(&self) -> GraphClient<Shown> {
+        GraphClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel.clone())
+    pub(crate) fn search(&self) -> SearchClient<Shown> {
+        SearchClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
-    pub(crate) fn collections(&self) -> CollectionsClient<Channel> {
-        CollectionsClient::new(self.channel.clone()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Shown> {
+        MaintenanceClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Shown> {
+        ClusterClient::new(self.shown())
+    }
+
+    pub(crate) fn collections(&self) -> CollectionsClient<Shown> {
+        CollectionsClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 }
 

@@ -19,6 +19,7 @@ mod graph;
 mod hits;
 mod import;
 mod ivecs;
+mod keys;
 mod layout;
 mod ledger;
 mod maintenance;
@@ -133,6 +134,9 @@ enum Call {
     Neighbors(graph::NeighborsArgs),
     Path(graph::PathArgs),
     Import(import::ImportArgs),
+    /// Make, list and revoke keys.
+    #[command(subcommand)]
+    Key(keys::KeyCommand),
     /// Write everything that is in memory to tables.
     Flush,
     /// Merge the tables of each keyspace into one level; gives space back.
@@ -198,6 +202,7 @@ async fn ask(
         Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
         Call::Path(args) => graph::path(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
+        Call::Key(command) => keys::run(command, &client, output).await,
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,

@@ -15,9 +15,9 @@ use allidb_api::v1::{
 use anyhow::{Result, anyhow};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming, transport::Channel};
+use tonic::{Response, Status, Streaming};
 
-use crate::{failure::Failure, ledger::Ledger};
+use crate::{client::Shown, failure::Failure, ledger::Ledger};
 
 /// Where an item stands in its file.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub(crate) type Batch = Result<Vec<Prepared>>;
 /// # Errors
 /// When the reader fails or the call breaks; what was acknowledged until then is in the ledger.
 pub(crate) async fn send(
-    mut client: EntitiesClient<Channel>,
+    mut client: EntitiesClient<Shown>,
     mut batches: mpsc::Receiver<Batch>,
     window: usize,
     (durability, consistency): (Durability, i32),

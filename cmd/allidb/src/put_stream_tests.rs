@@ -9,10 +9,9 @@ use allidb_api::v1::{
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{
-    Request,
-    transport::{Endpoint, Server},
-};
+use tonic::{Request, transport::Server};
+
+use crate::client::Client;
 
 use super::*;
 use crate::{entity_json::entity_ref, failure::exit_code, ledger::Counts};
@@ -163,7 +162,7 @@ async fn sent(fake: Fake, batches: Vec<Batch>, dir: &Path) -> (Result<()>, Count
     let address = format!("http://{}", listener.local_addr().unwrap());
     let server = Server::builder().add_service(EntitiesServer::new(fake));
     let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let channel = Endpoint::from_shared(address).unwrap().connect().await.unwrap();
+    let client = Client::connect(&address).await.unwrap();
     let (sender, receiver) = mpsc::channel(batches.len().max(1));
     for batch in batches {
         sender.send(batch).await.unwrap();
@@ -172,7 +171,7 @@ async fn sent(fake: Fake, batches: Vec<Batch>, dir: &Path) -> (Result<()>, Count
     let (acknowledged, rejects) = (dir.join("acknowledged"), dir.join("rejects"));
     let mut ledger = Ledger::open(Some(&acknowledged), Some(&rejects)).unwrap();
     ledger.begin("entities", None);
-    let sending = send(EntitiesClient::new(channel), receiver, 8, (Durability::Sync, 0), &mut ledger);
+    let sending = send(client.entities(), receiver, 8, (Durability::Sync, 0), &mut ledger);
     let result = timeout(Duration::from_secs(60), sending).await.expect("the sender hangs");
     let counts = ledger.end().unwrap();
     serving.abort();

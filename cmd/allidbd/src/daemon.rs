@@ -7,7 +7,8 @@ use std::{
 };
 
 use allidb_api::{
-    http::{self, Phase, Probes},
+    access::Access,
+    http::{self, Guards, Phase, Probes},
     metrics,
     server::{self, Settings},
 };
@@ -20,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::{Config, config::Listen, figures, port_file, wire};
+use crate::{Config, figures, port_file, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -63,7 +64,7 @@ impl Daemon {
             false => Some(bind("ring.listen", config.ring.listen).await?.0),
         };
         let [grpc_port, http_port] = wire::incoming(&config.listen, [grpc_port, http_port])?;
-        warn_of_open_ports(&config.listen, grpc);
+        warn_of_open_ports(&config, grpc);
 
         let (stop_grpc, grpc_stopped) = watch::channel(false);
         let (stop_http, http_stopped) = watch::channel(false);
@@ -83,14 +84,18 @@ impl Daemon {
                 None => recorder.render(),
             }
         };
-        let routes = http::router(figures, probes.clone(), config.listen.client_authority_file.is_some());
+        let guard = Arc::new(OnceLock::<Access>::new());
+        let guards =
+            Guards { certificates: config.listen.client_authority_file.is_some(), access: guard.clone() };
+        let routes = http::router(figures, probes.clone(), guards);
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
-        let (coordinator, settings) = open(config.clone(), ring).await?;
+        let (coordinator, access, settings) = open(config.clone(), ring).await?;
+        guard.set(access.clone()).ok();
         // Nobody else sets it.
         opened.set(coordinator.clone()).ok();
-        let serving = server::serve(grpc_port, coordinator.clone(), settings, grpc_stopped);
+        let serving = server::serve(grpc_port, (coordinator.clone(), access), settings, grpc_stopped);
         let grpc_served = report(failed, "gRPC", serving);
         let keeping_up = tokio::spawn(keep_up(recorder));
         probes.enter(Phase::Serving);
@@ -179,14 +184,20 @@ impl Daemon {
     }
 }
 
-fn warn_of_open_ports(listen: &Listen, grpc: SocketAddr) {
-    match (listen.client_authority_file.is_some(), grpc.ip().is_loopback() && listen.http.ip().is_loopback())
-    {
-        (true, _) => {}
-        (false, true) => tracing::warn!("without certificates of clients only this machine is served"),
-        (false, false) => tracing::error!(
+fn warn_of_open_ports(Config { listen, access, .. }: &Config, grpc: SocketAddr) {
+    let is_anybody_let_in = listen.client_authority_file.is_none() && !access.keys_required;
+    let is_open = !grpc.ip().is_loopback() || !listen.http.ip().is_loopback();
+    match (is_open, is_anybody_let_in) {
+        (true, true) => tracing::error!(
             "`listen.unprotected` is set: WHOEVER REACHES THE PORTS CAN READ AND CHANGE EVERYTHING"
         ),
+        (true, false) if listen.certificate_file.is_none() => tracing::error!(
+            "`listen.unprotected` is set: KEYS AND ALL THAT IS SAID CAN BE READ BY WHOEVER IS ON THE WAY"
+        ),
+        (false, true) => {
+            tracing::warn!("without keys or certificates of clients only this machine is served")
+        }
+        _ => {}
     }
 }
 
@@ -199,11 +210,14 @@ async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener,
 }
 
 /// Reads the embedding model first, which does not take long, and fails before the store is touched.
-async fn open(config: Config, ring: Option<TcpListener>) -> anyhow::Result<(Coordinator, Settings)> {
+async fn open(config: Config, ring: Option<TcpListener>) -> anyhow::Result<(Coordinator, Access, Settings)> {
     let reading = config.clone();
     let settings = tokio::task::spawn_blocking(move || wire::settings(&reading));
     let settings = settings.await.context("reading the settings broke off")??;
-    Ok((wire::open(&config, ring).await?, settings))
+    let coordinator = wire::open(&config, ring).await?;
+    // In the directory that is this daemon's alone by now.
+    let access = wire::access(&config, &coordinator)?;
+    Ok((coordinator, access, settings))
 }
 
 /// Runs a port and reports its failure.

@@ -1,6 +1,7 @@
 //! Options to the parts' own settings. The only place that knows both.
 
 use allidb_api::{
+    access::{Access, AdminKey},
     embedding::{Embedder, HttpProvider, Provider},
     server::Settings,
 };
@@ -101,6 +102,17 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
         concurrent_streams: config.limits.concurrent_streams,
         batch_concurrency: config.threads.batch_queries,
     })
+}
+
+/// Who is let in. The key that may do everything at this node is made if it is to be there.
+pub(crate) fn access(config: &Config, coordinator: &Coordinator) -> anyhow::Result<Access> {
+    let own = config.data_dir.join("admin-key");
+    let admin_key = match (&config.access.admin_key_file, config.access.keys_required) {
+        (Some(path), _) => Some(AdminKey::read(path).context("`access.admin_key_file` cannot be used")?),
+        (None, true) => Some(AdminKey::read_or_make(&own)?),
+        (None, false) => None,
+    };
+    Ok(Access::new(coordinator.clone(), admin_key, config.access.keys_required))
 }
 
 fn embedder(options: &EmbeddingOptions) -> anyhow::Result<Option<Embedder>> {

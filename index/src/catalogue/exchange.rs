@@ -1,6 +1,6 @@
 //! The catalogue as nodes of a ring tell it each other.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use prost::Message;
 
@@ -35,7 +35,9 @@ impl Catalogue {
         let collections =
             collections.map(|(tenant, collection)| record::Collection::from_model(tenant, collection));
         let (version, last_id, cursor_key) = (self.version, self.last_id, cursor_key.to_vec());
-        record::Catalogue { version, last_id, cursor_key, collections: collections.collect() }.encode_to_vec()
+        let keys = self.keys.values().map(|key| record::Key::from_model(key)).collect();
+        record::Catalogue { version, last_id, cursor_key, collections: collections.collect(), keys }
+            .encode_to_vec()
     }
 
     /// The inverse of [`encode`](Self::encode).
@@ -62,6 +64,13 @@ impl Catalogue {
                 )));
             }
             catalogue = catalogue.with(tenant, collection);
+        }
+        for key in record.keys {
+            let unknown = || garbled("has a key that this release does not know".to_owned());
+            let key = key.try_into_model().ok_or_else(unknown)?;
+            if let Some(twice) = catalogue.keys.insert(key.id.clone(), Arc::new(key)) {
+                return Err(garbled(format!("has key {} twice", twice.id)));
+            }
         }
         Ok((catalogue, cursor_key))
     }

@@ -1,6 +1,7 @@
-//! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them.
+//! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them; and the keys of callers.
 
 mod exchange;
+mod keys;
 mod record;
 
 use std::{
@@ -15,8 +16,8 @@ use crate::{
     error::{Error, Result},
     filter::Field,
     model::{
-        Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState, Space,
-        SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
+        ApiKey, Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState,
+        Space, SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
     },
 };
 
@@ -32,6 +33,7 @@ const MAX_COLLECTIONS: usize = 10_000;
 pub(crate) struct Catalogue {
     by_name: BTreeMap<(TenantId, String), Arc<Collection>>,
     by_id: BTreeMap<CollectionId, Arc<Collection>>,
+    keys: BTreeMap<String, Arc<ApiKey>>,
     last_id: u64,
     /// How often it was changed.
     version: u64,
@@ -283,6 +285,12 @@ impl Catalogue {
                 .try_into_model()
                 .ok_or_else(|| corrupt(&key, "it names something that is not known, such as a metric"))?;
             catalogue = catalogue.with(tenant, collection);
+        }
+        for row in snapshot.prefix(cluster, keys::KEY, Direction::Forward)? {
+            let (key, value) = row?;
+            let record: record::Key = decode(&key, &value)?;
+            let found = record.try_into_model().ok_or_else(|| corrupt(&key, "it is no key"))?;
+            catalogue.keys.insert(found.id.clone(), Arc::new(found));
         }
         if let Some(value) = snapshot.get(cluster, LAST_ID)? {
             let bytes = value[..].try_into().map_err(|_| corrupt(LAST_ID, "it is not eight bytes long"))?;

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     filter::Field,
     model::{
-        self, Codes, CollectionId, Index, IndexId, IndexState, Language, Metric, Space, SpaceId, SpaceSpec,
-        TenantId, TextField, TextKind, TextSpec, Timestamp,
+        self, ApiKey, Codes, CollectionId, Index, IndexId, IndexState, Language, Metric, Role, Space,
+        SpaceId, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Timestamp,
     },
 };
 
@@ -44,6 +44,55 @@ pub(super) struct Catalogue {
     pub(super) cursor_key: Vec<u8>,
     #[prost(message, repeated, tag = "4")]
     pub(super) collections: Vec<Collection>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) keys: Vec<Key>,
+}
+
+/// A key of callers.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Key {
+    #[prost(string, tag = "1")]
+    id: String,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(uint64, tag = "3")]
+    tenant: u64,
+    #[prost(string, tag = "4")]
+    role: String,
+    #[prost(bytes = "vec", tag = "5")]
+    hash: Vec<u8>,
+    #[prost(int64, tag = "6")]
+    created_at: i64,
+    #[prost(int64, optional, tag = "7")]
+    expire_at: Option<i64>,
+}
+
+impl Key {
+    pub(super) fn from_model(key: &ApiKey) -> Self {
+        Self {
+            id: key.id.clone(),
+            name: key.name.clone(),
+            tenant: key.tenant.0,
+            role: key.role.name().to_owned(),
+            hash: key.hash.to_vec(),
+            created_at: key.created_at.0,
+            expire_at: key.expire_at.map(|end| end.0),
+        }
+    }
+
+    /// `None` for what is no key, or one that this release does not know.
+    pub(super) fn try_into_model(self) -> Option<ApiKey> {
+        let key = ApiKey {
+            id: self.id,
+            name: self.name,
+            tenant: TenantId(self.tenant),
+            role: Role::named(&self.role)?,
+            hash: self.hash.try_into().ok()?,
+            created_at: Timestamp(self.created_at),
+            expire_at: self.expire_at.map(Timestamp),
+        };
+        key.validate().is_ok().then_some(key)
+    }
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -3,6 +3,7 @@
 mod collection;
 mod edge;
 mod entity;
+mod key;
 mod limits;
 mod name;
 mod text;
@@ -15,6 +16,7 @@ pub use collection::{
 };
 pub use edge::{Direction, Edge, EdgeRef};
 pub use entity::{Chunk, Entity, EntityRef, ReadMask};
+pub use key::{ApiKey, KEY_ID_LENGTH, Role};
 pub use limits::Limits;
 pub(crate) use name::validate_optional_name;
 pub use name::{

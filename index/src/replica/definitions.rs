@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A collection as it is from now on, or was until now.
-struct Change {
+pub(super) struct Change {
     tenant: TenantId,
     collection: Arc<Collection>,
     /// What of it goes.
@@ -175,7 +175,7 @@ impl Replica {
 
     /// Makes a new catalogue durable, with all that belongs to the changes that lead to it, and then current. Waits for writes under the old
     /// one.
-    fn install(
+    pub(super) fn install(
         self: &Arc<Self>,
         catalogue: Catalogue,
         changes: &[Change],
@@ -192,6 +192,7 @@ impl Replica {
         for change in changes {
             self.stage(&catalogue, change, &mut batch, &mut founded)?;
         }
+        catalogue.put_keys(&self.catalogue(), self.keyspaces.cluster, &mut batch);
         catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
         if let Some(key) = cursor_key {
             batch.put(self.keyspaces.cluster, CURSOR_KEY, key.to_vec());

@@ -15,6 +15,7 @@ mod exchange;
 mod heal;
 mod hints;
 mod holdings;
+mod keys;
 mod latch;
 mod loaded;
 mod merging;

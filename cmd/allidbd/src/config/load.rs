@@ -188,13 +188,16 @@ impl Config {
         if listen.client_authority_file.is_some() && listen.certificate_file.is_none() {
             bail!("`listen.client_authority_file` is set, but not `listen.certificate_file` and `key_file`");
         }
-        let is_protected = listen.client_authority_file.is_some() || listen.unprotected;
+        let is_encrypted = listen.certificate_file.is_some();
+        let is_authenticated = listen.client_authority_file.is_some() || self.access.keys_required;
+        let is_protected = (is_encrypted && is_authenticated) || listen.unprotected;
         for (option, address) in [("listen.grpc", listen.grpc), ("listen.http", listen.http)] {
             if !is_protected && !address.ip().is_loopback() {
                 bail!(
-                    "`{option}` is {address}, but without `listen.certificate_file`, `key_file` and `client_authority_file` \
-                     only loopback addresses such as 127.0.0.1 or [::1] are allowed: anyone who reaches the port could read \
-                     and change everything. `allidb tls init` makes certificates; `listen.unprotected` listens even so"
+                    "`{option}` is {address}, but without `listen.certificate_file` and `key_file`, and `access.keys_required` or \
+                     `listen.client_authority_file`, only loopback addresses such as 127.0.0.1 or [::1] are allowed: anyone \
+                     who reaches the port could read and change everything. `allidb tls init` makes certificates; \
+                     `listen.unprotected` listens even so"
                 );
             }
         }

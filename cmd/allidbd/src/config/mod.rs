@@ -15,6 +15,6 @@ pub use human::{ByteSize, Span};
 pub use load::{load, show};
 pub use reference::reference;
 pub use sections::{
-    Config, EmbeddingOptions, LimitOptions, Listen, Log, LogFormat, RingOptions, Shutdown, StorageOptions,
-    Threads, VectorOptions,
+    Access, Config, EmbeddingOptions, LimitOptions, Listen, Log, LogFormat, RingOptions, Shutdown,
+    StorageOptions, Threads, VectorOptions,
 };

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::Value as Json;
 
 use super::{
-    Config, EmbeddingOptions, LimitOptions, Listen, Log, RingOptions, Shutdown, StorageOptions, Threads,
-    VectorOptions,
+    Access, Config, EmbeddingOptions, LimitOptions, Listen, Log, RingOptions, Shutdown, StorageOptions,
+    Threads, VectorOptions,
 };
 
 /// What stands at the head of the reference.
@@ -50,6 +50,7 @@ type Options = &'static [(&'static str, &'static [&'static str])];
 fn section(name: &str) -> Option<(&'static [&'static str], Options)> {
     Some(match name {
         "listen" => (Listen::ABOUT, Listen::OPTIONS),
+        "access" => (Access::ABOUT, Access::OPTIONS),
         "ring" => (RingOptions::ABOUT, RingOptions::OPTIONS),
         "storage" => (StorageOptions::ABOUT, StorageOptions::OPTIONS),
         "vectors" => (VectorOptions::ABOUT, VectorOptions::OPTIONS),

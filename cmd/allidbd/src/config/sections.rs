@@ -51,6 +51,8 @@ section! {
         data_dir: PathBuf = PathBuf::from("allidb-data");
         /// Where the daemon listens.
         listen: Listen = Listen::default();
+        /// Who is let in.
+        access: Access = Access::default();
         /// The other nodes of the ring, if there are any.
         ring: RingOptions = RingOptions::default();
         /// The storage engine.
@@ -71,7 +73,7 @@ section! {
 }
 
 section! {
-    /// Where the daemon listens. Without certificates, its own and its clients', only loopback addresses are taken.
+    /// Where the daemon listens. Without certificates, and keys or certificates of clients, only loopback addresses are taken.
     Listen {
         /// Where gRPC is served; port 0 takes any free one.
         grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7000));
@@ -89,6 +91,17 @@ section! {
         client_authority_file: Option<PathBuf> = None;
         /// Listens beyond loopback even so: whoever reaches the ports can read and change everything.
         unprotected: bool = false;
+    }
+}
+
+section! {
+    /// Who is let in.
+    Access {
+        /// Whether whoever shows no key is refused. `allidb key create` makes keys.
+        keys_required: bool = false;
+        /// A file with a key that may do everything at this node; read again when it changes. null: `admin-key` in the data directory, which is
+        /// made if keys are required.
+        admin_key_file: Option<PathBuf> = None;
     }
 }
 

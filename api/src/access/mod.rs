@@ -1,0 +1,158 @@
+//! Who calls, and whether they may: the one place that decides the tenant of a request. Nothing in a message ever names it.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | `admin_key` | the node's own key, in a file |
+//! | `methods` | what each method takes |
+//! | `secret` | keys as they are written |
+
+mod admin_key;
+mod methods;
+mod secret;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use allidb_cluster::Coordinator;
+use allidb_index::model::{Role, TenantId, Timestamp};
+use http::{Extensions, HeaderMap, header::AUTHORIZATION};
+use parking_lot::Mutex;
+use tonic::Status;
+
+pub use admin_key::{AdminKey, AdminKeyError};
+pub(crate) use methods::Right;
+use secret::Secret;
+pub(crate) use secret::draw;
+
+use crate::{metrics::Method, status};
+
+/// How often at most others are asked whether they know of a key that this node does not.
+const ASKS_EVERY: Duration = Duration::from_secs(1);
+
+/// Who is let in. Cheap to clone.
+#[derive(Clone)]
+pub struct Access(Arc<Inner>);
+
+struct Inner {
+    coordinator: Coordinator,
+    admin_key: Option<AdminKey>,
+    is_required: bool,
+    asked: Mutex<Option<Instant>>,
+}
+
+/// Who calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    /// Whose data is meant.
+    pub(crate) tenant: TenantId,
+    /// The id of the key that was shown; `None`: none was.
+    pub(crate) key: Option<Arc<str>>,
+    /// `None`: everything, keys of all tenants among it.
+    pub(crate) role: Option<Role>,
+}
+
+impl Identity {
+    /// Whoever calls where no key is asked for.
+    const ANYBODY: Self = Self { tenant: TenantId::DEFAULT, key: None, role: None };
+
+    /// Who a request comes from.
+    pub(crate) fn of(extensions: &Extensions) -> Self {
+        extensions.get::<Self>().cloned().unwrap_or(Self::ANYBODY)
+    }
+
+    fn may(&self, right: Right) -> bool {
+        self.role.is_none_or(|role| right.is_of(role))
+    }
+}
+
+impl Access {
+    /// Whoever shows a key is who it says; whoever shows none is let in, as the default tenant, unless one `is_required`.
+    pub fn new(coordinator: Coordinator, admin_key: Option<AdminKey>, is_required: bool) -> Self {
+        Self(Arc::new(Inner { coordinator, admin_key, is_required, asked: Mutex::new(None) }))
+    }
+
+    /// Who calls a method.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED without a key where one is required, or with one that is good for nothing; PERMISSION_DENIED if it may not do this.
+    pub(crate) async fn admit(&self, method: Method, headers: &HeaderMap) -> Result<Identity, Status> {
+        self.admit_to(Right::of(method), headers).await
+    }
+
+    async fn admit_to(&self, right: Right, headers: &HeaderMap) -> Result<Identity, Status> {
+        let identity = match shown(headers)? {
+            _ if right == Right::Anybody => return Ok(Identity::ANYBODY),
+            Some(shown) => {
+                let identity = match Secret::parse(shown) {
+                    Some(secret) => self.holder(&secret).await,
+                    None => None,
+                };
+                identity.ok_or_else(|| {
+                    status::unauthenticated("the key is not known, has expired or was revoked")
+                })?
+            }
+            None if self.0.is_required => {
+                return Err(status::unauthenticated(
+                    "a key is needed: show it as `authorization: Bearer KEY` or `x-api-key: KEY`",
+                ));
+            }
+            None => Identity::ANYBODY,
+        };
+        if !identity.may(right) {
+            let role = identity.role.map_or("", Role::name);
+            return Err(status::permission_denied(format!("a key of a {role} may not {}", right.words())));
+        }
+        Ok(identity)
+    }
+
+    /// Lets in whoever may look after nodes.
+    ///
+    /// # Errors
+    /// As [`admit`](Self::admit).
+    pub(crate) async fn admit_to_figures(&self, headers: &HeaderMap) -> Result<(), Status> {
+        self.admit_to(Right::Operate, headers).await.map(drop)
+    }
+
+    /// Whose key it is.
+    async fn holder(&self, secret: &Secret<'_>) -> Option<Identity> {
+        if self.0.admin_key.as_ref().is_some_and(|own| own.is(secret)) {
+            let (tenant, key) = (TenantId::DEFAULT, Some(Arc::from(secret.id)));
+            return Some(Identity { tenant, key, role: None });
+        }
+        let coordinator = &self.0.coordinator;
+        let mut found = coordinator.key(secret.id);
+        if found.is_none() && self.may_ask() && coordinator.refresh_keys().await {
+            found = coordinator.key(secret.id);
+        }
+        let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now()))?;
+        Some(Identity { tenant: found.tenant, key: Some(Arc::from(secret.id)), role: Some(found.role) })
+    }
+
+    fn may_ask(&self) -> bool {
+        let mut asked = self.0.asked.lock();
+        let may = asked.is_none_or(|at| at.elapsed() >= ASKS_EVERY);
+        if may {
+            *asked = Some(Instant::now());
+        }
+        may
+    }
+}
+
+/// The key that a request shows.
+fn shown(headers: &HeaderMap) -> Result<Option<&str>, Status> {
+    let garbled = |_| status::unauthenticated("the key is not known, has expired or was revoked");
+    if let Some(value) = headers.get(AUTHORIZATION) {
+        let value = value.to_str().map_err(garbled)?;
+        let key = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let (_, key) = key.ok_or_else(|| status::unauthenticated("`authorization` is to be `Bearer KEY`"))?;
+        return Ok(Some(key.trim()));
+    }
+    headers.get("x-api-key").map(|value| value.to_str().map(str::trim).map_err(garbled)).transpose()
+}
+
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,111 @@
+//! Keys, as an operator makes and changes them.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Output,
+};
+
+use serde_json::Value as Json;
+use tempfile::TempDir;
+
+use crate::daemon::{Daemon, allidb, eventually, said};
+
+fn run(daemon: &Daemon, key_file: &Path, args: &[&str]) -> Output {
+    let mut command = allidb();
+    command.args(["--output", "json", "--endpoint", &daemon.grpc, "--key-file"]).arg(key_file).args(args);
+    command.output().expect("run")
+}
+
+fn json(output: &Output) -> Json {
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The status of `/metrics` for whoever shows a key.
+fn figures(daemon: &Daemon, key: &str) -> String {
+    let mut stream = TcpStream::connect(daemon.http()).expect("it listens");
+    let request = format!(
+        "GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Bearer {key}\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    answer.split(' ').nth(1).expect("a status").to_owned()
+}
+
+#[test]
+fn keys_are_made_shown_and_revoked() {
+    let dir = TempDir::new().expect("a directory");
+    let launch = || {
+        Daemon::ready(dir.path(), Daemon::launch(dir.path(), &[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]))
+    };
+    let daemon = launch();
+    let own = dir.path().join("data/admin-key");
+    let mode = fs::metadata(&own).expect("it was made").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert!(
+        !said(dir.path()).contains(fs::read_to_string(&own).expect("a key").trim()),
+        "the log tells no key"
+    );
+    assert!(!daemon.run(&["collection", "list"]).status.success(), "nobody is let in without a key");
+
+    let make = |name: &str, args: &[&str]| {
+        let made = json(&run(&daemon, &own, &[&["key", "create", name], args].concat()));
+        let path = dir.path().join(name);
+        fs::write(&path, made["secret"].as_str().expect("a key")).expect("written");
+        (made["id"].as_str().expect("an id").to_owned(), path)
+    };
+    let (admin_id, admin) = make("admin", &["--role", "admin"]);
+    let (_, reader) = make("reader", &["--role", "reader", "--expires-in", "90d"]);
+    let (_, operator) = make("operator", &["--role", "operator"]);
+    let listed = json(&run(&daemon, &admin, &["key", "list"]));
+    assert_eq!(listed.as_array().expect("keys").len(), 3, "{listed}");
+    assert!(!listed.to_string().contains("secret") && !listed.to_string().contains("hash"), "{listed}");
+    assert!(run(&daemon, &admin, &["collection", "create", "c"]).status.success());
+    assert!(run(&daemon, &reader, &["collection", "list"]).status.success());
+    assert!(!run(&daemon, &reader, &["collection", "create", "d"]).status.success());
+    assert!(run(&daemon, &operator, &["flush"]).status.success());
+    assert!(!run(&daemon, &admin, &["flush"]).status.success());
+    let key = |path: &Path| fs::read_to_string(path).expect("a key").trim().to_owned();
+    assert_eq!(figures(&daemon, &key(&operator)), "200");
+    assert_eq!(figures(&daemon, &key(&reader)), "403");
+    assert_eq!(figures(&daemon, "nonsense"), "401");
+
+    // Keys are there after a restart, and so is the daemon's own.
+    daemon.stop();
+    let daemon = launch();
+    assert!(run(&daemon, &admin, &["collection", "list"]).status.success());
+    assert!(run(&daemon, &own, &["key", "revoke", &admin_id]).status.success());
+    assert!(!run(&daemon, &admin, &["collection", "list"]).status.success());
+    let unknown = run(&daemon, &own, &["key", "revoke", &admin_id]);
+    assert_eq!(unknown.status.code(), Some(3), "{unknown:?}");
+
+    // Another one takes the place of the daemon's own.
+    let before = dir.path().join("before");
+    fs::copy(&own, &before).expect("copied");
+    let digits = "0123456789abcdef".repeat(4);
+    fs::write(&own, format!("adb_another23456_{digits}\n")).expect("written");
+    eventually("the other key", || run(&daemon, &own, &["key", "list"]).status.success().then_some(()));
+    assert!(!run(&daemon, &before, &["key", "list"]).status.success());
+    fs::write(&own, "nonsense").expect("written");
+    eventually("a line in the log", || said(dir.path()).contains("holds no key").then_some(()));
+    fs::write(&before, format!("adb_another23456_{digits}\n")).expect("written");
+    assert!(run(&daemon, &before, &["key", "list"]).status.success());
+    daemon.stop();
+}
+
+#[test]
+fn a_key_is_not_sent_in_the_clear() {
+    let dir = TempDir::new().expect("a directory");
+    let key = dir.path().join("key");
+    fs::write(&key, format!("adb_another23456_{}", "0".repeat(64))).expect("written");
+    for endpoint in ["http://192.0.2.1:7000", "192.0.2.1:7000", "http://example.invalid:7000"] {
+        let refused = allidb().args(["--endpoint", endpoint, "--key-file"]).arg(&key).arg("flush").output();
+        let refused = refused.expect("run");
+        assert_eq!(refused.status.code(), Some(2), "{endpoint}: {refused:?}");
+    }
+}

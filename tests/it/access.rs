@@ -1,0 +1,393 @@
+//! Who is let in, and to what: keys, roles and tenants.
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use allidb_api::v1::{
+    self, Role, collections_client::CollectionsClient, entities_client::EntitiesClient,
+    graph_client::GraphClient, keys_client::KeysClient, search_client::SearchClient,
+};
+use prost::Message;
+use tonic::{
+    Code, Request, Status,
+    metadata::{Ascii, MetadataValue},
+    service::interceptor::InterceptedService,
+    transport::Channel,
+};
+
+use crate::{
+    make::{edge, entity, name, near, query, vectors},
+    process::{Process, eventually},
+    ring::Ring,
+};
+
+/// Somebody with a key.
+#[derive(Clone)]
+struct Holder {
+    channel: Channel,
+    key: String,
+}
+
+#[derive(Clone)]
+struct Show(MetadataValue<Ascii>);
+
+impl tonic::service::Interceptor for Show {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        request.metadata_mut().insert("x-api-key", self.0.clone());
+        Ok(request)
+    }
+}
+
+type Shown = InterceptedService<Channel, Show>;
+
+impl Holder {
+    /// Whoever may read the daemon's own key.
+    fn own(process: &Process) -> Self {
+        let key = fs::read_to_string(process.dir().join("data/admin-key")).expect("it was made");
+        Self { channel: process.client().channel, key: key.trim().to_owned() }
+    }
+
+    fn at(&self, channel: Channel) -> Self {
+        Self { channel, key: self.key.clone() }
+    }
+
+    fn shown(&self) -> Shown {
+        InterceptedService::new(self.channel.clone(), Show(self.key.parse().expect("a header")))
+    }
+
+    async fn create(
+        &self,
+        role: Role,
+        tenant: u64,
+        expire_at: Option<SystemTime>,
+    ) -> Result<(String, Self), Status> {
+        let expire_at = expire_at.map(Into::into);
+        let request = v1::CreateKeyRequest { name: "somebody".into(), role: role.into(), tenant, expire_at };
+        let made = KeysClient::new(self.shown()).create_key(request).await?.into_inner();
+        let key = made.key.expect("a key");
+        Ok((key.id, Self { channel: self.channel.clone(), key: made.secret }))
+    }
+
+    async fn revoke(&self, id: &str) -> Result<(), Status> {
+        let request = v1::RevokeKeyRequest { id: id.to_owned() };
+        KeysClient::new(self.shown()).revoke_key(request).await.map(drop)
+    }
+
+    async fn count(&self) -> Result<u64, Status> {
+        let request = v1::CountRequest { collection: "things".into(), ..Default::default() };
+        Ok(EntitiesClient::new(self.shown()).count(request).await?.into_inner().count)
+    }
+
+    async fn put(&self, id: &str) -> Result<(), Status> {
+        let request = v1::PutRequest { entity: Some(entity("things", id)), ..Default::default() };
+        EntitiesClient::new(self.shown()).put(request).await.map(drop)
+    }
+
+    async fn create_collection(&self, name: &str) -> Result<(), Status> {
+        let space = v1::Space {
+            name: "v".into(),
+            dimension: 2,
+            metric: v1::Metric::Cosine.into(),
+            ..Default::default()
+        };
+        let collection = v1::Collection { name: name.into(), spaces: vec![space], ..Default::default() };
+        let request = v1::CreateCollectionRequest { collection: Some(collection) };
+        CollectionsClient::new(self.shown()).create_collection(request).await.map(drop)
+    }
+}
+
+/// Each method of the contract, and who may call it: readers, writers, admins, operators.
+const METHODS: &[(&str, &str)] = &[
+    ("Cluster/ChangeLayout", "o"),
+    ("Cluster/DescribeCluster", "o"),
+    ("Cluster/Drain", "o"),
+    ("Cluster/Purge", "o"),
+    ("Cluster/Repair", "o"),
+    ("Collections/CreateCollection", "a"),
+    ("Collections/DropCollection", "a"),
+    ("Collections/GetCollection", "rwa"),
+    ("Collections/ListCollections", "rwa"),
+    ("Collections/UpdateCollection", "a"),
+    ("Entities/BatchDelete", "wa"),
+    ("Entities/BatchGet", "rwa"),
+    ("Entities/BatchPut", "wa"),
+    ("Entities/Count", "rwa"),
+    ("Entities/Delete", "wa"),
+    ("Entities/DeleteBySource", "wa"),
+    ("Entities/DeleteChunks", "wa"),
+    ("Entities/DeleteWhere", "wa"),
+    ("Entities/Facets", "rwa"),
+    ("Entities/Get", "rwa"),
+    ("Entities/Merge", "wa"),
+    ("Entities/Put", "wa"),
+    ("Entities/PutChunks", "wa"),
+    ("Entities/PutStream", "wa"),
+    ("Entities/RangeScan", "rwa"),
+    ("Entities/Update", "wa"),
+    ("Graph/CountHops", "rwa"),
+    ("Graph/DeleteEdges", "wa"),
+    ("Graph/Expand", "rwa"),
+    ("Graph/Neighbors", "rwa"),
+    ("Graph/PutEdges", "wa"),
+    ("Graph/ShortestPath", "rwa"),
+    ("Keys/CreateKey", "a"),
+    ("Keys/ListKeys", "a"),
+    ("Keys/RevokeKey", "a"),
+    ("Maintenance/Compact", "o"),
+    ("Maintenance/Flush", "o"),
+    ("Maintenance/ListWorkers", "o"),
+    ("Maintenance/Scrub", "o"),
+    ("Maintenance/UpdateWorker", "o"),
+    ("Search/BatchQuery", "rwa"),
+    ("Search/Explain", "rwa"),
+    ("Search/Query", "rwa"),
+];
+
+/// What becomes of a call with an empty message.
+async fn code_of(channel: &Channel, path: &str, key: Option<(&'static str, &str)>) -> Code {
+    let mut client = tonic::client::Grpc::new(channel.clone());
+    client.ready().await.expect("it listens");
+    let mut request = Request::new(());
+    if let Some((header, value)) = key {
+        request.metadata_mut().insert(header, value.parse().expect("a header"));
+    }
+    let path = path.parse().expect("a path");
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    let asked = async {
+        match client.server_streaming(request, path, codec).await {
+            Ok(answers) => {
+                answers.into_inner().message().await.err().map_or(Code::Ok, |status| status.code())
+            }
+            Err(status) => status.code(),
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), asked).await.expect("answered")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_method_is_for_those_who_may_call_it() {
+    let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    let own = Holder::own(&process);
+    let mut holders = vec![("rwao", own.clone())];
+    for (letter, role) in
+        [("r", Role::Reader), ("w", Role::Writer), ("a", Role::Admin), ("o", Role::Operator)]
+    {
+        holders.push((letter, own.create(role, 0, None).await.expect("made").1));
+    }
+    let set = prost_types::FileDescriptorSet::decode(allidb_api::FILE_DESCRIPTOR_SET).expect("our own");
+    let services = set.file.iter().flat_map(|file| &file.service);
+    let mut methods: Vec<String> = services
+        .flat_map(|service| service.method.iter().map(move |of| format!("{}/{}", service.name(), of.name())))
+        .collect();
+    methods.sort();
+    let listed: Vec<&str> = METHODS.iter().map(|(method, _)| *method).collect();
+    assert_eq!(methods, listed, "each method has its line in the table");
+
+    let wrong = format!("adb_{}_{}", own.key.split('_').nth(1).expect("an id"), "0".repeat(64));
+    let unknown = format!("adb_{}_{}", "a".repeat(12), "0".repeat(64));
+    for (method, allowed) in METHODS {
+        let path = format!("/allidb.v1.{method}");
+        let channel = &own.channel;
+        assert_eq!(code_of(channel, &path, None).await, Code::Unauthenticated, "{method}");
+        for bad in ["", "nonsense", &wrong, &unknown] {
+            assert_eq!(
+                code_of(channel, &path, Some(("x-api-key", bad))).await,
+                Code::Unauthenticated,
+                "{method} {bad}"
+            );
+        }
+        for (who, holder) in &holders {
+            let bearer = format!("Bearer {}", holder.key);
+            let given = code_of(channel, &path, Some(("authorization", &bearer))).await;
+            let may = *who == "rwao" || allowed.contains(who);
+            assert_ne!(given, Code::Unauthenticated, "{method} by {who}");
+            assert_eq!(given != Code::PermissionDenied, may, "{method} by {who}: {given:?}");
+        }
+    }
+    let other = |path, key| code_of(&own.channel, path, key);
+    assert_eq!(other("/allidb.v1.Search/Nothing", None).await, Code::Unauthenticated);
+    assert_eq!(other("/grpc.health.v1.Health/Check", None).await, Code::Ok);
+    let basic = format!("Basic {}", own.key);
+    assert_eq!(
+        other("/allidb.v1.Search/Query", Some(("authorization", &basic))).await,
+        Code::Unauthenticated
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_give_no_more_than_their_own() {
+    let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    let own = Holder::own(&process);
+    let (admin_id, admin) = own.create(Role::Admin, 7, None).await.expect("made");
+    let (operator_id, _) = own.create(Role::Operator, 7, None).await.expect("made");
+    let (other_id, _) = own.create(Role::Admin, 8, None).await.expect("made");
+    let denied = |what: &str, status: Status| assert_eq!(status.code(), Code::PermissionDenied, "{what}");
+    denied(
+        "an operator",
+        admin.create(Role::Operator, 0, None).await.map(|made| made.0).expect_err("denied"),
+    );
+    denied(
+        "another tenant",
+        admin.create(Role::Reader, 8, None).await.map(|made| made.0).expect_err("denied"),
+    );
+    denied("an operator's", admin.revoke(&operator_id).await.expect_err("denied"));
+    let unknown = admin.revoke(&other_id).await.expect_err("of another tenant");
+    assert_eq!(unknown.code(), Code::NotFound);
+    let keys = KeysClient::new(admin.shown()).list_keys(v1::ListKeysRequest {}).await.expect("listed");
+    let mut ids: Vec<String> = keys.into_inner().keys.into_iter().map(|key| key.id).collect();
+    ids.sort();
+    let mut expected = vec![admin_id, operator_id];
+    expected.sort();
+    assert_eq!(ids, expected);
+
+    let past = Some(SystemTime::now() - Duration::from_secs(1));
+    let refused = own.create(Role::Reader, 0, past).await.map(|made| made.0).expect_err("it has passed");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let soon = Instant::now() + Duration::from_secs(3);
+    let end = SystemTime::UNIX_EPOCH
+        + Duration::from_secs(
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after it").as_secs() + 3,
+        );
+    let (_, reader) = own.create(Role::Reader, 0, Some(end)).await.expect("made");
+    assert_eq!(reader.count().await.expect_err("no collection").code(), Code::NotFound);
+    tokio::time::sleep_until(soon.into()).await;
+    assert_eq!(reader.count().await.expect_err("expired").code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_see_nothing_of_each_other() {
+    let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    let own = Holder::own(&process);
+    let (_, ours) = own.create(Role::Admin, 7, None).await.expect("made");
+    let (_, theirs) = own.create(Role::Admin, 8, None).await.expect("made");
+    for holder in [&ours, &theirs] {
+        holder.create_collection("things").await.expect("each has its own");
+    }
+    ours.create_collection("ours").await.expect("made");
+    for id in ["a", "b", "c"] {
+        let entity = v1::Entity { vectors: vectors("v", &[1.0, 0.0]), ..entity("things", id) };
+        let request = v1::PutRequest { entity: Some(entity), ..Default::default() };
+        EntitiesClient::new(ours.shown()).put(request).await.expect("put");
+    }
+    let edges = vec![edge(name("things", "a"), "next", name("things", "b"))];
+    let request = v1::PutEdgesRequest { edges, ..Default::default() };
+    GraphClient::new(ours.shown()).put_edges(request).await.expect("put");
+    assert_eq!(ours.count().await.expect("counted"), 3);
+
+    assert_eq!(theirs.count().await.expect("counted"), 0);
+    let get = v1::GetRequest { r#ref: Some(name("things", "a")), ..Default::default() };
+    let mut entities = EntitiesClient::new(theirs.shown());
+    assert_eq!(entities.get(get).await.expect_err("none of theirs").code(), Code::NotFound);
+    let scan = |page_token: &str| v1::RangeScanRequest {
+        collection: "things".into(),
+        page_size: 1,
+        page_token: page_token.into(),
+        ..Default::default()
+    };
+    assert!(entities.range_scan(scan("")).await.expect("scanned").into_inner().entities.is_empty());
+    let page = EntitiesClient::new(ours.shown()).range_scan(scan("")).await.expect("scanned").into_inner();
+    let foreign = entities.range_scan(scan(&page.next_page_token)).await.expect_err("a foreign token");
+    assert_eq!(foreign.code(), Code::InvalidArgument);
+    let found = SearchClient::new(theirs.shown()).query(query("things", near("v", &[1.0, 0.0]))).await;
+    assert!(found.expect("answered").into_inner().hits.is_empty());
+    let mut graph = GraphClient::new(theirs.shown());
+    let request = v1::ExpandRequest { seeds: vec![name("things", "a")], ..Default::default() };
+    let expanded = async { graph.expand(request).await?.into_inner().message().await };
+    match expanded.await {
+        Ok(answer) => assert!(!format!("{answer:?}").contains("\"b\""), "{answer:?}"),
+        Err(status) => assert_eq!(status.code(), Code::NotFound),
+    }
+    let asked = v1::NeighborsRequest { r#ref: Some(name("things", "a")), ..Default::default() };
+    match graph.neighbors(asked).await {
+        Ok(answer) => assert!(answer.into_inner().neighbors.is_empty()),
+        Err(status) => assert_eq!(status.code(), Code::NotFound),
+    }
+
+    // What others have is told from what nobody has by nothing.
+    let mut collections = CollectionsClient::new(theirs.shown());
+    let told = async |name: &str| {
+        let request = v1::GetCollectionRequest { name: name.into() };
+        let status =
+            CollectionsClient::new(theirs.shown()).get_collection(request).await.expect_err("unknown");
+        (status.code(), status.message().replace(name, "NAME"))
+    };
+    assert_eq!(told("ours").await, told("nobodys").await);
+    let listed = collections.list_collections(v1::ListCollectionsRequest::default()).await.expect("listed");
+    let listed: Vec<String> = listed.into_inner().collections.into_iter().map(|of| of.name).collect();
+    assert_eq!(listed, ["things"]);
+    let dropped = collections.drop_collection(v1::DropCollectionRequest { name: "ours".into() }).await;
+    assert_eq!(dropped.expect_err("none of theirs").code(), Code::NotFound);
+    let delete = v1::DeleteRequest { r#ref: Some(name("things", "a")), ..Default::default() };
+    entities.delete(delete).await.ok();
+    collections
+        .drop_collection(v1::DropCollectionRequest { name: "things".into() })
+        .await
+        .expect("their own goes");
+    assert_eq!(ours.count().await.expect("counted"), 3);
+    assert_eq!(Holder::own(&process).count().await.expect_err("of neither").code(), Code::NotFound);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let own_file = dir.path().join("admin-key");
+    let own = format!("adb_{}_{}", "a".repeat(12), "0123456789abcdef".repeat(4));
+    fs::write(&own_file, &own).expect("written");
+    let own_file = own_file.display().to_string();
+    let settings =
+        [("ALLIDB__ACCESS__KEYS_REQUIRED", "true"), ("ALLIDB__ACCESS__ADMIN_KEY_FILE", own_file.as_str())];
+    let ring = Ring::start_with(3, &settings).await;
+    let channel = |at: usize| ring.client(at).channel;
+    let own = Holder { channel: channel(0), key: own };
+    let (_, admin) = own.create(Role::Admin, 0, None).await.expect("made");
+    admin.create_collection("things").await.expect("made");
+    let (first_id, first) = own.create(Role::Writer, 0, None).await.expect("made");
+
+    // Writers show the key that is current, and none of them is ever refused.
+    let current = Arc::new(parking(first.clone()));
+    let (is_over, puts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let writers: Vec<_> = (0..3)
+        .map(|at| {
+            let (current, is_over, puts, channel) =
+                (Arc::clone(&current), Arc::clone(&is_over), Arc::clone(&puts), channel(at));
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::SeqCst) {
+                    let holder = current.read().expect("no panic").at(channel.clone());
+                    let put = puts.fetch_add(1, Ordering::SeqCst);
+                    holder.put(&format!("e-{at}-{put}")).await.expect("no call is refused");
+                }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, second) = own.at(channel(1)).create(Role::Writer, 0, None).await.expect("made");
+    // At once, at a node that was not asked to make it.
+    second.at(channel(2)).put("e").await.expect("it is known everywhere");
+    *current.write().expect("no panic") = second.clone();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    own.at(channel(2)).revoke(&first_id).await.expect("revoked");
+    let revoked = Instant::now();
+    for at in 0..3 {
+        eventually("it is refused", async || {
+            let refused = first.at(channel(at)).put("late").await;
+            refused.err().filter(|status| status.code() == Code::Unauthenticated)
+        })
+        .await;
+    }
+    assert!(revoked.elapsed() < Duration::from_secs(5), "{:?}", revoked.elapsed());
+    is_over.store(true, Ordering::SeqCst);
+    for writer in writers {
+        writer.await.expect("no call was refused");
+    }
+    assert!(puts.load(Ordering::SeqCst) > 30, "{puts:?}");
+}
+
+fn parking(holder: Holder) -> std::sync::RwLock<Holder> {
+    std::sync::RwLock::new(holder)
+}
