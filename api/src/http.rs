@@ -70,7 +70,9 @@ impl Probes {
 pub struct Guards {
     /// A certificate of a client.
     pub certificates: bool,
-    /// What decides about keys, once it is there: until then nobody sees any.
+    /// A key.
+    pub keys: bool,
+    /// What decides about keys, once it is there: until then nobody who has to show one sees any.
     pub access: Arc<OnceLock<Access>>,
 }
 
@@ -78,6 +80,9 @@ impl Guards {
     async fn check(&self, caller: Option<Caller>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
         if self.certificates && !caller.is_some_and(|caller| caller.has_certificate) {
             return Err((StatusCode::FORBIDDEN, "a certificate of a client is needed\n".to_owned()));
+        }
+        if !self.keys {
+            return Ok(());
         }
         let Some(access) = self.access.get() else {
             return Err((StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()));
@@ -182,7 +187,7 @@ mod tests {
     async fn probes_follow_the_phases() {
         let probes = Probes::new(|| true);
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
-        let guards = Guards { certificates: false, access: Arc::default() };
+        let guards = Guards { certificates: false, keys: false, access: Arc::default() };
         let routes = router(move || metrics.render(), probes.clone(), guards);
         let status = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
@@ -195,8 +200,28 @@ mod tests {
         assert_eq!(each().await, (yes, yes, yes));
         probes.enter(Phase::Draining);
         assert_eq!(each().await, (yes, yes, no));
-        // Until it is known who is let in.
-        assert_eq!(status("/metrics").await, no);
+        assert_eq!(status("/metrics").await, yes);
         assert_eq!(status("/nothing").await, StatusCode::NOT_FOUND);
+    }
+    #[tokio::test]
+    async fn figures_are_for_whoever_shows_what_is_asked_for() {
+        let status = async |path: &str, (certificates, keys), shown: Option<bool>| {
+            let guards = Guards { certificates, keys, access: Arc::default() };
+            let routes = router(|| "figures".to_owned(), Probes::new(|| true), guards);
+            let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
+            if let Some(has_certificate) = shown {
+                let address = SocketAddr::from(([127, 0, 0, 1], 1));
+                request.extensions_mut().insert(ConnectInfo(Opened(Caller { address, has_certificate })));
+            }
+            routes.oneshot(request).await.expect("infallible").status()
+        };
+        let (yes, no) = (StatusCode::OK, StatusCode::FORBIDDEN);
+        for (shown, expected) in [(None, no), (Some(false), no), (Some(true), yes)] {
+            assert_eq!(status("/metrics", (true, false), shown).await, expected, "{shown:?}");
+            assert_eq!(status("/livez", (true, true), shown).await, yes, "{shown:?}");
+        }
+        // Until it is known who is let in.
+        let unknown = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(status("/metrics", (false, true), Some(true)).await, unknown);
     }
 }

@@ -135,7 +135,9 @@ where
             inner.call(request).await
         }
         Err(refusal) => {
-            tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, why = refusal.message(), "refused");
+            if access.is_refusal_noted() {
+                tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, why = refusal.message(), "refused");
+            }
             Ok(refusal.into_http())
         }
     }

@@ -9,6 +9,7 @@
 //! | `maintenance` | compaction and scrub that an operator asks for |
 //! | `member` | a node's life in a ring |
 //! | `membership` | who is there: gossip |
+//! | `pace` | what is done now and then at most |
 //! | `peer` | what nodes ask each other |
 //! | `pool` | bounded threads for the replica's blocking work |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
@@ -23,6 +24,7 @@ mod layout;
 mod maintenance;
 mod member;
 mod membership;
+mod pace;
 mod peer;
 mod pool;
 mod ring;
@@ -44,6 +46,7 @@ pub use layout::{
 pub use maintenance::{CompactProgress, Job, PurgeProgress, RepairProgress, ScrubProgress};
 pub use member::MemberOptions;
 pub use membership::{GossipCounts, Load, NodeView};
+pub use pace::Pace;
 pub use peer::{Connector, NodeCalls, PeerTls, endpoint, plaintext};
 #[cfg(feature = "wrong")]
 pub use ring::Wrong;

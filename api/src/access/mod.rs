@@ -12,13 +12,12 @@ mod secret;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
-use allidb_cluster::Coordinator;
+use allidb_cluster::{Coordinator, Pace};
 use allidb_index::model::{Role, TenantId, Timestamp};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
-use parking_lot::Mutex;
 use tonic::Status;
 
 pub use admin_key::{AdminKey, AdminKeyError};
@@ -31,6 +30,9 @@ use crate::{metrics::Method, status};
 /// How often at most others are asked whether they know of a key that this node does not.
 const ASKS_EVERY: Duration = Duration::from_secs(1);
 
+/// How often at most it is noted that somebody is refused: whoever tries all night does not fill the disk.
+const TELLS_EVERY: Duration = Duration::from_millis(100);
+
 /// Who is let in. Cheap to clone.
 #[derive(Clone)]
 pub struct Access(Arc<Inner>);
@@ -39,7 +41,8 @@ struct Inner {
     coordinator: Coordinator,
     admin_key: Option<AdminKey>,
     is_required: bool,
-    asked: Mutex<Option<Instant>>,
+    asking: Pace,
+    telling: Pace,
 }
 
 /// Who calls.
@@ -70,7 +73,13 @@ impl Identity {
 impl Access {
     /// Whoever shows a key is who it says; whoever shows none is let in, as the default tenant, unless one `is_required`.
     pub fn new(coordinator: Coordinator, admin_key: Option<AdminKey>, is_required: bool) -> Self {
-        Self(Arc::new(Inner { coordinator, admin_key, is_required, asked: Mutex::new(None) }))
+        Self(Arc::new(Inner {
+            coordinator,
+            admin_key,
+            is_required,
+            asking: Pace::of(ASKS_EVERY),
+            telling: Pace::of(TELLS_EVERY),
+        }))
     }
 
     /// Who calls a method.
@@ -82,8 +91,10 @@ impl Access {
     }
 
     async fn admit_to(&self, right: Right, headers: &HeaderMap) -> Result<Identity, Status> {
+        if right == Right::Anybody {
+            return Ok(Identity::ANYBODY);
+        }
         let identity = match shown(headers)? {
-            _ if right == Right::Anybody => return Ok(Identity::ANYBODY),
             Some(shown) => {
                 let identity = match Secret::parse(shown) {
                     Some(secret) => self.holder(&secret).await,
@@ -123,20 +134,16 @@ impl Access {
         }
         let coordinator = &self.0.coordinator;
         let mut found = coordinator.key(secret.id);
-        if found.is_none() && self.may_ask() && coordinator.refresh_keys().await {
+        if found.is_none() && self.0.asking.is_due() && coordinator.refresh_keys().await {
             found = coordinator.key(secret.id);
         }
         let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now()))?;
         Some(Identity { tenant: found.tenant, key: Some(Arc::from(secret.id)), role: Some(found.role) })
     }
 
-    fn may_ask(&self) -> bool {
-        let mut asked = self.0.asked.lock();
-        let may = asked.is_none_or(|at| at.elapsed() >= ASKS_EVERY);
-        if may {
-            *asked = Some(Instant::now());
-        }
-        may
+    /// Whether it is to be noted now that somebody is refused.
+    pub(crate) fn is_refusal_noted(&self) -> bool {
+        self.0.telling.is_due()
     }
 }
 

@@ -19,6 +19,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_stream::Stream;
 
+use crate::pace::Pace;
+
 use super::{
     CertificateError, Connection,
     certificates::{Certificates, Material, Shown},
@@ -30,6 +32,8 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 const HANDSHAKES: usize = 1_024;
 /// Connections that nobody has taken over yet.
 const WAITING: usize = 64;
+/// How often at most it is noted that one is refused.
+const TELLS_EVERY: Duration = Duration::from_millis(100);
 /// How long to wait when none can be accepted: this process has all the files open that it may, say.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -154,6 +158,7 @@ fn config(material: &Material, security: &Security) -> Result<Arc<ServerConfig>,
 
 async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::Sender<Connection>) {
     let room = Arc::new(Semaphore::new(HANDSHAKES));
+    let telling = Arc::new(Pace::of(TELLS_EVERY));
     let mut handshakes = JoinSet::new();
     loop {
         let (stream, from) = match listener.accept().await {
@@ -183,13 +188,18 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
             continue;
         };
         let (acceptor, accepted) = (port.acceptor(), accepted.clone());
-        let name = port.security.name.clone();
+        let (name, telling) = (port.security.name.clone(), Arc::clone(&telling));
         handshakes.spawn(async move {
             match timeout(HANDSHAKE, shake_hands(acceptor, stream, name)).await {
                 // If nobody takes it any more, the port is closed.
                 Ok(Ok(stream)) => drop(accepted.send(Connection::secure(stream, from)).await),
-                Ok(Err(error)) => tracing::info!(%from, %error, "a connection is refused"),
-                Err(_) => tracing::info!(%from, "a connection is refused: it did not begin in time"),
+                Ok(Err(error)) if telling.is_due() => {
+                    tracing::info!(%from, %error, "a connection is refused")
+                }
+                Err(_) if telling.is_due() => {
+                    tracing::info!(%from, "a connection is refused: it did not begin in time");
+                }
+                Ok(Err(_)) | Err(_) => {}
             }
             drop(slot);
         });

@@ -85,8 +85,9 @@ impl Daemon {
             }
         };
         let guard = Arc::new(OnceLock::<Access>::new());
-        let guards =
-            Guards { certificates: config.listen.client_authority_file.is_some(), access: guard.clone() };
+        let (certificates, keys) =
+            (config.listen.client_authority_file.is_some(), config.access.keys_required);
+        let guards = Guards { certificates, keys, access: guard.clone() };
         let routes = http::router(figures, probes.clone(), guards);
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
