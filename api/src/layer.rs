@@ -22,15 +22,12 @@ use tracing::{Instrument, Span};
 use allidb_cluster::Caller;
 
 use crate::{
-    access::{Access, Right},
+    access::{AUDIT, Access, Right},
     deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
     status,
 };
-
-/// Where it is noted in the log who changes what, and who is refused.
-const AUDIT: &str = "allidb::audit";
 
 /// Puts [`Surround`] around a service.
 #[derive(Clone)]

@@ -96,9 +96,10 @@ pub(crate) async fn join(
     let topology = match kept {
         // A node that was alone until now may found a ring, unless it holds anything that the others would have to hold, too.
         Some(topology) if topology.nodes() == [node] && topology.epoch() == 1 => {
-            if replica.had_collections() {
+            // A catalogue of its own would take the place of the ring's, or be lost in it.
+            if replica.had_collections() || replica.catalogue_version() > 0 {
                 return Err(Error::FailedPrecondition(
-                    "this node holds collections of its own already: a ring is founded by empty nodes"
+                    "this node holds collections or keys of its own already: a ring is founded, and joined, by empty nodes"
                         .to_owned(),
                 ));
             }

@@ -225,6 +225,12 @@ async fn keys_give_no_more_than_their_own() {
     let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
     let own = Holder::own(&process);
     let (admin_id, admin) = own.create(Role::Admin, 7, None).await.expect("made");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after it").as_secs();
+    let later = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(now + 3_600));
+    let (brief_id, brief) = own.create(Role::Admin, 7, later).await.expect("made");
+    for id in [no_longer_than(&brief).await, brief_id] {
+        own.revoke(&id).await.expect("revoked");
+    }
     let (operator_id, _) = own.create(Role::Operator, 7, None).await.expect("made");
     let (other_id, _) = own.create(Role::Admin, 8, None).await.expect("made");
     let denied = |what: &str, status: Status| assert_eq!(status.code(), Code::PermissionDenied, "{what}");
@@ -258,6 +264,19 @@ async fn keys_give_no_more_than_their_own() {
     assert_eq!(reader.count().await.expect_err("no collection").code(), Code::NotFound);
     tokio::time::sleep_until(soon.into()).await;
     assert_eq!(reader.count().await.expect_err("expired").code(), Code::Unauthenticated);
+}
+
+/// A key makes none that outlives it. Gives the id of one that does not.
+async fn no_longer_than(brief: &Holder) -> String {
+    let at = |seconds| {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after it").as_secs();
+        SystemTime::UNIX_EPOCH + Duration::from_secs(now + seconds)
+    };
+    for end in [None, Some(at(7_200))] {
+        let longer = brief.create(Role::Reader, 0, end).await.map(|made| made.0).expect_err("for longer");
+        assert_eq!(longer.code(), Code::PermissionDenied);
+    }
+    brief.create(Role::Reader, 7, Some(at(600))).await.map(|made| made.0).expect("for less")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -390,4 +409,21 @@ async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
 
 fn parking(holder: Holder) -> std::sync::RwLock<Holder> {
     std::sync::RwLock::new(holder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_keys_of_its_own_joins_no_ring() {
+    let mut alone = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    Holder::own(&alone).create(Role::Reader, 0, None).await.expect("made");
+    alone.kill();
+    let founders = [
+        ("ALLIDB__RING__FOUNDERS", "[\"127.0.0.1:1\",\"127.0.0.1:2\",\"127.0.0.1:3\"]"),
+        ("ALLIDB__RING__LISTEN", "127.0.0.1:0"),
+        ("ALLIDB__RING__ADDRESS", "127.0.0.1:4"),
+    ];
+    let mut command = crate::process::command(alone.dir());
+    let ended = command.envs(founders).output().expect("run");
+    assert!(!ended.status.success(), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("collections or keys of its own"), "{said}");
 }

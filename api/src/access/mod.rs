@@ -33,6 +33,9 @@ const ASKS_EVERY: Duration = Duration::from_secs(1);
 /// How often at most it is noted that somebody is refused: whoever tries all night does not fill the disk.
 const TELLS_EVERY: Duration = Duration::from_millis(100);
 
+/// Where it is noted in the log who changes what, and who is refused.
+pub(crate) const AUDIT: &str = "allidb::audit";
+
 /// Who is let in. Cheap to clone.
 #[derive(Clone)]
 pub struct Access(Arc<Inner>);
@@ -60,9 +63,10 @@ impl Identity {
     /// Whoever calls where no key is asked for.
     const ANYBODY: Self = Self { tenant: TenantId::DEFAULT, key: None, role: None };
 
-    /// Who a request comes from.
+    /// Who a request comes from, as it was admitted: without that, somebody who may only read what nobody has.
     pub(crate) fn of(extensions: &Extensions) -> Self {
-        extensions.get::<Self>().cloned().unwrap_or(Self::ANYBODY)
+        let nobody = Self { tenant: TenantId(0), key: None, role: Some(Role::Reader) };
+        extensions.get::<Self>().cloned().unwrap_or(nobody)
     }
 
     fn may(&self, right: Right) -> bool {
@@ -134,7 +138,9 @@ impl Access {
         }
         let coordinator = &self.0.coordinator;
         let mut found = coordinator.key(secret.id);
-        if found.is_none() && self.0.asking.is_due() && coordinator.refresh_keys().await {
+        if found.is_none() && self.0.asking.is_due() {
+            // Whatever came of it: gossip may have told meanwhile.
+            coordinator.refresh_keys().await;
             found = coordinator.key(secret.id);
         }
         let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now()))?;

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::Services;
 use crate::{
-    access::{Identity, draw, now},
+    access::{AUDIT, Identity, draw, now},
     convert::{Path, optional_timestamp_from_proto, timestamp_to_proto},
     status,
     v1::{self, keys_server::Keys},
@@ -31,9 +31,16 @@ impl Keys for Services {
         if expire_at.is_some_and(|end| end <= created_at) {
             return Err(status::invalid("expire_at", "has passed already"));
         }
+        // What a key leaves behind does not outlive it.
+        let end = by.key.as_deref().and_then(|id| self.coordinator.key(id)?.expire_at);
+        if by.role.is_some() && end.is_some_and(|end| expire_at.is_none_or(|asked| asked > end)) {
+            let why = "a key makes none that is good for longer than itself: set `expire_at`";
+            return Err(status::permission_denied(why.to_owned()));
+        }
         let (secret, id, hash) = draw().map_err(|error| {
             status::from_error(allidb_index::Error::Internal(format!("no random bits: {error}")))
         })?;
+        tracing::info!(target: AUDIT, made = %id, role = role.name(), tenant = tenant.0, by = by.key.as_deref(), "making a key");
         let key = ApiKey { id, name: request.name, tenant, role, hash, created_at, expire_at };
         let told = key_to_proto(&key);
         self.coordinator.create_key(key).await.map_err(status::from_error)?;
@@ -62,6 +69,7 @@ impl Keys for Services {
             let why = "only a node's own admin key revokes keys of operators";
             return Err(status::permission_denied(why.to_owned()));
         }
+        tracing::info!(target: AUDIT, revoked = known.iter().any(|key| key.id == request.id).then_some(&request.id), by = by.key.as_deref(), "revoking a key");
         self.coordinator.revoke_key(tenant_of(&by), &request.id).await.map_err(status::from_error)?;
         Ok(Response::new(v1::RevokeKeyResponse {}))
     }

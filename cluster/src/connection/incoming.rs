@@ -191,8 +191,11 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
         let (name, telling) = (port.security.name.clone(), Arc::clone(&telling));
         handshakes.spawn(async move {
             match timeout(HANDSHAKE, shake_hands(acceptor, stream, name)).await {
-                // If nobody takes it any more, the port is closed.
-                Ok(Ok(stream)) => drop(accepted.send(Connection::secure(stream, from)).await),
+                Ok(Ok(stream)) => {
+                    drop(slot);
+                    // If nobody takes it any more, the port is closed.
+                    drop(accepted.send(Connection::secure(stream, from)).await);
+                }
                 Ok(Err(error)) if telling.is_due() => {
                     tracing::info!(%from, %error, "a connection is refused")
                 }
@@ -201,7 +204,6 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
                 }
                 Ok(Err(_)) | Err(_) => {}
             }
-            drop(slot);
         });
     }
 }

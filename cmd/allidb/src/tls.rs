@@ -13,7 +13,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
 };
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
 
@@ -64,7 +64,8 @@ pub(crate) fn run(command: TlsCommand, output: Output) -> Result<()> {
     if !args.renew {
         for (name, _) in &wanted {
             let path = certificate_file(&args.dir, name);
-            if path.exists() {
+            let key = key_file(&args.dir, name);
+            if let Some(path) = [&path, &key].into_iter().find(|path| path.exists()) {
                 let path = path.display();
                 return Err(Failure::usage(format!("{path} is there already: --renew makes it anew")));
             }
@@ -167,8 +168,10 @@ fn authority(dir: &Path, made: &mut Vec<PathBuf>) -> Result<Issuer<'static, KeyP
     let key = match (certificate_path.exists(), key_path.exists()) {
         (true, true) => {
             let unreadable = || format!("cannot read the authority's key {}", key_path.display());
-            KeyPair::from_pem(&fs::read_to_string(&key_path).with_context(unreadable)?)
-                .with_context(unreadable)?
+            let key = KeyPair::from_pem(&fs::read_to_string(&key_path).with_context(unreadable)?);
+            let key = key.with_context(unreadable)?;
+            check_authority(&certificate_path, &key)?;
+            key
         }
         (false, false) => {
             let key = KeyPair::generate()?;
@@ -180,6 +183,22 @@ fn authority(dir: &Path, made: &mut Vec<PathBuf>) -> Result<Issuer<'static, KeyP
         (false, true) => bail!("{} is not there, but its key is", certificate_path.display()),
     };
     Ok(Issuer::new(params, key))
+}
+
+/// Whether what is signed with the key is seen as signed by the holder of the certificate: both hold the same public key, and the name that this program
+/// gives authorities.
+fn check_authority(path: &Path, key: &KeyPair) -> Result<()> {
+    let unreadable = || format!("cannot read the authority's certificate {}", path.display());
+    let certificate =
+        CertificateDer::from_pem_file(path).map_err(anyhow::Error::new).with_context(unreadable)?;
+    let holds = |what: &[u8]| certificate.windows(what.len()).any(|bytes| bytes == what);
+    if !holds(key.public_key_raw()) || !holds(AUTHORITY.as_bytes()) {
+        bail!(
+            "{} was not made here with the key beside it: sign with the tools of that authority",
+            path.display()
+        );
+    }
+    Ok(())
 }
 
 fn certificate_file(dir: &Path, name: &str) -> PathBuf {

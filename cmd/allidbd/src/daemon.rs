@@ -29,6 +29,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// How long at most until others are asked again whether they hold what is damaged here.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// How often, and after how long again, a port that is taken is tried once more.
+const BINDING_TRIES: usize = 20;
+const BINDS_EVERY: Duration = Duration::from_millis(50);
 /// How long the probes are still answered once everything else is over.
 const LAST_PROBES: Duration = Duration::from_secs(1);
 
@@ -185,7 +188,13 @@ impl Daemon {
     }
 }
 
-fn warn_of_open_ports(Config { listen, access, .. }: &Config, grpc: SocketAddr) {
+fn warn_of_open_ports(Config { listen, access, ring, .. }: &Config, grpc: SocketAddr) {
+    let is_ring_open = !ring.founders.is_empty() && ring.certificate_file.is_none();
+    if is_ring_open && (access.keys_required || listen.client_authority_file.is_some()) {
+        tracing::error!(
+            "without `ring.certificate_file` whoever reaches `ring.listen` on this machine needs no key"
+        );
+    }
     let is_anybody_let_in = listen.client_authority_file.is_none() && !access.keys_required;
     let is_open = !grpc.ip().is_loopback() || !listen.http.ip().is_loopback();
     match (is_open, is_anybody_let_in) {
@@ -203,9 +212,16 @@ fn warn_of_open_ports(Config { listen, access, .. }: &Config, grpc: SocketAddr) 
 }
 
 async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} (`{option}`)"))?;
+    let mut bound = TcpListener::bind(address).await;
+    // After damage was found a daemon comes back to its ports, which the tasks of before are about to close.
+    for _ in 0..BINDING_TRIES {
+        if !bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
+            break;
+        }
+        sleep(BINDS_EVERY).await;
+        bound = TcpListener::bind(address).await;
+    }
+    let listener = bound.with_context(|| format!("cannot listen on {address} (`{option}`)"))?;
     let address = listener.local_addr().with_context(|| format!("cannot tell the address of `{option}`"))?;
     Ok((listener, address))
 }

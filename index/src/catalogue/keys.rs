@@ -8,7 +8,7 @@ use prost::Message;
 use super::{Catalogue, record};
 use crate::{
     error::{Error, Result},
-    model::{ApiKey, TenantId},
+    model::{ApiKey, Role, TenantId},
 };
 
 /// Most keys of one tenant: all nodes hold all of them in memory.
@@ -28,25 +28,30 @@ impl Catalogue {
         self.keys.values().filter(is_asked_for).cloned().collect()
     }
 
-    /// With one key more.
+    /// With one key more, and without those of its tenant that are good for nothing any more when it is made.
     pub(crate) fn with_key(&self, key: ApiKey) -> Result<Self> {
         key.validate()?;
         if self.keys.contains_key(&key.id) {
             return Err(Error::FailedPrecondition(format!("there is a key {} already", key.id)));
         }
-        if self.keys(Some(key.tenant)).len() >= MAX_KEYS {
+        let mut next = self.changed();
+        next.keys.retain(|_, other| other.tenant != key.tenant || other.is_valid(key.created_at));
+        if next.keys(Some(key.tenant)).len() >= MAX_KEYS {
             return Err(Error::Exhausted(format!("a tenant may have at most {MAX_KEYS} keys")));
         }
-        let mut next = self.changed();
         next.keys.insert(key.id.clone(), Arc::new(key));
         Ok(next)
     }
 
-    /// Without a key, if it is of this tenant, or whosesoever it is.
+    /// Without a key, if it is of this tenant and not an operator's, or whosesoever it is.
     pub(crate) fn without_key(&self, tenant: Option<TenantId>, id: &str) -> Result<Self> {
         let of = self.keys.get(id).map(|key| key.tenant);
         if of.is_none_or(|of| tenant.is_some_and(|tenant| tenant != of)) {
             return Err(Error::UnknownKey(id.to_owned()));
+        }
+        if tenant.is_some() && self.keys.get(id).is_some_and(|key| key.role == Role::Operator) {
+            let why = "keys of operators are revoked with a node's own key";
+            return Err(Error::FailedPrecondition(why.to_owned()));
         }
         let mut next = self.changed();
         next.keys.remove(id);
