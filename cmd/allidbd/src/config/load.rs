@@ -194,10 +194,10 @@ impl Config {
         for (option, address) in [("listen.grpc", listen.grpc), ("listen.http", listen.http)] {
             if !is_protected && !address.ip().is_loopback() {
                 bail!(
-                    "`{option}` is {address}, but without `listen.certificate_file` and `key_file`, and `access.keys_required` or \
-                     `listen.client_authority_file`, only loopback addresses such as 127.0.0.1 or [::1] are allowed: anyone \
-                     who reaches the port could read and change everything. `allidb tls init` makes certificates; \
-                     `listen.unprotected` listens even so"
+                    "`{option}` is {address}, but only loopback addresses such as 127.0.0.1 or [::1] are allowed without \
+                     `listen.certificate_file` and `key_file`, and `access.keys_required` or \
+                     `listen.client_authority_file`: anyone who reaches the port could read and change everything. \
+                     `allidb tls init` makes certificates; `listen.unprotected` listens even so"
                 );
             }
         }
