@@ -27,6 +27,7 @@ use crate::{
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
     status,
+    weight::{Held, Scale},
 };
 
 /// Puts [`Surround`] around a service.
@@ -34,16 +35,18 @@ use crate::{
 pub struct SurroundLayer {
     access: Option<Access>,
     slots: Arc<Semaphore>,
+    scale: Scale,
     limit: usize,
     bounds: MessageBounds,
 }
 
 impl SurroundLayer {
-    /// At most `limit` calls under way; the largest messages in and out, in bytes.
-    pub fn new(limit: usize, incoming_bytes: usize, outgoing_bytes: usize) -> Self {
+    /// At most `limit` calls under way, whose requests are of `request_bytes` together; the largest messages in and out, in bytes.
+    pub fn new(limit: usize, request_bytes: usize, incoming_bytes: usize, outgoing_bytes: usize) -> Self {
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let bounds = MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes };
-        Self { access: None, slots, limit, bounds }
+        let scale = Scale::new(request_bytes, incoming_bytes);
+        Self { access: None, slots, scale, limit, bounds }
     }
 
     /// Calls are let through to whom this admits.
@@ -87,6 +90,9 @@ where
         let span = span(method, request.headers());
         let call = Call::begin(method);
         let bounds = self.layer.bounds;
+        let (head, body) = request.into_parts();
+        let (body, held) = self.layer.scale.weigh(body);
+        let request = Request::from_parts(head, body);
         // Probes answer also when the server is full: that is when they matter.
         let slot = if method.service == "grpc.health.v1.Health" {
             None
@@ -95,7 +101,7 @@ where
                 Ok(slot) => Some(slot),
                 Err(_) => {
                     let refusal = status::too_many_requests(self.layer.limit).into_http();
-                    let refusal = SurroundedBody::watch(refusal, call, None, bounds, span);
+                    let refusal = SurroundedBody::watch(refusal, call, (None, held), bounds, span);
                     return Box::pin(async move { Ok(refusal) });
                 }
             }
@@ -106,7 +112,8 @@ where
         let inner = std::mem::replace(&mut self.inner, next);
         let answer = in_time(patience, admitted(self.layer.access.clone(), method, inner, request));
         let calling = span.clone();
-        let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, slot, bounds, span)) };
+        let answering =
+            async move { Ok(SurroundedBody::watch(answer.await?, call, (slot, held), bounds, span)) };
         Box::pin(answering.instrument(calling))
     }
 }
@@ -189,19 +196,22 @@ pub struct SurroundedBody {
     bounds: MessageBounds,
     span: Span,
     /// Given back with the end of the body, so that streams count as under way.
-    _slot: Option<OwnedSemaphorePermit>,
+    _room: Room,
 }
+
+/// A call's place among those that are under way.
+type Room = (Option<OwnedSemaphorePermit>, Arc<Held>);
 
 impl SurroundedBody {
     fn watch(
         answer: Response<Body>,
         call: Call,
-        slot: Option<OwnedSemaphorePermit>,
+        room: Room,
         bounds: MessageBounds,
         span: Span,
     ) -> Response<Self> {
         let (mut head, inner) = answer.into_parts();
-        let mut body = Self { inner, call, bounds, span, _slot: slot };
+        let mut body = Self { inner, call, bounds, span, _room: room };
         body.see(&mut head.headers);
         Response::from_parts(head, body)
     }
@@ -274,7 +284,7 @@ mod tests {
     async fn a_caller_s_time_ends_its_call() {
         let inner =
             tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Status>>());
-        let mut service = SurroundLayer::new(1, 10, 10).layer(inner);
+        let mut service = SurroundLayer::new(1, 10, 10, 10).layer(inner);
         let mut request = Request::new(Body::empty());
         request.headers_mut().insert("grpc-timeout", "50m".parse().expect("a header"));
         let answer = service.call(request).await.expect("an answer");
@@ -286,7 +296,7 @@ mod tests {
     async fn a_full_server_refuses_calls_and_still_answers_probes() {
         let inner =
             tower::service_fn(|_: Request<Body>| async { Ok::<_, Status>(Response::new(Body::empty())) });
-        let mut service = SurroundLayer::new(1, 10, 10).layer(inner);
+        let mut service = SurroundLayer::new(1, 10, 10, 10).layer(inner);
         let request = |path: &str| {
             let mut request = Request::new(Body::empty());
             *request.uri_mut() = path.parse().expect("a path");

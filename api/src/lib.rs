@@ -9,7 +9,7 @@
 //! | `services` | one file for each service of the contract |
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
-//! | [`layer`], [`metrics`], `oversize` | around every call: span, metrics, bounds |
+//! | [`layer`], [`metrics`], `oversize`, `weight` | around every call: span, metrics, bounds |
 //! | [`server`], [`http`] | the two listeners |
 //!
 //! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
@@ -26,6 +26,7 @@ mod page_token;
 pub mod server;
 mod services;
 pub mod status;
+mod weight;
 
 /// The generated messages, clients and servers of `allidb.v1`.
 #[allow(missing_docs, clippy::all, unreachable_pub, rust_2018_idioms, reason = "generated code")]

@@ -29,6 +29,8 @@ pub struct Settings {
     pub answer_bytes: usize,
     /// Calls under way in all; more are refused.
     pub concurrent_requests: usize,
+    /// Bytes of their requests together; more are refused.
+    pub request_bytes: usize,
     /// Calls under way on one connection; more wait.
     pub concurrent_streams: u32,
     /// Queries of one batch that run at once.
@@ -43,6 +45,7 @@ impl Default for Settings {
             message_bytes: 16 << 20,
             answer_bytes: 64 << 20,
             concurrent_requests: 1_024,
+            request_bytes: 512 << 20,
             concurrent_streams: 256,
             batch_concurrency: 8,
             embedder: None,
@@ -96,9 +99,13 @@ pub async fn serve(
     let reflection_alpha = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let surround =
-        SurroundLayer::new(settings.concurrent_requests, settings.message_bytes, settings.answer_bytes)
-            .guarded_by(access);
+    let surround = SurroundLayer::new(
+        settings.concurrent_requests,
+        settings.request_bytes,
+        settings.message_bytes,
+        settings.answer_bytes,
+    )
+    .guarded_by(access);
     macro_rules! bounded {
         ($server:ident) => {
             $server::new(services.clone())

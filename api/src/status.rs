@@ -143,6 +143,14 @@ pub(crate) fn too_many_requests(limit: usize) -> Status {
     build(Code::ResourceExhausted, format!("{limit} requests are under way, which is the limit"), info)
 }
 
+/// The requests that are under way are as large as they may be together.
+pub(crate) fn requests_too_large(limit: usize) -> Status {
+    let mut info = details(reason::TOO_MANY_REQUESTS, &[("limit_bytes", limit.to_string())]);
+    info.set_retry_info(Some(RETRY_DELAY));
+    let message = format!("the requests that are under way have {limit} bytes together, which is the limit");
+    build(Code::ResourceExhausted, message, info)
+}
+
 /// Nobody is let in who shows no key that is good for anything. Which of the reasons it is, is told to nobody.
 pub(crate) fn unauthenticated(why: &str) -> Status {
     build(Code::Unauthenticated, why.to_owned(), details(reason::UNAUTHENTICATED, &[]))

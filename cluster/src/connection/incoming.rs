@@ -11,8 +11,8 @@ use std::{
 
 use rustls::{ServerConfig, pki_types::ServerName, server::ParsedCertificate};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc},
+    net::TcpListener,
+    sync::mpsc,
     task::JoinSet,
     time::{sleep, timeout},
 };
@@ -24,12 +24,11 @@ use crate::pace::Pace;
 use super::{
     CertificateError, Connection,
     certificates::{Certificates, Material, Shown},
+    open::{Places, Socket},
 };
 
 /// How long whoever connects may take to show what it is asked for.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// Connections that may be about to. More are closed: those that wait for nothing go after [`HANDSHAKE`].
-const HANDSHAKES: usize = 1_024;
 /// Connections that nobody has taken over yet.
 const WAITING: usize = 64;
 /// How often at most it is noted that one is refused.
@@ -77,29 +76,30 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes connections as they are.
+    /// Takes connections as they are, `most` at a time. Beyond that the one is closed that has said nothing for longest, of the address that
+    /// has most.
     ///
     /// # Errors
     /// If the port's address cannot be told.
-    pub fn plain(listener: TcpListener) -> io::Result<Self> {
+    pub fn plain(listener: TcpListener, most: usize) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        Ok(Self::accept(listener, address, None))
+        Ok(Self::accept(listener, address, most, None))
     }
 
     /// The same, of connections that are secured.
     ///
     /// # Errors
     /// If its certificates cannot be used so, or the port's address cannot be told.
-    pub fn secure(listener: TcpListener, security: Security) -> io::Result<Self> {
+    pub fn secure(listener: TcpListener, most: usize, security: Security) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let port = Port::new(security).map_err(io::Error::other)?;
-        Ok(Self::accept(listener, address, Some(port)))
+        Ok(Self::accept(listener, address, most, Some(port)))
     }
 
-    fn accept(listener: TcpListener, address: SocketAddr, port: Option<Port>) -> Self {
+    fn accept(listener: TcpListener, address: SocketAddr, most: usize, port: Option<Port>) -> Self {
         let (sender, accepted) = mpsc::channel(WAITING);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, port, sender));
+        accepting.spawn(accept(listener, Arc::new(Places::new(most)), port, sender));
         Self { accepted, address, _accepting: accepting }
     }
 
@@ -156,8 +156,12 @@ fn config(material: &Material, security: &Security) -> Result<Arc<ServerConfig>,
     Ok(Arc::new(config))
 }
 
-async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::Sender<Connection>) {
-    let room = Arc::new(Semaphore::new(HANDSHAKES));
+async fn accept(
+    listener: TcpListener,
+    places: Arc<Places>,
+    mut port: Option<Port>,
+    accepted: mpsc::Sender<Connection>,
+) {
     let telling = Arc::new(Pace::of(TELLS_EVERY));
     let mut handshakes = JoinSet::new();
     loop {
@@ -177,14 +181,16 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
             tracing::debug!(%from, %error, "a connection broke at once");
             continue;
         }
+        let Some(stream) = places.take(stream, from) else {
+            if telling.is_due() {
+                tracing::warn!(%from, "a connection is refused: there are too many, and all are in use");
+            }
+            continue;
+        };
         let Some(port) = &mut port else {
             if accepted.send(Connection::plain(stream, from)).await.is_err() {
                 return;
             }
-            continue;
-        };
-        let Ok(slot) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::debug!(%from, "too many connections have not shown yet what they are asked for");
             continue;
         };
         let (acceptor, accepted) = (port.acceptor(), accepted.clone());
@@ -192,7 +198,6 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
         handshakes.spawn(async move {
             match timeout(HANDSHAKE, shake_hands(acceptor, stream, name)).await {
                 Ok(Ok(stream)) => {
-                    drop(slot);
                     // If nobody takes it any more, the port is closed.
                     drop(accepted.send(Connection::secure(stream, from)).await);
                 }
@@ -210,9 +215,9 @@ async fn accept(listener: TcpListener, mut port: Option<Port>, accepted: mpsc::S
 
 async fn shake_hands(
     acceptor: TlsAcceptor,
-    stream: TcpStream,
+    stream: Socket,
     name: Option<ServerName<'static>>,
-) -> io::Result<TlsStream<TcpStream>> {
+) -> io::Result<TlsStream<Socket>> {
     let stream = acceptor.accept(stream).await?;
     if let Some(name) = name {
         let shown = stream.get_ref().1.peer_certificates().and_then(|shown| shown.first());

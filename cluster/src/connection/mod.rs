@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `certificates` | the files, read when the daemon starts and whenever they change |
 //! | `incoming` | a port: whoever connects, once it has shown what it is asked for |
+//! | `open` | how many may be open, and which one goes when there are too many |
 
 mod certificates;
 mod incoming;
+mod open;
 
 use std::{
     io,
@@ -15,12 +17,11 @@ use std::{
     task::{Context, Poll},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
+
+use open::Socket;
 
 pub use certificates::{CertificateError, CertificateFiles, Certificates, Shown};
 pub use incoming::{Incoming, Protocol, Security};
@@ -32,8 +33,8 @@ pub struct Connection {
 }
 
 enum Stream {
-    Plain(TcpStream),
-    Secure(Box<TlsStream<TcpStream>>),
+    Plain(Socket),
+    Secure(Box<TlsStream<Socket>>),
 }
 
 /// What is known of whoever opened a connection.
@@ -46,11 +47,11 @@ pub struct Caller {
 }
 
 impl Connection {
-    fn plain(stream: TcpStream, address: SocketAddr) -> Self {
+    fn plain(stream: Socket, address: SocketAddr) -> Self {
         Self { stream: Stream::Plain(stream), caller: Caller { address, has_certificate: false } }
     }
 
-    fn secure(stream: TlsStream<TcpStream>, address: SocketAddr) -> Self {
+    fn secure(stream: TlsStream<Socket>, address: SocketAddr) -> Self {
         // What is no certificate of the authority ends the handshake.
         let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|shown| !shown.is_empty());
         Self { stream: Stream::Secure(Box::new(stream)), caller: Caller { address, has_certificate } }

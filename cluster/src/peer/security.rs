@@ -38,14 +38,17 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     told
 }
 
+/// Connections that other nodes may have open here in all.
+const CONNECTIONS: usize = 1_024;
+
 /// Where other nodes are listened to.
 ///
 /// # Errors
 /// If the port cannot be listened to, or certificates not be used.
 pub(crate) fn incoming(listener: TcpListener, tls: Option<PeerTls>) -> io::Result<Incoming> {
-    let Some(PeerTls { certificates, name }) = tls else { return Incoming::plain(listener) };
+    let Some(PeerTls { certificates, name }) = tls else { return Incoming::plain(listener, CONNECTIONS) };
     let (shown, protocol) = (Shown::Must, Protocol::Http2);
-    Incoming::secure(listener, Security { certificates, shown, name: Some(name), protocol })
+    Incoming::secure(listener, CONNECTIONS, Security { certificates, shown, name: Some(name), protocol })
 }
 
 /// How nodes are reached: with TLS, or as it is where there is none.

@@ -1,6 +1,7 @@
 //! The operator's commands against a daemon that is a process of its own.
 
 mod daemon;
+mod flood;
 mod keys;
 mod runbooks;
 mod tls;

@@ -66,7 +66,7 @@ impl Daemon {
             true => None,
             false => Some(bind("ring.listen", config.ring.listen).await?.0),
         };
-        let [grpc_port, http_port] = wire::incoming(&config.listen, [grpc_port, http_port])?;
+        let [grpc_port, http_port] = wire::incoming(&config, [grpc_port, http_port])?;
         warn_of_open_ports(&config, grpc);
 
         let (stop_grpc, grpc_stopped) = watch::channel(false);

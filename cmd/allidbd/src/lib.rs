@@ -5,7 +5,7 @@
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
-//! | `logs`, `port_file`, `signals` | what a process owes to whoever runs it |
+//! | `files`, `logs`, `port_file`, `signals` | what a process owes to whoever runs it |
 //!
 //! A library, so that the command line can serve too and tests can run a daemon in their own process.
 
@@ -13,6 +13,7 @@ mod args;
 pub mod config;
 mod daemon;
 mod figures;
+mod files;
 mod logs;
 mod port_file;
 mod signals;

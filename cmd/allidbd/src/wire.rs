@@ -13,7 +13,10 @@ use allidb_index::model::Limits;
 use anyhow::Context;
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use crate::config::{ByteSize, Config, EmbeddingOptions, LimitOptions, Listen, RingOptions};
+use crate::{
+    config::{ByteSize, Config, EmbeddingOptions, LimitOptions, RingOptions},
+    files,
+};
 
 /// Pieces of work of other nodes that may wait for a thread.
 const QUEUE: usize = 1_024;
@@ -35,9 +38,11 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
 }
 
 /// The connections of the gRPC port and of the HTTP port, with certificates if there are any.
-pub(crate) fn incoming(options: &Listen, [grpc, http]: [TcpListener; 2]) -> anyhow::Result<[Incoming; 2]> {
+pub(crate) fn incoming(config: &Config, [grpc, http]: [TcpListener; 2]) -> anyhow::Result<[Incoming; 2]> {
+    let options = &config.listen;
+    let most = files::connections(config.limits.connections);
     let (Some(certificate), Some(key)) = (&options.certificate_file, &options.key_file) else {
-        return Ok([Incoming::plain(grpc)?, Incoming::plain(http)?]);
+        return Ok([Incoming::plain(grpc, most)?, Incoming::plain(http, most)?]);
     };
     let (certificate, key, authority) =
         (certificate.clone(), key.clone(), options.client_authority_file.clone());
@@ -47,7 +52,7 @@ pub(crate) fn incoming(options: &Listen, [grpc, http]: [TcpListener; 2]) -> anyh
     let secure = |listener, shown, protocol| {
         let shown = if asks { shown } else { Shown::NoMatter };
         let certificates = certificates.clone();
-        Incoming::secure(listener, Security { certificates, shown, name: None, protocol })
+        Incoming::secure(listener, most, Security { certificates, shown, name: None, protocol })
     };
     // Probes have none to show.
     Ok([secure(grpc, Shown::Must, Protocol::Http2)?, secure(http, Shown::MayBe, Protocol::Http1)?])
@@ -99,6 +104,7 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
         message_bytes: bytes(config.limits.message_bytes),
         answer_bytes: bytes(config.limits.answer_bytes),
         concurrent_requests: config.limits.concurrent_requests,
+        request_bytes: bytes(config.limits.request_bytes),
         concurrent_streams: config.limits.concurrent_streams,
         batch_concurrency: config.threads.batch_queries,
     })
@@ -248,7 +254,14 @@ mod tests {
     /// Each option, set to something else, reaches the part it is meant for and changes nothing else.
     #[test]
     fn every_option_reaches_its_part() {
-        let plain = |config: &Config| format!("{:?} {:?}", node(config), settings(config));
+        let plain = |config: &Config| {
+            format!(
+                "{:?} {:?} {}",
+                node(config),
+                settings(config),
+                files::connections(config.limits.connections)
+            )
+        };
         let default = Config::default();
         let defaults = serde_json::to_value(&default).expect("plain data");
         let mut seen = std::collections::HashSet::from([plain(&default)]);

@@ -247,8 +247,13 @@ section! {
         message_bytes: ByteSize = ByteSize::mib(16);
         /// The largest message given.
         answer_bytes: ByteSize = ByteSize::mib(64);
+        /// Connections that are open at the gRPC port, and at the HTTP port. Beyond that the one is closed that has said nothing for longest, of
+        /// the address that has most. At each port a quarter of the files that this process may have open, if that is less.
+        connections: usize = 4_096;
         /// Requests under way in all; more are refused.
         concurrent_requests: usize = 1_024;
+        /// Bytes of requests under way in all; more are refused.
+        request_bytes: ByteSize = ByteSize::mib(512);
         /// Requests under way on one connection; more wait.
         concurrent_streams: u32 = 256;
         /// Longest time one request may take; also the default.

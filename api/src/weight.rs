@@ -1,0 +1,118 @@
+//! What the requests that are under way weigh together: so many bytes at most, whoever sends them.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Status, body::Body};
+
+use crate::status;
+
+/// What all requests may weigh together.
+#[derive(Clone, Debug)]
+pub(crate) struct Scale {
+    weight: Arc<AtomicUsize>,
+    most: usize,
+    /// What one request counts for at most: a stream's messages come and go.
+    each: usize,
+}
+
+impl Scale {
+    /// At most `most` bytes, of which each request has `each` at a time.
+    pub(crate) fn new(most: usize, each: usize) -> Self {
+        Self { weight: Arc::default(), most: most.max(each), each }
+    }
+
+    /// The body, put on the scale as it arrives, until both what is returned and the body are dropped.
+    pub(crate) fn weigh(&self, body: Body) -> (Body, Arc<Held>) {
+        let held = Arc::new(Held { scale: self.clone(), bytes: AtomicUsize::new(0) });
+        (Body::new(Weighed { inner: body, held: Arc::clone(&held) }), held)
+    }
+}
+
+/// What one request weighs.
+#[derive(Debug)]
+pub(crate) struct Held {
+    scale: Scale,
+    bytes: AtomicUsize,
+}
+
+impl Held {
+    fn add(&self, bytes: usize) -> Result<(), Status> {
+        let held = self.bytes.load(Ordering::Relaxed);
+        let more = bytes.min(self.scale.each.saturating_sub(held));
+        let before = self.scale.weight.fetch_add(more, Ordering::Relaxed);
+        self.bytes.fetch_add(more, Ordering::Relaxed);
+        if before + more > self.scale.most {
+            return Err(status::requests_too_large(self.scale.most));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.scale.weight.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
+struct Weighed {
+    inner: Body,
+    held: Arc<Held>,
+}
+
+impl HttpBody for Weighed {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(data) = frame.data_ref()
+            && let Err(refusal) = self.held.add(data.len())
+        {
+            return Poll::Ready(Some(Err(refusal)));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_weighs_nothing() {
+        let scale = Scale::new(100, 60);
+        let (body, first) = scale.weigh(Body::empty());
+        assert!(first.add(60).is_ok());
+        assert!(first.add(1_000).is_ok(), "one request counts for 60");
+        let (other, second) = scale.weigh(Body::empty());
+        assert!(second.add(40).is_ok());
+        assert_eq!(second.add(1).expect_err("101 bytes").code(), tonic::Code::ResourceExhausted);
+        drop(first);
+        assert!(second.add(1).is_err(), "its body is there yet");
+        drop(body);
+        assert!(second.add(1).is_ok());
+        drop((other, second));
+        assert_eq!(scale.weight.load(Ordering::Relaxed), 0);
+    }
+}
