@@ -17,6 +17,7 @@ use crate::{
         cluster_server::ClusterServer, collections_server::CollectionsServer,
         entities_server::EntitiesServer, graph_server::GraphServer, keys_server::KeysServer,
         maintenance_server::MaintenanceServer, search_server::SearchServer,
+        snapshots_server::SnapshotsServer,
     },
 };
 
@@ -127,6 +128,7 @@ pub async fn serve(
         .add_service(bounded!(KeysServer))
         .add_service(bounded!(MaintenanceServer))
         .add_service(bounded!(SearchServer))
+        .add_service(bounded!(SnapshotsServer))
         .add_service(health_service)
         .add_service(reflection.build_v1()?)
         .add_service(reflection_alpha.build_v1alpha()?)
@@ -153,7 +155,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// The services of the contract, and the empty name for the server as a whole.
-fn names() -> [&'static str; 8] {
+fn names() -> [&'static str; 9] {
     [
         "",
         ClusterServer::<Services>::NAME,
@@ -163,5 +165,6 @@ fn names() -> [&'static str; 8] {
         KeysServer::<Services>::NAME,
         MaintenanceServer::<Services>::NAME,
         SearchServer::<Services>::NAME,
+        SnapshotsServer::<Services>::NAME,
     ]
 }

@@ -13,6 +13,7 @@
 //! | `peer` | what nodes ask each other |
 //! | `pool` | bounded threads for the replica's blocking work |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
+//! | `snapshot` | all that a ring holds, kept elsewhere |
 //!
 //! One node is a ring of one, and answers for all replicas: what others would have to be asked is looked up at once.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -28,6 +29,7 @@ mod pace;
 mod peer;
 mod pool;
 mod ring;
+mod snapshot;
 
 pub use allidb_index::{
     Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
@@ -54,3 +56,4 @@ pub use ring::{
     Change, ClockOffset, HealingCounts, HintCounts, HintLimits, OutboxCounts, PurgeStage, PurgeTerms, Purged,
     Repaired, Ring, RingCounts, RingOptions, TakeoverCounts, Terms,
 };
+pub use snapshot::{Snapshot, SnapshotPlace, SnapshotPlaceError, SnapshotProgress};

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::snapshot::{SnapshotProgress, Told};
 use allidb_index::{Deadline, Error, Replica, Result, Version};
 use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
 use tokio::sync::mpsc;
@@ -110,6 +111,7 @@ pub(crate) struct Jobs {
     purging: Arc<AtomicBool>,
     compacting: Arc<AtomicBool>,
     scrubbing: Arc<AtomicBool>,
+    snapshotting: Arc<AtomicBool>,
 }
 
 /// The right to be the one job of its kind.
@@ -192,6 +194,29 @@ impl Jobs {
             drop(turn);
             let upto = |purged: Option<Purged>| purged.map(|purged| purged.upto);
             let last = purged.map(|purged| PurgeProgress { upto: upto(purged), finished: true, ..so_far });
+            sender.send(last).await.ok();
+        });
+        Ok(Job { messages })
+    }
+}
+
+impl Jobs {
+    /// Makes, restores or verifies a snapshot: `work` gives the last message. Must be called within a runtime.
+    pub(crate) fn snapshot<F>(&self, work: impl FnOnce(Told) -> F) -> Result<Job<SnapshotProgress>>
+    where
+        F: Future<Output = Result<SnapshotProgress>> + Send + 'static,
+    {
+        let turn = Turn::take(&self.snapshotting, "snapshot")?;
+        let (sender, messages) = mpsc::channel(UNREAD);
+        let work = work(Told::new(sender.clone()));
+        tokio::spawn(async move {
+            // Nobody may be left who wants to know.
+            let last = tokio::select! {
+                last = work => last,
+                () = sender.closed() => return,
+            };
+            // Whoever is told of the end may begin the next one.
+            drop(turn);
             sender.send(last).await.ok();
         });
         Ok(Job { messages })

@@ -147,6 +147,11 @@ const METHODS: &[(&str, &str)] = &[
     ("Search/BatchQuery", "rwa"),
     ("Search/Explain", "rwa"),
     ("Search/Query", "rwa"),
+    ("Snapshots/CreateSnapshot", "o"),
+    ("Snapshots/DeleteSnapshots", "o"),
+    ("Snapshots/ListSnapshots", "o"),
+    ("Snapshots/RestoreSnapshot", "o"),
+    ("Snapshots/VerifySnapshot", "o"),
 ];
 
 /// What becomes of a call with an empty message.

@@ -10,6 +10,7 @@ mod keys;
 mod maintenance;
 mod put_stream;
 mod search;
+mod snapshots;
 
 use allidb_cluster::{Consistency, Coordinator, Deadline, WriteOptions};
 use allidb_index::{

@@ -10,6 +10,7 @@
 //! | `opening` | alone, or as a member of a ring |
 //! | `requests` | reads and writes |
 //! | `shape` | changes of the ring's shape |
+//! | `snapshots` | made, restored, kept |
 
 mod chores;
 mod collections;
@@ -17,6 +18,7 @@ mod keys;
 mod opening;
 mod requests;
 mod shape;
+mod snapshots;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
@@ -39,6 +41,7 @@ use crate::{
     peer::NodeCalls,
     pool::Pool,
     ring::{ClockOffset, HintCounts, OutboxCounts, Ring, RingCounts, Terms},
+    snapshot::SnapshotPlace,
 };
 
 /// Chores that may wait for the one before.
@@ -119,6 +122,8 @@ struct Inner {
     /// What operators ask for and wait for.
     chores: Pool,
     jobs: Jobs,
+    snapshots: Option<SnapshotPlace>,
+    ring_name: String,
     is_drained: AtomicBool,
 }
 

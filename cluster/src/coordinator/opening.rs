@@ -21,6 +21,7 @@ use crate::{
     peer::plaintext,
     pool::Pool,
     ring::{HintLimits, PurgeTerms, Ring, RingOptions},
+    snapshot::SnapshotPlace,
 };
 
 /// What a node is opened with.
@@ -42,6 +43,8 @@ pub struct Config {
     pub read_threads: usize,
     /// Requests that may wait for a thread of each kind.
     pub queue: usize,
+    /// Where snapshots are kept, if anywhere.
+    pub snapshots: Option<SnapshotPlace>,
 }
 
 impl Config {
@@ -57,6 +60,7 @@ impl Config {
             write_threads: 16,
             read_threads: cores.max(2),
             queue: 1_024,
+            snapshots: None,
         }
     }
 }
@@ -80,9 +84,9 @@ impl Coordinator {
             topology,
             addresses: Default::default(),
             connector: plaintext(),
-            // All is done by the coordinator's own.
-            threads: 1,
-            queue: 1,
+            // All but snapshots is done by the coordinator's own.
+            threads: 2,
+            queue: 64,
             call_timeout: Duration::from_secs(1),
             hedge_after: Duration::from_secs(1),
             hints: HintLimits::default(),
@@ -93,7 +97,7 @@ impl Coordinator {
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;
-        Self::of(ring, None, &config)
+        Self::of(ring, node.to_string(), None, &config)
     }
 
     /// Opens the store of a node that is a member of a ring, or founds it with the others: that waits for all of them. Other nodes are listened to
@@ -102,14 +106,14 @@ impl Coordinator {
     /// # Errors
     /// If it cannot be opened, or the node can be no member.
     pub async fn join(config: Config, member: MemberOptions, listener: TcpListener) -> Result<Self> {
-        let opening = config.clone();
+        let (opening, name) = (config.clone(), member.ring.clone());
         let replica = spawn_blocking(move || open_replica(&opening)).await;
         let replica = replica.map_err(|error| Error::Internal(format!("opening broke off: {error}")))??;
         let (ring, life) = join(replica, listener, member).await?;
-        Self::of(ring, Some(life), &config)
+        Self::of(ring, name, Some(life), &config)
     }
 
-    fn of(ring: Ring, life: Option<Life>, config: &Config) -> Result<Self> {
+    fn of(ring: Ring, ring_name: String, life: Option<Life>, config: &Config) -> Result<Self> {
         Ok(Self(Arc::new(Inner {
             replica: Arc::clone(ring.replica()),
             ring,
@@ -119,6 +123,8 @@ impl Coordinator {
             gets: Pool::start("get", config.read_threads, config.queue)?,
             chores: Pool::start("maintenance", 1, CHORES)?,
             jobs: Jobs::default(),
+            snapshots: config.snapshots.clone(),
+            ring_name,
             is_drained: AtomicBool::new(false),
         })))
     }

@@ -65,6 +65,7 @@ mod unheard;
 mod upkeep;
 mod verdict;
 mod walk;
+mod whole;
 mod write;
 mod wrong;
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use allidb_index::{EntityKey, EntityState, Error, Extent, Result, Version};
+use allidb_index::{Deadline, EntityKey, EntityState, Error, Extent, Result, Version};
 use parking_lot::Mutex;
 use tokio::{
     task::JoinSet,
@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    Inner,
     counts::add,
     read::{GroupRead, Told, too_few},
     wrong::Wrong,
@@ -167,9 +168,21 @@ impl GroupRead {
     }
 
     async fn have_absorbed(&self, node: NodeId, states: Vec<(EntityKey, EntityState)>) -> Result<()> {
-        let read_at = self.read_at;
-        if node == self.inner.served.node {
-            return self.inner.here_as_of(move |served| served.absorb(states, read_at)).await;
+        let terms = (self.read_at, self.patience(), self.deadline);
+        self.inner.have_absorbed(node, states, terms).await
+    }
+}
+
+impl Inner {
+    /// Has a replica merge states that were read when so much was purged; with each message it may take so long.
+    pub(super) async fn have_absorbed(
+        &self,
+        node: NodeId,
+        states: Vec<(EntityKey, EntityState)>,
+        (read_at, patience, deadline): (Version, Duration, Deadline),
+    ) -> Result<()> {
+        if node == self.served.node {
+            return self.here_as_of(move |served| served.absorb(states, read_at)).await;
         }
         let mut states = states.into_iter().peekable();
         while states.peek().is_some() {
@@ -188,10 +201,10 @@ impl GroupRead {
                 let request = AbsorbRequest { fence, ..request.clone() };
                 async move { peer.absorb(request).await }
             };
-            let reply = self.inner.served.call_within(self.patience(), node, self.deadline, ask).await?;
+            let reply = self.served.call_within(patience, node, deadline, ask).await?;
             if let Some(purged) = Version::from_bytes(&reply.purged) {
                 let learn = move |served: &Served| served.replica.purge_up_to(purged, None);
-                self.inner.here(learn).await?;
+                self.here(learn).await?;
                 return Err(Error::Purged(purged));
             }
         }

@@ -277,7 +277,7 @@ impl Inner {
         let mut after = None;
         loop {
             let read_at = self.served.replica.purged();
-            let request = HoldingsRequest { partition, after };
+            let request = HoldingsRequest { partition, after, leaves: None };
             let page = Arc::clone(&self).answer_within(PATIENCE, source, request, terms(deadline)).await?;
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(last.clone());

@@ -33,6 +33,7 @@ mod put_stream;
 mod query;
 mod query_file;
 mod sample;
+mod snapshots;
 mod storage_files;
 mod tls;
 mod update;
@@ -137,6 +138,8 @@ enum Call {
     /// Make, list and revoke keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
+    #[command(subcommand)]
+    Snapshot(snapshots::SnapshotCommand),
     /// Write everything that is in memory to tables.
     Flush,
     /// Merge the tables of each keyspace into one level; gives space back.
@@ -203,6 +206,7 @@ async fn ask(
         Call::Path(args) => graph::path(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
         Call::Key(command) => keys::run(command, &client, output).await,
+        Call::Snapshot(command) => snapshots::run(command, &client, output).await,
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,

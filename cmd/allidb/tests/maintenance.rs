@@ -4,6 +4,7 @@ mod daemon;
 mod flood;
 mod keys;
 mod runbooks;
+mod snapshots;
 mod tls;
 
 use std::{

@@ -7,7 +7,7 @@ use allidb_api::{
 };
 use allidb_cluster::{
     CertificateFiles, Certificates, Coordinator, HintLimits, Incoming, MemberOptions, PeerTls, Protocol,
-    PurgeTerms, Security, Shown,
+    PurgeTerms, Security, Shown, SnapshotPlace,
 };
 use allidb_index::model::Limits;
 use anyhow::Context;
@@ -27,7 +27,7 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
-    let node = node(config);
+    let node = allidb_cluster::Config { snapshots: place(config)?, ..node(config) };
     let opened = match ring {
         None => {
             spawn_blocking(move || Coordinator::open(node)).await.context("opening the store broke off")?
@@ -35,6 +35,12 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
         Some(listener) => Coordinator::join(node, member(&config.ring)?, listener).await,
     };
     opened.with_context(|| format!("cannot open the data directory {}", dir.display()))
+}
+
+/// Where snapshots are kept, if anywhere.
+fn place(config: &Config) -> anyhow::Result<Option<SnapshotPlace>> {
+    let place = config.snapshots.location.as_deref().map(SnapshotPlace::open).transpose();
+    place.context("`snapshots.location` cannot be used")
 }
 
 /// The connections of the gRPC port and of the HTTP port, with certificates if there are any.

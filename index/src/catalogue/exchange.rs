@@ -19,6 +19,11 @@ impl Catalogue {
         self.version
     }
 
+    /// The same, as if it had been changed so often.
+    pub(crate) fn of_version(self, version: u64) -> Self {
+        Self { version, ..self }
+    }
+
     /// Whether this id was given already, be the collection there still or not.
     pub(crate) fn has_given(&self, id: CollectionId) -> bool {
         id.0 <= self.last_id

@@ -20,7 +20,7 @@ use allidb_storage::{Direction, Durability, Engine, Keyspace, Snapshot, WriteBat
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
 pub use sums::Sum;
-pub(crate) use sums::{Kind, Place, Sums, cleared, kind_of, place_of, tokens_of};
+pub(crate) use sums::{Kind, Place, Sums, cleared, kind_of, leaf_of, place_of, tokens_of};
 
 use crate::{
     error::{Error, Result},

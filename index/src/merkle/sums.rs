@@ -29,6 +29,11 @@ impl Sum {
         self.live == other.live
     }
 
+    /// What is there comes to.
+    pub fn there(&self) -> u128 {
+        self.live
+    }
+
     fn of(hash: u128, is_live: bool) -> Self {
         match is_live {
             true => Self { live: hash, dead: 0 },
@@ -84,7 +89,7 @@ pub(crate) fn place_of(entity: &EntityKey) -> Place {
 }
 
 /// The leaf of a token: the bits below its partition's.
-fn leaf_of(token: u64) -> u16 {
+pub(crate) fn leaf_of(token: u64) -> u16 {
     let below = token << PARTITIONS.ilog2();
     (below >> (u64::BITS - LEAVES.ilog2())) as u16
 }

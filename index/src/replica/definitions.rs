@@ -7,7 +7,7 @@ use allidb_storage::{Durability, WriteBatch};
 use super::{CURSOR_KEY, Replica};
 use crate::{
     catalogue::{Catalogue, Dropped, DroppedPart},
-    error::Result,
+    error::{Error, Result},
     model::{Collection, CollectionChange, CollectionSpec, IndexId, TenantId},
     placement::PARTITIONS,
     row::EntityKey,
@@ -105,10 +105,30 @@ impl Replica {
         self.catalogue().encode(self.cursor_key())
     }
 
+    /// The catalogue of a snapshot, to follow the one that is here.
+    ///
+    /// # Errors
+    /// If there was ever another one here: entities of both would have the same ids of collections; and of the same ring, what was deleted since
+    /// would be back where that is forgotten.
+    pub fn with_restored(&self, encoded: &[u8]) -> Result<Vec<u8>> {
+        let (restored, cursor_key) = Catalogue::decode(encoded)?;
+        let current = self.catalogue();
+        if current.has_given_any() || !current.keys(None).is_empty() {
+            let why = "a snapshot is restored where there never were collections, and no keys are: begin with empty directories";
+            return Err(Error::FailedPrecondition(why.to_owned()));
+        }
+        Ok(restored.of_version(current.version() + 1).encode(cursor_key))
+    }
+
     /// Whether the entity's collection was there, and was dropped.
     pub fn is_dropped(&self, entity: &EntityKey) -> bool {
         let catalogue = self.catalogue();
         catalogue.by_id(entity.collection).is_none() && catalogue.has_given(entity.collection)
+    }
+
+    /// The names of all collections, of whichever tenant.
+    pub fn collection_names(&self) -> Vec<String> {
+        self.catalogue().owned().map(|(_, collection)| collection.name.clone()).collect()
     }
 
     /// Whether there was ever a collection here.

@@ -24,6 +24,8 @@ pub struct HoldingsRequest {
     pub partition: u16,
     /// What comes after this entity.
     pub after: Option<EntityKey>,
+    /// Only what is in these leaves of its tree, which are in order; `None`: all.
+    pub leaves: Option<Vec<u16>>,
 }
 
 impl Replica {
@@ -50,8 +52,10 @@ impl Replica {
                 break;
             }
             let entity = decode_token_row(&key).map_err(|error| Error::corrupt("token", &key, error))?;
+            let is_asked_for =
+                request.leaves.as_ref().is_none_or(|leaves| leaves.binary_search(&entity.leaf()).is_ok());
             // What was dropped is being swept.
-            if catalogue.by_id(entity.collection).is_some() {
+            if is_asked_for && catalogue.by_id(entity.collection).is_some() {
                 entities.push(entity);
             }
         }

@@ -59,6 +59,11 @@ impl EntityKey {
         partition_of(self.token())
     }
 
+    /// The leaf of its partition's Merkle tree in which its rows are added up.
+    pub fn leaf(&self) -> u16 {
+        crate::merkle::leaf_of(self.token())
+    }
+
     /// As nodes name it to each other: tenant and collection (each u64 big-endian), id.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(16 + self.id.len());

@@ -16,5 +16,5 @@ pub use load::{load, show};
 pub use reference::reference;
 pub use sections::{
     Access, Config, EmbeddingOptions, LimitOptions, Listen, Log, LogFormat, RingOptions, Shutdown,
-    StorageOptions, Threads, VectorOptions,
+    SnapshotOptions, StorageOptions, Threads, VectorOptions,
 };

@@ -55,6 +55,8 @@ section! {
         access: Access = Access::default();
         /// The other nodes of the ring, if there are any.
         ring: RingOptions = RingOptions::default();
+        /// Where snapshots of the ring are kept.
+        snapshots: SnapshotOptions = SnapshotOptions::default();
         /// The storage engine.
         storage: StorageOptions = StorageOptions::default();
         /// The vector indexes.
@@ -156,6 +158,15 @@ section! {
         purge_behind: Span = Span::secs(600);
         /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
         move_bytes_per_second: ByteSize = ByteSize::mib(32);
+    }
+}
+
+section! {
+    /// Where snapshots of the ring are kept.
+    SnapshotOptions {
+        /// A directory (an absolute path), or `s3://BUCKET/PREFIX`: then `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` and
+        /// `AWS_SECRET_ACCESS_KEY` in the environment say how it is reached. null: none can be made.
+        location: Option<String> = None;
     }
 }
 

@@ -1,0 +1,81 @@
+//! `allidb.v1.Snapshots`.
+
+use allidb_cluster::{Snapshot, SnapshotProgress};
+use allidb_index::model::Timestamp;
+use tonic::{Request, Response, Status};
+
+use super::{Services, maintenance::Messages};
+use crate::{
+    convert::timestamp_to_proto,
+    status,
+    v1::{self, snapshots_server::Snapshots},
+};
+
+#[tonic::async_trait]
+impl Snapshots for Services {
+    type CreateSnapshotStream = Messages<v1::SnapshotProgress>;
+    type VerifySnapshotStream = Messages<v1::SnapshotProgress>;
+    type RestoreSnapshotStream = Messages<v1::SnapshotProgress>;
+
+    async fn create_snapshot(
+        &self,
+        request: Request<v1::CreateSnapshotRequest>,
+    ) -> Result<Response<Self::CreateSnapshotStream>, Status> {
+        self.receive_any(request)?;
+        let job = self.coordinator.create_snapshot().map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, progress_to_proto, |progress| progress.finished)))
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
+        self.receive_any(request)?;
+        let snapshots = self.coordinator.snapshots().await.map_err(status::from_error)?;
+        let snapshots = snapshots.into_iter().map(snapshot_to_proto).collect();
+        Ok(Response::new(v1::ListSnapshotsResponse { snapshots }))
+    }
+
+    async fn verify_snapshot(
+        &self,
+        request: Request<v1::VerifySnapshotRequest>,
+    ) -> Result<Response<Self::VerifySnapshotStream>, Status> {
+        let (_, request) = self.receive_any(request)?;
+        let job = self.coordinator.verify_snapshot(request.id).map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, progress_to_proto, |progress| progress.finished)))
+    }
+
+    async fn restore_snapshot(
+        &self,
+        request: Request<v1::RestoreSnapshotRequest>,
+    ) -> Result<Response<Self::RestoreSnapshotStream>, Status> {
+        let (_, request) = self.receive_any(request)?;
+        let job = self.coordinator.restore_snapshot(request.id).map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, progress_to_proto, |progress| progress.finished)))
+    }
+
+    async fn delete_snapshots(
+        &self,
+        request: Request<v1::DeleteSnapshotsRequest>,
+    ) -> Result<Response<v1::DeleteSnapshotsResponse>, Status> {
+        let (_, request) = self.receive_any(request)?;
+        if request.ids.is_empty() {
+            return Err(status::invalid("ids", "must name a snapshot"));
+        }
+        self.coordinator.delete_snapshots(&request.ids).await.map_err(status::from_error)?;
+        Ok(Response::new(v1::DeleteSnapshotsResponse {}))
+    }
+}
+
+fn snapshot_to_proto(snapshot: Snapshot) -> v1::Snapshot {
+    let Snapshot { id, created_at_ms, ring, bytes, new_bytes, collections, digest } = snapshot;
+    let created_at = Some(timestamp_to_proto(Timestamp::from_millis(created_at_ms)));
+    v1::Snapshot { id, created_at, ring, bytes, new_bytes, collections, digest }
+}
+
+fn progress_to_proto(progress: SnapshotProgress) -> v1::SnapshotProgress {
+    let SnapshotProgress { snapshot, partitions_done, partitions_total, entities, bytes, damages, finished } =
+        progress;
+    let snapshot = Some(snapshot_to_proto(snapshot));
+    v1::SnapshotProgress { snapshot, partitions_done, partitions_total, entities, bytes, damages, finished }
+}
