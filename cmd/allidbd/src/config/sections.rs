@@ -165,7 +165,8 @@ section! {
     /// Where snapshots of the ring are kept.
     SnapshotOptions {
         /// A directory (an absolute path), or `s3://BUCKET/PREFIX`: then `AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID` and
-        /// `AWS_SECRET_ACCESS_KEY` in the environment say how it is reached. null: none can be made.
+        /// `AWS_SECRET_ACCESS_KEY` in the environment say how it is reached. Each ring that shares a place needs a `ring.name` of its own.
+        /// null: none can be made.
         location: Option<String> = None;
     }
 }
