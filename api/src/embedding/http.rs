@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use allidb_cluster::Pace;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -13,8 +14,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// The largest answer that is read.
 const MAX_ANSWER_BYTES: u64 = 256 << 20;
-/// So much of what a service says about a failure is passed on.
+/// So much of what a service says about a failure is noted.
 const MAX_REASON: usize = 300;
+/// How often at most it is noted that a call failed.
+const TELLS_EVERY: Duration = Duration::from_secs(1);
 
 /// An embedding service.
 #[derive(Clone, PartialEq)]
@@ -37,7 +40,8 @@ pub struct HttpProvider {
 /// Keys are nobody's business.
 impl std::fmt::Debug for HttpProvider {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { url, model, batch, retries, timeout, .. } = self;
+        let Self { model, batch, retries, timeout, .. } = self;
+        let url = shown(&self.url);
         write!(f, "HttpProvider {{ {url} {model} {batch} {retries} {timeout:?} }}")
     }
 }
@@ -45,12 +49,32 @@ impl std::fmt::Debug for HttpProvider {
 pub(super) struct Service {
     provider: HttpProvider,
     agent: ureq::Agent,
+    /// Its address as the log names it.
+    shown: String,
+    telling: Pace,
 }
 
-/// Why a try failed, and how long the service asks to be left alone.
+/// Why a try failed.
 struct Failed {
+    /// What callers are told: neither the service's address nor its words, which may be about whose account it is.
     why: EmbedError,
+    /// What only the log says.
+    noted: String,
+    /// How long the service asks to be left alone.
     pause: Option<Duration>,
+}
+
+impl From<EmbedError> for Failed {
+    fn from(why: EmbedError) -> Self {
+        Self { why, noted: String::new(), pause: None }
+    }
+}
+
+/// An address without what may be secret in it: who calls, and with which parameters.
+fn shown(url: &str) -> String {
+    let Ok(uri) = url.parse::<http::Uri>() else { return "an address that cannot be read".to_owned() };
+    let port = uri.port().map_or_else(String::new, |port| format!(":{port}"));
+    format!("{}://{}{port}{}", uri.scheme_str().unwrap_or("http"), uri.host().unwrap_or_default(), uri.path())
 }
 
 #[derive(Deserialize)]
@@ -72,7 +96,8 @@ struct OllamaAnswer {
 impl Service {
     pub(super) fn new(provider: HttpProvider) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
-        Self { provider, agent }
+        let shown = shown(&provider.url);
+        Self { provider, agent, shown, telling: Pace::of(TELLS_EVERY) }
     }
 
     /// Call by call; one that fails for good fails all.
@@ -88,16 +113,20 @@ impl Service {
         let mut pause = FIRST_PAUSE;
         let mut tried = 0;
         loop {
-            let Failed { why, pause: asked } = match self.try_batch(texts, until) {
+            let Failed { why, noted, pause: asked } = match self.try_batch(texts, until) {
                 Ok(vectors) => return Ok(vectors),
                 Err(failed) => failed,
             };
             let wait = asked.unwrap_or(pause).min(LONGEST_PAUSE);
             let is_over = Instant::now() + wait >= until;
             if !matches!(why, EmbedError::Unavailable(_)) || tried == self.provider.retries || is_over {
+                if self.telling.is_due() {
+                    let service = &self.shown;
+                    tracing::warn!(service, error = %why, said = noted, "texts have no vectors");
+                }
                 return Err(why);
             }
-            tracing::debug!(error = %why, tried, ?wait, "an embedding call is tried again");
+            tracing::debug!(error = %why, said = noted, tried, ?wait, "an embedding call is tried again");
             std::thread::sleep(wait);
             tried += 1;
             pause *= 2;
@@ -108,11 +137,11 @@ impl Service {
         let HttpProvider { url, model, key, timeout, .. } = &self.provider;
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Failed { why: EmbedError::TooLate, pause: None });
+            return Err(EmbedError::TooLate.into());
         }
         let unavailable = |error: ureq::Error| Failed {
-            why: EmbedError::Unavailable(format!("at {url}: {error}")),
-            pause: None,
+            noted: error.to_string(),
+            ..EmbedError::Unavailable("does not answer".to_owned()).into()
         };
         let mut request = self.agent.post(url).config().timeout_global(Some(left.min(*timeout))).build();
         if let Some(key) = key {
@@ -125,14 +154,13 @@ impl Service {
             answer.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_vec().map_err(unavailable)?;
         if !status.is_success() {
             let said: String = String::from_utf8_lossy(&body).chars().take(MAX_REASON).collect();
-            let why = format!("at {url} answers {status}: {}", said.trim());
+            let why = format!("answers {status}");
             let is_passing = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
             let why = if is_passing { EmbedError::Unavailable(why) } else { EmbedError::Refused(why) };
-            return Err(Failed { why, pause: pause.map(Duration::from_secs) });
+            return Err(Failed { noted: said.trim().to_owned(), pause: pause.map(Duration::from_secs), why });
         }
         let mut indexes_are_right = true;
-        let refused =
-            |why: String| Failed { why: EmbedError::Refused(format!("at {url} {why}")), pause: None };
+        let refused = |why: String| Failed::from(EmbedError::Refused(why));
         let vectors = if url.trim_end_matches('/').ends_with("/api/embed") {
             serde_json::from_slice(&body).map(|OllamaAnswer { embeddings }| embeddings)
         } else {
@@ -154,5 +182,25 @@ impl Service {
             ));
         }
         Ok(vectors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_secret_in_an_address_is_not_shown() {
+        let shown_as = [
+            (
+                "https://me:secret@embed.example:8443/v1/embeddings?key=secret",
+                "https://embed.example:8443/v1/embeddings",
+            ),
+            ("http://localhost:11434/api/embed", "http://localhost:11434/api/embed"),
+        ];
+        for (url, expected) in shown_as {
+            assert_eq!(shown(url), expected);
+        }
+        assert!(!shown("secret of no kind: \n").contains("secret of"));
     }
 }

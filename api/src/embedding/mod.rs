@@ -70,7 +70,7 @@ impl std::fmt::Debug for Embedder {
 }
 
 enum Engine {
-    Http(http::Service),
+    Http(Box<http::Service>),
     Local(local::Model),
 }
 
@@ -79,7 +79,7 @@ impl Embedder {
     /// If the model cannot be read.
     pub fn new(provider: Provider, timeout: Duration) -> Result<Self, EmbedError> {
         let engine = match provider {
-            Provider::Http(provider) => Engine::Http(http::Service::new(provider)),
+            Provider::Http(provider) => Engine::Http(Box::new(http::Service::new(provider))),
             Provider::Local(folder) => Engine::Local(local::Model::open(&folder)?),
         };
         Ok(Self { engine: Arc::new(engine), calls: Arc::new(Semaphore::new(CALLS)), timeout })

@@ -194,7 +194,11 @@ async fn what_fails_for_now_is_tried_again_and_the_rest_is_told() {
         (refused.code(), reason(&refused), calls()),
         (Code::Unavailable, "EMBEDDING_UNAVAILABLE".into(), 4)
     );
-    assert!(refused.message().contains("500") && refused.message().contains("not in the mood"), "{refused}");
+    assert!(refused.message().contains("500"), "{refused}");
+    assert!(
+        !refused.message().contains("not in the mood") && !refused.message().contains(&address.to_string()),
+        "what it says may be about its owner: {refused}"
+    );
     for (answer, why) in [
         (Answer::Status(401), "401"),
         (Answer::Status(302), "302"),
