@@ -68,9 +68,10 @@ impl Snapshots for Services {
 }
 
 fn snapshot_to_proto(snapshot: Snapshot) -> v1::Snapshot {
-    let Snapshot { id, created_at_ms, ring, bytes, new_bytes, collections, digest } = snapshot;
+    let Snapshot { id, created_at_ms, ring, bytes, new_bytes, collections, digest, damage } = snapshot;
     let created_at = Some(timestamp_to_proto(Timestamp::from_millis(created_at_ms)));
-    v1::Snapshot { id, created_at, ring, bytes, new_bytes, collections, digest }
+    let damage = damage.unwrap_or_default();
+    v1::Snapshot { id, created_at, ring, bytes, new_bytes, collections, digest, damage }
 }
 
 fn progress_to_proto(progress: SnapshotProgress) -> v1::SnapshotProgress {

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
 use super::{
-    SnapshotPlace, SnapshotProgress, Told, described, for_each,
-    format::{Leaves, Manifest, Object, ObjectWriter, Part, Partition, UNDER_WAY, decode_sums, encode_sums},
+    SnapshotPlace, SnapshotProgress, Told,
+    claim::{Claim, Purpose},
+    described, for_each,
+    format::{Leaves, Manifest, Object, ObjectWriter, Part, Partition, decode_sums, encode_sums},
     keep,
 };
 use crate::{layout::NodeId, ring::Ring};
@@ -35,13 +37,9 @@ pub(crate) async fn create(
 ) -> Result<SnapshotProgress> {
     let now = ring.replica().wall().now_ms();
     let id = id(now, ring.node());
-    let marker = format!("{UNDER_WAY}/{id}");
-    place.put(&marker, Bytes::from(now.to_string())).await?;
-    let made = Making { ring, place: place.clone(), deadline }.make(id, (name, now), &told).await;
-    // One that is left says for a day that something is under way, and does no harm.
-    if let Err(error) = place.delete(&marker).await {
-        tracing::warn!(%error, "cannot remove the mark of a snapshot that is made");
-    }
+    let claim = Claim::take(&place, Purpose::Making, &id).await?;
+    let made = Making { ring, place, deadline }.make(id, (name, now), &claim, &told).await;
+    claim.end().await;
     made
 }
 
@@ -76,6 +74,7 @@ impl Making {
         &self,
         id: String,
         (ring, created_at_ms): (String, u64),
+        claim: &Claim,
         told: &Told,
     ) -> Result<SnapshotProgress> {
         self.ring.have_trees().await?;
@@ -116,6 +115,7 @@ impl Making {
         self.ring.refresh_catalogue(self.deadline).await;
         manifest.catalogue = self.ring.replica().encoded_catalogue();
         manifest.collections = self.ring.replica().collection_names();
+        claim.check().await?;
         self.place.put(&Manifest::name(&manifest.id), manifest.encode_whole()).await?;
         tracing::info!(
             id = manifest.id,

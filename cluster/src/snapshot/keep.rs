@@ -1,41 +1,40 @@
 //! Listing snapshots, verifying and deleting them.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, SystemTime},
-};
+use std::collections::BTreeSet;
 
 use allidb_index::{EntityState, Error, Result};
 use tokio::task::spawn_blocking;
 
 use super::{
-    Snapshot, SnapshotPlace, SnapshotProgress, Told, described, for_each,
-    format::{MANIFESTS, Manifest, OBJECTS, Object, ObjectReader, UNDER_WAY, decode_sums},
+    Snapshot, SnapshotPlace, SnapshotProgress, Told,
+    claim::{Claim, Purpose},
+    described, for_each,
+    format::{MANIFESTS, Manifest, OBJECTS, Object, ObjectReader, decode_sums},
 };
-
-/// A snapshot that was begun so long ago is not under way any more.
-const UNDER_WAY_FOR: Duration = Duration::from_hours(24);
 
 /// The manifest of a snapshot.
 ///
 /// # Errors
 /// If there is none, or it is damaged.
 pub(super) async fn load(place: &SnapshotPlace, id: &str) -> Result<Manifest> {
+    find(place, id).await?.ok_or_else(|| no_such(id))
+}
+
+async fn find(place: &SnapshotPlace, id: &str) -> Result<Option<Manifest>> {
     let is_name =
         !id.is_empty() && id.chars().all(|char| char.is_ascii_alphanumeric() || ".-".contains(char));
     let bytes = match is_name {
         true => place.get(&Manifest::name(id)).await?,
         false => None,
     };
-    let bytes = bytes.ok_or_else(|| Error::invalid("id", format!("there is no snapshot {id:?}")))?;
-    Manifest::decode_whole(&bytes)
+    bytes.map(|bytes| Manifest::decode_whole(&bytes)).transpose()
 }
 
 /// The newest of a ring that can be read.
 pub(super) async fn newest(place: &SnapshotPlace, ring: &str) -> Result<Option<Manifest>> {
     for id in place.list(MANIFESTS).await?.into_iter().rev() {
-        match load(place, &id).await {
-            Ok(manifest) if manifest.ring == ring => return Ok(Some(manifest)),
+        match find(place, &id).await {
+            Ok(Some(manifest)) if manifest.ring == ring => return Ok(Some(manifest)),
             Ok(_) => {}
             Err(error) => tracing::warn!(id, %error, "a snapshot cannot be read, and is not built on"),
         }
@@ -46,11 +45,17 @@ pub(super) async fn newest(place: &SnapshotPlace, ring: &str) -> Result<Option<M
 /// All snapshots at a place, in the order of their making.
 ///
 /// # Errors
-/// If one cannot be read.
+/// If the place does not answer.
 pub(crate) async fn list(place: &SnapshotPlace) -> Result<Vec<Snapshot>> {
     let mut listed = Vec::new();
     for id in place.list(MANIFESTS).await? {
-        listed.push(described(&load(place, &id).await?));
+        match find(place, &id).await {
+            Ok(manifest) => listed.extend(manifest.as_ref().map(described)),
+            Err(error @ Error::Unavailable(_)) => return Err(error),
+            Err(error) => {
+                listed.push(Snapshot { id, damage: Some(error.to_string()), ..Snapshot::default() });
+            }
+        }
     }
     Ok(listed)
 }
@@ -138,41 +143,47 @@ async fn check(place: &SnapshotPlace, object: &Object) -> Result<Result<u64>> {
     count.await.map_err(|error| Error::Internal(format!("checking broke off: {error}")))
 }
 
-/// Deletes snapshots, and what no other one refers to.
+/// Deletes snapshots, also damaged ones, and what no other one refers to.
 ///
 /// # Errors
-/// If there is no such one, or one is being made: it may refer to what would go. What is gone until then stays so.
+/// If there is no such one, one is being made, or another one is damaged: nobody knows what that one refers to. What is gone until then stays so.
 pub(crate) async fn delete(place: &SnapshotPlace, ids: &[String]) -> Result<()> {
-    for id in ids {
-        load(place, id).await?;
-    }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    for id in place.list(UNDER_WAY).await? {
-        let begun = place.get(&format!("{UNDER_WAY}/{id}")).await?;
-        let begun = begun.and_then(|text| std::str::from_utf8(&text).ok()?.parse().ok());
-        let age = now.saturating_sub(Duration::from_millis(begun.unwrap_or_default()));
-        if age < UNDER_WAY_FOR {
-            let why = format!(
-                "snapshot {id} is being made, or was broken off less than a day ago: delete others after it"
-            );
-            return Err(Error::FailedPrecondition(why));
-        }
-        place.delete(&format!("{UNDER_WAY}/{id}")).await?;
+    let [first, ..] = ids else { return Ok(()) };
+    let claim = Claim::take(place, Purpose::Deleting, first).await?;
+    let deleted = delete_claimed(place, ids, &claim).await;
+    claim.end().await;
+    deleted
+}
+
+async fn delete_claimed(place: &SnapshotPlace, ids: &[String], claim: &Claim) -> Result<()> {
+    let listed = place.list(MANIFESTS).await?;
+    if let Some(id) = ids.iter().find(|id| !listed.contains(id)) {
+        return Err(no_such(id));
     }
     let mut kept = BTreeSet::new();
-    for id in place.list(MANIFESTS).await? {
-        if !ids.contains(&id) {
-            kept.extend(load(place, &id).await?.objects().map(Object::name));
-        }
+    for id in listed.iter().filter(|id| !ids.contains(id)) {
+        let manifest = find(place, id).await.map_err(|error| match error {
+            Error::FailedPrecondition(why) => {
+                Error::FailedPrecondition(format!("{id}: {why}: delete it as well"))
+            }
+            other => other,
+        })?;
+        kept.extend(manifest.iter().flat_map(Manifest::objects).map(Object::name));
     }
+    claim.check().await?;
     for id in ids {
         place.delete(&Manifest::name(id)).await?;
     }
     for object in place.list(OBJECTS).await? {
         let name = format!("{OBJECTS}/{object}");
         if !kept.contains(&name) {
+            claim.check_age()?;
             place.delete(&name).await?;
         }
     }
     Ok(())
+}
+
+fn no_such(id: &str) -> Error {
+    Error::invalid("id", format!("there is no snapshot {id:?}"))
 }

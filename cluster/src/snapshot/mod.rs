@@ -11,7 +11,9 @@
 //! | `create` | making one |
 //! | `restore` | taking one over |
 //! | `keep` | listing, verifying and deleting them |
+//! | `claim` | keeping those who make some and those who delete some apart |
 
+mod claim;
 mod create;
 mod format;
 mod keep;
@@ -51,6 +53,8 @@ pub struct Snapshot {
     pub collections: Vec<String>,
     /// What the Merkle trees say is there: the same of two rings that hold the same.
     pub digest: String,
+    /// Why it cannot be read, if it cannot: nothing but its id is known then.
+    pub damage: Option<String>,
 }
 
 /// How far a snapshot is with being made, restored or verified.
@@ -127,5 +131,6 @@ fn described(manifest: &Manifest) -> Snapshot {
         new_bytes: manifest.new_bytes,
         collections: manifest.collections.clone(),
         digest: manifest.digest.clone(),
+        damage: None,
     }
 }

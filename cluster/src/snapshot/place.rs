@@ -5,9 +5,7 @@ use std::{fs, io, path::PathBuf, sync::Arc};
 use allidb_index::{Error, Result};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
-use object_store::{
-    ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, local::LocalFileSystem, memory::InMemory, path::Path,
-};
+use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, local::LocalFileSystem, path::Path};
 use tokio::task::spawn_blocking;
 
 /// A place that holds snapshots. Cheap to clone.
@@ -59,9 +57,10 @@ impl SnapshotPlace {
         Ok(place(Arc::new(store), Path::default(), Some(PathBuf::from(location))))
     }
 
-    /// One in memory, for tests.
-    pub fn in_memory() -> Self {
-        let (store, location) = (Arc::new(InMemory::new()), "memory".to_owned());
+    /// One in memory.
+    #[cfg(test)]
+    pub(super) fn in_memory() -> Self {
+        let (store, location) = (Arc::new(object_store::memory::InMemory::new()), "memory".to_owned());
         Self { store, prefix: Path::default(), dir: None, location }
     }
 

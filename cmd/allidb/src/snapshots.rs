@@ -91,6 +91,10 @@ async fn list(client: &Client) -> Result<Vec<Snapshot>> {
 fn but_the_newest(snapshots: Vec<Snapshot>, keep: usize) -> Vec<String> {
     let mut kept = std::collections::BTreeMap::<String, usize>::new();
     let mut is_kept = |snapshot: &Snapshot| {
+        // Nobody knows whose a damaged one is.
+        if !snapshot.damage.is_empty() {
+            return true;
+        }
         let kept = kept.entry(snapshot.ring.clone()).or_default();
         *kept += 1;
         *kept <= keep
@@ -151,7 +155,10 @@ fn show(snapshots: &[Snapshot], output: Output) -> Result<()> {
     }
     let mut rows = table(&["ID", "RING", "COLLECTIONS", "SIZE", "NEW"]);
     for snapshot in snapshots {
-        let collections = snapshot.collections.join(", ");
+        let collections = match snapshot.damage.is_empty() {
+            true => snapshot.collections.join(", "),
+            false => snapshot.damage.clone(),
+        };
         let (bytes, new) = (size(snapshot.bytes), size(snapshot.new_bytes));
         rows.add_row([snapshot.id.clone(), snapshot.ring.clone(), collections, bytes, new]);
     }
@@ -168,6 +175,7 @@ fn snapshot_to_json(snapshot: &Snapshot) -> Json {
         "new_bytes": snapshot.new_bytes,
         "collections": snapshot.collections,
         "digest": snapshot.digest,
+        "damage": (!snapshot.damage.is_empty()).then_some(&snapshot.damage),
     })
 }
 
@@ -181,5 +189,7 @@ mod tests {
         let all = vec![of("1", "a"), of("2", "b"), of("3", "a"), of("4", "a")];
         assert_eq!(but_the_newest(all.clone(), 1), ["3", "1"]);
         assert_eq!(but_the_newest(all, 2), ["1"]);
+        let damaged = Snapshot { id: "5".into(), damage: "why".into(), ..Snapshot::default() };
+        assert!(but_the_newest(vec![damaged], 0).is_empty());
     }
 }

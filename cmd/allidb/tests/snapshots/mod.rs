@@ -1,5 +1,7 @@
 //! Snapshots of a ring of three that is written to, restored into rings of other shapes.
 
+mod s3;
+
 use std::{
     fs,
     net::TcpListener,

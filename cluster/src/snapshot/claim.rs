@@ -1,0 +1,219 @@
+//! Keeps those who make snapshots and those who delete some apart: what a new snapshot refers to must not go meanwhile.
+//!
+//! Each says at the place what it is about, and only then looks whether somebody does the other thing: of two who begin at once at least one
+//! gives way. Who ended without a word counts for as long as a lease lasts.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use allidb_index::{Error, Result};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::{sync::oneshot, task::JoinHandle, time::sleep};
+
+use super::{SnapshotPlace, format::UNDER_WAY};
+
+/// So long one counts that was not renewed.
+const LEASE: Duration = Duration::from_mins(15);
+/// How often one is renewed.
+const RENEWED: Duration = Duration::from_mins(1);
+/// One that could not be renewed for so long is given up, well before others do.
+const GIVEN_UP: Duration = Duration::from_mins(10);
+
+/// What somebody is about at a place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Making a snapshot.
+    Making,
+    /// Deleting some.
+    Deleting,
+}
+
+impl Purpose {
+    /// What names of such claims begin with.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Making => "make-",
+            Self::Deleting => "delete-",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Making => Self::Deleting,
+            Self::Deleting => Self::Making,
+        }
+    }
+}
+
+/// What somebody is about, and says so, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Claim {
+    place: SnapshotPlace,
+    name: String,
+    renewed: Arc<Mutex<Instant>>,
+    /// Its other end: dropping it ends the renewal, which takes the claim back.
+    stop: Option<oneshot::Sender<()>>,
+    renewal: Option<JoinHandle<()>>,
+}
+
+impl Claim {
+    /// # Errors
+    /// If somebody does the other thing, or the place does not answer.
+    pub(super) async fn take(place: &SnapshotPlace, purpose: Purpose, id: &str) -> Result<Self> {
+        let name = format!("{UNDER_WAY}/{}{id}", purpose.prefix());
+        let begun = Instant::now();
+        renew(place, &name).await?;
+        let renewed = Arc::new(Mutex::new(begun));
+        let (stop, stopped) = oneshot::channel();
+        let renewal = tokio::spawn(keep_renewing(place.clone(), name.clone(), Arc::clone(&renewed), stopped));
+        let claim = Self { place: place.clone(), name, renewed, stop: Some(stop), renewal: Some(renewal) };
+        match claim.opponent(purpose).await {
+            Ok(()) => Ok(claim),
+            Err(error) => {
+                claim.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// # Errors
+    /// If there is one.
+    async fn opponent(&self, purpose: Purpose) -> Result<()> {
+        let prefix = purpose.other().prefix();
+        for name in self.place.list(UNDER_WAY).await? {
+            let Some(id) = name.strip_prefix(prefix) else { continue };
+            let path = format!("{UNDER_WAY}/{name}");
+            let Some(text) = self.place.get(&path).await? else { continue };
+            let said = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
+            if now().saturating_sub(Duration::from_millis(said.unwrap_or_default())) > LEASE {
+                self.place.delete(&path).await?;
+                continue;
+            }
+            let what = match purpose {
+                Purpose::Making => format!("snapshots are being deleted ({id})"),
+                Purpose::Deleting => format!("snapshot {id} is being made"),
+            };
+            let minutes = LEASE.as_secs() / 60;
+            let why =
+                format!("{what}, or whoever did so died less than {minutes} minutes ago: try again then");
+            return Err(Error::FailedPrecondition(why));
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// If others may think that it is over.
+    pub(super) async fn check(&self) -> Result<()> {
+        self.check_age()?;
+        match self.place.len(&self.name).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::Unavailable(format!("{} was taken for over by others", self.name))),
+        }
+    }
+
+    /// As [`check`](Self::check), by the clock alone.
+    ///
+    /// # Errors
+    /// If others may think that it is over.
+    pub(super) fn check_age(&self) -> Result<()> {
+        let age = self.renewed.lock().elapsed();
+        if age > GIVEN_UP {
+            let why = format!("{} could not be renewed for {} s", self.name, age.as_secs());
+            return Err(Error::Unavailable(why));
+        }
+        Ok(())
+    }
+
+    /// Takes it back.
+    pub(super) async fn end(mut self) {
+        drop(self.stop.take());
+        if let Some(renewal) = self.renewal.take()
+            && let Err(error) = renewal.await
+        {
+            tracing::warn!(%error, "a claim on a place for snapshots was not taken back");
+        }
+    }
+}
+
+fn now() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+async fn renew(place: &SnapshotPlace, name: &str) -> Result<()> {
+    place.put(name, Bytes::from(now().as_millis().to_string())).await
+}
+
+async fn keep_renewing(
+    place: SnapshotPlace,
+    name: String,
+    renewed: Arc<Mutex<Instant>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    loop {
+        tokio::select! {
+            _ = &mut stopped => break,
+            () = sleep(RENEWED) => {}
+        }
+        let begun = Instant::now();
+        match renew(&place, &name).await {
+            Ok(()) => *renewed.lock() = begun,
+            Err(error) => tracing::warn!(%error, "cannot renew a claim on a place for snapshots"),
+        }
+    }
+    // One that is left counts until its lease is over.
+    if let Err(error) = place.delete(&name).await {
+        tracing::warn!(%error, "cannot take back a claim on a place for snapshots");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn take(place: &SnapshotPlace, purpose: Purpose) -> Result<Claim> {
+        Claim::take(place, purpose, "1").await
+    }
+
+    #[tokio::test]
+    async fn nothing_is_deleted_while_a_snapshot_is_made_nor_the_other_way() {
+        let place = SnapshotPlace::in_memory();
+        for (purpose, other) in [(Purpose::Making, Purpose::Deleting), (Purpose::Deleting, Purpose::Making)] {
+            let claim = take(&place, purpose).await.expect("nobody is there");
+            let refused = take(&place, other).await.expect_err("somebody is");
+            assert!(refused.to_string().contains("try again"), "{refused}");
+            let second = Claim::take(&place, purpose, "2").await.expect("several do the same");
+            claim.check().await.expect("it holds");
+            claim.end().await;
+            take(&place, other).await.expect_err("the second is there");
+            second.end().await;
+            take(&place, other).await.expect("nobody is there").end().await;
+            assert!(place.list(UNDER_WAY).await.expect("listed").is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn who_is_gone_counts_no_more_when_its_lease_is_over() {
+        let place = SnapshotPlace::in_memory();
+        let gone = format!("{UNDER_WAY}/make-0");
+        for (age, is_over) in [(LEASE / 2, false), (LEASE * 2, true)] {
+            let then = (now() - age).as_millis().to_string();
+            place.put(&gone, Bytes::from(then)).await.expect("written");
+            assert_eq!(take(&place, Purpose::Deleting).await.is_ok(), is_over);
+        }
+        assert_eq!(place.len(&gone).await.expect("looked up"), None);
+    }
+
+    #[tokio::test]
+    async fn a_claim_that_others_take_for_over_is_none() {
+        let place = SnapshotPlace::in_memory();
+        let claim = take(&place, Purpose::Making).await.expect("nobody is there");
+        place.delete(&claim.name).await.expect("deleted");
+        claim.check().await.expect_err("it is gone");
+        let claim = take(&place, Purpose::Making).await.expect("nobody is there");
+        *claim.renewed.lock() -= GIVEN_UP * 2;
+        claim.check().await.expect_err("it is old");
+    }
+}
