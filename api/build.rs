@@ -7,8 +7,17 @@ use prost::Message;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let services =
-        ["cluster", "collections", "entities", "graph", "keys", "maintenance", "search", "snapshots"];
+    let services = [
+        "cluster",
+        "collections",
+        "entities",
+        "graph",
+        "keys",
+        "maintenance",
+        "quotas",
+        "search",
+        "snapshots",
+    ];
     let files = services.map(|service| format!("allidb/v1/{service}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);

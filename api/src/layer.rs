@@ -110,7 +110,8 @@ where
         // The one that is ready is this one.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
-        let answer = in_time(patience, admitted(self.layer.access.clone(), method, inner, request));
+        let answer =
+            in_time(patience, admitted(self.layer.access.clone(), (method, bounds.incoming), inner, request));
         let calling = span.clone();
         let answering =
             async move { Ok(SurroundedBody::watch(answer.await?, call, (slot, held), bounds, span)) };
@@ -121,7 +122,7 @@ where
 /// The answer to whoever may ask. What changes more than data is noted, also where it is refused.
 async fn admitted<S>(
     access: Option<Access>,
-    method: Method,
+    (method, message_bytes): (Method, usize),
     mut inner: S,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, S::Error>
@@ -135,8 +136,14 @@ where
             if Right::of(method).is_audited() {
                 tracing::info!(target: AUDIT, service = method.service, method = method.name, key = identity.key.as_deref(), ?from, "called");
             }
+            let meter = match access.pace(Right::of(method), &identity) {
+                Ok(meter) => meter,
+                Err(refusal) => return Ok(refusal.into_http()),
+            };
             request.extensions_mut().insert(identity);
-            inner.call(request).await
+            let Some(meter) = meter else { return inner.call(request).await };
+            let request = request.map(|body| meter.incoming(body, message_bytes));
+            Ok(inner.call(request).await?.map(|body| meter.outgoing(body)))
         }
         Err(refusal) => {
             if access.is_refusal_noted() {

@@ -23,6 +23,7 @@ pub mod layer;
 pub mod metrics;
 mod oversize;
 mod page_token;
+mod rate;
 pub mod server;
 mod services;
 pub mod status;

@@ -16,7 +16,7 @@ use crate::{
     v1::{
         cluster_server::ClusterServer, collections_server::CollectionsServer,
         entities_server::EntitiesServer, graph_server::GraphServer, keys_server::KeysServer,
-        maintenance_server::MaintenanceServer, search_server::SearchServer,
+        maintenance_server::MaintenanceServer, quotas_server::QuotasServer, search_server::SearchServer,
         snapshots_server::SnapshotsServer,
     },
 };
@@ -127,6 +127,7 @@ pub async fn serve(
         .add_service(bounded!(GraphServer))
         .add_service(bounded!(KeysServer))
         .add_service(bounded!(MaintenanceServer))
+        .add_service(bounded!(QuotasServer))
         .add_service(bounded!(SearchServer))
         .add_service(bounded!(SnapshotsServer))
         .add_service(health_service)
@@ -155,7 +156,7 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
 }
 
 /// The services of the contract, and the empty name for the server as a whole.
-fn names() -> [&'static str; 9] {
+fn names() -> [&'static str; 10] {
     [
         "",
         ClusterServer::<Services>::NAME,
@@ -164,6 +165,7 @@ fn names() -> [&'static str; 9] {
         GraphServer::<Services>::NAME,
         KeysServer::<Services>::NAME,
         MaintenanceServer::<Services>::NAME,
+        QuotasServer::<Services>::NAME,
         SearchServer::<Services>::NAME,
         SnapshotsServer::<Services>::NAME,
     ]

@@ -14,6 +14,8 @@ use tonic_types::{ErrorDetails, StatusExt};
 /// The domain of every [`ErrorInfo`](tonic_types::ErrorInfo) of this server.
 pub const DOMAIN: &str = "allidb.dev";
 
+/// When to look whether something was deleted, or a quota raised.
+const QUOTA_DELAY: Duration = Duration::from_secs(30);
 /// When to come back after a bound was reached.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
@@ -41,6 +43,10 @@ pub mod reason {
     pub const ENTITY_MERGED: &str = "ENTITY_MERGED";
     /// There is no such collection.
     pub const UNKNOWN_COLLECTION: &str = "UNKNOWN_COLLECTION";
+    /// The tenant has used up what it may store.
+    pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+    /// The tenant asks faster than it may.
+    pub const RATE_LIMITED: &str = "RATE_LIMITED";
     /// There is no such key.
     pub const UNKNOWN_KEY: &str = "UNKNOWN_KEY";
     /// No key was shown, or one that is good for nothing.
@@ -151,6 +157,15 @@ pub(crate) fn requests_too_large(limit: usize) -> Status {
     build(Code::ResourceExhausted, message, info)
 }
 
+/// The tenant asks for more of `what` in a second than it may: `most`.
+pub(crate) fn rate_limited(what: &str, most: u64, wait: Duration) -> Status {
+    let mut info = details(reason::RATE_LIMITED, &[("limit_per_second", most.to_string())]);
+    info.set_retry_info(Some(wait));
+    let message = format!("at most {most} {what} a second are taken of this tenant by a node");
+    info.add_quota_failure_violation(format!("{what}_per_second"), message.clone());
+    build(Code::ResourceExhausted, message, info)
+}
+
 /// Nobody is let in who shows no key that is good for anything. Which of the reasons it is, is told to nobody.
 pub(crate) fn unauthenticated(why: &str) -> Status {
     build(Code::Unauthenticated, why.to_owned(), details(reason::UNAUTHENTICATED, &[]))
@@ -197,6 +212,12 @@ pub fn from_error(error: Error) -> Status {
             let name = format!("{}/{}", bounded(&collection), bounded(&id));
             info.set_resource_info("allidb.dev/Entity", name, "", bounded(&message));
             (Code::NotFound, message, info)
+        }
+        Error::QuotaExceeded { what, most, .. } => {
+            let mut info = details(reason::QUOTA_EXCEEDED, &[("limit", most.to_string())]);
+            info.set_retry_info(Some(QUOTA_DELAY));
+            info.add_quota_failure_violation(what, message.clone());
+            (Code::ResourceExhausted, message, info)
         }
         Error::UnknownKey(_) => (Code::NotFound, message, details(reason::UNKNOWN_KEY, &[])),
         Error::UnknownCollection(name) => {
@@ -377,6 +398,11 @@ mod tests {
                 "VERSION_MISMATCH",
             ),
             (Error::UnknownCollection(name()), Code::NotFound, "UNKNOWN_COLLECTION"),
+            (
+                Error::QuotaExceeded { what: "bytes", used: 2, most: 1 },
+                Code::ResourceExhausted,
+                "QUOTA_EXCEEDED",
+            ),
             (Error::UnknownKey(name()), Code::NotFound, "UNKNOWN_KEY"),
             (Error::UnknownSpace { collection: name(), space: "s".into() }, Code::NotFound, "UNKNOWN_SPACE"),
             (Error::CollectionExists(name()), Code::AlreadyExists, "COLLECTION_EXISTS"),

@@ -89,6 +89,16 @@ pub enum Error {
     /// There is no such collection.
     #[error("there is no collection {0:?}")]
     UnknownCollection(String),
+    /// The tenant has used up what it may use: delete something, or have the quota raised.
+    #[error("the quota of {most} {what} is used up: there are {used}")]
+    QuotaExceeded {
+        /// Of what.
+        what: &'static str,
+        /// How much there is, about.
+        used: u64,
+        /// How much there may be.
+        most: u64,
+    },
     /// There is no such key.
     #[error("there is no key {0:?}")]
     UnknownKey(String),

@@ -144,6 +144,8 @@ const METHODS: &[(&str, &str)] = &[
     ("Maintenance/ListWorkers", "o"),
     ("Maintenance/Scrub", "o"),
     ("Maintenance/UpdateWorker", "o"),
+    ("Quotas/ListQuotas", "o"),
+    ("Quotas/SetQuota", "o"),
     ("Search/BatchQuery", "rwa"),
     ("Search/Explain", "rwa"),
     ("Search/Query", "rwa"),

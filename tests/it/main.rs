@@ -21,6 +21,7 @@ mod merges;
 mod paging;
 mod process;
 mod python;
+mod quotas;
 mod random;
 mod ring;
 mod ring_of_five;

@@ -12,7 +12,7 @@ mod secret;
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use allidb_cluster::{Coordinator, Pace};
@@ -25,7 +25,11 @@ pub(crate) use methods::Right;
 use secret::Secret;
 pub(crate) use secret::draw;
 
-use crate::{metrics::Method, status};
+use crate::{
+    metrics::Method,
+    rate::{Meter, Rates},
+    status,
+};
 
 /// How often at most others are asked whether they know of a key that this node does not.
 const ASKS_EVERY: Duration = Duration::from_secs(1);
@@ -46,6 +50,7 @@ struct Inner {
     is_required: bool,
     asking: Pace,
     telling: Pace,
+    rates: Rates,
 }
 
 /// Who calls.
@@ -83,6 +88,7 @@ impl Access {
             is_required,
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
+            rates: Rates::default(),
         }))
     }
 
@@ -92,6 +98,21 @@ impl Access {
     /// UNAUTHENTICATED without a key where one is required, or with one that is good for nothing; PERMISSION_DENIED if it may not do this.
     pub(crate) async fn admit(&self, method: Method, headers: &HeaderMap) -> Result<Identity, Status> {
         self.admit_to(Right::of(method), headers).await
+    }
+
+    /// Takes a request of somebody who was admitted to this. Gives what its bytes are counted by, if they are: whoever looks after nodes may
+    /// always.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if its tenant has asked too much.
+    pub(crate) fn pace(&self, right: Right, identity: &Identity) -> Result<Option<Arc<Meter>>, Status> {
+        match right {
+            Right::Anybody | Right::Known | Right::Operate => Ok(None),
+            Right::Read | Right::Write | Right::Define => {
+                let quota = self.0.coordinator.quota(identity.tenant);
+                self.0.rates.admit(identity.tenant, &quota, Instant::now())
+            }
+        }
     }
 
     async fn admit_to(&self, right: Right, headers: &HeaderMap) -> Result<Identity, Status> {

@@ -9,6 +9,7 @@ mod graph;
 mod keys;
 mod maintenance;
 mod put_stream;
+mod quotas;
 mod search;
 mod snapshots;
 

@@ -16,6 +16,7 @@ mod chores;
 mod collections;
 mod keys;
 mod opening;
+mod quotas;
 mod requests;
 mod shape;
 mod snapshots;

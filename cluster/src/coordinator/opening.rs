@@ -13,7 +13,7 @@ use allidb_index::{
 use allidb_storage::{Threads, fs::RealFs};
 use tokio::{net::TcpListener, task::spawn_blocking};
 
-use super::{CHORES, Coordinator, Inner};
+use super::{CHORES, Coordinator, Inner, quotas::count_usage};
 use crate::{
     layout::{Layout, NodeId, Topology},
     maintenance::Jobs,
@@ -114,7 +114,7 @@ impl Coordinator {
     }
 
     fn of(ring: Ring, ring_name: String, life: Option<Life>, config: &Config) -> Result<Self> {
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             replica: Arc::clone(ring.replica()),
             ring,
             life,
@@ -126,7 +126,9 @@ impl Coordinator {
             snapshots: config.snapshots.clone(),
             ring_name,
             is_drained: AtomicBool::new(false),
-        })))
+        });
+        count_usage(&inner)?;
+        Ok(Self(inner))
     }
 }
 

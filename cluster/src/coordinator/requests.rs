@@ -34,7 +34,7 @@ impl Coordinator {
     ///
     /// A write that was refused for its own fault, or not begun before the deadline, changed nothing; after
     /// any other error it may have been made.
-    pub async fn write(
+    pub(super) async fn write_all(
         &self,
         tenant: TenantId,
         writes: Vec<Write>,

@@ -9,7 +9,8 @@ use std::{
 use allidb_api::v1::{
     Consistency, cluster_client::ClusterClient, collections_client::CollectionsClient,
     entities_client::EntitiesClient, graph_client::GraphClient, keys_client::KeysClient,
-    maintenance_client::MaintenanceClient, search_client::SearchClient, snapshots_client::SnapshotsClient,
+    maintenance_client::MaintenanceClient, quotas_client::QuotasClient, search_client::SearchClient,
+    snapshots_client::SnapshotsClient,
 };
 use anyhow::{Context, Result};
 use clap::Args;
@@ -212,6 +213,10 @@ impl Client {
 
     pub(crate) fn maintenance(&self) -> MaintenanceClient<Shown> {
         MaintenanceClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn quotas(&self) -> QuotasClient<Shown> {
+        QuotasClient::new(self.shown()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn snapshots(&self) -> SnapshotsClient<Shown> {

@@ -32,6 +32,7 @@ mod progress;
 mod put_stream;
 mod query;
 mod query_file;
+mod quotas;
 mod sample;
 mod snapshots;
 mod storage_files;
@@ -139,6 +140,8 @@ enum Call {
     #[command(subcommand)]
     Key(keys::KeyCommand),
     #[command(subcommand)]
+    Quota(quotas::QuotaCommand),
+    #[command(subcommand)]
     Snapshot(snapshots::SnapshotCommand),
     /// Write everything that is in memory to tables.
     Flush,
@@ -206,6 +209,7 @@ async fn ask(
         Call::Path(args) => graph::path(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
         Call::Key(command) => keys::run(command, &client, output).await,
+        Call::Quota(command) => quotas::run(command, &client, output).await,
         Call::Snapshot(command) => snapshots::run(command, &client, output).await,
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,

@@ -41,7 +41,8 @@ impl Catalogue {
             collections.map(|(tenant, collection)| record::Collection::from_model(tenant, collection));
         let (version, last_id, cursor_key) = (self.version, self.last_id, cursor_key.to_vec());
         let keys = self.keys.values().map(|key| record::Key::from_model(key)).collect();
-        record::Catalogue { version, last_id, cursor_key, collections: collections.collect(), keys }
+        let quotas = self.quotas().map(|(tenant, quota)| record::Quota::from_model(tenant, quota)).collect();
+        record::Catalogue { version, last_id, cursor_key, collections: collections.collect(), keys, quotas }
             .encode_to_vec()
     }
 
@@ -77,6 +78,7 @@ impl Catalogue {
                 return Err(garbled(format!("has key {} twice", twice.id)));
             }
         }
+        catalogue.quotas = record.quotas.into_iter().map(record::Quota::into_model).collect();
         Ok((catalogue, cursor_key))
     }
 

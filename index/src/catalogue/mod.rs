@@ -1,7 +1,8 @@
-//! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them; and the keys of callers.
+//! The catalogue: which collections there are, their spaces and aliases, and the numbers given to them; and the keys of callers, and quotas of tenants.
 
 mod exchange;
 mod keys;
+mod quotas;
 mod record;
 
 use std::{
@@ -17,7 +18,7 @@ use crate::{
     filter::Field,
     model::{
         ApiKey, Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState,
-        Space, SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
+        Quota, Space, SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
     },
 };
 
@@ -34,6 +35,7 @@ pub(crate) struct Catalogue {
     by_name: BTreeMap<(TenantId, String), Arc<Collection>>,
     by_id: BTreeMap<CollectionId, Arc<Collection>>,
     keys: BTreeMap<String, Arc<ApiKey>>,
+    quotas: BTreeMap<TenantId, Quota>,
     last_id: u64,
     /// How often it was changed.
     version: u64,
@@ -291,6 +293,12 @@ impl Catalogue {
             let record: record::Key = decode(&key, &value)?;
             let found = record.try_into_model().ok_or_else(|| corrupt(&key, "it is no key"))?;
             catalogue.keys.insert(found.id.clone(), Arc::new(found));
+        }
+        for row in snapshot.prefix(cluster, quotas::QUOTA, Direction::Forward)? {
+            let (key, value) = row?;
+            let record: record::Quota = decode(&key, &value)?;
+            let (tenant, quota) = record.into_model();
+            catalogue.quotas.insert(tenant, quota);
         }
         if let Some(value) = snapshot.get(cluster, LAST_ID)? {
             let bytes = value[..].try_into().map_err(|_| corrupt(LAST_ID, "it is not eight bytes long"))?;

@@ -46,6 +46,38 @@ pub(super) struct Catalogue {
     pub(super) collections: Vec<Collection>,
     #[prost(message, repeated, tag = "5")]
     pub(super) keys: Vec<Key>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) quotas: Vec<Quota>,
+}
+
+/// What a tenant may use.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub(super) struct Quota {
+    #[prost(uint64, tag = "1")]
+    tenant: u64,
+    #[prost(uint64, optional, tag = "2")]
+    requests_per_second: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    bytes_per_second: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    entities: Option<u64>,
+    #[prost(uint64, optional, tag = "5")]
+    vectors: Option<u64>,
+    #[prost(uint64, optional, tag = "6")]
+    bytes: Option<u64>,
+}
+
+impl Quota {
+    pub(super) fn from_model(tenant: TenantId, quota: model::Quota) -> Self {
+        let model::Quota { requests_per_second, bytes_per_second, entities, vectors, bytes } = quota;
+        Self { tenant: tenant.0, requests_per_second, bytes_per_second, entities, vectors, bytes }
+    }
+
+    pub(super) fn into_model(self) -> (TenantId, model::Quota) {
+        let Self { tenant, requests_per_second, bytes_per_second, entities, vectors, bytes } = self;
+        let quota = model::Quota { requests_per_second, bytes_per_second, entities, vectors, bytes };
+        (TenantId(tenant), quota)
+    }
 }
 
 /// A key of callers.

@@ -6,6 +6,7 @@ mod entity;
 mod key;
 mod limits;
 mod name;
+mod quota;
 mod text;
 mod value;
 mod write;
@@ -23,6 +24,7 @@ pub use name::{
     MAX_ATTRIBUTE_NAME_BYTES, MAX_COLLECTION_NAME_BYTES, MAX_ID_BYTES, MAX_RELATION_BYTES,
     validate_attribute_name, validate_collection_name, validate_id, validate_relation,
 };
+pub use quota::{Quota, Usage};
 pub use text::{Language, TextField, TextKind, TextSpec};
 pub use value::{Timestamp, Value};
 pub use write::{EntityPatch, Precondition, SourceOwner, Write, Written};

@@ -64,6 +64,19 @@ pub enum Write {
 }
 
 impl Write {
+    /// Whether there may be more than before when it is made.
+    pub fn adds(&self) -> bool {
+        match self {
+            Self::If { write, .. } => write.adds(),
+            Self::Put { .. } | Self::Update(_) | Self::PutEdge(_) => true,
+            Self::Delete(_)
+            | Self::DeleteIf { .. }
+            | Self::DropSource { .. }
+            | Self::DeleteEdge(_)
+            | Self::Merge { .. } => false,
+        }
+    }
+
     /// The names of the collections that it is about.
     pub fn collections(&self) -> impl Iterator<Item = &str> {
         let what = if let Self::If { write, .. } = self { write } else { self };

@@ -203,7 +203,7 @@ impl Replica {
         following: TreeChange<'_>,
         durability: Durability,
     ) -> Result<()> {
-        let Changes { vectors: changes, texts, graph, posted, sums, .. } = changes;
+        let Changes { vectors: changes, texts, graph, posted, sums, used, .. } = changes;
         for VectorChange { space, writing, number, .. } in &changes {
             let place = vector::place(&self.keyspaces, space.id);
             let key = place.journal_key(writing.growing().generation, *number);
@@ -228,7 +228,9 @@ impl Replica {
         let graph = Arc::new(graph);
         let (graph_index, published_graph) = (self.graph.clone(), Arc::clone(&graph));
         let trees = Arc::clone(&self.trees);
+        let usage = Arc::clone(&self.usage);
         let publish = move |sequence| {
+            usage.follow(used);
             sums.iter().for_each(|sums| trees.follow(sums));
             matches.note(sequence, &entities);
             published.iter().for_each(|change| change.publish(sequence));

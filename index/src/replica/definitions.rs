@@ -213,6 +213,7 @@ impl Replica {
             self.stage(&catalogue, change, &mut batch, &mut founded)?;
         }
         catalogue.put_keys(&self.catalogue(), self.keyspaces.cluster, &mut batch);
+        catalogue.put_quotas(&self.catalogue(), self.keyspaces.cluster, &mut batch);
         catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
         if let Some(key) = cursor_key {
             batch.put(self.keyspaces.cluster, CURSOR_KEY, key.to_vec());

@@ -10,10 +10,11 @@ use crate::{
     graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, Side, node_state},
     merge::{EntityState, Register},
     merkle::{Kind, Sums, kind_of, place_of},
-    model::TextField,
+    model::{TenantId, TextField},
     replica::{
         Replica,
         loaded::{Loaded, register},
+        usage::Amounts,
     },
     row::{
         ChunkContent, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent,
@@ -39,6 +40,8 @@ pub(super) struct Changes {
     pub(super) posted: u64,
     /// What becomes of the sums of rows, if they are kept.
     pub(super) sums: Option<Sums>,
+    /// What becomes of amounts that are counted.
+    pub(super) used: Vec<(TenantId, u16, Amounts)>,
     /// The numbers of entities, as they are after the batch.
     numbers: HashMap<EntityKey, Option<u64>>,
 }
@@ -63,11 +66,12 @@ impl Replica {
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let keeps_deletes = self.keeps_deletes();
-        let Loaded { before, after, row_existed, has_hidden_edges, hidden, .. } = loaded;
         if !keeps_deletes {
-            after.row.fields.retain(|_, register| register.value.is_some());
+            loaded.after.row.fields.retain(|_, register| register.value.is_some());
         }
-        after.row.keep_puts(if keeps_deletes { MAX_PUTS } else { 1 });
+        loaded.after.row.keep_puts(if keeps_deletes { MAX_PUTS } else { 1 });
+        changes.used.extend(self.usage.change(entity, loaded));
+        let Loaded { before, after, row_existed, has_hidden_edges, hidden, .. } = loaded;
         changes.adds |= !after.row.is_bare() && before.row != after.row;
         if !after.row.is_bare() || (keeps_deletes && after.row != EntityRow::default()) {
             if !*row_existed || before.row.is_bare() {

@@ -29,6 +29,7 @@ mod rows;
 mod survey;
 mod sweep;
 mod trees;
+mod usage;
 mod watermarks;
 
 use std::{
@@ -128,6 +129,7 @@ pub struct Replica {
     pub(crate) trees: Arc<Trees>,
     /// One builds them at a time.
     building_trees: Mutex<()>,
+    usage: Arc<usage::UsageCounts>,
     pub(crate) chunked: chunked::Chunked,
     /// Threads that help with a search; none in a simulation.
     pub(crate) search_pool: Option<SearchPool>,
@@ -265,6 +267,7 @@ impl Replica {
             latches: latch::Latches::default(),
             acceptors: latch::Latches::default(),
             building_trees: Mutex::default(),
+            usage: Arc::default(),
             chunked: chunked::Chunked::default(),
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,

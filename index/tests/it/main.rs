@@ -20,4 +20,5 @@ mod secondary;
 mod shape;
 mod steady;
 mod texts;
+mod usage;
 mod vectors;

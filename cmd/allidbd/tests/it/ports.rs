@@ -27,8 +27,17 @@ async fn http_get(address: SocketAddr, path: &str) -> String {
 async fn each_service_tells_its_health() {
     let running = Running::start().await;
     let mut health = HealthClient::new(running.channel.clone());
-    let services =
-        ["Cluster", "Entities", "Graph", "Search", "Collections", "Keys", "Maintenance", "Snapshots"];
+    let services = [
+        "Cluster",
+        "Entities",
+        "Graph",
+        "Search",
+        "Collections",
+        "Keys",
+        "Maintenance",
+        "Quotas",
+        "Snapshots",
+    ];
     for service in std::iter::once(String::new()).chain(services.map(|name| format!("allidb.v1.{name}"))) {
         let answer = health.check(HealthCheckRequest { service: service.clone() }).await.expect("known");
         assert_eq!(answer.into_inner().status, 1, "{service} is not serving");
