@@ -60,6 +60,16 @@ impl Client {
 
     /// Makes a collection with one space, compared by cosine.
     pub(crate) async fn create(&self, collection: &str, space: &str, dimension: u32) {
+        self.try_create(collection, space, dimension).await.expect("the collection is made");
+    }
+
+    /// The same, if there is none of this name.
+    pub(crate) async fn try_create(
+        &self,
+        collection: &str,
+        space: &str,
+        dimension: u32,
+    ) -> Result<(), Status> {
         let space = v1::Space {
             name: space.into(),
             dimension,
@@ -69,7 +79,7 @@ impl Client {
         let collection =
             v1::Collection { name: collection.into(), spaces: vec![space], ..Default::default() };
         let request = v1::CreateCollectionRequest { collection: Some(collection) };
-        self.collections().create_collection(request).await.expect("the collection is made");
+        self.collections().create_collection(request).await.map(drop)
     }
 
     /// The version it got.

@@ -146,7 +146,7 @@ fn garbage(random: &mut Random, whole: &[Vec<u8>]) -> Bytes {
 }
 
 /// One call with such messages; how it ended.
-async fn call(client: &Client, path: &str, messages: Vec<Bytes>) -> Code {
+pub(crate) async fn call(client: &Client, path: &str, messages: Vec<Bytes>) -> Code {
     let mut grpc = Grpc::new(client.channel.clone()).max_decoding_message_size(64 << 20);
     grpc.ready().await.expect("connected");
     let path: PathAndQuery = path.parse().expect("a path");
@@ -162,7 +162,8 @@ async fn call(client: &Client, path: &str, messages: Vec<Bytes>) -> Code {
     }
 }
 
-async fn prepared() -> (Process, v1::Entity) {
+/// A daemon, and what is in it.
+pub(crate) async fn prepared() -> (Process, v1::Entity) {
     let process = Process::start().await;
     let client = process.client();
     client.create(COLLECTION, SPACE, 2).await;
@@ -174,12 +175,14 @@ async fn prepared() -> (Process, v1::Entity) {
     (process, before)
 }
 
-async fn unharmed(process: &Process, before: &v1::Entity) {
+/// It goes on, and what was in it is.
+pub(crate) async fn unharmed(process: &Process, before: &v1::Entity) {
     assert_eq!(process.get("/readyz").await.expect("answered").0, 200);
     let client = process.client();
     assert_eq!(&client.get(name(COLLECTION, "here")).await.expect("there"), before);
     assert_eq!(client.count(COLLECTION).await, 1);
     client.put(entity(COLLECTION, "more")).await.expect("writes go on");
+    client.delete(name(COLLECTION, "more")).await.expect("deletions go on");
     let log = process.log();
     assert!(!log.contains("panicked"), "{log}");
 }
