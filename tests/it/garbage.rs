@@ -149,14 +149,14 @@ fn garbage(random: &mut Random, whole: &[Vec<u8>]) -> Bytes {
 pub(crate) async fn call(client: &Client, path: &str, messages: Vec<Bytes>) -> Code {
     let mut grpc = Grpc::new(client.channel.clone()).max_decoding_message_size(64 << 20);
     grpc.ready().await.expect("connected");
-    let path: PathAndQuery = path.parse().expect("a path");
+    let to: PathAndQuery = path.parse().expect("a path");
     let request = tonic::Request::new(tokio_stream::iter(messages));
     let ended = async {
-        let mut answers = grpc.streaming(request, path, Raw).await?.into_inner();
+        let mut answers = grpc.streaming(request, to, Raw).await?.into_inner();
         while answers.next().await.transpose()?.is_some() {}
         Ok::<_, Status>(())
     };
-    match timeout(CALL_LIMIT, ended).await.expect("each call ends") {
+    match timeout(CALL_LIMIT, ended).await.unwrap_or_else(|_| panic!("{path} does not end")) {
         Ok(()) => Code::Ok,
         Err(status) => status.code(),
     }
