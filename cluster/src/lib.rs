@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `connection` | connections that others open: certificates, handshakes |
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
+//! | `formats` | which formats are written |
 //! | `founding` | how the first members of a ring come to one layout |
 //! | [`layout`](Layout) | which nodes hold each partition |
 //! | `maintenance` | compaction and scrub that an operator asks for |
@@ -20,6 +21,7 @@
 
 mod connection;
 mod coordinator;
+mod formats;
 mod founding;
 mod layout;
 mod maintenance;
@@ -41,6 +43,7 @@ pub use connection::{
 pub use coordinator::{
     Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,
 };
+pub use formats::FORMATS;
 pub use layout::{
     DamagedLayout, Layout, LayoutError, MAX_REPLICATION, Member, NodeId, Phase, Staged, Topology,
     TopologyError,

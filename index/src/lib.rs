@@ -21,6 +21,7 @@
 //! | [`WorkerStatus`] and what is in its module | background work as operators see it |
 //! | `shelf`, `upkeep`, `duty`, `writing` | what indexes have in common: what is fresh and what is sealed, sealing and merging in the background, who writes |
 //! | `inventory`, `deaths` | which segments there are, and what died in them |
+//! | `formats` | which formats of rows and files are written |
 //! | `interpolation` | looking up numbers among many that ascend |
 //! | `random`, `deadline`, `error` | randomness, time left, and what can go wrong |
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -33,6 +34,7 @@ mod deaths;
 mod duty;
 mod error;
 pub mod filter;
+mod formats;
 pub mod graph;
 mod interpolation;
 mod inventory;
@@ -59,6 +61,7 @@ pub use clock::{Clock, HybridClock, ManualClock, SystemClock};
 pub use codec::DecodeError;
 pub use deadline::Deadline;
 pub use error::{Error, Result};
+pub use formats::FORMATS;
 pub use keyspaces::KEYSPACES;
 pub use merge::EntityState;
 pub use merkle::{BRANCH, LEAVES, Sum};

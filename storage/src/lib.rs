@@ -18,6 +18,7 @@
 //! | `flush`, `compaction` | memtables to tables, tables to tables |
 //! | `retention` | which versions of a key are still seen |
 //! | `range_tombstone`, `cover` | deletions of whole ranges, and what they hide |
+//! | `formats` | which formats of files are written |
 //! | `table` | sorted tables: blocks, index and filter (whole or in partitions), footer |
 //! | `blob` | large values apart from their keys |
 //! | `cache` | the block cache: blocks, partitions of indexes and filters, separated values |
@@ -62,6 +63,7 @@ mod error;
 mod estimate;
 mod files;
 mod flush;
+mod formats;
 pub mod fs;
 #[cfg(test)]
 mod fuzz;
@@ -100,6 +102,7 @@ pub use checkpoint::Checkpoint;
 pub use compaction::Throttle;
 pub use engine::Engine;
 pub use error::Error;
+pub use formats::FORMATS;
 pub use latency::Latency;
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
 pub use quarantine::{Damage, DamagedKeys};

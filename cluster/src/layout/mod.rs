@@ -18,6 +18,8 @@ mod topology;
 use allidb_index::{Error, PARTITIONS};
 
 pub use record::DamagedLayout;
+pub(crate) use record::FORMAT as LAYOUT_FORMAT;
+pub(crate) use topology::FORMAT as TOPOLOGY_FORMAT;
 pub use topology::{Phase, Staged, Topology, TopologyError};
 
 /// Most replicas of a partition.

@@ -6,7 +6,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{Layout, MAX_REPLICATION, Member, NodeId};
 
 /// What stands for a layout of this form.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// Why the bytes of a layout cannot be taken for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -18,7 +18,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{DamagedLayout, Layout, LayoutError, Member, NodeId};
 
 /// What stands for a topology of this form.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// How far a change of shape is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 const MANIFEST_MAGIC: &[u8; 8] = b"ALLIDBSN";
 const OBJECT_MAGIC: &[u8; 8] = b"ALLIDBSO";
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 /// How well objects are compressed (zstd).
 const LEVEL: i32 = 3;
 /// The largest block before compression: an entity of ever so many edges.

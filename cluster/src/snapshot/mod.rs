@@ -28,6 +28,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 pub use place::{SnapshotPlace, SnapshotPlaceError};
 
 pub(crate) use create::create;
+pub(crate) use format::FORMAT;
 pub(crate) use keep::{delete, list, verify};
 pub(crate) use restore::{catalogue_of, restore};
 

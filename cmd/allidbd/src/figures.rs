@@ -9,9 +9,12 @@ use allidb_cluster::{
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
+use crate::build;
+
 /// Sets the metrics of what lies beneath the services.
 pub(crate) fn export(coordinator: &Coordinator) {
     let counts = coordinator.counts();
+    build();
     flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
     vectors(&counts.vectors);
     texts(&counts.texts);
@@ -40,6 +43,12 @@ pub(crate) fn export(coordinator: &Coordinator) {
             delivered,
         );
     }
+}
+
+/// Always 1: what it is about stands in its labels.
+fn build() {
+    describe_gauge!("allidb_build_info", "The release that runs, and the commit that it was built from");
+    gauge!("allidb_build_info", "version" => build::VERSION, "commit" => build::COMMIT).set(1.0);
 }
 
 fn membership(coordinator: &Coordinator) {

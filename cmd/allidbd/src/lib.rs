@@ -2,6 +2,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`build`] | what this release is, and was built from |
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
@@ -10,6 +11,7 @@
 //! A library, so that the command line can serve too and tests can run a daemon in their own process.
 
 mod args;
+pub mod build;
 pub mod config;
 mod daemon;
 mod figures;
@@ -52,6 +54,7 @@ enum End {
 }
 
 async fn serve(mut config: Config) -> anyhow::Result<()> {
+    tracing::info!(version = build::VERSION, commit = build::COMMIT, profile = build::PROFILE, "starting");
     let mut signals = signals::Signals::listen()?;
     loop {
         let mut daemon = tokio::select! {

@@ -8,7 +8,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The AlliDB daemon: entities, vectors and a graph behind one gRPC port.
 #[derive(Parser)]
-#[command(name = "allidbd", version)]
+#[command(name = "allidbd", version = allidbd::build::SHORT)]
 struct Arguments {
     #[command(flatten)]
     serve: allidbd::ServeArgs,

@@ -64,6 +64,7 @@ pub use request::{
 pub use ring_hops::RingHops;
 pub use ring_paths::RingPaths;
 pub use ring_walk::{RingWalk, WalkedEdge};
+pub(crate) use segment::SEGMENT_FORMAT;
 pub use told::{LinksRequest, ToldLinks};
 pub use told_graph::{Explore, ToldGraph};
 pub(crate) use upkeep::place;

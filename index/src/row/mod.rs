@@ -27,7 +27,7 @@ pub(crate) use crate::codec::DecodeError;
 use crate::{codec::Decoder, merge::Register, version::Version};
 
 /// The first byte of every row value.
-const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 1;
 const TOMBSTONE: u8 = 0;
 const LIVE: u8 = 1;
 

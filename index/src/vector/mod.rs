@@ -49,6 +49,7 @@ pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use owner::Owner;
 pub(crate) use scrub::SegmentScrub;
+pub(crate) use segment::SEGMENT_FORMAT;
 pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
 pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};

@@ -26,6 +26,7 @@ use allidb_storage::{
 use crate::error::{Error, Result};
 use layout::{BLOCK, FORMAT, Header, HeaderError, NO_PAGE, PAGE, PAGE_BYTES, Section};
 
+pub(crate) use layout::FORMAT as SEGMENT_FORMAT;
 pub(crate) use record::{Record, put_record};
 pub(crate) use writer::SegmentWriter;
 

@@ -40,6 +40,7 @@ use crate::{
 };
 use layout::{BLOCK, FORMAT, Header, HeaderError, Section, checksum};
 
+pub(crate) use layout::FORMAT as SEGMENT_FORMAT;
 pub(crate) use probe::Probe;
 pub(crate) use search::{Searcher, least_breadth};
 pub(crate) use writer::{SegmentRows, SegmentSpec, write};
