@@ -43,7 +43,7 @@ pub(crate) struct Server {
     pub(crate) endpoint: String,
     /// A PEM file with the certificate of the authority that has signed the daemon's; without, those that browsers trust are trusted.
     #[arg(long, global = true, env = "ALLIDB_AUTHORITY", value_name = "FILE")]
-    authority: Option<PathBuf>,
+    pub(crate) authority: Option<PathBuf>,
     /// A PEM file with the certificate to show the daemon.
     #[arg(
         long,
@@ -52,7 +52,7 @@ pub(crate) struct Server {
         value_name = "FILE",
         requires = "certificate_key"
     )]
-    certificate: Option<PathBuf>,
+    pub(crate) certificate: Option<PathBuf>,
     /// A PEM file with its key.
     #[arg(
         long,
@@ -61,7 +61,7 @@ pub(crate) struct Server {
         value_name = "FILE",
         requires = "certificate"
     )]
-    certificate_key: Option<PathBuf>,
+    pub(crate) certificate_key: Option<PathBuf>,
     /// A file with the key to show the daemon; the variable ALLIDB_KEY may hold the key itself.
     #[arg(long, global = true, env = "ALLIDB_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
@@ -70,6 +70,13 @@ pub(crate) struct Server {
 /// Shows a key with each call.
 #[derive(Clone, Debug)]
 pub(crate) struct ShowKey(Option<MetadataValue<Ascii>>);
+
+impl ShowKey {
+    /// As the header `authorization` has it.
+    pub(crate) fn shown(&self) -> Option<String> {
+        self.0.as_ref()?.to_str().ok().map(str::to_owned)
+    }
+}
 
 impl Interceptor for ShowKey {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
@@ -85,7 +92,7 @@ pub(crate) type Shown = InterceptedService<Channel, ShowKey>;
 
 impl Server {
     /// As a URL. What is to be encrypted is not sent in the clear by mistake.
-    fn url(&self) -> Result<String> {
+    pub(crate) fn url(&self) -> Result<String> {
         let is_secret = self.authority.is_some() || self.certificate.is_some();
         match self.endpoint.split_once("://") {
             Some(("http", _)) if is_secret => Err(Failure::usage(format!(
@@ -97,7 +104,8 @@ impl Server {
         }
     }
 
-    fn key(&self, url: &str) -> Result<ShowKey> {
+    /// What is shown at `url`, which must be safe from listeners.
+    pub(crate) fn key(&self, url: &str) -> Result<ShowKey> {
         let key = match &self.key_file {
             Some(path) => {
                 let key = fs::read_to_string(path);

@@ -211,7 +211,7 @@ fn workers(workers: &[Worker], described: &DescribeClusterResponse, output: Outp
 }
 
 /// As the node that was asked, which goes by this catalogue, knows it.
-fn state(node: &Node, catalogue_version: u64) -> &'static str {
+pub(crate) fn state(node: &Node, catalogue_version: u64) -> &'static str {
     match (node.is_member, node.is_alive, node.agrees) {
         (false, ..) => "no member",
         (true, false, _) => "down",
@@ -275,7 +275,7 @@ fn status(described: &DescribeClusterResponse, output: Output) -> Result<()> {
 }
 
 /// As in `+3 ± 1 ms`.
-fn offset(clock: &ClockOffset) -> String {
+pub(crate) fn offset(clock: &ClockOffset) -> String {
     format!("{:+} ± {} ms", clock.ahead_ms, clock.within_ms)
 }
 

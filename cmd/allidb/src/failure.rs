@@ -12,6 +12,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// There is no such thing on the server.
     NotFound(String),
+    /// What was looked at is not as it must be.
+    Unfit(String),
     /// Nothing answers at the endpoint, or the connection broke.
     Unreachable(String),
     /// The server refused.
@@ -35,6 +37,10 @@ impl Failure {
         anyhow::Error::new(failure)
     }
 
+    pub(crate) fn unfit(message: impl Into<String>) -> anyhow::Error {
+        anyhow::Error::new(Self::Unfit(message.into()))
+    }
+
     pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
         anyhow::Error::new(Self::Usage(message.into()))
     }
@@ -43,9 +49,10 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Usage(message) | Self::NotFound(message) | Self::Unreachable(message) => {
-                f.write_str(message)
-            }
+            Self::Usage(message)
+            | Self::Unfit(message)
+            | Self::NotFound(message)
+            | Self::Unreachable(message) => f.write_str(message),
             Self::Refused(status) => f.write_str(&describe(status)),
         }
     }
@@ -59,7 +66,7 @@ pub(crate) fn exit_code(error: &anyhow::Error) -> Option<u8> {
     if let Some(failure) = error.downcast_ref::<Failure>() {
         return Some(match failure {
             Failure::Refused(_) => 1,
-            Failure::Usage(_) => 2,
+            Failure::Usage(_) | Failure::Unfit(_) => 2,
             Failure::NotFound(_) => 3,
             Failure::Unreachable(_) => 4,
         });
@@ -152,6 +159,7 @@ mod tests {
         let few = Failure::from_status(Status::with_error_details(Code::Unavailable, "too few", details));
         assert_eq!((few.to_string().as_str(), exit_code(&few)), ("UNAVAILABLE: too few", Some(4)));
         assert_eq!(exit_code(&Failure::usage("no")), Some(2));
+        assert_eq!(exit_code(&Failure::unfit("no")), Some(2));
         assert_eq!(exit_code(&anyhow::anyhow!("other")), Some(1));
         let pipe = io::Error::from(io::ErrorKind::BrokenPipe);
         assert_eq!(exit_code(&anyhow::Error::new(pipe)), None);

@@ -8,6 +8,7 @@ mod daemon;
 mod dataset;
 mod deletion;
 mod demo;
+mod doctor;
 mod duration_text;
 mod entities;
 mod entity_json;
@@ -24,11 +25,14 @@ mod layout;
 mod ledger;
 mod maintenance;
 mod merging;
+mod metrics_port;
 mod npy;
 mod output;
+mod pages;
 mod plan;
 mod precondition;
 mod progress;
+mod prometheus;
 mod put_stream;
 mod query;
 mod query_file;
@@ -37,16 +41,18 @@ mod sample;
 mod snapshots;
 mod storage_files;
 mod tls;
+mod top;
 mod update;
 mod value_json;
 mod vector_numbers;
+mod version;
 mod worker;
 
 use std::{io, process::ExitCode};
 
 use allidb_api::v1::Consistency;
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -63,7 +69,7 @@ const AFTER_HELP: &str = "\
 Exit codes:
   0  done
   1  failed, some items of an import were rejected, or damage was found
-  2  the arguments are wrong
+  2  the arguments are wrong, or `doctor` found what does not work
   3  there is no such entity or collection
   4  the server cannot be reached, or too few of its ring can
 
@@ -74,7 +80,12 @@ Filters (--filter):
 
 /// Entities, vectors and a graph in one place, asked in one question.
 #[derive(Debug, Parser)]
-#[command(name = "allidb", version, after_help = AFTER_HELP)]
+#[command(
+    name = "allidb",
+    version = allidbd::build::SHORT,
+    long_version = version::long(),
+    after_help = AFTER_HELP
+)]
 struct Cli {
     #[command(flatten)]
     server: Server,
@@ -114,6 +125,11 @@ enum Command {
     /// Look into the files of a store.
     #[command(subcommand)]
     Storage(storage_files::StorageCommand),
+    Doctor(doctor::DoctorArgs),
+    Completions(pages::CompletionsArgs),
+    Man(pages::ManArgs),
+    /// Show what this program was built from, and which formats and protocols it knows.
+    Version,
     #[command(flatten)]
     Call(Call),
 }
@@ -155,6 +171,7 @@ enum Call {
     /// Show the ring: its nodes, who holds what, what is kept for whom.
     #[command(subcommand)]
     Cluster(cluster::ClusterCommand),
+    Top(top::TopArgs),
 }
 
 fn main() -> ExitCode {
@@ -179,6 +196,10 @@ fn dispatch(command: Command, server: (&Server, Option<Consistency>), output: Ou
         Command::Bench(command) => bench::run(command, output),
         Command::Tls(command) => tls::run(command, output),
         Command::Storage(command) => storage_files::run(command, output),
+        Command::Doctor(args) => doctor::run(args, server.0, output),
+        Command::Completions(args) => pages::completions(args, Cli::command(), output),
+        Command::Man(args) => pages::man(args, Cli::command(), output),
+        Command::Version => version::run(output),
         Command::Demo(args) => runtime()?.block_on(demo::run(args, output)),
         Command::Call(call) => runtime()?.block_on(ask(call, server, output)),
     }
@@ -216,14 +237,13 @@ async fn ask(
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,
         Call::Worker(command) => worker::run(command, &client, output).await,
         Call::Cluster(command) => cluster::run(command, &client, output).await,
+        Call::Top(args) => top::run(args, server, &client, output).await,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::Cli;
+    use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {

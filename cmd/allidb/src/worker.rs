@@ -73,7 +73,7 @@ pub(crate) fn activity(worker: &Worker) -> &'static str {
     }
 }
 
-fn to_json(worker: &Worker) -> Json {
+pub(crate) fn to_json(worker: &Worker) -> Json {
     json!({
         "name": worker.name, "activity": activity(worker), "share_percent": worker.share_percent,
         "done": worker.done, "total": worker.total, "last_error": worker.last_error,

@@ -1,11 +1,13 @@
 //! The operator's commands against a daemon that is a process of its own.
 
 mod daemon;
+mod doctor;
 mod flood;
 mod keys;
 mod runbooks;
 mod snapshots;
 mod tls;
+mod top;
 
 use std::{
     fs,

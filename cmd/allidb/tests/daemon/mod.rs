@@ -86,13 +86,19 @@ impl Daemon {
     }
 
     pub(crate) fn metric(&self, name: &str) -> Option<String> {
+        let figures = self.figures();
+        let line = figures.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map(str::to_owned)
+    }
+
+    /// All that `/metrics` answers.
+    pub(crate) fn figures(&self) -> String {
         let mut stream = TcpStream::connect(&self.http).expect("the daemon listens");
         let request = format!("GET /metrics HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.http);
         stream.write_all(request.as_bytes()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
-        let line = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map(str::to_owned)
+        answer
     }
 
     pub(crate) fn http(&self) -> &str {

@@ -74,6 +74,11 @@ fn keys_are_made_shown_and_revoked() {
     assert_eq!(figures(&daemon, &key(&operator)), "200");
     assert_eq!(figures(&daemon, &key(&reader)), "403");
     assert_eq!(figures(&daemon, "nonsense"), "401");
+    let url = format!("http://{}/metrics", daemon.http());
+    let top = ["top", "--once", "--interval", "100ms", "--metrics-url", &url];
+    let shown = json(&run(&daemon, &operator, &top));
+    assert!(shown["figures"].is_object(), "{shown}");
+    assert!(!run(&daemon, &reader, &top).status.success());
 
     // Keys are there after a restart, and so is the daemon's own.
     daemon.stop();

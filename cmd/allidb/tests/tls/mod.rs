@@ -129,6 +129,11 @@ fn a_daemon_and_its_clients_show_each_other_certificates() {
     assert_eq!(status("/readyz", None), "200");
     assert_eq!(status("/metrics", None), "403");
     assert_eq!(status("/metrics", Some("ops")), "200");
+    let url = format!("https://{}/metrics", daemon.http());
+    let args = ["--output", "json", "top", "--once", "--interval", "100ms", "--metrics-url", &url];
+    let shown = files.run(&daemon, "ops", &args);
+    let shown: Json = serde_json::from_slice(&shown.stdout).unwrap_or_else(|_| panic!("{shown:?}"));
+    assert!(shown["figures"].is_object(), "{shown}");
     daemon.stop();
 }
 
