@@ -1,0 +1,259 @@
+//! Runs the blocks of a page, one after the other in one shell, beside the daemons that they start.
+//!
+//! The shell begins in a directory that looks like a clone. `allidb` and `allidbd` are those that were built with the tests. A daemon that a block
+//! starts is waited for at the block's end; `&` is added where a page has it run in a terminal of its own. The ports that the
+//! pages name are put in place of free ones, in blocks and in `configs`, and put back in what is said.
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::{fs::PermissionsExt, fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tempfile::TempDir;
+
+use crate::{
+    expected::is_shown,
+    page::{Block, Language, Page},
+    python::python,
+};
+
+/// How long a page may take.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// What of a clone is as it is there.
+const LINKED: [&str; 4] = ["api", "cmd", "docs", "tests"];
+
+/// The shell waits at the end of a block until each daemon that runs tells where it is.
+const BEGIN: &str = r#"set -euo pipefail
+served() {
+    jobs -rp > "$PAGE/jobs"
+    for daemon in $(cat "$PAGE/jobs"); do
+        until [ -e "$PAGE/$daemon.json" ] || ! kill -0 "$daemon" 2> /dev/null; do sleep 0.05; done
+    done
+}
+"#;
+
+/// The ports that pages name, and free ones in their places.
+struct Ports {
+    pairs: Vec<(u16, u16)>,
+    held: Vec<TcpListener>,
+}
+
+impl Ports {
+    /// For all that the texts name.
+    fn of<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
+        let mut named = BTreeSet::from([7000, 7001, 7002]);
+        for text in texts {
+            let after = text.split(':').skip(1).filter_map(|after| after.get(..4)?.parse().ok());
+            named.extend(after.filter(|port| (7000..7100).contains(port)));
+        }
+        let (mut pairs, mut held) = (Vec::new(), Vec::new());
+        for port in named {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+            pairs.push((port, listener.local_addr().expect("an address").port()));
+            held.push(listener);
+        }
+        Self { pairs, held }
+    }
+
+    fn free(&mut self) {
+        self.held.clear();
+    }
+
+    /// The free one in the place of a named one.
+    fn at(&self, named: u16) -> u16 {
+        self.pairs.iter().find(|(port, _)| *port == named).expect("it is named").1
+    }
+
+    fn put(&self, text: &str) -> String {
+        let replaced = |text: String, (named, free): &(u16, u16)| {
+            text.replace(&format!(":{named}"), &format!(":{free}"))
+        };
+        self.pairs.iter().fold(text.to_owned(), replaced)
+    }
+
+    fn put_back(&self, text: &str) -> String {
+        let replaced = |text: String, (named, free): &(u16, u16)| {
+            text.replace(&format!(":{free}"), &format!(":{named}"))
+        };
+        self.pairs.iter().fold(text.to_owned(), replaced)
+    }
+}
+
+/// Runs a page of the clone at `root`. An error says where it went wrong.
+pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
+    let dir = TempDir::new().expect("a directory");
+    let [clone, bin, own] = ["clone", "bin", "page"].map(|name| dir.path().join(name));
+    for made in [&clone, &bin, &own] {
+        fs::create_dir(made).expect("made");
+    }
+    let configs = files(&root.join("configs"));
+    let blocks = page.blocks.iter().map(|block| block.text.as_str());
+    let mut ports = Ports::of(blocks.chain(configs.iter().map(|(_, text)| text.as_str())));
+    for name in LINKED {
+        symlink(root.join(name).canonicalize().expect("it is there"), clone.join(name)).expect("linked");
+    }
+    for (path, text) in &configs {
+        let path = clone.join("configs").join(path.strip_prefix(root.join("configs")).expect("it is inside"));
+        fs::create_dir_all(path.parent().expect("a directory")).expect("made");
+        fs::write(path, ports.put(text)).expect("written");
+    }
+
+    let python = python();
+    programs(&bin, &ports, python.as_deref().unwrap_or("python3"));
+    let mut script = BEGIN.to_owned();
+    for (at, block) in page.blocks.iter().enumerate() {
+        match &python {
+            Err(why) if needs_python(block) => {
+                println!("{}", page.at(block.line, &format!("skipped: {why}")));
+                continue;
+            }
+            _ => {}
+        }
+        let text = ports.put(&block.text);
+        let run = match block.language {
+            Language::Shell => {
+                fs::write(own.join(at.to_string()), in_background(&text)).expect("written");
+                format!(". \"$PAGE/{at}\" > \"$PAGE/{at}.said\" 2>&1\nserved\n")
+            }
+            Language::Python => {
+                fs::write(own.join(at.to_string()), text).expect("written");
+                format!("python - < \"$PAGE/{at}\" > \"$PAGE/{at}.said\" 2>&1\n")
+            }
+        };
+        script += &format!("echo {at} > \"$PAGE/at\"\n{run}");
+    }
+    ports.free();
+    let ended = shell(&script, &clone, &bin, &own, &ports);
+
+    let read = |name: String| ports.put_back(&fs::read_to_string(own.join(name)).unwrap_or_default());
+    match ended {
+        Ok(status) if status.success() => {}
+        ended => {
+            let at: usize = read("at".to_owned()).trim().parse().unwrap_or_default();
+            let why = ended.map_or_else(|why| why, |status| status.to_string());
+            let (line, text) = page.blocks.get(at).map_or((0, ""), |block| (block.line, &block.text));
+            let said = read(format!("{at}.said")) + &read("shell".to_owned()) + &logs(&clone);
+            return Err(page.at(line, &format!("{why}\n{text}\nIt said:\n{said}")));
+        }
+    }
+    for (at, block) in page.blocks.iter().enumerate() {
+        let said = read(format!("{at}.said"));
+        let Some(shown) = block.shown.as_ref().filter(|_| own.join(format!("{at}.said")).exists()) else {
+            continue;
+        };
+        if !is_shown(shown, &said) {
+            return Err(page.at(block.line, &format!("shows\n{shown}but it says\n{said}")));
+        }
+    }
+    Ok(())
+}
+
+/// Texts below a directory.
+fn files(dir: &Path) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            found.push((path, text));
+        }
+    }
+    found
+}
+
+/// What the shell finds before anything else. `exec` keeps the process, so that a daemon is known by its job.
+fn programs(bin: &Path, ports: &Ports, python: &str) {
+    let allidb = env!("CARGO_BIN_EXE_allidb");
+    let (grpc, http) = (ports.at(7000), ports.at(7001));
+    let program = format!(
+        "#!/bin/sh\n\
+         if [ \"${{1-}}\" = serve ]; then\n\
+         \texport ALLIDB__LISTEN__PORT_FILE=\"$PAGE/$$.json\"\n\
+         \tcase \" $* \" in *' --config '*) ;; *)\n\
+         \t\texport ALLIDB__LISTEN__GRPC=\"${{ALLIDB__LISTEN__GRPC-127.0.0.1:{grpc}}}\"\n\
+         \t\texport ALLIDB__LISTEN__HTTP=\"${{ALLIDB__LISTEN__HTTP-127.0.0.1:{http}}}\"\n\
+         \tesac\n\
+         fi\n\
+         exec '{allidb}' \"$@\"\n"
+    );
+    let daemon = "#!/bin/sh\nexec allidb serve \"$@\"\n".to_owned();
+    let python = format!("#!/bin/sh\nexec '{python}' \"$@\"\n");
+    for (name, text) in [("allidb", program), ("allidbd", daemon), ("python", python)] {
+        fs::write(bin.join(name), text).expect("written");
+        fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("executable");
+    }
+}
+
+fn needs_python(block: &Block) -> bool {
+    block.language == Language::Python || block.text.lines().any(|line| line.starts_with("python "))
+}
+
+/// Daemons that a page has run in terminals of their own run beside the shell.
+fn in_background(text: &str) -> String {
+    let (mut changed, mut is_daemon, mut is_continued) = (String::new(), false, false);
+    for line in text.lines() {
+        if !is_continued {
+            let command = line.rsplit(';').next().unwrap_or_default().trim_start();
+            is_daemon = command.starts_with("allidb serve") || command.starts_with("allidbd");
+        }
+        is_continued = line.ends_with('\\');
+        let is_end = is_daemon && !is_continued && !line.trim_end().ends_with('&');
+        changed += line;
+        changed += if is_end { " &\n" } else { "\n" };
+    }
+    changed
+}
+
+/// Runs the script, and ends whatever it leaves.
+fn shell(script: &str, clone: &Path, bin: &Path, own: &Path, ports: &Ports) -> Result<ExitStatus, String> {
+    fs::write(own.join("script"), script).expect("written");
+    let log = File::create(own.join("shell")).expect("a log");
+    let mut command = Command::new("bash");
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"ALLIDB") {
+            command.env_remove(name);
+        }
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    command.arg(own.join("script")).current_dir(clone).process_group(0).stdin(Stdio::null());
+    command.env("PATH", format!("{}:{path}", bin.display())).env("PAGE", own).env("COLUMNS", "110");
+    command
+        .env("ALLIDB_ENDPOINT", format!("http://127.0.0.1:{}", ports.at(7000)))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    let mut child =
+        command.stdout(log.try_clone().expect("a second handle")).stderr(log).spawn().expect("bash runs");
+    let begun = Instant::now();
+    let ended = loop {
+        match child.try_wait().expect("a child of ours") {
+            Some(status) => break Ok(status),
+            None if begun.elapsed() > LIMIT => break Err(format!("not within {} s", LIMIT.as_secs())),
+            None => thread::sleep(Duration::from_millis(20)),
+        }
+    };
+    // The group is gone if it left nothing.
+    let group = Pid::from_raw(child.id().cast_signed()).expect("a process id");
+    kill_process_group(group, Signal::KILL).ok();
+    child.wait().expect("a child of ours");
+    ended
+}
+
+/// What daemons told where pages keep that.
+fn logs(clone: &Path) -> String {
+    let mut told = String::new();
+    for entry in fs::read_dir(clone).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "log") {
+            told += &format!("--- {}\n{}", path.display(), fs::read_to_string(&path).unwrap_or_default());
+        }
+    }
+    told
+}
