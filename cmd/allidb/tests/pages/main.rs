@@ -88,9 +88,9 @@ fn what_is_wrong_with_a_page_is_noticed() {
 #[test]
 fn a_page_is_one_shell_beside_its_daemons() {
     run_text(
-        "```sh\na=1; cd api; allidb serve --data-dir ../data\n```\n\n```sh\n\
+        "```sh\na=1; mkdir below; cd below; allidb serve --data-dir ../data\n```\n\n```sh\n\
          allidb collection create c > ../made\nallidb put -c c '{\"id\": \"e\"}'\necho $a; pwd\n```\n\n\
-         ```output\nput e\n1\n/…/api\n```\n\n<!-- not run: it fails -->\n\n```sh\nfalse\n```\n\n```text\nno command\n```\n",
+         ```output\nput e\n1\n/…/below\n```\n\n<!-- not run: it fails -->\n\n```sh\nfalse\n```\n\n```text\nno command\n```\n",
     )
     .unwrap_or_else(|error| panic!("{error}"));
 }

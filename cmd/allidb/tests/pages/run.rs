@@ -51,7 +51,7 @@ impl Ports {
     fn of<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
         let mut named = BTreeSet::from([7000, 7001, 7002]);
         for text in texts {
-            let after = text.split(':').skip(1).filter_map(|after| after.get(..4)?.parse().ok());
+            let after = text.split(':').skip(1).filter_map(|after| after.get(..4)?.parse::<u16>().ok());
             named.extend(after.filter(|port| (7000..7100).contains(port)));
         }
         let (mut pairs, mut held) = (Vec::new(), Vec::new());
