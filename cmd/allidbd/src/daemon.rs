@@ -21,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::{Config, figures, port_file, wire};
+use crate::{Config, figures, port_file, process, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -79,12 +79,16 @@ impl Daemon {
         });
         let figures = {
             let (recorder, opened) = (recorder.clone(), opened.clone());
-            move || match opened.get() {
-                Some(coordinator) => {
-                    figures::export(coordinator);
-                    recorder.render() + &figures::text(coordinator)
+            let (data_dir, min_free_bytes) = (config.data_dir.clone(), config.storage.min_free_bytes.0);
+            move || {
+                let of_process = process::text(&data_dir, min_free_bytes);
+                match opened.get() {
+                    Some(coordinator) => {
+                        figures::export(coordinator);
+                        recorder.render() + &figures::text(coordinator) + &of_process
+                    }
+                    None => recorder.render() + &of_process,
                 }
-                None => recorder.render(),
             }
         };
         let guard = Arc::new(OnceLock::<Access>::new());

@@ -6,7 +6,7 @@
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
-//! | `files`, `logs`, `port_file`, `signals` | what a process owes to whoever runs it |
+//! | `files`, `logs`, `port_file`, `process`, `signals` | what a process owes to whoever runs it |
 //!
 //! A library, so that the command line can serve too and tests can run a daemon in their own process.
 
@@ -18,6 +18,7 @@ mod figures;
 mod files;
 mod logs;
 mod port_file;
+mod process;
 mod signals;
 mod wire;
 
