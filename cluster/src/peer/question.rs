@@ -18,6 +18,10 @@ pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
     fn answer(&self, replica: &Replica, tenant: TenantId, deadline: Deadline) -> Result<Self::Answer>;
 }
 
+/// The form of questions and answers. What is in them is told apart by its place alone, so that one of another form could be read as something else: to
+/// be counted up whenever any of their types changes. Nodes of releases with different forms do not answer each other.
+pub(crate) const FORM: u32 = 1;
+
 /// As nodes send it to each other.
 pub(crate) fn encode(of: &impl Serialize) -> Result<Vec<u8>> {
     postcard::to_stdvec(of).map_err(|error| Error::Internal(format!("cannot be encoded: {error}")))
@@ -65,6 +69,19 @@ macro_rules! questions {
 }
 
 impl Question {
+    /// As another node sent it.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] if it is of another form, [`Error::Invalid`] if it cannot be read.
+    pub(crate) fn decode(form: u32, encoded: &[u8]) -> Result<Self> {
+        if form != FORM {
+            let why = format!("it takes questions of form {FORM}, and not {form}: it is of another release");
+            return Err(Error::Unavailable(why));
+        }
+        postcard::from_bytes(encoded)
+            .map_err(|error| Error::invalid("a question", format!("cannot be read: {error}")))
+    }
+
     /// What is asked about, of what nodes compare and take over; `None` if about everything.
     pub(crate) fn partitions(&self) -> Option<&[u16]> {
         match self {
@@ -93,4 +110,19 @@ questions! {
     Tree(TreeRequest) -> TreeAnswer = tree;
     Holdings(HoldingsRequest) -> Vec<(EntityKey, Vec<u8>)> = holdings;
     Acceptors(AcceptorsRequest) -> Vec<(EntityKey, Vec<u8>)> = acceptors;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_of_another_form_are_not_read() {
+        let encoded = encode(&Question::from(TreeRequest::Swept)).expect("encoded");
+        assert!(matches!(Question::decode(FORM, &encoded), Ok(Question::Tree(TreeRequest::Swept))));
+        let refused = Question::decode(FORM + 1, &encoded);
+        assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+        let garbled = Question::decode(FORM, &[0xff; 3]);
+        assert!(matches!(garbled, Err(Error::Invalid { .. })), "{garbled:?}");
+    }
 }

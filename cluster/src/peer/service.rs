@@ -230,15 +230,14 @@ impl Peer for PeerService {
     }
 
     async fn answer(&self, request: Request<AnswerRequest>) -> Result<Response<AnswerReply>, Status> {
-        let AnswerRequest { fence, tenant, question, within_ms } = request.into_inner();
+        let AnswerRequest { fence, tenant, question, within_ms, form } = request.into_inner();
         let served = self.check(fence.as_ref())?;
         let deadline = Deadline::after(Duration::from_millis(within_ms).min(MOST_PATIENCE));
         let answer = {
             let served = Arc::clone(&served);
             move || {
                 deadline.check()?;
-                let question: Question = postcard::from_bytes(&question)
-                    .map_err(|error| Error::invalid("a question", format!("cannot be read: {error}")))?;
+                let question = Question::decode(form, &question)?;
                 match question.partitions() {
                     Some(partitions) => served.check_sound(partitions.iter().copied())?,
                     None => served.check_all_sound()?,

@@ -19,7 +19,7 @@ use crate::{
     peer::{
         Client,
         proto::{self, AnswerRequest},
-        question::{Ask, encode},
+        question::{Ask, FORM, encode},
     },
 };
 
@@ -297,6 +297,7 @@ impl Inner {
             tenant: tenant.0,
             question,
             within_ms: u64::try_from(within.as_millis()).unwrap_or(u64::MAX),
+            form: FORM,
         };
         let ask = |mut peer: Client, fence| {
             let request = AnswerRequest { fence, ..request.clone() };
