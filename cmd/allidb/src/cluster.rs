@@ -1,6 +1,6 @@
 //! `allidb cluster …`: what a node knows of its ring.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use allidb_api::v1::{
     ClockOffset, DescribeClusterRequest, DescribeClusterResponse, Healing, Hints, Layout, Node, Outbox,
@@ -12,6 +12,7 @@ use serde_json::{Value as Json, json};
 
 use crate::{
     client::Client,
+    duration_text,
     failure::Failure,
     layout::{self, LayoutCommand, WaitArgs},
     maintenance::size,
@@ -64,6 +65,10 @@ pub(crate) enum ClusterCommand {
         /// Has it take requests again.
         #[arg(long)]
         undo: bool,
+        /// How long at most to wait for deliveries, such as 60s: others may be away for longer. The node keeps what is left, and delivers it once
+        /// it is back.
+        #[arg(long, value_name = "DURATION", value_parser = duration_text::parse, conflicts_with = "undo")]
+        within: Option<prost_types::Duration>,
     },
     /// Waits until the node has removed what only others hold by now, which it does by itself.
     Cleanup,
@@ -91,7 +96,10 @@ pub(crate) async fn run(command: ClusterCommand, client: &Client, output: Output
         ClusterCommand::Decommission { node, wait } => {
             layout::exchange((node, None), wait, client, output).await
         }
-        ClusterCommand::Drain { undo } => layout::drain(undo, client, output).await,
+        ClusterCommand::Drain { undo, within } => {
+            let within = within.map(Duration::try_from).transpose()?;
+            layout::drain(undo, within, client, output).await
+        }
         ClusterCommand::Cleanup => layout::cleanup(client, output).await,
     }
 }

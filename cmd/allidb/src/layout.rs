@@ -1,6 +1,6 @@
 //! `allidb cluster layout …`, and what is made of it: which nodes hold what, and how that changes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use allidb_api::v1::{
     ApplyLayout, ChangeLayoutRequest, DescribeClusterRequest, DescribeClusterResponse, DrainRequest,
@@ -133,27 +133,36 @@ pub(crate) async fn exchange(
     finish(client, wait, output).await
 }
 
-/// Has a node take no more requests, and waits until it keeps nothing for others and has everything in tables.
-pub(crate) async fn drain(undo: bool, client: &Client, output: Output) -> Result<()> {
-    let node = describe(client).await?.node;
-    loop {
+/// Has a node take no more requests, waits, no longer than it may, until it keeps nothing for others, and has it write everything to tables.
+pub(crate) async fn drain(
+    undo: bool,
+    within: Option<Duration>,
+    client: &Client,
+    output: Output,
+) -> Result<()> {
+    let (begun, node) = (Instant::now(), describe(client).await?.node);
+    let kept = loop {
         let request = DrainRequest { node: node.clone(), undo };
         let answer = client.cluster().drain(request).await.map_err(Failure::from_status)?;
         let bytes = answer.into_inner().bytes;
-        if undo || bytes == 0 {
-            break;
+        if undo || bytes == 0 || within.is_some_and(|within| begun.elapsed() >= within) {
+            break if undo { 0 } else { bytes };
         }
         if !output.is_json() {
             output.line(format!("{bytes} bytes are kept for other nodes …"))?;
         }
         tokio::time::sleep(LOOKS_EVERY).await;
-    }
+    };
     if !undo {
         client.maintenance().flush(FlushRequest {}).await.map_err(Failure::from_status)?;
     }
     match output.is_json() {
+        true if kept > 0 => output.document(&json!({ "drained": true, "kept_bytes": kept })),
         true => output.document(&json!({ "drained": !undo })),
         false if undo => output.line("it takes requests again"),
+        false if kept > 0 => output.line(format!(
+            "it is drained, and can be stopped; it still keeps {kept} bytes for other nodes, and delivers them once it is back"
+        )),
         false => output.line("it is drained, and can be stopped"),
     }?;
     Ok(())
