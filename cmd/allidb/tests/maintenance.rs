@@ -4,6 +4,8 @@ mod daemon;
 mod doctor;
 mod flood;
 mod keys;
+mod monitoring;
+mod packaging;
 mod runbooks;
 mod snapshots;
 mod tls;
@@ -203,6 +205,11 @@ fn a_ring_is_shown() {
         !purge.status.success() && String::from_utf8_lossy(&purge.stderr).contains("answer"),
         "{purge:?}"
     );
+
+    // Who is to stop a node may not have time until another one is back.
+    let (drained, is_ok) = first.json(&["cluster", "drain", "--within", "0s"]);
+    assert!(is_ok && drained["kept_bytes"].as_u64() > Some(0), "{drained}");
+    assert!(first.run(&["cluster", "drain", "--undo"]).status.success());
 
     // And as an operator reads it.
     for (command, names) in

@@ -28,7 +28,11 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
 }
 
 pub(crate) fn allidb() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_allidb"));
+    allidb_of(Path::new(env!("CARGO_BIN_EXE_allidb")))
+}
+
+fn allidb_of(program: &Path) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(b"ALLIDB") {
             command.env_remove(name);
@@ -53,10 +57,15 @@ impl Daemon {
 
     /// Starts one without waiting for it.
     pub(crate) fn launch(dir: &Path, settings: &[(&str, &str)]) -> Child {
+        Self::launch_build(Path::new(env!("CARGO_BIN_EXE_allidb")), dir, settings)
+    }
+
+    /// The same, of another build.
+    pub(crate) fn launch_build(program: &Path, dir: &Path, settings: &[(&str, &str)]) -> Child {
         let ports = dir.join("ports.json");
         fs::remove_file(&ports).ok();
         let log = File::options().create(true).append(true).open(dir.join("log")).expect("a log");
-        let mut command = allidb();
+        let mut command = allidb_of(program);
         command.args(["serve", "--grpc-listen", "127.0.0.1:0", "--http-listen", "127.0.0.1:0"]);
         command.arg("--data-dir").arg(dir.join("data")).arg("--port-file").arg(&ports);
         command.stdout(log.try_clone().expect("a second handle")).stderr(log).envs(settings.iter().copied());

@@ -1,10 +1,12 @@
 //! The runbooks of `docs/operations.md` on daemons: a ring changes its shape by the commands that stand there, while clients write and read.
 
+mod upgrade;
+
 use std::{
     fs::{self, File},
     net::TcpListener,
     os::unix::fs::FileExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::Child,
     sync::{
         Arc,
@@ -31,22 +33,30 @@ const KEYS: usize = 40;
 const KEPT: usize = 400;
 
 /// Some daemons, of which the first three found a ring.
-struct Ring {
+pub(crate) struct Ring {
+    /// The build that daemons are started of.
+    program: PathBuf,
     dirs: Vec<TempDir>,
     addresses: Vec<String>,
     founders: String,
-    nodes: Vec<Daemon>,
+    pub(crate) nodes: Vec<Daemon>,
 }
 
 impl Ring {
-    fn found(count: usize) -> Self {
+    pub(crate) fn found(count: usize) -> Self {
+        Self::found_by(Path::new(env!("CARGO_BIN_EXE_allidb")), count)
+    }
+
+    /// The same, of another build.
+    fn found_by(program: &Path, count: usize) -> Self {
         let free: Vec<TcpListener> =
             (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
         let address = |port: &TcpListener| port.local_addr().expect("an address").to_string();
         let addresses: Vec<String> = free.iter().map(address).collect();
         drop(free);
         let founders = format!("{:?}", &addresses[..3]);
-        let mut ring = Self { dirs: Vec::new(), addresses, founders, nodes: Vec::new() };
+        let program = program.to_owned();
+        let mut ring = Self { program, dirs: Vec::new(), addresses, founders, nodes: Vec::new() };
         let children: Vec<Child> = (0..3).map(|_| ring.launch()).collect();
         for (dir, child) in ring.dirs.iter().zip(children) {
             ring.nodes.push(Daemon::ready(dir.path(), child));
@@ -55,12 +65,15 @@ impl Ring {
     }
 
     fn launch(&mut self) -> Child {
-        let dir = TempDir::new().expect("a directory");
-        let listen = self.addresses[self.dirs.len()].clone();
-        let settings = [("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*listen)];
-        let child = Daemon::launch(dir.path(), &settings);
-        self.dirs.push(dir);
-        child
+        self.dirs.push(TempDir::new().expect("a directory"));
+        self.launch_at(self.dirs.len() - 1)
+    }
+
+    /// Starts the daemon of a directory that there is.
+    fn launch_at(&self, at: usize) -> Child {
+        let settings =
+            [("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*self.addresses[at])];
+        Daemon::launch_build(&self.program, self.dirs[at].path(), &settings)
     }
 
     /// One more, which is no founder. Gives its id.
@@ -71,14 +84,14 @@ impl Ring {
     }
 
     /// What `allidb cluster …` says at a node.
-    fn cluster(&self, at: usize, args: &[&str]) -> Json {
+    pub(crate) fn cluster(&self, at: usize, args: &[&str]) -> Json {
         let (said, is_ok) = self.nodes[at].json(&[&["cluster"], args].concat());
         assert!(is_ok, "{args:?}: {said}");
         said
     }
 
     /// The same, once it does not refuse.
-    fn eventually(&self, at: usize, args: &[&str]) -> Json {
+    pub(crate) fn eventually(&self, at: usize, args: &[&str]) -> Json {
         let args = [&["--output", "json", "cluster"], args].concat();
         eventually("it is not refused", || {
             let output = self.nodes[at].run(&args);
