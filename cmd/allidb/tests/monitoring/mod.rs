@@ -42,7 +42,11 @@ fn figures() -> Figures {
     assert!(found.status.success(), "{found:?}");
     ring.eventually(0, &["repair"]);
     ring.eventually(0, &["purge"]);
-    let wanted = ["allidb_ring_compared_age_seconds", "allidb_ring_purged_age_seconds"];
+    let wanted = [
+        "allidb_ring_compared_age_seconds",
+        "allidb_ring_purged_age_seconds",
+        "allidb_ring_clock_ahead_seconds",
+    ];
     let text = eventually("all figures", || {
         let text = ring.nodes[0].figures();
         wanted.iter().all(|name| text.contains(&format!("# TYPE {name} "))).then_some(text)
