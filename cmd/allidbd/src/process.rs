@@ -15,11 +15,7 @@ use rustix::{
 
 /// All of them, in the text format of Prometheus. What the operating system does not tell is left out.
 pub(crate) fn text(data_dir: &Path, min_free_bytes: u64) -> String {
-    let mut text = format!(
-        "# HELP allidb_build_info The release that runs, as a label\n# TYPE allidb_build_info gauge\n\
-         allidb_build_info{{version=\"{}\"}} 1\n\n",
-        env!("CARGO_PKG_VERSION")
-    );
+    let mut text = String::new();
     let mut tell = |name: &str, kind: &str, help: &str, value: Option<&dyn Display>| {
         let Some(value) = value else { return };
         // Writing to a string cannot fail.
