@@ -79,6 +79,13 @@ impl Holder {
         KeysClient::new(self.shown()).revoke_key(request).await.map(drop)
     }
 
+    /// When a key was used last.
+    async fn last_use_of(&self, id: &str) -> Option<SystemTime> {
+        let listed = KeysClient::new(self.shown()).list_keys(v1::ListKeysRequest {}).await.expect("listed");
+        let key = listed.into_inner().keys.into_iter().find(|key| key.id == id).expect("it is there");
+        key.last_used_at.map(|at| SystemTime::try_from(at).expect("a time"))
+    }
+
     async fn count(&self) -> Result<u64, Status> {
         let request = v1::CountRequest { collection: "things".into(), ..Default::default() };
         Ok(EntitiesClient::new(self.shown()).count(request).await?.into_inner().count)
@@ -396,6 +403,14 @@ async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
     // At once, at a node that was not asked to make it.
     second.at(channel(2)).put("e").await.expect("it is known everywhere");
     *current.write().expect("no panic") = second.clone();
+    // What was used at one node is known at another that is asked.
+    let (unused_id, unused) = own.create(Role::Reader, 0, None).await.expect("made");
+    assert_eq!(own.at(channel(1)).last_use_of(&unused_id).await, None);
+    let before = SystemTime::now();
+    unused.at(channel(0)).count().await.expect("counted");
+    let used = own.at(channel(2)).last_use_of(&unused_id).await.expect("it was used");
+    let about = before - Duration::from_secs(1)..SystemTime::now() + Duration::from_secs(1);
+    assert!(about.contains(&used), "{used:?}, not {about:?}");
     tokio::time::sleep(Duration::from_secs(1)).await;
     own.at(channel(2)).revoke(&first_id).await.expect("revoked");
     let revoked = Instant::now();
@@ -416,6 +431,19 @@ async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
 
 fn parking(holder: Holder) -> std::sync::RwLock<Holder> {
     std::sync::RwLock::new(holder)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_ended_in_order_knows_when_keys_were_used() {
+    let mut process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    let (id, reader) = Holder::own(&process).create(Role::Reader, 0, None).await.expect("made");
+    let (unused, _) = Holder::own(&process).create(Role::Reader, 0, None).await.expect("made");
+    assert_eq!(reader.count().await.expect_err("no collection").code(), Code::NotFound);
+    let used = Holder::own(&process).last_use_of(&id).await.expect("it was used");
+    drop(reader);
+    process.end_and_restart().await;
+    assert_eq!(Holder::own(&process).last_use_of(&id).await, Some(used));
+    assert_eq!(Holder::own(&process).last_use_of(&unused).await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

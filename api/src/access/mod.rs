@@ -18,6 +18,7 @@ use std::{
 use allidb_cluster::{Coordinator, Pace};
 use allidb_index::model::{Role, TenantId, Timestamp};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
+use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 
 pub use admin_key::{AdminKey, AdminKeyError};
@@ -33,6 +34,9 @@ use crate::{
 
 /// How often at most others are asked whether they know of a key that this node does not.
 const ASKS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often it is kept, and told other nodes, when keys were used.
+const KEEPS_EVERY: Duration = Duration::from_secs(60);
 
 /// How often at most it is noted that somebody is refused: whoever tries all night does not fill the disk.
 const TELLS_EVERY: Duration = Duration::from_millis(100);
@@ -51,6 +55,7 @@ struct Inner {
     asking: Pace,
     telling: Pace,
     rates: Rates,
+    _keeping: JoinSet<()>,
 }
 
 /// Who calls.
@@ -81,7 +86,10 @@ impl Identity {
 
 impl Access {
     /// Whoever shows a key is who it says; whoever shows none is let in, as the default tenant, unless one `is_required`.
+    /// To be called within a runtime.
     pub fn new(coordinator: Coordinator, admin_key: Option<AdminKey>, is_required: bool) -> Self {
+        let mut keeping = JoinSet::new();
+        keeping.spawn(keep_key_uses(coordinator.clone()));
         Self(Arc::new(Inner {
             coordinator,
             admin_key,
@@ -89,6 +97,7 @@ impl Access {
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
             rates: Rates::default(),
+            _keeping: keeping,
         }))
     }
 
@@ -164,13 +173,26 @@ impl Access {
             coordinator.refresh_keys().await;
             found = coordinator.key(secret.id);
         }
-        let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now()))?;
+        let now = now();
+        let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now))?;
+        coordinator.note_key_use(secret.id, now);
         Some(Identity { tenant: found.tenant, key: Some(Arc::from(secret.id)), role: Some(found.role) })
     }
 
     /// Whether it is to be noted now that somebody is refused.
     pub(crate) fn is_refusal_noted(&self) -> bool {
         self.0.telling.is_due()
+    }
+}
+
+/// Keeps when keys were used, and tells other nodes, until it is aborted.
+async fn keep_key_uses(coordinator: Coordinator) {
+    loop {
+        sleep(KEEPS_EVERY).await;
+        coordinator.exchange_key_uses().await;
+        if let Err(error) = coordinator.keep_key_uses().await {
+            tracing::warn!(%error, "it cannot be kept when keys were used");
+        }
     }
 }
 

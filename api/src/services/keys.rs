@@ -1,6 +1,6 @@
 //! `allidb.v1.Keys`.
 
-use allidb_index::model::{ApiKey, Role, TenantId};
+use allidb_index::model::{ApiKey, Role, TenantId, Timestamp};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -42,7 +42,7 @@ impl Keys for Services {
         })?;
         tracing::info!(target: AUDIT, made = %id, role = role.name(), tenant = tenant.0, by = by.key.as_deref(), "making a key");
         let key = ApiKey { id, name: request.name, tenant, role, hash, created_at, expire_at };
-        let told = key_to_proto(&key);
+        let told = key_to_proto(&key, None);
         self.coordinator.create_key(key).await.map_err(status::from_error)?;
         Ok(Response::new(v1::CreateKeyResponse { key: Some(told), secret }))
     }
@@ -54,7 +54,9 @@ impl Keys for Services {
         let tenant = tenant_of(&Identity::of(request.extensions()));
         self.receive_any(request)?;
         let keys = self.coordinator.keys(tenant).await;
-        Ok(Response::new(v1::ListKeysResponse { keys: keys.iter().map(|key| key_to_proto(key)).collect() }))
+        self.coordinator.exchange_key_uses().await;
+        let told = keys.iter().map(|key| key_to_proto(key, self.coordinator.key_used_at(&key.id)));
+        Ok(Response::new(v1::ListKeysResponse { keys: told.collect() }))
     }
 
     async fn revoke_key(
@@ -91,7 +93,7 @@ fn role_from_proto(role: i32) -> Result<Role, Status> {
     }
 }
 
-fn key_to_proto(key: &ApiKey) -> v1::Key {
+fn key_to_proto(key: &ApiKey, used_at: Option<Timestamp>) -> v1::Key {
     let role = match key.role {
         Role::Reader => v1::Role::Reader,
         Role::Writer => v1::Role::Writer,
@@ -105,5 +107,6 @@ fn key_to_proto(key: &ApiKey) -> v1::Key {
         role: role.into(),
         created_at: Some(timestamp_to_proto(key.created_at)),
         expire_at: key.expire_at.map(timestamp_to_proto),
+        last_used_at: used_at.map(timestamp_to_proto),
     }
 }

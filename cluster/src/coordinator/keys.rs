@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use allidb_index::{
     Deadline, Result,
-    model::{ApiKey, TenantId},
+    model::{ApiKey, TenantId, Timestamp},
 };
 
 use super::Coordinator;
@@ -45,6 +45,32 @@ impl Coordinator {
     pub async fn keys(&self, tenant: Option<TenantId>) -> Vec<Arc<ApiKey>> {
         self.refresh_keys().await;
         self.0.replica.keys(tenant)
+    }
+
+    /// Notes that a key is used here.
+    pub fn note_key_use(&self, id: &str, at: Timestamp) {
+        self.0.replica.note_key_use(id, at);
+    }
+
+    /// When a key was used last at any node, as far as this one has heard.
+    pub fn key_used_at(&self, id: &str) -> Option<Timestamp> {
+        self.0.replica.key_used_at(id)
+    }
+
+    /// Tells other nodes when keys were used here, and hears the same of them.
+    pub async fn exchange_key_uses(&self) {
+        if !self.0.is_alone() {
+            self.0.ring().exchange_key_uses(Deadline::after(REFRESH)).await;
+        }
+    }
+
+    /// Keeps for the next start when keys were used, as far as this node has heard.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub async fn keep_key_uses(&self) -> Result<()> {
+        let replica = Arc::clone(&self.0.replica);
+        self.0.chores.run(move || replica.keep_key_uses()).await?
     }
 
     /// Asks others whether they know of more, or of fewer. Says whether they do.

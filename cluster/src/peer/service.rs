@@ -22,8 +22,8 @@ use crate::peer::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
         AnswerRequest, ChooseReply, ChooseRequest, ClockReply, ClockRequest, DecideReply, DecideRequest,
         Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest,
-        Refusal, TakenOverReply, TakenOverRequest, TopologyReply, TopologyRequest, WriteReply, WriteRequest,
-        answer_reply,
+        Refusal, TakenOverReply, TakenOverRequest, TellKeyUsesReply, TellKeyUsesRequest, TopologyReply,
+        TopologyRequest, WriteReply, WriteRequest, answer_reply,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -296,6 +296,20 @@ impl Peer for PeerService {
         let served = self.check_topology(fence.as_ref())?;
         served.work(fence.as_ref(), move |served| served.replica.adopt_catalogue(&catalogue)).await?;
         Ok(Response::new(AdoptCatalogueReply {}))
+    }
+
+    async fn tell_key_uses(
+        &self,
+        request: Request<TellKeyUsesRequest>,
+    ) -> Result<Response<TellKeyUsesReply>, Status> {
+        let TellKeyUsesRequest { fence, uses } = request.into_inner();
+        let served = self.check_topology(fence.as_ref())?;
+        let hear = move |served: &Served| {
+            served.replica.adopt_key_uses(&uses)?;
+            Ok(served.replica.encoded_key_uses())
+        };
+        let uses = served.work(fence.as_ref(), hear).await?.into();
+        Ok(Response::new(TellKeyUsesReply { uses }))
     }
 
     async fn decide(&self, request: Request<DecideRequest>) -> Result<Response<DecideReply>, Status> {

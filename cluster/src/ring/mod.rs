@@ -47,6 +47,7 @@ mod counts;
 mod decide;
 mod heal;
 mod hints;
+mod key_uses;
 mod latency;
 mod neighbors;
 mod purge;

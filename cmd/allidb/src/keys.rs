@@ -104,12 +104,13 @@ fn show(keys: &[Key], output: Output) -> Result<()> {
         output.document(&keys.iter().map(key_to_json).collect())?;
         return Ok(());
     }
-    let mut rows = table(&["ID", "NAME", "TENANT", "ROLE", "MADE", "EXPIRES"]);
+    let mut rows = table(&["ID", "NAME", "TENANT", "ROLE", "MADE", "EXPIRES", "USED"]);
     for key in keys {
-        let [made, expires] = [&key.created_at, &key.expire_at].map(written);
+        let [made, expires, used] = [&key.created_at, &key.expire_at, &key.last_used_at].map(written);
         let expires = expires.unwrap_or_else(|| "never".to_owned());
         let tenant = key.tenant.to_string();
-        let cells = [key.id.clone(), key.name.clone(), tenant, role(key), made.unwrap_or_default(), expires];
+        let (made, used) = (made.unwrap_or_default(), used.unwrap_or_default());
+        let cells = [key.id.clone(), key.name.clone(), tenant, role(key), made, expires, used];
         rows.add_row(cells);
     }
     output.table(&rows)?;
@@ -124,6 +125,7 @@ fn key_to_json(key: &Key) -> Json {
         "role": role(key),
         "created_at": written(&key.created_at),
         "expire_at": written(&key.expire_at),
+        "last_used_at": written(&key.last_used_at),
     })
 }
 

@@ -177,6 +177,9 @@ impl Daemon {
             self.grpc_served.abort();
         }
         self.keeping_up.abort();
+        if let Err(error) = self.coordinator.keep_key_uses().await {
+            tracing::warn!(%error, "it cannot be kept when keys were used");
+        }
         tracing::info!("flushing and closing the store");
         let coordinator = self.coordinator.clone();
         tokio::task::spawn_blocking(move || coordinator.close())

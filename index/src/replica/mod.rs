@@ -15,6 +15,7 @@ mod exchange;
 mod heal;
 mod hints;
 mod holdings;
+mod key_uses;
 mod keys;
 mod latch;
 mod loaded;
@@ -130,6 +131,7 @@ pub struct Replica {
     /// One builds them at a time.
     building_trees: Mutex<()>,
     usage: Arc<usage::UsageCounts>,
+    key_uses: key_uses::KeyUses,
     pub(crate) chunked: chunked::Chunked,
     /// Threads that help with a search; none in a simulation.
     pub(crate) search_pool: Option<SearchPool>,
@@ -206,6 +208,7 @@ impl Replica {
         let recorded = time(apply::CLOCK)?.max(given);
         let watermarks = watermarks::Watermarks::open(&engine, keyspaces.local)?;
         let outbox_bytes = hints::outbox_bytes(&engine, &keyspaces)?;
+        let key_uses = key_uses::KeyUses::open(&engine, keyspaces.local)?;
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let wall = Arc::clone(&options.clock);
         let clock =
@@ -268,6 +271,7 @@ impl Replica {
             acceptors: latch::Latches::default(),
             building_trees: Mutex::default(),
             usage: Arc::default(),
+            key_uses,
             chunked: chunked::Chunked::default(),
             search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
             numbers,

@@ -11,6 +11,7 @@ mod fixture;
 mod freshness;
 mod graph;
 mod healing;
+mod key_uses;
 mod merging;
 mod paths;
 mod purge;
