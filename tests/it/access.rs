@@ -447,6 +447,26 @@ async fn a_node_that_is_ended_in_order_knows_when_keys_were_used() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_node_s_own_key_may_come_as_a_variable() {
+    let key = format!("adb_{}_{}", "a".repeat(12), "0123456789abcdef".repeat(4));
+    let settings = [("ALLIDB__ACCESS__KEYS_REQUIRED", "true"), ("ALLIDB_ADMIN_KEY", key.as_str())];
+    let mut process = Process::of(settings.into_iter().map(|(name, value)| (name.into(), value.into())));
+    process.restart().await;
+    let own = Holder { channel: process.client().channel, key: key.clone() };
+    own.create_collection("things").await.expect("it may do everything");
+    assert!(!process.dir().join("data/admin-key").exists(), "no other one is made");
+    assert!(!process.log().contains(&key));
+    drop(process);
+
+    let dir = tempfile::TempDir::new().expect("a directory");
+    let mut command = crate::process::command(dir.path());
+    let ended = command.env("ALLIDB_ADMIN_KEY", "s3cret").output().expect("run");
+    assert!(!ended.status.success(), "{ended:?}");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("ALLIDB_ADMIN_KEY cannot be used") && !said.contains("s3cret"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_with_keys_of_its_own_joins_no_ring() {
     let mut alone = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
     Holder::own(&alone).create(Role::Reader, 0, None).await.expect("made");

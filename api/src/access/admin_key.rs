@@ -1,4 +1,4 @@
-//! A key that stands in a file, for the node that reads it: whoever may read the file may do everything. The first keys are made with it.
+//! A key that stands in a file, or is given, for the node that reads it: whoever may read it may do everything. The first keys are made with it.
 
 use std::{
     fs::{self, OpenOptions},
@@ -16,6 +16,9 @@ use super::secret::{self, Secret};
 /// How often the file is read.
 const READS_EVERY: Duration = Duration::from_secs(1);
 
+/// How keys are written.
+const WRITTEN: &str = "it is to be adb_, 12 lower-case letters and digits, _ and 64 hexadecimal digits";
+
 /// Why there is no such key.
 #[derive(Debug, thiserror::Error)]
 pub enum AdminKeyError {
@@ -28,17 +31,21 @@ pub enum AdminKeyError {
         source: io::Error,
     },
     /// Its contents are no key.
-    #[error("{} holds no key: it is to be adb_, 12 lower-case letters and digits, _ and 64 hexadecimal digits", path.display())]
+    #[error("{} holds no key: {written}", path.display(), written = WRITTEN)]
     Garbled {
         /// Which file.
         path: PathBuf,
     },
+    /// What is given is no key.
+    #[error("it is no key: {written}", written = WRITTEN)]
+    NoKey,
 }
 
-/// The key in the file, as it was read last. Cheap to clone; the file is read as long as there is one.
+/// The key that was given, or that in the file, as it was read last. Cheap to clone; the file is read as long as there is one.
 #[derive(Clone)]
 pub struct AdminKey {
     now: watch::Receiver<String>,
+    /// Nothing, if it was given.
     _reading: Arc<JoinSet<()>>,
 }
 
@@ -74,6 +81,15 @@ impl AdminKey {
             tracing::warn!(file = %path.display(), "made a key that may do everything: keep the file from others");
         }
         Self::read(path)
+    }
+
+    /// This one, as long as the node runs.
+    ///
+    /// # Errors
+    /// If it is no key.
+    pub fn given(key: String) -> Result<Self, AdminKeyError> {
+        Secret::parse(&key).ok_or(AdminKeyError::NoKey)?;
+        Ok(Self { now: watch::channel(key).1, _reading: Arc::default() })
     }
 
     /// Whether this is the one.

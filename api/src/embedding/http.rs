@@ -1,8 +1,12 @@
 //! Embedding services over HTTP: those that speak as OpenAI's does (`POST …/embeddings`), and Ollama (`POST …/api/embed`).
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use allidb_cluster::Pace;
+use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -28,13 +32,22 @@ pub struct HttpProvider {
     /// The model's name.
     pub model: String,
     /// Sent as `Authorization: Bearer …`.
-    pub key: Option<String>,
+    pub key: Option<ServiceKey>,
     /// Texts in one call.
     pub batch: usize,
     /// How often a call is tried again that failed for want of a connection, with 408, 429 or 5xx.
     pub retries: u32,
     /// How long one try may take.
     pub timeout: Duration,
+}
+
+/// The key that a service asks for.
+#[derive(Clone, PartialEq)]
+pub enum ServiceKey {
+    /// This one.
+    Given(String),
+    /// The one in this file, which is read with each call: whoever replaces it restarts nothing.
+    File(PathBuf),
 }
 
 /// Keys are nobody's business.
@@ -51,6 +64,8 @@ pub(super) struct Service {
     agent: ureq::Agent,
     /// Its address as the log names it.
     shown: String,
+    /// The key as it was read last.
+    key: Mutex<Option<String>>,
     telling: Pace,
 }
 
@@ -97,7 +112,25 @@ impl Service {
     pub(super) fn new(provider: HttpProvider) -> Self {
         let agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
         let shown = shown(&provider.url);
-        Self { provider, agent, shown, telling: Pace::of(TELLS_EVERY) }
+        let service = Self { provider, agent, shown, key: Mutex::default(), telling: Pace::of(TELLS_EVERY) };
+        service.key();
+        service
+    }
+
+    /// The key of this call: of a file that cannot be read, the one from before.
+    fn key(&self) -> Option<String> {
+        let path = match self.provider.key.as_ref()? {
+            ServiceKey::Given(key) => return Some(key.clone()),
+            ServiceKey::File(path) => path,
+        };
+        match std::fs::read_to_string(path) {
+            Ok(key) => *self.key.lock() = Some(key.trim().to_owned()),
+            Err(error) if self.telling.is_due() => {
+                tracing::warn!(file = %path.display(), %error, "the embedding service's key cannot be read; the one from before is shown");
+            }
+            Err(_) => {}
+        }
+        self.key.lock().clone()
     }
 
     /// Call by call; one that fails for good fails all.
@@ -134,7 +167,7 @@ impl Service {
     }
 
     fn try_batch(&self, texts: &[String], until: Instant) -> Result<Vec<Vec<f32>>, Failed> {
-        let HttpProvider { url, model, key, timeout, .. } = &self.provider;
+        let HttpProvider { url, model, timeout, .. } = &self.provider;
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(EmbedError::TooLate.into());
@@ -144,7 +177,7 @@ impl Service {
             ..EmbedError::Unavailable("does not answer".to_owned()).into()
         };
         let mut request = self.agent.post(url).config().timeout_global(Some(left.min(*timeout))).build();
-        if let Some(key) = key {
+        if let Some(key) = self.key() {
             request = request.header("authorization", format!("Bearer {key}"));
         }
         let mut answer = request.send_json(json!({ "model": model, "input": texts })).map_err(unavailable)?;

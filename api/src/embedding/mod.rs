@@ -17,7 +17,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use allidb_cluster::Deadline;
 use tokio::sync::Semaphore;
 
-pub use self::http::HttpProvider;
+pub use self::http::{HttpProvider, ServiceKey};
 pub(crate) use self::request::Texts;
 
 /// Who turns texts into vectors.

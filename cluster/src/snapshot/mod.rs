@@ -7,6 +7,7 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `place` | where snapshots are kept: a directory, or an object store |
+//! | `credentials` | what is shown to an object store |
 //! | `format` | the manifest, and objects with entities |
 //! | `create` | making one |
 //! | `restore` | taking one over |
@@ -15,6 +16,7 @@
 
 mod claim;
 mod create;
+mod credentials;
 mod format;
 mod keep;
 mod place;

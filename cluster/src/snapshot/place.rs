@@ -1,12 +1,18 @@
 //! Where snapshots are kept: a directory, or a bucket of an object store.
 
-use std::{fs, io, path::PathBuf, sync::Arc};
+use std::{
+    fs, io,
+    path::{self, PathBuf},
+    sync::Arc,
+};
 
 use allidb_index::{Error, Result};
 use bytes::Bytes;
 use futures_util::TryStreamExt;
 use object_store::{ObjectStore, ObjectStoreExt, aws::AmazonS3Builder, local::LocalFileSystem, path::Path};
 use tokio::task::spawn_blocking;
+
+use super::credentials::CredentialsFile;
 
 /// A place that holds snapshots. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -28,6 +34,9 @@ pub enum SnapshotPlaceError {
     /// The object store's address or credentials are wrong.
     #[error("{0}: {1}")]
     Store(String, object_store::Error),
+    /// The file of credentials cannot be read, or holds none.
+    #[error("the credentials in {}: {}", .0.display(), .1)]
+    Credentials(PathBuf, io::Error),
     /// It is of a kind that is not known.
     #[error("{0} is neither an absolute path nor s3://BUCKET/PREFIX")]
     Unknown(String),
@@ -35,18 +44,26 @@ pub enum SnapshotPlaceError {
 
 impl SnapshotPlace {
     /// A directory, which is made if it is not there, or `s3://bucket/prefix`: what is said of such a store in the environment (`AWS_ENDPOINT_URL`,
-    /// `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and what else its own tools take) counts.
+    /// `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, and what else its own tools take) counts, but for credentials if there is a file of them.
     ///
     /// # Errors
     /// If it can be none. Nobody is asked yet whether a bucket is there.
-    pub fn open(location: &str) -> std::result::Result<Self, SnapshotPlaceError> {
+    pub fn open(
+        location: &str,
+        credentials: Option<&path::Path>,
+    ) -> std::result::Result<Self, SnapshotPlaceError> {
         let of = |error| SnapshotPlaceError::Store(location.to_owned(), error);
         let place = |store, prefix, dir| Self { store, prefix, dir, location: location.to_owned() };
         if let Some(rest) = location.strip_prefix("s3://") {
             let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
             // Without encryption only where the environment says so itself (`AWS_ALLOW_HTTP`).
-            let store = AmazonS3Builder::from_env().with_bucket_name(bucket).build().map_err(of)?;
-            return Ok(place(Arc::new(store), Path::from(prefix), None));
+            let mut store = AmazonS3Builder::from_env().with_bucket_name(bucket);
+            if let Some(path) = credentials {
+                let unreadable = |error| SnapshotPlaceError::Credentials(path.to_owned(), error);
+                let credentials = CredentialsFile::open(path).map_err(unreadable)?;
+                store = store.with_credentials(Arc::new(credentials));
+            }
+            return Ok(place(Arc::new(store.build().map_err(of)?), Path::from(prefix), None));
         }
         if !location.starts_with('/') {
             return Err(SnapshotPlaceError::Unknown(location.to_owned()));

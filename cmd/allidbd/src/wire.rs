@@ -1,8 +1,10 @@
 //! Options to the parts' own settings. The only place that knows both.
 
+use std::env::VarError;
+
 use allidb_api::{
     access::{Access, AdminKey},
-    embedding::{Embedder, HttpProvider, Provider},
+    embedding::{Embedder, HttpProvider, Provider, ServiceKey},
     server::Settings,
 };
 use allidb_cluster::{
@@ -10,13 +12,17 @@ use allidb_cluster::{
     PurgeTerms, Security, Shown, SnapshotPlace,
 };
 use allidb_index::model::Limits;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::{net::TcpListener, task::spawn_blocking};
 
 use crate::{
     config::{ByteSize, Config, EmbeddingOptions, LimitOptions, RingOptions},
     files,
 };
+
+/// Variables that hold secrets. They are no options, which `show` shows.
+const ADMIN_KEY: &str = "ALLIDB_ADMIN_KEY";
+const EMBEDDING_KEY: &str = "ALLIDB_EMBEDDING_KEY";
 
 /// Pieces of work of other nodes that may wait for a thread.
 const QUEUE: usize = 1_024;
@@ -39,7 +45,9 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
 
 /// Where snapshots are kept, if anywhere.
 fn place(config: &Config) -> anyhow::Result<Option<SnapshotPlace>> {
-    let place = config.snapshots.location.as_deref().map(SnapshotPlace::open).transpose();
+    let credentials = config.snapshots.credentials_file.as_deref();
+    let place = config.snapshots.location.as_deref();
+    let place = place.map(|location| SnapshotPlace::open(location, credentials)).transpose();
     place.context("`snapshots.location` cannot be used")
 }
 
@@ -119,22 +127,35 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
 /// Who is let in. The key that may do everything at this node is made if it is to be there.
 pub(crate) fn access(config: &Config, coordinator: &Coordinator) -> anyhow::Result<Access> {
     let own = config.data_dir.join("admin-key");
-    let admin_key = match (&config.access.admin_key_file, config.access.keys_required) {
+    let admin_key = match (&config.access.admin_key_file, secret(ADMIN_KEY)?) {
         (Some(path), _) => Some(AdminKey::read(path).context("`access.admin_key_file` cannot be used")?),
-        (None, true) => Some(AdminKey::read_or_make(&own)?),
-        (None, false) => None,
+        (None, Some(key)) => {
+            Some(AdminKey::given(key).with_context(|| format!("{ADMIN_KEY} cannot be used"))?)
+        }
+        (None, None) if config.access.keys_required => Some(AdminKey::read_or_make(&own)?),
+        (None, None) => None,
     };
     Ok(Access::new(coordinator.clone(), admin_key, config.access.keys_required))
+}
+
+/// What a variable holds, if it is set.
+fn secret(variable: &str) -> anyhow::Result<Option<String>> {
+    match std::env::var(variable) {
+        Ok(secret) => Ok(Some(secret.trim().to_owned()).filter(|secret| !secret.is_empty())),
+        Err(VarError::NotPresent) => Ok(None),
+        // Without what the error would show of it.
+        Err(VarError::NotUnicode(_)) => bail!("{variable} is no text"),
+    }
 }
 
 fn embedder(options: &EmbeddingOptions) -> anyhow::Result<Option<Embedder>> {
     let key = match &options.key_file {
         Some(path) => {
             let key = std::fs::read_to_string(path);
-            let key = key.with_context(|| format!("cannot read `embedding.key_file` {}", path.display()))?;
-            Some(key.trim().to_owned())
+            key.with_context(|| format!("cannot read `embedding.key_file` {}", path.display()))?;
+            Some(ServiceKey::File(path.clone()))
         }
-        None => None,
+        None => secret(EMBEDDING_KEY)?.map(ServiceKey::Given),
     };
     let provider = match (&options.url, &options.folder) {
         (Some(url), _) => Provider::Http(HttpProvider {

@@ -159,6 +159,10 @@ impl Config {
     /// Names the option and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
         self.check_listen()?;
+        let is_store = self.snapshots.location.as_deref().is_some_and(|place| place.starts_with("s3://"));
+        if self.snapshots.credentials_file.is_some() && !is_store {
+            bail!("`snapshots.credentials_file` is set, but `snapshots.location` is no s3://BUCKET/PREFIX");
+        }
         self.check_ring()?;
         if !(2..=256).contains(&self.vectors.connections) {
             bail!("`vectors.connections` is {}; it must be 2 to 256", self.vectors.connections);

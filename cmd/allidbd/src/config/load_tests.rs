@@ -220,3 +220,15 @@ fn founders_are_hosts_with_ports() {
         assert!(!is_address(wrong), "{wrong}");
     }
 }
+
+#[test]
+fn credentials_of_an_object_store_are_for_one() {
+    for place in ["null", "/var/snapshots"] {
+        with_file(&format!("snapshots: {{location: {place}, credentials_file: c}}\n"), |_, args| {
+            assert!(refused(&args).contains("`snapshots.location` is no s3://BUCKET/PREFIX"));
+        });
+    }
+    with_file("snapshots: {location: 's3://b/p', credentials_file: c}\n", |_, args| {
+        assert_eq!(load(&args).expect("both").snapshots.credentials_file, Some(PathBuf::from("c")));
+    });
+}

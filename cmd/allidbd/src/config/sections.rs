@@ -168,6 +168,9 @@ section! {
         /// `AWS_SECRET_ACCESS_KEY` in the environment say how it is reached. Each ring that shares a place needs a `ring.name` of its own.
         /// null: none can be made.
         location: Option<String> = None;
+        /// A file that holds the key of such a store in place of the environment: lines `aws_access_key_id = …` and
+        /// `aws_secret_access_key = …`, as its own tools write them. Read with each call.
+        credentials_file: Option<PathBuf> = None;
     }
 }
 

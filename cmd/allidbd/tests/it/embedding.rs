@@ -291,11 +291,18 @@ async fn the_key_is_sent_and_without_a_service_texts_are_refused() {
     let running = Running::start_with(|config| {
         config.embedding.url = Some(format!("http://{address}/v1/embeddings"));
         config.embedding.model = Some("compass".into());
-        config.embedding.key_file = Some(key_file);
+        config.embedding.key_file = Some(key_file.clone());
     })
     .await;
     running.put(worded("e", "east")).await.expect("embedded");
     assert_eq!(service.lock().expect("not poisoned").authorization, ["Bearer s3cret"]);
+    // Another key is shown at once, and goes on being shown while there is none.
+    std::fs::write(&key_file, "another\n").expect("written");
+    running.put(worded("e", "north")).await.expect("embedded");
+    std::fs::remove_file(&key_file).expect("removed");
+    running.put(worded("e", "east")).await.expect("embedded");
+    let shown = service.lock().expect("not poisoned").authorization.split_off(1);
+    assert_eq!(shown, ["Bearer another", "Bearer another"]);
     running.daemon.shutdown().await.expect("down");
     let running = Running::start().await;
     let refused = running.put(worded("e", "east")).await.expect_err("nobody embeds it");
