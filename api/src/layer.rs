@@ -2,6 +2,7 @@
 //! and the refusals of the transport put into the contract's words.
 
 use std::{
+    error::Error,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -22,7 +23,7 @@ use tracing::{Instrument, Span};
 use allidb_cluster::Caller;
 
 use crate::{
-    access::{AUDIT, Access, Right},
+    access::{AUDIT, Access, Audited, Right},
     deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
@@ -133,21 +134,24 @@ where
     let from = request.extensions().get::<Caller>().map(|caller| caller.address);
     match access.admit(method, request.headers()).await {
         Ok(identity) => {
-            if Right::of(method).is_audited() {
-                tracing::info!(target: AUDIT, service = method.service, method = method.name, key = identity.key.as_deref(), ?from, "called");
-            }
+            let audited = Right::of(method).is_audited();
+            let audited = audited.then(|| Audited::begin(method, identity.key.clone(), from));
+            let noted = |answer| match audited {
+                Some(call) => call.watch(answer),
+                None => answer,
+            };
             let meter = match access.pace(Right::of(method), &identity) {
                 Ok(meter) => meter,
-                Err(refusal) => return Ok(refusal.into_http()),
+                Err(refusal) => return Ok(noted(refusal.into_http())),
             };
             request.extensions_mut().insert(identity);
-            let Some(meter) = meter else { return inner.call(request).await };
+            let Some(meter) = meter else { return inner.call(request).await.map(noted) };
             let request = request.map(|body| meter.incoming(body, message_bytes));
-            Ok(inner.call(request).await?.map(|body| meter.outgoing(body)))
+            Ok(noted(inner.call(request).await?.map(|body| meter.outgoing(body))))
         }
         Err(refusal) => {
             if access.is_refusal_noted() {
-                tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, why = refusal.message(), "refused");
+                tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
             }
             Ok(refusal.into_http())
         }

@@ -3,10 +3,12 @@
 //! | module | what it holds |
 //! |---|---|
 //! | `admin_key` | the node's own key, in a file |
+//! | `audit` | what the log says of calls that change more than data |
 //! | `methods` | what each method takes |
 //! | `secret` | keys as they are written |
 
 mod admin_key;
+mod audit;
 mod methods;
 mod secret;
 
@@ -22,6 +24,7 @@ use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
 
 pub use admin_key::{AdminKey, AdminKeyError};
+pub(crate) use audit::Audited;
 pub(crate) use methods::Right;
 use secret::Secret;
 pub(crate) use secret::draw;
@@ -147,7 +150,8 @@ impl Access {
         };
         if !identity.may(right) {
             let role = identity.role.map_or("", Role::name);
-            return Err(status::permission_denied(format!("a key of a {role} may not {}", right.words())));
+            let refusal = status::permission_denied(format!("a key of a {role} may not {}", right.words()));
+            return Err(because(refusal, audit::By(identity.key)));
         }
         Ok(identity)
     }
@@ -194,6 +198,12 @@ async fn keep_key_uses(coordinator: Coordinator) {
             tracing::warn!(%error, "it cannot be kept when keys were used");
         }
     }
+}
+
+/// A refusal, and why, which is told nobody but the audit log.
+fn because(mut refusal: Status, why: impl std::error::Error + Send + Sync + 'static) -> Status {
+    refusal.set_source(Arc::new(why));
+    refusal
 }
 
 /// The key that a request shows.

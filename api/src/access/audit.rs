@@ -1,0 +1,98 @@
+//! What the log says of calls that change more than data: that they were made, and what came of them.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tonic::{Code, Status, body::Body};
+
+use super::AUDIT;
+use crate::metrics::Method;
+
+/// A call that is noted. Noted as cut off if it is dropped without an end.
+pub(crate) struct Audited {
+    method: Method,
+    key: Option<Arc<str>>,
+    from: Option<SocketAddr>,
+    begun: Instant,
+    is_over: bool,
+}
+
+/// Who shows what is good for something else.
+#[derive(Debug, thiserror::Error)]
+#[error("shown was {}", .0.as_deref().unwrap_or("nothing"))]
+pub(super) struct By(pub(super) Option<Arc<str>>);
+
+impl Audited {
+    /// Notes that somebody was let in to this.
+    pub(crate) fn begin(method: Method, key: Option<Arc<str>>, from: Option<SocketAddr>) -> Self {
+        tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, "called");
+        Self { method, key, from, begun: Instant::now(), is_over: false }
+    }
+
+    /// The answer, of which the code is noted: it is at its end, unless it is nothing else.
+    pub(crate) fn watch(mut self, answer: Response<Body>) -> Response<Body> {
+        self.see(answer.headers());
+        if self.is_over {
+            return answer;
+        }
+        answer.map(|inner| Body::new(Watched { inner, call: self }))
+    }
+
+    fn see(&mut self, headers: &HeaderMap) {
+        if let Some(code) = headers.get(Status::GRPC_STATUS) {
+            let Self { method, key, from, .. } = &*self;
+            let (code, took) = (Code::from_bytes(code.as_bytes()), self.begun.elapsed());
+            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, ?code, ?took, "answered");
+            self.is_over = true;
+        }
+    }
+}
+
+impl Drop for Audited {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let Self { method, key, from, .. } = &*self;
+            let took = self.begun.elapsed();
+            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, ?took, "cut off");
+        }
+    }
+}
+
+struct Watched {
+    inner: Body,
+    call: Audited,
+}
+
+impl HttpBody for Watched {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.call.see(trailers);
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
