@@ -31,4 +31,5 @@ mod sample;
 mod shutdown;
 mod small_messages;
 mod soak;
+mod tokens;
 mod wordnet;

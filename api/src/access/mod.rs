@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `admin_key` | the node's own key, in a file |
 //! | `audit` | what the log says of calls that change more than data |
+//! | `jwt` | tokens that an identity provider signs |
 //! | `methods` | what each method takes |
 //! | `secret` | keys as they are written |
 
 mod admin_key;
 mod audit;
+mod jwt;
 mod methods;
 mod secret;
 
@@ -25,6 +27,7 @@ use tonic::Status;
 
 pub use admin_key::{AdminKey, AdminKeyError};
 pub(crate) use audit::Audited;
+pub use jwt::{KeySetError, KeySetPlace, TokenTerms, Tokens};
 pub(crate) use methods::Right;
 use secret::Secret;
 pub(crate) use secret::draw;
@@ -44,6 +47,9 @@ const KEEPS_EVERY: Duration = Duration::from_secs(60);
 /// How often at most it is noted that somebody is refused: whoever tries all night does not fill the disk.
 const TELLS_EVERY: Duration = Duration::from_millis(100);
 
+/// What callers are told of whatever is good for nothing, so that nothing is learned by trying.
+const GOOD_FOR_NOTHING: &str = "the key is not known, has expired or was revoked";
+
 /// Where it is noted in the log who changes what, and who is refused.
 pub(crate) const AUDIT: &str = "allidb::audit";
 
@@ -54,6 +60,7 @@ pub struct Access(Arc<Inner>);
 struct Inner {
     coordinator: Coordinator,
     admin_key: Option<AdminKey>,
+    tokens: Option<Tokens>,
     is_required: bool,
     asking: Pace,
     telling: Pace,
@@ -66,19 +73,21 @@ struct Inner {
 pub(crate) struct Identity {
     /// Whose data is meant.
     pub(crate) tenant: TenantId,
-    /// The id of the key that was shown; `None`: none was.
+    /// The id of the key that was shown, or `token:` and the subject of the token; `None`: neither was.
     pub(crate) key: Option<Arc<str>>,
     /// `None`: everything, keys of all tenants among it.
     pub(crate) role: Option<Role>,
+    /// From when on what was shown is good for nothing; `None`: it does not expire.
+    pub(crate) expire_at: Option<Timestamp>,
 }
 
 impl Identity {
     /// Whoever calls where no key is asked for.
-    const ANYBODY: Self = Self { tenant: TenantId::DEFAULT, key: None, role: None };
+    const ANYBODY: Self = Self { tenant: TenantId::DEFAULT, key: None, role: None, expire_at: None };
 
     /// Who a request comes from, as it was admitted: without that, somebody who may only read what nobody has.
     pub(crate) fn of(extensions: &Extensions) -> Self {
-        let nobody = Self { tenant: TenantId(0), key: None, role: Some(Role::Reader) };
+        let nobody = Self { tenant: TenantId(0), key: None, role: Some(Role::Reader), expire_at: None };
         extensions.get::<Self>().cloned().unwrap_or(nobody)
     }
 
@@ -88,14 +97,20 @@ impl Identity {
 }
 
 impl Access {
-    /// Whoever shows a key is who it says; whoever shows none is let in, as the default tenant, unless one `is_required`.
-    /// To be called within a runtime.
-    pub fn new(coordinator: Coordinator, admin_key: Option<AdminKey>, is_required: bool) -> Self {
+    /// Whoever shows a key, or a token where there are `tokens`, is who it says; whoever shows neither is let in, as the default tenant,
+    /// unless one `is_required`. To be called within a runtime.
+    pub fn new(
+        coordinator: Coordinator,
+        admin_key: Option<AdminKey>,
+        tokens: Option<Tokens>,
+        is_required: bool,
+    ) -> Self {
         let mut keeping = JoinSet::new();
         keeping.spawn(keep_key_uses(coordinator.clone()));
         Self(Arc::new(Inner {
             coordinator,
             admin_key,
+            tokens,
             is_required,
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
@@ -132,15 +147,7 @@ impl Access {
             return Ok(Identity::ANYBODY);
         }
         let identity = match shown(headers)? {
-            Some(shown) => {
-                let identity = match Secret::parse(shown) {
-                    Some(secret) => self.holder(&secret).await,
-                    None => None,
-                };
-                identity.ok_or_else(|| {
-                    status::unauthenticated("the key is not known, has expired or was revoked")
-                })?
-            }
+            Some(shown) => self.bearer(shown).await?,
             None if self.0.is_required => {
                 return Err(status::unauthenticated(
                     "a key is needed: show it as `authorization: Bearer KEY` or `x-api-key: KEY`",
@@ -164,11 +171,21 @@ impl Access {
         self.admit_to(Right::Operate, headers).await.map(drop)
     }
 
+    /// Who shows this. Why it is good for nothing is for the audit log alone.
+    async fn bearer(&self, shown: &str) -> Result<Identity, Status> {
+        if let Some(secret) = Secret::parse(shown) {
+            return self.holder(&secret).await.ok_or_else(|| status::unauthenticated(GOOD_FOR_NOTHING));
+        }
+        let Some(tokens) = &self.0.tokens else { return Err(status::unauthenticated(GOOD_FOR_NOTHING)) };
+        let found = tokens.holder(shown, now()).await;
+        found.map_err(|why| because(status::unauthenticated(GOOD_FOR_NOTHING), why))
+    }
+
     /// Whose key it is.
     async fn holder(&self, secret: &Secret<'_>) -> Option<Identity> {
         if self.0.admin_key.as_ref().is_some_and(|own| own.is(secret)) {
             let (tenant, key) = (TenantId::DEFAULT, Some(Arc::from(secret.id)));
-            return Some(Identity { tenant, key, role: None });
+            return Some(Identity { tenant, key, role: None, expire_at: None });
         }
         let coordinator = &self.0.coordinator;
         let mut found = coordinator.key(secret.id);
@@ -180,7 +197,8 @@ impl Access {
         let now = now();
         let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now))?;
         coordinator.note_key_use(secret.id, now);
-        Some(Identity { tenant: found.tenant, key: Some(Arc::from(secret.id)), role: Some(found.role) })
+        let (tenant, key) = (found.tenant, Some(Arc::from(secret.id)));
+        Some(Identity { tenant, key, role: Some(found.role), expire_at: found.expire_at })
     }
 
     /// Whether it is to be noted now that somebody is refused.
@@ -206,9 +224,9 @@ fn because(mut refusal: Status, why: impl std::error::Error + Send + Sync + 'sta
     refusal
 }
 
-/// The key that a request shows.
+/// The key or token that a request shows.
 fn shown(headers: &HeaderMap) -> Result<Option<&str>, Status> {
-    let garbled = |_| status::unauthenticated("the key is not known, has expired or was revoked");
+    let garbled = |_| status::unauthenticated(GOOD_FOR_NOTHING);
     if let Some(value) = headers.get(AUTHORIZATION) {
         let value = value.to_str().map_err(garbled)?;
         let key = value.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));

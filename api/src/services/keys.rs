@@ -32,8 +32,7 @@ impl Keys for Services {
             return Err(status::invalid("expire_at", "has passed already"));
         }
         // What a key leaves behind does not outlive it.
-        let end = by.key.as_deref().and_then(|id| self.coordinator.key(id)?.expire_at);
-        if by.role.is_some() && end.is_some_and(|end| expire_at.is_none_or(|asked| asked > end)) {
+        if by.role.is_some() && by.expire_at.is_some_and(|end| expire_at.is_none_or(|asked| asked > end)) {
             let why = "a key makes none that is good for longer than itself: set `expire_at`";
             return Err(status::permission_denied(why.to_owned()));
         }

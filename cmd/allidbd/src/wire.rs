@@ -3,7 +3,7 @@
 use std::env::VarError;
 
 use allidb_api::{
-    access::{Access, AdminKey},
+    access::{Access, AdminKey, KeySetPlace, TokenTerms, Tokens},
     embedding::{Embedder, HttpProvider, Provider, ServiceKey},
     server::Settings,
 };
@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use tokio::{net::TcpListener, task::spawn_blocking};
 
 use crate::{
-    config::{ByteSize, Config, EmbeddingOptions, LimitOptions, RingOptions},
+    config::{ByteSize, Config, EmbeddingOptions, JwtOptions, LimitOptions, RingOptions},
     files,
 };
 
@@ -135,7 +135,7 @@ pub(crate) fn access(config: &Config, coordinator: &Coordinator) -> anyhow::Resu
         (None, None) if config.access.keys_required => Some(AdminKey::read_or_make(&own)?),
         (None, None) => None,
     };
-    Ok(Access::new(coordinator.clone(), admin_key, config.access.keys_required))
+    Ok(Access::new(coordinator.clone(), admin_key, tokens(&config.jwt)?, config.access.keys_required))
 }
 
 /// What a variable holds, if it is set.
@@ -146,6 +146,28 @@ fn secret(variable: &str) -> anyhow::Result<Option<String>> {
         // Without what the error would show of it.
         Err(VarError::NotUnicode(_)) => bail!("{variable} is no text"),
     }
+}
+
+fn tokens(options: &JwtOptions) -> anyhow::Result<Option<Tokens>> {
+    let Some((place, terms)) = token_terms(options) else { return Ok(None) };
+    Tokens::new(place, terms).context("`jwt.jwks_file` cannot be used").map(Some)
+}
+
+/// Where keys of tokens are told, and what the tokens have to say.
+fn token_terms(options: &JwtOptions) -> Option<(KeySetPlace, TokenTerms)> {
+    let place = match (&options.jwks_file, &options.jwks_url) {
+        (Some(path), _) => KeySetPlace::File(path.clone()),
+        (None, Some(url)) => KeySetPlace::Url { url: url.clone(), every: options.refresh_every.0 },
+        (None, None) => return None,
+    };
+    let terms = TokenTerms {
+        issuer: options.issuer.clone()?,
+        audience: options.audience.clone()?,
+        tenant_claim: options.tenant_claim.clone(),
+        role_claim: options.role_claim.clone(),
+        leeway: options.leeway.0,
+    };
+    Some((place, terms))
 }
 
 fn embedder(options: &EmbeddingOptions) -> anyhow::Result<Option<Embedder>> {
@@ -266,6 +288,8 @@ fn bytes(size: ByteSize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value as Json, json};
+
     use super::*;
 
     #[test]
@@ -276,6 +300,29 @@ mod tests {
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
         let (ours, theirs) = (node(&config), allidb_cluster::Config::new(&config.data_dir));
         assert_eq!(format!("{ours:?}"), format!("{theirs:?}"));
+    }
+
+    #[test]
+    fn every_option_of_tokens_reaches_its_part() {
+        let plain = |options: &Json| {
+            let options: JwtOptions = serde_json::from_value(options.clone()).expect("still options");
+            format!("{:?}", token_terms(&options))
+        };
+        let options = json!({
+            "jwks_url": "https://id.example/jwks", "refresh_every": "60s", "issuer": "id", "audience": "us",
+            "tenant_claim": "t", "role_claim": "r", "leeway": "1s",
+        });
+        let mut seen = std::collections::HashSet::from([plain(&options)]);
+        let every = serde_json::to_value(JwtOptions::default()).expect("plain data");
+        for option in every.as_object().expect("a section").keys() {
+            let mut changed = options.clone();
+            changed[option] = match option.as_str() {
+                "refresh_every" | "leeway" => "3333s".into(),
+                _ => "another".into(),
+            };
+            assert!(seen.insert(plain(&changed)), "jwt.{option} changes nothing");
+        }
+        assert_eq!(plain(&every), "None");
     }
 
     /// Each option, set to something else, reaches the part it is meant for and changes nothing else.

@@ -159,6 +159,7 @@ impl Config {
     /// Names the option and what it may be.
     pub fn check(&self) -> anyhow::Result<()> {
         self.check_listen()?;
+        self.check_jwt()?;
         let is_store = self.snapshots.location.as_deref().is_some_and(|place| place.starts_with("s3://"));
         if self.snapshots.credentials_file.is_some() && !is_store {
             bail!("`snapshots.credentials_file` is set, but `snapshots.location` is no s3://BUCKET/PREFIX");
@@ -204,6 +205,31 @@ impl Config {
                      `allidb tls init` makes certificates; `listen.unprotected` listens even so"
                 );
             }
+        }
+        Ok(())
+    }
+
+    fn check_jwt(&self) -> anyhow::Result<()> {
+        let jwt = &self.jwt;
+        match (&jwt.jwks_file, &jwt.jwks_url) {
+            (None, None) => return Ok(()),
+            (Some(_), Some(_)) => {
+                bail!("`jwt.jwks_file` and `jwt.jwks_url` are both set; keys are told by one of them")
+            }
+            (None, Some(url)) if !is_safe_url(url) => bail!(
+                "`jwt.jwks_url` is {url:?}; it must begin with https://, or with http:// and name this machine: \
+                 whoever is on the way could let in anybody"
+            ),
+            _ => {}
+        }
+        let required = [
+            ("issuer", jwt.issuer.as_deref()),
+            ("audience", jwt.audience.as_deref()),
+            ("tenant_claim", Some(jwt.tenant_claim.as_str())),
+            ("role_claim", Some(jwt.role_claim.as_str())),
+        ];
+        if let Some((option, _)) = required.iter().find(|(_, value)| value.unwrap_or_default().is_empty()) {
+            bail!("`jwt.{option}` is not set; tokens that are for others would be taken");
         }
         Ok(())
     }
@@ -296,6 +322,7 @@ impl Config {
     /// A bound of nothing would refuse everything; where 0 has a meaning, the option says so.
     fn refuse_zeros(&self) -> anyhow::Result<()> {
         const MAY_BE_ZERO: &[&str] = &[
+            "jwt.leeway",
             "vectors.build_threads",
             "threads.read",
             "embedding.retries",
@@ -315,6 +342,25 @@ impl Config {
             }
         }
         Ok(())
+    }
+}
+
+/// Whether what is read there is what was said there: over HTTPS, or from this machine.
+fn is_safe_url(url: &str) -> bool {
+    let host = |rest: &str| {
+        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default().to_owned();
+        let is_port = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+        let host = authority.rsplit_once(':').filter(|(_, port)| is_port(port));
+        host.map_or(authority.clone(), |(host, _)| host.to_owned())
+    };
+    match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => !host(rest).is_empty(),
+        (_, Some(rest)) => {
+            let host = host(rest);
+            let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+            host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        _ => false,
     }
 }
 

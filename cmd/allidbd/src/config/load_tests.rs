@@ -232,3 +232,34 @@ fn credentials_of_an_object_store_are_for_one() {
         assert_eq!(load(&args).expect("both").snapshots.credentials_file, Some(PathBuf::from("c")));
     });
 }
+
+#[test]
+fn tokens_are_taken_from_a_place_that_can_be_trusted_and_of_one_issuer_alone() {
+    let jwt = |options: &str| format!("jwt: {{{options}}}\n");
+    let terms = "issuer: https://id.example, audience: allidb";
+    for url in
+        ["https://id.example/jwks", "http://127.0.0.1:80/jwks", "http://[::1]/jwks", "http://localhost:8/"]
+    {
+        with_file(&jwt(&format!("jwks_url: '{url}', {terms}")), |_, args| {
+            assert_eq!(load(&args).expect(url).jwt.jwks_url.as_deref(), Some(url));
+        });
+    }
+    let wrong = [
+        (format!("jwks_url: 'http://id.example/jwks', {terms}"), "must begin with https://"),
+        (format!("jwks_url: 'http://127.0.0.1@id.example/jwks', {terms}"), "must begin with https://"),
+        (format!("jwks_url: 'http://localhost.id.example/jwks', {terms}"), "must begin with https://"),
+        (format!("jwks_url: 'https://', {terms}"), "must begin with https://"),
+        (format!("jwks_url: 'ftp://127.0.0.1/jwks', {terms}"), "must begin with https://"),
+        (format!("jwks_url: 'https://id.example/jwks', jwks_file: keys.json, {terms}"), "are both set"),
+        ("jwks_file: keys.json, audience: allidb".to_owned(), "`jwt.issuer` is not set"),
+        ("jwks_file: keys.json, issuer: id".to_owned(), "`jwt.audience` is not set"),
+        (format!("jwks_file: keys.json, role_claim: '', {terms}"), "`jwt.role_claim` is not set"),
+        (format!("jwks_file: keys.json, refresh_every: 0, {terms}"), "`jwt.refresh_every` is 0"),
+    ];
+    for (options, why) in wrong {
+        with_file(&jwt(&options), |_, args| {
+            let refused = refused(&args);
+            assert!(refused.contains(why), "{options}: {refused}");
+        });
+    }
+}

@@ -15,6 +15,6 @@ pub use human::{ByteSize, Span};
 pub use load::{load, show};
 pub use reference::reference;
 pub use sections::{
-    Access, Config, EmbeddingOptions, LimitOptions, Listen, Log, LogFormat, RingOptions, Shutdown,
-    SnapshotOptions, StorageOptions, Threads, VectorOptions,
+    Access, Config, EmbeddingOptions, JwtOptions, LimitOptions, Listen, Log, LogFormat, RingOptions,
+    Shutdown, SnapshotOptions, StorageOptions, Threads, VectorOptions,
 };

@@ -5,8 +5,8 @@ use std::fmt::Write;
 use serde_json::Value as Json;
 
 use super::{
-    Access, Config, EmbeddingOptions, LimitOptions, Listen, Log, RingOptions, Shutdown, SnapshotOptions,
-    StorageOptions, Threads, VectorOptions,
+    Access, Config, EmbeddingOptions, JwtOptions, LimitOptions, Listen, Log, RingOptions, Shutdown,
+    SnapshotOptions, StorageOptions, Threads, VectorOptions,
 };
 
 /// What stands at the head of the reference.
@@ -51,6 +51,7 @@ fn section(name: &str) -> Option<(&'static [&'static str], Options)> {
     Some(match name {
         "listen" => (Listen::ABOUT, Listen::OPTIONS),
         "access" => (Access::ABOUT, Access::OPTIONS),
+        "jwt" => (JwtOptions::ABOUT, JwtOptions::OPTIONS),
         "ring" => (RingOptions::ABOUT, RingOptions::OPTIONS),
         "snapshots" => (SnapshotOptions::ABOUT, SnapshotOptions::OPTIONS),
         "storage" => (StorageOptions::ABOUT, StorageOptions::OPTIONS),

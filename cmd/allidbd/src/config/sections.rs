@@ -53,6 +53,8 @@ section! {
         listen: Listen = Listen::default();
         /// Who is let in.
         access: Access = Access::default();
+        /// Letting in whoever shows a token (JWT) of an identity provider.
+        jwt: JwtOptions = JwtOptions::default();
         /// The other nodes of the ring, if there are any.
         ring: RingOptions = RingOptions::default();
         /// Where snapshots of the ring are kept.
@@ -104,6 +106,28 @@ section! {
         /// A file with a key that may do everything at this node; read again when it changes. null: `admin-key` in the data directory, which is
         /// made if keys are required.
         admin_key_file: Option<PathBuf> = None;
+    }
+}
+
+section! {
+    /// Letting in whoever shows a token (JWT) of an identity provider, beside those who show keys. Without either place of keys nobody is.
+    JwtOptions {
+        /// A file with the keys that may sign tokens, as a JSON Web Key Set; read again when it changes.
+        jwks_file: Option<PathBuf> = None;
+        /// An address that tells the same, such as https://id.example.com/.well-known/jwks.json.
+        jwks_url: Option<String> = None;
+        /// How often it is asked. It is asked also when a token names a key that is not known.
+        refresh_every: Span = Span::secs(300);
+        /// Who has to have issued a token (its claim `iss`), letter by letter.
+        issuer: Option<String> = None;
+        /// Whom a token has to be for, among others (its claim `aud`).
+        audience: Option<String> = None;
+        /// The claim that says whose data is meant: the number of a tenant.
+        tenant_claim: String = "tenant".to_owned();
+        /// The claim that says what its holder may do: reader, writer, admin or operator.
+        role_claim: String = "role".to_owned();
+        /// By how much clocks may differ.
+        leeway: Span = Span::secs(30);
     }
 }
 
