@@ -1,4 +1,4 @@
-//! The HTTP port: metrics for Prometheus and probes for whoever runs the daemon.
+//! The HTTP port: metrics for Prometheus and probes for whoever runs the daemon, and the contract for those who speak HTTP.
 
 use std::{
     net::SocketAddr,
@@ -11,8 +11,9 @@ use std::{
 use allidb_cluster::{Caller, Connection, Incoming};
 use axum::{
     Router,
-    extract::{ConnectInfo, State, connect_info::Connected},
+    extract::{ConnectInfo, Request, State, connect_info::Connected},
     http::{Extensions, HeaderMap, StatusCode, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
     serve::{IncomingStream, Listener},
@@ -77,10 +78,16 @@ pub struct Guards {
 }
 
 impl Guards {
-    async fn check(&self, caller: Option<Caller>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+    /// Whether the connection is one that more than probes is answered over.
+    fn check_certificate(&self, caller: Option<Caller>) -> Result<(), (StatusCode, String)> {
         if self.certificates && !caller.is_some_and(|caller| caller.has_certificate) {
             return Err((StatusCode::FORBIDDEN, "a certificate of a client is needed\n".to_owned()));
         }
+        Ok(())
+    }
+
+    async fn check(&self, caller: Option<Caller>, headers: &HeaderMap) -> Result<(), (StatusCode, String)> {
+        self.check_certificate(caller)?;
         if !self.keys {
             return Ok(());
         }
@@ -98,12 +105,14 @@ impl Guards {
 }
 
 /// The routes of the HTTP port. `metrics` renders all figures in the text format of Prometheus, for those whom the guards let in. Probes answer
-/// everybody.
+/// everybody. `gateway` decides about keys itself.
 pub fn router(
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
     probes: Probes,
     guards: Guards,
+    gateway: Router,
 ) -> Router {
+    let gateway = gateway.layer(middleware::from_fn_with_state(guards.clone(), enter));
     Router::new()
         .route("/livez", get(|| async { "ok" }))
         .route("/startupz", get(async |State(probes): State<Probes>| probe(probes.is_past(Phase::Starting))))
@@ -112,14 +121,29 @@ pub fn router(
         .route(
             "/metrics",
             get(async move |extensions: Extensions, headers: HeaderMap| -> Response {
-                let caller =
-                    extensions.get::<ConnectInfo<Opened>>().map(|ConnectInfo(Opened(caller))| *caller);
-                if let Err(refusal) = guards.check(caller, &headers).await {
+                if let Err(refusal) = guards.check(caller(&extensions), &headers).await {
                     return refusal.into_response();
                 }
                 (METRICS_TYPE, metrics()).into_response()
             }),
         )
+        .merge(gateway)
+}
+
+/// Lets a request through to the gateway, and says who sent it.
+async fn enter(State(guards): State<Guards>, mut request: Request, next: Next) -> Response {
+    let caller = caller(request.extensions());
+    if let Err(refusal) = guards.check_certificate(caller) {
+        return refusal.into_response();
+    }
+    if let Some(caller) = caller {
+        request.extensions_mut().insert(caller);
+    }
+    next.run(request).await
+}
+
+fn caller(extensions: &Extensions) -> Option<Caller> {
+    extensions.get::<ConnectInfo<Opened>>().map(|ConnectInfo(Opened(caller))| *caller)
 }
 
 /// Who opened the connection that a request came over.
@@ -188,7 +212,7 @@ mod tests {
         let probes = Probes::new(|| true);
         let metrics = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder().handle();
         let guards = Guards { certificates: false, keys: false, access: Arc::default() };
-        let routes = router(move || metrics.render(), probes.clone(), guards);
+        let routes = router(move || metrics.render(), probes.clone(), guards, Router::new());
         let status = async |path: &str| {
             let request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             routes.clone().oneshot(request).await.expect("infallible").status()
@@ -207,7 +231,8 @@ mod tests {
     async fn figures_are_for_whoever_shows_what_is_asked_for() {
         let status = async |path: &str, (certificates, keys), shown: Option<bool>| {
             let guards = Guards { certificates, keys, access: Arc::default() };
-            let routes = router(|| "figures".to_owned(), Probes::new(|| true), guards);
+            let gateway = Router::new().route("/v1/x", get(|| async { "x" }));
+            let routes = router(|| "figures".to_owned(), Probes::new(|| true), guards, gateway);
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             if let Some(has_certificate) = shown {
                 let address = SocketAddr::from(([127, 0, 0, 1], 1));
@@ -218,8 +243,11 @@ mod tests {
         let (yes, no) = (StatusCode::OK, StatusCode::FORBIDDEN);
         for (shown, expected) in [(None, no), (Some(false), no), (Some(true), yes)] {
             assert_eq!(status("/metrics", (true, false), shown).await, expected, "{shown:?}");
+            assert_eq!(status("/v1/x", (true, false), shown).await, expected, "{shown:?}");
             assert_eq!(status("/livez", (true, true), shown).await, yes, "{shown:?}");
         }
+        // It asks for keys itself.
+        assert_eq!(status("/v1/x", (false, true), None).await, yes);
         // Until it is known who is let in.
         let unknown = StatusCode::SERVICE_UNAVAILABLE;
         assert_eq!(status("/metrics", (false, true), Some(true)).await, unknown);

@@ -55,6 +55,13 @@ impl SurroundLayer {
     pub fn guarded_by(self, access: Access) -> Self {
         Self { access: Some(access), ..self }
     }
+
+    /// Returns when no call is under way any more. To be asked once nobody begins another one: those are refused meanwhile.
+    pub(crate) async fn ended(&self, limit: usize) {
+        let all = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        // It is never closed.
+        self.slots.acquire_many(all).await.ok();
+    }
 }
 
 impl<S> Layer<S> for SurroundLayer {

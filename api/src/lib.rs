@@ -10,6 +10,7 @@
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
 //! | [`layer`], [`metrics`], `oversize`, `weight` | around every call: span, metrics, bounds |
+//! | [`rest`] | the contract as JSON, and for pages |
 //! | [`server`], [`http`] | the two listeners |
 //!
 //! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
@@ -24,6 +25,7 @@ pub mod metrics;
 mod oversize;
 mod page_token;
 mod rate;
+pub mod rest;
 pub mod server;
 mod services;
 pub mod status;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allidb_cluster::{Coordinator, Incoming};
 use tokio::sync::watch;
-use tonic::{server::NamedService, transport::Server};
+use tonic::{server::NamedService, service::Routes, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
@@ -12,6 +12,7 @@ use crate::{
     access::Access,
     embedding::Embedder,
     layer::SurroundLayer,
+    rest::Gateway,
     services::Services,
     v1::{
         cluster_server::ClusterServer, collections_server::CollectionsServer,
@@ -75,66 +76,94 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves until `stop` turns true, then finishes what is under way: unary calls run to their end, streams
+/// Every service of the contract with what surrounds its calls, whichever port they come over.
+pub struct Contract {
+    routes: Routes,
+    surround: SurroundLayer,
+    health: HealthReporter,
+    settings: Settings,
+    stop: watch::Receiver<bool>,
+}
+
+impl Contract {
+    /// Answers from `coordinator` whom `access` lets in, until `stop` turns true.
+    ///
+    /// # Errors
+    /// Where the contract cannot be reflected.
+    pub async fn new(
+        (coordinator, access): (Coordinator, Access),
+        settings: Settings,
+        stop: watch::Receiver<bool>,
+    ) -> Result<Self, ServeError> {
+        let services = Services {
+            coordinator,
+            batch_concurrency: settings.batch_concurrency.max(1),
+            embedder: settings.embedder.clone(),
+            draining: stop.clone(),
+        };
+        let (health, health_service) = tonic_health::server::health_reporter();
+        set_health(&health, ServingStatus::Serving).await;
+        let reflection = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let reflection_alpha = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        let surround = SurroundLayer::new(
+            settings.concurrent_requests,
+            settings.request_bytes,
+            settings.message_bytes,
+            settings.answer_bytes,
+        )
+        .guarded_by(access);
+        macro_rules! bounded {
+            ($server:ident) => {
+                $server::new(services.clone())
+                    .max_decoding_message_size(settings.message_bytes)
+                    .max_encoding_message_size(settings.answer_bytes)
+            };
+        }
+        let routes = Routes::default()
+            .add_service(bounded!(ClusterServer))
+            .add_service(bounded!(CollectionsServer))
+            .add_service(bounded!(EntitiesServer))
+            .add_service(bounded!(GraphServer))
+            .add_service(bounded!(KeysServer))
+            .add_service(bounded!(MaintenanceServer))
+            .add_service(bounded!(QuotasServer))
+            .add_service(bounded!(SearchServer))
+            .add_service(bounded!(SnapshotsServer))
+            .add_service(health_service)
+            .add_service(reflection.build_v1()?)
+            .add_service(reflection_alpha.build_v1alpha()?)
+            .prepare();
+        Ok(Self { routes, surround, health, settings, stop })
+    }
+
+    /// The same services for the HTTP port.
+    pub fn gateway(&self) -> Gateway {
+        Gateway::new(self.routes.clone(), &self.surround, self.settings.message_bytes, self.stop.clone())
+    }
+}
+
+/// Serves until it is told to stop, then finishes what is under way, over the HTTP port, too: unary calls run to their end, streams
 /// of writes take no further item, answer those they took and end with UNAVAILABLE.
 ///
 /// # Errors
 /// Where the port cannot be served.
-pub async fn serve(
-    incoming: Incoming,
-    (coordinator, access): (Coordinator, Access),
-    settings: Settings,
-    stop: watch::Receiver<bool>,
-) -> Result<(), ServeError> {
-    let services = Services {
-        coordinator,
-        batch_concurrency: settings.batch_concurrency.max(1),
-        embedder: settings.embedder,
-        draining: stop.clone(),
-    };
-    let (health, health_service) = tonic_health::server::health_reporter();
-    set_health(&health, ServingStatus::Serving).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let reflection_alpha = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let surround = SurroundLayer::new(
-        settings.concurrent_requests,
-        settings.request_bytes,
-        settings.message_bytes,
-        settings.answer_bytes,
-    )
-    .guarded_by(access);
-    macro_rules! bounded {
-        ($server:ident) => {
-            $server::new(services.clone())
-                .max_decoding_message_size(settings.message_bytes)
-                .max_encoding_message_size(settings.answer_bytes)
-        };
-    }
+pub async fn serve(incoming: Incoming, contract: Contract) -> Result<(), ServeError> {
+    let Contract { routes, surround, health, settings, stop } = contract;
     Server::builder()
         .max_concurrent_streams(settings.concurrent_streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .layer(surround)
-        .add_service(bounded!(ClusterServer))
-        .add_service(bounded!(CollectionsServer))
-        .add_service(bounded!(EntitiesServer))
-        .add_service(bounded!(GraphServer))
-        .add_service(bounded!(KeysServer))
-        .add_service(bounded!(MaintenanceServer))
-        .add_service(bounded!(QuotasServer))
-        .add_service(bounded!(SearchServer))
-        .add_service(bounded!(SnapshotsServer))
-        .add_service(health_service)
-        .add_service(reflection.build_v1()?)
-        .add_service(reflection_alpha.build_v1alpha()?)
+        .layer(surround.clone())
+        .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, drain(stop, health))
         .await?;
+    surround.ended(settings.concurrent_requests).await;
     Ok(())
 }
 
@@ -153,6 +182,11 @@ async fn set_health(health: &HealthReporter, status: ServingStatus) {
     for service in names() {
         health.set_service_status(service, status).await;
     }
+}
+
+/// The services of the contract.
+pub(crate) fn services() -> impl Iterator<Item = &'static str> {
+    names().into_iter().filter(|name| !name.is_empty())
 }
 
 /// The services of the contract, and the empty name for the server as a whole.

@@ -183,6 +183,19 @@ pub(crate) fn shutting_down() -> Status {
     build(Code::Unavailable, "the server is shutting down".to_owned(), info)
 }
 
+/// The server is not there yet.
+pub(crate) fn starting() -> Status {
+    let mut info = details(reason::UNAVAILABLE, &[]);
+    info.set_retry_info(Some(RETRY_DELAY));
+    build(Code::Unavailable, "the server is starting".to_owned(), info)
+}
+
+/// Something that is not the caller's fault, nor its business: the log says what.
+pub(crate) fn internal_error(what: &str) -> Status {
+    let (code, message, info) = internal(what);
+    build(code, message, info)
+}
+
 /// The request's time is over.
 pub(crate) fn deadline_exceeded() -> Status {
     from_error(Error::DeadlineExceeded)
@@ -190,8 +203,7 @@ pub(crate) fn deadline_exceeded() -> Status {
 
 /// Work that a request was split into ended without an answer.
 pub(crate) fn broke_off(error: &tokio::task::JoinError) -> Status {
-    let (code, message, info) = internal(&error.to_string());
-    build(code, message, info)
+    internal_error(&error.to_string())
 }
 
 /// The status of an error of the index.

@@ -9,8 +9,8 @@ use std::{
 use allidb_api::{
     access::Access,
     http::{self, Guards, Phase, Probes},
-    metrics,
-    server::{self, Settings},
+    metrics, rest,
+    server::{self, Contract, Settings},
 };
 use allidb_cluster::Coordinator;
 use anyhow::Context;
@@ -95,7 +95,9 @@ impl Daemon {
         let (certificates, keys) =
             (config.listen.client_authority_file.is_some(), config.access.keys_required);
         let guards = Guards { certificates, keys, access: guard.clone() };
-        let routes = http::router(figures, probes.clone(), guards);
+        let gateway = rest::Opening::default();
+        let pages = config.listen.origins.clone();
+        let routes = http::router(figures, probes.clone(), guards, rest::router(gateway.clone(), pages));
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
@@ -103,8 +105,9 @@ impl Daemon {
         guard.set(access.clone()).ok();
         // Nobody else sets it.
         opened.set(coordinator.clone()).ok();
-        let serving = server::serve(grpc_port, (coordinator.clone(), access), settings, grpc_stopped);
-        let grpc_served = report(failed, "gRPC", serving);
+        let contract = Contract::new((coordinator.clone(), access), settings, grpc_stopped).await?;
+        gateway.set(contract.gateway()).ok();
+        let grpc_served = report(failed, "gRPC", server::serve(grpc_port, contract));
         let keeping_up = tokio::spawn(keep_up(recorder));
         probes.enter(Phase::Serving);
         if let Some(path) = &config.listen.port_file {
@@ -131,7 +134,7 @@ impl Daemon {
         self.grpc
     }
 
-    /// Where metrics and probes are served.
+    /// Where metrics and probes are served, and the same services as over gRPC for those who speak HTTP.
     pub fn http_addr(&self) -> SocketAddr {
         self.http
     }

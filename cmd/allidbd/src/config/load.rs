@@ -206,6 +206,9 @@ impl Config {
                 );
             }
         }
+        if let Some(wrong) = listen.origins.iter().find(|origin| !is_origin(origin)) {
+            bail!("`listen.origins` names {wrong:?}; origins are written https://host or https://host:port");
+        }
         Ok(())
     }
 
@@ -374,6 +377,15 @@ fn is_address(text: &str) -> bool {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     let is_named = bare.map_or_else(|| is_host(host), |host| host.parse::<std::net::Ipv6Addr>().is_ok());
     is_named && port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// As browsers write them: lower case, and nothing behind the host and its port.
+fn is_origin(text: &str) -> bool {
+    let host = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+    host.is_some_and(|host| {
+        !host.bytes().any(|byte| byte.is_ascii_uppercase())
+            && (is_address(host) || is_address(&format!("{host}:1")))
+    })
 }
 
 #[cfg(test)]

@@ -263,3 +263,27 @@ fn tokens_are_taken_from_a_place_that_can_be_trusted_and_of_one_issuer_alone() {
         });
     }
 }
+
+#[test]
+fn origins_are_written_as_browsers_do() {
+    let check = |origin: &str| {
+        let mut config = Config::default();
+        config.listen.origins = vec!["https://ours.example".to_owned(), origin.to_owned()];
+        config.check()
+    };
+    for good in ["https://a.example:8443", "http://localhost:3000", "http://[::1]:3000"] {
+        check(good).expect(good);
+    }
+    for bad in [
+        "*",
+        "a.example",
+        "https://a.example/",
+        "https://A.example",
+        "https://",
+        "ftp://a.example",
+        "https://a.example:x",
+    ] {
+        let error = check(bad).expect_err(bad).to_string();
+        assert!(error.contains("`listen.origins`") && error.contains(bad), "{error}");
+    }
+}

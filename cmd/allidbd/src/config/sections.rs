@@ -81,7 +81,8 @@ section! {
     Listen {
         /// Where gRPC is served; port 0 takes any free one.
         grpc: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7000));
-        /// Where /metrics, /livez, /readyz and /startupz are served; port 0 takes any free one.
+        /// Where /metrics, /livez, /readyz and /startupz are served, and the same services as over gRPC as JSON (/v1/…, see
+        /// /openapi.json) and as gRPC-web; port 0 takes any free one.
         http: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 7001));
         /// A file that tells both addresses, as JSON, once they are served.
         port_file: Option<PathBuf> = None;
@@ -93,6 +94,8 @@ section! {
         /// A PEM file with the certificate of the authority that has signed those of clients. Whoever has none of them is not served
         /// then, but for the probes.
         client_authority_file: Option<PathBuf> = None;
+        /// The sites (https://example.org) whose pages may ask, as browsers say. Requests of other pages are refused.
+        origins: Vec<String> = Vec::new();
         /// Listens beyond loopback even so: whoever reaches the ports can read and change everything.
         unprotected: bool = false;
     }

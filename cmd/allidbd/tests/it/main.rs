@@ -6,6 +6,7 @@ mod limits;
 mod maintenance;
 mod ports;
 mod put_stream;
+mod rest;
 mod running;
 mod services;
 mod texts;
