@@ -34,12 +34,16 @@ pub(crate) fn neighbors_from_proto(
     request: v1::NeighborsRequest,
     limits: &Limits,
 ) -> Result<NeighborsRequest, Status> {
+    if request.any_time && request.as_of.is_some() {
+        return Err(Path::Root("any_time").invalid("cannot be asked for together with `as_of`"));
+    }
     Ok(NeighborsRequest {
         entity: entity_ref_from_proto(Path::Root("ref").required(request.r#ref)?),
         relations: request.relations,
         direction: direction_from_proto(&Path::Root("direction"), request.direction)?,
         min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
         as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
+        any_time: request.any_time,
         limit: or_default(&Path::Root("limit"), request.limit, DEFAULT_NEIGHBORS, limits.fan_out)?,
     })
 }

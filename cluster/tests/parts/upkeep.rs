@@ -452,6 +452,7 @@ async fn what_is_planned_anew_is_before_what_comes_after_it() {
         direction: Direction::Both,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 10,
     };
     let found = ring.neighbors(TENANT, request, Consistency::All, soon()).await.expect("told");

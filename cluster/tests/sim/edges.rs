@@ -53,7 +53,15 @@ fn edge(from: usize, to: usize) -> EdgeRef {
 }
 
 fn request(entity: EntityRef, direction: Direction) -> NeighborsRequest {
-    NeighborsRequest { entity, relations: Vec::new(), direction, min_weight: 0.0, as_of: None, limit: 100 }
+    NeighborsRequest {
+        entity,
+        relations: Vec::new(),
+        direction,
+        min_weight: 0.0,
+        as_of: None,
+        any_time: false,
+        limit: 100,
+    }
 }
 
 impl Node {

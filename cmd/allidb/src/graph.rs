@@ -57,6 +57,9 @@ pub(crate) struct NeighborsArgs {
     /// Edges valid at this RFC 3339 time rather than now.
     #[arg(long, value_name = "TIME")]
     as_of: Option<String>,
+    /// Edges whenever they are valid.
+    #[arg(long, conflicts_with = "as_of")]
+    any_time: bool,
     /// How many at most.
     #[arg(long, default_value_t = 100)]
     limit: u32,
@@ -73,6 +76,7 @@ pub(crate) async fn neighbors(args: NeighborsArgs, client: &Client, output: Outp
         as_of: as_of.map_err(|error| Failure::usage(error.to_string()))?,
         limit: args.limit,
         consistency: client.consistency(),
+        any_time: args.any_time,
     };
     let answer = client.graph().neighbors(request).await.map_err(Failure::from_status)?.into_inner();
     if output.is_json() {

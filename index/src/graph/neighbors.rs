@@ -151,7 +151,7 @@ impl Replica {
                 if seen.value.weight < request.min_weight || of_relation.1 > request.limit {
                     return ControlFlow::Break(Stop::Relation);
                 }
-                if seen.value.holds_at(as_of) {
+                if request.any_time || seen.value.holds_at(as_of) {
                     of_relation.1 += 1;
                     found.push((
                         seen.value.weight,

@@ -18,6 +18,8 @@ pub struct NeighborsRequest {
     pub min_weight: f64,
     /// Edges that hold at this time; `None`: now.
     pub as_of: Option<Timestamp>,
+    /// Edges whenever they hold.
+    pub any_time: bool,
     /// Most edges returned.
     pub limit: usize,
 }

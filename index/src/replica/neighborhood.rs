@@ -46,7 +46,7 @@ impl Replica {
             for (key, register) in state.edges_at(*side) {
                 let Some(content) = &register.value else { continue };
                 let is_asked = request.relations.is_empty() || request.relations.contains(&key.relation);
-                let holds = EdgeValue::of(content).holds_at(as_of);
+                let holds = request.any_time || EdgeValue::of(content).holds_at(as_of);
                 if !is_asked || !holds || content.weight < request.min_weight {
                     continue;
                 }

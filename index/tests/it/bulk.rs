@@ -31,6 +31,7 @@ fn edges(fixture: &Fixture, id: &str, direction: Direction) -> Vec<Edge> {
         direction,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 100,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();

@@ -18,6 +18,7 @@ fn neighbors(fixture: &Fixture, id: &str, direction: Direction) -> Vec<(String, 
         direction,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 100,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
@@ -115,7 +116,7 @@ fn valid_time_and_weight_bound_what_is_seen() {
     let mut edge = Edge::new(at("a"), "r", at("b"));
     (edge.valid_from, edge.valid_to) = (Some(Timestamp(10)), Some(Timestamp(20)));
     fixture.one(Write::PutEdge(Box::new(edge.clone()))).unwrap();
-    let seen = |as_of| {
+    let seen = |as_of, any_time| {
         let relations = vec!["r".to_owned()];
         let request = NeighborsRequest {
             entity: at("a"),
@@ -123,14 +124,17 @@ fn valid_time_and_weight_bound_what_is_seen() {
             direction: Direction::Out,
             min_weight: 0.5,
             as_of,
+            any_time,
             limit: 9,
         };
         fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
     };
     assert_eq!(
-        [seen(Some(Timestamp(9))), seen(Some(Timestamp(10))), seen(Some(Timestamp(20))), seen(None)],
-        [0, 1, 0, 0]
+        [9, 10, 20].map(|micros| seen(Some(Timestamp(micros)), false)),
+        [0, 1, 0],
+        "from the first moment on, and not at the last"
     );
+    assert_eq!([seen(None, false), seen(None, true)], [0, 1], "now, and whenever");
     edge.valid_to = Some(Timestamp(5));
     assert!(fixture.one(Write::PutEdge(Box::new(edge.clone()))).is_err());
     edge.valid_to = None;

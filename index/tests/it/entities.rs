@@ -169,6 +169,7 @@ fn an_expired_entity_is_gone_everywhere_at_once() {
         direction: allidb_index::model::Direction::Both,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 10,
     };
     let edges = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors;

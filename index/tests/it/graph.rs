@@ -182,6 +182,7 @@ fn check(fixture: &Fixture, model: &Model, now: i64) {
             direction: Direction::Both,
             min_weight: 0.0,
             as_of: None,
+            any_time: false,
             limit: 100,
         };
         let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
@@ -252,6 +253,7 @@ fn neighbors(fixture: &Fixture, id: &str) -> usize {
         direction: Direction::Both,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 100,
     };
     fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
@@ -347,6 +349,7 @@ fn edges_that_nobody_sees_count_towards_bounds() {
         direction: Direction::Both,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 1,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, past).unwrap();

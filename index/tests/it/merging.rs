@@ -29,6 +29,7 @@ fn edges(fixture: &Fixture, id: &str) -> BTreeMap<(String, String, String), f64>
         direction: Direction::Both,
         min_weight: 0.0,
         as_of: None,
+        any_time: false,
         limit: 1_000,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();

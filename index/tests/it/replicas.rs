@@ -151,6 +151,7 @@ pub(crate) fn view(fixture: &Fixture) -> String {
             direction: Direction::Both,
             min_weight: 0.0,
             as_of: None,
+            any_time: false,
             limit: 100,
         };
         tell("neighbors", format!("{:?}", replica.neighbors(TENANT, &request, deadline())));

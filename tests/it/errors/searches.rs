@@ -50,6 +50,11 @@ async fn edges_and_walks() {
     verdict.of("neighbours of nothing", ask(&|request| request.r#ref = None).await, wrong("ref"));
     verdict.of("too many neighbours", ask(&|request| request.limit = 10_001).await, too_much("limit"));
     verdict.of("no direction", ask(&|request| request.direction = 9).await, wrong("direction"));
+    let two_times = |request: &mut v1::NeighborsRequest| {
+        request.any_time = true;
+        request.as_of = Some(prost_types::Timestamp::default());
+    };
+    verdict.of("edges of one time and of all", ask(&two_times).await, wrong("any_time"));
     verdict.of("a weight asked above 1", ask(&|request| request.min_weight = 1.5).await, wrong("min_weight"));
     verdict.of(
         "a weight asked of NaN",
