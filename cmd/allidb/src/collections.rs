@@ -292,7 +292,8 @@ fn is_built(index: &Index) -> bool {
     index.state() == index::State::Built
 }
 
-fn to_json(collection: &Collection) -> Json {
+/// What a collection declares, in the form that `--output json` shows.
+pub(crate) fn to_json(collection: &Collection) -> Json {
     let space = |space: &Space| {
         json!({
             "name": space.name, "dimension": space.dimension,

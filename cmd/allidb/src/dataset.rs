@@ -9,7 +9,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader, Read},
     path::{Path, PathBuf},
 };
 
@@ -121,6 +121,12 @@ impl Lines {
         };
         let reader = open().with_context(|| path.display().to_string())?;
         Ok(Self { reader, path: path.to_owned(), number: 0, failed: false })
+    }
+
+    /// Those of standard input.
+    pub(crate) fn of_standard_input() -> Self {
+        let reader = Box::new(BufReader::with_capacity(1 << 17, io::stdin()));
+        Self { reader, path: PathBuf::from("standard input"), number: 0, failed: false }
     }
 
     fn read(&mut self) -> Result<Option<String>> {

@@ -70,7 +70,8 @@ fn set_field(
     Ok(())
 }
 
-fn chunk_from_json(json: Json) -> Result<Chunk> {
+/// Reads a chunk.
+pub(crate) fn chunk_from_json(json: Json) -> Result<Chunk> {
     let mut chunk = Chunk::default();
     for (name, json) in object(json)? {
         match name.as_str() {
@@ -86,14 +87,16 @@ fn chunk_from_json(json: Json) -> Result<Chunk> {
 }
 
 /// Reads `{"from", "relation", "to"}` and the optional `edge_id`, `weight`, `attributes`, `valid_from`,
-/// `valid_to` and `sources`, both ends in `collection`.
+/// `valid_to` and `sources`, both ends in `collection` unless `to_collection` names another one for the target.
 pub(crate) fn edge_from_json(json: Json, collection: &str) -> Result<Edge> {
     let mut edge = Edge::default();
+    let mut to_collection = None;
     for (name, json) in object(json)? {
         match name.as_str() {
             "from" => edge.from = Some(entity_ref(collection, &string(json)?)),
             "to" => edge.to = Some(entity_ref(collection, &string(json)?)),
             "relation" => edge.relation = string(json)?,
+            "to_collection" => to_collection = Some(string(json)?),
             "edge_id" => edge.edge_id = string(json)?,
             "weight" => edge.weight = number(&json)?,
             "attributes" => edge.attributes = value_json::map_from_json(object(json)?)?,
@@ -103,6 +106,9 @@ pub(crate) fn edge_from_json(json: Json, collection: &str) -> Result<Edge> {
             "version" => {}
             _ => bail!("`{name}` is no field of an edge"),
         }
+    }
+    if let (Some(to), Some(collection)) = (&mut edge.to, to_collection) {
+        to.collection = collection;
     }
     if edge.from.is_none() || edge.to.is_none() || edge.relation.is_empty() {
         bail!("an edge needs `from`, `relation` and `to`");
@@ -163,7 +169,8 @@ pub(crate) fn entity_to_json(entity: &Entity) -> Json {
     Json::Object(object)
 }
 
-fn chunk_to_json(chunk: &Chunk) -> Json {
+/// Writes a chunk.
+pub(crate) fn chunk_to_json(chunk: &Chunk) -> Json {
     let mut object = Map::new();
     object.insert("id".into(), json!(chunk.id));
     object.insert("text".into(), json!(chunk.text));
@@ -184,12 +191,21 @@ fn vectors_to_json(vectors: &BTreeMap<String, Vector>) -> Json {
     Json::Object(vectors.iter().map(write_one).collect())
 }
 
+/// The collection that an edge leads to, if it is not that of its source.
+pub(crate) fn other_collection(edge: &Edge) -> Option<&str> {
+    let (from, to) = (edge.from.as_ref()?, edge.to.as_ref()?);
+    (from.collection != to.collection).then_some(to.collection.as_str())
+}
+
 /// Writes an edge; fields that are unset are left out.
 pub(crate) fn edge_to_json(edge: &Edge) -> Json {
     let mut object = Map::new();
     object.insert("from".into(), json!(id_of(edge.from.as_ref())));
     object.insert("relation".into(), json!(edge.relation));
     object.insert("to".into(), json!(id_of(edge.to.as_ref())));
+    if let Some(collection) = other_collection(edge) {
+        object.insert("to_collection".into(), json!(collection));
+    }
     if !edge.edge_id.is_empty() {
         object.insert("edge_id".into(), json!(edge.edge_id));
     }
@@ -297,5 +313,9 @@ mod tests {
     fn an_edge_survives_the_round_trip() {
         let json = json!({"from": "a", "relation": "r", "to": "b", "edge_id": "e", "weight": 0.25, "attributes": {"x": 1}});
         assert_eq!(edge_to_json(&edge_from_json(json.clone(), "c").unwrap()), json);
+        let json = json!({"from": "a", "relation": "r", "to": "b", "to_collection": "d", "weight": 1.0});
+        let edge = edge_from_json(json.clone(), "c").unwrap();
+        assert_eq!(edge.to.as_ref().map(|to| to.collection.as_str()), Some("d"));
+        assert_eq!(edge_to_json(&edge), json);
     }
 }

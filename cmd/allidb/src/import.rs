@@ -1,4 +1,4 @@
-//! `allidb import`: a directory of entities, vectors and edges into a collection.
+//! `allidb import`: a directory of entities, vectors and edges, or one file, into a collection.
 
 use std::{
     collections::HashSet,
@@ -17,7 +17,11 @@ use crate::{
     client::Client,
     collections,
     dataset::{Dataset, Lines},
-    entity_json::{UnknownFields, edge_from_json, entity_from_json},
+    entity_json::{UnknownFields, edge_from_json, entity_from_json, id_of},
+    exchange::{
+        Original,
+        import::{self as files, FileArgs},
+    },
     failure::Failure,
     ledger::{Counts, Ledger},
     output::{Output, table},
@@ -45,12 +49,12 @@ impl From<WriteDurability> for Durability {
     }
 }
 
-/// Loads a directory: `entities.jsonl[.zst]` (or `words.txt`), `vectors.f16.npy` or
-/// `vectors.f32.npy`, and `edges.jsonl[.zst]`.
+/// Loads a file (.jsonl, .csv, .parquet; the first two may be .zst), what `export` wrote to a directory, or a directory with
+/// `entities.jsonl[.zst]` (or `words.txt`), `vectors.f16.npy` or `vectors.f32.npy`, and `edges.jsonl[.zst]`.
 #[derive(Args, Debug)]
 pub(crate) struct ImportArgs {
-    /// The directory.
-    dir: PathBuf,
+    /// The file or directory; `-` reads JSONL from standard input.
+    path: PathBuf,
     /// The collection to load into.
     #[arg(short, long)]
     collection: String,
@@ -92,6 +96,8 @@ pub(crate) struct ImportArgs {
     /// Skip what an earlier run noted in this file; may be the same file as --acknowledged.
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    file: FileArgs,
 }
 
 /// What to load, and where to.
@@ -129,7 +135,42 @@ impl Report {
 
 /// Runs the command.
 pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Result<()> {
-    let dataset = Dataset::open(&args.dir)?;
+    let done = args.resume.as_deref().map(read_labels).transpose()?.unwrap_or_default();
+    // Only once there is something to import: rejects start afresh.
+    let ledger = || Ledger::open(args.acknowledged.as_deref(), args.rejects.as_deref());
+    let text = TextSettings { fields: args.texts.clone(), ..TextSettings::default() };
+    let job = Job {
+        collection: args.collection.clone(),
+        space: args.space.clone(),
+        batch: args.batch as usize,
+        in_flight: args.in_flight as usize,
+        durability: args.durability.into(),
+    };
+    let report = match files::Source::find(&args.path, &args.file)? {
+        Some(source) => {
+            if args.space.is_some() {
+                return Err(Failure::usage("--space is for .npy files; here --vector SPACE=COLUMN says it"));
+            }
+            let (metric, codes) = (args.metric as i32, args.codes as i32);
+            let missing = files::Missing { may_create: !args.no_create, metric, codes, text };
+            files::load(client, source, job, missing, Arc::new(done), &mut ledger()?).await?
+        }
+        None => {
+            let dataset = dataset(&args, text, client).await?;
+            load(client, Arc::new(dataset), job, Arc::new(done), &mut ledger()?).await?
+        }
+    };
+    print(&report, output)?;
+    let rejected = report.entities.rejected + report.edges.rejected;
+    if rejected > 0 {
+        bail!("{rejected} items were rejected");
+    }
+    Ok(())
+}
+
+/// Opens a directory, and makes sure that there is a collection for what it holds.
+async fn dataset(args: &ImportArgs, text: TextSettings, client: &Client) -> Result<Dataset> {
+    let dataset = Dataset::open(&args.path)?;
     let dimension = dataset.vectors.as_ref().map(|vectors| vectors.header().dimension as u32);
     let spaces = match (&args.space, dimension) {
         (Some(name), Some(dimension)) => {
@@ -142,24 +183,8 @@ pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Re
         (Some(_), None) => return Err(Failure::usage("the directory has no vectors for --space")),
         (None, None) => Vec::new(),
     };
-    let text = TextSettings { fields: args.texts.clone(), ..TextSettings::default() };
     collections::ensure(client, &args.collection, &spaces, text, !args.no_create).await?;
-    let done = args.resume.as_deref().map(read_labels).transpose()?.unwrap_or_default();
-    let mut ledger = Ledger::open(args.acknowledged.as_deref(), args.rejects.as_deref())?;
-    let job = Job {
-        collection: args.collection,
-        space: args.space,
-        batch: args.batch as usize,
-        in_flight: args.in_flight as usize,
-        durability: args.durability.into(),
-    };
-    let report = load(client, Arc::new(dataset), job, Arc::new(done), &mut ledger).await?;
-    print(&report, output)?;
-    let rejected = report.entities.rejected + report.edges.rejected;
-    if rejected > 0 {
-        bail!("{rejected} items were rejected");
-    }
-    Ok(())
+    Ok(dataset)
 }
 
 /// Sends all entities, then all edges.
@@ -189,7 +214,8 @@ pub(crate) async fn load(
     Ok(Report { entities, edges, seconds: started.elapsed().as_secs_f64() })
 }
 
-async fn one_file(
+/// Sends the items of one file, as they come.
+pub(crate) async fn one_file(
     client: &Client,
     job: &Job,
     batches: mpsc::Receiver<Batch>,
@@ -276,23 +302,18 @@ impl Reader {
         };
         let prepare_one = |(index, line): (usize, &String)| {
             let row = rows.first + index;
-            let origin = Origin { line: row as u64 + 1, text: line.clone() };
+            let origin = Origin { number: row as u64 + 1, original: Original::Line(line.clone()) };
             let read = self.dataset.entity_object(row, line).and_then(|object| {
                 entity_from_json(object, &self.job.collection, UnknownFields::AsAttributes)
             });
             match read {
                 Ok(mut entity) => {
-                    let label =
-                        entity.r#ref.as_ref().map(|reference| reference.id.clone()).unwrap_or_default();
-                    if self.done.contains(&label) {
-                        return Prepared::Skipped;
-                    }
                     if let (Some((vectors, block)), Some(space)) = (&block, &self.job.space) {
                         entity.vectors.insert(space.clone(), vectors.vector(block, index));
                     }
-                    Prepared::Ready { origin, label, item: Item::Entity(entity) }
+                    prepared(Ok(Item::Entity(entity)), origin, &self.done)
                 }
-                Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
+                Err(error) => prepared(Err(error), origin, &self.done),
             }
         };
         Ok(rows.lines.iter().enumerate().map(prepare_one).collect())
@@ -302,7 +323,7 @@ impl Reader {
         let mut batch = Vec::new();
         for (index, line) in lines.enumerate() {
             match line {
-                Ok(text) => batch.push(self.prepare_edge(Origin { line: index as u64 + 1, text })),
+                Ok(line) => batch.push(self.prepare_edge(index as u64 + 1, line)),
                 Err(error) => return self.fail(error),
             }
             if batch.len() == self.job.batch
@@ -315,31 +336,39 @@ impl Reader {
         self.sender.blocking_send(Ok(batch)).ok();
     }
 
-    fn prepare_edge(&self, origin: Origin) -> Prepared {
-        let read = serde_json::from_str(&origin.text)
-            .map_err(anyhow::Error::from)
-            .and_then(|object| edge_from_json(object, &self.job.collection));
-        match read {
-            Ok(edge) => {
-                let end = |end: &Option<allidb_api::v1::EntityRef>| {
-                    crate::entity_json::id_of(end.as_ref()).to_owned()
-                };
-                let mut label = format!("{}\t{}\t{}", end(&edge.from), edge.relation, end(&edge.to));
-                if !edge.edge_id.is_empty() {
-                    label = format!("{label}\t{}", edge.edge_id);
-                }
-                if self.done.contains(&label) {
-                    return Prepared::Skipped;
-                }
-                Prepared::Ready { origin, label, item: Item::Edge(edge) }
-            }
-            Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
-        }
+    fn prepare_edge(&self, number: u64, line: String) -> Prepared {
+        let edge = serde_json::from_str(&line).map_err(anyhow::Error::from);
+        let edge = edge.and_then(|object| edge_from_json(object, &self.job.collection));
+        let origin = Origin { number, original: Original::Line(line) };
+        prepared(edge.map(Item::Edge), origin, &self.done)
     }
 
     fn fail(&self, error: anyhow::Error) {
         // If nobody listens any more, the import has failed already.
         self.sender.blocking_send(Err(error)).ok();
+    }
+}
+
+/// An item that was read, unless an earlier run had it acknowledged.
+pub(crate) fn prepared(item: Result<Item>, origin: Origin, done: &HashSet<String>) -> Prepared {
+    match item {
+        Ok(item) => {
+            let label = label(&item);
+            if done.contains(&label) { Prepared::Skipped } else { Prepared::Ready { origin, label, item } }
+        }
+        Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
+    }
+}
+
+/// What an item is called in the file of acknowledged ones.
+fn label(item: &Item) -> String {
+    match item {
+        Item::Entity(entity) => id_of(entity.r#ref.as_ref()).to_owned(),
+        Item::Edge(edge) => {
+            let (from, to) = (id_of(edge.from.as_ref()), id_of(edge.to.as_ref()));
+            let label = format!("{from}\t{}\t{to}", edge.relation);
+            if edge.edge_id.is_empty() { label } else { format!("{label}\t{}", edge.edge_id) }
+        }
     }
 }
 

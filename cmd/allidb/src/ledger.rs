@@ -89,14 +89,15 @@ impl Ledger {
         self.counts.rejected += 1;
         match &mut self.rejects {
             Some(file) => {
-                let item = serde_json::from_str(&origin.text).unwrap_or_else(|_| json!(origin.text));
                 let record = json!({
-                    "file": self.file, "line": origin.line, "code": code, "reason": reason, "item": item,
+                    "file": self.file, origin.original.unit(): origin.number, "code": code, "reason": reason,
+                    "item": origin.original.to_json(),
                 });
                 writeln!(file, "{record}").context("cannot write the rejects file")?;
             }
             None if self.counts.rejected <= SHOWN_REJECTIONS => {
-                eprintln!("{}, line {}: {code}: {reason}", self.file, origin.line);
+                let unit = origin.original.unit();
+                eprintln!("{}, {unit} {}: {code}: {reason}", self.file, origin.number);
             }
             None if self.counts.rejected == SHOWN_REJECTIONS + 1 => {
                 eprintln!("further rejections are only counted; --rejects FILE keeps them all");

@@ -12,6 +12,7 @@ mod doctor;
 mod duration_text;
 mod entities;
 mod entity_json;
+mod exchange;
 mod facets;
 mod failure;
 mod filter_lexer;
@@ -68,7 +69,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const AFTER_HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, some items of an import were rejected, or damage was found
+  1  failed, some items of an import were rejected or edges missing in an export, or damage was found
   2  the arguments are wrong, or `doctor` found what does not work
   3  there is no such entity or collection
   4  the server cannot be reached, or too few of its ring can
@@ -152,6 +153,7 @@ enum Call {
     Neighbors(graph::NeighborsArgs),
     Path(graph::PathArgs),
     Import(import::ImportArgs),
+    Export(exchange::export::ExportArgs),
     /// Make, list and revoke keys.
     #[command(subcommand)]
     Key(keys::KeyCommand),
@@ -229,6 +231,7 @@ async fn ask(
         Call::Neighbors(args) => graph::neighbors(args, &client, output).await,
         Call::Path(args) => graph::path(args, &client, output).await,
         Call::Import(args) => import::run(args, &client, output).await,
+        Call::Export(args) => exchange::export::run(args, &client, output).await,
         Call::Key(command) => keys::run(command, &client, output).await,
         Call::Quota(command) => quotas::run(command, &client, output).await,
         Call::Snapshot(command) => snapshots::run(command, &client, output).await,

@@ -17,18 +17,18 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Response, Status, Streaming};
 
-use crate::{client::Shown, failure::Failure, ledger::Ledger};
+use crate::{client::Shown, exchange::Original, failure::Failure, ledger::Ledger};
 
 /// Where an item stands in its file.
 #[derive(Debug)]
 pub(crate) struct Origin {
     /// From 1.
-    pub(crate) line: u64,
+    pub(crate) number: u64,
     /// As it was read, for the rejects file.
-    pub(crate) text: String,
+    pub(crate) original: Original,
 }
 
-/// What the reader made of a line.
+/// What the reader made of a line or row.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are of the large kind")]
 pub(crate) enum Prepared {

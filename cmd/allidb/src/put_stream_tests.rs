@@ -153,7 +153,11 @@ fn answer(sequence: u64, code: i32) -> Answer {
 fn entity(number: u64) -> Prepared {
     let id = number.to_string();
     let item = Item::Entity(v1::Entity { r#ref: Some(entity_ref("c", &id)), ..v1::Entity::default() });
-    Prepared::Ready { origin: Origin { line: number, text: format!("{{\"id\":\"{id}\"}}") }, label: id, item }
+    Prepared::Ready {
+        origin: Origin { number, original: Original::Line(format!("{{\"id\":\"{id}\"}}")) },
+        label: id,
+        item,
+    }
 }
 
 /// Sends `batches` through a window of 8; gives the result, the counts and the acknowledged labels.
@@ -201,7 +205,7 @@ async fn refused_items_go_to_the_rejects_with_their_reason() {
     };
     let mut batch: Vec<_> = (1..=6).map(entity).collect();
     batch.push(Prepared::Bad {
-        origin: Origin { line: 7, text: "{".to_owned() },
+        origin: Origin { number: 7, original: Original::Line("{".to_owned()) },
         reason: "not JSON".to_owned(),
     });
     batch.push(Prepared::Skipped);

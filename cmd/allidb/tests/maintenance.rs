@@ -2,6 +2,7 @@
 
 mod daemon;
 mod doctor;
+mod exchange;
 mod flood;
 mod keys;
 mod monitoring;
