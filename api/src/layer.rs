@@ -18,9 +18,12 @@ use tokio::{
 };
 use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
-use tracing::{Instrument, Span};
+use tracing::{
+    Instrument, Span,
+    field::{Empty, display},
+};
 
-use allidb_cluster::Caller;
+use allidb_cluster::{Caller, TraceId, TraceParent, note_code};
 
 use crate::{
     access::{AUDIT, Access, Audited, Right},
@@ -95,12 +98,15 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = Method::at(request.uri().path());
-        let span = span(method, request.headers());
+        let (span, trace) = span(method, request.headers());
         let call = Call::begin(method);
         let bounds = self.layer.bounds;
         let (head, body) = request.into_parts();
         let (body, held) = self.layer.scale.weigh(body);
-        let request = Request::from_parts(head, body);
+        let mut request = Request::from_parts(head, body);
+        if let Some(trace) = trace {
+            request.extensions_mut().insert(trace);
+        }
         // Probes answer also when the server is full: that is when they matter.
         let slot = if method.service == "grpc.health.v1.Health" {
             None
@@ -179,32 +185,25 @@ async fn in_time<E>(
     }
 }
 
-/// The span of a call, under the trace of the caller if it sent one.
-fn span(method: Method, headers: &HeaderMap) -> Span {
+/// The span of a call and which trace it belongs to: that of the caller, if it sent one.
+fn span(method: Method, headers: &HeaderMap) -> (Span, Option<TraceId>) {
     let span = tracing::info_span!(
         "request",
         service = method.service,
         method = method.name,
-        trace_id = tracing::field::Empty,
-        parent_id = tracing::field::Empty,
+        trace_id = Empty,
+        parent_id = Empty,
     );
-    if let Some((trace, parent)) = headers.get("traceparent").and_then(|value| trace_of(value.to_str().ok()?))
-    {
-        span.record("trace_id", trace).record("parent_id", parent);
+    let caller = TraceParent::of(headers);
+    if let Some(caller) = &caller {
+        caller.adopt(&span);
+        span.record("parent_id", display(caller.span_id()));
     }
-    span
-}
-
-/// The trace and the parent's span of a W3C `traceparent`; `None` for what is none.
-fn trace_of(header: &str) -> Option<(&str, &str)> {
-    let mut parts = header.split('-');
-    let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    let hex = |text: &str, length: usize| {
-        text.len() == length && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let set = |text: &str| text.bytes().any(|byte| byte != b'0');
-    let whole = hex(version, 2) && version != "ff" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    (whole && set(trace) && set(parent)).then_some((trace, parent))
+    let trace = TraceParent::within(&span).or(caller).map(|parent| parent.trace_id());
+    if let Some(trace) = trace {
+        span.record("trace_id", display(trace));
+    }
+    (span, trace)
 }
 
 /// The body of an answer, watched to its end: there, in the trailers, is the code.
@@ -240,6 +239,7 @@ impl SurroundedBody {
         if let Some(code) = headers.get(Status::GRPC_STATUS) {
             let code = Code::from_bytes(code.as_bytes());
             self.call.end(code);
+            note_code(&self.span, code);
             tracing::debug!(parent: &self.span, ?code, "answered");
         }
     }
@@ -278,25 +278,6 @@ impl HttpBody for SurroundedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn traces_are_taken_from_whole_headers_only() {
-        let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-        let header = format!("00-{trace}-00f067aa0ba902b7-01");
-        assert_eq!(trace_of(&header), Some((trace, "00f067aa0ba902b7")));
-        let zeros = format!("00-{}-00f067aa0ba902b7-01", "0".repeat(32));
-        for bad in [
-            "",
-            "00",
-            "00-x-y-01",
-            &header[..50],
-            &header.to_uppercase(),
-            &zeros,
-            &header.replace("00-", "ff-"),
-        ] {
-            assert_eq!(trace_of(bad), None, "{bad}");
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn a_caller_s_time_ends_its_call() {

@@ -11,6 +11,7 @@
 //! | [`access`] | who calls, and whether they may |
 //! | [`layer`], [`metrics`], `oversize`, `weight` | around every call: span, metrics, bounds |
 //! | [`rest`] | the contract as JSON, and for pages |
+//! | `slow` | the log of slow queries |
 //! | [`server`], [`http`] | the two listeners |
 //!
 //! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
@@ -28,6 +29,7 @@ mod rate;
 pub mod rest;
 pub mod server;
 mod services;
+mod slow;
 pub mod status;
 mod weight;
 

@@ -16,6 +16,7 @@ use tonic::Code;
 const REQUESTS: &str = "allidb_grpc_requests_total";
 const SECONDS: &str = "allidb_grpc_request_seconds";
 const IN_FLIGHT: &str = "allidb_grpc_requests_in_flight";
+pub(crate) const SLOW_QUERIES: &str = "allidb_slow_queries_total";
 
 /// Seconds, from a cached read to the longest deadline.
 const BUCKETS: &[f64] =
@@ -39,6 +40,7 @@ pub fn recorder() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(REQUESTS, "Calls that ended, by service, method and gRPC code");
     describe_histogram!(SECONDS, "How long calls took, streams until their end");
     describe_gauge!(IN_FLIGHT, "Calls under way");
+    describe_counter!(SLOW_QUERIES, "Queries that took longer than `log.slow_query`, by method");
     Ok(RECORDER.get_or_init(|| handle).clone())
 }
 

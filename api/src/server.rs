@@ -14,6 +14,7 @@ use crate::{
     layer::SurroundLayer,
     rest::Gateway,
     services::Services,
+    slow::SlowLog,
     v1::{
         cluster_server::ClusterServer, collections_server::CollectionsServer,
         entities_server::EntitiesServer, graph_server::GraphServer, keys_server::KeysServer,
@@ -39,6 +40,8 @@ pub struct Settings {
     pub batch_concurrency: usize,
     /// Who turns texts into vectors, if anybody does.
     pub embedder: Option<Embedder>,
+    /// Queries that take so long or longer are logged; 0: none.
+    pub slow_query: Duration,
 }
 
 impl Default for Settings {
@@ -51,6 +54,7 @@ impl Default for Settings {
             concurrent_streams: 256,
             batch_concurrency: 8,
             embedder: None,
+            slow_query: Duration::from_secs(1),
         }
     }
 }
@@ -99,6 +103,7 @@ impl Contract {
             coordinator,
             batch_concurrency: settings.batch_concurrency.max(1),
             embedder: settings.embedder.clone(),
+            slow: SlowLog::new(settings.slow_query),
             draining: stop.clone(),
         };
         let (health, health_service) = tonic_health::server::health_reporter();

@@ -9,6 +9,7 @@ use crate::{
     layout::{Layout, Member, Topology},
     membership::{Membership, NodeView},
     peer::{Client, Connector, proto::TopologyRequest},
+    trace::Traced,
 };
 
 /// How often it is looked whether all are there.
@@ -79,7 +80,7 @@ pub(crate) async fn found(membership: &Arc<Membership>, founding: Founding<'_>) 
 
 /// What another node goes by.
 async fn topology_of(connector: &Connector, view: &NodeView) -> Result<Topology> {
-    let mut peer = Client::new(connector(&view.address)?);
+    let mut peer = Client::new(Traced(connector(&view.address)?));
     let unavailable = |why: String| Error::Unavailable(why);
     let reply = timeout(TELLING, peer.topology(TopologyRequest::default())).await;
     let reply = reply.map_err(|_| unavailable(format!("it did not answer within {TELLING:?}")))?;

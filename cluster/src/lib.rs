@@ -15,6 +15,7 @@
 //! | `pool` | bounded threads for the replica's blocking work |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
 //! | `snapshot` | all that a ring holds, kept elsewhere |
+//! | [`trace`](TraceParent) | which trace a call belongs to, from node to node |
 //!
 //! One node is a ring of one, and answers for all replicas: what others would have to be asked is looked up at once.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
@@ -32,6 +33,7 @@ mod peer;
 mod pool;
 mod ring;
 mod snapshot;
+mod trace;
 
 pub use allidb_index::{
     Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
@@ -60,3 +62,4 @@ pub use ring::{
     Repaired, Ring, RingCounts, RingOptions, TakeoverCounts, Terms,
 };
 pub use snapshot::{Snapshot, SnapshotPlace, SnapshotPlaceError, SnapshotProgress};
+pub use trace::{TraceId, TraceParent, note_code};

@@ -17,6 +17,7 @@ use crate::{
     membership::{self, GossipCounts, Membership, MembershipOptions, NodeView},
     peer::{PeerService, PeerTls, connector, incoming},
     ring::{HintLimits, PurgeTerms, Ring, RingOptions},
+    trace,
 };
 
 /// How long a node that starts waits for its clock to pass what it may have given before.
@@ -113,7 +114,8 @@ pub(crate) async fn join(
     let (stop, stopped) = watch::channel(false);
     let incoming = incoming(listener, options.tls)
         .map_err(|error| Error::FailedPrecondition(format!("other nodes cannot be listened to: {error}")))?;
-    let routes = Server::builder().add_service(gossip).add_service(PeerService::server(Arc::clone(&served)));
+    let routes = Server::builder().trace_fn(trace::answering).add_service(gossip);
+    let routes = routes.add_service(PeerService::server(Arc::clone(&served)));
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut stopped = stopped;

@@ -87,7 +87,8 @@ impl Pool {
             return Ok(work());
         }
         let (answer, answered) = oneshot::channel();
-        let span = tracing::Span::current();
+        // Begun with the waiting, ended with the work.
+        let span = tracing::debug_span!("work", pool = self.name).or_current();
         let waiting = Waiting::default();
         let gone = Arc::clone(&waiting.gone);
         let work: Work = Box::new(move || {

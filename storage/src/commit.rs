@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
+use tracing::instrument;
 
 use crate::Sequence;
 use crate::batch::{ChangeKind, WriteBatch};
@@ -106,6 +107,7 @@ impl Commit {
 
 impl Inner {
     /// Takes a batch through log, memtable, publication and visibility.
+    #[instrument(level = "debug", skip_all, fields(?durability, bytes = batch.byte_len()))]
     pub(crate) fn commit(
         &self,
         batch: WriteBatch,
@@ -181,6 +183,7 @@ impl Inner {
     }
 
     /// Writes a group to the log as durably as its most demanding member asks for. Returns the first sequence.
+    #[instrument(level = "debug", skip_all, fields(batches = 1 + others.len()))]
     fn log_group(
         &self,
         log: &mut Log,

@@ -47,13 +47,14 @@ impl Latency {
 
 /// Counts times.
 #[derive(Debug, Default)]
-pub(crate) struct LatencyCounter {
+pub struct LatencyCounter {
     counts: [AtomicU64; BOUNDS + 1],
     sum_micros: AtomicU64,
 }
 
 impl LatencyCounter {
-    pub(crate) fn add(&self, time: Duration) {
+    /// Counts one.
+    pub fn add(&self, time: Duration) {
         let micros = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let bucket = Latency::BOUNDS_MICROS.partition_point(|&bound| bound < micros);
         if let Some(count) = self.counts.get(bucket) {
@@ -62,7 +63,8 @@ impl LatencyCounter {
         self.sum_micros.fetch_add(micros, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self) -> Latency {
+    /// What was counted so far.
+    pub fn read(&self) -> Latency {
         let mut latency =
             Latency { sum_micros: self.sum_micros.load(Ordering::Relaxed), ..Latency::default() };
         for (count, counter) in latency.counts.iter_mut().zip(&self.counts) {

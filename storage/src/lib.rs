@@ -103,7 +103,7 @@ pub use compaction::Throttle;
 pub use engine::Engine;
 pub use error::Error;
 pub use formats::FORMATS;
-pub use latency::Latency;
+pub use latency::{Latency, LatencyCounter};
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
 pub use quarantine::{Damage, DamagedKeys};
 pub use recovery::{Recovery, Truncation};

@@ -14,7 +14,7 @@ use crate::{
     },
     embedding::Texts,
     page_token::PageTokens,
-    status,
+    slow, status,
     v1::{self, entities_server::Entities},
 };
 
@@ -181,9 +181,13 @@ impl Entities for Services {
         let tokens = PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "RangeScan", &request);
         let after = tokens.open(&token)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape =
+            || vec![("page size", limit as u64), ("conditions", slow::conditions(request.filter.as_ref()))];
+        let mut watch = self.slow.watch("RangeScan", caller.asker(), &request.collection, shape);
         let scan = scan_from_proto(request, limit, after)?;
         let collection = scan.collection.clone();
         let page = self.coordinator.scan(caller.tenant, scan, consistency, caller.deadline).await;
+        watch.ends(&page);
         let page = page.map_err(status::from_error)?;
         let entities = page.entities.into_iter().map(|entity| entity_to_proto(collection.clone(), entity));
         Ok(Response::new(v1::RangeScanResponse {
@@ -198,6 +202,11 @@ impl Entities for Services {
     ) -> Result<Response<v1::FacetsResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape = || {
+            let conditions = slow::conditions(request.filter.as_ref());
+            vec![("fields", request.fields.len() as u64), ("conditions", conditions)]
+        };
+        let mut watch = self.slow.watch("Facets", caller.asker(), &request.collection, shape);
         let asked = FacetsRequest {
             fields: fields_from_proto(&Path::Root("fields"), &request.fields)?,
             filter: request
@@ -213,6 +222,7 @@ impl Entities for Services {
             collection: request.collection,
         };
         let found = self.coordinator.facets(caller.tenant, asked, consistency, caller.deadline).await;
+        watch.ends(&found);
         let found = found.map_err(status::from_error)?.into_iter().zip(request.fields);
         let facets = found.map(|(facet, field)| convert::facet_to_proto(field, facet)).collect();
         Ok(Response::new(v1::FacetsResponse { facets }))
@@ -279,12 +289,16 @@ impl Entities for Services {
 
     async fn count(&self, request: Request<v1::CountRequest>) -> Result<Response<v1::CountResponse>, Status> {
         let (caller, request) = self.receive(request)?;
+        let shape = || vec![("conditions", slow::conditions(request.filter.as_ref()))];
+        let mut watch = self.slow.watch("Count", caller.asker(), &request.collection, shape);
         let filter =
             request.filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?;
         let consistency = read_consistency(request.consistency)?;
         let count =
             self.coordinator.count(caller.tenant, &request.collection, filter, consistency, caller.deadline);
-        let count = count.await.map_err(status::from_error)?;
+        let count = count.await;
+        watch.ends(&count);
+        let count = count.map_err(status::from_error)?;
         Ok(Response::new(v1::CountResponse { count }))
     }
 }

@@ -50,8 +50,12 @@ impl Graph for Services {
     ) -> Result<Response<v1::NeighborsResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape = || vec![("limit", request.limit.into())];
+        let collection = request.r#ref.as_ref().map_or("", |entity| &*entity.collection);
+        let mut watch = self.slow.watch("Neighbors", caller.asker(), collection, shape);
         let request = neighbors_from_proto(request, self.limits())?;
         let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline).await;
+        watch.ends(&found);
         Ok(Response::new(neighborhood_to_proto(found.map_err(status::from_error)?)))
     }
 
@@ -63,8 +67,14 @@ impl Graph for Services {
     ) -> Result<Response<Self::ExpandStream>, Status> {
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape = || {
+            let hops = request.options.as_ref().map_or(0, |options| options.hops);
+            vec![("seeds", request.seeds.len() as u64), ("hops", hops.into())]
+        };
+        let mut watch = self.slow.watch("Expand", caller.asker(), first(&request.seeds), shape);
         let request = expand_from_proto(request, self.limits())?;
         let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline).await;
+        watch.ends(&reached);
         // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it message by message.
         let messages = expansion_to_proto(reached.map_err(status::from_error)?);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
@@ -76,8 +86,11 @@ impl Graph for Services {
     ) -> Result<Response<v1::CountHopsResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape = || vec![("seeds", request.seeds.len() as u64), ("hops", request.hops.into())];
+        let mut watch = self.slow.watch("CountHops", caller.asker(), first(&request.seeds), shape);
         let request = hops_from_proto(request, self.limits())?;
         let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline).await;
+        watch.ends(&counts);
         counts.map(hop_counts_to_proto).map(Response::new).map_err(status::from_error)
     }
 
@@ -87,11 +100,20 @@ impl Graph for Services {
     ) -> Result<Response<v1::ShortestPathResponse>, Status> {
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let shape = || vec![("max hops", request.max_hops.into()), ("k", request.k.into())];
+        let from = request.from.as_ref().map_or("", |entity| &*entity.collection);
+        let mut watch = self.slow.watch("ShortestPath", caller.asker(), from, shape);
         let request = paths_from_proto(request, self.limits())?;
         let paths =
             self.coordinator.shortest_paths(caller.tenant, request, consistency, caller.deadline).await;
+        watch.ends(&paths);
         paths.map(paths_to_proto).map(Response::new).map_err(status::from_error)
     }
+}
+
+/// The collection of the first of several entities.
+fn first(entities: &[v1::EntityRef]) -> &str {
+    entities.first().map_or("", |entity| &entity.collection)
 }
 
 pub(super) fn put_edge_from_proto(edge: v1::Edge) -> Result<Write, Status> {

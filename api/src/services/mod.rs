@@ -13,7 +13,7 @@ mod quotas;
 mod search;
 mod snapshots;
 
-use allidb_cluster::{Consistency, Coordinator, Deadline, WriteOptions};
+use allidb_cluster::{Consistency, Coordinator, Deadline, TraceId, WriteOptions};
 use allidb_index::{
     Error, Result as IndexResult,
     model::{Limits, TenantId, Write, Written},
@@ -26,6 +26,7 @@ use crate::{
     convert::{consistency_from_proto, durability_from_proto, version_to_proto},
     deadline,
     embedding::{Embedder, Texts},
+    slow::{Asker, SlowLog},
     status, v1,
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Services {
     pub(crate) batch_concurrency: usize,
     /// Who turns texts into vectors, if anybody does.
     pub(crate) embedder: Option<Embedder>,
+    /// Takes note of queries that take long.
+    pub(crate) slow: SlowLog,
     /// Turns true when the server begins to shut down.
     pub(crate) draining: watch::Receiver<bool>,
 }
@@ -46,6 +49,14 @@ pub(crate) struct Services {
 struct Caller {
     tenant: TenantId,
     deadline: Deadline,
+    /// Which trace the call belongs to, if any.
+    trace: Option<TraceId>,
+}
+
+impl Caller {
+    fn asker(self) -> Asker {
+        Asker { tenant: self.tenant, trace: self.trace }
+    }
 }
 
 impl Services {
@@ -67,7 +78,8 @@ impl Services {
 
     fn caller<T>(&self, request: &Request<T>) -> Caller {
         let tenant = Identity::of(request.extensions()).tenant;
-        Caller { tenant, deadline: deadline::of(request.metadata(), self.limits().deadline) }
+        let trace = request.extensions().get::<TraceId>().copied();
+        Caller { tenant, deadline: deadline::of(request.metadata(), self.limits().deadline), trace }
     }
 
     /// Puts vectors in the places of texts.

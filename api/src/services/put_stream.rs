@@ -30,6 +30,7 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
 
 use super::{
     Caller, Services,
@@ -89,8 +90,8 @@ pub(super) fn begin(
         groups: JoinSet::new(),
         answers,
     };
-    tokio::spawn(read(services, tenant, incoming, arrivals));
-    tokio::spawn(sorter.run(arrived));
+    tokio::spawn(read(services, tenant, incoming, arrivals).in_current_span());
+    tokio::spawn(sorter.run(arrived).in_current_span());
     ReceiverStream::new(answered)
 }
 
@@ -129,7 +130,7 @@ async fn forward(
             Ok(None) => return,
             Ok(Some(message)) => {
                 if std::mem::take(&mut first) {
-                    let caller = Caller { tenant, deadline: Deadline(Instant::now()) };
+                    let caller = Caller { tenant, deadline: Deadline(Instant::now()), trace: None };
                     let options = write_options(caller, message.durability, message.consistency);
                     if pass_on(&arrivals, options.map_or_else(Arrival::Broken, Arrival::Options))
                         .await
@@ -344,10 +345,11 @@ impl Sorter {
         let deadline = Deadline(self.until.map_or(longest, |until| until.min(longest)));
         let (coordinator, tenant) = (self.services.coordinator.clone(), self.tenant);
         let Group { writes, items, targets, .. } = group;
-        self.groups.spawn(async move {
+        let write = async move {
             let results = coordinator.write(tenant, writes, WriteOptions { deadline, ..options }).await;
             Landed { items, targets, results }
-        });
+        };
+        self.groups.spawn(write.in_current_span());
     }
 
     /// `false` once the client is gone.

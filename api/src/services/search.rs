@@ -8,13 +8,14 @@ use allidb_index::{
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
+use tracing::Instrument;
 
 use super::{Caller, Services, read_consistency, unanswered};
 use crate::{
     convert::{Path, answer_to_proto, at_most, query_from_proto, steps_to_proto},
     embedding::Texts,
     page_token::PageTokens,
-    status,
+    slow, status,
     v1::{self, search_server::Search},
 };
 
@@ -35,7 +36,7 @@ impl Search for Services {
         let (caller, request) = self.receive(request)?;
         let query = Path::Root("query").required(request.query)?;
         let begun = Instant::now();
-        let (mut answer, pages) = self.find(caller, query, true).await?;
+        let (mut answer, pages) = self.find(caller, query, "Explain").await?;
         let steps = steps_to_proto(std::mem::take(&mut answer.steps));
         let response = Some(pages.response(answer, begun));
         Ok(Response::new(v1::ExplainResponse { steps, response }))
@@ -47,11 +48,16 @@ impl Search for Services {
     ) -> Result<Response<v1::BatchQueryResponse>, Status> {
         let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("queries"), request.queries.len(), self.limits().batch_queries)?;
+        let shape = || vec![("queries", request.queries.len() as u64)];
+        let collection = request.queries.first().map_or("", |query| &*query.collection);
+        let mut watch = self.slow.watch("BatchQuery", caller.asker(), collection, shape);
         let pages: Vec<Pages> = request.queries.iter_mut().map(|query| self.pages(caller, query)).collect();
         let mut texts = Texts::default();
         request.queries.iter_mut().for_each(|query| texts.of_query(query));
         self.embed(caller.tenant, texts, caller.deadline).await?;
-        let results = self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await?;
+        let results = self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await;
+        watch.ends(&results);
+        let results = results?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
     }
 }
@@ -90,7 +96,7 @@ impl Pages {
 impl Services {
     async fn answer(&self, caller: Caller, request: v1::QueryRequest) -> Result<v1::QueryResponse, Status> {
         let begun = Instant::now();
-        let (answer, pages) = self.find(caller, request, false).await?;
+        let (answer, pages) = self.find(caller, request, "Query").await?;
         Ok(pages.response(answer, begun))
     }
 
@@ -98,17 +104,23 @@ impl Services {
         &self,
         caller: Caller,
         mut request: v1::QueryRequest,
-        profile: bool,
+        method: &'static str,
     ) -> Result<(Answer, Pages), Status> {
+        let shape = || slow::of_query(&request);
+        let mut watch = self.slow.watch(method, caller.asker(), &request.collection, shape);
         let pages = self.pages(caller, &mut request);
         let mut texts = Texts::default();
         texts.of_query(&mut request);
         self.embed(caller.tenant, texts, caller.deadline).await?;
         let consistency = read_consistency(request.consistency)?;
         let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
-        let query = Query { profile, ..query };
+        // Steps are a few short lines; whether they are wanted is known when the query is over.
+        let query = Query { profile: method == "Explain" || self.slow.is_on(), ..query };
         let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
-        Ok((answer.map_err(status::from_error)?, pages))
+        watch.ends(&answer);
+        let answer = answer.map_err(status::from_error)?;
+        watch.did(&answer.steps);
+        Ok((answer, pages))
     }
 
     /// Takes the page token out of a request, before anything else of it is changed.
@@ -135,11 +147,12 @@ impl Services {
         for first in (0..results.len()).step_by(run) {
             let (services, slots) = (self.clone(), slots.clone());
             let queries: Vec<(v1::QueryRequest, Pages)> = queries.by_ref().take(run).collect();
-            running.spawn(async move {
+            let run = async move {
                 // The semaphore is never closed; without a permit the queries would merely run at once.
                 let _slot = slots.acquire_owned().await;
                 (first, services.answer_run(caller, queries).await)
-            });
+            };
+            running.spawn(run.in_current_span());
         }
         while let Some(done) = running.join_next().await {
             let (first, answers) = done.map_err(|error| status::broke_off(&error))?;

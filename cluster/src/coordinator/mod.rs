@@ -28,7 +28,7 @@ use allidb_index::{
     graph::GraphCounts,
     model::{Limits, TenantId},
 };
-use allidb_storage::{Durability, Stats};
+use allidb_storage::{Durability, Latency, Stats};
 
 pub use opening::Config;
 pub use requests::FacetsRequest;
@@ -188,6 +188,11 @@ impl Coordinator {
     /// How often which mechanism of the ring was at work; `None` if this node is alone.
     pub fn ring_counts(&self) -> Option<RingCounts> {
         (!self.0.is_alone()).then(|| self.0.ring.counts())
+    }
+
+    /// How long other nodes took to answer calls; `None` if this node is alone.
+    pub fn call_times(&self) -> Option<Latency> {
+        (!self.0.is_alone()).then(|| self.0.ring.served().call_times.read())
     }
 
     /// How often collections were changed.

@@ -12,6 +12,7 @@ use allidb_index::{
     model::{Entity, EntityRef, ReadMask, TenantId, Write, Written},
     query::{Answer, Query},
 };
+use tracing::instrument;
 
 use super::{Consistency, Coordinator, Inner, WriteOptions};
 use crate::ring::{Ring, Terms};
@@ -34,6 +35,7 @@ impl Coordinator {
     ///
     /// A write that was refused for its own fault, or not begun before the deadline, changed nothing; after
     /// any other error it may have been made.
+    #[instrument(name = "write", level = "debug", skip_all, fields(writes = writes.len(), consistency = ?options.consistency))]
     pub(super) async fn write_all(
         &self,
         tenant: TenantId,
@@ -60,6 +62,7 @@ impl Coordinator {
     }
 
     /// The entity of each reference, or why not; by a node that is alone all as of one moment.
+    #[instrument(level = "debug", skip_all, fields(entities = refs.len(), ?consistency))]
     pub async fn get(
         &self,
         tenant: TenantId,
@@ -84,6 +87,7 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Error::Unavailable`] if no replica that answers has it.
+    #[instrument(level = "debug", skip_all)]
     pub async fn get_since(
         &self,
         tenant: TenantId,
@@ -103,6 +107,7 @@ impl Coordinator {
     }
 
     /// A page of a collection in the order of ids.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn scan(
         &self,
         tenant: TenantId,
@@ -121,6 +126,7 @@ impl Coordinator {
     }
 
     /// How many entities there are, or match.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn count(
         &self,
         tenant: TenantId,
@@ -145,6 +151,7 @@ impl Coordinator {
     }
 
     /// The commonest values of some fields among the entities that match.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn facets(
         &self,
         tenant: TenantId,
@@ -167,6 +174,7 @@ impl Coordinator {
     }
 
     /// Deletes a page of those entities of a collection that match, each if it still does.
+    #[instrument(level = "debug", skip_all, fields(consistency = ?options.consistency))]
     pub async fn delete_where(
         &self,
         tenant: TenantId,
@@ -193,6 +201,7 @@ impl Coordinator {
     }
 
     /// Takes a source away from a page of what came from it, and deletes what has no other.
+    #[instrument(level = "debug", skip_all, fields(consistency = ?options.consistency))]
     pub async fn delete_by_source(
         &self,
         tenant: TenantId,
@@ -216,6 +225,7 @@ impl Coordinator {
     }
 
     /// Makes two entities of a collection one.
+    #[instrument(level = "debug", skip_all, fields(consistency = ?options.consistency))]
     pub async fn merge(
         &self,
         tenant: TenantId,
@@ -233,6 +243,7 @@ impl Coordinator {
     }
 
     /// The edges of one entity.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn neighbors(
         &self,
         tenant: TenantId,
@@ -252,6 +263,7 @@ impl Coordinator {
     }
 
     /// A walk from some entities.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn expand(
         &self,
         tenant: TenantId,
@@ -270,6 +282,7 @@ impl Coordinator {
     }
 
     /// The shortest paths from one entity to another.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn shortest_paths(
         &self,
         tenant: TenantId,
@@ -288,6 +301,7 @@ impl Coordinator {
     }
 
     /// How many entities are so many hops away from some.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn count_hops(
         &self,
         tenant: TenantId,
@@ -306,6 +320,7 @@ impl Coordinator {
     }
 
     /// Answers queries one after the other; a node that is alone answers all at one moment.
+    #[instrument(level = "debug", skip_all, fields(queries = queries.len()))]
     pub async fn query_each(
         &self,
         tenant: TenantId,
@@ -324,6 +339,7 @@ impl Coordinator {
     }
 
     /// Seeds, expansion and score in one.
+    #[instrument(level = "debug", skip_all, fields(?consistency))]
     pub async fn query(
         &self,
         tenant: TenantId,

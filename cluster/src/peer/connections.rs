@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::{sync::Semaphore, time::Instant};
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{layout::NodeId, peer::proto::peer_client::PeerClient};
+use crate::{layout::NodeId, peer::Client, trace::Traced};
 
 /// Largest message between nodes. Most are of some megabytes; that of an entity with millions of edges may be so large.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -66,7 +66,7 @@ pub fn plaintext() -> Connector {
 /// The way to one node, which requests share.
 pub(crate) struct Way {
     address: String,
-    client: PeerClient<Channel>,
+    client: Client,
     /// Kilobytes that may still be sent.
     room: Arc<Semaphore>,
     health: Mutex<Health>,
@@ -118,7 +118,7 @@ struct Health {
 }
 
 impl Way {
-    pub(crate) fn client(&self) -> PeerClient<Channel> {
+    pub(crate) fn client(&self) -> Client {
         self.client.clone()
     }
 
@@ -247,7 +247,7 @@ impl Connections {
         if self.ways.read().get(&node).is_some_and(|way| way.address == address) {
             return Ok(false);
         }
-        let client = PeerClient::new((self.connector)(address)?)
+        let client = Client::new(Traced((self.connector)(address)?))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
         let room = Arc::new(Semaphore::new(UNDER_WAY_KIB));

@@ -31,4 +31,4 @@ pub(crate) use served::{Local, Served};
 pub(crate) use service::{PeerService, outcome};
 
 /// What asks a node.
-pub(crate) type Client = proto::peer_client::PeerClient<tonic::transport::Channel>;
+pub(crate) type Client = proto::peer_client::PeerClient<crate::trace::Traced>;

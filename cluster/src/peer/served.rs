@@ -5,24 +5,25 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 use allidb_index::{
     Deadline, EntityKey, EntityState, Error, Held, Mutation, Replica, Result, Version, model::Written,
 };
-use allidb_storage::Durability;
+use allidb_storage::{Durability, LatencyCounter};
 use parking_lot::{Mutex, RwLock};
 use tokio::{
     sync::OwnedMutexGuard,
     time::{Instant, sleep, timeout},
 };
-use tonic::{Code, Response, Status, transport::Channel};
+use tonic::{Code, Response, Status};
+use tracing::Instrument;
 
 use crate::{
     layout::{NodeId, Topology},
     peer::{
-        Fence,
+        Client, Fence,
         connections::{Connections, Way},
-        fence,
-        proto::{self, peer_client::PeerClient},
+        fence, proto,
     },
     pool::Pool,
     ring::{Counters, Deliveries, TakingOver, count},
+    trace,
 };
 
 /// How far ahead of this node's clock versions may be: clocks differ, and one that was restarted begins a second ahead.
@@ -69,6 +70,8 @@ pub(crate) struct Local {
     /// When the catalogues of others were looked at last: by one at a time.
     pub(crate) refreshed: tokio::sync::Mutex<Option<Instant>>,
     pub(crate) counters: Counters,
+    /// How long nodes took to answer.
+    pub(crate) call_times: LatencyCounter,
     pub(crate) deliveries: Deliveries,
     pub(crate) taking_over: TakingOver,
     /// Unless it is wrong on purpose.
@@ -120,7 +123,7 @@ impl Served {
         &self,
         node: NodeId,
         deadline: Deadline,
-        ask: impl Fn(PeerClient<Channel>, Option<proto::Fence>) -> F,
+        ask: impl Fn(Client, Option<proto::Fence>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -134,7 +137,7 @@ impl Served {
         patience: Duration,
         node: NodeId,
         deadline: Deadline,
-        ask: impl Fn(PeerClient<Channel>, Option<proto::Fence>) -> F,
+        ask: impl Fn(Client, Option<proto::Fence>) -> F,
     ) -> Result<T>
     where
         F: Future<Output = Result<Response<T>, Status>>,
@@ -186,9 +189,11 @@ impl Served {
             Err(Status::internal("there are no more numbers"))
         };
         let begun = Instant::now();
-        match timeout(within, again).await {
+        let span = trace::calling(node);
+        match timeout(within, again.instrument(span.clone())).await {
             Ok(Ok(response)) => {
                 count(&self.counters.calls_answered);
+                self.call_times.add(begun.elapsed());
                 way.succeeded();
                 // What may take longer than most tells nothing of the node.
                 if patience == self.call_timeout {
@@ -204,6 +209,7 @@ impl Served {
                     way.succeeded();
                 }
                 let (code, message) = (status.code(), status.message());
+                trace::note_code(&span, code);
                 Err(match code {
                     Code::InvalidArgument => Error::invalid("a call between nodes", message),
                     Code::DeadlineExceeded if is_callers => Error::DeadlineExceeded,
@@ -215,6 +221,7 @@ impl Served {
             }
             Err(_) => {
                 count(&self.counters.calls_failed);
+                trace::note_code(&span, Code::DeadlineExceeded);
                 // A caller in a hurry tells nothing of it.
                 if within == self.call_timeout {
                     way.failed();
@@ -228,7 +235,7 @@ impl Served {
     }
 
     /// Tells another node what this one goes by, and hears what that one does; both go by the newer one then.
-    async fn exchange_topologies(&self, mut peer: PeerClient<Channel>) -> Result<(), Status> {
+    async fn exchange_topologies(&self, mut peer: Client) -> Result<(), Status> {
         let topology = self.newest.read().encode().into();
         let theirs = peer.topology(proto::TopologyRequest { topology }).await?.into_inner().topology;
         self.adopt(&theirs).await.map_err(|error| {
@@ -258,18 +265,14 @@ impl Served {
     }
 
     /// Has another node take over this one's catalogue.
-    async fn tell_of_catalogue(
-        &self,
-        mut peer: PeerClient<Channel>,
-        deadline: Deadline,
-    ) -> Result<(), Status> {
+    async fn tell_of_catalogue(&self, mut peer: Client, deadline: Deadline) -> Result<(), Status> {
         let fence = self.fence().sent(self.replica.wall(), deadline);
         let catalogue = self.replica.encoded_catalogue().into();
         peer.adopt_catalogue(proto::AdoptCatalogueRequest { fence, catalogue }).await.map(drop)
     }
 
     /// Takes over the catalogue of another node, if it is newer.
-    async fn learn_from(&self, mut peer: PeerClient<Channel>, deadline: Deadline) -> Result<(), Status> {
+    async fn learn_from(&self, mut peer: Client, deadline: Deadline) -> Result<(), Status> {
         let fence = self.fence().sent(self.replica.wall(), deadline);
         let catalogue =
             peer.read_catalogue(proto::ReadCatalogueRequest { fence }).await?.into_inner().catalogue;

@@ -11,6 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
+use tracing::{Instrument, instrument};
 
 use super::{Inner, Terms, counts::count, quorum::Quorum};
 use crate::{
@@ -98,6 +99,7 @@ impl Asked {
     ///
     /// # Errors
     /// If the question is wrong.
+    #[instrument(level = "debug", skip_all, fields(things = self.tellers.len()))]
     pub(super) async fn ask<A, F>(
         &self,
         inner: &Arc<Inner>,
@@ -117,7 +119,8 @@ impl Asked {
                     count(&inner.served.counters.questions_hedged);
                 }
                 let (begun, answer) = (Instant::now(), ask(node, things.clone()));
-                running.spawn(async move { (node, things, begun, answer.await) });
+                let asking = async move { (node, things, begun, answer.await) };
+                running.spawn(asking.in_current_span());
             }
         };
         go_on(&mut standings, &mut running, false);

@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use allidb_index::{Deadline, Error, Replica, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
+use tracing::Instrument;
 
 use super::{Inner, Ring, choose::Choice, count, quorum::Quorum, read::too_few};
 use crate::{
@@ -111,7 +112,8 @@ impl Served {
         let mut asked = JoinSet::new();
         for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
             let served = Arc::clone(self);
-            asked.spawn(async move { (node, served.pull_catalogue(node, deadline).await) });
+            let pull = async move { (node, served.pull_catalogue(node, deadline).await) };
+            asked.spawn(pull.in_current_span());
         }
         // This node is one of those that know.
         let mut known = vec![self.node];
@@ -172,13 +174,14 @@ impl Served {
         let mut told = JoinSet::new();
         for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
             let (served, catalogue) = (Arc::clone(self), chosen.clone());
-            told.spawn(async move {
+            let tell = async move {
                 let ask = |mut peer: Client, fence| {
                     let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
                     async move { peer.adopt_catalogue(request).await }
                 };
                 (node, served.call_within(KEEPING, node, deadline, ask).await)
-            });
+            };
+            told.spawn(tell.in_current_span());
         }
         let (mut have, mut why) = (vec![self.node], None);
         while !quorum.is_met(&have) {

@@ -14,6 +14,7 @@ use allidb_index::{Deadline, Error, Replica, Result, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
+use tracing::Instrument;
 
 use super::{Inner, quorum::Quorum, read::too_few};
 use crate::{
@@ -62,7 +63,7 @@ impl Quorum {
         let mut asked = JoinSet::new();
         for node in self.nodes() {
             let answer = ask(node);
-            asked.spawn(async move { (node, answer.await) });
+            asked.spawn(async move { (node, answer.await) }.in_current_span());
         }
         let (mut done, mut who, mut newest, mut why) = (Vec::new(), Vec::new(), None, None);
         while let Some(answer) = asked.join_next().await {

@@ -16,6 +16,7 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
+use tracing::Instrument;
 
 use super::{
     Inner, Ring, choose::Asked, counts::count, quorum::Quorum, read::too_few, write::Writing, wrong::Wrong,
@@ -79,7 +80,7 @@ impl Ring {
         let writing = Writing::begin(&self.0);
         // It goes on when the caller goes away: what was accepted is to be made.
         let ring = self.now();
-        let decided = tokio::spawn(async move {
+        let deciding = async move {
             // Of those that this node makes at a time one would only outbid the other.
             let turn = writing.0.turns.of(&mutation);
             let turn = timeout(options.deadline.remaining(), turn.lock()).await;
@@ -94,7 +95,8 @@ impl Ring {
                 ring = ring.now();
                 mutation = ring.replica().planned_anew(mutation);
             }
-        });
+        };
+        let decided = tokio::spawn(deciding.in_current_span());
         decided.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
     }
 }
@@ -315,9 +317,10 @@ impl Inner {
         let mut asked = JoinSet::new();
         for node in replicas.iter().copied() {
             let (inner, entity, step) = (Arc::clone(self), entity.clone(), step.clone());
-            asked.spawn(async move {
+            let ask = async move {
                 (node, inner.ask_acceptor(node, (entity, ballot), step, options.deadline).await)
-            });
+            };
+            asked.spawn(ask.in_current_span());
         }
         let (answer, answered) = oneshot::channel();
         let writing = Writing::begin(self);

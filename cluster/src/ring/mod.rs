@@ -81,7 +81,7 @@ use std::{
 };
 
 use allidb_index::{Deadline, Replica, Result, model::TenantId};
-use allidb_storage::Throttle;
+use allidb_storage::{LatencyCounter, Throttle};
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 
@@ -258,6 +258,7 @@ impl Ring {
             choosing: parking_lot::Mutex::default(),
             refreshed: tokio::sync::Mutex::default(),
             counters: Counters::default(),
+            call_times: LatencyCounter::default(),
             deliveries: Deliveries::default(),
             taking_over: TakingOver::default(),
             checks_fence: wrong != Some(Wrong::NoFence),

@@ -11,6 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
+use tracing::{Instrument, instrument};
 
 use super::{
     Inner, Ring,
@@ -260,12 +261,13 @@ impl Inner {
         for (quorum, group) in groups.into_iter().flat_map(some) {
             let (places, named): (Vec<usize>, Vec<EntityKey>) = group.into_iter().unzip();
             let inner = Arc::clone(self);
-            reads.spawn(async move {
+            let read = async move {
                 let read_at = inner.served.replica.purged();
                 let entities = named.into();
                 let read = GroupRead { inner, quorum, entities, extent, deadline, read_at, heals };
                 (places, read.run().await)
-            });
+            };
+            reads.spawn(read.in_current_span());
         }
         let ended = || Err(Error::Internal("a read broke off".to_owned()));
         let mut states: Vec<Result<(EntityState, bool)>> =
@@ -317,6 +319,12 @@ pub(super) struct GroupRead {
 }
 
 impl GroupRead {
+    #[instrument(
+        name = "read",
+        level = "debug",
+        skip_all,
+        fields(entities = self.entities.len(), needed = self.quorum.needed())
+    )]
     async fn run(mut self) -> Result<Vec<(EntityState, bool)>> {
         loop {
             let read = self.read_once().await;
@@ -376,14 +384,15 @@ impl GroupRead {
             let node = left.remove(at);
             hoped.push(node);
             let read = self.clone();
-            asked.spawn(async move {
+            let one = async move {
                 let start = Instant::now();
                 let told = read.one(node, read.entities.clone(), digests).await;
                 if told.is_ok() {
                     read.inner.latency.record(start.elapsed());
                 }
                 (node, told)
-            });
+            };
+            asked.spawn(one.in_current_span());
             true
         };
         let mut is_first = true;
@@ -416,7 +425,8 @@ impl GroupRead {
                         };
                         let (node, read) = (*node, self.clone());
                         told.retain(|(other, _)| *other != node);
-                        asked.spawn(async move { (node, read.one(node, read.entities.clone(), false).await) });
+                        let one = async move { (node, read.one(node, read.entities.clone(), false).await) };
+                        asked.spawn(one.in_current_span());
                     }
                 },
                 () = sleep(self.inner.hedge_after()) => {

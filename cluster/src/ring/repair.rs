@@ -8,6 +8,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
+use tracing::Instrument;
 
 use super::{
     Inner,
@@ -78,7 +79,8 @@ impl GroupRead {
         let tell = |repairs: &mut JoinSet<_>, node: NodeId, lacks: Vec<_>| {
             add(&self.inner.served.counters.reads_repaired, lacks.len());
             let read = self.clone();
-            repairs.spawn(async move { read.tell(node, lacks).await.map(|()| node) });
+            let telling = async move { read.tell(node, lacks).await.map(|()| node) };
+            repairs.spawn(telling.in_current_span());
         };
         for (node, states) in &held {
             let lacks = lacks(states);
@@ -120,7 +122,8 @@ impl GroupRead {
         let whole = Self { extent: Extent { contents: true, ..self.extent }, ..self.clone() };
         let ask = |asked: &mut JoinSet<_>, node: NodeId| {
             let (read, named) = (whole.clone(), Arc::clone(named));
-            asked.spawn(async move { (node, read.one(node, named, false).await) });
+            let one = async move { (node, read.one(node, named, false).await) };
+            asked.spawn(one.in_current_span());
         };
         let mut others = self.order();
         for (node, told) in told {

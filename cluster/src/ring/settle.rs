@@ -18,6 +18,7 @@ use crate::{
     layout::NodeId,
     peer::Served,
 };
+use tracing::Instrument;
 
 /// Why a write cannot be answered yet.
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,7 @@ impl Inner {
             Doubt::Disputed => &self.served.counters.writes_settled,
             Doubt::Overtaken(_) => &self.served.counters.writes_renewed,
         });
-        tasks.spawn(async move {
+        let settling = async move {
             // Of a large batch not all at once. It is never closed.
             let turn = timeout(options.deadline.remaining(), inner.settling.acquire()).await;
             let mut outcome = match (&turn, doubt) {
@@ -86,7 +87,8 @@ impl Inner {
                 _ => (Vec::new(), JoinSet::new(), None),
             };
             Report::Settled(Box::new(Settled { place, outcome, convinced, rest, why, posted }))
-        });
+        };
+        tasks.spawn(settling.in_current_span());
     }
 
     /// A write as it is to be made at a version above what overtook it.
@@ -144,11 +146,12 @@ impl Inner {
         for node in nodes {
             let Ok(Some(encoded)) = self.encoded_for(node, mutation) else { continue };
             let inner = Arc::clone(self);
-            sent.spawn(async move {
+            let send = async move {
                 let told = inner.send(node, vec![encoded.into()], options.durability, options.deadline).await;
                 let missing = || Told::Failed(Error::Internal("a write was given no answer".to_owned()));
                 (node, told.into_iter().next().unwrap_or_else(missing))
-            });
+            };
+            sent.spawn(send.in_current_span());
         }
         let (mut made, mut why) = (Vec::new(), None);
         while let Some(done) = sent.join_next().await {

@@ -23,6 +23,7 @@ use crate::{
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
 };
+use tracing::{Instrument, Span, field::Empty, instrument};
 
 /// The part of a batch of writes that one node gets.
 struct Share {
@@ -103,7 +104,8 @@ impl Ring {
     async fn make(&self, mutations: Vec<Mutation>, options: WriteOptions, how: How) -> Vec<Result<Written>> {
         let (ring, count) = (self.now(), mutations.len());
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
-        let made = tokio::spawn(async move { ring.make_as_of_now(mutations, options, how).await });
+        let made =
+            tokio::spawn(async move { ring.make_as_of_now(mutations, options, how).await }.in_current_span());
         let made = made.await.unwrap_or_else(|_| vec![Err(ended()); count]);
         match how.is_posted {
             // Whoever asks again asks for a newer one.
@@ -167,7 +169,7 @@ pub(super) async fn make_in_waves(
                 inner.post(&mut writes, options).await;
             }
             let (answer, answered) = oneshot::channel();
-            tokio::spawn(collect(Writing::begin(inner), writes, options, answer));
+            tokio::spawn(collect(Writing::begin(inner), writes, options, answer).in_current_span());
             for (place, (result, made)) in rest.iter().zip(answered.await.unwrap_or_default()) {
                 set(&mut results, *place, result);
                 made_at.insert(*place, made.version());
@@ -242,6 +244,7 @@ impl Drop for Writing {
 
 /// Sends each node its share, answers when all writes are decided, with the versions at which they were made, and keeps hints for whoever has
 /// not acknowledged.
+#[instrument(name = "replicate", level = "debug", skip_all, fields(writes = writes.len(), nodes = Empty))]
 async fn collect(
     writing: Writing,
     mut writes: Vec<Underway>,
@@ -252,13 +255,16 @@ async fn collect(
     let mut tasks: JoinSet<Report> = JoinSet::new();
     // Of whom nothing was heard yet, nor ever will be if its task breaks off.
     let mut silent: BTreeMap<NodeId, Vec<usize>> = BTreeMap::new();
-    for Share { node, places, encoded } in inner.shares(&mut writes) {
+    let shares = inner.shares(&mut writes);
+    Span::current().record("nodes", shares.len());
+    for Share { node, places, encoded } in shares {
         silent.insert(node, places.clone());
         let inner = Arc::clone(inner);
-        tasks.spawn(async move {
+        let send = async move {
             let told = inner.send(node, encoded, options.durability, options.deadline).await;
             Report::Share(node, places, told)
-        });
+        };
+        tasks.spawn(send.in_current_span());
     }
     let mut answer = Some(answer);
     loop {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    hash::{BuildHasher, RandomState},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -27,6 +28,8 @@ use crate::failure::Failure;
 const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// The variable that may hold a key: it is not to be seen among the arguments of a process.
 const KEY: &str = "ALLIDB_KEY";
+/// The variable that names the trace which a command belongs to.
+const TRACE: &str = "TRACEPARENT";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Which daemon is asked, and how it and the caller know each other.
@@ -65,30 +68,32 @@ pub(crate) struct Server {
     /// A file with the key to show the daemon; the variable ALLIDB_KEY may hold the key itself.
     #[arg(long, global = true, env = "ALLIDB_KEY_FILE", value_name = "FILE")]
     key_file: Option<PathBuf>,
+    /// Have the daemon trace what it does, if it exports traces, and print the id of the trace; the variable TRACEPARENT (W3C Trace Context)
+    /// names one that is under way.
+    #[arg(long, global = true)]
+    trace: bool,
 }
 
-/// Shows a key with each call.
+/// Shows a key with each call, and says which trace it belongs to.
 #[derive(Clone, Debug)]
-pub(crate) struct ShowKey(Option<MetadataValue<Ascii>>);
-
-impl ShowKey {
-    /// As the header `authorization` has it.
-    pub(crate) fn shown(&self) -> Option<String> {
-        self.0.as_ref()?.to_str().ok().map(str::to_owned)
-    }
+pub(crate) struct Introduce {
+    key: Option<MetadataValue<Ascii>>,
+    trace: Option<MetadataValue<Ascii>>,
 }
 
-impl Interceptor for ShowKey {
+impl Interceptor for Introduce {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
-        if let Some(key) = &self.0 {
-            request.metadata_mut().insert("authorization", key.clone());
+        for (name, value) in [("authorization", &self.key), ("traceparent", &self.trace)] {
+            if let Some(value) = value {
+                request.metadata_mut().insert(name, value.clone());
+            }
         }
         Ok(request)
     }
 }
 
-/// A connection over which a key is shown, if there is one.
-pub(crate) type Shown = InterceptedService<Channel, ShowKey>;
+/// A connection over which a key is shown, and a trace is told, if there is one.
+pub(crate) type Shown = InterceptedService<Channel, Introduce>;
 
 impl Server {
     /// As a URL. What is to be encrypted is not sent in the clear by mistake.
@@ -104,8 +109,8 @@ impl Server {
         }
     }
 
-    /// What is shown at `url`, which must be safe from listeners.
-    pub(crate) fn key(&self, url: &str) -> Result<ShowKey> {
+    /// What is shown at `url`, which must be safe from listeners, as the header `authorization` has it.
+    pub(crate) fn key(&self, url: &str) -> Result<Option<MetadataValue<Ascii>>> {
         let key = match &self.key_file {
             Some(path) => {
                 let key = fs::read_to_string(path);
@@ -114,7 +119,7 @@ impl Server {
             None => std::env::var(KEY).ok(),
         };
         let Some(key) = key.as_deref().map(str::trim).filter(|key| !key.is_empty()) else {
-            return Ok(ShowKey(None));
+            return Ok(None);
         };
         if !url.starts_with("https://") && !is_loopback(url) {
             return Err(Failure::usage(format!(
@@ -124,7 +129,26 @@ impl Server {
         let mut value = MetadataValue::try_from(format!("Bearer {key}"))
             .map_err(|_| Failure::usage("the key holds what no key does"))?;
         value.set_sensitive(true);
-        Ok(ShowKey(Some(value)))
+        Ok(Some(value))
+    }
+
+    /// The trace that all calls belong to.
+    fn trace(&self) -> Option<MetadataValue<Ascii>> {
+        let parent = match std::env::var(TRACE).ok().filter(|parent| !parent.is_empty()) {
+            Some(parent) => parent,
+            None if self.trace => {
+                // Its keys are random.
+                let random = RandomState::new();
+                let [high, low, span] = [0, 1, 2].map(|at: u8| random.hash_one(at));
+                format!("00-{high:016x}{low:016x}-{span:016x}-01")
+            }
+            None => return None,
+        };
+        if self.trace {
+            eprintln!("trace {}", parent.split('-').nth(1).unwrap_or_default());
+        }
+        // Others may have set the variable to something else; the daemon takes no notice of that either.
+        MetadataValue::try_from(parent).ok()
     }
 
     fn tls(&self) -> Result<ClientTlsConfig> {
@@ -157,7 +181,7 @@ fn is_loopback(url: &str) -> bool {
 #[derive(Clone, Debug)]
 pub(crate) struct Client {
     channel: Channel,
-    key: ShowKey,
+    introduce: Introduce,
     /// As requests say it; 0: as the server likes.
     consistency: i32,
 }
@@ -186,7 +210,8 @@ impl Client {
                     "nothing answers at {url}: {cause}\n  is the daemon running? `allidb serve` starts one"
                 )))
             })?;
-        Ok(Self { channel, key, consistency: 0 })
+        let introduce = Introduce { key, trace: server.trace() };
+        Ok(Self { channel, introduce, consistency: 0 })
     }
 
     /// The same, for reads and writes of this consistency.
@@ -200,7 +225,7 @@ impl Client {
     }
 
     fn shown(&self) -> Shown {
-        InterceptedService::new(self.channel.clone(), self.key.clone())
+        InterceptedService::new(self.channel.clone(), self.introduce.clone())
     }
 
     pub(crate) fn keys(&self) -> KeysClient<Shown> {
@@ -247,4 +272,19 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
         deepest = next;
     }
     deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_named_as_the_contract_of_traces_has_it() {
+        let server = Server { trace: true, ..Server::default() };
+        let told = server.trace().expect("a trace");
+        let told = told.to_str().expect("text");
+        let parts: Vec<&str> = told.split('-').collect();
+        assert_eq!(parts.iter().map(|part| part.len()).collect::<Vec<_>>(), [2, 32, 16, 2], "{told}");
+        assert!(parts.iter().all(|part| part.bytes().all(|byte| byte.is_ascii_hexdigit())), "{told}");
+    }
 }

@@ -34,7 +34,7 @@ impl MetricsPort {
             None => beside(&server.url()?)?,
         };
         // A key is not sent there in the clear either.
-        let key = server.key(&url)?.shown();
+        let key = server.key(&url)?.and_then(|key| key.to_str().ok().map(str::to_owned));
         let mut config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)

@@ -275,19 +275,25 @@ fn vectors(counts: &VectorCounts) {
 /// and whole numbers.
 pub(crate) fn text(coordinator: &Coordinator) -> String {
     let storage = coordinator.counts().storage;
-    histogram(
-        "allidb_storage_wal_fsync_seconds",
-        "How long fsyncs of the write-ahead log took",
-        &storage.wal_fsyncs,
-    ) + &seconds_total(
-        "allidb_storage_slowdown_seconds_total",
-        "How long writes were delayed",
-        storage.slowdown_micros,
-    ) + &seconds_total(
-        "allidb_storage_stall_seconds_total",
-        "How long writes were stopped",
-        storage.stall_micros,
-    )
+    let calls = coordinator.call_times().map(|calls| {
+        histogram("allidb_ring_call_seconds", "How long other nodes took to answer calls", &calls)
+    });
+    calls.unwrap_or_default()
+        + &histogram(
+            "allidb_storage_wal_fsync_seconds",
+            "How long fsyncs of the write-ahead log took",
+            &storage.wal_fsyncs,
+        )
+        + &seconds_total(
+            "allidb_storage_slowdown_seconds_total",
+            "How long writes were delayed",
+            storage.slowdown_micros,
+        )
+        + &seconds_total(
+            "allidb_storage_stall_seconds_total",
+            "How long writes were stopped",
+            storage.stall_micros,
+        )
 }
 
 fn seconds(micros: u64) -> f64 {

@@ -6,7 +6,7 @@
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
-//! | `files`, `logs`, `port_file`, `process`, `signals` | what a process owes to whoever runs it |
+//! | `files`, `logs`, `port_file`, `process`, `signals`, `traces` | what a process owes to whoever runs it |
 //!
 //! A library, so that the command line can serve too and tests can run a daemon in their own process.
 
@@ -20,6 +20,7 @@ mod logs;
 mod port_file;
 mod process;
 mod signals;
+mod traces;
 mod wire;
 
 pub use args::ServeArgs;
@@ -34,13 +35,20 @@ use anyhow::Context;
 /// Where the configuration is wrong, something cannot be opened or bound, or a port fails.
 pub fn run(args: ServeArgs) -> anyhow::Result<()> {
     let config = config::load(&args)?;
-    logs::install(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("allidbd")
         .build()
         .context("cannot start the asynchronous runtime")?;
+    let traces = {
+        let _entered = runtime.enter();
+        traces::Export::begin(&config)?
+    };
+    logs::install(&config.log, traces.as_ref())?;
     let served = runtime.block_on(serve(config));
+    if let Some(traces) = traces {
+        traces.end();
+    }
     // Whatever is left by now was given its grace.
     runtime.shutdown_background();
     served

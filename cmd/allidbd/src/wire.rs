@@ -121,6 +121,7 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
         request_bytes: bytes(config.limits.request_bytes),
         concurrent_streams: config.limits.concurrent_streams,
         batch_concurrency: config.threads.batch_queries,
+        slow_query: config.log.slow_query.0,
     })
 }
 

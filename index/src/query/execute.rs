@@ -34,6 +34,7 @@ impl Replica {
     }
 
     /// Answers queries one after the other, all at one moment: they share it, and the rows that several of them come upon.
+    #[tracing::instrument(level = "debug", skip_all, fields(queries = queries.len()))]
     pub fn query_each(&self, tenant: TenantId, queries: &[Query], deadline: Deadline) -> Vec<Result<Answer>> {
         let pinned = Pinned::at(|| self.reader(tenant), queries, deadline);
         let mut rows = Rows::default();

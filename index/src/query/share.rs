@@ -132,6 +132,7 @@ impl Replica {
     ///
     /// # Errors
     /// If something in it is wrong, or an index or a row cannot be read.
+    #[tracing::instrument(level = "debug", skip_all)]
     pub fn share(&self, tenant: TenantId, request: &ShareRequest, deadline: Deadline) -> Result<Share> {
         let ShareRequest { query, left_out, inside, about } = request;
         let mut pinned = Pinned::at(|| self.reader(tenant), std::slice::from_ref(query), deadline);

@@ -49,6 +49,7 @@ impl Replica {
     /// Merges the mutations in order; each is answered by itself and all of one are visible at once.
     ///
     /// Acknowledged as `durability` says: the log is gapless, so the last batch's covers those before it.
+    #[tracing::instrument(level = "debug", skip_all, fields(mutations = mutations.len()))]
     pub fn apply(&self, mutations: Vec<Mutation>, durability: Durability) -> Vec<Result<Written>> {
         let mut results = Vec::with_capacity(mutations.len());
         let mut rest = mutations.into_iter().peekable();

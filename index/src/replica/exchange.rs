@@ -67,6 +67,7 @@ impl Replica {
     ///
     /// # Errors
     /// If a row cannot be read.
+    #[tracing::instrument(level = "debug", skip_all, fields(entities = entities.len()))]
     pub fn held_encoded(
         &self,
         entities: &[EntityKey],
@@ -114,6 +115,7 @@ impl Replica {
     ///
     /// # Errors
     /// [`Error::Purged`] if it is from before deletions were forgotten; if it cannot be written. Some of it may be then.
+    #[tracing::instrument(level = "debug", skip_all, fields(entities = states.len()))]
     pub fn absorb(
         &self,
         states: Vec<(EntityKey, EntityState)>,

@@ -118,6 +118,7 @@ impl Replica {
     }
 
     /// Each reference is answered by itself, all at one moment.
+    #[tracing::instrument(level = "debug", skip_all, fields(entities = refs.len()))]
     pub fn get(
         &self,
         tenant: TenantId,
@@ -143,6 +144,7 @@ impl Replica {
     }
 
     /// A page of a collection in the order of ids.
+    #[tracing::instrument(level = "debug", skip_all)]
     pub fn scan(&self, tenant: TenantId, request: &ScanRequest, deadline: Deadline) -> Result<ScanPage> {
         let reader = self.reader(tenant);
         let collection = request.check(tenant, &reader.catalogue, &self.limits)?;
@@ -179,6 +181,7 @@ impl Replica {
     }
 
     /// How many entities there are, or match.
+    #[tracing::instrument(level = "debug", skip_all)]
     pub fn count(
         &self,
         tenant: TenantId,

@@ -63,6 +63,7 @@ impl CompleteSegment {
 }
 
 fn sync(file: &dyn File, path: &Path) -> Result<Duration, Error> {
+    let _span = tracing::debug_span!("fsync").entered();
     let start = Instant::now();
     file.sync().map_err(|source| Error::io("fsync", path, source))?;
     Ok(start.elapsed())

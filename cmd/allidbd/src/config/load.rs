@@ -182,6 +182,7 @@ impl Config {
         }
         self.check_storage()?;
         self.check_embedding()?;
+        self.check_tracing()?;
         self.refuse_zeros()
     }
 
@@ -301,6 +302,22 @@ impl Config {
         }
     }
 
+    fn check_tracing(&self) -> anyhow::Result<()> {
+        let tracing = &self.tracing;
+        if !(0.0..=1.0).contains(&tracing.sample_ratio) {
+            bail!("`tracing.sample_ratio` is {}; it must be 0 to 1", tracing.sample_ratio);
+        }
+        match &tracing.otlp_endpoint {
+            Some(url) if !url.starts_with("http://") && !url.starts_with("https://") => {
+                bail!("`tracing.otlp_endpoint` is {url:?}; it must begin with http:// or https://");
+            }
+            Some(url) if !url.starts_with("https://") && tracing.authority_file.is_some() => {
+                bail!("`tracing.authority_file` is set, but {url} is not encrypted: write https://");
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn check_storage(&self) -> anyhow::Result<()> {
         let storage = &self.storage;
         if storage.compression.is_empty() {
@@ -329,6 +346,7 @@ impl Config {
             "vectors.build_threads",
             "threads.read",
             "embedding.retries",
+            "log.slow_query",
             "storage.min_free_bytes",
             "storage.filter_bits_per_key",
             "storage.separation_bytes",

@@ -210,6 +210,23 @@ fn storage_options_that_cannot_work_are_refused_with_what_was_meant() {
 }
 
 #[test]
+fn where_traces_go_and_how_many_is_checked() {
+    with_file("tracing: {sample_ratio: 1.5}\n", |_, args| assert!(refused(&args).contains("must be 0 to 1")));
+    with_file("tracing: {otlp_endpoint: 'collector:4317'}\n", |_, args| {
+        assert!(refused(&args).contains("must begin with http:// or https://"));
+    });
+    with_file("tracing: {otlp_endpoint: 'http://collector:4317', authority_file: a.pem}\n", |_, args| {
+        assert!(refused(&args).contains("write https://"));
+    });
+    with_file("log: {slow_query: 0}\n", |jail, args| {
+        jail.set_env("ALLIDB__TRACING__SAMPLE_RATIO", "1");
+        jail.set_env("ALLIDB__TRACING__OTLP_ENDPOINT", "https://collector:4317");
+        let config = load(&args).expect("in order");
+        assert_eq!((config.tracing.sample_ratio, config.log.slow_query.0), (1.0, Duration::ZERO));
+    });
+}
+
+#[test]
 fn founders_are_hosts_with_ports() {
     for address in ["node-1.example.com:7002", "10.0.0.1:7002", "localhost:1", "[::1]:7002"] {
         assert!(is_address(address), "{address}");

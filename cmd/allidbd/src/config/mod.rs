@@ -16,5 +16,5 @@ pub use load::{load, show};
 pub use reference::reference;
 pub use sections::{
     Access, Config, EmbeddingOptions, JwtOptions, LimitOptions, Listen, Log, LogFormat, RingOptions,
-    Shutdown, SnapshotOptions, StorageOptions, Threads, VectorOptions,
+    Shutdown, SnapshotOptions, StorageOptions, Threads, Tracing, VectorOptions,
 };

@@ -6,7 +6,7 @@ use serde_json::Value as Json;
 
 use super::{
     Access, Config, EmbeddingOptions, JwtOptions, LimitOptions, Listen, Log, RingOptions, Shutdown,
-    SnapshotOptions, StorageOptions, Threads, VectorOptions,
+    SnapshotOptions, StorageOptions, Threads, Tracing, VectorOptions,
 };
 
 /// What stands at the head of the reference.
@@ -60,6 +60,7 @@ fn section(name: &str) -> Option<(&'static [&'static str], Options)> {
         "limits" => (LimitOptions::ABOUT, LimitOptions::OPTIONS),
         "embedding" => (EmbeddingOptions::ABOUT, EmbeddingOptions::OPTIONS),
         "log" => (Log::ABOUT, Log::OPTIONS),
+        "tracing" => (Tracing::ABOUT, Tracing::OPTIONS),
         "shutdown" => (Shutdown::ABOUT, Shutdown::OPTIONS),
         _ => return None,
     })

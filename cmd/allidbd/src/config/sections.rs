@@ -71,6 +71,8 @@ section! {
         embedding: EmbeddingOptions = EmbeddingOptions::default();
         /// The log, on standard error.
         log: Log = Log::default();
+        /// Traces, told to a collector.
+        tracing: Tracing = Tracing::default();
         /// Going down.
         shutdown: Shutdown = Shutdown::default();
     }
@@ -380,6 +382,24 @@ section! {
         format: LogFormat = LogFormat::Pretty;
         /// What is logged, such as `info` or `allidb_storage=debug,info`.
         filter: String = "info".to_owned();
+        /// Queries that take so long or longer are logged, with what was done; 0: none.
+        slow_query: Span = Span::secs(1);
+    }
+}
+
+section! {
+    /// Traces, told to a collector by OTLP over gRPC. Those are told that begin with a request, here or at its caller.
+    Tracing {
+        /// Where the collector is, such as http://127.0.0.1:4317 or https://collector.example:4317; without, nothing is told.
+        otlp_endpoint: Option<String> = None;
+        /// A PEM file with the certificate of the authority that has signed the collector's; without, those that browsers trust are trusted.
+        authority_file: Option<PathBuf> = None;
+        /// A file with headers to send along, one a line, such as `authorization: Bearer …`.
+        headers_file: Option<PathBuf> = None;
+        /// The share of requests that are traced, of those whose callers do not say whether they are: 0 to 1.
+        sample_ratio: f64 = 0.01;
+        /// By which name the collector knows the daemon; nodes of a ring have the same.
+        service_name: String = "allidb".to_owned();
     }
 }
 
