@@ -16,6 +16,7 @@ mod freshness;
 mod fuzz;
 mod garbage;
 mod kill_nine;
+mod labels;
 mod links;
 mod make;
 mod merges;
