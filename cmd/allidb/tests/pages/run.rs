@@ -228,6 +228,7 @@ fn shell(script: &str, clone: &Path, bin: &Path, own: &Path, ports: &Ports) -> R
     command.env("PATH", format!("{}:{path}", bin.display())).env("PAGE", own).env("COLUMNS", "110");
     command
         .env("ALLIDB_ENDPOINT", format!("http://127.0.0.1:{}", ports.at(7000)))
+        .env("ALLIDB_METRICS_URL", format!("http://127.0.0.1:{}/metrics", ports.at(7001)))
         .env("PYTHONDONTWRITEBYTECODE", "1");
     let mut child =
         command.stdout(log.try_clone().expect("a second handle")).stderr(log).spawn().expect("bash runs");
