@@ -164,7 +164,7 @@ where
         }
         Err(refusal) => {
             if access.is_refusal_noted() {
-                tracing::info!(target: AUDIT, service = method.service, method = method.name, ?from, code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
+                tracing::info!(target: AUDIT, service = method.service, method = method.name, from = from.map(tracing::field::display), code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
             }
             Ok(refusal.into_http())
         }

@@ -33,7 +33,7 @@ pub(super) struct By(pub(super) Option<Arc<str>>);
 impl Audited {
     /// Notes that somebody was let in to this.
     pub(crate) fn begin(method: Method, key: Option<Arc<str>>, from: Option<SocketAddr>) -> Self {
-        tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, "called");
+        tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), from = from.map(display), "called");
         Self { method, key, from, begun: Instant::now(), is_over: false }
     }
 
@@ -50,7 +50,7 @@ impl Audited {
         if let Some(code) = headers.get(Status::GRPC_STATUS) {
             let Self { method, key, from, .. } = &*self;
             let (code, took) = (Code::from_bytes(code.as_bytes()), self.begun.elapsed());
-            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, ?code, ?took, "answered");
+            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), from = from.map(display), ?code, ?took, "answered");
             self.is_over = true;
         }
     }
@@ -61,7 +61,7 @@ impl Drop for Audited {
         if !self.is_over {
             let Self { method, key, from, .. } = &*self;
             let took = self.begun.elapsed();
-            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), ?from, ?took, "cut off");
+            tracing::info!(target: AUDIT, service = method.service, method = method.name, key = key.as_deref(), from = from.map(display), ?took, "cut off");
         }
     }
 }

@@ -157,7 +157,7 @@ impl Access {
         };
         if !identity.may(right) {
             let role = identity.role.map_or("", Role::name);
-            let refusal = status::permission_denied(format!("a key of a {role} may not {}", right.words()));
+            let refusal = status::permission_denied(format!("the role {role} may not {}", right.words()));
             return Err(because(refusal, audit::By(identity.key)));
         }
         Ok(identity)

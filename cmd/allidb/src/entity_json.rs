@@ -25,7 +25,7 @@ pub(crate) enum UnknownFields {
 }
 
 /// What the server adds to an entity; accepted and ignored, so that the output of `get` can be put back.
-const OUTPUT_ONLY: [&str; 3] = ["created_at", "updated_at", "version"];
+pub(crate) const OUTPUT_ONLY: [&str; 3] = ["created_at", "updated_at", "version"];
 
 /// Reads an entity of `collection`.
 pub(crate) fn entity_from_json(json: Json, collection: &str, unknown: UnknownFields) -> Result<Entity> {

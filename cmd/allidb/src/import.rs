@@ -163,7 +163,7 @@ pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Re
     print(&report, output)?;
     let rejected = report.entities.rejected + report.edges.rejected;
     if rejected > 0 {
-        bail!("{rejected} items were rejected");
+        bail!("rejected: {rejected}");
     }
     Ok(())
 }

@@ -7,15 +7,19 @@
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
+    time::Duration,
 };
 
 use allidb_api::v1::{
     Durability, PutStreamRequest, PutStreamResponse, entities_client::EntitiesClient, put_stream_request,
 };
 use anyhow::{Result, anyhow};
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::{client::Shown, exchange::Original, failure::Failure, ledger::Ledger};
 
@@ -40,82 +44,150 @@ pub(crate) enum Prepared {
     Skipped,
 }
 
+/// How often an item is sent that the server cannot take just then, as nodes of its ring do not answer, say.
+const TRIES: u32 = 6;
+/// How long nothing is sent before the second time; twice as long before each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// An item to be sent.
+struct Outgoing {
+    origin: Origin,
+    label: String,
+    item: put_stream_request::Item,
+    /// How often it was sent before.
+    tries: u32,
+}
+
 /// Items that the reader prepared, or why it cannot go on.
 pub(crate) type Batch = Result<Vec<Prepared>>;
 
-/// Sends everything that comes out of `batches`, to be acknowledged so, and notes each answer in `ledger`.
+/// Sends everything that comes out of `batches`, to be acknowledged so, and notes each answer in `ledger`. What the server cannot take just then is
+/// sent again.
 ///
 /// # Errors
 /// When the reader fails or the call breaks; what was acknowledged until then is in the ledger.
 pub(crate) async fn send(
-    mut client: EntitiesClient<Shown>,
+    client: EntitiesClient<Shown>,
     mut batches: mpsc::Receiver<Batch>,
     window: usize,
-    (durability, consistency): (Durability, i32),
+    terms: (Durability, i32),
     ledger: &mut Ledger,
 ) -> Result<()> {
-    let (sender, receiver) = mpsc::channel(window);
-    let mut sender = Some(sender);
-    let mut call =
-        Call::Opening(Box::pin(async move { client.put_stream(ReceiverStream::new(receiver)).await }));
-    let mut unanswered: HashMap<u64, (Origin, String)> = HashMap::new();
-    let mut queue: VecDeque<Prepared> = VecDeque::new();
-    let mut sequence = 0;
-    let mut exhausted = false;
+    let mut sending = Sending { queue: VecDeque::new(), paused_until: Instant::now(), exhausted: false };
     loop {
-        while unanswered.len() < window
-            && let Some(prepared) = queue.pop_front()
-        {
+        let late = sending.call(client.clone(), &mut batches, (window, terms), ledger).await?;
+        if late.is_empty() {
+            return Ok(());
+        }
+        sending.queue.extend(late);
+    }
+}
+
+/// What is to be sent still.
+struct Sending {
+    queue: VecDeque<Outgoing>,
+    paused_until: Instant,
+    /// Nothing more comes from the reader.
+    exhausted: bool,
+}
+
+impl Sending {
+    /// Makes one call of everything. Gives what is to be sent again, and was refused when the call could take no more.
+    async fn call(
+        &mut self,
+        mut client: EntitiesClient<Shown>,
+        batches: &mut mpsc::Receiver<Batch>,
+        (window, (durability, consistency)): (usize, (Durability, i32)),
+        ledger: &mut Ledger,
+    ) -> Result<Vec<Outgoing>> {
+        let (sender, receiver) = mpsc::channel(window);
+        let mut sender = Some(sender);
+        let mut call =
+            Call::Opening(Box::pin(async move { client.put_stream(ReceiverStream::new(receiver)).await }));
+        let mut unanswered: HashMap<u64, Outgoing> = HashMap::new();
+        let mut late = Vec::new();
+        let mut sequence = 0;
+        loop {
+            while unanswered.len() < window
+                && self.paused_until <= Instant::now()
+                && let Some(outgoing) = self.queue.pop_front()
+            {
+                sequence += 1;
+                let message = PutStreamRequest {
+                    sequence,
+                    item: Some(outgoing.item.clone()),
+                    durability: durability as i32,
+                    consistency,
+                };
+                unanswered.insert(sequence, outgoing);
+                if sender.as_ref().is_none_or(|sender| sender.try_send(message).is_err()) {
+                    // The call has ended; its answer says why.
+                    sender = None;
+                    self.exhausted = true;
+                    self.queue.clear();
+                }
+            }
+            if self.exhausted && self.queue.is_empty() {
+                // Tells the server that no more will come; it ends the call after the last answer.
+                sender = None;
+            }
+            tokio::select! {
+                answer = call.next() => match answer {
+                    Ok(Some(answer)) => {
+                        let Some(mut sent) = unanswered.remove(&answer.sequence) else {
+                            return Err(anyhow!("the server answered item {}, which was not sent", answer.sequence));
+                        };
+                        sent.tries += 1;
+                        // Of what has the same name the last must stay the last.
+                        let is_last = || unanswered.values().chain(&self.queue).all(|other| other.label != sent.label);
+                        if !is_unavailable(&answer) || sent.tries >= TRIES || !is_last() {
+                            note(&answer, &sent.origin, &sent.label, ledger)?;
+                            continue;
+                        }
+                        let pause = FIRST_PAUSE * (1 << (sent.tries - 1));
+                        self.paused_until = self.paused_until.max(Instant::now() + pause);
+                        match sender {
+                            Some(_) => self.queue.push_back(sent),
+                            None => late.push(sent),
+                        }
+                    }
+                    Ok(None) if sender.is_none() && unanswered.is_empty() => return Ok(late),
+                    Ok(None) => {
+                        let left = unanswered.len();
+                        return Err(anyhow!("the server ended the stream with {left} items unanswered"));
+                    }
+                    Err(status) => {
+                        let left = unanswered.len();
+                        let context = format!("the stream broke with {left} items sent and unanswered");
+                        return Err(Failure::from_status(status).context(context));
+                    }
+                },
+                () = sleep_until(self.paused_until), if !self.queue.is_empty() && unanswered.len() < window => {}
+                batch = batches.recv(), if !self.exhausted && self.queue.is_empty() => match batch {
+                    Some(batch) => self.take(batch?, ledger)?,
+                    None => self.exhausted = true,
+                },
+            }
+        }
+    }
+
+    fn take(&mut self, batch: Vec<Prepared>, ledger: &mut Ledger) -> Result<()> {
+        for prepared in batch {
             match prepared {
                 Prepared::Skipped => ledger.skipped(),
                 Prepared::Bad { origin, reason } => ledger.rejected(&origin, "INVALID_ARGUMENT", &reason)?,
                 Prepared::Ready { origin, label, item } => {
-                    sequence += 1;
-                    unanswered.insert(sequence, (origin, label));
-                    let message = PutStreamRequest {
-                        sequence,
-                        item: Some(item),
-                        durability: durability as i32,
-                        consistency,
-                    };
-                    if sender.as_ref().is_none_or(|sender| sender.try_send(message).is_err()) {
-                        // The call has ended; its answer says why.
-                        sender = None;
-                        exhausted = true;
-                        queue.clear();
-                    }
+                    self.queue.push_back(Outgoing { origin, label, item, tries: 0 });
                 }
             }
         }
-        if exhausted && queue.is_empty() {
-            // Tells the server that no more will come; it ends the call after the last answer.
-            sender = None;
-        }
-        tokio::select! {
-            answer = call.next() => match answer {
-                Ok(Some(answer)) => {
-                    let Some((origin, label)) = unanswered.remove(&answer.sequence) else {
-                        return Err(anyhow!("the server answered item {}, which was not sent", answer.sequence));
-                    };
-                    note(&answer, &origin, &label, ledger)?;
-                }
-                Ok(None) if sender.is_none() && unanswered.is_empty() => return Ok(()),
-                Ok(None) => {
-                    let left = unanswered.len();
-                    return Err(anyhow!("the server ended the stream with {left} items unanswered"));
-                }
-                Err(status) => {
-                    let left = unanswered.len();
-                    let context = format!("the stream broke with {left} items sent and unanswered");
-                    return Err(Failure::from_status(status).context(context));
-                }
-            },
-            batch = batches.recv(), if !exhausted && queue.is_empty() => match batch {
-                Some(batch) => queue.extend(batch?),
-                None => exhausted = true,
-            },
-        }
+        Ok(())
     }
+}
+
+fn is_unavailable(answer: &PutStreamResponse) -> bool {
+    let status = answer.result.as_ref().and_then(|result| result.status.as_ref());
+    status.is_some_and(|status| Code::from_i32(status.code) == Code::Unavailable)
 }
 
 fn note(answer: &PutStreamResponse, origin: &Origin, label: &str, ledger: &mut Ledger) -> Result<()> {

@@ -1,6 +1,11 @@
 //! The sender against a server of the test's own: answers late, out of order, refused or not at all.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use allidb_api::v1::{
     self, ItemResult,
@@ -255,4 +260,27 @@ async fn a_reader_that_fails_stops_the_import() {
     let accepts = |taken: Vec<PutStreamRequest>| taken.iter().map(|item| answer(item.sequence, 0)).collect();
     let (result, _, _) = sent(Fake { together: 1, answers: accepts }, batches, dir.path()).await;
     assert!(result.unwrap_err().to_string().contains("not UTF-8"));
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_just_then_is_sent_again_but_not_for_ever() {
+    static ROUNDS: AtomicU64 = AtomicU64::new(0);
+    let dir = tempfile::tempdir().unwrap();
+    // Each other item of the first messages, and one for ever.
+    let unavailable = |taken: Vec<PutStreamRequest>| {
+        let is_early = ROUNDS.fetch_add(1, Ordering::Relaxed) < 3;
+        let is_refused = |item: &PutStreamRequest| {
+            let Some(Item::Entity(entity)) = &item.item else { return false };
+            let id = &entity.r#ref.as_ref().unwrap().id;
+            id == "7" || (is_early && item.sequence % 2 == 0)
+        };
+        taken.iter().map(|item| answer(item.sequence, if is_refused(item) { 14 } else { 0 })).collect()
+    };
+    let batches = vec![Ok((0..10).map(entity).collect())];
+    let (result, counts, mut labels) =
+        sent(Fake { together: 1, answers: unavailable }, batches, dir.path()).await;
+    result.unwrap();
+    labels.sort_by_key(|label| label.parse::<u64>().unwrap());
+    assert_eq!(labels, ["0", "1", "2", "3", "4", "5", "6", "8", "9"]);
+    assert_eq!((counts.acknowledged, counts.rejected), (9, 1));
 }

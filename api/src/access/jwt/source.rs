@@ -184,7 +184,7 @@ async fn keep_reading(place: KeySetPlace, told: watch::Sender<Arc<KeySet>>, aske
             Err(error) => {
                 let why = error.to_string();
                 if why != said {
-                    tracing::error!(%error, "the keys of tokens from before stay good");
+                    tracing::error!(%error, "the keys of tokens cannot be read: those from before stay good, if there are any");
                     said = why;
                 }
                 let wait = pause.min(place.reads_every());

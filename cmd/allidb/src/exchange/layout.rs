@@ -17,7 +17,7 @@ use super::{
     entity_columns::{VECTORS, is_attribute},
 };
 use crate::{
-    entity_json::{chunk_to_json, edge_to_json, entity_to_json, id_of, other_collection},
+    entity_json::{OUTPUT_ONLY, chunk_to_json, edge_to_json, entity_to_json, id_of, other_collection},
     value_json::{self, Values},
     vector_numbers,
 };
@@ -160,10 +160,16 @@ impl Layout {
     }
 }
 
-/// An item as a line of JSON.
+/// An item as a line of JSON, without what is the server's to say.
 pub(super) fn line(item: &Item) -> Json {
     match item {
-        Item::Entity(entity) => entity_to_json(entity),
+        Item::Entity(entity) => {
+            let mut line = entity_to_json(entity);
+            if let Json::Object(fields) = &mut line {
+                fields.retain(|name, _| !OUTPUT_ONLY.contains(&name.as_str()));
+            }
+            line
+        }
         Item::Edge(edge) => edge_to_json(edge),
     }
 }
