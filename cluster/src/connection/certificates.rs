@@ -2,6 +2,7 @@
 
 use std::{
     fmt, fs, io,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,11 +10,14 @@ use std::{
 
 use rustls::{
     ClientConfig, DEFAULT_VERSIONS, RootCertStore, ServerConfig,
+    client::verify_server_name,
     crypto::{CryptoProvider, ring},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::{ParsedCertificate, WebPkiClientVerifier},
 };
+use time::OffsetDateTime;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// How often it is looked whether the files have changed.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
@@ -52,7 +56,7 @@ pub enum CertificateError {
         /// What is wrong with it.
         why: String,
     },
-    /// They do not belong together, or are of a kind that is not known.
+    /// They do not belong together, are of a kind that is not known, or nobody would accept them.
     #[error("the certificate {} and its key {} cannot be used: {why}", certificate.display(), key.display())]
     Unusable {
         /// The file of the certificate.
@@ -91,17 +95,30 @@ impl fmt::Debug for Certificates {
 
 impl Certificates {
     /// Reads the files, and again whenever they change: what cannot be used then is said in the log, and what was read before goes on to be
-    /// used. To be called within a runtime.
+    /// used. If there is a `name` that others ask for, the certificate must be for it. One that is not good yet, or no longer, is said in the
+    /// log alone: what does not depend on it is served, and another one is taken once it is there. To be called within a runtime.
     ///
     /// # Errors
-    /// If they cannot be read, or do not belong together.
-    pub fn read(files: CertificateFiles) -> Result<Self, CertificateError> {
+    /// If they cannot be read, do not belong together, or the certificate is for another name.
+    pub fn read(
+        files: CertificateFiles,
+        name: Option<ServerName<'static>>,
+    ) -> Result<Self, CertificateError> {
         // Before they are read: what changes meanwhile is read again.
         let stamps = Stamps::of(&files);
-        let (told, now) = watch::channel(Arc::new(Material::read(files)?));
+        let material = Material::read(files, name)?;
+        if let Err(error) = material.check_term(OffsetDateTime::now_utc()) {
+            tracing::error!(%error, "others will refuse this certificate; another one is read as soon as it is there");
+        }
+        let (told, now) = watch::channel(Arc::new(material));
         let mut looking = JoinSet::new();
         looking.spawn(look(told, stamps));
         Ok(Self { now, _looking: Arc::new(looking) })
+    }
+
+    /// Until when the certificate is good that is shown now.
+    pub fn good_until(&self) -> OffsetDateTime {
+        *self.now().good.end()
     }
 
     /// What they held last.
@@ -112,15 +129,14 @@ impl Certificates {
 
 /// Reads the files again when they have changed.
 async fn look(told: watch::Sender<Arc<Material>>, mut known: Stamps) {
-    let files = told.borrow().files.clone();
     let mut said = String::new();
     loop {
         sleep(LOOKS_EVERY).await;
-        let files = files.clone();
+        let material = Arc::clone(&told.borrow());
         let before = known.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let stamps = Stamps::of(&files);
-            (stamps != before).then(|| (stamps, Material::read(files)))
+            let stamps = Stamps::of(&material.files);
+            (stamps != before).then(|| (stamps, material.renewed(OffsetDateTime::now_utc())))
         });
         match looked.await {
             Ok(None) => {}
@@ -130,7 +146,7 @@ async fn look(told: watch::Sender<Arc<Material>>, mut known: Stamps) {
                 tracing::info!(certificate = %material.files.certificate.display(), "certificates were read again");
                 told.send_replace(Arc::new(material));
             }
-            // One file may be written after the other: they are read until they fit.
+            // One file may be written after the other, and a certificate before it is good: they are read until they can be used.
             Ok(Some((_, Err(error)))) => {
                 let why = error.to_string();
                 if why != said {
@@ -163,14 +179,19 @@ impl Stamps {
 /// What the files held at one time.
 pub(crate) struct Material {
     files: CertificateFiles,
+    name: Option<ServerName<'static>>,
     chain: Vec<CertificateDer<'static>>,
+    /// When the first of the chain is good: the others are other people's.
+    good: RangeInclusive<OffsetDateTime>,
     key: PrivateKeyDer<'static>,
     trusted: Option<Arc<RootCertStore>>,
 }
 
 impl Material {
-    fn read(files: CertificateFiles) -> Result<Self, CertificateError> {
+    fn read(files: CertificateFiles, name: Option<ServerName<'static>>) -> Result<Self, CertificateError> {
         let chain = certificates("certificate", &files.certificate)?;
+        // There is one.
+        let good = term(&chain[0]).map_err(|why| garbled("certificate", &files.certificate, &why))?;
         let key = PrivateKeyDer::from_pem_slice(&contents("key", &files.key)?)
             .map_err(|error| garbled("key", &files.key, &error))?;
         let trusted = match &files.authority {
@@ -184,10 +205,39 @@ impl Material {
                 Some(Arc::new(trusted))
             }
         };
-        let material = Self { files, chain, key, trusted };
+        let material = Self { files, name, chain, good, key, trusted };
         let shown = if material.trusted.is_some() { Shown::Must } else { Shown::NoMatter };
         material.server(shown)?;
+        material.check_name()?;
         Ok(material)
+    }
+
+    /// What the files hold by now, unless others would refuse it.
+    fn renewed(&self, now: OffsetDateTime) -> Result<Self, CertificateError> {
+        let material = Self::read(self.files.clone(), self.name.clone())?;
+        // The same may have ended meanwhile. That must not keep what else has changed, such as who is trusted, from being used.
+        if material.chain != self.chain {
+            material.check_term(now)?;
+        }
+        Ok(material)
+    }
+
+    fn check_name(&self) -> Result<(), CertificateError> {
+        let Some(name) = &self.name else { return Ok(()) };
+        ParsedCertificate::try_from(&self.chain[0])
+            .and_then(|shown| verify_server_name(&shown, name))
+            .map_err(|error| self.unusable(format!("it must be for the name {:?}: {error}", name.to_str())))
+    }
+
+    fn check_term(&self, now: OffsetDateTime) -> Result<(), CertificateError> {
+        let (from, until) = (self.good.start(), self.good.end());
+        if now < *from {
+            return Err(self.unusable(format!("it is good from {from} on, and not yet")));
+        }
+        if now > *until {
+            return Err(self.unusable(format!("it was good until {until}")));
+        }
+        Ok(())
     }
 
     /// How connections are taken.
@@ -253,6 +303,117 @@ fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'s
     Ok(read)
 }
 
+/// When a certificate is good.
+fn term(certificate: &CertificateDer<'_>) -> Result<RangeInclusive<OffsetDateTime>, String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| error.to_string())?;
+    let validity = certificate.validity();
+    Ok(validity.not_before.to_datetime()..=validity.not_after.to_datetime())
+}
+
 fn garbled(what: &'static str, path: &Path, why: &dyn fmt::Display) -> CertificateError {
     CertificateError::Garbled { what, path: path.to_owned(), why: why.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use tempfile::TempDir;
+    use time::Duration as Span;
+
+    use super::*;
+
+    fn days(from_now: i64) -> OffsetDateTime {
+        OffsetDateTime::now_utc() + Span::days(from_now)
+    }
+
+    fn ring() -> Option<ServerName<'static>> {
+        Some("allidb".try_into().expect("a name"))
+    }
+
+    fn places(dir: &TempDir) -> CertificateFiles {
+        let path = |name: &str| dir.path().join(name);
+        CertificateFiles { certificate: path("c.pem"), key: path("k.pem"), authority: Some(path("a.pem")) }
+    }
+
+    /// Writes a certificate that begins and ends so many days from now, with its key; what is returned is the same as an authority.
+    fn make(files: &CertificateFiles, name: &str, (from, until): (i64, i64)) -> String {
+        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+        (params.not_before, params.not_after) = (days(from), days(until));
+        let key = KeyPair::generate().expect("a key");
+        let pem = params.self_signed(&key).expect("signed").pem();
+        fs::write(&files.certificate, &pem).expect("written");
+        fs::write(&files.key, key.serialize_pem()).expect("written");
+        pem
+    }
+
+    /// Files of a certificate that are complete.
+    fn made(dir: &TempDir, name: &str, term: (i64, i64)) -> CertificateFiles {
+        let files = places(dir);
+        let pem = make(&files, name, term);
+        fs::write(dir.path().join("a.pem"), pem).expect("written");
+        files
+    }
+
+    /// Why something is refused, without what it would be otherwise, which holds a key.
+    fn refusal(read: Result<Material, CertificateError>) -> String {
+        match read {
+            Ok(_) => panic!("it is taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn what_others_would_refuse_replaces_nothing() {
+        let dir = TempDir::new().expect("a directory");
+        let files = made(&dir, "allidb", (-1, 9));
+        let material = Material::read(files.clone(), ring()).expect("it is good");
+        let now = OffsetDateTime::now_utc();
+        for (name, term, why) in [
+            ("allidb", (-9, -1), "was good until"),
+            ("allidb", (1, 9), "not yet"),
+            ("another", (-1, 9), "must be for the name \"allidb\""),
+        ] {
+            make(&files, name, term);
+            let refused = refusal(material.renewed(now));
+            assert!(refused.contains(why) && refused.contains("c.pem"), "{refused}");
+        }
+        make(&files, "allidb", (1, 9));
+        material.renewed(days(2)).expect("by then it is good");
+        make(&files, "allidb", (-1, 30));
+        let renewed = material.renewed(now).expect("it is good");
+        assert!(*renewed.good.end() > days(29), "{}", renewed.good.end());
+        // Clients ask for the name of a host, which only they know.
+        make(&files, "another", (-1, 9));
+        Material::read(files, None).expect("any name will do");
+    }
+
+    #[test]
+    fn who_is_trusted_changes_also_once_a_certificate_has_expired() {
+        let dir = TempDir::new().expect("a directory");
+        let files = made(&dir, "allidb", (-1, 9));
+        let material = Material::read(files, ring()).expect("it is good");
+        let authority = dir.path().join("a.pem");
+        let first = fs::read_to_string(&authority).expect("a file");
+        let other = TempDir::new().expect("a directory");
+        let second = make(&places(&other), "other", (-1, 9));
+        fs::write(&authority, first + &second).expect("written");
+        let renewed = material.renewed(days(10)).expect("the certificate is the same");
+        assert_eq!(renewed.trusted.map(|trusted| trusted.len()), Some(2));
+    }
+
+    #[tokio::test]
+    async fn a_start_is_refused_for_a_wrong_name_and_not_for_a_wrong_time() {
+        let dir = TempDir::new().expect("a directory");
+        let files = made(&dir, "another", (-1, 9));
+        let refused = Certificates::read(files.clone(), ring()).expect_err("for another name").to_string();
+        assert!(refused.contains("allidb"), "{refused}");
+        for term in [(-9, -1), (1, 9)] {
+            make(&files, "allidb", term);
+            let certificates =
+                Certificates::read(files.clone(), ring()).expect("others may still be talked to");
+            assert!(certificates.now().check_term(OffsetDateTime::now_utc()).is_err(), "{term:?}");
+            let apart = certificates.good_until() - days(term.1);
+            assert!(apart.abs() < Span::minutes(1), "{apart:?}");
+        }
+    }
 }

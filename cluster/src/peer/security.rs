@@ -10,7 +10,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tower::service_fn;
 
 use crate::{
-    connection::{Certificates, Incoming, Protocol, Security, Shown},
+    connection::{CertificateError, CertificateFiles, Certificates, Incoming, Protocol, Security, Shown},
     peer::{Connector, endpoint, plaintext},
 };
 
@@ -22,6 +22,17 @@ pub struct PeerTls {
     /// The name that certificates of nodes are for: wherever a node runs, it is the same. Whoever has one for another name is no node, be it
     /// of the same authority.
     pub name: ServerName<'static>,
+}
+
+impl PeerTls {
+    /// Reads the files of a node, whose certificate must be for the name.
+    ///
+    /// # Errors
+    /// As [`Certificates::read`].
+    pub fn read(files: CertificateFiles, name: ServerName<'static>) -> Result<Self, CertificateError> {
+        let certificates = Certificates::read(files, Some(name.clone()))?;
+        Ok(Self { certificates, name })
+    }
 }
 
 /// An error and what lies behind it: the first says little of why a connection fails.

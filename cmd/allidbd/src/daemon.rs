@@ -12,7 +12,7 @@ use allidb_api::{
     metrics, rest,
     server::{self, Contract, Settings},
 };
-use allidb_cluster::Coordinator;
+use allidb_cluster::{Coordinator, PeerTls};
 use anyhow::Context;
 use tokio::{
     net::TcpListener,
@@ -21,7 +21,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 
-use crate::{Config, figures, port_file, process, wire};
+use crate::{Config, certificates::Own, figures, port_file, process, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
@@ -66,7 +66,8 @@ impl Daemon {
             true => None,
             false => Some(bind("ring.listen", config.ring.listen).await?.0),
         };
-        let [grpc_port, http_port] = wire::incoming(&config, [grpc_port, http_port])?;
+        let own = Own::read(&config)?;
+        let [grpc_port, http_port] = wire::incoming(&config, [grpc_port, http_port], own.ports.clone())?;
         warn_of_open_ports(&config, grpc);
 
         let (stop_grpc, grpc_stopped) = watch::channel(false);
@@ -101,7 +102,7 @@ impl Daemon {
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 
         tracing::info!(data_dir = %config.data_dir.display(), "opening");
-        let (coordinator, access, settings) = open(config.clone(), ring).await?;
+        let (coordinator, access, settings) = open(config.clone(), ring, own.ring).await?;
         guard.set(access.clone()).ok();
         // Nobody else sets it.
         opened.set(coordinator.clone()).ok();
@@ -237,11 +238,15 @@ async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener,
 }
 
 /// Reads the embedding model first, which does not take long, and fails before the store is touched.
-async fn open(config: Config, ring: Option<TcpListener>) -> anyhow::Result<(Coordinator, Access, Settings)> {
+async fn open(
+    config: Config,
+    ring: Option<TcpListener>,
+    tls: Option<PeerTls>,
+) -> anyhow::Result<(Coordinator, Access, Settings)> {
     let reading = config.clone();
     let settings = tokio::task::spawn_blocking(move || wire::settings(&reading));
     let settings = settings.await.context("reading the settings broke off")??;
-    let coordinator = wire::open(&config, ring).await?;
+    let coordinator = wire::open(&config, ring, tls).await?;
     // In the directory that is this daemon's alone by now.
     let access = wire::access(&config, &coordinator)?;
     Ok((coordinator, access, settings))

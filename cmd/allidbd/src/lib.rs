@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`build`] | what this release is, and was built from |
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
+//! | `certificates` | those that are shown |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
 //! | `files`, `logs`, `port_file`, `process`, `signals`, `traces` | what a process owes to whoever runs it |
@@ -12,6 +13,7 @@
 
 mod args;
 pub mod build;
+mod certificates;
 pub mod config;
 mod daemon;
 mod figures;

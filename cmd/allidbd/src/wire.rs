@@ -8,8 +8,8 @@ use allidb_api::{
     server::Settings,
 };
 use allidb_cluster::{
-    CertificateFiles, Certificates, Coordinator, HintLimits, Incoming, MemberOptions, PeerTls, Protocol,
-    PurgeTerms, Security, Shown, SnapshotPlace,
+    Certificates, Coordinator, HintLimits, Incoming, MemberOptions, PeerTls, Protocol, PurgeTerms, Security,
+    Shown, SnapshotPlace,
 };
 use allidb_index::model::Limits;
 use anyhow::{Context, bail};
@@ -28,8 +28,12 @@ const EMBEDDING_KEY: &str = "ALLIDB_EMBEDDING_KEY";
 const QUEUE: usize = 1_024;
 
 /// Opens the store and everything above it. `ring` is where other nodes are listened to, if there are any; until they have founded the ring
-/// together this waits.
-pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::Result<Coordinator> {
+/// together this waits. `tls` is what they are shown.
+pub(crate) async fn open(
+    config: &Config,
+    ring: Option<TcpListener>,
+    tls: Option<PeerTls>,
+) -> anyhow::Result<Coordinator> {
     let dir = &config.data_dir;
     std::fs::create_dir_all(dir)
         .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
@@ -38,7 +42,7 @@ pub(crate) async fn open(config: &Config, ring: Option<TcpListener>) -> anyhow::
         None => {
             spawn_blocking(move || Coordinator::open(node)).await.context("opening the store broke off")?
         }
-        Some(listener) => Coordinator::join(node, member(&config.ring)?, listener).await,
+        Some(listener) => Coordinator::join(node, member(&config.ring, tls), listener).await,
     };
     opened.with_context(|| format!("cannot open the data directory {}", dir.display()))
 }
@@ -52,17 +56,16 @@ fn place(config: &Config) -> anyhow::Result<Option<SnapshotPlace>> {
 }
 
 /// The connections of the gRPC port and of the HTTP port, with certificates if there are any.
-pub(crate) fn incoming(config: &Config, [grpc, http]: [TcpListener; 2]) -> anyhow::Result<[Incoming; 2]> {
-    let options = &config.listen;
+pub(crate) fn incoming(
+    config: &Config,
+    [grpc, http]: [TcpListener; 2],
+    certificates: Option<Certificates>,
+) -> anyhow::Result<[Incoming; 2]> {
     let most = files::connections(config.limits.connections);
-    let (Some(certificate), Some(key)) = (&options.certificate_file, &options.key_file) else {
+    let Some(certificates) = certificates else {
         return Ok([Incoming::plain(grpc, most)?, Incoming::plain(http, most)?]);
     };
-    let (certificate, key, authority) =
-        (certificate.clone(), key.clone(), options.client_authority_file.clone());
-    let asks = authority.is_some();
-    let certificates = Certificates::read(CertificateFiles { certificate, key, authority })
-        .context("the certificates of the ports (`listen`) cannot be used")?;
+    let asks = config.listen.client_authority_file.is_some();
     let secure = |listener, shown, protocol| {
         let shown = if asks { shown } else { Shown::NoMatter };
         let certificates = certificates.clone();
@@ -72,22 +75,8 @@ pub(crate) fn incoming(config: &Config, [grpc, http]: [TcpListener; 2]) -> anyho
     Ok([secure(grpc, Shown::Must, Protocol::Http2)?, secure(http, Shown::MayBe, Protocol::Http1)?])
 }
 
-fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
-    let tls = match (&ring.certificate_file, &ring.key_file, &ring.authority_file) {
-        (Some(certificate), Some(key), Some(_)) => {
-            let (certificate, key, authority) =
-                (certificate.clone(), key.clone(), ring.authority_file.clone());
-            let certificates = Certificates::read(CertificateFiles { certificate, key, authority })
-                .context("the certificates between nodes (`ring`) cannot be used")?;
-            let name = ring.certificate_name.clone();
-            let name = name.try_into().with_context(|| {
-                format!("`ring.certificate_name` is {:?}, which is no name", ring.certificate_name)
-            })?;
-            Some(PeerTls { certificates, name })
-        }
-        _ => None,
-    };
-    Ok(MemberOptions {
+fn member(ring: &RingOptions, tls: Option<PeerTls>) -> MemberOptions {
+    MemberOptions {
         ring: ring.name.clone(),
         address: ring.address(),
         founders: ring.founders.clone(),
@@ -108,7 +97,7 @@ fn member(ring: &RingOptions) -> anyhow::Result<MemberOptions> {
         repair_every: ring.repair_every.0,
         purge: PurgeTerms { every: ring.purge_every.0, behind: ring.purge_behind.0 },
         move_bytes_per_second: ring.move_bytes_per_second.0,
-    })
+    }
 }
 
 /// What the gRPC port is told. Reads the model that turns texts into vectors, if there is one.
