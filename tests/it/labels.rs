@@ -82,6 +82,7 @@ fn allowed(nodes: BTreeSet<String>) -> BTreeMap<&'static str, BTreeSet<String>> 
         ("keyspace", of(KEYSPACES)),
         ("outcome", of(&["answered", "failed", "withheld", "sent", "lost", "received"])),
         ("node", nodes),
+        ("port", of(&["grpc", "http", "ring"])),
     ])
 }
 
@@ -191,9 +192,14 @@ async fn labels_have_few_values_whatever_is_called() {
     }
     // All that was called is in them.
     let (_, figures) = ring.nodes[0].get("/metrics").await.expect("answered");
-    for told in
-        ["service=\"other\"", "method=\"Put\"", "node=\"", "keyspace=\"entity\"", "outcome=\"answered\""]
-    {
+    for told in [
+        "service=\"other\"",
+        "method=\"Put\"",
+        "node=\"",
+        "keyspace=\"entity\"",
+        "outcome=\"answered\"",
+        "port=\"ring\"",
+    ] {
         assert!(figures.contains(told), "{told}");
     }
 }

@@ -23,6 +23,14 @@ impl Own {
         };
         Ok(Self { ports: of_ports(&config.listen)?, ring })
     }
+
+    /// Until when what is shown at each port is good, in seconds since 1970.
+    pub(crate) fn ends(&self) -> impl Iterator<Item = (&'static str, i64)> {
+        let ring = self.ring.as_ref().map(|tls| &tls.certificates);
+        [("grpc", self.ports.as_ref()), ("http", self.ports.as_ref()), ("ring", ring)]
+            .into_iter()
+            .filter_map(|(port, shown)| Some((port, shown?.good_until().unix_timestamp())))
+    }
 }
 
 fn of_ports(options: &Listen) -> anyhow::Result<Option<Certificates>> {

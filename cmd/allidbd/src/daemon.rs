@@ -79,10 +79,11 @@ impl Daemon {
             move || opened.get().is_some_and(Coordinator::is_ready)
         });
         let figures = {
-            let (recorder, opened) = (recorder.clone(), opened.clone());
+            let (recorder, opened, own) = (recorder.clone(), opened.clone(), own.clone());
             let (data_dir, min_free_bytes) = (config.data_dir.clone(), config.storage.min_free_bytes.0);
             move || {
                 let of_process = process::text(&data_dir, min_free_bytes);
+                figures::certificates(&own);
                 match opened.get() {
                     Some(coordinator) => {
                         figures::export(coordinator);

@@ -9,7 +9,7 @@ use allidb_cluster::{
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 
-use crate::build;
+use crate::{build, certificates::Own};
 
 /// Sets the metrics of what lies beneath the services.
 pub(crate) fn export(coordinator: &Coordinator) {
@@ -42,6 +42,15 @@ pub(crate) fn export(coordinator: &Coordinator) {
             "Edges, and ends of edges, that were delivered",
             delivered,
         );
+    }
+}
+
+/// Sets until when the certificates are good that are shown.
+pub(crate) fn certificates(own: &Own) {
+    const NAME: &str = "allidb_certificate_expires_timestamp_seconds";
+    for (port, end) in own.ends() {
+        describe_gauge!(NAME, "When the certificate expires that is shown at a port, in seconds since 1970");
+        gauge!(NAME, "port" => port).set(end as f64);
     }
 }
 

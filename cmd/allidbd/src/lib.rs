@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`build`] | what this release is, and was built from |
 //! | [`config`] | every option, and how file, environment and flags make the effective ones |
-//! | `certificates` | those that are shown |
+//! | `certificates` | those that are shown, and until when they are good |
 //! | `daemon` | the parts put together: starts, serves, drains |
 //! | `wire` | options to the parts' own settings, the parts' figures to metrics |
 //! | `files`, `logs`, `port_file`, `process`, `signals`, `traces` | what a process owes to whoever runs it |

@@ -12,8 +12,9 @@ use serde_json::Value as Json;
 
 use crate::{daemon::eventually, runbooks::Ring};
 
-/// What only a daemon tells that has measured it.
-const RARE: [&str; 1] = ["allidb_vectors_recall"];
+/// What only a daemon tells that has measured it, or shows certificates, and the labels of it.
+const RARE: [(&str, &[&str]); 2] =
+    [("allidb_vectors_recall", &[]), ("allidb_certificate_expires_timestamp_seconds", &["port"])];
 /// Whom Prometheus asked, which it says of everything.
 const OF_TARGETS: [&str; 2] = ["job", "instance"];
 
@@ -62,9 +63,9 @@ fn figures() -> Figures {
         }
     }
     let told = read("cmd/allidbd/src/figures.rs");
-    for name in RARE {
+    for (name, labels) in RARE {
         assert!(told.contains(&format!("\"{name}\"")), "{name} is not told any more");
-        figures.entry(name.to_owned()).or_default();
+        figures.entry(name.to_owned()).or_default().extend(labels.iter().map(|label| (*label).to_owned()));
     }
     figures.values_mut().for_each(|labels| labels.extend(OF_TARGETS.map(str::to_owned)));
     figures

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::Output,
     sync::Arc,
+    time::SystemTime,
 };
 
 use rustls::{
@@ -69,6 +70,16 @@ impl Files {
         stream.read_to_string(&mut answer).expect("answered");
         let shown = stream.conn.peer_certificates().and_then(|shown| shown.first()).expect("a certificate");
         (answer, shown.to_vec())
+    }
+
+    /// For how many days what is shown at a port is still good, as the daemon tells.
+    fn days_left(&self, daemon: &Daemon, port: &str) -> f64 {
+        let (figures, _) = self.get(daemon.http(), "/metrics", Some("ops"));
+        let start = format!("allidb_certificate_expires_timestamp_seconds{{port=\"{port}\"}} ");
+        let end = figures.lines().find_map(|line| line.strip_prefix(&start));
+        let end: f64 = end.unwrap_or_else(|| panic!("{port}: {figures}")).parse().expect("a number");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("after 1970");
+        (end - now.as_secs_f64()) / 86_400.0
     }
 }
 
@@ -144,11 +155,16 @@ fn certificates_are_renewed_while_clients_call() {
     assert!(files.init(&["--node", "db", "--client", "ops"]).status.success());
     let daemon = launched(dir.path(), &files);
     let (_, before) = files.get(daemon.http(), "/livez", None);
+    for port in ["grpc", "http"] {
+        let left = files.days_left(&daemon, port);
+        assert!((364.0..366.0).contains(&left), "{port}: {left}");
+    }
 
     let again = files.init(&["--node", "db"]);
     assert_eq!(again.status.code(), Some(2), "what is there is not lost by mistake: {again:?}");
     let authority = fs::read(files.path("authority.pem")).expect("a file");
-    let renewed = files.init(&["--output", "json", "--node", "db", "--client", "ops", "--renew"]);
+    let renewed =
+        files.init(&["--output", "json", "--node", "db", "--client", "ops", "--renew", "--days", "30"]);
     assert!(renewed.status.success(), "{renewed:?}");
     let made: Json = serde_json::from_slice(&renewed.stdout).expect("JSON");
     assert_eq!(made["made"].as_array().expect("files").len(), 4, "{made}");
@@ -159,6 +175,8 @@ fn certificates_are_renewed_while_clients_call() {
         let (_, shown) = files.get(daemon.http(), "/livez", None);
         (shown != before).then_some(())
     });
+    let left = files.days_left(&daemon, "grpc");
+    assert!((29.0..31.0).contains(&left), "{left}");
 
     fs::write(files.path("db.pem"), "nonsense").expect("written");
     eventually("a line in the log", || said(dir.path()).contains("cannot be used").then_some(()));
