@@ -7,13 +7,14 @@
 //! | `json` | messages as JSON |
 //! | `transcode` | requests → messages, where the services would take them |
 //! | `answer`, `error` | what is answered, and what goes wrong |
-//! | `origins` | what pages of other sites may do |
+//! | `origins`, `hosts` | what pages of other sites may do |
 //!
 //! A call goes through the same [`SurroundLayer`](crate::layer::SurroundLayer) as one over gRPC, and counts with those.
 
 mod answer;
 mod error;
 mod find;
+mod hosts;
 mod json;
 mod origins;
 mod routes;
@@ -129,8 +130,16 @@ async fn translated<T: Send + 'static>(
 /// The gateway, once there is one: until then nothing is served.
 pub type Opening = Arc<OnceLock<Gateway>>;
 
-/// The routes of the gateway, and `/openapi.json`, which is for everybody. `origins` names the sites whose pages are served.
-pub fn router(gateway: Opening, origins: Vec<String>) -> Router {
+/// Which pages in browsers are served.
+pub struct Pages {
+    /// The sites whose pages are.
+    pub origins: Vec<String>,
+    /// Whether a key or a certificate is asked for, which others' pages have not.
+    pub is_guarded: bool,
+}
+
+/// The routes of the gateway, and `/openapi.json`, which is for everybody but pages that are not served.
+pub fn router(gateway: Opening, Pages { origins, is_guarded }: Pages) -> Router {
     const JSON: [(HeaderName, &str); 1] = [(header::CONTENT_TYPE, "application/json")];
     let mut router = Router::new()
         .route("/openapi.json", get(|| async { (JSON, OPENAPI) }))
@@ -139,7 +148,13 @@ pub fn router(gateway: Opening, origins: Vec<String>) -> Router {
         router = router.route(&format!("/{service}/{{method}}"), any(web));
     }
     let origins: origins::Origins = origins.into();
-    router.with_state(gateway).layer(middleware::from_fn_with_state(origins, origins::check))
+    let router = router
+        .with_state(gateway)
+        .layer(middleware::from_fn_with_state(Arc::clone(&origins), origins::check));
+    match is_guarded {
+        true => router,
+        false => router.layer(middleware::from_fn_with_state(origins, hosts::check)),
+    }
 }
 
 async fn json(State(opening): State<Opening>, request: Request) -> Response {
@@ -243,6 +258,10 @@ mod tests {
         }
     }
 
+    fn pages(origins: &[&str], is_guarded: bool) -> Pages {
+        Pages { origins: origins.iter().map(|origin| (*origin).to_owned()).collect(), is_guarded }
+    }
+
     async fn asked(router: Router, request: http::request::Builder) -> (StatusCode, HeaderMap, String) {
         let request = request.body(Body::empty()).expect("a request");
         let answer = router.oneshot(request).await.expect("infallible");
@@ -253,7 +272,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_served_before_there_is_something_to_serve() {
-        let router = || super::router(Opening::default(), Vec::new());
+        let router = || super::router(Opening::default(), pages(&[], false));
         for path in ["/v1/collections", "/v1/nonsense", "/allidb.v1.Entities/Count"] {
             let (code, headers, body) = asked(router(), Request::builder().uri(path)).await;
             assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE, "{path}");
@@ -266,7 +285,7 @@ mod tests {
 
     #[tokio::test]
     async fn pages_are_served_if_their_site_is_named() {
-        let router = || super::router(Opening::default(), vec!["https://ours.example".to_owned()]);
+        let router = || super::router(Opening::default(), pages(&["https://ours.example"], false));
         let from = |origin: &str| Request::builder().uri("/openapi.json").header("origin", origin);
         let (code, headers, _) = asked(router(), from("https://theirs.example")).await;
         assert_eq!(code, StatusCode::FORBIDDEN);
@@ -281,5 +300,29 @@ mod tests {
         let (code, headers, _) = asked(router(), asks).await;
         assert_eq!(code, StatusCode::NO_CONTENT);
         assert!(headers["access-control-allow-methods"].to_str().expect("text").contains("PUT"));
+    }
+
+    #[tokio::test]
+    async fn pages_whose_name_leads_here_are_not_served() {
+        let ask = async |path: &str, host: &str, is_guarded: bool| {
+            let router = super::router(Opening::default(), pages(&["https://ours.example"], is_guarded));
+            asked(router, Request::builder().uri(path).header("host", host)).await
+        };
+        let soon = StatusCode::SERVICE_UNAVAILABLE;
+        for (path, served) in [
+            ("/openapi.json", StatusCode::OK),
+            ("/v1/collections", soon),
+            ("/allidb.v1.Entities/Count", soon),
+        ] {
+            for host in ["127.0.0.1:7001", "localhost:7001", "ours.example"] {
+                assert_eq!(ask(path, host, false).await.0, served, "{path}, {host}");
+            }
+            let (code, headers, body) = ask(path, "theirs.example:7001", false).await;
+            assert_eq!(code, StatusCode::FORBIDDEN, "{path}");
+            assert!(!headers.contains_key("access-control-allow-origin"));
+            assert!(body.contains("listen.origins"), "{body}");
+            // Their pages have no key.
+            assert_eq!(ask(path, "theirs.example:7001", true).await.0, served, "{path}");
+        }
     }
 }

@@ -98,7 +98,7 @@ impl Daemon {
             (config.listen.client_authority_file.is_some(), config.access.keys_required);
         let guards = Guards { certificates, keys, access: guard.clone() };
         let gateway = rest::Opening::default();
-        let pages = config.listen.origins.clone();
+        let pages = rest::Pages { origins: config.listen.origins.clone(), is_guarded: certificates || keys };
         let routes = http::router(figures, probes.clone(), guards, rest::router(gateway.clone(), pages));
         let http_served = report(failed.clone(), "HTTP", http::serve(http_port, routes, http_stopped));
 

@@ -96,7 +96,8 @@ section! {
         /// A PEM file with the certificate of the authority that has signed those of clients. Whoever has none of them is not served
         /// then, but for the probes.
         client_authority_file: Option<PathBuf> = None;
-        /// The sites (https://example.org) whose pages may ask, as browsers say. Requests of other pages are refused.
+        /// The sites (https://example.org) whose pages may ask, as browsers say. Requests of other pages are refused. Where neither keys nor
+        /// certificates of clients are asked for, so is whatever is asked of other hosts than theirs, localhost, and addresses.
         origins: Vec<String> = Vec::new();
         /// Listens beyond loopback even so: whoever reaches the ports can read and change everything.
         unprotected: bool = false;

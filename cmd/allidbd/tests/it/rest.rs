@@ -33,8 +33,10 @@ async fn ask_bytes(
     body: &[u8],
 ) -> (u16, String, Vec<u8>) {
     let mut stream = TcpStream::connect(address).await.expect("the HTTP port listens");
-    let head =
-        format!("{verb} {path} HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+    let head = format!(
+        "{verb} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n{headers}\r\n",
+        body.len()
+    );
     stream.write_all(&[head.as_bytes(), body].concat()).await.expect("sent");
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).await.expect("answered");
@@ -370,8 +372,8 @@ async fn what_is_under_way_is_finished() {
     let address = site.daemon.http_addr();
     let mut begun = TcpStream::connect(address).await.expect("the HTTP port listens");
     // No other test calls this, and figures are of the whole process.
-    let head =
-        "PATCH /v1/collections/things HTTP/1.0\r\nHost: x\r\nContent-Length: 25\r\n\r\n{\"add_indexes\": ";
+    let head = "PATCH /v1/collections/things HTTP/1.0\r\nHost: localhost\r\nContent-Length: 25\r\n\r\n\
+                {\"add_indexes\": ";
     begun.write_all(head.as_bytes()).await.expect("sent");
     let under_way =
         "allidb_grpc_requests_in_flight{service=\"allidb.v1.Collections\",method=\"UpdateCollection\"} 1";
