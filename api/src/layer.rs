@@ -27,7 +27,7 @@ use allidb_cluster::{Caller, TraceId, TraceParent, note_code};
 
 use crate::{
     access::{AUDIT, Access, Audited, Right},
-    deadline,
+    arrival, deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
     status,
@@ -42,6 +42,7 @@ pub struct SurroundLayer {
     scale: Scale,
     limit: usize,
     bounds: MessageBounds,
+    arrival: Option<Duration>,
 }
 
 impl SurroundLayer {
@@ -50,7 +51,13 @@ impl SurroundLayer {
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let bounds = MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes };
         let scale = Scale::new(request_bytes, incoming_bytes);
-        Self { access: None, slots, scale, limit, bounds }
+        Self { access: None, slots, scale, limit, bounds, arrival: None }
+    }
+
+    /// The message of a request must be here within this time, unless it is a stream of them.
+    #[must_use]
+    pub fn arriving_within(self, limit: Duration) -> Self {
+        Self { arrival: Some(limit), ..self }
     }
 
     /// Calls are let through to whom this admits.
@@ -103,6 +110,10 @@ where
         let bounds = self.layer.bounds;
         let (head, body) = request.into_parts();
         let (body, held) = self.layer.scale.weigh(body);
+        let body = match self.layer.arrival {
+            Some(limit) if !method.takes_stream => arrival::within(limit, body),
+            _ => body,
+        };
         let mut request = Request::from_parts(head, body);
         if let Some(trace) = trace {
             request.extensions_mut().insert(trace);
@@ -115,11 +126,14 @@ where
                 Ok(slot) => Some(slot),
                 Err(_) => {
                     let refusal = status::too_many_requests(self.layer.limit).into_http();
-                    let refusal = SurroundedBody::watch(refusal, call, (None, held), bounds, span);
+                    let room = Arc::new(Room { _slot: None, _held: held });
+                    let refusal = SurroundedBody::watch(refusal, call, room, bounds, span);
                     return Box::pin(async move { Ok(refusal) });
                 }
             }
         };
+        let room = Arc::new(Room { _slot: slot, _held: held });
+        request.extensions_mut().insert(Arc::clone(&room));
         let patience = deadline::requested(request.headers());
         // The one that is ready is this one.
         let next = self.inner.clone();
@@ -127,8 +141,7 @@ where
         let answer =
             in_time(patience, admitted(self.layer.access.clone(), (method, bounds.incoming), inner, request));
         let calling = span.clone();
-        let answering =
-            async move { Ok(SurroundedBody::watch(answer.await?, call, (slot, held), bounds, span)) };
+        let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, room, bounds, span)) };
         Box::pin(answering.instrument(calling))
     }
 }
@@ -213,17 +226,21 @@ pub struct SurroundedBody {
     bounds: MessageBounds,
     span: Span,
     /// Given back with the end of the body, so that streams count as under way.
-    _room: Room,
+    _room: Arc<Room>,
 }
 
 /// A call's place among those that are under way.
-type Room = (Option<OwnedSemaphorePermit>, Arc<Held>);
+/// Requests have it among their extensions, for work that goes on after its caller has gone.
+pub(crate) struct Room {
+    _slot: Option<OwnedSemaphorePermit>,
+    _held: Arc<Held>,
+}
 
 impl SurroundedBody {
     fn watch(
         answer: Response<Body>,
         call: Call,
-        room: Room,
+        room: Arc<Room>,
         bounds: MessageBounds,
         span: Span,
     ) -> Response<Self> {

@@ -9,7 +9,7 @@
 //! | `services` | one file for each service of the contract |
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
-//! | [`layer`], [`metrics`], `oversize`, `weight` | around every call: span, metrics, bounds |
+//! | [`layer`], [`metrics`], `arrival`, `oversize`, `weight` | around every call: span, metrics, bounds |
 //! | [`rest`] | the contract as JSON, and for pages |
 //! | `slow` | the log of slow queries |
 //! | [`server`], [`http`] | the two listeners |
@@ -17,6 +17,7 @@
 //! Nothing here knows a row or an index: every call ends in [`allidb_cluster::Coordinator`].
 
 pub mod access;
+mod arrival;
 mod convert;
 mod deadline;
 pub mod embedding;

@@ -51,10 +51,12 @@ pub(crate) struct Method {
     pub(crate) service: &'static str,
     /// Its name.
     pub(crate) name: &'static str,
+    /// Whether its requests are streams of messages.
+    pub(crate) takes_stream: bool,
 }
 
 /// Anything that is not in the contract, so that callers cannot make up labels.
-const OTHER: Method = Method { service: "other", name: "other" };
+const OTHER: Method = Method { service: "other", name: "other", takes_stream: false };
 
 /// Every method there is, by the path it is called at. Made once from the contract and kept for ever.
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
@@ -65,13 +67,14 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
             let full: &'static str = format!("{}.{}", file.package(), service.name()).leak();
             for method in &service.method {
                 let name: &'static str = method.name().to_owned().leak();
-                methods.insert(format!("/{full}/{name}"), Method { service: full, name });
+                let takes_stream = method.client_streaming();
+                methods.insert(format!("/{full}/{name}"), Method { service: full, name, takes_stream });
             }
         }
     }
     for name in ["Check", "List", "Watch"] {
         let service = "grpc.health.v1.Health";
-        methods.insert(format!("/{service}/{name}"), Method { service, name });
+        methods.insert(format!("/{service}/{name}"), Method { service, name, takes_stream: false });
     }
     methods
 });
@@ -102,7 +105,7 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let Method { service, name } = self.method;
+        let Method { service, name, .. } = self.method;
         let code = code_name(self.code.unwrap_or(Code::Cancelled));
         gauge!(IN_FLIGHT, "service" => service, "method" => name).decrement(1);
         counter!(REQUESTS, "service" => service, "method" => name, "code" => code).increment(1);

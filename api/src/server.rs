@@ -42,6 +42,8 @@ pub struct Settings {
     pub embedder: Option<Embedder>,
     /// Queries that take so long or longer are logged; 0: none.
     pub slow_query: Duration,
+    /// How long the message of a request may take to come.
+    pub arrival: Duration,
 }
 
 impl Default for Settings {
@@ -55,6 +57,7 @@ impl Default for Settings {
             batch_concurrency: 8,
             embedder: None,
             slow_query: Duration::from_secs(1),
+            arrival: Duration::from_secs(30),
         }
     }
 }
@@ -120,6 +123,7 @@ impl Contract {
             settings.message_bytes,
             settings.answer_bytes,
         )
+        .arriving_within(settings.arrival)
         .guarded_by(access);
         macro_rules! bounded {
             ($server:ident) => {

@@ -27,7 +27,7 @@ pub(crate) struct Audited {
 
 /// Who shows what is good for something else.
 #[derive(Debug, thiserror::Error)]
-#[error("shown was {}", .0.as_deref().unwrap_or("nothing"))]
+#[error("shown was {:?}", .0.as_deref().unwrap_or("nothing"))]
 pub(super) struct By(pub(super) Option<Arc<str>>);
 
 impl Audited {

@@ -91,6 +91,11 @@ impl Identity {
         extensions.get::<Self>().cloned().unwrap_or(nobody)
     }
 
+    /// Whether the node's own key was shown, which is of no tenant.
+    fn is_node_s_own(&self) -> bool {
+        self.key.is_some() && self.role.is_none()
+    }
+
     fn may(&self, right: Right) -> bool {
         self.role.is_none_or(|role| right.is_of(role))
     }
@@ -134,8 +139,10 @@ impl Access {
     /// RESOURCE_EXHAUSTED if its tenant has asked too much.
     pub(crate) fn pace(&self, right: Right, identity: &Identity) -> Result<Option<Arc<Meter>>, Status> {
         match right {
-            Right::Anybody | Right::Known | Right::Operate => Ok(None),
-            Right::Read | Right::Write | Right::Define => {
+            // Whoever is flooded by a key can revoke it.
+            Right::Anybody | Right::Known | Right::Operate | Right::Define => Ok(None),
+            Right::Read | Right::Write if identity.is_node_s_own() => Ok(None),
+            Right::Read | Right::Write => {
                 let quota = self.0.coordinator.quota(identity.tenant);
                 self.0.rates.admit(identity.tenant, &quota, Instant::now())
             }

@@ -9,12 +9,15 @@ use std::{
 use axum::body::Body;
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
-use http_body::{Body as HttpBody, Frame};
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use prost_reflect::{MessageDescriptor, MethodDescriptor};
 use tonic::{Code, Status};
 
 use super::{error, json::Message, translated};
 use crate::{layer::SurroundedBody, status};
+
+/// Bytes of an answer that are handed on at a time.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// The answer to a call of a method.
 pub(crate) async fn answer(method: &MethodDescriptor, answered: Response<SurroundedBody>) -> Response<Body> {
@@ -41,12 +44,41 @@ pub(crate) async fn answer(method: &MethodDescriptor, answered: Response<Surroun
         Err(status) => Err(status),
     };
     let written = match whole {
-        Ok(bytes) => translated(bytes.len(), move || line(&kind, &bytes)).await,
+        Ok(bytes) => translated(bytes.len(), move || Ok((line(&kind, &bytes)?, messages))).await,
         Err(status) => Err(status),
     };
     match written {
-        Ok(line) => of_type("application/json", Body::from(line)),
+        Ok((line, messages)) => of_type("application/json", Body::new(Whole { line, _call: messages.body })),
         Err(status) => error::answer(&status),
+    }
+}
+
+/// An answer, whose call is under way until it is sent: who does not read it has it count.
+struct Whole {
+    line: Bytes,
+    _call: SurroundedBody,
+}
+
+impl HttpBody for Whole {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        // Piece by piece: what is taken as a whole counts as sent.
+        let length = self.line.len().min(PIECE_BYTES);
+        let piece = self.line.split_to(length);
+        Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.line.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.line.len() as u64)
     }
 }
 

@@ -15,7 +15,7 @@ use tonic::{Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{find::Found, json, routes::Takes, translated};
-use crate::status;
+use crate::{layer::Room, status};
 
 /// Takes requests with JSON, and has the services answer them.
 #[derive(Clone)]
@@ -42,8 +42,18 @@ impl Service<Request<Body>> for Transcoded {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let found = head.extensions.get::<Arc<Found>>().cloned();
-            let message = match (found, collect(body, limit).await) {
-                (Some(found), Ok(body)) => translated(body.len(), move || message(&found, &body)).await,
+            let room = head.extensions.get::<Arc<Room>>().cloned();
+            let body = collect(body, limit).await;
+            let length = body.as_ref().map_or(0, Bytes::len);
+            let message = match (found, body) {
+                (Some(found), Ok(body)) => {
+                    let translate = move || {
+                        // It goes on though the call is given up, and so counts until then.
+                        let _room = room;
+                        message(&found, &body)
+                    };
+                    translated(length, translate).await
+                }
                 (None, _) => Err(status::internal_error("a request leads to no method")),
                 (_, Err(refusal)) => Err(refusal),
             };

@@ -13,9 +13,9 @@ use allidb_index::{
 
 use super::{Coordinator, Inner, WriteOptions};
 
-/// How often it is looked which tenants are to be counted, and a partition is counted again.
+/// How often it is looked which tenants are to be counted, and some is counted again.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
-/// How long is counted at a stretch what was not counted yet.
+/// How long is counted at a stretch.
 const STRETCH: Duration = Duration::from_millis(20);
 /// So many times as long as counting took nothing is counted then.
 const REST: u32 = 9;
@@ -99,7 +99,7 @@ pub(super) fn count_usage(coordinator: &Arc<Inner>) -> Result<()> {
     begun.map(drop).map_err(|error| Error::Internal(format!("there can be no thread that counts: {error}")))
 }
 
-/// Counts what was not counted yet or, if there is nothing, one partition again. Says how long to rest then; `None`: nobody wants to know.
+/// Counts what was not counted yet or, if there is nothing, some of it again. Says how long to rest then; `None`: nobody wants to know.
 fn count_some(coordinator: &Weak<Inner>, next: &mut usize) -> Option<Duration> {
     let inner = coordinator.upgrade()?;
     let replica = &inner.replica;
@@ -121,11 +121,15 @@ fn count_some(coordinator: &Weak<Inner>, next: &mut usize) -> Option<Duration> {
             }
         }
     }
-    if all_known && !tenants.is_empty() && !held.is_empty() {
+    let pairs = if all_known { tenants.len() * held.len() } else { 0 };
+    for _ in 0..pairs {
         let (tenant, partition) = (*next / held.len(), *next % held.len());
         *next = (*next + 1) % (tenants.len() * held.len());
         if let (Some(tenant), Some(partition)) = (tenants.get(tenant), held.get(partition)) {
             count(*tenant, *partition);
+        }
+        if begun.elapsed() >= STRETCH {
+            break;
         }
     }
     let rest = begun.elapsed() * REST;

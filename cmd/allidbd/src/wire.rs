@@ -111,6 +111,7 @@ pub(crate) fn settings(config: &Config) -> anyhow::Result<Settings> {
         concurrent_streams: config.limits.concurrent_streams,
         batch_concurrency: config.threads.batch_queries,
         slow_query: config.log.slow_query.0,
+        arrival: config.limits.deadline.0,
     })
 }
 

@@ -68,7 +68,8 @@ impl Write {
     pub fn adds(&self) -> bool {
         match self {
             Self::If { write, .. } => write.adds(),
-            Self::Put { .. } | Self::Update(_) | Self::PutEdge(_) => true,
+            Self::Put { .. } | Self::PutEdge(_) => true,
+            Self::Update(patch) => patch.adds(),
             Self::Delete(_)
             | Self::DeleteIf { .. }
             | Self::DropSource { .. }
@@ -148,6 +149,19 @@ pub struct EntityPatch {
 }
 
 impl EntityPatch {
+    /// Whether it sets anything: what only removes leaves less than before.
+    fn adds(&self) -> bool {
+        let sets = self.entity_type.is_some()
+            || matches!(self.importance, Some(Some(_)))
+            || matches!(self.expire_at, Some(Some(_)))
+            || self.sources.as_ref().is_some_and(|sources| !sources.is_empty());
+        self.allow_missing
+            || sets
+            || self.attributes.values().any(Option::is_some)
+            || self.vectors.values().any(Option::is_some)
+            || self.chunks.values().any(Option::is_some)
+    }
+
     /// A patch that changes nothing yet.
     pub fn new(entity: EntityRef) -> Self {
         Self {

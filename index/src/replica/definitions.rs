@@ -238,6 +238,8 @@ impl Replica {
         // After it: who is told of the version is told by the catalogue, too.
         self.catalogue_version.store(version, Ordering::SeqCst);
         drop(gate);
+        let dropping_some = changes.iter().filter(|change| !change.dropped.is_empty());
+        self.usage.forget_dropped(dropping_some.map(|change| change.tenant));
 
         for (change, (nodes, segments)) in dropping().zip(nodes) {
             let id = change.collection.id;

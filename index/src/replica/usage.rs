@@ -46,6 +46,8 @@ struct Known {
     there: Option<Amounts>,
     /// What was written since it was begun to count.
     since: Amounts,
+    /// It was made less by more than writes, and is to be counted soon.
+    is_stale: bool,
 }
 
 /// Of each partition what is known.
@@ -58,6 +60,13 @@ pub(super) struct UsageCounts(RwLock<HashMap<TenantId, Arc<Counted>>>);
 impl UsageCounts {
     fn of(&self, tenant: TenantId) -> Option<Arc<Counted>> {
         self.0.read().get(&tenant).cloned()
+    }
+
+    /// Collections of these went, with all that was in them.
+    pub(super) fn forget_dropped(&self, tenants: impl Iterator<Item = TenantId>) {
+        for counted in tenants.filter_map(|tenant| self.of(tenant)) {
+            counted.lock().iter_mut().for_each(|known| known.is_stale = true);
+        }
     }
 
     /// A write is made.
@@ -145,6 +154,7 @@ impl Replica {
         // Writes are followed from before the snapshot on.
         if let Some(known) = counted.lock().get_mut(place) {
             known.since = Amounts::default();
+            known.is_stale = false;
         }
         let mut there = self.amounts(&self.engine.snapshot(), tenant, partition)?;
         if let Some(known) = counted.lock().get_mut(place) {
@@ -218,12 +228,13 @@ impl Replica {
         Some(Usage { entities, vectors, bytes })
     }
 
-    /// Partitions of these of which nothing is known yet of a tenant.
+    /// Partitions of these of which too little is known of a tenant.
     pub fn uncounted(&self, tenant: TenantId, partitions: &[u16]) -> Vec<u16> {
         let Some(counted) = self.usage.of(tenant) else { return Vec::new() };
         let counted = counted.lock();
-        let is_unknown =
-            |partition: &u16| counted.get(usize::from(*partition)).is_some_and(|known| known.there.is_none());
+        let is_unknown = |partition: &u16| {
+            counted.get(usize::from(*partition)).is_some_and(|known| known.there.is_none() || known.is_stale)
+        };
         partitions.iter().copied().filter(is_unknown).collect()
     }
 }

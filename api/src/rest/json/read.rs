@@ -8,7 +8,7 @@ use prost::{
 };
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
 use serde::{
-    Deserialize, Deserializer,
+    Deserializer,
     de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor},
 };
 use tonic::Status;
@@ -132,6 +132,17 @@ impl<'a> Place<'a> {
         Self { path: Some(path), ..*self }
     }
 
+    /// What is wrong with a value, unless it is no JSON at all, or nothing more is to be said.
+    fn said<E: de::Error>(&self, error: E) -> E {
+        let said = error.to_string();
+        // The parser adds to what it is told where that was.
+        let said = said.rsplit_once(" at line ").map_or(&*said, |(said, _)| said);
+        match said.starts_with("is ") || said.starts_with("has ") || said.starts_with("must ") {
+            true => self.refuse(said),
+            false => error,
+        }
+    }
+
     fn refuse<E: de::Error>(&self, why: impl Into<String>) -> E {
         let field = self.path.map_or_else(|| "body".to_owned(), ToString::to_string);
         *self.told.borrow_mut() = Some((field, why.into()));
@@ -167,9 +178,8 @@ impl<'de> DeserializeSeed<'de> for Reading<'_> {
         {
             let mut inner = Vec::new();
             if Special::of(message.full_name()) == Some(Special::Value) {
-                let json = serde_json::Value::deserialize(deserializer)?;
-                let value = value::from_json(json).map_err(|why| self.at.refuse(why))?;
-                inner = value.encode_to_vec();
+                let reading = value::Reading { out: &mut inner, is_plain: false };
+                reading.deserialize(deserializer).map_err(|error| self.at.said(error))?;
             } else {
                 let shape = Shape::Message(&message);
                 Reading { at: self.at, shape, out: &mut inner }.deserialize(deserializer)?;

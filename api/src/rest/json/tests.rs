@@ -109,6 +109,49 @@ fn numbers_are_always_there_and_what_is_empty_is_not() {
     assert_eq!(decoded::<v1::Vector>("Vector", &object), raw);
 }
 
+/// What an attribute that is written so is read as, and written as then.
+fn attribute(json: &str) -> (Kind, serde_json::Value) {
+    let body = format!(r#"{{"attributes": {{"a": {json}}}}}"#);
+    let bytes = read(body.as_bytes(), &kind("Entity")).unwrap_or_else(|error| panic!("{json}: {error}"));
+    let entity = v1::Entity::decode(&*bytes).expect("an entity");
+    let written = serde_json::to_value(Message { kind: &kind("Entity"), bytes: &bytes }).expect("JSON");
+    (entity.attributes["a"].kind.clone().expect("a value"), written["attributes"]["a"].clone())
+}
+
+#[test]
+fn values_that_look_like_others_are_told_apart() {
+    for json in [
+        r#"{"$bytes": "aGk="}"#,
+        r#"{"$timestamp": "2024-05-01T00:00:00Z"}"#,
+        r#"{"$map": {"$bytes": "aGk="}}"#,
+        r#"{"$map": {"$map": 1, "b": {"$bytes": "aGk="}}}"#,
+        r#"{"$map": {}}"#,
+        r#"{"$bytes": "x", "b": [1, 2.5, null, true, "t", {}]}"#,
+        r#"{"a": {"b": [[], [[-1]]]}}"#,
+    ] {
+        let (read_as, written) = attribute(json);
+        let (again, _) = attribute(&written.to_string());
+        assert_eq!(read_as, again, "{json} is written {written}");
+    }
+    assert!(matches!(attribute(r#"{"$map": {"$bytes": "aGk="}}"#).0, Kind::MapValue(_)));
+    assert!(matches!(attribute(r#"{"$bytes": "x", "b": 1}"#).0, Kind::MapValue(_)));
+    assert_eq!(attribute("9223372036854775807").0, Kind::IntValue(i64::MAX));
+    assert_eq!(attribute("-9223372036854775808").0, Kind::IntValue(i64::MIN));
+    for (json, why) in [
+        (r#"{"$map": {"a": 1}, "b": 1}"#, "has something beside `$map`"),
+        (r#"{"b": 1, "$map": {"a": 1}}"#, "has something beside `$map`"),
+        (r#"{"$map": [1]}"#, "has a `$map` that is no object"),
+        (r#"{"$bytes": [1]}"#, "has a `$bytes` that is no string"),
+        (r#"{"$bytes": "?"}"#, "has a `$bytes` that is no base64"),
+        (r#"{"$timestamp": "now"}"#, "must be a time such as"),
+        ("9223372036854775808", "larger than an int64 holds"),
+    ] {
+        let body = format!(r#"{{"attributes": {{"a": {json}}}}}"#);
+        let error = read(body.as_bytes(), &kind("Entity")).expect_err(json);
+        assert!(error.message().contains(why) && error.message().contains("attributes.a"), "{error}");
+    }
+}
+
 #[test]
 fn what_is_wrong_is_named_with_its_place() {
     for (name, json, expected) in [

@@ -265,7 +265,7 @@ fn rejected_rows_are_named_and_the_rest_is_imported() {
     };
     let output = import(&file, &[]);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
-    assert!(error(&output).contains("4 items were rejected"), "{output:?}");
+    assert!(error(&output).contains("rejected: 4"), "{output:?}");
     let mut rejected = lines(&rejects);
     rejected.sort_by_key(|line| line["row"].as_u64());
     let named: Vec<_> = rejected.iter().map(|line| line["row"].as_u64().expect("a row")).collect();
