@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn methods_come_from_the_contract_and_nothing_else_becomes_a_label() {
         let method = Method::at("/allidb.v1.Entities/PutStream");
-        assert_eq!(method, Method { service: "allidb.v1.Entities", name: "PutStream" });
+        assert_eq!(method, Method { service: "allidb.v1.Entities", name: "PutStream", takes_stream: true });
         assert_eq!(Method::at("/allidb.v1.Entities/Nonsense"), OTHER);
         assert_eq!(Method::at("/../../etc/passwd"), OTHER);
     }

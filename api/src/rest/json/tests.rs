@@ -148,7 +148,7 @@ fn values_that_look_like_others_are_told_apart() {
     ] {
         let body = format!(r#"{{"attributes": {{"a": {json}}}}}"#);
         let error = read(body.as_bytes(), &kind("Entity")).expect_err(json);
-        assert!(error.message().contains(why) && error.message().contains("attributes.a"), "{error}");
+        assert!(error.message().contains(why) && error.message().contains(r#"attributes["a"]"#), "{error}");
     }
 }
 
