@@ -21,15 +21,12 @@ fn terms(deadline: Deadline) -> Terms {
 }
 
 impl Ring {
-    /// So many replicas of a partition that one of them has heard of whatever was acknowledged by a quorum; this node is the first if it is one.
+    /// So many replicas of a partition that one of them has heard of whatever was acknowledged by a quorum: those that are soon to answer, this node
+    /// before others.
     pub(crate) fn enough(&self, partition: u16) -> Vec<NodeId> {
         let replicas = self.topology().layout().replicas(partition).to_vec();
         let needed = Consistency::Quorum.needed(replicas.len());
-        let (mut enough, others): (Vec<NodeId>, Vec<NodeId>) =
-            replicas.into_iter().partition(|node| *node == self.node());
-        enough.extend(others);
-        enough.truncate(needed);
-        enough
+        self.0.order(&replicas).into_iter().rev().take(needed).collect()
     }
 
     /// All replicas of a partition.

@@ -21,6 +21,8 @@ const OBJECT_BYTES: usize = 8 << 20;
 const PARTS: usize = 16;
 /// So many times as many leaves as have changed, of those with something in them, must be there: otherwise the partition is read as a whole.
 const CHANGED_SHARE: usize = 4;
+/// So often replicas are chosen: one that fails is among the last the next time.
+const CHOICES: usize = 3;
 
 /// What the snapshot before holds of a partition.
 type Before = (Vec<Sum>, Vec<Part>);
@@ -128,6 +130,16 @@ impl Making {
 
     /// Of each partition a replica that holds what a quorum of them does.
     async fn sources(&self) -> Result<Vec<(u16, NodeId)>> {
+        for _ in 1..CHOICES {
+            match self.alike_sources().await {
+                Ok(sources) => return Ok(sources),
+                Err(error) => tracing::warn!(%error, "replicas for a snapshot are chosen anew"),
+            }
+        }
+        self.alike_sources().await
+    }
+
+    async fn alike_sources(&self) -> Result<Vec<(u16, NodeId)>> {
         let mut sources = Vec::with_capacity(PARTITIONS.into());
         let mut pairs: BTreeMap<[NodeId; 2], Vec<u16>> = BTreeMap::new();
         for partition in 0..PARTITIONS {

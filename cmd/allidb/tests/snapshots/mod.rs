@@ -68,8 +68,12 @@ impl Ring {
     }
 
     fn snapshot(&self) -> Json {
+        self.snapshot_at(0)
+    }
+
+    fn snapshot_at(&self, at: usize) -> Json {
         eventually("trees are made", || {
-            let (said, is_ok) = self.nodes[0].json(&["snapshot", "create"]);
+            let (said, is_ok) = self.nodes[at].json(&["snapshot", "create"]);
             is_ok.then_some(said)
         })
     }
@@ -92,7 +96,7 @@ fn number(document: &Json, field: &str) -> u64 {
 #[test]
 fn a_ring_of_three_is_restored_into_one_node_and_into_two() {
     let place = TempDir::new().expect("a directory");
-    let ring = Ring::found("three", 3, place.path());
+    let mut ring = Ring::found("three", 3, place.path());
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample").display().to_string();
     eventually("the ring is founded", || {
         ring.nodes[0].run(&["collection", "create", "notes"]).status.success().then_some(())
@@ -160,6 +164,12 @@ fn a_ring_of_three_is_restored_into_one_node_and_into_two() {
         left.as_array().expect("a list").iter().map(|snapshot| text(snapshot, "id")).collect();
     assert!(!left.contains(&first_id) && left.contains(&second_id), "{left:?}");
     ring.json(1, &["snapshot", "verify", &second_id]);
+
+    // One is away: at both others a quorum is left.
+    ring.nodes.pop();
+    for at in [0, 1] {
+        assert_eq!(text(&ring.snapshot_at(at), "digest"), text(&second, "digest"));
+    }
 
     // Each object that is damaged is found.
     for object in fs::read_dir(place.path().join("objects")).expect("a directory") {
