@@ -156,14 +156,18 @@ impl Making {
         Ok(sources)
     }
 
-    /// What the newest snapshot of this ring holds.
+    /// What the newest snapshot of this ring holds; nothing if its sums are gone or damaged.
     async fn before(&self, ring: &str) -> Result<BTreeMap<u16, Before>> {
         let Some(newest) = keep::newest(&self.place, ring).await? else { return Ok(BTreeMap::new()) };
         let mut sums: BTreeMap<u16, Vec<Sum>> = BTreeMap::new();
         for object in &newest.sums {
-            let Some(bytes) = self.place.get(&object.name()).await? else { return Ok(BTreeMap::new()) };
-            object.check(&bytes)?;
-            sums.extend(decode_sums(&bytes)?);
+            match keep::read(&self.place, object).await?.and_then(|bytes| decode_sums(&bytes)) {
+                Ok(decoded) => sums.extend(decoded),
+                Err(damage) => {
+                    tracing::warn!(id = newest.id, %damage, "a snapshot is not built on");
+                    return Ok(BTreeMap::new());
+                }
+            }
         }
         let of = |partition: Partition| {
             let number = u16::try_from(partition.number).ok()?;
