@@ -21,8 +21,8 @@ const OBJECT_BYTES: usize = 8 << 20;
 const PARTS: usize = 16;
 /// So many times as many leaves as have changed, of those with something in them, must be there: otherwise the partition is read as a whole.
 const CHANGED_SHARE: usize = 4;
-/// So often replicas are chosen: one that fails is among the last the next time.
-const CHOICES: usize = 3;
+/// So often replicas are chosen: after three failures in a row one is among the last.
+const CHOICES: usize = 4;
 
 /// What the snapshot before holds of a partition.
 type Before = (Vec<Sum>, Vec<Part>);
@@ -227,10 +227,10 @@ impl Making {
         }
     }
 
-    /// Keeps something under its hash. Says whether it was not there.
+    /// Keeps something under its hash. Says whether it was not there, or damaged.
     async fn keep(&self, bytes: Bytes) -> Result<(Object, bool)> {
         let object = Object::of(&bytes);
-        let is_new = self.place.len(&object.name()).await? != Some(object.bytes);
+        let is_new = self.place.get(&object.name()).await?.is_none_or(|there| there != bytes);
         if is_new {
             self.place.put(&object.name(), bytes).await?;
         }

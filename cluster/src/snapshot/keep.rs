@@ -9,7 +9,7 @@ use super::{
     Snapshot, SnapshotPlace, SnapshotProgress, Told,
     claim::{Claim, Purpose},
     described, for_each,
-    format::{MANIFESTS, Manifest, OBJECTS, Object, ObjectReader, decode_sums},
+    format::{MANIFESTS, Manifest, OBJECTS, Object, ObjectReader, Partition, decode_sums},
 };
 
 /// The manifest of a snapshot.
@@ -60,7 +60,8 @@ pub(crate) async fn list(place: &SnapshotPlace) -> Result<Vec<Snapshot>> {
     Ok(listed)
 }
 
-/// Reads everything that a snapshot refers to, and compares it with its checksums.
+/// Reads everything that a snapshot refers to, and compares it with its checksums. Objects that hold something else than was written are deleted: the
+/// next snapshot does not build on them.
 ///
 /// # Errors
 /// If the place does not answer. Damage is told.
@@ -68,41 +69,80 @@ pub(crate) async fn verify(place: SnapshotPlace, id: &str, told: Told) -> Result
     let manifest = load(&place, id).await?;
     let mut progress = SnapshotProgress { snapshot: described(&manifest), ..Default::default() };
     progress.partitions_total = u32::try_from(manifest.partitions.len()).unwrap_or(u32::MAX);
+    let mut damaged = Vec::new();
     for object in &manifest.sums {
         if let Err(damage) = read(&place, object).await?.and_then(|bytes| decode_sums(&bytes)) {
             progress.damages.push(damage.to_string());
+            damaged.push(object.clone());
         }
     }
-    let checked = manifest.partitions.into_iter().map(|partition| {
+    let work = |partition: Partition| {
         let place = place.clone();
-        async move {
-            let (mut damages, mut entities, mut bytes) = (Vec::new(), 0, 0);
-            if let Err(damage) = partition.hidden() {
-                damages.push(damage.to_string());
-            }
-            for object in partition.parts.iter().flat_map(|part| &part.objects) {
-                bytes += object.bytes;
-                match check(&place, object).await? {
-                    Ok(found) => entities += found,
-                    Err(damage) => damages.push(damage.to_string()),
-                }
-            }
-            Ok((damages, entities, bytes))
-        }
-    });
-    for_each(
-        checked.collect::<Vec<_>>(),
-        |check| check,
-        |(damages, entities, bytes)| {
-            progress.partitions_done += 1;
-            progress.entities += entities;
-            progress.bytes += bytes;
-            progress.damages.extend(damages);
-            told.tell(&progress);
-        },
-    )
+        async move { check_partition(&place, &partition).await }
+    };
+    for_each(manifest.partitions, work, |checked: Checked| {
+        progress.partitions_done += 1;
+        progress.entities += checked.entities;
+        progress.bytes += checked.bytes;
+        progress.damages.extend(checked.damages);
+        damaged.extend(checked.damaged);
+        told.tell(&progress);
+    })
     .await?;
+    if !damaged.is_empty()
+        && let Err(error) = delete_damaged(&place, id, &damaged).await
+    {
+        tracing::warn!(id, %error, "what is damaged of a snapshot cannot be deleted");
+        progress.damages.push(format!("what is damaged stays, and goes into later snapshots: {error}"));
+    }
     Ok(SnapshotProgress { finished: true, ..progress })
+}
+
+/// Deletes what still holds something else than was written.
+async fn delete_damaged(place: &SnapshotPlace, id: &str, damaged: &[Object]) -> Result<()> {
+    // Whoever makes a snapshot may build on these, or put them back.
+    let claim = Claim::take(place, Purpose::Deleting, id).await?;
+    let deleted = delete_damaged_claimed(place, damaged, &claim).await;
+    claim.end().await;
+    deleted
+}
+
+async fn delete_damaged_claimed(place: &SnapshotPlace, damaged: &[Object], claim: &Claim) -> Result<()> {
+    for object in damaged {
+        if read(place, object).await?.is_err() {
+            claim.check_age()?;
+            place.delete(&object.name()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What was found in a partition.
+#[derive(Default)]
+struct Checked {
+    entities: u64,
+    bytes: u64,
+    damages: Vec<String>,
+    /// Those objects that something is wrong with.
+    damaged: Vec<Object>,
+}
+
+async fn check_partition(place: &SnapshotPlace, partition: &Partition) -> Result<Checked> {
+    let mut checked = Checked::default();
+    if let Err(damage) = partition.hidden() {
+        checked.damages.push(damage.to_string());
+    }
+    for object in partition.parts.iter().flat_map(|part| &part.objects) {
+        checked.bytes += object.bytes;
+        match check(place, object).await? {
+            Ok(found) => checked.entities += found,
+            Err(damage) => {
+                checked.damages.push(damage.to_string());
+                checked.damaged.push(object.clone());
+            }
+        }
+    }
+    Ok(checked)
 }
 
 /// An object as it was written, or what is wrong with it.
@@ -186,4 +226,56 @@ async fn delete_claimed(place: &SnapshotPlace, ids: &[String], claim: &Claim) ->
 
 fn no_such(id: &str) -> Error {
     Error::invalid("id", format!("there is no snapshot {id:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::snapshot::format::{ObjectWriter, Part, encode_sums};
+
+    /// Keeps a snapshot of one partition, with one object of entities.
+    async fn kept(place: &SnapshotPlace) -> Object {
+        let (entities, sums) = (ObjectWriter::new().finish(), encode_sums(&[]).expect("small"));
+        let (object, of_sums) = (Object::of(&entities), Object::of(&sums));
+        let part = Part { leaves: Vec::new(), objects: vec![object.clone()] };
+        let partitions = vec![Partition { number: 0, parts: vec![part] }];
+        let manifest =
+            Manifest { id: "1".into(), partitions, sums: vec![of_sums.clone()], ..Manifest::default() };
+        let files = [
+            (object.name(), entities),
+            (of_sums.name(), sums),
+            (Manifest::name("1"), manifest.encode_whole()),
+        ];
+        for (name, bytes) in files {
+            place.put(&name, bytes).await.expect("written");
+        }
+        object
+    }
+
+    async fn damages(place: &SnapshotPlace) -> Vec<String> {
+        let (sender, _told) = mpsc::channel(1);
+        verify(place.clone(), "1", Told::new(sender)).await.expect("the place answers").damages
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_is_not_built_on() {
+        let place = SnapshotPlace::in_memory();
+        let object = kept(&place).await;
+        assert!(damages(&place).await.is_empty());
+        place.put(&object.name(), Bytes::from_static(b"something else")).await.expect("written");
+        // Who makes a snapshot may refer to it, or write it anew.
+        let making = Claim::take(&place, Purpose::Making, "2").await.expect("nobody is there");
+        let told = damages(&place).await;
+        assert!(told.len() == 2 && told[1].contains("snapshot 2 is being made"), "{told:?}");
+        assert!(place.len(&object.name()).await.expect("looked up").is_some());
+        making.end().await;
+        let told = damages(&place).await;
+        assert!(told.len() == 1 && told[0].contains("something else"), "{told:?}");
+        assert_eq!(place.len(&object.name()).await.expect("looked up"), None);
+        let told = damages(&place).await;
+        assert!(told.len() == 1 && told[0].contains("is gone"), "{told:?}");
+    }
 }

@@ -26,7 +26,7 @@ pub(crate) enum SnapshotCommand {
     Create,
     /// Shows those that there are.
     List,
-    /// Reads all of one, and compares it with its checksums.
+    /// Reads all of one, and compares it with its checksums. Damaged objects are deleted: the next snapshot does not build on them.
     Verify {
         /// Which one.
         id: String,

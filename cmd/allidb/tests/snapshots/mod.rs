@@ -73,8 +73,8 @@ impl Ring {
 
     fn snapshot_at(&self, at: usize) -> Json {
         eventually("trees are made", || {
-            let (said, is_ok) = self.nodes[at].json(&["snapshot", "create"]);
-            is_ok.then_some(said)
+            let said = self.nodes[at].run(&["--output", "json", "snapshot", "create"]);
+            said.status.success().then(|| serde_json::from_slice(&said.stdout).expect("a document"))
         })
     }
 
@@ -171,19 +171,33 @@ fn a_ring_of_three_is_restored_into_one_node_and_into_two() {
         assert_eq!(text(&ring.snapshot_at(at), "digest"), text(&second, "digest"));
     }
 
-    // Each object that is damaged is found.
-    for object in fs::read_dir(place.path().join("objects")).expect("a directory") {
+    // Nothing can be built on: all is read, and written where something else is.
+    damage(place.path(), |_| true);
+    let third_id = text(&ring.snapshot(), "id");
+    ring.json(0, &["snapshot", "verify", &third_id]);
+
+    // Each object that is damaged is found, and the next snapshot does without.
+    damage(place.path(), |bytes| bytes.starts_with(b"ALLIDBSO"));
+    let empty = Ring::found("empty", 1, place.path());
+    let refused = empty.nodes[0].run(&["snapshot", "restore", &third_id]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("the snapshot is damaged"), "{refused:?}");
+    let (damaged, is_ok) = ring.nodes[0].json(&["snapshot", "verify", &third_id]);
+    assert!(!is_ok && damaged["damages"].as_array().is_some_and(|damages| damages.len() > 5), "{damaged}");
+    let mended_id = text(&ring.snapshot(), "id");
+    ring.json(0, &["snapshot", "verify", &mended_id]);
+}
+
+/// Flips a bit in each of those objects.
+fn damage(place: &Path, is_meant: impl Fn(&[u8]) -> bool) {
+    for object in fs::read_dir(place.join("objects")).expect("a directory") {
         let path = object.expect("a file").path();
         let mut bytes = fs::read(&path).expect("a file");
-        let middle = bytes.len() / 2;
-        bytes[middle] ^= 1;
-        fs::write(&path, bytes).expect("written");
+        if is_meant(&bytes) {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+            fs::write(&path, bytes).expect("written");
+        }
     }
-    let (damaged, is_ok) = ring.nodes[0].json(&["snapshot", "verify", &second_id]);
-    assert!(!is_ok && damaged["damages"].as_array().is_some_and(|damages| damages.len() > 5), "{damaged}");
-    let empty = Ring::found("empty", 1, place.path());
-    let refused = empty.nodes[0].run(&["snapshot", "restore", &second_id]);
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("the snapshot is damaged"), "{refused:?}");
 }
 
 #[test]
