@@ -53,7 +53,8 @@ impl Purpose {
 pub(super) struct Claim {
     place: SnapshotPlace,
     name: String,
-    renewed: Arc<Mutex<Instant>>,
+    /// When it was renewed last; `None` once it is given up, for good.
+    renewed: Arc<Mutex<Option<Instant>>>,
     /// Its other end: dropping it ends the renewal, which takes the claim back.
     stop: Option<oneshot::Sender<()>>,
     renewal: Option<JoinHandle<()>>,
@@ -66,7 +67,7 @@ impl Claim {
         let name = format!("{UNDER_WAY}/{}{id}", purpose.prefix());
         let begun = Instant::now();
         renew(place, &name).await?;
-        let renewed = Arc::new(Mutex::new(begun));
+        let renewed = Arc::new(Mutex::new(Some(begun)));
         let (stop, stopped) = oneshot::channel();
         let renewal = tokio::spawn(keep_renewing(place.clone(), name.clone(), Arc::clone(&renewed), stopped));
         let claim = Self { place: place.clone(), name, renewed, stop: Some(stop), renewal: Some(renewal) };
@@ -119,12 +120,10 @@ impl Claim {
     /// # Errors
     /// If others may think that it is over.
     pub(super) fn check_age(&self) -> Result<()> {
-        let age = self.renewed.lock().elapsed();
-        if age > GIVEN_UP {
-            let why = format!("{} could not be renewed for {} s", self.name, age.as_secs());
-            return Err(Error::Unavailable(why));
+        match is_held(&self.renewed) {
+            true => Ok(()),
+            false => Err(Error::Unavailable(format!("{} was not renewed in time", self.name))),
         }
-        Ok(())
     }
 
     /// Takes it back.
@@ -146,10 +145,19 @@ async fn renew(place: &SnapshotPlace, name: &str) -> Result<()> {
     place.put(name, Bytes::from(now().as_millis().to_string())).await
 }
 
+/// Whether others do not take it for over, by the clock alone. Once they may it is given up.
+fn is_held(renewed: &Mutex<Option<Instant>>) -> bool {
+    let mut renewed = renewed.lock();
+    if renewed.is_some_and(|at| at.elapsed() > GIVEN_UP) {
+        *renewed = None;
+    }
+    renewed.is_some()
+}
+
 async fn keep_renewing(
     place: SnapshotPlace,
     name: String,
-    renewed: Arc<Mutex<Instant>>,
+    renewed: Arc<Mutex<Option<Instant>>>,
     mut stopped: oneshot::Receiver<()>,
 ) {
     loop {
@@ -157,16 +165,34 @@ async fn keep_renewing(
             _ = &mut stopped => break,
             () = sleep(RENEWED) => {}
         }
-        let begun = Instant::now();
-        match renew(&place, &name).await {
-            Ok(()) => *renewed.lock() = begun,
-            Err(error) => tracing::warn!(%error, "cannot renew a claim on a place for snapshots"),
+        if let Err(error) = renew_held(&place, &name, &renewed).await {
+            tracing::warn!(%error, "cannot renew a claim on a place for snapshots");
         }
     }
     // One that is left counts until its lease is over.
     if let Err(error) = place.delete(&name).await {
         tracing::warn!(%error, "cannot take back a claim on a place for snapshots");
     }
+}
+
+/// Renews a claim, unless others took it for over: what it kept from them may have been done.
+async fn renew_held(place: &SnapshotPlace, name: &str, renewed: &Mutex<Option<Instant>>) -> Result<()> {
+    if !is_held(renewed) {
+        return Ok(());
+    }
+    let begun = Instant::now();
+    if place.len(name).await?.is_none() {
+        *renewed.lock() = None;
+        return Err(Error::Unavailable(format!("{name} was taken for over by others")));
+    }
+    renew(place, name).await?;
+    // If that took long others may have come between.
+    if is_held(renewed)
+        && let Some(at) = renewed.lock().as_mut()
+    {
+        *at = begun;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -212,8 +238,14 @@ mod tests {
         let claim = take(&place, Purpose::Making).await.expect("nobody is there");
         place.delete(&claim.name).await.expect("deleted");
         claim.check().await.expect_err("it is gone");
+        renew_held(&place, &claim.name, &claim.renewed).await.expect_err("it is gone");
+        assert_eq!(place.len(&claim.name).await.expect("looked up"), None, "it is not put back");
+        claim.check_age().expect_err("it is given up");
         let claim = take(&place, Purpose::Making).await.expect("nobody is there");
-        *claim.renewed.lock() -= GIVEN_UP * 2;
-        claim.check().await.expect_err("it is old");
+        renew_held(&place, &claim.name, &claim.renewed).await.expect("it holds");
+        claim.check().await.expect("it holds");
+        *claim.renewed.lock() = Instant::now().checked_sub(GIVEN_UP * 2);
+        renew_held(&place, &claim.name, &claim.renewed).await.expect("nothing is done");
+        claim.check().await.expect_err("it is old, and stays so");
     }
 }

@@ -117,6 +117,7 @@ impl Making {
         self.ring.refresh_catalogue(self.deadline).await;
         manifest.catalogue = self.ring.replica().encoded_catalogue();
         manifest.collections = self.ring.replica().collection_names();
+        check_there(&self.place, manifest.objects().cloned().collect()).await?;
         claim.check().await?;
         self.place.put(&Manifest::name(&manifest.id), manifest.encode_whole()).await?;
         tracing::info!(
@@ -247,6 +248,23 @@ impl Making {
     }
 }
 
+/// What a manifest is to refer to must be there.
+///
+/// # Errors
+/// If something is not.
+async fn check_there(place: &SnapshotPlace, objects: Vec<Object>) -> Result<()> {
+    let check = |object: Object| {
+        let place = place.clone();
+        async move {
+            match place.len(&object.name()).await? == Some(object.bytes) {
+                true => Ok(()),
+                false => Err(Error::Unavailable(format!("{} is gone: try again", object.name()))),
+            }
+        }
+    };
+    for_each(objects, check, |()| ()).await
+}
+
 /// The leaves that have changed; `None` if the partition is to be read as a whole.
 fn changed(old: &[Sum], new: &[Sum], parts: usize) -> Option<Vec<u16>> {
     let changed: Vec<u16> = (0..LEAVES)
@@ -282,5 +300,16 @@ mod tests {
     fn ids_are_in_the_order_of_time() {
         assert_eq!(id(1_700_000_000_123, NodeId(0xabcdef)), "20231114T221320.123Z-cdef");
         assert!(id(1_700_000_000_123, NodeId(9)) < id(1_700_000_000_124, NodeId(1)));
+    }
+
+    #[tokio::test]
+    async fn what_is_gone_is_not_referred_to() {
+        let place = SnapshotPlace::in_memory();
+        let objects = [b"one", b"two"].map(|bytes| Object::of(bytes)).to_vec();
+        for (object, bytes) in objects.iter().zip(["one", "two"]) {
+            check_there(&place, objects.clone()).await.expect_err("one is missing");
+            place.put(&object.name(), Bytes::from(bytes)).await.expect("written");
+        }
+        check_there(&place, objects).await.expect("all are there");
     }
 }
