@@ -98,6 +98,28 @@ pub(crate) async fn verify(place: SnapshotPlace, id: &str, told: Told) -> Result
     Ok(SnapshotProgress { finished: true, ..progress })
 }
 
+/// Sees that all entities of a snapshot can be read, before any is restored: half of them would serve as if they were all.
+///
+/// # Errors
+/// If something is damaged, or the place does not answer.
+pub(crate) async fn check_restorable(place: &SnapshotPlace, id: &str, told: &Told) -> Result<()> {
+    let manifest = load(place, id).await?;
+    let mut progress = SnapshotProgress { snapshot: described(&manifest), ..Default::default() };
+    progress.partitions_total = u32::try_from(manifest.partitions.len()).unwrap_or(u32::MAX);
+    let work = |partition: Partition| {
+        let place = place.clone();
+        async move {
+            let checked = check_partition(&place, &partition).await?;
+            match checked.damages.into_iter().next() {
+                None => Ok(()),
+                Some(damage) => Err(Error::FailedPrecondition(damage)),
+            }
+        }
+    };
+    // Nothing is done yet; but who waits hears something.
+    for_each(manifest.partitions, work, |()| told.tell(&progress)).await
+}
+
 /// Deletes what still holds something else than was written.
 async fn delete_damaged(place: &SnapshotPlace, id: &str, damaged: &[Object]) -> Result<()> {
     // Whoever makes a snapshot may build on these, or put them back.

@@ -31,7 +31,7 @@ pub use place::{SnapshotPlace, SnapshotPlaceError};
 
 pub(crate) use create::create;
 pub(crate) use format::FORMAT;
-pub(crate) use keep::{delete, list, verify};
+pub(crate) use keep::{check_restorable, delete, list, verify};
 pub(crate) use restore::{catalogue_of, restore};
 
 use format::Manifest;

@@ -185,6 +185,9 @@ fn a_ring_of_three_is_restored_into_one_node_and_into_two() {
     assert!(!is_ok && damaged["damages"].as_array().is_some_and(|damages| damages.len() > 5), "{damaged}");
     let mended_id = text(&ring.snapshot(), "id");
     ring.json(0, &["snapshot", "verify", &mended_id]);
+    // Nothing of the damaged one is there.
+    empty.json(0, &["snapshot", "restore", &mended_id]);
+    assert_eq!(empty.count("wordnet"), synsets);
 }
 
 /// Flips a bit in each of those objects.
