@@ -20,10 +20,13 @@ pub(super) async fn load(place: &SnapshotPlace, id: &str) -> Result<Manifest> {
     find(place, id).await?.ok_or_else(|| no_such(id))
 }
 
+/// Whether a snapshot can be called so.
+fn is_name(id: &str) -> bool {
+    !id.is_empty() && id.chars().all(|char| char.is_ascii_alphanumeric() || ".-".contains(char))
+}
+
 async fn find(place: &SnapshotPlace, id: &str) -> Result<Option<Manifest>> {
-    let is_name =
-        !id.is_empty() && id.chars().all(|char| char.is_ascii_alphanumeric() || ".-".contains(char));
-    let bytes = match is_name {
+    let bytes = match is_name(id) {
         true => place.get(&Manifest::name(id)).await?,
         false => None,
     };
@@ -211,6 +214,10 @@ async fn check(place: &SnapshotPlace, object: &Object) -> Result<Result<u64>> {
 /// If there is no such one, one is being made, or another one is damaged: nobody knows what that one refers to. What is gone until then stays so.
 pub(crate) async fn delete(place: &SnapshotPlace, ids: &[String]) -> Result<()> {
     let [first, ..] = ids else { return Ok(()) };
+    // Before anything is written under such a name.
+    if let Some(id) = ids.iter().find(|id| !is_name(id)) {
+        return Err(no_such(id));
+    }
     let claim = Claim::take(place, Purpose::Deleting, first).await?;
     let deleted = delete_claimed(place, ids, &claim).await;
     claim.end().await;
@@ -299,5 +306,20 @@ mod tests {
         assert_eq!(place.len(&object.name()).await.expect("looked up"), None);
         let told = damages(&place).await;
         assert!(told.len() == 1 && told[0].contains("is gone"), "{told:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_name_is_not_even_claimed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let location = dir.path().to_str().expect("a text");
+        let place = SnapshotPlace::open(location, None).expect("a directory");
+        kept(&place).await;
+        for id in ["", "..", "a/b", "a b", "a%2fb", "ä"] {
+            let refused = delete(&place, &["1".to_owned(), id.to_owned()]).await;
+            assert!(matches!(refused, Err(Error::Invalid { .. })), "{id:?}: {refused:?}");
+        }
+        assert!(!dir.path().join("under-way").exists());
+        delete(&place, &["1".to_owned()]).await.expect("it is there");
+        assert!(list(&place).await.expect("listed").is_empty());
     }
 }

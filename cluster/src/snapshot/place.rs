@@ -110,9 +110,11 @@ impl SnapshotPlace {
 
     /// Keeps something, durably.
     pub(super) async fn put(&self, name: &str, bytes: Bytes) -> Result<()> {
-        self.store.put(&self.path(name), bytes.into()).await.map_err(|error| self.failed(name, &error))?;
+        let path = self.path(name);
+        self.store.put(&path, bytes.into()).await.map_err(|error| self.failed(name, &error))?;
         let Some(dir) = self.dir.clone() else { return Ok(()) };
-        let file = dir.join(name);
+        // As it is called there: some characters are encoded.
+        let file = dir.join(AsRef::<str>::as_ref(&path));
         let synced = spawn_blocking(move || -> io::Result<()> {
             fs::File::open(&file)?.sync_all()?;
             let mut above = file.as_path();
@@ -143,5 +145,20 @@ impl SnapshotPlace {
             metas.iter().filter_map(|meta| meta.location.filename().map(str::to_owned)).collect();
         names.sort();
         Ok(names)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn names_are_kept_as_they_are_encoded() {
+        let dir = tempfile::TempDir::new().expect("a directory");
+        let place = SnapshotPlace::open(dir.path().to_str().expect("a text"), None).expect("a directory");
+        for name in ["folder/name", "folder/100%", "folder/a#b"] {
+            place.put(name, Bytes::from_static(b"bytes")).await.expect("written, and synced");
+            assert_eq!(place.get(name).await.expect("read"), Some(Bytes::from_static(b"bytes")), "{name}");
+        }
     }
 }
