@@ -52,6 +52,8 @@ pub(crate) async fn compact(args: CompactArgs, client: &Client, output: Output) 
         bar.at(told.bytes_done);
         if told.finished {
             bar.finish();
+            // Who leaves before the end of the call cuts it off, as far as the server knows.
+            answers.trailers().await.ok();
             let seconds = begun.elapsed().as_secs_f64();
             let mut sentence = format!(
                 "compacted {} of tables in {} keyspaces in {seconds:.1} s",
@@ -91,6 +93,8 @@ pub(crate) async fn scrub(args: ScrubArgs, client: &Client, output: Output) -> R
         damages.extend(told.damages);
         if told.finished {
             bar.finish();
+            // Who leaves before the end of the call cuts it off, as far as the server knows.
+            answers.trailers().await.ok();
             let seconds = begun.elapsed().as_secs_f64();
             if output.is_json() {
                 output.document(&json!({

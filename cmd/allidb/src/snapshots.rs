@@ -120,6 +120,8 @@ async fn follow(
             continue;
         }
         bar.finish();
+        // Who leaves before the end of the call cuts it off, as far as the server knows. There is a result, however it ends.
+        told.trailers().await.ok();
         let seconds = begun.elapsed().as_secs_f64();
         let snapshot = message.snapshot.unwrap_or_default();
         if output.is_json() {

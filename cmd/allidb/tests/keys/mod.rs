@@ -40,9 +40,9 @@ fn figures(daemon: &Daemon, key: &str) -> String {
 #[test]
 fn keys_are_made_shown_and_revoked() {
     let dir = TempDir::new().expect("a directory");
-    let launch = || {
-        Daemon::ready(dir.path(), Daemon::launch(dir.path(), &[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]))
-    };
+    let place = dir.path().join("snapshots").display().to_string();
+    let settings = [("ALLIDB__ACCESS__KEYS_REQUIRED", "true"), ("ALLIDB__SNAPSHOTS__LOCATION", &*place)];
+    let launch = || Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
     let daemon = launch();
     let own = dir.path().join("data/admin-key");
     let mode = fs::metadata(&own).expect("it was made").permissions().mode();
@@ -80,8 +80,19 @@ fn keys_are_made_shown_and_revoked() {
     assert!(shown["figures"].is_object(), "{shown}");
     assert!(!run(&daemon, &reader, &top).status.success());
 
+    for command in [&["compact"][..], &["scrub"], &["snapshot", "create"]] {
+        json(&run(&daemon, &operator, command));
+    }
+
     // Keys are there after a restart, and so is the daemon's own.
     daemon.stop();
+    let log = said(dir.path());
+    let audited =
+        |word: &str| log.lines().filter(|line| line.contains("allidb::audit") && line.contains(word)).count();
+    assert!(
+        audited("answered") > 5 && audited("cut off") == 0,
+        "whoever ran a command waited for its end: {log}"
+    );
     let daemon = launch();
     assert!(run(&daemon, &admin, &["collection", "list"]).status.success());
     assert!(run(&daemon, &own, &["key", "revoke", &admin_id]).status.success());
