@@ -13,13 +13,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value as Json, json};
 
 use crate::npy::NpyFile;
 
 /// An entity with its vectors is far smaller; a longer line is not a JSONL file.
 const MAX_LINE_BYTES: u64 = 64 << 20;
+/// What some programs begin a file of UTF-8 with; it belongs to no line.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How the entities are written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +102,30 @@ fn present(dir: &Path, names: &[&str]) -> Option<PathBuf> {
     names.iter().map(|name| dir.join(name)).find(|path| path.is_file())
 }
 
-/// The lines of a file, unpacked if its name ends in `.zst`, without their ends.
+/// A line, whatever it holds.
+pub(crate) struct Line {
+    /// With substitutes for what is not UTF-8.
+    pub(crate) text: String,
+    is_utf8: bool,
+    /// The last one of a file may have no end.
+    pub(crate) is_ended: bool,
+}
+
+impl Line {
+    /// What it says.
+    ///
+    /// # Errors
+    /// If it is not UTF-8.
+    pub(crate) fn utf8(&self) -> Result<&str> {
+        if !self.is_utf8 {
+            bail!("the line is not UTF-8");
+        }
+        Ok(&self.text)
+    }
+}
+
+/// The lines of a file, unpacked if its name ends in `.zst`, without their ends and without the mark that some programs begin a
+/// file with.
 pub(crate) struct Lines {
     reader: Box<dyn BufRead + Send>,
     path: PathBuf,
@@ -129,7 +154,22 @@ impl Lines {
         Self { reader, path: PathBuf::from("standard input"), number: 0, failed: false }
     }
 
-    fn read(&mut self) -> Result<Option<String>> {
+    /// The next line, if it can be read at all; what it holds is for the caller to judge.
+    pub(crate) fn next_line(&mut self) -> Option<Result<Line>> {
+        if self.failed {
+            return None;
+        }
+        self.number += 1;
+        let line = self.read().with_context(|| self.place());
+        self.failed = line.is_err();
+        line.transpose()
+    }
+
+    fn place(&self) -> String {
+        format!("{}, line {}", self.path.display(), self.number)
+    }
+
+    fn read(&mut self) -> Result<Option<Line>> {
         let mut line = Vec::new();
         (&mut self.reader).take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
         if line.is_empty() {
@@ -138,10 +178,18 @@ impl Lines {
         if line.len() as u64 == MAX_LINE_BYTES {
             bail!("longer than {MAX_LINE_BYTES} bytes");
         }
+        let is_ended = line.last() == Some(&b'\n');
         while line.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
             line.pop();
         }
-        Ok(Some(String::from_utf8(line).context("not UTF-8")?))
+        if self.number == 1 && line.starts_with(BYTE_ORDER_MARK) {
+            line.drain(..BYTE_ORDER_MARK.len());
+        }
+        let (text, is_utf8) = match String::from_utf8(line) {
+            Ok(text) => (text, true),
+            Err(error) => (String::from_utf8_lossy(error.as_bytes()).into_owned(), false),
+        };
+        Ok(Some(Line { text, is_utf8, is_ended }))
     }
 }
 
@@ -149,13 +197,13 @@ impl Iterator for Lines {
     type Item = Result<String>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        self.number += 1;
-        let line = self.read().with_context(|| format!("{}, line {}", self.path.display(), self.number));
+        let line = match self.next_line()? {
+            Ok(line) if line.is_utf8 => Ok(line.text),
+            Ok(_) => Err(anyhow!("not UTF-8")).with_context(|| self.place()),
+            Err(error) => Err(error),
+        };
         self.failed = line.is_err();
-        line.transpose()
+        Some(line)
     }
 }
 
@@ -174,6 +222,21 @@ mod tests {
         let packed = zstd::encode_all(text.as_bytes(), 1).unwrap();
         fs::write(dir.path().join("entities.jsonl.zst"), packed).unwrap();
         assert_eq!(Dataset::open(dir.path()).unwrap().ids().unwrap(), ["a", "b", "é"]);
+    }
+
+    #[test]
+    fn lines_are_told_apart_whatever_they_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lines");
+        fs::write(&path, b"\xef\xbb\xbfa\n\xffb\r\n\xef\xbb\xbfc").unwrap();
+        let mut lines = Lines::open(&path).unwrap();
+        let mut next = || lines.next_line().unwrap().unwrap();
+        let (first, second, third) = (next(), next(), next());
+        assert_eq!((first.utf8().unwrap(), first.is_ended), ("a", true));
+        assert_eq!((second.text.as_str(), second.is_ended), ("\u{fffd}b", true));
+        assert!(second.utf8().unwrap_err().to_string().contains("not UTF-8"));
+        assert_eq!((third.utf8().unwrap(), third.is_ended), ("\u{feff}c", false));
+        assert!(lines.next_line().is_none());
     }
 
     #[test]

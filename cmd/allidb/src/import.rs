@@ -1,11 +1,6 @@
 //! `allidb import`: a directory of entities, vectors and edges, or one file, into a collection.
 
-use std::{
-    collections::HashSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{collections::HashSet, path::PathBuf, sync::Arc, time::Instant};
 
 use allidb_api::v1::{Codes, Durability, Metric, Space, TextField, TextSettings, put_stream_request::Item};
 use anyhow::{Context, Result, bail};
@@ -14,10 +9,11 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
+    acknowledged::{self, Label},
     client::Client,
     collections,
-    dataset::{Dataset, Lines},
-    entity_json::{UnknownFields, edge_from_json, entity_from_json, id_of},
+    dataset::{Dataset, Line, Lines},
+    entity_json::{UnknownFields, edge_from_json, entity_from_json},
     exchange::{
         Original,
         import::{self as files, FileArgs},
@@ -89,11 +85,11 @@ pub(crate) struct ImportArgs {
     /// Write items that were refused here, one JSON object a line, with the reason.
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Append the id of each acknowledged entity, one a line (of an edge: source, relation, target
-    /// and edge id, with tabs between).
+    /// Append a line for each acknowledged item: its id (of an edge: source, relation, target, edge id, and the
+    /// target's collection if it is another) and a hash of what it holds, with tabs between.
     #[arg(long, value_name = "FILE")]
     acknowledged: Option<PathBuf>,
-    /// Skip what an earlier run noted in this file; may be the same file as --acknowledged.
+    /// Skip what an earlier run noted in this file, if it is there yet; may be the same file as --acknowledged.
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     #[command(flatten)]
@@ -135,7 +131,7 @@ impl Report {
 
 /// Runs the command.
 pub(crate) async fn run(args: ImportArgs, client: &Client, output: Output) -> Result<()> {
-    let done = args.resume.as_deref().map(read_labels).transpose()?.unwrap_or_default();
+    let done = args.resume.as_deref().map(acknowledged::read).transpose()?.unwrap_or_default();
     // Only once there is something to import: rejects start afresh.
     let ledger = || Ledger::open(args.acknowledged.as_deref(), args.rejects.as_deref());
     let text = TextSettings { fields: args.texts.clone(), ..TextSettings::default() };
@@ -255,12 +251,12 @@ impl Reader {
     }
 
     fn entities(&self) {
-        let lines = match self.dataset.entity_lines() {
+        let mut lines = match self.dataset.entity_lines() {
             Ok(lines) => lines,
             Err(error) => return self.fail(error),
         };
         let mut rows = Rows { first: 0, lines: Vec::new() };
-        for line in lines {
+        while let Some(line) = lines.next_line() {
             match line {
                 Ok(line) => rows.lines.push(line),
                 Err(error) => return self.fail(error),
@@ -300,10 +296,11 @@ impl Reader {
             }
             None => None,
         };
-        let prepare_one = |(index, line): (usize, &String)| {
+        let prepare_one = |(index, line): (usize, &Line)| {
             let row = rows.first + index;
-            let origin = Origin { number: row as u64 + 1, original: Original::Line(line.clone()) };
-            let read = self.dataset.entity_object(row, line).and_then(|object| {
+            let origin = Origin { number: row as u64 + 1, original: Original::Line(line.text.clone()) };
+            let object = line.utf8().and_then(|text| self.dataset.entity_object(row, text));
+            let read = object.and_then(|object| {
                 entity_from_json(object, &self.job.collection, UnknownFields::AsAttributes)
             });
             match read {
@@ -319,11 +316,12 @@ impl Reader {
         Ok(rows.lines.iter().enumerate().map(prepare_one).collect())
     }
 
-    fn edges(&self, lines: Lines) {
-        let mut batch = Vec::new();
-        for (index, line) in lines.enumerate() {
+    fn edges(&self, mut lines: Lines) {
+        let (mut batch, mut number) = (Vec::new(), 0);
+        while let Some(line) = lines.next_line() {
+            number += 1;
             match line {
-                Ok(line) => batch.push(self.prepare_edge(index as u64 + 1, line)),
+                Ok(line) => batch.push(self.prepare_edge(number, line)),
                 Err(error) => return self.fail(error),
             }
             if batch.len() == self.job.batch
@@ -336,10 +334,10 @@ impl Reader {
         self.sender.blocking_send(Ok(batch)).ok();
     }
 
-    fn prepare_edge(&self, number: u64, line: String) -> Prepared {
-        let edge = serde_json::from_str(&line).map_err(anyhow::Error::from);
-        let edge = edge.and_then(|object| edge_from_json(object, &self.job.collection));
-        let origin = Origin { number, original: Original::Line(line) };
+    fn prepare_edge(&self, number: u64, line: Line) -> Prepared {
+        let object = line.utf8().and_then(|text| Ok(serde_json::from_str(text)?));
+        let edge = object.and_then(|object| edge_from_json(object, &self.job.collection));
+        let origin = Origin { number, original: Original::Line(line.text) };
         prepared(edge.map(Item::Edge), origin, &self.done)
     }
 
@@ -353,33 +351,17 @@ impl Reader {
 pub(crate) fn prepared(item: Result<Item>, origin: Origin, done: &HashSet<String>) -> Prepared {
     match item {
         Ok(item) => {
-            let label = label(&item);
-            if done.contains(&label) { Prepared::Skipped } else { Prepared::Ready { origin, label, item } }
+            let label = Label::of(&item);
+            if label.is_in(done) { Prepared::Skipped } else { Prepared::Ready { origin, label, item } }
         }
         Err(error) => Prepared::Bad { origin, reason: format!("{error:#}") },
-    }
-}
-
-/// What an item is called in the file of acknowledged ones.
-fn label(item: &Item) -> String {
-    match item {
-        Item::Entity(entity) => id_of(entity.r#ref.as_ref()).to_owned(),
-        Item::Edge(edge) => {
-            let (from, to) = (id_of(edge.from.as_ref()), id_of(edge.to.as_ref()));
-            let label = format!("{from}\t{}\t{to}", edge.relation);
-            if edge.edge_id.is_empty() { label } else { format!("{label}\t{}", edge.edge_id) }
-        }
     }
 }
 
 /// Lines that wait to be prepared together, and the row of the first of them.
 struct Rows {
     first: usize,
-    lines: Vec<String>,
-}
-
-fn read_labels(path: &Path) -> Result<HashSet<String>> {
-    Lines::open(path)?.collect()
+    lines: Vec<Line>,
 }
 
 fn print(report: &Report, output: Output) -> Result<()> {

@@ -9,7 +9,11 @@ use std::{
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use crate::{progress::Progress, put_stream::Origin};
+use crate::{
+    acknowledged::{self, Label},
+    progress::Progress,
+    put_stream::Origin,
+};
 
 /// Rejections shown on standard error when there is no file for them.
 const SHOWN_REJECTIONS: u64 = 10;
@@ -40,8 +44,11 @@ impl Ledger {
     /// Opens the files: acknowledged items are appended, rejects start afresh.
     pub(crate) fn open(acknowledged: Option<&Path>, rejects: Option<&Path>) -> Result<Self> {
         let append = |path: &Path| {
-            let file = OpenOptions::new().create(true).append(true).open(path);
-            file.map(BufWriter::new).with_context(|| path.display().to_string())
+            let open = || {
+                acknowledged::cut_torn_line(path)?;
+                OpenOptions::new().create(true).append(true).open(path)
+            };
+            open().map(BufWriter::new).with_context(|| path.display().to_string())
         };
         let create =
             |path: &Path| File::create(path).map(BufWriter::new).with_context(|| path.display().to_string());
@@ -73,10 +80,10 @@ impl Ledger {
         Ok(self.counts)
     }
 
-    pub(crate) fn acknowledged(&mut self, label: &str) -> Result<()> {
+    pub(crate) fn acknowledged(&mut self, label: &Label) -> Result<()> {
         self.counts.acknowledged += 1;
         if let Some(file) = &mut self.acknowledged {
-            writeln!(file, "{label}").context("cannot write the file of acknowledged items")?;
+            writeln!(file, "{}", label.line()).context("cannot write the file of acknowledged items")?;
             if self.counts.acknowledged.is_multiple_of(FLUSH_EVERY) {
                 file.flush()?;
             }

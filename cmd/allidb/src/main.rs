@@ -1,5 +1,6 @@
 //! The AlliDB command line.
 
+mod acknowledged;
 mod bench;
 mod client;
 mod cluster;

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Response, Status, Streaming};
 
-use crate::{client::Shown, exchange::Original, failure::Failure, ledger::Ledger};
+use crate::{acknowledged::Label, client::Shown, exchange::Original, failure::Failure, ledger::Ledger};
 
 /// Where an item stands in its file.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Origin {
 #[expect(clippy::large_enum_variant, reason = "nearly all of them are of the large kind")]
 pub(crate) enum Prepared {
     /// To be sent; `label` names it in the file of acknowledged items.
-    Ready { origin: Origin, label: String, item: put_stream_request::Item },
+    Ready { origin: Origin, label: Label, item: put_stream_request::Item },
     /// Cannot be sent.
     Bad { origin: Origin, reason: String },
     /// Acknowledged in an earlier run.
@@ -52,7 +52,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 /// An item to be sent.
 struct Outgoing {
     origin: Origin,
-    label: String,
+    label: Label,
     item: put_stream_request::Item,
     /// How often it was sent before.
     tries: u32,
@@ -139,7 +139,7 @@ impl Sending {
                         };
                         sent.tries += 1;
                         // Of what has the same name the last must stay the last.
-                        let is_last = || unanswered.values().chain(&self.queue).all(|other| other.label != sent.label);
+                        let is_last = || unanswered.values().chain(&self.queue).all(|other| other.label.name != sent.label.name);
                         if !is_unavailable(&answer) || sent.tries >= TRIES || !is_last() {
                             note(&answer, &sent.origin, &sent.label, ledger)?;
                             continue;
@@ -190,7 +190,7 @@ fn is_unavailable(answer: &PutStreamResponse) -> bool {
     status.is_some_and(|status| Code::from_i32(status.code) == Code::Unavailable)
 }
 
-fn note(answer: &PutStreamResponse, origin: &Origin, label: &str, ledger: &mut Ledger) -> Result<()> {
+fn note(answer: &PutStreamResponse, origin: &Origin, label: &Label, ledger: &mut Ledger) -> Result<()> {
     let status = answer.result.as_ref().and_then(|result| result.status.as_ref());
     match status {
         Some(status) if status.code != 0 => {

@@ -160,12 +160,12 @@ fn entity(number: u64) -> Prepared {
     let item = Item::Entity(v1::Entity { r#ref: Some(entity_ref("c", &id)), ..v1::Entity::default() });
     Prepared::Ready {
         origin: Origin { number, original: Original::Line(format!("{{\"id\":\"{id}\"}}")) },
-        label: id,
+        label: Label::of(&item),
         item,
     }
 }
 
-/// Sends `batches` through a window of 8; gives the result, the counts and the acknowledged labels.
+/// Sends `batches` through a window of 8; gives the result, the counts and the names of what was acknowledged.
 async fn sent(fake: Fake, batches: Vec<Batch>, dir: &Path) -> (Result<()>, Counts, Vec<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
@@ -185,7 +185,8 @@ async fn sent(fake: Fake, batches: Vec<Batch>, dir: &Path) -> (Result<()>, Count
     let counts = ledger.end().unwrap();
     serving.abort();
     let labels = fs::read_to_string(acknowledged).unwrap();
-    (result, counts, labels.lines().map(str::to_owned).collect())
+    let name = |line: &str| line.split('\t').next().unwrap_or_default().to_owned();
+    (result, counts, labels.lines().map(name).collect())
 }
 
 #[tokio::test]

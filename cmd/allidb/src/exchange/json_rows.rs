@@ -56,20 +56,44 @@ impl Rows for JsonRows {
     fn next(&mut self) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         while rows.len() < self.batch
-            && let Some(line) = self.lines.next()
+            && let Some(line) = self.lines.next_line()
         {
             let line = line?;
             self.number += 1;
-            if line.trim().is_empty() {
+            if line.text.trim().is_empty() {
                 continue;
             }
-            let item = self.item(&line);
-            rows.push(Row { origin: Origin { number: self.number, original: Original::Line(line) }, item });
+            let item = line.utf8().and_then(|text| self.item(text));
+            let original = Original::Line(line.text);
+            rows.push(Row { origin: Origin { number: self.number, original }, item });
         }
         Ok(rows)
     }
 
     fn total(&self) -> Option<u64> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::exchange::entity_columns::Mapping;
+
+    #[test]
+    fn lines_that_are_wrong_cost_themselves_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.jsonl");
+        fs::write(&path, b"\xef\xbb\xbf{\"id\":\"a\"}\n{\"id\":\"\xff\"}\n\nnonsense\n{\"id\":\"b\"}")
+            .unwrap();
+        let mapping = Mapping::default();
+        let reading = Reading { collection: "c".to_owned(), mapping, types: Vec::new(), batch: 10 };
+        let mut rows = JsonRows::open(&path, Kind::Entities, &reading).unwrap();
+        let read = rows.next().unwrap();
+        let read: Vec<(u64, bool)> = read.iter().map(|row| (row.origin.number, row.item.is_ok())).collect();
+        assert_eq!(read, [(1, true), (2, false), (4, false), (5, true)]);
+        assert!(rows.next().unwrap().is_empty());
     }
 }
