@@ -23,6 +23,10 @@ use crate::{put_stream::Origin, value_json};
 
 /// A longer row is not one: a quotation mark is missing.
 const MAX_ROW_BYTES: u64 = 64 << 20;
+/// Read behind the end of a file, whose last row may have no end.
+const BEHIND: &str = "\n\u{1}allidb: nothing comes behind this row\u{1}\n";
+/// It, as a row of its own: a row that has it within has lost its last quotation mark.
+const END: &str = BEHIND.trim_ascii();
 
 /// What the cells of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,10 +118,15 @@ impl CsvRows {
     }
 
     fn new(file: Box<dyn Read + Send>, kind: Kind, reading: &Reading) -> Result<Self> {
-        let bounded = Bounded { inner: file, left: MAX_ROW_BYTES };
+        let bounded = Bounded { inner: Box::new(file.chain(BEHIND.as_bytes())), left: MAX_ROW_BYTES };
         let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(bounded);
         let header = match reader.headers() {
-            Ok(header) if header.is_empty() => bail!("there is no header that names the columns"),
+            Ok(header) if header.is_empty() || is_end(header.as_byte_record()) => {
+                bail!("there is no header that names the columns")
+            }
+            Ok(header) if is_torn(header.as_byte_record()) => {
+                bail!("the header: a quotation mark is missing")
+            }
             Ok(header) => header.clone(),
             Err(error) => return Err(anyhow::Error::new(error).context("the header cannot be read")),
         };
@@ -175,7 +184,16 @@ impl Rows for CsvRows {
             if !is_there.with_context(|| format!("after row {}", self.number))? {
                 break;
             }
+            if is_end(&record) {
+                if self.reader.read_byte_record(&mut record)? {
+                    bail!("after row {}: a row is what marks the end of a file", self.number);
+                }
+                break;
+            }
             self.number += 1;
+            if is_torn(&record) {
+                bail!("row {}: a quotation mark is missing", self.number);
+            }
             rows.push(self.row(record));
         }
         Ok(rows)
@@ -184,6 +202,16 @@ impl Rows for CsvRows {
     fn total(&self) -> Option<u64> {
         None
     }
+}
+
+/// Whether the file ends before this row.
+fn is_end(record: &ByteRecord) -> bool {
+    record.len() == 1 && record.get(0) == Some(END.as_bytes())
+}
+
+/// Whether the file ends within this row. Its last cell has everything from the mark that is not closed on.
+fn is_torn(record: &ByteRecord) -> bool {
+    record.iter().next_back().is_some_and(|last| last.ends_with(BEHIND.as_bytes()))
 }
 
 /// A column's name, and its type if the header says one.
@@ -326,13 +354,39 @@ mod tests {
     fn what_is_no_table_is_refused() {
         for (text, part) in [
             (&b""[..], "no header"),
+            (b"\n\n", "no header"),
             (b"\x00\xff\xfe\n", "the header cannot be read"),
+            (b"id,\"n\na,1\n", "the header: a quotation mark is missing"),
             (b"a,b\n1,2\n", "no column `id`"),
             (b"id,a,a\n1,2,3\n", "two columns are called `a`"),
         ] {
             let error = read(text, Kind::Entities, &reading()).unwrap_err();
             assert!(format!("{error:#}").contains(part), "{error:#}");
         }
+    }
+
+    #[test]
+    fn a_quotation_mark_that_is_never_closed_ends_the_import() {
+        for text in [
+            &b"id,n\na,1\nb,\"2\nc,3\n"[..],
+            b"id,n\na,1\n\"b",
+            b"id,n\na,1\nb,\"",
+            b"id,n\na,1\nb,\"2\"\"\r\n",
+        ] {
+            let mut rows =
+                CsvRows::new(Box::new(text), Kind::Entities, &Reading { batch: 1, ..reading() }).unwrap();
+            assert_eq!(rows.next().unwrap().len(), 1);
+            let error = rows.next().err().expect("an error");
+            assert_eq!(format!("{error:#}"), "row 2: a quotation mark is missing");
+        }
+        for text in [&b"id,n\na,1\nb,\"2\"\n"[..], b"id,n\r\na,1\r\nb,\"2\"", b"id,n\na,1\nb,\"2\"\"\"\n\n\n"]
+        {
+            assert_eq!(read(text, Kind::Entities, &reading()).unwrap().len(), 2);
+        }
+        let marked = Box::new(io::Cursor::new(format!("id\na\n{END}\nb\n")));
+        let mut rows = CsvRows::new(marked, Kind::Entities, &reading()).unwrap();
+        let error = rows.next().err().expect("what comes behind the row would be lost");
+        assert!(format!("{error:#}").contains("marks the end of a file"), "{error:#}");
     }
 
     #[test]
