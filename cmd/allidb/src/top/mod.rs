@@ -108,8 +108,11 @@ async fn watch_on(first: Look, interval: Duration, daemon: (Client, MetricsPort)
     // Keys are answered while the daemon is not. Dropping this ends the task.
     let mut looking = JoinSet::new();
     looking.spawn(look_on(told, interval, daemon));
+    // Each of them would end it with the terminal taken over.
     let mut terminated = signal(SignalKind::terminate())?;
     let mut hung_up = signal(SignalKind::hangup())?;
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut quit = signal(SignalKind::quit())?;
     let mut screen = Screen::open()?;
     let mut events = EventStream::new();
     loop {
@@ -124,6 +127,8 @@ async fn watch_on(first: Look, interval: Duration, daemon: (Client, MetricsPort)
             },
             _ = terminated.recv() => return Ok(()),
             _ = hung_up.recv() => return Ok(()),
+            _ = interrupted.recv() => return Ok(()),
+            _ = quit.recv() => return Ok(()),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use rustix::{
+    process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize},
 };
@@ -167,6 +168,25 @@ fn a_terminal_is_taken_over_and_given_back() {
             let written = terminal.written();
             (written.contains("\x1b[?1049l") && written.contains("\x1b[?25h")).then_some(())
         });
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_signal_gives_the_terminal_back() {
+    let dir = TempDir::new().expect("a directory");
+    let daemon = Daemon::start(dir.path());
+    let url = format!("http://{}/metrics", daemon.http());
+    for signal in [Signal::TERM, Signal::HUP, Signal::INT, Signal::QUIT] {
+        let terminal = Terminal::new(40, 120);
+        let side = terminal.side();
+        let mut child = terminal.run(&daemon, &["top", "--metrics-url", &url]);
+        eventually("it is shown", || terminal.written().contains("compaction debt").then_some(()));
+        kill_process(Pid::from_child(&child), signal).expect("it runs");
+        let status = eventually("the end", || child.try_wait().expect("a child of ours"));
+        assert!(status.success(), "{signal:?}: {status}");
+        let modes = tcgetattr(&side).expect("a terminal").local_modes;
+        assert!(modes.contains(LocalModes::ICANON | LocalModes::ECHO), "{signal:?}");
     }
     daemon.stop();
 }
