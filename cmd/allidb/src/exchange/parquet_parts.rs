@@ -72,7 +72,7 @@ pub(super) fn finish(mut writer: ArrowWriter<File>) -> Result<()> {
 pub(super) fn join(parts: &[PathBuf], to: &Path) -> Result<()> {
     let mut writer: Option<SerializedFileWriter<File>> = None;
     for path in parts {
-        let part = File::open(path)?;
+        let part = File::open(path).with_context(|| path.display().to_string())?;
         let metadata = ParquetMetaDataReader::new()
             .with_page_index_policy(PageIndexPolicy::Optional)
             .parse_and_finish(&part)
@@ -101,7 +101,7 @@ pub(super) fn join(parts: &[PathBuf], to: &Path) -> Result<()> {
                     column_index: column_indexes.and_then(|row| row.get(at)).cloned(),
                     offset_index: offset_indexes.and_then(|row| row.get(at)).cloned(),
                 };
-                copy.append_column(&part, close)?;
+                copy.append_column(&part, close).with_context(|| path.display().to_string())?;
             }
             copy.close()?;
         }

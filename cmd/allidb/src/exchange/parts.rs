@@ -25,6 +25,8 @@ use super::{
 };
 use crate::failure::Failure;
 
+/// How far an export is.
+const NOTE: &str = "state.json";
 /// What a part may hold in memory before it is ended.
 const MAX_MEMORY_BYTES: usize = 64 << 20;
 /// Names kept of entities whose edges are not complete.
@@ -99,7 +101,7 @@ impl Parts {
     /// If there is something at `target` and nothing is to be resumed, or something else was exported before.
     pub(super) fn open(target: &Path, choice: Choice, resume: bool) -> Result<Option<Self>> {
         let dir = beside(target, ".parts");
-        let note = dir.join("state.json");
+        let note = dir.join(NOTE);
         let state = match fs::read_to_string(&note) {
             Ok(_) if !resume => {
                 let message =
@@ -117,6 +119,10 @@ impl Parts {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if target.exists() {
                     if resume {
+                        // It was interrupted as its parts were removed.
+                        if dir.exists() {
+                            fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+                        }
                         return Ok(None);
                     }
                     return Err(Failure::usage(format!("{} is there already", target.display())));
@@ -200,7 +206,7 @@ impl Parts {
         self.rows = 0;
         self.state.parts += 1;
         self.state.written = self.written.clone();
-        replace(&self.dir.join("state.json"), |path| {
+        replace(&self.dir.join(NOTE), |path| {
             let mut file = File::create(path)?;
             file.write_all(&serde_json::to_vec(&self.state)?)?;
             Ok(file.sync_all()?)
@@ -221,14 +227,22 @@ impl Parts {
             FileFormat::Jsonl | FileFormat::Csv => {
                 let mut file = File::create(to)?;
                 for path in &paths {
-                    io::copy(&mut File::open(path)?, &mut file)?;
+                    let copied = File::open(path).and_then(|mut part| io::copy(&mut part, &mut file));
+                    copied.with_context(|| path.display().to_string())?;
                 }
                 Ok(file.sync_all()?)
             }
         })?;
-        fs::remove_dir_all(&self.dir).with_context(|| self.dir.display().to_string())?;
+        remove(&self.dir).with_context(|| self.dir.display().to_string())?;
         Ok(self.written)
     }
+}
+
+/// Removes the parts of an export that is complete. The note of them goes first: where it is, they all are.
+fn remove(dir: &Path) -> io::Result<()> {
+    fs::remove_file(dir.join(NOTE))?;
+    File::open(dir)?.sync_all()?;
+    fs::remove_dir_all(dir)
 }
 
 fn part(dir: &Path, number: u64) -> PathBuf {
@@ -333,6 +347,42 @@ mod tests {
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing but the file is left");
             assert!(open(false).is_err());
             assert!(open(true).unwrap().is_none(), "it is complete");
+
+            // Interrupted as parts were removed: the note is gone, a part is not.
+            let left = dir.path().join(format!("{name}.parts"));
+            fs::create_dir(&left).unwrap();
+            fs::write(left.join("000001"), "").unwrap();
+            assert!(open(true).unwrap().is_none(), "it is complete");
+            assert!(!left.exists());
+            assert_eq!(ids(&target, format), ["a", "b", "c"], "{name}");
+        }
+    }
+
+    #[test]
+    fn the_note_of_parts_is_gone_before_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("000000"), "").unwrap();
+        assert!(remove(dir.path()).is_err(), "there is no note");
+        assert!(dir.path().join("000000").exists());
+        fs::write(dir.path().join(NOTE), "").unwrap();
+        remove(dir.path()).unwrap();
+        assert!(!dir.path().exists());
+    }
+
+    #[test]
+    fn a_part_that_is_missing_is_named() {
+        for (name, format) in
+            [("a.jsonl", FileFormat::Jsonl), ("a.csv", FileFormat::Csv), ("a.parquet", FileFormat::Parquet)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let target = dir.path().join(name);
+            let mut parts = Parts::open(&target, choice(format), false).unwrap().unwrap();
+            write(&mut parts, "a");
+            parts.commit().unwrap();
+            fs::remove_file(part(&parts.dir, 0)).unwrap();
+            let error = parts.join().unwrap_err();
+            assert!(format!("{error:#}").contains("000000: No such file"), "{error:#}");
+            assert!(!target.exists());
         }
     }
 
