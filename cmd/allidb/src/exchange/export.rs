@@ -114,16 +114,25 @@ pub(crate) async fn run(args: ExportArgs, client: &Client, output: Output) -> Re
     Ok(())
 }
 
+/// Whether the path is that of a directory, which need not be there: a name with an extension is a file's, unless a slash
+/// stands behind it.
 fn is_directory(args: &ExportArgs) -> bool {
-    args.path.is_dir() || FileFormat::of(&args.path).is_none() && !args.edges
+    let has_slash = args.path.as_os_str().as_encoded_bytes().ends_with(b"/");
+    args.path.is_dir() || has_slash || args.path.extension().is_none() && !args.edges
 }
 
 /// What is to be written.
 fn files(args: &ExportArgs) -> Result<Vec<(Kind, PathBuf, FileFormat)>> {
+    if args.path == Path::new("-") {
+        return Err(Failure::usage("an export is written to a file or a directory, not to standard output"));
+    }
     if !is_directory(args) {
         let Some(format) = args.format.or(FileFormat::of(&args.path)) else {
-            let message =
-                "the file's name ends in none of .jsonl, .csv and .parquet: --format says which it is";
+            let message = format!(
+                "{}: the name of a file ends in .jsonl, .csv or .parquet, the first two maybe with .zst behind, unless \
+                 --format says which it is; that of a directory ends in / or has no extension",
+                args.path.display()
+            );
             return Err(Failure::usage(message));
         };
         let kind = if args.edges { Kind::Edges } else { Kind::Entities };
@@ -342,4 +351,54 @@ fn print(all: &[Done], seconds: f64, output: Output) -> Result<()> {
         output.line(format!("{}: {rows}", path.display()))?;
     }
     Ok(output.line(format!("{seconds:.1} s"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        export: ExportArgs,
+    }
+
+    fn args(path: &Path, more: &[&str]) -> ExportArgs {
+        let path = path.to_str().expect("text");
+        let words = [&["export", "-c", "c", path][..], more].concat();
+        Command::try_parse_from(words).expect("arguments").export
+    }
+
+    #[test]
+    fn names_tell_files_from_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str, more: &[&str]| files(&args(&dir.path().join(name), more));
+        let none: &[&str] = &[];
+        for (name, more, format) in [
+            ("dump.jsonl", none, FileFormat::Jsonl),
+            ("dump.csv.zst", none, FileFormat::Csv),
+            ("dump.txt", &["--format", "csv"], FileFormat::Csv),
+            ("dump", &["--edges", "--format", "parquet"], FileFormat::Parquet),
+        ] {
+            let found = at(name, more).unwrap();
+            assert!(
+                found.len() == 1 && found[0].1 == dir.path().join(name) && found[0].2 == format,
+                "{found:?}"
+            );
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
+        for name in ["dump.jsonl.gz", "dump.json", "dump.zst"] {
+            let error = at(name, &[]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(".parquet"), "{error}");
+            assert!(!dir.path().join(name).exists(), "{name}");
+        }
+        for name in ["backup", "backup.2024/", "backup.2024"] {
+            assert_eq!(at(name, &[]).unwrap().len(), 2, "{name}");
+            assert!(dir.path().join(name).is_dir(), "{name}");
+        }
+        assert!(at("backup", &["--edges"]).is_err());
+        assert!(files(&args(Path::new("-"), &[])).is_err());
+    }
 }
