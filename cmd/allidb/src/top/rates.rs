@@ -43,7 +43,8 @@ impl Between<'_> {
     /// How fast calls failed that the daemon could not answer or refused.
     pub(super) fn failures(&self) -> Option<f64> {
         self.now.sum(CALLS)?;
-        Some(self.methods().iter().map(|method| method.failures_per_second).sum())
+        // Of nothing the sum is -0.0, which would be shown so.
+        Some(self.methods().iter().map(|method| method.failures_per_second).sum::<f64>() + 0.0)
     }
 
     /// The share of one counter in it and another one, in percent; `None` if nothing was counted.
@@ -189,6 +190,7 @@ mod tests {
         assert_eq!(between.rate("hits_total"), Some(4.0));
         let same = Between { before: &now, now: &now, seconds: 1.0 };
         assert_eq!((same.methods(), same.percent("hits_total", "misses_total")), (Vec::new(), None));
+        assert_eq!(same.failures().map(|rate| format!("{rate:.1}")).as_deref(), Some("0.0"));
     }
 
     #[test]
