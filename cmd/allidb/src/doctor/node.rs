@@ -10,6 +10,11 @@ const REPAIR_OVERDUE_SECONDS: f64 = 3_600.0;
 /// So much is caught up with within a minute or so.
 const SMALL_DEBT_BYTES: f64 = (1_u64 << 30) as f64;
 
+/// What a check comes to if one of the figures that it needs is not told.
+fn lacking() -> Verdict {
+    Verdict::skipped("the daemon does not tell the figures that say so")
+}
+
 /// What a check that needs figures comes to without them.
 fn with_figures(answers: &Answers, judge: impl FnOnce(&Figures) -> Vec<Verdict>) -> Vec<Verdict> {
     match &answers.figures {
@@ -41,19 +46,21 @@ pub(super) fn repair(answers: &Answers) -> Vec<Verdict> {
 pub(super) fn writes(answers: &Answers) -> Vec<Verdict> {
     with_figures(answers, |figures| {
         let is = |name: &str| figures.sum(name).map(|value| value > 0.0);
-        vec![if is("allidb_storage_poisoned") == Some(true) {
+        let (is_poisoned, is_ready) = (is("allidb_storage_poisoned"), is("allidb_ready"));
+        vec![if is_poisoned == Some(true) {
             Verdict::fail(
                 "no writes are accepted any more: an fsync or a write to the log failed",
                 "look at the log and at the disk, and start the daemon again",
             )
-        } else if is("allidb_ready") == Some(false) {
+        } else if is_ready == Some(false) {
             Verdict::fail("no requests are served", "look at the log; `cluster drain --undo` ends a drain")
         } else {
             match figures.sum("allidb_storage_frozen_memtables") {
                 Some(waiting) if waiting >= 2.0 => {
                     Verdict::warn(format!("{waiting} flushes wait"), "use a faster disk, or write less")
                 }
-                _ => Verdict::ok("accepted"),
+                Some(_) if is_poisoned.is_some() && is_ready.is_some() => Verdict::ok("accepted"),
+                _ => lacking(),
             }
         }]
     })
@@ -61,23 +68,28 @@ pub(super) fn writes(answers: &Answers) -> Vec<Verdict> {
 
 pub(super) fn damage(answers: &Answers) -> Vec<Verdict> {
     with_figures(answers, |figures| {
-        let count = |name: &str| figures.sum(name).unwrap_or_default();
-        let damaged = count("allidb_storage_damaged_files");
-        let left = count("allidb_storage_quarantined_tables");
-        vec![match damaged > 0.0 || left > 0.0 {
-            true => Verdict::fail(
-                format!("damage was found in {damaged} files, and {left} tables are left alone"),
+        let damaged = figures.sum("allidb_storage_damaged_files");
+        let left = figures.sum("allidb_storage_quarantined_tables");
+        let (some_damaged, some_left) = (damaged.unwrap_or_default(), left.unwrap_or_default());
+        vec![if some_damaged > 0.0 || some_left > 0.0 {
+            Verdict::fail(
+                format!("damage was found in {some_damaged} files, and {some_left} tables are left alone"),
                 "`allidb scrub` names files and places; docs/operations.md says what to do",
-            ),
-            false => Verdict::ok("none was found"),
+            )
+        } else if damaged.is_some() && left.is_some() {
+            Verdict::ok("none was found")
+        } else {
+            lacking()
         }]
     })
 }
 
 pub(super) fn compaction(answers: &Answers) -> Vec<Verdict> {
     with_figures(answers, |figures| {
-        let debt = figures.sum("allidb_storage_compaction_debt_bytes").unwrap_or_default();
-        let tables = figures.sum("allidb_storage_table_bytes").unwrap_or_default();
+        let debt = figures.sum("allidb_storage_compaction_debt_bytes");
+        let (Some(debt), Some(tables)) = (debt, figures.sum("allidb_storage_table_bytes")) else {
+            return vec![lacking()];
+        };
         let found = format!("{} of {} are to be compacted", size(debt as u64), size(tables as u64));
         vec![match debt > SMALL_DEBT_BYTES && debt > tables / 4.0 {
             true => Verdict::warn(
@@ -132,13 +144,23 @@ mod tests {
             (repair as fn(&Answers) -> Vec<Verdict>, "up 1", State::Skipped),
             (repair, "allidb_ring_compared_age_seconds{node=\"b\"} 599", State::Ok),
             (repair, "allidb_ring_compared_age_seconds{node=\"b\"} 3601", State::Warn),
-            (writes, "allidb_storage_poisoned 0\nallidb_ready 1", State::Ok),
+            (
+                writes,
+                "allidb_storage_poisoned 0\nallidb_ready 1\nallidb_storage_frozen_memtables 1",
+                State::Ok,
+            ),
+            (writes, "allidb_storage_poisoned 0\nallidb_ready 1", State::Skipped),
+            (writes, "up 1", State::Skipped),
             (writes, "allidb_storage_frozen_memtables 2", State::Warn),
             (writes, "allidb_storage_poisoned 1\nallidb_ready 1", State::Fail),
             (writes, "allidb_storage_poisoned 0\nallidb_ready 0", State::Fail),
             (damage, "allidb_storage_damaged_files 0\nallidb_storage_quarantined_tables 0", State::Ok),
+            (damage, "allidb_storage_damaged_files 0", State::Skipped),
+            (damage, "up 1", State::Skipped),
             (damage, "allidb_storage_damaged_files 1", State::Fail),
             (damage, "allidb_storage_quarantined_tables 1", State::Fail),
+            (compaction, "allidb_storage_table_bytes 1e9", State::Skipped),
+            (compaction, "allidb_storage_compaction_debt_bytes 1e9", State::Skipped),
             (
                 compaction,
                 "allidb_storage_compaction_debt_bytes 1e9\nallidb_storage_table_bytes 1e9",
