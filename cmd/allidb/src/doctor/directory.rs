@@ -72,6 +72,10 @@ fn judge_directory(dir: &Path, found: &Metadata, user: u32) -> Verdict {
         let why = "chmod 750: whoever writes there can change everything";
         return Verdict::warn(format!("{shown} can be written to by others (mode {mode:o})"), why);
     }
+    if mode & 0o007 != 0 {
+        let why = "chmod 750: everything that is stored is in its files, as it is";
+        return Verdict::warn(format!("{shown} is open to everybody on this machine (mode {mode:o})"), why);
+    }
     Verdict::ok(format!("{shown}, of user {user}, mode {mode:o}"))
 }
 
@@ -202,8 +206,10 @@ mod tests {
         let data = place.config.data_dir.clone();
         fs::set_permissions(&data, fs::Permissions::from_mode(0o750)).expect("ours");
         assert_eq!(only(permissions(&place)).state, State::Ok);
-        fs::set_permissions(&data, fs::Permissions::from_mode(0o777)).expect("ours");
-        assert_eq!(only(permissions(&place)).state, State::Warn);
+        for mode in [0o777, 0o755, 0o751, 0o770] {
+            fs::set_permissions(&data, fs::Permissions::from_mode(mode)).expect("ours");
+            assert_eq!(only(permissions(&place)).state, State::Warn, "{mode:o}");
+        }
         let found = data.metadata().expect("there");
         assert_eq!(judge_directory(&data, &found, found.uid() + 1).state, State::Warn);
         place.config.data_dir = data.join("new");
