@@ -29,7 +29,7 @@ pub(super) fn check(place: &Place) -> Vec<Verdict> {
         verdicts.push(verdict("listen.certificate_file", certificate, now, |chain| fits(chain, key)));
     }
     if let Some(authority) = &listen.client_authority_file {
-        verdicts.push(verdict("listen.client_authority_file", authority, now, |_| Ok(())));
+        verdicts.extend(authorities("listen.client_authority_file", authority, now));
     }
     if let (Some(certificate), Some(key), Some(authority)) =
         (&ring.certificate_file, &ring.key_file, &ring.authority_file)
@@ -38,7 +38,7 @@ pub(super) fn check(place: &Place) -> Vec<Verdict> {
             fits(chain, key)?;
             is_signed(chain, authority, &ring.certificate_name, now)
         }));
-        verdicts.push(verdict("ring.authority_file", authority, now, |_| Ok(())));
+        verdicts.extend(authorities("ring.authority_file", authority, now));
     }
     match verdicts.is_empty() {
         true => vec![Verdict::ok("there are none: nothing is encrypted")],
@@ -60,7 +60,7 @@ fn verdict(
             return Verdict::fail(format!("{shown}: {error:#}"), "name a PEM file with a certificate");
         }
     };
-    let (begin, end) = match term(&chain) {
+    let (begin, end) = match shortest(&chain) {
         Ok(term) => term,
         Err(error) => return Verdict::fail(format!("{shown}: {error:#}"), RENEW),
     };
@@ -81,6 +81,43 @@ fn verdict(
     }
 }
 
+/// Of a file of authorities: each is good for itself, so that one which has ended does no harm beside its successor.
+fn authorities(option: &str, path: &Path, now: OffsetDateTime) -> Vec<Verdict> {
+    let shown = format!("{option} {}", path.display());
+    let terms = match read(path).and_then(|all| all.iter().map(term).collect::<Result<Vec<_>>>()) {
+        Ok(terms) => terms,
+        Err(error) => {
+            let advice = "name a PEM file with certificates of authorities";
+            return vec![Verdict::fail(format!("{shown}: {error:#}"), advice)];
+        }
+    };
+    if terms.iter().all(|(begin, end)| now < *begin || now >= *end) {
+        let last = terms.iter().map(|(_, end)| *end).max().unwrap_or(now);
+        return vec![if now >= last {
+            Verdict::fail(format!("{shown} was good until {}", last.date()), RENEW)
+        } else {
+            Verdict::fail(format!("{shown} has none that is good already"), "look at the clock")
+        }];
+    }
+    let warning = |(at, (_, end)): (usize, &(OffsetDateTime, OffsetDateTime))| {
+        let (which, until) = (format!("{shown}, certificate {} of {}", at + 1, terms.len()), end.date());
+        if now >= *end {
+            let advice = "take it out: nothing that it signed should be in use any more";
+            return Some(Verdict::warn(format!("{which}, was good until {until}"), advice));
+        }
+        let left = (*end - now).whole_days();
+        (*end - now < SOON)
+            .then(|| Verdict::warn(format!("{which}, is good until {until}, {left} days"), RENEW))
+    };
+    let warnings: Vec<Verdict> = terms.iter().enumerate().filter_map(warning).collect();
+    match terms.iter().map(|(_, end)| *end).min() {
+        Some(first) if warnings.is_empty() => {
+            vec![Verdict::ok(format!("{shown} is good until {}", first.date()))]
+        }
+        _ => warnings,
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).map_err(anyhow::Error::new)?.collect();
     let chain = chain.map_err(anyhow::Error::new)?;
@@ -90,18 +127,23 @@ fn read(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
     Ok(chain)
 }
 
-/// From when on, and until when, all of them are good.
-fn term(chain: &[CertificateDer<'_>]) -> Result<(OffsetDateTime, OffsetDateTime)> {
-    let mut term = (OffsetDateTime::UNIX_EPOCH, time::PrimitiveDateTime::MAX.assume_utc());
-    for der in chain {
-        let (_, certificate) = X509Certificate::from_der(der).context("it holds no certificate")?;
-        let at = |time: x509_parser::time::ASN1Time| {
-            OffsetDateTime::from_unix_timestamp(time.timestamp()).context("its dates make no sense")
-        };
-        let validity = certificate.validity();
-        term = (term.0.max(at(validity.not_before)?), term.1.min(at(validity.not_after)?));
-    }
-    Ok(term)
+/// From when on, and until when, one is good.
+fn term(der: &CertificateDer<'_>) -> Result<(OffsetDateTime, OffsetDateTime)> {
+    let (_, certificate) = X509Certificate::from_der(der).context("it holds no certificate")?;
+    let at = |time: x509_parser::time::ASN1Time| {
+        OffsetDateTime::from_unix_timestamp(time.timestamp()).context("its dates make no sense")
+    };
+    let validity = certificate.validity();
+    Ok((at(validity.not_before)?, at(validity.not_after)?))
+}
+
+/// From when on, and until when, all of a chain are good.
+fn shortest(chain: &[CertificateDer<'_>]) -> Result<(OffsetDateTime, OffsetDateTime)> {
+    let always = (OffsetDateTime::UNIX_EPOCH, time::PrimitiveDateTime::MAX.assume_utc());
+    chain.iter().try_fold(always, |all, der| {
+        let one = term(der)?;
+        Ok((all.0.max(one.0), all.1.min(one.1)))
+    })
 }
 
 /// Whether the key is that of the certificate.
@@ -210,6 +252,34 @@ mod tests {
                 "{certificate}, {key}: {verdict:?}"
             );
         }
+    }
+
+    #[test]
+    fn authorities_are_judged_one_by_one() {
+        let dir = TempDir::new().expect("a directory");
+        let authority = Authority::new(dir.path());
+        let pem = |term: &(i64, i64)| {
+            authority.make("one", *term);
+            fs::read_to_string(dir.path().join("one.pem")).expect("there")
+        };
+        let (good, short, late, early) = ((-1, 365), (-1, 29), (-9, -1), (1, 365));
+        let path = dir.path().join("bundle.pem");
+        for (terms, expected) in [
+            (&[good][..], &[State::Ok][..]),
+            (&[good, good, early], &[State::Ok]),
+            (&[late, good], &[State::Warn]),
+            (&[good, short, late], &[State::Warn, State::Warn]),
+            (&[late], &[State::Fail]),
+            (&[late, late], &[State::Fail]),
+            (&[late, early], &[State::Fail]),
+        ] {
+            fs::write(&path, terms.iter().map(pem).collect::<String>()).expect("written");
+            let verdicts = authorities("option", &path, OffsetDateTime::now_utc());
+            let states: Vec<State> = verdicts.iter().map(|verdict| verdict.state).collect();
+            assert_eq!(states, expected, "{terms:?}: {verdicts:?}");
+        }
+        fs::write(&path, "nonsense").expect("written");
+        assert_eq!(authorities("option", &path, OffsetDateTime::now_utc())[0].state, State::Fail);
     }
 
     #[test]
