@@ -1,31 +1,44 @@
 //! The HTTP port: metrics for Prometheus and probes for whoever runs the daemon, and the contract for those who speak HTTP.
 
 use std::{
-    net::SocketAddr,
+    io,
+    pin::pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
+    time::Duration,
 };
 
-use allidb_cluster::{Caller, Connection, Incoming};
+use allidb_cluster::{Caller, Incoming};
 use axum::{
     Router,
-    extract::{ConnectInfo, Request, State, connect_info::Connected},
+    body::Body,
+    extract::{Request, State},
     http::{Extensions, HeaderMap, StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
-    serve::{IncomingStream, Listener},
 };
-use tokio::sync::watch;
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+    service::TowerToHyperService,
+};
+use tokio::{sync::watch, task::JoinSet};
 use tonic::Code;
+use tower::ServiceExt;
 
 use crate::access::Access;
 
 /// The type of what `/metrics` answers.
 const METRICS_TYPE: [(header::HeaderName, &str); 1] =
     [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+
+/// How long the head of a request may take, from when the one before it was answered. Who reads figures every fifteen seconds, as is usual, keeps
+/// its connection.
+const HEAD: Duration = Duration::from_secs(30);
 
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +134,7 @@ pub fn router(
         .route(
             "/metrics",
             get(async move |extensions: Extensions, headers: HeaderMap| -> Response {
-                if let Err(refusal) = guards.check(caller(&extensions), &headers).await {
+                if let Err(refusal) = guards.check(extensions.get().copied(), &headers).await {
                     return refusal.into_response();
                 }
                 (METRICS_TYPE, metrics()).into_response()
@@ -130,82 +143,123 @@ pub fn router(
         .merge(gateway)
 }
 
-/// Lets a request through to the gateway, and says who sent it.
-async fn enter(State(guards): State<Guards>, mut request: Request, next: Next) -> Response {
-    let caller = caller(request.extensions());
-    if let Err(refusal) = guards.check_certificate(caller) {
+/// Lets a request through to the gateway.
+async fn enter(State(guards): State<Guards>, request: Request, next: Next) -> Response {
+    if let Err(refusal) = guards.check_certificate(request.extensions().get().copied()) {
         return refusal.into_response();
     }
-    if let Some(caller) = caller {
-        request.extensions_mut().insert(caller);
-    }
     next.run(request).await
-}
-
-fn caller(extensions: &Extensions) -> Option<Caller> {
-    extensions.get::<ConnectInfo<Opened>>().map(|ConnectInfo(Opened(caller))| *caller)
-}
-
-/// Who opened the connection that a request came over.
-#[derive(Clone, Copy, Debug)]
-struct Opened(Caller);
-
-/// The connections of the HTTP port.
-struct Port(Incoming);
-
-impl Listener for Port {
-    type Io = Connection;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
-        match self.0.next().await {
-            Some(connection) => {
-                let address = connection.caller().address;
-                (connection, address)
-            }
-            // It listens as long as it is there.
-            None => std::future::pending().await,
-        }
-    }
-
-    fn local_addr(&self) -> std::io::Result<SocketAddr> {
-        Ok(self.0.address())
-    }
-}
-
-impl Connected<IncomingStream<'_, Port>> for Opened {
-    fn connect_info(stream: IncomingStream<'_, Port>) -> Self {
-        Self(stream.io().caller())
-    }
 }
 
 fn probe(holds: bool) -> (StatusCode, &'static str) {
     if holds { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") }
 }
 
-/// Serves `routes` until `stop` turns true.
+/// Serves `routes` until `stop` turns true, over HTTP/1.1. Requests have their [`Caller`] among their extensions.
 ///
 /// # Errors
 /// Where the listener fails.
-pub async fn serve(
-    incoming: Incoming,
+pub async fn serve(incoming: Incoming, routes: Router, stop: watch::Receiver<bool>) -> io::Result<()> {
+    serve_within(incoming, routes, stop, HEAD).await
+}
+
+/// The same, with heads that take so long at most.
+async fn serve_within(
+    mut incoming: Incoming,
     routes: Router,
     mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
-    axum::serve(Port(incoming), routes.into_make_service_with_connect_info::<Opened>())
-        .with_graceful_shutdown(async move {
-            // An error says that whoever would have told is gone: stop as well.
-            stop.wait_for(|stop| *stop).await.ok();
-        })
-        .await
+    head: Duration,
+) -> io::Result<()> {
+    let mut protocol = http1::Builder::new();
+    protocol.timer(TokioTimer::new()).header_read_timeout(head);
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    let mut stopped = pin!(async move {
+        // An error says that whoever would have told is gone: stop as well.
+        stop.wait_for(|stop| *stop).await.ok();
+    });
+    loop {
+        let connection = tokio::select! {
+            connection = incoming.next() => connection,
+            () = &mut stopped => break,
+        };
+        let connection = connection.ok_or_else(|| io::Error::other("no connections are taken any more"))?;
+        while connections.try_join_next().is_some() {}
+        let caller = connection.caller();
+        let service =
+            routes.clone().map_request(move |request: http::Request<hyper::body::Incoming>| -> Request {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(caller);
+                request
+            });
+        let serving = protocol.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
+        let serving = graceful.watch(serving);
+        connections.spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::debug!(from = %caller.address, %error, "a connection broke");
+            }
+        });
+    }
+    drop(incoming);
+    graceful.shutdown().await;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use axum::{body::Body, http::Request};
-    use tower::ServiceExt;
+    use std::net::SocketAddr;
+
+    use axum::http::Request;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
 
     use super::*;
+
+    /// What a port that answers with the address of whoever asks says to these bytes until it closes the connection, and that address.
+    async fn answer_to(bytes: &[u8]) -> (String, SocketAddr) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let incoming = Incoming::plain(listener, 10).expect("an address");
+        let address = incoming.address();
+        let routes = Router::new().route(
+            "/who",
+            get(async |extensions: Extensions| {
+                extensions.get::<Caller>().map(|caller| caller.address.to_string()).unwrap_or_default()
+            }),
+        );
+        let (stop, stopped) = watch::channel(false);
+        let serving = tokio::spawn(serve_within(incoming, routes, stopped, Duration::from_millis(200)));
+        let mut client = TcpStream::connect(address).await.expect("it listens");
+        let own = client.local_addr().expect("an address");
+        client.write_all(bytes).await.expect("there is room");
+        let mut answer = Vec::new();
+        let read = timeout(Duration::from_secs(20), client.read_to_end(&mut answer)).await;
+        // What was not read is answered with a reset.
+        read.expect("it is closed").ok();
+        stop.send_replace(true);
+        let served = timeout(Duration::from_secs(20), serving).await.expect("it stops");
+        served.expect("no panic").expect("the port did not fail");
+        (String::from_utf8_lossy(&answer).into_owned(), own)
+    }
+
+    #[tokio::test]
+    async fn a_head_that_does_not_come_ends_its_connection() {
+        let (answer, _) = answer_to(b"GET /who HTTP/1.1\r\nHost: a").await;
+        assert!(!answer.contains("200 OK"), "{answer}");
+        let whole = b"GET /who HTTP/1.1\r\nHost: a\r\n\r\n";
+        let (answer, own) = answer_to(whole).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+        assert!(answer.ends_with(&own.to_string()), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn nothing_but_http_1_is_spoken() {
+        // The preface of HTTP/2, and settings that change nothing.
+        let (answer, _) = answer_to(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400"), "{answer:?}");
+    }
 
     #[tokio::test]
     async fn probes_follow_the_phases() {
@@ -236,7 +290,7 @@ mod tests {
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             if let Some(has_certificate) = shown {
                 let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                request.extensions_mut().insert(ConnectInfo(Opened(Caller { address, has_certificate })));
+                request.extensions_mut().insert(Caller { address, has_certificate });
             }
             routes.oneshot(request).await.expect("infallible").status()
         };
