@@ -1,10 +1,11 @@
 //! The parts' figures as metrics: each with its help beside it.
 
+mod nodes;
+
 use std::{collections::BTreeSet, fmt::Write, path::Path};
 
 use allidb_cluster::{
-    ClockOffset, Coordinator, GossipCounts, GraphCounts, HintCounts, NodeCalls, OutboxCounts, RingCounts,
-    TextCounts, VectorCounts,
+    Coordinator, GossipCounts, GraphCounts, HintCounts, OutboxCounts, RingCounts, TextCounts, VectorCounts,
 };
 use allidb_storage::{KeyspaceStats, Latency, Stats};
 use metrics::{counter, describe_counter, describe_gauge, gauge};
@@ -61,29 +62,6 @@ fn build() {
 }
 
 fn membership(coordinator: &Coordinator) {
-    describe_gauge!("allidb_ring_node_up", "Whether another node is heard from");
-    describe_gauge!("allidb_ring_node_agrees", "Whether another node goes by the same topology as this one");
-    let (own, topology) = (coordinator.node(), coordinator.topology());
-    let layout = topology.layout();
-    let nodes = coordinator.nodes();
-    for member in layout.members().iter().filter(|member| member.node != own) {
-        let node = member.node.to_string();
-        let view = nodes.iter().find(|view| view.node == member.node);
-        let is_alive = view.is_some_and(|view| view.is_alive);
-        let agrees = view.is_some_and(|view| view.topology == Some(topology.digest()));
-        gauge!("allidb_ring_node_up", "node" => node.clone()).set(f64::from(u8::from(is_alive)));
-        gauge!("allidb_ring_node_agrees", "node" => node).set(f64::from(u8::from(agrees)));
-    }
-    describe_gauge!(
-        "allidb_ring_compared_age_seconds",
-        "How long ago what lies here was compared with what another node holds, if that is this one's part"
-    );
-    for member in layout.members() {
-        if let Some((ago, _)) = coordinator.compared(member.node) {
-            let node = member.node.to_string();
-            gauge!("allidb_ring_compared_age_seconds", "node" => node).set(ago.as_secs_f64());
-        }
-    }
     describe_gauge!(
         "allidb_ring_healing_partitions",
         "Partitions about which this node has no say until it has taken over what was damaged"
@@ -95,22 +73,6 @@ fn membership(coordinator: &Coordinator) {
             "How long ago that was up to which what was deleted is forgotten"
         );
         gauge!("allidb_ring_purged_age_seconds").set(age.as_secs_f64());
-    }
-    describe_gauge!("allidb_ring_node_calls", "Calls of another node that it has not answered yet");
-    describe_gauge!(
-        "allidb_ring_node_withheld",
-        "Whether calls of another node are withheld, as it did not answer lately"
-    );
-    for NodeCalls { node, under_way, is_failing } in coordinator.calls() {
-        gauge!("allidb_ring_node_calls", "node" => node.to_string()).set(under_way as f64);
-        gauge!("allidb_ring_node_withheld", "node" => node.to_string()).set(f64::from(u8::from(is_failing)));
-    }
-    describe_gauge!(
-        "allidb_ring_clock_ahead_seconds",
-        "How far the clock of another node is ahead of this one's"
-    );
-    for ClockOffset { node, ahead_ms, .. } in coordinator.clocks() {
-        gauge!("allidb_ring_clock_ahead_seconds", "node" => node.to_string()).set(ahead_ms as f64 / 1_000.0);
     }
     if let Some(GossipCounts { sent, lost, received }) = coordinator.gossip_counts() {
         describe_counter!("allidb_ring_gossip_messages_total", "Messages of gossip, by what became of them");
@@ -203,15 +165,13 @@ fn ring(counts: &RingCounts, hints: &[HintCounts]) {
         queries_repeated,
     );
     total("allidb_ring_queries_partial_total", "Answers that were about a part", queries_partial);
-    describe_gauge!("allidb_ring_hint_bytes", "Writes kept for a node that has not acknowledged them");
     describe_counter!("allidb_ring_hints_delivered_total", "Writes that were kept for a node, and delivered");
     describe_counter!(
         "allidb_ring_hints_dropped_total",
         "Writes for a node for which there was no room, or that were kept too long"
     );
-    for HintCounts { node, bytes, dropped, delivered } in hints {
+    for HintCounts { node, dropped, delivered, .. } in hints {
         let node = node.to_string();
-        gauge!("allidb_ring_hint_bytes", "node" => node.clone()).set(*bytes as f64);
         counter!("allidb_ring_hints_delivered_total", "node" => node.clone()).absolute(*delivered);
         counter!("allidb_ring_hints_dropped_total", "node" => node).absolute(*dropped);
     }
@@ -281,13 +241,14 @@ fn vectors(counts: &VectorCounts) {
 }
 
 /// What the recorder cannot hold, in the text format of Prometheus: it takes single times, and these are counted already,
-/// and whole numbers.
+/// and whole numbers, and it forgets no node.
 pub(crate) fn text(coordinator: &Coordinator) -> String {
     let storage = coordinator.counts().storage;
     let calls = coordinator.call_times().map(|calls| {
         histogram("allidb_ring_call_seconds", "How long other nodes took to answer calls", &calls)
     });
     calls.unwrap_or_default()
+        + &nodes::text(coordinator)
         + &histogram(
             "allidb_storage_wal_fsync_seconds",
             "How long fsyncs of the write-ahead log took",

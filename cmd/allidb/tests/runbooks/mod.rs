@@ -216,12 +216,15 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
     ring.cluster(0, &["purge"]);
     // One is destroyed, and an empty one is put in its place.
     let third = ring.id(2);
+    let is_up = format!("allidb_ring_node_up{{node=\"{third}\"}}");
+    assert!(ring.nodes[0].metric(&is_up).is_some(), "it is told of");
     ring.nodes[2].child.kill().expect("killed");
     let fifth = ring.join();
     ring.eventually(0, &["replace", &third, "--with", &fifth]);
     // Whoever asks again, as the answer was lost, is told that it is done.
     let again = ring.cluster(3, &["replace", &third, "--with", &fifth]);
     assert_eq!(again["layout"], 3, "{again}");
+    assert_eq!(ring.nodes[0].metric(&is_up), None, "nobody is alarmed by a node that is gone");
 
     // One leaves.
     let second = ring.id(1);
