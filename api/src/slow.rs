@@ -10,6 +10,7 @@ use allidb_cluster::TraceId;
 use allidb_index::{model::TenantId, query::PlanStep};
 use metrics::counter;
 use parking_lot::Mutex;
+use tonic::Status;
 
 use crate::{
     metrics::SLOW_QUERIES,
@@ -113,11 +114,16 @@ struct Watched {
 }
 
 impl Watch {
-    /// Takes note of what came of it.
-    pub(crate) fn ends<T, E>(&mut self, result: &Result<T, E>) {
+    /// What the query comes to, of which note is taken. If its caller goes away, this does not return.
+    pub(crate) async fn over<T>(
+        &mut self,
+        query: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, Status> {
+        let result = query.await;
         if let Some(watched) = &mut self.0 {
             watched.outcome = if result.is_ok() { "answered" } else { "failed" };
         }
+        result
     }
 
     /// Takes note of what was done, if it took long.
@@ -260,6 +266,20 @@ mod tests {
         };
         let steps = [step(1, "ids", None), step(0, "nearest", Some(10))];
         assert_eq!(plan(&steps), ">ids (index): 3 in 2ms; nearest (index): 3 of about 10 in 2ms");
+    }
+
+    #[tokio::test]
+    async fn only_a_caller_that_goes_away_gives_up() {
+        let log = SlowLog::new(Duration::from_secs(3_600));
+        let asker = Asker { tenant: TenantId(1), trace: None };
+        let mut watch = log.watch("Query", asker, "things", Shape::new);
+        let outcome = |watch: &Watch| watch.0.as_ref().expect("it is on").outcome;
+        assert_eq!(outcome(&watch), "given up");
+        let failed = watch.over(std::future::ready(Err::<(), _>(Status::internal("no")))).await;
+        assert!(failed.is_err());
+        assert_eq!(outcome(&watch), "failed");
+        watch.over(std::future::ready(Ok(()))).await.expect("it is answered");
+        assert_eq!(outcome(&watch), "answered");
     }
 
     #[test]

@@ -184,11 +184,13 @@ impl Entities for Services {
         let shape =
             || vec![("page size", limit as u64), ("conditions", slow::conditions(request.filter.as_ref()))];
         let mut watch = self.slow.watch("RangeScan", caller.asker(), &request.collection, shape);
-        let scan = scan_from_proto(request, limit, after)?;
-        let collection = scan.collection.clone();
-        let page = self.coordinator.scan(caller.tenant, scan, consistency, caller.deadline).await;
-        watch.ends(&page);
-        let page = page.map_err(status::from_error)?;
+        let collection = request.collection.clone();
+        let scanning = async {
+            let scan = scan_from_proto(request, limit, after)?;
+            let page = self.coordinator.scan(caller.tenant, scan, consistency, caller.deadline);
+            page.await.map_err(status::from_error)
+        };
+        let page = watch.over(scanning).await?;
         let entities = page.entities.into_iter().map(|entity| entity_to_proto(collection.clone(), entity));
         Ok(Response::new(v1::RangeScanResponse {
             entities: entities.collect(),
@@ -207,23 +209,19 @@ impl Entities for Services {
             vec![("fields", request.fields.len() as u64), ("conditions", conditions)]
         };
         let mut watch = self.slow.watch("Facets", caller.asker(), &request.collection, shape);
-        let asked = FacetsRequest {
-            fields: fields_from_proto(&Path::Root("fields"), &request.fields)?,
-            filter: request
-                .filter
-                .map(|filter| filter_from_proto(&Path::Root("filter"), filter))
-                .transpose()?,
-            limit: convert::or_default(
-                &Path::Root("limit"),
-                request.limit,
-                DEFAULT_PAGE,
-                self.limits().page_size,
-            )?,
-            collection: request.collection,
+        let v1::FacetsRequest { collection, fields, filter, limit, .. } = request;
+        let counting = async {
+            let most = self.limits().page_size;
+            let asked = FacetsRequest {
+                fields: fields_from_proto(&Path::Root("fields"), &fields)?,
+                filter: filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?,
+                limit: convert::or_default(&Path::Root("limit"), limit, DEFAULT_PAGE, most)?,
+                collection,
+            };
+            let found = self.coordinator.facets(caller.tenant, asked, consistency, caller.deadline);
+            found.await.map_err(status::from_error)
         };
-        let found = self.coordinator.facets(caller.tenant, asked, consistency, caller.deadline).await;
-        watch.ends(&found);
-        let found = found.map_err(status::from_error)?.into_iter().zip(request.fields);
+        let found = watch.over(counting).await?.into_iter().zip(fields);
         let facets = found.map(|(facet, field)| convert::facet_to_proto(field, facet)).collect();
         Ok(Response::new(v1::FacetsResponse { facets }))
     }
@@ -291,14 +289,15 @@ impl Entities for Services {
         let (caller, request) = self.receive(request)?;
         let shape = || vec![("conditions", slow::conditions(request.filter.as_ref()))];
         let mut watch = self.slow.watch("Count", caller.asker(), &request.collection, shape);
-        let filter =
-            request.filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?;
-        let consistency = read_consistency(request.consistency)?;
-        let count =
-            self.coordinator.count(caller.tenant, &request.collection, filter, consistency, caller.deadline);
-        let count = count.await;
-        watch.ends(&count);
-        let count = count.map_err(status::from_error)?;
+        let v1::CountRequest { collection, filter, consistency, .. } = request;
+        let counting = async {
+            let filter = filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?;
+            let consistency = read_consistency(consistency)?;
+            let count =
+                self.coordinator.count(caller.tenant, &collection, filter, consistency, caller.deadline);
+            count.await.map_err(status::from_error)
+        };
+        let count = watch.over(counting).await?;
         Ok(Response::new(v1::CountResponse { count }))
     }
 }

@@ -53,10 +53,12 @@ impl Graph for Services {
         let shape = || vec![("limit", request.limit.into())];
         let collection = request.r#ref.as_ref().map_or("", |entity| &*entity.collection);
         let mut watch = self.slow.watch("Neighbors", caller.asker(), collection, shape);
-        let request = neighbors_from_proto(request, self.limits())?;
-        let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline).await;
-        watch.ends(&found);
-        Ok(Response::new(neighborhood_to_proto(found.map_err(status::from_error)?)))
+        let finding = async {
+            let request = neighbors_from_proto(request, self.limits())?;
+            let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline);
+            found.await.map_err(status::from_error)
+        };
+        Ok(Response::new(neighborhood_to_proto(watch.over(finding).await?)))
     }
 
     type ExpandStream = Pin<Box<dyn Stream<Item = Result<v1::ExpandResponse, Status>> + Send>>;
@@ -72,11 +74,13 @@ impl Graph for Services {
             vec![("seeds", request.seeds.len() as u64), ("hops", hops.into())]
         };
         let mut watch = self.slow.watch("Expand", caller.asker(), first(&request.seeds), shape);
-        let request = expand_from_proto(request, self.limits())?;
-        let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline).await;
-        watch.ends(&reached);
+        let walking = async {
+            let request = expand_from_proto(request, self.limits())?;
+            let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline);
+            reached.await.map_err(status::from_error)
+        };
         // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it message by message.
-        let messages = expansion_to_proto(reached.map_err(status::from_error)?);
+        let messages = expansion_to_proto(watch.over(walking).await?);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
     }
 
@@ -88,10 +92,12 @@ impl Graph for Services {
         let consistency = read_consistency(request.consistency)?;
         let shape = || vec![("seeds", request.seeds.len() as u64), ("hops", request.hops.into())];
         let mut watch = self.slow.watch("CountHops", caller.asker(), first(&request.seeds), shape);
-        let request = hops_from_proto(request, self.limits())?;
-        let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline).await;
-        watch.ends(&counts);
-        counts.map(hop_counts_to_proto).map(Response::new).map_err(status::from_error)
+        let counting = async {
+            let request = hops_from_proto(request, self.limits())?;
+            let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline);
+            counts.await.map_err(status::from_error)
+        };
+        watch.over(counting).await.map(hop_counts_to_proto).map(Response::new)
     }
 
     async fn shortest_path(
@@ -103,11 +109,12 @@ impl Graph for Services {
         let shape = || vec![("max hops", request.max_hops.into()), ("k", request.k.into())];
         let from = request.from.as_ref().map_or("", |entity| &*entity.collection);
         let mut watch = self.slow.watch("ShortestPath", caller.asker(), from, shape);
-        let request = paths_from_proto(request, self.limits())?;
-        let paths =
-            self.coordinator.shortest_paths(caller.tenant, request, consistency, caller.deadline).await;
-        watch.ends(&paths);
-        paths.map(paths_to_proto).map(Response::new).map_err(status::from_error)
+        let finding = async {
+            let request = paths_from_proto(request, self.limits())?;
+            let paths = self.coordinator.shortest_paths(caller.tenant, request, consistency, caller.deadline);
+            paths.await.map_err(status::from_error)
+        };
+        watch.over(finding).await.map(paths_to_proto).map(Response::new)
     }
 }
 

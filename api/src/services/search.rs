@@ -51,13 +51,15 @@ impl Search for Services {
         let shape = || vec![("queries", request.queries.len() as u64)];
         let collection = request.queries.first().map_or("", |query| &*query.collection);
         let mut watch = self.slow.watch("BatchQuery", caller.asker(), collection, shape);
-        let pages: Vec<Pages> = request.queries.iter_mut().map(|query| self.pages(caller, query)).collect();
-        let mut texts = Texts::default();
-        request.queries.iter_mut().for_each(|query| texts.of_query(query));
-        self.embed(caller.tenant, texts, caller.deadline).await?;
-        let results = self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await;
-        watch.ends(&results);
-        let results = results?;
+        let answering = async {
+            let pages: Vec<Pages> =
+                request.queries.iter_mut().map(|query| self.pages(caller, query)).collect();
+            let mut texts = Texts::default();
+            request.queries.iter_mut().for_each(|query| texts.of_query(query));
+            self.embed(caller.tenant, texts, caller.deadline).await?;
+            self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await
+        };
+        let results = watch.over(answering).await?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
     }
 }
@@ -108,17 +110,19 @@ impl Services {
     ) -> Result<(Answer, Pages), Status> {
         let shape = || slow::of_query(&request);
         let mut watch = self.slow.watch(method, caller.asker(), &request.collection, shape);
-        let pages = self.pages(caller, &mut request);
-        let mut texts = Texts::default();
-        texts.of_query(&mut request);
-        self.embed(caller.tenant, texts, caller.deadline).await?;
-        let consistency = read_consistency(request.consistency)?;
-        let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
-        // Steps are a few short lines; whether they are wanted is known when the query is over.
-        let query = Query { profile: method == "Explain" || self.slow.is_on(), ..query };
-        let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
-        watch.ends(&answer);
-        let answer = answer.map_err(status::from_error)?;
+        let finding = async {
+            let pages = self.pages(caller, &mut request);
+            let mut texts = Texts::default();
+            texts.of_query(&mut request);
+            self.embed(caller.tenant, texts, caller.deadline).await?;
+            let consistency = read_consistency(request.consistency)?;
+            let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
+            // Steps are a few short lines; whether they are wanted is known when the query is over.
+            let query = Query { profile: method == "Explain" || self.slow.is_on(), ..query };
+            let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
+            answer.map(|answer| (answer, pages)).map_err(status::from_error)
+        };
+        let (answer, pages) = watch.over(finding).await?;
         watch.did(&answer.steps);
         Ok((answer, pages))
     }
