@@ -7,7 +7,10 @@ use std::{
 };
 
 use allidb_cluster::TraceId;
-use allidb_index::{model::TenantId, query::PlanStep};
+use allidb_index::{
+    model::{MAX_COLLECTION_NAME_BYTES, TenantId},
+    query::PlanStep,
+};
 use metrics::counter;
 use parking_lot::Mutex;
 use tonic::Status;
@@ -91,7 +94,8 @@ impl SlowLog {
             begun: Instant::now(),
             method,
             asker,
-            collection: collection.to_owned(),
+            // As far as one can be named so: it is what the caller sent, whatever that is.
+            collection: collection[..collection.floor_char_boundary(MAX_COLLECTION_NAME_BYTES)].to_owned(),
             shape: shape(),
             plan: String::new(),
             outcome: "given up",
@@ -288,6 +292,9 @@ mod tests {
         let off = SlowLog::new(Duration::ZERO);
         assert!(!off.is_on());
         assert!(off.watch("Query", asker, "things", Shape::new).0.is_none());
+        let long =
+            SlowLog::new(Duration::from_secs(3_600)).watch("Query", asker, &"é".repeat(100), Shape::new);
+        assert_eq!(long.0.as_ref().expect("it is on").collection, "é".repeat(MAX_COLLECTION_NAME_BYTES / 2));
         let lines = |after: Duration| {
             let log = SlowLog::new(after);
             drop(log.watch("Query", asker, "things", Shape::new));
