@@ -76,7 +76,7 @@ pub struct Incoming {
 }
 
 impl Incoming {
-    /// Takes connections as they are, `most` at a time. Beyond that the one is closed that has said nothing for longest, of the address that
+    /// Takes connections as they are, `most` at a time. Beyond that the one is closed over which nothing was said for longest, of the address that
     /// has most.
     ///
     /// # Errors

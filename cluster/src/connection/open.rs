@@ -1,6 +1,6 @@
 //! The connections that are open at a port, so many at most.
 //!
-//! When there is one too many, the one goes that has said nothing for longest, of the address that has most: somebody who opens thousands and
+//! When there is one too many, the one goes over which nothing was said for longest, of the address that has most: somebody who opens thousands and
 //! keeps them open takes places of his own. Other addresses, and connections that are in use, keep theirs.
 
 use std::{
@@ -23,7 +23,7 @@ use tokio::{
     net::TcpStream,
 };
 
-/// A connection that said something so recently is in use: it gives way to addresses that have fewer only.
+/// A connection over which something was said so recently is in use: it gives way to addresses that have fewer only.
 const IN_USE: Duration = Duration::from_secs(1);
 
 /// The places of a port.
@@ -46,7 +46,7 @@ struct Taken {
 #[derive(Debug)]
 struct Place {
     of: IpAddr,
-    /// When it last said something, in milliseconds since the port was opened.
+    /// When something was last said over it, in milliseconds since the port was opened.
     heard: AtomicU64,
     is_closed: AtomicBool,
     waiting: AtomicWaker,
@@ -154,6 +154,13 @@ impl Socket {
         }
         Ok(())
     }
+
+    /// That something was said over it, either way: who reads a long answer says nothing meanwhile.
+    fn note<T>(&self, said: &Poll<T>) {
+        if said.is_ready() {
+            self.place.heard.store(self.places.now(), Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -170,9 +177,7 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         self.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
-        if polled.is_ready() {
-            self.place.heard.store(self.places.now(), Ordering::Relaxed);
-        }
+        self.note(&polled);
         polled
     }
 }
@@ -184,7 +189,9 @@ impl AsyncWrite for Socket {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.note(&polled);
+        polled
     }
 
     fn poll_write_vectored(
@@ -193,7 +200,9 @@ impl AsyncWrite for Socket {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.note(&polled);
+        polled
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -211,7 +220,10 @@ impl AsyncWrite for Socket {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncReadExt, net::TcpListener};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
 
     use super::*;
 
@@ -259,6 +271,22 @@ mod tests {
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::2"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_eq!(of("::ffff:10.0.0.1"), A);
+    }
+
+    #[tokio::test]
+    async fn whoever_is_answered_is_in_use() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut places = Places::new(1);
+        // It was opened a minute ago.
+        places.began -= Duration::from_secs(60);
+        let places = Arc::new(places);
+        let _client = TcpStream::connect(address).await.expect("it listens");
+        let (stream, from) = listener.accept().await.expect("connected");
+        let mut socket = places.take(stream, from).expect("a place");
+        heard(&socket.place, 0);
+        socket.write_all(b"x").await.expect("written");
+        assert!(socket.place.heard.load(Ordering::Relaxed) >= 60_000);
     }
 
     #[tokio::test]

@@ -292,7 +292,7 @@ section! {
         message_bytes: ByteSize = ByteSize::mib(16);
         /// The largest message given.
         answer_bytes: ByteSize = ByteSize::mib(64);
-        /// Connections that are open at the gRPC port, and at the HTTP port. Beyond that the one is closed that has said nothing for longest, of
+        /// Connections that are open at the gRPC port, and at the HTTP port. Beyond that the one is closed over which nothing was said for longest, of
         /// the address that has most. At each port a quarter of the files that this process may have open, if that is less.
         connections: usize = 4_096;
         /// Requests under way in all; more are refused.
