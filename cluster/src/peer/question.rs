@@ -10,6 +10,9 @@ use allidb_index::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+#[cfg(test)]
+mod form;
+
 /// What nodes can be asked.
 pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
     type Answer: Serialize + DeserializeOwned + Send + 'static;
@@ -19,7 +22,8 @@ pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
 }
 
 /// The form of questions and answers. What is in them is told apart by its place alone, so that one of another form could be read as something else: to
-/// be counted up whenever any of their types changes. Nodes of releases with different forms do not answer each other.
+/// be counted up whenever any of their types changes, which the tests of `form` notice of most. Nodes of releases with different forms do not answer
+/// each other.
 pub(crate) const FORM: u32 = 1;
 
 /// As nodes send it to each other.
