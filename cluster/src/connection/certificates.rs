@@ -190,8 +190,10 @@ pub(crate) struct Material {
 impl Material {
     fn read(files: CertificateFiles, name: Option<ServerName<'static>>) -> Result<Self, CertificateError> {
         let chain = certificates("certificate", &files.certificate)?;
-        // There is one.
-        let good = term(&chain[0]).map_err(|why| garbled("certificate", &files.certificate, &why))?;
+        let good = match chain.first() {
+            Some(own) => term(own).map_err(|why| garbled("certificate", &files.certificate, &why))?,
+            None => return Err(garbled("certificate", &files.certificate, &"it holds none")),
+        };
         let key = PrivateKeyDer::from_pem_slice(&contents("key", &files.key)?)
             .map_err(|error| garbled("key", &files.key, &error))?;
         let trusted = match &files.authority {
@@ -223,8 +225,9 @@ impl Material {
     }
 
     fn check_name(&self) -> Result<(), CertificateError> {
-        let Some(name) = &self.name else { return Ok(()) };
-        ParsedCertificate::try_from(&self.chain[0])
+        // One that is none was not read.
+        let (Some(name), Some(own)) = (&self.name, self.chain.first()) else { return Ok(()) };
+        ParsedCertificate::try_from(own)
             .and_then(|shown| verify_server_name(&shown, name))
             .map_err(|error| self.unusable(format!("it must be for the name {:?}: {error}", name.to_str())))
     }

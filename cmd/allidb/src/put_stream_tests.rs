@@ -273,7 +273,7 @@ async fn what_cannot_be_taken_just_then_is_sent_again_but_not_for_ever() {
         let is_refused = |item: &PutStreamRequest| {
             let Some(Item::Entity(entity)) = &item.item else { return false };
             let id = &entity.r#ref.as_ref().unwrap().id;
-            id == "7" || (is_early && item.sequence % 2 == 0)
+            id == "7" || (is_early && item.sequence.is_multiple_of(2))
         };
         taken.iter().map(|item| answer(item.sequence, if is_refused(item) { 14 } else { 0 })).collect()
     };
