@@ -1,6 +1,6 @@
 //! Options to the parts' own settings. The only place that knows both.
 
-use std::env::VarError;
+use std::{env::VarError, os::unix::fs::DirBuilderExt};
 
 use allidb_api::{
     access::{Access, AdminKey, KeySetPlace, TokenTerms, Tokens},
@@ -35,8 +35,9 @@ pub(crate) async fn open(
     tls: Option<PeerTls>,
 ) -> anyhow::Result<Coordinator> {
     let dir = &config.data_dir;
-    std::fs::create_dir_all(dir)
-        .with_context(|| format!("cannot make the data directory {}", dir.display()))?;
+    // What it holds is nobody else's on this machine.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make the data directory {}", dir.display()))?;
     let node = allidb_cluster::Config { snapshots: place(config)?, ..node(config) };
     let opened = match ring {
         None => {

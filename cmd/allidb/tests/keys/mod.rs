@@ -45,8 +45,9 @@ fn keys_are_made_shown_and_revoked() {
     let launch = || Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
     let daemon = launch();
     let own = dir.path().join("data/admin-key");
-    let mode = fs::metadata(&own).expect("it was made").permissions().mode();
-    assert_eq!(mode & 0o777, 0o600);
+    let mode = |path: &Path| fs::metadata(path).expect("it was made").permissions().mode() & 0o777;
+    assert_eq!(mode(&own), 0o600);
+    assert_eq!(own.parent().map(mode), Some(0o700), "what is stored is its owner's alone");
     assert!(
         !said(dir.path()).contains(fs::read_to_string(&own).expect("a key").trim()),
         "the log tells no key"
