@@ -2,6 +2,10 @@
 
 use clap::Parser;
 
+/// As in `allidbd`, or what is measured here would be another program's memory.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The flags of `allidbd`.
 #[derive(Parser)]
 struct Arguments {
