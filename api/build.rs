@@ -8,6 +8,8 @@ mod openapi;
 mod reference;
 #[path = "src/rest/routes.rs"]
 mod routes;
+#[path = "build/shapes.rs"]
+mod shapes;
 
 use std::{env, fs, path::PathBuf};
 
@@ -34,17 +36,21 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let contract = DescriptorPool::from_file_descriptor_set(descriptors.clone())?;
     fs::write(out.join("openapi.json"), openapi::document(&contract)?.to_string())?;
+    fs::write(out.join("shapes.rs"), shapes::table(&contract))?;
     fs::write(out.join("api.md"), reference::pages(&contract))?;
     let mut bare = descriptors.clone();
     for file in &mut bare.file {
         file.source_code_info = None;
     }
     fs::write(out.join("allidb_descriptor.bin"), bare.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
+        .codec_path("crate::codec::WeighingCodec")
         .bytes(".allidb.v1")
         .btree_map(".allidb.v1")
         .extern_path(".google.rpc.Status", "::tonic_types::Status")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 

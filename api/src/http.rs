@@ -134,7 +134,7 @@ pub fn router(
         .route(
             "/metrics",
             get(async move |extensions: Extensions, headers: HeaderMap| -> Response {
-                if let Err(refusal) = guards.check(extensions.get().copied(), &headers).await {
+                if let Err(refusal) = guards.check(extensions.get().cloned(), &headers).await {
                     return refusal.into_response();
                 }
                 (METRICS_TYPE, metrics()).into_response()
@@ -145,7 +145,7 @@ pub fn router(
 
 /// Lets a request through to the gateway.
 async fn enter(State(guards): State<Guards>, request: Request, next: Next) -> Response {
-    if let Err(refusal) = guards.check_certificate(request.extensions().get().copied()) {
+    if let Err(refusal) = guards.check_certificate(request.extensions().get().cloned()) {
         return refusal.into_response();
     }
     next.run(request).await
@@ -186,17 +186,18 @@ async fn serve_within(
         let connection = connection.ok_or_else(|| io::Error::other("no connections are taken any more"))?;
         while connections.try_join_next().is_some() {}
         let caller = connection.caller();
+        let from = caller.address;
         let service =
             routes.clone().map_request(move |request: http::Request<hyper::body::Incoming>| -> Request {
                 let mut request = request.map(Body::new);
-                request.extensions_mut().insert(caller);
+                request.extensions_mut().insert(caller.clone());
                 request
             });
         let serving = protocol.serve_connection(TokioIo::new(connection), TowerToHyperService::new(service));
         let serving = graceful.watch(serving);
         connections.spawn(async move {
             if let Err(error) = serving.await {
-                tracing::debug!(from = %caller.address, %error, "a connection broke");
+                tracing::debug!(%from, %error, "a connection broke");
             }
         });
     }
@@ -209,6 +210,7 @@ async fn serve_within(
 mod tests {
     use std::net::SocketAddr;
 
+    use allidb_cluster::Calls;
     use axum::http::Request;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
@@ -290,7 +292,7 @@ mod tests {
             let mut request = Request::builder().uri(path).body(Body::empty()).expect("a request");
             if let Some(has_certificate) = shown {
                 let address = SocketAddr::from(([127, 0, 0, 1], 1));
-                request.extensions_mut().insert(Caller { address, has_certificate });
+                request.extensions_mut().insert(Caller { address, has_certificate, calls: Calls::default() });
             }
             routes.oneshot(request).await.expect("infallible").status()
         };

@@ -4,7 +4,7 @@
 use std::{
     error::Error,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     task::{Context, Poll},
     time::Duration,
 };
@@ -23,13 +23,14 @@ use tracing::{
     field::{Empty, display},
 };
 
-use allidb_cluster::{Caller, TraceId, TraceParent, note_code};
+use allidb_cluster::{Caller, TraceId, TraceParent, UnderWay, note_code};
 
 use crate::{
     access::{AUDIT, Access, Audited, Right},
-    arrival, deadline,
+    arrival, codec, deadline,
     metrics::{Call, Method},
     oversize::{self, MessageBounds},
+    share::Share,
     status,
     weight::{Held, Scale},
 };
@@ -126,20 +127,20 @@ where
                 Ok(slot) => Some(slot),
                 Err(_) => {
                     let refusal = status::too_many_requests(self.layer.limit).into_http();
-                    let room = Arc::new(Room { _slot: None, _held: held });
+                    let room = Arc::new(Room::new(None, held));
                     let refusal = SurroundedBody::watch(refusal, call, room, bounds, span);
                     return Box::pin(async move { Ok(refusal) });
                 }
             }
         };
-        let room = Arc::new(Room { _slot: slot, _held: held });
+        let room = Arc::new(Room::new(slot, held));
         request.extensions_mut().insert(Arc::clone(&room));
         let patience = deadline::requested(request.headers());
         // The one that is ready is this one.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let answer =
-            in_time(patience, admitted(self.layer.access.clone(), (method, bounds.incoming), inner, request));
+            in_time(patience, admitted(self.layer.clone(), method, Arc::clone(&room), inner, request));
         let calling = span.clone();
         let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, room, bounds, span)) };
         Box::pin(answering.instrument(calling))
@@ -148,16 +149,19 @@ where
 
 /// The answer to whoever may ask. What changes more than data is noted, also where it is refused.
 async fn admitted<S>(
-    access: Option<Access>,
-    (method, message_bytes): (Method, usize),
+    layer: SurroundLayer,
+    method: Method,
+    room: Arc<Room>,
     mut inner: S,
     mut request: Request<Body>,
 ) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
-    let Some(access) = access else { return inner.call(request).await };
-    let from = request.extensions().get::<Caller>().map(|caller| caller.address);
+    let held = room.held();
+    let Some(access) = layer.access else { return codec::weighed(held, inner.call(request)).await };
+    let caller = request.extensions().get::<Caller>().cloned();
+    let from = caller.as_ref().map(|caller| caller.address);
     match access.admit(method, request.headers()).await {
         Ok(identity) => {
             let audited = Right::of(method).is_audited();
@@ -166,14 +170,21 @@ where
                 Some(call) => call.watch(answer),
                 None => answer,
             };
-            let meter = match access.pace(Right::of(method), &identity) {
-                Ok(meter) => meter,
+            let (right, free) = (Right::of(method), layer.slots.available_permits());
+            let place = access.place(right, &identity, free);
+            let admitted = place.and_then(|share| Ok((share, access.pace(right, &identity)?)));
+            let (share, meter) = match admitted {
+                Ok(admitted) => admitted,
                 Err(refusal) => return Ok(noted(refusal.into_http())),
             };
+            room.keep(caller.map(|caller| caller.calls.begin()), share);
             request.extensions_mut().insert(identity);
-            let Some(meter) = meter else { return inner.call(request).await.map(noted) };
-            let request = request.map(|body| meter.incoming(body, message_bytes));
-            Ok(noted(inner.call(request).await?.map(|body| meter.outgoing(body))))
+            let Some(meter) = meter else {
+                return codec::weighed(held, inner.call(request)).await.map(noted);
+            };
+            let request = request.map(|body| meter.incoming(body, layer.bounds.incoming));
+            let answer = codec::weighed(held, inner.call(request)).await?;
+            Ok(noted(answer.map(|body| meter.outgoing(body))))
         }
         Err(refusal) => {
             if access.is_refusal_noted() {
@@ -233,7 +244,26 @@ pub struct SurroundedBody {
 /// Requests have it among their extensions, for work that goes on after its caller has gone.
 pub(crate) struct Room {
     _slot: Option<OwnedSemaphorePermit>,
-    _held: Arc<Held>,
+    held: Arc<Held>,
+    /// What it takes up once it is known whose it is.
+    admitted: OnceLock<(Option<UnderWay>, Option<Share>)>,
+}
+
+impl Room {
+    fn new(slot: Option<OwnedSemaphorePermit>, held: Arc<Held>) -> Self {
+        Self { _slot: slot, held, admitted: OnceLock::new() }
+    }
+
+    /// What its request weighs.
+    pub(crate) fn held(&self) -> Arc<Held> {
+        Arc::clone(&self.held)
+    }
+
+    /// Keeps this until the call is over.
+    fn keep(&self, call: Option<UnderWay>, share: Option<Share>) {
+        // A call is admitted once.
+        self.admitted.get_or_init(|| (call, share));
+    }
 }
 
 impl SurroundedBody {

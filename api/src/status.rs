@@ -149,6 +149,21 @@ pub(crate) fn too_many_requests(limit: usize) -> Status {
     build(Code::ResourceExhausted, format!("{limit} requests are under way, which is the limit"), info)
 }
 
+/// What came is no message of the contract.
+pub(crate) fn unreadable_message(error: &prost::DecodeError) -> Status {
+    let info = details(reason::INVALID_FIELD, &[]);
+    build(Code::InvalidArgument, format!("the message cannot be read: {error}"), info)
+}
+
+/// A tenant has as many requests under way as it may while so few places are free.
+pub(crate) fn share_is_taken(count: usize) -> Status {
+    let mut info = details(reason::TOO_MANY_REQUESTS, &[("tenant_has", count.to_string())]);
+    info.set_retry_info(Some(RETRY_DELAY));
+    let message =
+        format!("{count} requests of the tenant are under way; the places that are left are for others");
+    build(Code::ResourceExhausted, message, info)
+}
+
 /// The requests that are under way are as large as they may be together.
 pub(crate) fn requests_too_large(limit: usize) -> Status {
     let mut info = details(reason::TOO_MANY_REQUESTS, &[("limit_bytes", limit.to_string())]);

@@ -32,7 +32,11 @@ impl Scale {
 
     /// The body, put on the scale as it arrives, until both what is returned and the body are dropped.
     pub(crate) fn weigh(&self, body: Body) -> (Body, Arc<Held>) {
-        let held = Arc::new(Held { scale: self.clone(), bytes: AtomicUsize::new(0) });
+        let held = Arc::new(Held {
+            scale: self.clone(),
+            bytes: AtomicUsize::default(),
+            unpacked: AtomicUsize::default(),
+        });
         (Body::new(Weighed { inner: body, held: Arc::clone(&held) }), held)
     }
 }
@@ -42,14 +46,29 @@ impl Scale {
 pub(crate) struct Held {
     scale: Scale,
     bytes: AtomicUsize,
+    /// What its messages take beyond that, now that they are read: of a stream the largest.
+    unpacked: AtomicUsize,
 }
 
 impl Held {
     fn add(&self, bytes: usize) -> Result<(), Status> {
         let held = self.bytes.load(Ordering::Relaxed);
         let more = bytes.min(self.scale.each.saturating_sub(held));
-        let before = self.scale.weight.fetch_add(more, Ordering::Relaxed);
         self.bytes.fetch_add(more, Ordering::Relaxed);
+        self.put_on(more)
+    }
+
+    /// A message is to be read that takes so much beyond its bytes.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there is no room for it.
+    pub(crate) fn unpacked(&self, bytes: usize) -> Result<(), Status> {
+        let before = self.unpacked.fetch_max(bytes, Ordering::Relaxed);
+        self.put_on(bytes.saturating_sub(before))
+    }
+
+    fn put_on(&self, more: usize) -> Result<(), Status> {
+        let before = self.scale.weight.fetch_add(more, Ordering::Relaxed);
         if before + more > self.scale.most {
             return Err(status::requests_too_large(self.scale.most));
         }
@@ -59,7 +78,8 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.scale.weight.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
+        let weight = self.bytes.load(Ordering::Relaxed) + self.unpacked.load(Ordering::Relaxed);
+        self.scale.weight.fetch_sub(weight, Ordering::Relaxed);
     }
 }
 
@@ -108,9 +128,13 @@ mod tests {
         let (other, second) = scale.weigh(Body::empty());
         assert!(second.add(40).is_ok());
         assert_eq!(second.add(1).expect_err("101 bytes").code(), tonic::Code::ResourceExhausted);
+        assert!(second.unpacked(10).is_err());
         drop(first);
         drop(body);
+        assert!(second.unpacked(10).is_ok(), "it counts already");
+        assert!(second.unpacked(50).is_ok());
         assert!(second.add(1).is_ok());
+        assert!(second.unpacked(60).is_err());
         drop((other, second));
         assert_eq!(scale.weight.load(Ordering::Relaxed), 0);
     }

@@ -40,7 +40,8 @@ pub use allidb_index::{
 };
 pub use allidb_storage::{Damage, ScrubOptions};
 pub use connection::{
-    Caller, CertificateError, CertificateFiles, Certificates, Connection, Incoming, Protocol, Security, Shown,
+    Caller, Calls, CertificateError, CertificateFiles, Certificates, Connection, Incoming, Protocol,
+    Security, Shown, UnderWay,
 };
 pub use coordinator::{
     Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,

@@ -1,5 +1,7 @@
 //! Who is let in, and to what: keys, roles and tenants.
 
+mod collections;
+
 use std::{
     fs,
     sync::{
@@ -22,7 +24,7 @@ use tonic::{
 };
 
 use crate::{
-    make::{edge, entity, name, near, query, vectors},
+    make::{edge, entity, id_of, name, near, query, vectors},
     process::{Process, eventually},
     ring::Ring,
 };
@@ -68,7 +70,11 @@ impl Holder {
         expire_at: Option<SystemTime>,
     ) -> Result<(String, Self), Status> {
         let expire_at = expire_at.map(Into::into);
-        let request = v1::CreateKeyRequest { name: "somebody".into(), role: role.into(), tenant, expire_at };
+        let (name, role) = ("somebody".into(), role.into());
+        self.make(v1::CreateKeyRequest { name, role, tenant, expire_at, collections: Vec::new() }).await
+    }
+
+    async fn make(&self, request: v1::CreateKeyRequest) -> Result<(String, Self), Status> {
         let made = KeysClient::new(self.shown()).create_key(request).await?.into_inner();
         let key = made.key.expect("a key");
         Ok((key.id, Self { channel: self.channel.clone(), key: made.secret }))

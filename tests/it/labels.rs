@@ -120,7 +120,7 @@ async fn call(client: &Client, other: &Client) {
         name: "n0body".into(),
         role: v1::Role::Reader.into(),
         tenant: 77,
-        expire_at: None,
+        ..Default::default()
     };
     let key = keys.create_key(request).await.expect("a key is made").into_inner().secret;
     for at in 0..20 {

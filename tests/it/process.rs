@@ -198,6 +198,11 @@ impl Process {
         Client::new(self.channel.clone().expect("the daemon runs"))
     }
 
+    /// Where it is asked over HTTP.
+    pub(crate) fn http(&self) -> &str {
+        &self.http
+    }
+
     pub(crate) fn grpc(&self) -> &str {
         &self.grpc
     }

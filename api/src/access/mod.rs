@@ -20,7 +20,7 @@ use std::{
 };
 
 use allidb_cluster::{Coordinator, Pace};
-use allidb_index::model::{Role, TenantId, Timestamp};
+use allidb_index::model::{CollectionSet, Role, TenantId, Timestamp};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use tokio::{task::JoinSet, time::sleep};
 use tonic::Status;
@@ -35,6 +35,7 @@ pub(crate) use secret::draw;
 use crate::{
     metrics::Method,
     rate::{Meter, Rates},
+    share::{Share, Shares},
     status,
 };
 
@@ -65,6 +66,7 @@ struct Inner {
     asking: Pace,
     telling: Pace,
     rates: Rates,
+    shares: Shares,
     _keeping: JoinSet<()>,
 }
 
@@ -77,17 +79,25 @@ pub(crate) struct Identity {
     pub(crate) key: Option<Arc<str>>,
     /// `None`: everything, keys of all tenants among it.
     pub(crate) role: Option<Role>,
+    /// Which of its collections are seen.
+    pub(crate) collections: CollectionSet,
     /// From when on what was shown is good for nothing; `None`: it does not expire.
     pub(crate) expire_at: Option<Timestamp>,
 }
 
 impl Identity {
     /// Whoever calls where no key is asked for.
-    const ANYBODY: Self = Self { tenant: TenantId::DEFAULT, key: None, role: None, expire_at: None };
+    const ANYBODY: Self = Self {
+        tenant: TenantId::DEFAULT,
+        key: None,
+        role: None,
+        collections: CollectionSet::ALL,
+        expire_at: None,
+    };
 
     /// Who a request comes from, as it was admitted: without that, somebody who may only read what nobody has.
     pub(crate) fn of(extensions: &Extensions) -> Self {
-        let nobody = Self { tenant: TenantId(0), key: None, role: Some(Role::Reader), expire_at: None };
+        let nobody = Self { tenant: TenantId(0), role: Some(Role::Reader), ..Self::ANYBODY };
         extensions.get::<Self>().cloned().unwrap_or(nobody)
     }
 
@@ -120,6 +130,7 @@ impl Access {
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
             rates: Rates::default(),
+            shares: Shares::default(),
             _keeping: keeping,
         }))
     }
@@ -146,6 +157,24 @@ impl Access {
                 let quota = self.0.coordinator.quota(identity.tenant);
                 self.0.rates.admit(identity.tenant, &quota, Instant::now())
             }
+        }
+    }
+
+    /// The place of a call as its tenant's, of whom others must be left some while so many are free. Whoever looks after nodes has one always, and
+    /// where nobody has a key there are no others.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if the tenant has its share.
+    pub(crate) fn place(
+        &self,
+        right: Right,
+        identity: &Identity,
+        free: usize,
+    ) -> Result<Option<Share>, Status> {
+        match right {
+            Right::Anybody | Right::Known | Right::Operate | Right::Define => Ok(None),
+            Right::Read | Right::Write if identity.key.is_none() || identity.is_node_s_own() => Ok(None),
+            Right::Read | Right::Write => self.0.shares.take(identity.tenant, free).map(Some),
         }
     }
 
@@ -192,7 +221,7 @@ impl Access {
     async fn holder(&self, secret: &Secret<'_>) -> Option<Identity> {
         if self.0.admin_key.as_ref().is_some_and(|own| own.is(secret)) {
             let (tenant, key) = (TenantId::DEFAULT, Some(Arc::from(secret.id)));
-            return Some(Identity { tenant, key, role: None, expire_at: None });
+            return Some(Identity { tenant, key, ..Identity::ANYBODY });
         }
         let coordinator = &self.0.coordinator;
         let mut found = coordinator.key(secret.id);
@@ -204,8 +233,13 @@ impl Access {
         let now = now();
         let found = found.filter(|key| secret.is_of(&key.hash) && key.is_valid(now))?;
         coordinator.note_key_use(secret.id, now);
-        let (tenant, key) = (found.tenant, Some(Arc::from(secret.id)));
-        Some(Identity { tenant, key, role: Some(found.role), expire_at: found.expire_at })
+        Some(Identity {
+            tenant: found.tenant,
+            key: Some(Arc::from(secret.id)),
+            role: Some(found.role),
+            collections: found.collections.clone(),
+            expire_at: found.expire_at,
+        })
     }
 
     /// Whether it is to be noted now that somebody is refused.

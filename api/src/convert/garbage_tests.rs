@@ -1,6 +1,6 @@
 //! Whatever arrives, conversion answers and never panics.
 
-use allidb_index::model::{Limits, ReadMask};
+use allidb_index::model::{CollectionSet, Limits, ReadMask};
 use proptest::prelude::*;
 use prost::Message;
 
@@ -40,13 +40,13 @@ fn convert_as_everything(bytes: &[u8]) {
         filter.validate("filter", &limits).ok();
     }
     if let Ok(message) = v1::QueryRequest::decode(bytes) {
-        query_from_proto(message, &limits).ok();
+        query_from_proto(message, &limits, &CollectionSet::ALL).ok();
     }
     if let Ok(message) = v1::NeighborsRequest::decode(bytes) {
-        neighbors_from_proto(message, &limits).ok();
+        neighbors_from_proto(message, &limits, &CollectionSet::ALL).ok();
     }
     if let Ok(message) = v1::ExpandRequest::decode(bytes) {
-        expand_from_proto(message, &limits).ok();
+        expand_from_proto(message, &limits, &CollectionSet::ALL).ok();
     }
     if let Ok(message) = v1::UpdateCollectionRequest::decode(bytes) {
         change_from_proto(message).ok();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use allidb_index::{
     filter::Field,
-    model::{Limits, ReadMask},
+    model::{CollectionSet, Limits, ReadMask},
     query::{
         Answer, Diversity, Examples, Fusion, GroupBy, Highlight, Highlighted, Hit, Nearest, NearestTarget,
         Order, Piece, PlanStep, Query, ScoreMode, Scoring, Seed, SignalValue, Weights,
@@ -37,14 +37,19 @@ const RANK_K: f64 = 60.0;
 const DEFAULT_BOOST: f64 = 0.5;
 const DEFAULT_LAMBDA: f64 = 0.5;
 
-pub(crate) fn query_from_proto(request: v1::QueryRequest, limits: &Limits) -> Result<Query, Status> {
-    bounded_query_from_proto(request, limits, DEFAULT_HITS)
+pub(crate) fn query_from_proto(
+    request: v1::QueryRequest,
+    limits: &Limits,
+    collections: &CollectionSet,
+) -> Result<Query, Status> {
+    bounded_query_from_proto(request, limits, collections, DEFAULT_HITS)
 }
 
 /// A query of so many hits unless it says otherwise.
 fn bounded_query_from_proto(
     request: v1::QueryRequest,
     limits: &Limits,
+    collections: &CollectionSet,
     default_hits: usize,
 ) -> Result<Query, Status> {
     let seeds = Path::Root("seeds");
@@ -55,8 +60,10 @@ fn bounded_query_from_proto(
     let given = request.seeds.into_iter().enumerate();
     let seeds =
         given.map(|(at, seed)| seed_from_proto(&seeds.index(at), seed, limits)).collect::<Result<_, _>>()?;
-    let expand =
-        request.expand.map(|options| spec_from_proto(&Path::Root("expand"), options, limits)).transpose()?;
+    let expand = request
+        .expand
+        .map(|options| spec_from_proto(&Path::Root("expand"), options, limits, collections))
+        .transpose()?;
     let filter = request.filter.map(|filter| filter_from_proto(&Path::Root("filter"), filter)).transpose()?;
     Ok(Query {
         collection: request.collection,
@@ -75,7 +82,7 @@ fn bounded_query_from_proto(
                 return Err(Path::Root("within").field("page_token").invalid("must be empty"));
             }
             // What bounds another query is wanted whole. Messages within each other are few: the decoder has a limit.
-            Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, limits.k)?)),
+            Some(within) => Some(Box::new(bounded_query_from_proto(*within, limits, collections, limits.k)?)),
             None => None,
         },
         offset: request.offset as usize,
@@ -315,7 +322,7 @@ mod tests {
     }
 
     fn read(request: v1::QueryRequest) -> Result<Query, Status> {
-        query_from_proto(request, &Limits::default())
+        query_from_proto(request, &Limits::default(), &CollectionSet::ALL)
     }
 
     fn refused(request: v1::QueryRequest) -> String {

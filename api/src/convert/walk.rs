@@ -7,7 +7,7 @@ use allidb_index::{
         ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighborhood, NeighborsRequest,
         PathCost, Paths, PathsRequest, Reached,
     },
-    model::Limits,
+    model::{CollectionSet, Limits},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
 };
 use tonic::Status;
@@ -33,6 +33,7 @@ const NODES_IN_MESSAGE: usize = 512;
 pub(crate) fn neighbors_from_proto(
     request: v1::NeighborsRequest,
     limits: &Limits,
+    collections: &CollectionSet,
 ) -> Result<NeighborsRequest, Status> {
     if request.any_time && request.as_of.is_some() {
         return Err(Path::Root("any_time").invalid("cannot be asked for together with `as_of`"));
@@ -45,6 +46,7 @@ pub(crate) fn neighbors_from_proto(
         as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
         any_time: request.any_time,
         limit: or_default(&Path::Root("limit"), request.limit, DEFAULT_NEIGHBORS, limits.fan_out)?,
+        collections: collections.clone(),
     })
 }
 
@@ -63,6 +65,7 @@ pub(super) fn spec_from_proto(
     path: &Path<'_>,
     options: v1::ExpandOptions,
     limits: &Limits,
+    collections: &CollectionSet,
 ) -> Result<ExpandSpec, Status> {
     let default = ExpandSpec::default();
     let decay = path.field("decay");
@@ -89,17 +92,24 @@ pub(super) fn spec_from_proto(
             .transpose()?,
         page_rank: options.page_rank,
         seeds: options.seeds as usize,
+        collections: collections.clone(),
     })
 }
 
 pub(crate) fn expand_from_proto(
     request: v1::ExpandRequest,
     limits: &Limits,
+    collections: &CollectionSet,
 ) -> Result<ExpandRequest, Status> {
     at_most(&Path::Root("seeds"), request.seeds.len(), limits.seed_ids)?;
     Ok(ExpandRequest {
         seeds: request.seeds.into_iter().map(entity_ref_from_proto).collect(),
-        spec: spec_from_proto(&Path::Root("options"), request.options.unwrap_or_default(), limits)?,
+        spec: spec_from_proto(
+            &Path::Root("options"),
+            request.options.unwrap_or_default(),
+            limits,
+            collections,
+        )?,
         paths: request.paths,
     })
 }
@@ -121,7 +131,11 @@ pub(crate) fn expansion_to_proto(expansion: Expansion) -> impl Iterator<Item = v
     })
 }
 
-pub(crate) fn hops_from_proto(request: v1::CountHopsRequest, limits: &Limits) -> Result<HopsRequest, Status> {
+pub(crate) fn hops_from_proto(
+    request: v1::CountHopsRequest,
+    limits: &Limits,
+    collections: &CollectionSet,
+) -> Result<HopsRequest, Status> {
     at_most(&Path::Root("seeds"), request.seeds.len(), limits.seed_ids)?;
     Ok(HopsRequest {
         seeds: request.seeds.into_iter().map(entity_ref_from_proto).collect(),
@@ -130,12 +144,14 @@ pub(crate) fn hops_from_proto(request: v1::CountHopsRequest, limits: &Limits) ->
         hops: or_default(&Path::Root("hops"), request.hops, 1, limits.hops)?,
         min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
         as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
+        collections: collections.clone(),
     })
 }
 
 pub(crate) fn paths_from_proto(
     request: v1::ShortestPathRequest,
     limits: &Limits,
+    collections: &CollectionSet,
 ) -> Result<PathsRequest, Status> {
     use v1::shortest_path_request::Cost;
     let cost = match Cost::try_from(request.cost) {
@@ -155,6 +171,7 @@ pub(crate) fn paths_from_proto(
         cost,
         k: or_default(&Path::Root("k"), request.k, default_k, limits.paths)?,
         only_shortest: request.only_shortest,
+        collections: collections.clone(),
     })
 }
 
@@ -212,12 +229,14 @@ mod tests {
 
     #[test]
     fn zero_stands_for_the_documented_defaults() {
-        let spec =
-            expand_from_proto(v1::ExpandRequest::default(), &Limits::default()).expect("defaults").spec;
+        let spec = expand_from_proto(v1::ExpandRequest::default(), &Limits::default(), &CollectionSet::ALL)
+            .expect("defaults")
+            .spec;
         assert_eq!(spec, ExpandSpec::default());
         assert_eq!((spec.hops, spec.fan_out, spec.max_nodes, spec.decay), (1, 32, 1_000, 0.7));
         let request = v1::NeighborsRequest { r#ref: Some(v1::EntityRef::default()), ..Default::default() };
-        let request = neighbors_from_proto(request, &Limits::default()).expect("defaults");
+        let request =
+            neighbors_from_proto(request, &Limits::default(), &CollectionSet::ALL).expect("defaults");
         assert_eq!((request.limit, request.direction), (100, Direction::Out));
     }
 
@@ -225,7 +244,10 @@ mod tests {
     fn bounds_are_refused_not_clamped() {
         let refused = |options| {
             let request = v1::ExpandRequest { options: Some(options), ..Default::default() };
-            expand_from_proto(request, &Limits::default()).expect_err("refused").message().to_owned()
+            expand_from_proto(request, &Limits::default(), &CollectionSet::ALL)
+                .expect_err("refused")
+                .message()
+                .to_owned()
         };
         let options = v1::ExpandOptions::default;
         assert_eq!(
@@ -244,7 +266,7 @@ mod tests {
         let seeds = vec![v1::EntityRef::default(); 1_001];
         let request = v1::ExpandRequest { seeds, ..Default::default() };
         assert!(
-            expand_from_proto(request, &Limits::default())
+            expand_from_proto(request, &Limits::default(), &CollectionSet::ALL)
                 .expect_err("refused")
                 .message()
                 .starts_with("seeds")

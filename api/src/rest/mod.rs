@@ -91,7 +91,7 @@ impl Gateway {
         }
         *call.headers_mut() = passed(&head.headers);
         if let Some(caller) = head.extensions.get::<Caller>() {
-            call.extensions_mut().insert(*caller);
+            call.extensions_mut().insert(caller.clone());
         }
         call.extensions_mut().insert(Arc::clone(&found));
         match self.json.clone().oneshot(call).await {

@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{DEFAULT_PAGE, Services};
+use super::{DEFAULT_PAGE, Services, seen_by};
 use crate::{
     convert::{self, Path, collection_from_proto, collection_to_proto},
     page_token::PageTokens,
@@ -39,6 +39,7 @@ impl Collections for Services {
         &self,
         request: Request<v1::ListCollectionsRequest>,
     ) -> Result<Response<v1::ListCollectionsResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let page = convert::or_default(
             &Path::Root("page_size"),
@@ -51,7 +52,7 @@ impl Collections for Services {
             PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "ListCollections", &question);
         let after = tokens.open(&request.page_token)?;
         // One more than the page tells whether there is another one.
-        let found = self.coordinator.collections(caller.tenant, after.as_deref(), page + 1).await;
+        let found = self.coordinator.collections(caller.tenant, seen, after.as_deref(), page + 1).await;
         let mut found = found.map_err(status::from_error)?;
         let more = found.len() > page;
         found.truncate(page);

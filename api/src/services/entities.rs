@@ -1,11 +1,15 @@
 //! `allidb.v1.Entities`.
 
+use std::sync::Arc;
+
 use allidb_cluster::{FacetsRequest, ScanRequest, SourceDeletion};
 use allidb_index::model::{EntityPatch, EntityRef, ReadMask, Write};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, unanswered, write_options};
+use super::{
+    Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, seen_by, unanswered, write_options,
+};
 use crate::{
     convert::{
         self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
@@ -13,6 +17,7 @@ use crate::{
         version_to_proto,
     },
     embedding::Texts,
+    layer::Room,
     page_token::PageTokens,
     slow, status,
     v1::{self, entities_server::Entities},
@@ -54,9 +59,10 @@ impl Entities for Services {
         &self,
         request: Request<Streaming<v1::PutStreamRequest>>,
     ) -> Result<Response<Self::PutStreamStream>, Status> {
-        let tenant = self.caller(&request).tenant;
+        let whose = (self.caller(&request).tenant, seen_by(&request));
         let until = crate::deadline::requested(request.metadata().as_ref());
-        Ok(Response::new(put_stream::begin(self.clone(), tenant, until, request.into_inner())))
+        let held = request.extensions().get::<Arc<Room>>().map(|room| room.held());
+        Ok(Response::new(put_stream::begin(self.clone(), whose, (until, held), request.into_inner())))
     }
 
     async fn update(&self, request: Request<v1::UpdateRequest>) -> Result<Response<v1::PutResponse>, Status> {

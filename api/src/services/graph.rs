@@ -6,7 +6,7 @@ use allidb_index::model::Write;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Services, read_consistency, write_options};
+use super::{Services, read_consistency, seen_by, write_options};
 use crate::{
     convert::{
         Path, at_most, edge_from_proto, edge_ref_from_proto, expand_from_proto, expansion_to_proto,
@@ -48,13 +48,14 @@ impl Graph for Services {
         &self,
         request: Request<v1::NeighborsRequest>,
     ) -> Result<Response<v1::NeighborsResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
         let shape = || vec![("limit", request.limit.into())];
         let collection = request.r#ref.as_ref().map_or("", |entity| &*entity.collection);
         let mut watch = self.slow.watch("Neighbors", caller.asker(), collection, shape);
         let finding = async {
-            let request = neighbors_from_proto(request, self.limits())?;
+            let request = neighbors_from_proto(request, self.limits(), &seen)?;
             let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline);
             found.await.map_err(status::from_error)
         };
@@ -67,6 +68,7 @@ impl Graph for Services {
         &self,
         request: Request<v1::ExpandRequest>,
     ) -> Result<Response<Self::ExpandStream>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
         let shape = || {
@@ -75,7 +77,7 @@ impl Graph for Services {
         };
         let mut watch = self.slow.watch("Expand", caller.asker(), first(&request.seeds), shape);
         let walking = async {
-            let request = expand_from_proto(request, self.limits())?;
+            let request = expand_from_proto(request, self.limits(), &seen)?;
             let reached = self.coordinator.expand(caller.tenant, request, consistency, caller.deadline);
             reached.await.map_err(status::from_error)
         };
@@ -88,12 +90,13 @@ impl Graph for Services {
         &self,
         request: Request<v1::CountHopsRequest>,
     ) -> Result<Response<v1::CountHopsResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
         let shape = || vec![("seeds", request.seeds.len() as u64), ("hops", request.hops.into())];
         let mut watch = self.slow.watch("CountHops", caller.asker(), first(&request.seeds), shape);
         let counting = async {
-            let request = hops_from_proto(request, self.limits())?;
+            let request = hops_from_proto(request, self.limits(), &seen)?;
             let counts = self.coordinator.count_hops(caller.tenant, request, consistency, caller.deadline);
             counts.await.map_err(status::from_error)
         };
@@ -104,13 +107,14 @@ impl Graph for Services {
         &self,
         request: Request<v1::ShortestPathRequest>,
     ) -> Result<Response<v1::ShortestPathResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
         let shape = || vec![("max hops", request.max_hops.into()), ("k", request.k.into())];
         let from = request.from.as_ref().map_or("", |entity| &*entity.collection);
         let mut watch = self.slow.watch("ShortestPath", caller.asker(), from, shape);
         let finding = async {
-            let request = paths_from_proto(request, self.limits())?;
+            let request = paths_from_proto(request, self.limits(), &seen)?;
             let paths = self.coordinator.shortest_paths(caller.tenant, request, consistency, caller.deadline);
             paths.await.map_err(status::from_error)
         };

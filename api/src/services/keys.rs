@@ -1,6 +1,6 @@
 //! `allidb.v1.Keys`.
 
-use allidb_index::model::{ApiKey, Role, TenantId, Timestamp};
+use allidb_index::model::{ApiKey, CollectionSet, Role, TenantId, Timestamp};
 use tonic::{Request, Response, Status};
 
 use super::Services;
@@ -26,6 +26,10 @@ impl Keys for Services {
             let why = "only a node's own admin key makes keys of operators and of other tenants";
             return Err(status::permission_denied(why.to_owned()));
         }
+        let collections = CollectionSet::of("collections", request.collections);
+        let collections = collections
+            .and_then(|of| role.check_collections("collections", &of).map(|()| of))
+            .map_err(status::from_error)?;
         let created_at = now();
         let expire_at = optional_timestamp_from_proto(&Path::Root("expire_at"), request.expire_at)?;
         if expire_at.is_some_and(|end| end <= created_at) {
@@ -39,8 +43,8 @@ impl Keys for Services {
         let (secret, id, hash) = draw().map_err(|error| {
             status::from_error(allidb_index::Error::Internal(format!("no random bits: {error}")))
         })?;
-        tracing::info!(target: AUDIT, made = %id, role = role.name(), tenant = tenant.0, by = by.key.as_deref(), "making a key");
-        let key = ApiKey { id, name: request.name, tenant, role, hash, created_at, expire_at };
+        tracing::info!(target: AUDIT, made = %id, role = role.name(), tenant = tenant.0, collections = ?collections.patterns(), by = by.key.as_deref(), "making a key");
+        let key = ApiKey { id, name: request.name, tenant, role, collections, hash, created_at, expire_at };
         let told = key_to_proto(&key, None);
         self.coordinator.create_key(key).await.map_err(status::from_error)?;
         Ok(Response::new(v1::CreateKeyResponse { key: Some(told), secret }))
@@ -107,5 +111,6 @@ fn key_to_proto(key: &ApiKey, used_at: Option<Timestamp>) -> v1::Key {
         created_at: Some(timestamp_to_proto(key.created_at)),
         expire_at: key.expire_at.map(timestamp_to_proto),
         last_used_at: used_at.map(timestamp_to_proto),
+        collections: key.collections.patterns().to_vec(),
     }
 }

@@ -8,6 +8,7 @@ mod entities;
 mod graph;
 mod keys;
 mod maintenance;
+mod names;
 mod put_stream;
 mod quotas;
 mod search;
@@ -16,10 +17,12 @@ mod snapshots;
 use allidb_cluster::{Consistency, Coordinator, Deadline, TraceId, WriteOptions};
 use allidb_index::{
     Error, Result as IndexResult,
-    model::{Limits, TenantId, Write, Written},
+    model::{CollectionSet, Limits, TenantId, Write, Written},
 };
 use tokio::sync::watch;
 use tonic::{Request, Status};
+
+use self::names::Names;
 
 use crate::{
     access::Identity,
@@ -65,8 +68,12 @@ impl Services {
     }
 
     /// Takes a request of a client apart, unless the node is drained.
-    fn receive<T>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
+    ///
+    /// # Errors
+    /// PERMISSION_DENIED if it names a collection that its caller may not see.
+    fn receive<T: Names>(&self, request: Request<T>) -> Result<(Caller, T), Status> {
         self.coordinator.check_takes_requests().map_err(status::from_error)?;
+        names::check(request.get_ref(), &seen_by(&request))?;
         self.receive_any(request)
     }
 
@@ -127,6 +134,11 @@ impl Services {
             })
             .collect()
     }
+}
+
+/// Which collections whoever sends a request may see.
+fn seen_by<T>(request: &Request<T>) -> CollectionSet {
+    Identity::of(request.extensions()).collections
 }
 
 /// Returns when the server begins to shut down.

@@ -21,7 +21,7 @@ use std::{
 use allidb_cluster::{Deadline, WriteOptions};
 use allidb_index::{
     Result as IndexResult,
-    model::{TenantId, Write, Written},
+    model::{CollectionSet, TenantId, Write, Written},
 };
 use prost::Message;
 use tokio::{
@@ -38,9 +38,9 @@ use super::{
     drained,
     entities::put_from_proto,
     graph::put_edge_from_proto,
-    item_failed, item_result, unanswered, write_options,
+    item_failed, item_result, names, unanswered, write_options,
 };
-use crate::{embedding::Texts, status, v1};
+use crate::{codec, embedding::Texts, status, v1, weight::Held};
 
 /// Groups under way at once.
 const GROUPS: usize = 4;
@@ -74,8 +74,8 @@ struct Landed {
 /// Starts to carry out the stream and returns its answers.
 pub(super) fn begin(
     services: Services,
-    tenant: TenantId,
-    timeout: Option<Duration>,
+    (tenant, seen): (TenantId, CollectionSet),
+    (timeout, held): (Option<Duration>, Option<Arc<Held>>),
     incoming: Streaming<v1::PutStreamRequest>,
 ) -> ReceiverStream<Answer> {
     let (answers, answered) = mpsc::channel(ANSWERS);
@@ -90,7 +90,14 @@ pub(super) fn begin(
         groups: JoinSet::new(),
         answers,
     };
-    tokio::spawn(read(services, tenant, incoming, arrivals).in_current_span());
+    let reading = read(services, (tenant, seen), incoming, arrivals);
+    let reading = async move {
+        match held {
+            Some(held) => codec::weighed(held, reading).await,
+            None => reading.await,
+        }
+    };
+    tokio::spawn(reading.in_current_span());
     tokio::spawn(sorter.run(arrived).in_current_span());
     ReceiverStream::new(answered)
 }
@@ -98,18 +105,18 @@ pub(super) fn begin(
 /// Reads until the client has said everything, is gone, or the server shuts down.
 async fn read(
     services: Services,
-    tenant: TenantId,
+    whose: (TenantId, CollectionSet),
     mut incoming: Streaming<v1::PutStreamRequest>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
-    forward(services, tenant, &mut incoming, arrivals).await;
+    forward(services, whose, &mut incoming, arrivals).await;
     linger(incoming).await;
 }
 
 /// Passes on what comes in, as long as anybody takes it.
 async fn forward(
     services: Services,
-    tenant: TenantId,
+    (tenant, seen): (TenantId, CollectionSet),
     incoming: &mut Streaming<v1::PutStreamRequest>,
     arrivals: mpsc::Sender<Arrival>,
 ) {
@@ -141,7 +148,7 @@ async fn forward(
                 }
                 let bytes = message.encoded_len();
                 let Some(permit) = makeroom(&room, bytes, &arrivals).await else { return };
-                let mut taken = vec![Taken::new(message, bytes, permit)];
+                let mut taken = vec![Taken::new(message, &seen, bytes, permit)];
                 // The texts of those behind it that are there already are embedded with its own.
                 let mut texts = taken[0].texts;
                 while (1..EMBEDDED_TOGETHER).contains(&texts) && ahead.is_none() {
@@ -149,7 +156,7 @@ async fn forward(
                     let bytes = next.as_ref().ok().and_then(Option::as_ref).map_or(0, Message::encoded_len);
                     match (next, room.clone().try_acquire_many_owned(permits(bytes))) {
                         (Ok(Some(message)), Ok(permit)) => {
-                            let next = Taken::new(message, bytes, permit);
+                            let next = Taken::new(message, &seen, bytes, permit);
                             texts += next.texts;
                             taken.push(next);
                         }
@@ -157,9 +164,9 @@ async fn forward(
                     }
                 }
                 let embedded = embed(&services, tenant, &mut taken).await;
-                for (Taken { message, bytes, permit, .. }, embedded) in taken.into_iter().zip(embedded) {
+                for (Taken { message, may, bytes, permit, .. }, embedded) in taken.into_iter().zip(embedded) {
                     let sequence = message.sequence;
-                    let write = embedded.and_then(|()| write_from_proto(message));
+                    let write = may.and(embedded).and_then(|()| write_from_proto(message));
                     let ticket = Ticket::for_room(permit);
                     let item = Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }));
                     if pass_on(&arrivals, item).await.is_err() {
@@ -178,6 +185,8 @@ async fn forward(
 /// An item that was read, and the room that it takes.
 struct Taken {
     message: v1::PutStreamRequest,
+    /// Whether its caller may write it.
+    may: Result<(), Status>,
     /// Texts in it that stand for vectors.
     texts: usize,
     bytes: usize,
@@ -185,10 +194,20 @@ struct Taken {
 }
 
 impl Taken {
-    fn new(mut message: v1::PutStreamRequest, bytes: usize, permit: OwnedSemaphorePermit) -> Self {
+    fn new(
+        mut message: v1::PutStreamRequest,
+        seen: &CollectionSet,
+        bytes: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        let may = names::check(&message, seen);
+        if may.is_err() {
+            // What is refused is embedded for nobody.
+            message.item = None;
+        }
         let mut texts = Texts::default();
         texts_of(&mut message, &mut texts);
-        Self { texts: texts.len(), message, bytes, permit }
+        Self { texts: texts.len(), message, may, bytes, permit }
     }
 }
 

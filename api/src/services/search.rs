@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Instant};
 
 use allidb_index::{
-    model::Limits,
+    model::{CollectionSet, Limits},
     query::{Answer, Query},
 };
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
 
-use super::{Caller, Services, read_consistency, unanswered};
+use super::{Caller, Services, read_consistency, seen_by, unanswered};
 use crate::{
     convert::{Path, answer_to_proto, at_most, query_from_proto, steps_to_proto},
     embedding::Texts,
@@ -25,18 +25,20 @@ const MOST_IN_A_RUN: usize = 16;
 #[tonic::async_trait]
 impl Search for Services {
     async fn query(&self, request: Request<v1::QueryRequest>) -> Result<Response<v1::QueryResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
-        Ok(Response::new(self.answer(caller, request).await?))
+        Ok(Response::new(self.answer(caller, &seen, request).await?))
     }
 
     async fn explain(
         &self,
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::ExplainResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, request) = self.receive(request)?;
         let query = Path::Root("query").required(request.query)?;
         let begun = Instant::now();
-        let (mut answer, pages) = self.find(caller, query, "Explain").await?;
+        let (mut answer, pages) = self.find(caller, &seen, query, "Explain").await?;
         let steps = steps_to_proto(std::mem::take(&mut answer.steps));
         let response = Some(pages.response(answer, begun));
         Ok(Response::new(v1::ExplainResponse { steps, response }))
@@ -46,6 +48,7 @@ impl Search for Services {
         &self,
         request: Request<v1::BatchQueryRequest>,
     ) -> Result<Response<v1::BatchQueryResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, mut request) = self.receive(request)?;
         at_most(&Path::Root("queries"), request.queries.len(), self.limits().batch_queries)?;
         let shape = || vec![("queries", request.queries.len() as u64)];
@@ -57,7 +60,7 @@ impl Search for Services {
             let mut texts = Texts::default();
             request.queries.iter_mut().for_each(|query| texts.of_query(query));
             self.embed(caller.tenant, texts, caller.deadline).await?;
-            self.answer_each(caller, request.queries.into_iter().zip(pages).collect()).await
+            self.answer_each(caller, &seen, request.queries.into_iter().zip(pages).collect()).await
         };
         let results = watch.over(answering).await?;
         Ok(Response::new(v1::BatchQueryResponse { results }))
@@ -96,15 +99,21 @@ impl Pages {
 }
 
 impl Services {
-    async fn answer(&self, caller: Caller, request: v1::QueryRequest) -> Result<v1::QueryResponse, Status> {
+    async fn answer(
+        &self,
+        caller: Caller,
+        seen: &CollectionSet,
+        request: v1::QueryRequest,
+    ) -> Result<v1::QueryResponse, Status> {
         let begun = Instant::now();
-        let (answer, pages) = self.find(caller, request, "Query").await?;
+        let (answer, pages) = self.find(caller, seen, request, "Query").await?;
         Ok(pages.response(answer, begun))
     }
 
     async fn find(
         &self,
         caller: Caller,
+        seen: &CollectionSet,
         mut request: v1::QueryRequest,
         method: &'static str,
     ) -> Result<(Answer, Pages), Status> {
@@ -116,7 +125,7 @@ impl Services {
             texts.of_query(&mut request);
             self.embed(caller.tenant, texts, caller.deadline).await?;
             let consistency = read_consistency(request.consistency)?;
-            let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
+            let query = pages.at(query_from_proto(request, self.limits(), seen)?, self.limits())?;
             // Steps are a few short lines; whether they are wanted is known when the query is over.
             let query = Query { profile: method == "Explain" || self.slow.is_on(), ..query };
             let answer = self.coordinator.query(caller.tenant, query, consistency, caller.deadline).await;
@@ -141,6 +150,7 @@ impl Services {
     async fn answer_each(
         &self,
         caller: Caller,
+        seen: &CollectionSet,
         queries: Vec<(v1::QueryRequest, Pages)>,
     ) -> Result<Vec<v1::QueryResult>, Status> {
         let slots = Arc::new(Semaphore::new(self.batch_concurrency));
@@ -149,12 +159,12 @@ impl Services {
         let mut running = JoinSet::new();
         let mut queries = queries.into_iter();
         for first in (0..results.len()).step_by(run) {
-            let (services, slots) = (self.clone(), slots.clone());
+            let (services, slots, seen) = (self.clone(), slots.clone(), seen.clone());
             let queries: Vec<(v1::QueryRequest, Pages)> = queries.by_ref().take(run).collect();
             let run = async move {
                 // The semaphore is never closed; without a permit the queries would merely run at once.
                 let _slot = slots.acquire_owned().await;
-                (first, services.answer_run(caller, queries).await)
+                (first, services.answer_run(caller, &seen, queries).await)
             };
             running.spawn(run.in_current_span());
         }
@@ -178,13 +188,14 @@ impl Services {
     async fn answer_run(
         &self,
         caller: Caller,
+        seen: &CollectionSet,
         requests: Vec<(v1::QueryRequest, Pages)>,
     ) -> Vec<Result<v1::QueryResponse, Status>> {
         let begun = Instant::now();
         let mut queries = Vec::new();
         let mut read = |(request, pages): (v1::QueryRequest, Pages)| {
             let consistency = read_consistency(request.consistency)?;
-            let query = pages.at(query_from_proto(request, self.limits())?, self.limits())?;
+            let query = pages.at(query_from_proto(request, self.limits(), seen)?, self.limits())?;
             queries.push((query, consistency));
             Ok(pages)
         };

@@ -2,10 +2,12 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `calls` | what is under way over a connection |
 //! | `certificates` | the files, read when the daemon starts and whenever they change |
 //! | `incoming` | a port: whoever connects, once it has shown what it is asked for |
 //! | `open` | how many may be open, and which one goes when there are too many |
 
+mod calls;
 mod certificates;
 mod incoming;
 mod open;
@@ -23,6 +25,8 @@ use tonic::transport::server::Connected;
 
 use open::Socket;
 
+pub use calls::{Calls, UnderWay};
+
 pub use certificates::{CertificateError, CertificateFiles, Certificates, Shown};
 pub use incoming::{Incoming, Protocol, Security};
 
@@ -38,28 +42,32 @@ enum Stream {
 }
 
 /// What is known of whoever opened a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Caller {
     /// Where from.
     pub address: SocketAddr,
     /// Whether it has shown a certificate of the authority that is trusted here.
     pub has_certificate: bool,
+    /// Its calls that are under way.
+    pub calls: Calls,
 }
 
 impl Connection {
     fn plain(stream: Socket, address: SocketAddr) -> Self {
-        Self { stream: Stream::Plain(stream), caller: Caller { address, has_certificate: false } }
+        let caller = Caller { address, has_certificate: false, calls: stream.calls() };
+        Self { stream: Stream::Plain(stream), caller }
     }
 
     fn secure(stream: TlsStream<Socket>, address: SocketAddr) -> Self {
         // What is no certificate of the authority ends the handshake.
         let has_certificate = stream.get_ref().1.peer_certificates().is_some_and(|shown| !shown.is_empty());
-        Self { stream: Stream::Secure(Box::new(stream)), caller: Caller { address, has_certificate } }
+        let caller = Caller { address, has_certificate, calls: stream.get_ref().0.calls() };
+        Self { stream: Stream::Secure(Box::new(stream)), caller }
     }
 
     /// Who opened it.
     pub fn caller(&self) -> Caller {
-        self.caller
+        self.caller.clone()
     }
 }
 
@@ -67,7 +75,7 @@ impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller
+        self.caller()
     }
 }
 

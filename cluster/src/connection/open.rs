@@ -1,9 +1,11 @@
 //! The connections that are open at a port, so many at most.
 //!
 //! When there is one too many, the one goes over which nothing was said for longest, of the address that has most: somebody who opens thousands and
-//! keeps them open takes places of his own. Other addresses, and connections that are in use, keep theirs.
+//! keeps them open takes places of his own. Other addresses, and connections that are in use, keep theirs: those over which something was said just now,
+//! or a call is under way.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     io,
     net::{IpAddr, Ipv6Addr, SocketAddr},
@@ -22,6 +24,8 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
 };
+
+use super::Calls;
 
 /// A connection over which something was said so recently is in use: it gives way to addresses that have fewer only.
 const IN_USE: Duration = Duration::from_secs(1);
@@ -48,8 +52,16 @@ struct Place {
     of: IpAddr,
     /// When something was last said over it, in milliseconds since the port was opened.
     heard: AtomicU64,
+    calls: Calls,
     is_closed: AtomicBool,
     waiting: AtomicWaker,
+}
+
+impl Place {
+    /// For how many milliseconds it has not been in use.
+    fn silent(&self, now: u64) -> u64 {
+        if self.calls.is_any() { 0 } else { now.saturating_sub(self.heard.load(Ordering::Relaxed)) }
+    }
 }
 
 /// A connection that has a place, until it is dropped.
@@ -94,6 +106,7 @@ impl Taken {
         let place = Arc::new(Place {
             of,
             heard: AtomicU64::new(now),
+            calls: Calls::default(),
             is_closed: AtomicBool::new(false),
             waiting: AtomicWaker::new(),
         });
@@ -111,8 +124,8 @@ impl Taken {
             .places
             .iter()
             .filter(|(_, place)| place.of == crowd)
-            .min_by_key(|(number, place)| (place.heard.load(Ordering::Relaxed), **number))?;
-        let silent = now.saturating_sub(place.heard.load(Ordering::Relaxed));
+            .min_by_key(|(number, place)| (Reverse(place.silent(now)), **number))?;
+        let silent = place.silent(now);
         let has_fewer = self.of.get(&of).copied().unwrap_or_default() + 1 < size;
         if silent < IN_USE.as_millis() as u64 && !has_fewer {
             return None;
@@ -144,6 +157,11 @@ fn network(address: IpAddr) -> IpAddr {
 }
 
 impl Socket {
+    /// What is under way over it.
+    pub(super) fn calls(&self) -> Calls {
+        self.place.calls.clone()
+    }
+
     /// An error once the place is another one's. Who waits then is woken.
     fn check(&self, context: &Context<'_>) -> io::Result<()> {
         self.place.waiting.register(context.waker());
@@ -263,6 +281,19 @@ mod tests {
         assert_eq!(taken.places.len(), 4);
         assert!(taken.take(4, B, 500).is_some(), "three of A, one of B");
         assert!(taken.take(4, B, 500).is_none(), "two each");
+    }
+
+    #[test]
+    fn a_connection_with_calls_under_way_is_in_use() {
+        let mut taken = Taken::default();
+        let (_, first) = taken.take(2, A, 0).expect("there is room");
+        let (_, second) = taken.take(2, A, 1_000).expect("there is room");
+        let call = first.calls.begin();
+        taken.take(2, A, 9_000).expect("the place of the second");
+        assert!(second.is_closed.load(Ordering::Acquire) && !first.is_closed.load(Ordering::Acquire));
+        drop(call);
+        taken.take(2, A, 9_500).expect("the place of the first");
+        assert!(first.is_closed.load(Ordering::Acquire));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use allidb_index::{
     Deadline, Replica, Result,
-    model::{Collection, CollectionChange, CollectionSpec, TenantId},
+    model::{Collection, CollectionChange, CollectionSet, CollectionSpec, TenantId},
 };
 
 use super::Coordinator;
@@ -41,10 +41,11 @@ impl Coordinator {
         self.0.gets.run(move || replica.collection(tenant, &name)).await?
     }
 
-    /// Collections in the order of their names, those after `after`, `limit` at most.
+    /// Those of some collections that are there, in the order of their names, those after `after`, `limit` at most.
     pub async fn collections(
         &self,
         tenant: TenantId,
+        among: CollectionSet,
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<Arc<Collection>>> {
@@ -53,7 +54,7 @@ impl Coordinator {
             self.0.ring().refresh_catalogue(Deadline::after(REFRESH)).await;
         }
         let (replica, after) = (Arc::clone(&self.0.replica), after.map(str::to_owned));
-        self.0.gets.run(move || replica.collections(tenant, after.as_deref(), limit)).await
+        self.0.gets.run(move || replica.collections(tenant, &among, after.as_deref(), limit)).await
     }
 
     /// Changes a collection's spaces, aliases and indexes, all or none.

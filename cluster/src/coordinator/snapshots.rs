@@ -60,13 +60,16 @@ impl Coordinator {
     pub fn restore_snapshot(&self, id: String) -> Result<Job<SnapshotProgress>> {
         let (place, coordinator) = (self.place()?, self.clone());
         self.0.jobs.snapshot(|told| async move {
-            let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
-            // Where it cannot be restored that is said before all of it is read.
-            coordinator.0.replica.with_restored(&encoded)?;
-            snapshot::check_restorable(&place, &id, &told).await?;
-            coordinator.restore_catalogue(encoded).await?;
-            let ring = coordinator.0.ring();
-            snapshot::restore(ring, place, &id, told, Deadline::after(WITHIN)).await
+            let restoring = async {
+                let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
+                // Where it cannot be restored that is said before all of it is read.
+                coordinator.0.replica.with_restored(&encoded)?;
+                snapshot::check_restorable(&place, &id, &told).await?;
+                coordinator.restore_catalogue(encoded).await?;
+                let ring = coordinator.0.ring();
+                snapshot::restore(ring, place.clone(), &id, told, Deadline::after(WITHIN)).await
+            };
+            snapshot::reading(&place, &id, restoring).await
         })
     }
 

@@ -24,7 +24,7 @@ pub(crate) trait Ask: Into<Question> + Clone + Send + Sync + 'static {
 /// The form of questions and answers. What is in them is told apart by its place alone, so that one of another form could be read as something else: to
 /// be counted up whenever any of their types changes, which the tests of `form` notice of most. Nodes of releases with different forms do not answer
 /// each other.
-pub(crate) const FORM: u32 = 1;
+pub(crate) const FORM: u32 = 2;
 
 /// As nodes send it to each other.
 pub(crate) fn encode(of: &impl Serialize) -> Result<Vec<u8>> {

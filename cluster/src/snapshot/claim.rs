@@ -1,4 +1,4 @@
-//! Keeps those who make snapshots and those who delete some apart: what a new snapshot refers to must not go meanwhile.
+//! Keeps those who make snapshots, or read some, apart from those who delete some: what a new snapshot refers to must not go meanwhile, nor what is read.
 //!
 //! Each says at the place what it is about, and only then looks whether somebody does the other thing: of two who begin at once at least one
 //! gives way. Who ended without a word counts for as long as a lease lasts.
@@ -27,6 +27,8 @@ const GIVEN_UP: Duration = Duration::from_mins(10);
 pub(super) enum Purpose {
     /// Making a snapshot.
     Making,
+    /// Reading one, to verify or restore it.
+    Reading,
     /// Deleting some.
     Deleting,
 }
@@ -36,14 +38,25 @@ impl Purpose {
     fn prefix(self) -> &'static str {
         match self {
             Self::Making => "make-",
+            Self::Reading => "read-",
             Self::Deleting => "delete-",
         }
     }
 
-    fn other(self) -> Self {
+    /// What must not be done at the same time.
+    fn others(self) -> &'static [Self] {
         match self {
-            Self::Making => Self::Deleting,
-            Self::Deleting => Self::Making,
+            Self::Making | Self::Reading => &[Self::Deleting],
+            Self::Deleting => &[Self::Making, Self::Reading],
+        }
+    }
+
+    /// What somebody does who does it, to the snapshot of this id.
+    fn doing(self, id: &str) -> String {
+        match self {
+            Self::Making => format!("snapshot {id} is being made"),
+            Self::Reading => format!("snapshot {} is being read", id.split('@').next().unwrap_or(id)),
+            Self::Deleting => format!("snapshots are being deleted ({id})"),
         }
     }
 }
@@ -83,9 +96,9 @@ impl Claim {
     /// # Errors
     /// If there is one.
     async fn opponent(&self, purpose: Purpose) -> Result<()> {
-        let prefix = purpose.other().prefix();
         for name in self.place.list(UNDER_WAY).await? {
-            let Some(id) = name.strip_prefix(prefix) else { continue };
+            let theirs = |other: &Purpose| Some((*other, name.strip_prefix(other.prefix())?));
+            let Some((other, id)) = purpose.others().iter().find_map(theirs) else { continue };
             let path = format!("{UNDER_WAY}/{name}");
             let Some(text) = self.place.get(&path).await? else { continue };
             let said = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
@@ -93,11 +106,7 @@ impl Claim {
                 self.place.delete(&path).await?;
                 continue;
             }
-            let what = match purpose {
-                Purpose::Making => format!("snapshots are being deleted ({id})"),
-                Purpose::Deleting => format!("snapshot {id} is being made"),
-            };
-            let minutes = LEASE.as_secs() / 60;
+            let (what, minutes) = (other.doing(id), LEASE.as_secs() / 60);
             let why =
                 format!("{what}, or whoever did so died less than {minutes} minutes ago: try again then");
             return Err(Error::FailedPrecondition(why));
@@ -133,6 +142,32 @@ impl Claim {
             && let Err(error) = renewal.await
         {
             tracing::warn!(%error, "a claim on a place for snapshots was not taken back");
+        }
+    }
+}
+
+/// Does something with a snapshot that nobody may delete meanwhile; several may at once. Where nothing can be written it is done all the same: whoever may
+/// only read keeps nobody from deleting.
+///
+/// # Errors
+/// If some are being deleted, or as the work fails.
+pub(crate) async fn reading<T>(
+    place: &SnapshotPlace,
+    id: &str,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    // Not the name of somebody else's.
+    let unique = format!("{id}@{}-{}", now().as_nanos(), std::process::id());
+    match Claim::take(place, Purpose::Reading, &unique).await {
+        Ok(claim) => {
+            let done = work.await;
+            claim.end().await;
+            done
+        }
+        Err(error @ Error::FailedPrecondition(_)) => Err(error),
+        Err(error) => {
+            tracing::warn!(%error, id, "cannot say that a snapshot is being read: whoever deletes it is not kept from it");
+            work.await
         }
     }
 }
@@ -204,9 +239,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_deleted_while_a_snapshot_is_made_nor_the_other_way() {
+    async fn nothing_is_deleted_while_a_snapshot_is_made_or_read_nor_the_other_way() {
         let place = SnapshotPlace::in_memory();
-        for (purpose, other) in [(Purpose::Making, Purpose::Deleting), (Purpose::Deleting, Purpose::Making)] {
+        use Purpose::{Deleting, Making, Reading};
+        for (purpose, other) in
+            [(Making, Deleting), (Deleting, Making), (Reading, Deleting), (Deleting, Reading)]
+        {
             let claim = take(&place, purpose).await.expect("nobody is there");
             let refused = take(&place, other).await.expect_err("somebody is");
             assert!(refused.to_string().contains("try again"), "{refused}");
@@ -218,6 +256,21 @@ mod tests {
             take(&place, other).await.expect("nobody is there").end().await;
             assert!(place.list(UNDER_WAY).await.expect("listed").is_empty());
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_is_there_until_it_was() {
+        let place = SnapshotPlace::in_memory();
+        let read = reading(&place, "1", async {
+            let refused = take(&place, Purpose::Deleting).await.expect_err("it is read");
+            assert!(refused.to_string().contains("snapshot 1 is being read"), "{refused}");
+            take(&place, Purpose::Making).await.expect("that does no harm").end().await;
+            reading(&place, "1", async { Ok(()) }).await
+        });
+        read.await.expect("read");
+        let deleting = take(&place, Purpose::Deleting).await.expect("nobody is there");
+        reading(&place, "1", async { Ok(()) }).await.expect_err("some are being deleted");
+        deleting.end().await;
     }
 
     #[tokio::test]

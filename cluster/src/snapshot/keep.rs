@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 
 use super::{
     Snapshot, SnapshotPlace, SnapshotProgress, Told,
-    claim::{Claim, Purpose},
+    claim::{Claim, Purpose, reading},
     described, for_each,
     format::{MANIFESTS, Manifest, OBJECTS, Object, ObjectReader, Partition, decode_sums},
 };
@@ -69,12 +69,24 @@ pub(crate) async fn list(place: &SnapshotPlace) -> Result<Vec<Snapshot>> {
 /// # Errors
 /// If the place does not answer. Damage is told.
 pub(crate) async fn verify(place: SnapshotPlace, id: &str, told: Told) -> Result<SnapshotProgress> {
-    let manifest = load(&place, id).await?;
+    let (mut progress, damaged) = reading(&place, id, compared(&place, id, told)).await?;
+    if !damaged.is_empty()
+        && let Err(error) = delete_damaged(&place, id, &damaged).await
+    {
+        tracing::warn!(id, %error, "what is damaged of a snapshot cannot be deleted");
+        progress.damages.push(format!("what is damaged stays, and goes into later snapshots: {error}"));
+    }
+    Ok(SnapshotProgress { finished: true, ..progress })
+}
+
+/// What was found, and which objects are damaged.
+async fn compared(place: &SnapshotPlace, id: &str, told: Told) -> Result<(SnapshotProgress, Vec<Object>)> {
+    let manifest = load(place, id).await?;
     let mut progress = SnapshotProgress { snapshot: described(&manifest), ..Default::default() };
     progress.partitions_total = u32::try_from(manifest.partitions.len()).unwrap_or(u32::MAX);
     let mut damaged = Vec::new();
     for object in &manifest.sums {
-        if let Err(damage) = read(&place, object).await?.and_then(|bytes| decode_sums(&bytes)) {
+        if let Err(damage) = read(place, object).await?.and_then(|bytes| decode_sums(&bytes)) {
             progress.damages.push(damage.to_string());
             damaged.push(object.clone());
         }
@@ -92,13 +104,7 @@ pub(crate) async fn verify(place: SnapshotPlace, id: &str, told: Told) -> Result
         told.tell(&progress);
     })
     .await?;
-    if !damaged.is_empty()
-        && let Err(error) = delete_damaged(&place, id, &damaged).await
-    {
-        tracing::warn!(id, %error, "what is damaged of a snapshot cannot be deleted");
-        progress.damages.push(format!("what is damaged stays, and goes into later snapshots: {error}"));
-    }
-    Ok(SnapshotProgress { finished: true, ..progress })
+    Ok((progress, damaged))
 }
 
 /// Sees that all entities of a snapshot can be read, before any is restored: half of them would serve as if they were all.

@@ -29,6 +29,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 
 pub use place::{SnapshotPlace, SnapshotPlaceError};
 
+pub(crate) use claim::reading;
 pub(crate) use create::create;
 pub(crate) use format::FORMAT;
 pub(crate) use keep::{check_restorable, delete, list, verify};

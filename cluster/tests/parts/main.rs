@@ -11,7 +11,7 @@ use allidb_index::{
     BySource, Error, ScanRequest, SourceDeletion,
     filter::{Field, Filter, Operator},
     graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, Paths, PathsRequest},
-    model::{Chunk, Direction, Edge, Entity, EntityRef, ReadMask, Value, Write, Written},
+    model::{Chunk, CollectionSet, Direction, Edge, Entity, EntityRef, ReadMask, Value, Write, Written},
     query::{Answer, ExpandSpec, Nearest, NearestTarget, Query, Seed, TextQuery},
 };
 use allidb_storage::{
@@ -243,6 +243,7 @@ async fn hops_and_paths_are_those_of_one_node() {
                 hops: 1 + world.draw(4) as usize,
                 min_weight,
                 as_of: None,
+                collections: CollectionSet::ALL,
             };
             let whole = world.lone.count_hops(TENANT, &request, deadline).expect("counted");
             let told = world.anybody().count_hops(request.clone(), world.terms()).await.expect("counted");
@@ -258,6 +259,7 @@ async fn hops_and_paths_are_those_of_one_node() {
                 cost: [PathCost::Hops, PathCost::Weights][nth % 2],
                 k: 3,
                 only_shortest: false,
+                collections: CollectionSet::ALL,
             };
             let whole = world.lone.shortest_paths(TENANT, &request, deadline);
             let told = world.anybody().shortest_paths(request.clone(), world.terms()).await;

@@ -9,7 +9,10 @@ use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, Staged, WriteO
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
     graph::NeighborsRequest,
-    model::{Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp, Value, Write, Written},
+    model::{
+        CollectionSet, Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp, Value, Write,
+        Written,
+    },
 };
 use allidb_storage::{Durability, fs::SimFs};
 
@@ -454,6 +457,7 @@ async fn what_is_planned_anew_is_before_what_comes_after_it() {
         as_of: None,
         any_time: false,
         limit: 10,
+        collections: CollectionSet::ALL,
     };
     let found = ring.neighbors(TENANT, request, Consistency::All, soon()).await.expect("told");
     assert!(found.neighbors.is_empty(), "{found:?}");

@@ -4,7 +4,7 @@ use allidb_cluster::{Consistency, Ring};
 use allidb_index::{
     Error, SeededRandom, Version,
     graph::NeighborsRequest,
-    model::{Direction, Edge, EdgeRef, EntityRef, TenantId, Value, Write},
+    model::{CollectionSet, Direction, Edge, EdgeRef, EntityRef, TenantId, Value, Write},
 };
 
 use crate::node::{Node, draw, far, quorum};
@@ -61,6 +61,7 @@ fn request(entity: EntityRef, direction: Direction) -> NeighborsRequest {
         as_of: None,
         any_time: false,
         limit: 100,
+        collections: CollectionSet::ALL,
     }
 }
 

@@ -37,6 +37,9 @@ pub(crate) struct CreateArgs {
     /// Whose data it is for, if not of the tenant of the key that is shown.
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     tenant: Option<u64>,
+    /// The only collection that it sees: a name, or how names begin and `*`. May be said several times; without it all. For readers and writers.
+    #[arg(long = "collection", value_name = "PATTERN")]
+    collections: Vec<String>,
     /// How long it is good for, such as 90d; for ever, if this is not said.
     #[arg(long, value_name = "DURATION", value_parser = duration_text::parse)]
     expires_in: Option<prost_types::Duration>,
@@ -80,7 +83,8 @@ async fn create(args: CreateArgs, client: &Client, output: Output) -> Result<()>
     };
     let expire_at = args.expires_in.map(after).transpose()?;
     let tenant = args.tenant.unwrap_or_default();
-    let request = CreateKeyRequest { name: args.name, role: role.into(), tenant, expire_at };
+    let CreateArgs { name, collections, .. } = args;
+    let request = CreateKeyRequest { name, role: role.into(), tenant, expire_at, collections };
     let made = client.keys().create_key(request).await.map_err(Failure::from_status)?.into_inner();
     let mut document = made.key.as_ref().map_or_else(|| json!({}), key_to_json);
     document["secret"] = made.secret.clone().into();
@@ -104,13 +108,15 @@ fn show(keys: &[Key], output: Output) -> Result<()> {
         output.document(&keys.iter().map(key_to_json).collect())?;
         return Ok(());
     }
-    let mut rows = table(&["ID", "NAME", "TENANT", "ROLE", "MADE", "EXPIRES", "USED"]);
+    let mut rows = table(&["ID", "NAME", "TENANT", "ROLE", "COLLECTIONS", "MADE", "EXPIRES", "USED"]);
     for key in keys {
         let [made, expires, used] = [&key.created_at, &key.expire_at, &key.last_used_at].map(written);
         let expires = expires.unwrap_or_else(|| "never".to_owned());
         let tenant = key.tenant.to_string();
         let (made, used) = (made.unwrap_or_default(), used.unwrap_or_default());
-        let cells = [key.id.clone(), key.name.clone(), tenant, role(key), made, expires, used];
+        let collections =
+            if key.collections.is_empty() { "all".to_owned() } else { key.collections.join(" ") };
+        let cells = [key.id.clone(), key.name.clone(), tenant, role(key), collections, made, expires, used];
         rows.add_row(cells);
     }
     output.table(&rows)?;
@@ -126,6 +132,7 @@ fn key_to_json(key: &Key) -> Json {
         "created_at": written(&key.created_at),
         "expire_at": written(&key.expire_at),
         "last_used_at": written(&key.last_used_at),
+        "collections": key.collections,
     })
 }
 

@@ -157,6 +157,7 @@ fn token_terms(options: &JwtOptions) -> Option<(KeySetPlace, TokenTerms)> {
         audience: options.audience.clone()?,
         tenant_claim: options.tenant_claim.clone(),
         role_claim: options.role_claim.clone(),
+        collections_claim: options.collections_claim.clone(),
         leeway: options.leeway.0,
     };
     Some((place, terms))
@@ -302,7 +303,7 @@ mod tests {
         };
         let options = json!({
             "jwks_url": "https://id.example/jwks", "refresh_every": "60s", "issuer": "id", "audience": "us",
-            "tenant_claim": "t", "role_claim": "r", "leeway": "1s",
+            "tenant_claim": "t", "role_claim": "r", "collections_claim": "c", "leeway": "1s",
         });
         let mut seen = std::collections::HashSet::from([plain(&options)]);
         let every = serde_json::to_value(JwtOptions::default()).expect("plain data");

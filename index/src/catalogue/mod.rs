@@ -11,14 +11,16 @@ use std::{
 };
 
 use allidb_storage::{Direction, Engine, Keyspace, WriteBatch};
+use foldhash::HashSet;
 use prost::Message;
 
 use crate::{
     error::{Error, Result},
     filter::Field,
     model::{
-        ApiKey, Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState,
-        Quota, Space, SpaceId, TenantId, Timestamp, validate_attribute_name, validate_collection_name,
+        ApiKey, Collection, CollectionChange, CollectionId, CollectionSet, CollectionSpec, Index, IndexId,
+        IndexState, Quota, Space, SpaceId, TenantId, Timestamp, validate_attribute_name,
+        validate_collection_name,
     },
 };
 
@@ -82,14 +84,26 @@ impl Catalogue {
     }
 
     /// In the order of their names, those after `after`.
-    pub(crate) fn list(&self, tenant: TenantId, after: Option<&str>, limit: usize) -> Vec<Arc<Collection>> {
+    pub(crate) fn list(
+        &self,
+        tenant: TenantId,
+        among: &CollectionSet,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Collection>> {
         let start = (tenant, after.unwrap_or_default().to_owned());
         let of_tenant = self.by_name.range(start..).take_while(|((owner, _), _)| *owner == tenant);
         of_tenant
-            .filter(|((_, name), _)| after != Some(name))
+            .filter(|((_, name), _)| after != Some(name) && among.has(name))
             .take(limit)
             .map(|(_, collection)| Arc::clone(collection))
             .collect()
+    }
+
+    /// Which these are that are there; `None`: all.
+    pub(crate) fn ids(&self, tenant: TenantId, set: &CollectionSet) -> Option<HashSet<CollectionId>> {
+        let ids = || self.list(tenant, set, None, usize::MAX).iter().map(|found| found.id).collect();
+        (!set.is_all()).then(ids)
     }
 
     /// Every collection, and whose it is.
@@ -110,7 +124,7 @@ impl Catalogue {
         if self.by_name.contains_key(&(tenant, name.to_owned())) {
             return Err(Error::CollectionExists(name.to_owned()));
         }
-        if self.list(tenant, None, MAX_COLLECTIONS).len() >= MAX_COLLECTIONS {
+        if self.list(tenant, &CollectionSet::ALL, None, MAX_COLLECTIONS).len() >= MAX_COLLECTIONS {
             return Err(Error::Exhausted(format!("a tenant may have at most {MAX_COLLECTIONS} collections")));
         }
         let mut next = self.changed();

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::{
     filter::Field,
     model::{
-        self, ApiKey, Codes, CollectionId, Index, IndexId, IndexState, Language, Metric, Role, Space,
-        SpaceId, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Timestamp,
+        self, ApiKey, Codes, CollectionId, CollectionSet, Index, IndexId, IndexState, Language, Metric, Role,
+        Space, SpaceId, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Timestamp,
     },
 };
 
@@ -97,6 +97,9 @@ pub(super) struct Key {
     created_at: i64,
     #[prost(int64, optional, tag = "7")]
     expire_at: Option<i64>,
+    /// Patterns of names; none: all.
+    #[prost(string, repeated, tag = "8")]
+    collections: Vec<String>,
 }
 
 impl Key {
@@ -109,6 +112,7 @@ impl Key {
             hash: key.hash.to_vec(),
             created_at: key.created_at.0,
             expire_at: key.expire_at.map(|end| end.0),
+            collections: key.collections.patterns().to_vec(),
         }
     }
 
@@ -122,6 +126,7 @@ impl Key {
             hash: self.hash.try_into().ok()?,
             created_at: Timestamp(self.created_at),
             expire_at: self.expire_at.map(Timestamp),
+            collections: CollectionSet::of("collections", self.collections).ok()?,
         };
         key.validate().is_ok().then_some(key)
     }

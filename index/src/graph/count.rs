@@ -80,7 +80,7 @@ impl Replica {
         deadline: Deadline,
     ) -> Result<HopCounts> {
         request.check(&self.limits)?;
-        let (reader, graph) = self.graph_reader(tenant)?;
+        let (reader, graph) = self.graph_reader(tenant, &request.collections)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         graph.count_hops(request, &seeds, deadline)
     }
@@ -102,7 +102,9 @@ impl GraphReader<'_> {
                         if counts.edges.is_multiple_of(DEADLINE_EVERY) && deadline.has_passed() {
                             return ControlFlow::Break(());
                         }
-                        next.extend(other.filter(|other| seen.insert(*other) && self.is_live(*other)));
+                        next.extend(other.filter(|other| {
+                            seen.insert(*other) && self.is_live(*other) && self.is_seen(*other)
+                        }));
                         ControlFlow::Continue(())
                     };
                     let choice = (relations.as_deref(), request.min_weight, as_of);

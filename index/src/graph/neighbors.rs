@@ -118,7 +118,7 @@ impl Replica {
         deadline: Deadline,
     ) -> Result<Neighborhood> {
         request.check(&self.limits)?;
-        let (reader, graph) = self.graph_reader(tenant)?;
+        let (reader, graph) = self.graph_reader(tenant, &request.collections)?;
         let collection = reader.catalogue.get(tenant, &request.entity.collection)?;
         let entity = reader.meant(EntityKey::new(tenant, collection.id, &request.entity.id))?;
         let mut answer = Neighborhood::default();

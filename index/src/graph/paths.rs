@@ -347,7 +347,7 @@ impl Replica {
         deadline: Deadline,
     ) -> Result<Paths> {
         request.check(&self.limits)?;
-        let (reader, graph) = self.graph_reader(tenant)?;
+        let (reader, graph) = self.graph_reader(tenant, &request.collections)?;
         let end = |name: &str, entity: &crate::model::EntityRef| {
             validate_id(&format!("{name}.id"), &entity.id)?;
             let collection = reader.catalogue.get(tenant, &entity.collection)?.id;

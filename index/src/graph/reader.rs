@@ -3,6 +3,7 @@
 use std::{cmp::Ordering, ops::ControlFlow};
 
 use allidb_storage::Sequence;
+use foldhash::HashSet;
 
 use crate::{
     error::{Error, Result},
@@ -12,7 +13,7 @@ use crate::{
         nodes::NodesView,
         segment::{GraphSegment, Record},
     },
-    model::Timestamp,
+    model::{CollectionId, Timestamp},
     row::EntityKey,
 };
 
@@ -24,6 +25,8 @@ pub(crate) struct GraphReader<'a> {
     at: Sequence,
     /// Who has expired by then is not there.
     pub(crate) now: Timestamp,
+    /// Edges that lead out of these collections are as if they were not; `None`: all are seen.
+    only: Option<HashSet<CollectionId>>,
 }
 
 /// An edge seen from one of its ends.
@@ -137,7 +140,21 @@ impl Cursor<'_> {
 impl<'a> GraphReader<'a> {
     /// The graph as of `at`, which the view fits.
     pub(crate) fn new(index: &'a GraphIndex, view: GraphView, at: Sequence, now: Timestamp) -> Self {
-        Self { index, nodes: index.nodes.view(at), view, at, now }
+        Self { index, nodes: index.nodes.view(at), view, at, now, only: None }
+    }
+
+    /// The same, where only nodes of these collections are seen from others; `None`: all.
+    pub(crate) fn only(self, collections: Option<HashSet<CollectionId>>) -> Self {
+        Self { only: collections, ..self }
+    }
+
+    /// Whether a node may be seen at the other end of an edge. One whose name cannot be read may not, unless all may.
+    #[inline]
+    pub(crate) fn is_seen(&self, number: u64) -> bool {
+        let is_one = |only: &HashSet<CollectionId>| {
+            self.name(number).is_ok_and(|name| name.is_some_and(|name| only.contains(&name.collection)))
+        };
+        self.only.as_ref().is_none_or(is_one)
     }
 
     /// The numbers of relations, those left out that no edge ever had; `None`: all relations.
@@ -354,7 +371,7 @@ impl<'a> GraphReader<'a> {
     ) -> Option<Seen<'n>> {
         let state = self.nodes.get(other);
         let is_expired = state.exists && !state.is_live(self.now);
-        let is_seen = !state.gone && !is_expired && age >= state.cleared;
+        let is_seen = !state.gone && !is_expired && age >= state.cleared && self.is_seen(other);
         is_seen.then_some(Seen { side, relation, other, edge_id, value, other_is_live: state.exists })
     }
 

@@ -1,7 +1,7 @@
 //! What callers ask of the graph and what they get.
 
 use crate::{
-    model::{Direction, Edge, EntityRef, Timestamp},
+    model::{CollectionSet, Direction, Edge, EntityRef, Timestamp},
     query::{ExpandSpec, Step, Truncation},
 };
 
@@ -22,6 +22,8 @@ pub struct NeighborsRequest {
     pub any_time: bool,
     /// Most edges returned.
     pub limit: usize,
+    /// Edges that lead out of these collections are as if they were not.
+    pub collections: CollectionSet,
 }
 
 /// The edges of one entity.
@@ -100,6 +102,8 @@ pub struct HopsRequest {
     pub min_weight: f64,
     /// Edges that hold at this time; `None`: now.
     pub as_of: Option<Timestamp>,
+    /// Edges that lead out of these collections are as if they were not.
+    pub collections: CollectionSet,
 }
 
 /// How many entities are so many hops away.
@@ -136,6 +140,8 @@ pub struct PathsRequest {
     pub k: usize,
     /// Only those that are as short as the shortest.
     pub only_shortest: bool,
+    /// Edges that lead out of these collections are as if they were not.
+    pub collections: CollectionSet,
 }
 
 /// What makes a path short.

@@ -51,6 +51,7 @@ impl Replica {
             min_weight: request.min_weight,
             as_of: request.as_of.unwrap_or_else(|| self.wall_time()),
             edge_filter: None,
+            collections: request.collections.clone(),
             fan_out: usize::MAX,
         });
         let numbers: Vec<u32> = request.relations.iter().map(|name| graph.relation(name)).collect();

@@ -45,6 +45,7 @@ impl Replica {
             min_weight: request.min_weight,
             as_of,
             edge_filter: None,
+            collections: request.collections.clone(),
             fan_out: usize::MAX,
         });
         let numbers: Vec<u32> = request.relations.iter().map(|name| graph.relation(name)).collect();

@@ -74,6 +74,7 @@ impl RingWalk {
             min_weight: spec.min_weight,
             as_of: spec.as_of.unwrap_or(now),
             edge_filter: spec.edge_filter.clone(),
+            collections: spec.collections.clone(),
             // The wanderer follows the heaviest of those among what was reached.
             fan_out: if spec.page_rank.is_some() { usize::MAX } else { spec.fan_out },
         });

@@ -15,7 +15,7 @@ use crate::{
         links::{Here, Links},
         reader::Stop,
     },
-    model::{TenantId, Timestamp},
+    model::{CollectionSet, TenantId, Timestamp},
     replica::{Reader, Replica},
     row::EntityKey,
 };
@@ -32,6 +32,8 @@ pub struct LinksRequest {
     pub(super) min_weight: f64,
     pub(super) as_of: Timestamp,
     pub(super) edge_filter: Option<Filter>,
+    /// Edges that lead out of these are not told.
+    pub(super) collections: CollectionSet,
     /// Which sides and relations, of which all if none is named.
     pub(super) ways: Vec<(Side, Vec<String>)>,
     /// Whose, which of the ways, and how many edges of each relation at least, if there are so many.
@@ -75,7 +77,8 @@ impl LinksRequest {
     #[must_use]
     pub fn of(&self, places: impl IntoIterator<Item = usize>) -> Self {
         let nodes = places.into_iter().filter_map(|place| self.nodes.get(place).cloned()).collect();
-        Self { nodes, ways: self.ways.clone(), edge_filter: self.edge_filter.clone(), ..*self }
+        let (ways, edge_filter) = (self.ways.clone(), self.edge_filter.clone());
+        Self { nodes, ways, edge_filter, collections: self.collections.clone(), ..*self }
     }
 }
 
@@ -114,7 +117,7 @@ impl Replica {
         request: &LinksRequest,
         deadline: Deadline,
     ) -> Result<Vec<ToldLinks>> {
-        let (reader, graph) = self.graph_reader(tenant)?;
+        let (reader, graph) = self.graph_reader(tenant, &request.collections)?;
         let mut told = Vec::new();
         let (mut count, mut bytes) = (0, 0);
         for (node, way, most) in &request.nodes {

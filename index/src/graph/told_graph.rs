@@ -17,7 +17,7 @@ use crate::{
         told::ToldRelation,
     },
     merge::EntityState,
-    model::Timestamp,
+    model::{CollectionSet, Timestamp},
     row::{EdgeKey, EntityKey, Scope},
     version::Version,
 };
@@ -36,6 +36,7 @@ pub(super) struct Wanted {
     pub(super) min_weight: f64,
     pub(super) as_of: Timestamp,
     pub(super) edge_filter: Option<Filter>,
+    pub(super) collections: CollectionSet,
     /// So many of each relation at most.
     pub(super) fan_out: usize,
 }
@@ -152,6 +153,7 @@ impl ToldGraph {
             min_weight: self.wanted.min_weight,
             as_of: self.wanted.as_of,
             edge_filter: self.wanted.edge_filter.clone(),
+            collections: self.wanted.collections.clone(),
             ways: ways.map(|(side, wanted)| (*side, wanted.as_ref().map_or_else(Vec::new, named))).collect(),
             nodes,
         })

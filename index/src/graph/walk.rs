@@ -20,7 +20,7 @@ use crate::{
         pattern::{Automaton, Transition},
         reader::{Seen, Stop},
     },
-    model::{Direction, EntityRef, Limits, TenantId, validate_id},
+    model::{CollectionSet, Direction, EntityRef, Limits, TenantId, validate_id},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
     replica::{Reader, Replica},
     row::EntityKey,
@@ -449,7 +449,7 @@ impl Replica {
     /// Walks from some entities and tells what was reached.
     pub fn expand(&self, tenant: TenantId, request: &ExpandRequest, deadline: Deadline) -> Result<Expansion> {
         request.spec.validate("options", &self.limits)?;
-        let (reader, graph) = self.graph_reader(tenant)?;
+        let (reader, graph) = self.graph_reader(tenant, &request.spec.collections)?;
         let seeds = reader.live_numbers(&graph, &request.seeds)?;
         let bounds = Bounds { edges: self.limits.edges, deadline };
         let here = Here { reader: &reader, graph: &graph };
@@ -471,15 +471,20 @@ impl Replica {
         Ok(Expansion { nodes, edges: walk.edges(), truncated: walk.truncated() })
     }
 
-    /// The store and its graph at one moment. A view that was taken after segments had changed is no good for an older snapshot;
+    /// The store and its graph at one moment, as far as it is of some collections. A view that was taken after segments had changed is no good for an older snapshot;
     /// then both are taken again.
-    pub(crate) fn graph_reader(&self, tenant: TenantId) -> Result<(Reader<'_>, GraphReader<'_>)> {
+    pub(crate) fn graph_reader(
+        &self,
+        tenant: TenantId,
+        collections: &CollectionSet,
+    ) -> Result<(Reader<'_>, GraphReader<'_>)> {
         self.graph.check_damage()?;
         loop {
             let reader = self.reader(tenant);
             let view = self.graph.view();
             if view.fits(reader.snapshot.sequence()) {
                 let graph = GraphReader::new(&self.graph, view, reader.snapshot.sequence(), reader.now);
+                let graph = graph.only(reader.catalogue.ids(tenant, collections));
                 return Ok((reader, graph));
             }
         }

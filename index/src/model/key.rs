@@ -1,6 +1,6 @@
 //! Keys that callers show: whose they are, and what they may do.
 
-use super::{TenantId, Timestamp, validate_relation};
+use super::{CollectionSet, TenantId, Timestamp, validate_relation};
 use crate::error::{Error, Result};
 
 /// Characters of a key's id: lower-case letters and digits.
@@ -30,6 +30,17 @@ impl Role {
         }
     }
 
+    /// Checks that whoever has this role may see these collections alone.
+    ///
+    /// # Errors
+    /// If it may make and drop any, or sees none anyway. `field` is what the collections are called.
+    pub fn check_collections(self, field: &str, collections: &CollectionSet) -> Result<()> {
+        if collections.is_all() || matches!(self, Self::Reader | Self::Writer) {
+            return Ok(());
+        }
+        Err(Error::invalid(field, format!("are for readers and writers; the role is {}", self.name())))
+    }
+
     /// The inverse of [`name`](Self::name).
     pub fn named(name: &str) -> Option<Self> {
         [Self::Reader, Self::Writer, Self::Admin, Self::Operator].into_iter().find(|role| role.name() == name)
@@ -47,6 +58,8 @@ pub struct ApiKey {
     pub tenant: TenantId,
     /// What it may do.
     pub role: Role,
+    /// Which collections it sees; all, unless it reads or writes.
+    pub collections: CollectionSet,
     /// BLAKE3 of its secret, which is 256 random bits.
     pub hash: [u8; 32],
     /// When it was made.
@@ -69,6 +82,7 @@ impl ApiKey {
             let why = format!("must be {KEY_ID_LENGTH} lower-case letters and digits");
             return Err(Error::invalid("key.id", why));
         }
+        self.role.check_collections("key.collections", &self.collections)?;
         validate_relation("key.name", &self.name)
     }
 }

@@ -1,6 +1,7 @@
 //! The data model: what callers store and get back.
 
 mod collection;
+mod collection_set;
 mod edge;
 mod entity;
 mod key;
@@ -15,6 +16,7 @@ pub use collection::{
     Codes, Collection, CollectionChange, CollectionId, CollectionSpec, Index, IndexId, IndexState, Metric,
     Space, SpaceId, SpaceSpec, TenantId,
 };
+pub use collection_set::{CollectionSet, MAX_COLLECTION_PATTERNS};
 pub use edge::{Direction, Edge, EdgeRef};
 pub use entity::{Chunk, Entity, EntityRef, ReadMask};
 pub use key::{ApiKey, KEY_ID_LENGTH, Role};

@@ -81,7 +81,7 @@ impl Replica {
             }
             _ => None,
         };
-        let graph = pinned.graph();
+        let graph = pinned.graph(query.expand.as_ref());
         let is_whole = self.graph.check_damage();
         if query.expand.is_some() {
             is_whole.clone()?;

@@ -142,7 +142,7 @@ impl Replica {
         for (target, left_out) in aimed.targets.iter_mut().zip(left_out) {
             target.examples.clone_from(left_out);
         }
-        let (reader, graph) = (&pinned.reader, pinned.graph());
+        let (reader, graph) = (&pinned.reader, pinned.graph(query.expand.as_ref()));
         let graph = self.graph.check_damage().is_ok().then_some(&graph);
         let (collection, targets) = (&*aimed.collection, &aimed.targets[..]);
         let inside = match inside {

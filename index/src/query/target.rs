@@ -12,7 +12,7 @@ use crate::{
     merge::EntityState,
     model::{Collection, CollectionId, EntityRef, Limits, Metric, Space, SpaceId, TenantId, validate_id},
     mutation::check_vector,
-    query::{Examples, Nearest, NearestTarget, Query, Seed},
+    query::{Examples, ExpandSpec, Nearest, NearestTarget, Query, Seed},
     replica::{Reader, Replica},
     row::{EntityKey, VectorContent, VectorKey},
     text::TextView,
@@ -309,10 +309,12 @@ pub(crate) struct Pinned<'a> {
 }
 
 impl<'a> Pinned<'a> {
-    /// The graph at this moment.
-    pub(crate) fn graph(&self) -> GraphReader<'_> {
+    /// The graph at this moment, as far as a walk may go.
+    pub(crate) fn graph(&self, spec: Option<&ExpandSpec>) -> GraphReader<'_> {
         let (replica, at) = (self.reader.replica, self.reader.snapshot.sequence());
-        GraphReader::new(&replica.graph, self.graph_view.clone(), at, self.reader.now)
+        let graph = GraphReader::new(&replica.graph, self.graph_view.clone(), at, self.reader.now);
+        let ids = |spec: &ExpandSpec| self.reader.catalogue.ids(self.reader.tenant, &spec.collections);
+        graph.only(spec.and_then(ids))
     }
 
     /// Pins a moment for all of the queries. A view that was taken after segments had changed is no good for an older snapshot;

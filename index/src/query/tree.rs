@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     filter::{Field, Filter},
-    model::{Direction, Edge, Entity, EntityRef, ReadMask, Timestamp, Value},
+    model::{CollectionSet, Direction, Edge, Entity, EntityRef, ReadMask, Timestamp, Value},
     query::PlanStep,
 };
 
@@ -291,6 +291,8 @@ pub struct ExpandSpec {
     pub page_rank: Option<f64>,
     /// The best so many seeds are walked from; 0: all or, in a query with several clauses of seeds, as many as its limit.
     pub seeds: usize,
+    /// Edges that lead out of these collections are as if they were not.
+    pub collections: CollectionSet,
 }
 
 impl Default for ExpandSpec {
@@ -308,6 +310,7 @@ impl Default for ExpandSpec {
             edge_filter: None,
             page_rank: None,
             seeds: 0,
+            collections: CollectionSet::ALL,
         }
     }
 }

@@ -73,7 +73,7 @@ use crate::{
     graph::{GraphContext, GraphCounts, GraphIndex},
     keyspaces::{Keyspaces, keyspace_options},
     merkle::Trees,
-    model::{Collection, Limits, TenantId, Write},
+    model::{Collection, CollectionSet, Limits, TenantId, Write},
     mutation::{Mutation, Planner},
     placement::PARTITIONS,
     query::{MatchCache, SearchPool},
@@ -357,9 +357,15 @@ impl Replica {
         self.catalogue().get(tenant, name).map(Arc::clone)
     }
 
-    /// Collections in the order of their names, those after `after`.
-    pub fn collections(&self, tenant: TenantId, after: Option<&str>, limit: usize) -> Vec<Arc<Collection>> {
-        self.catalogue().list(tenant, after, limit)
+    /// Those of some collections that are there, in the order of their names, those after `after`.
+    pub fn collections(
+        &self,
+        tenant: TenantId,
+        among: &CollectionSet,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<Arc<Collection>> {
+        self.catalogue().list(tenant, among, after, limit)
     }
 
     /// Figures of the vector index.

@@ -51,6 +51,10 @@ impl Replica {
                     continue;
                 }
                 let Some(edge) = edge_of(&catalogue, entity, *side, key, register) else { continue };
+                let there = if *side == Side::In { &edge.from } else { &edge.to };
+                if !request.collections.has(&there.collection) {
+                    continue;
+                }
                 let other = mirrored(entity, key).0;
                 told.push(ToldEdge { other, neighbor: Neighbor { edge, direction: (*side).into() } });
             }

@@ -6,7 +6,7 @@ use allidb_index::{
     Error, SourceDeletion,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
-    model::{Chunk, CollectionChange, Direction, Edge, Entity, Value, Write},
+    model::{Chunk, CollectionChange, CollectionSet, Direction, Edge, Entity, Value, Write},
 };
 use allidb_storage::Durability;
 
@@ -33,6 +33,7 @@ fn edges(fixture: &Fixture, id: &str, direction: Direction) -> Vec<Edge> {
         as_of: None,
         any_time: false,
         limit: 100,
+        collections: CollectionSet::ALL,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     found.neighbors.into_iter().map(|neighbor| neighbor.edge).collect()

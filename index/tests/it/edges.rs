@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use allidb_index::{
     graph::{ExpandRequest, NeighborsRequest},
-    model::{Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
+    model::{CollectionSet, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
     query::{ExpandSpec, TruncationReason},
 };
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ fn neighbors(fixture: &Fixture, id: &str, direction: Direction) -> Vec<(String, 
         as_of: None,
         any_time: false,
         limit: 100,
+        collections: CollectionSet::ALL,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     let other = |edge: &Edge, direction| {
@@ -126,6 +127,7 @@ fn valid_time_and_weight_bound_what_is_seen() {
             as_of,
             any_time,
             limit: 9,
+            collections: CollectionSet::ALL,
         };
         fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
     };

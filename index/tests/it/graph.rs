@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_index::{
     graph::{ExpandRequest, HopsRequest, NeighborsRequest},
-    model::{CollectionSpec, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
+    model::{CollectionSet, CollectionSpec, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
     query::{ExpandSpec, TruncationReason},
 };
 use allidb_storage::fs::Fs as _;
@@ -184,6 +184,7 @@ fn check(fixture: &Fixture, model: &Model, now: i64) {
             as_of: None,
             any_time: false,
             limit: 100,
+            collections: CollectionSet::ALL,
         };
         let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
         let found = answer.neighbors.iter();
@@ -255,6 +256,7 @@ fn neighbors(fixture: &Fixture, id: &str) -> usize {
         as_of: None,
         any_time: false,
         limit: 100,
+        collections: CollectionSet::ALL,
     };
     fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
 }
@@ -322,6 +324,7 @@ fn nobody_walks_through_a_dropped_collection() {
             hops: 2,
             min_weight: 0.0,
             as_of: None,
+            collections: CollectionSet::ALL,
         };
         fixture.replica.count_hops(TENANT, &request, deadline()).unwrap().counts
     };
@@ -351,6 +354,7 @@ fn edges_that_nobody_sees_count_towards_bounds() {
         as_of: None,
         any_time: false,
         limit: 1,
+        collections: CollectionSet::ALL,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, past).unwrap();
     assert_eq!((answer.neighbors.len(), answer.truncated[0].reason), (0, TruncationReason::Deadline));

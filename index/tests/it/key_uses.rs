@@ -1,6 +1,6 @@
 //! When keys were used last: noted, kept, and heard from others.
 
-use allidb_index::model::{ApiKey, Role, Timestamp};
+use allidb_index::model::{ApiKey, CollectionSet, Role, Timestamp};
 
 use crate::fixture::{Fixture, TENANT};
 
@@ -15,6 +15,7 @@ fn with_keys() -> Fixture {
             name: "somebody".to_owned(),
             tenant: TENANT,
             role: Role::Reader,
+            collections: CollectionSet::ALL,
             hash: [7; 32],
             created_at: Timestamp(1),
             expire_at: None,

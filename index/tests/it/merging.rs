@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use allidb_index::{
     Error, Merged, SourceDeletion,
     graph::NeighborsRequest,
-    model::{Chunk, Direction, Edge, EdgeRef, Entity, EntityPatch, Timestamp, Value, Write},
+    model::{Chunk, CollectionSet, Direction, Edge, EdgeRef, Entity, EntityPatch, Timestamp, Value, Write},
     query::{Query, Seed, TextQuery},
 };
 use proptest::prelude::*;
@@ -31,6 +31,7 @@ fn edges(fixture: &Fixture, id: &str) -> BTreeMap<(String, String, String), f64>
         as_of: None,
         any_time: false,
         limit: 1_000,
+        collections: CollectionSet::ALL,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     let edges = found.neighbors.into_iter().map(|neighbor| neighbor.edge);

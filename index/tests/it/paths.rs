@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_index::{
     graph::{ExpandRequest, FoundPath, HopsRequest, PathCost, PathsRequest},
-    model::{Direction, Edge, Value, Write},
+    model::{CollectionSet, Direction, Edge, Value, Write},
     query::{ExpandSpec, Query, Scoring, Seed, Signal, TruncationReason, Weights},
 };
 use petgraph::{algo, graph::DiGraph, graph::NodeIndex};
@@ -51,6 +51,7 @@ fn paths(fixture: &Fixture, cost: PathCost, k: usize, only_shortest: bool) -> Ve
         cost,
         k,
         only_shortest,
+        collections: CollectionSet::ALL,
     };
     let found = fixture.replica.shortest_paths(TENANT, &request, deadline()).unwrap();
     assert!(found.truncated.is_empty());
@@ -132,6 +133,7 @@ proptest! {
             hops: 3,
             min_weight: 0.0,
             as_of: None,
+            collections: CollectionSet::ALL,
         };
         let found = fixture.replica.count_hops(TENANT, &request, deadline()).unwrap();
         prop_assert_eq!(found.counts, wanted);

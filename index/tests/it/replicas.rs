@@ -8,8 +8,8 @@ use allidb_index::{
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
     model::{
-        Chunk, CollectionChange, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef,
-        Metric, ReadMask, SpaceSpec, Timestamp, Value, Write,
+        Chunk, CollectionChange, CollectionSet, CollectionSpec, Direction, Edge, EdgeRef, Entity,
+        EntityPatch, EntityRef, Metric, ReadMask, SpaceSpec, Timestamp, Value, Write,
     },
     query::{Nearest, Query, Seed, TextQuery},
 };
@@ -153,6 +153,7 @@ pub(crate) fn view(fixture: &Fixture) -> String {
             as_of: None,
             any_time: false,
             limit: 100,
+            collections: CollectionSet::ALL,
         };
         tell("neighbors", format!("{:?}", replica.neighbors(TENANT, &request, deadline())));
     }
@@ -410,7 +411,7 @@ fn what_expired_is_replaced_only_when_that_is_settled() {
 fn a_catalogue_is_adopted_if_it_is_newer() {
     let (ours, mut theirs) = (fixture(), Fixture::new());
     let tell = |to: &Fixture| to.replica.adopt_catalogue(&ours.replica.encoded_catalogue()).unwrap();
-    let seen = |of: &Fixture| format!("{:?}", of.replica.collections(TENANT, None, 10));
+    let seen = |of: &Fixture| format!("{:?}", of.replica.collections(TENANT, &CollectionSet::ALL, None, 10));
     assert!(tell(&theirs));
     assert!(!tell(&theirs), "it is as new");
     assert_eq!(seen(&theirs), seen(&ours));

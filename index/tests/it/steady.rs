@@ -10,8 +10,8 @@ use allidb_index::{
     filter::{Field, Filter, Operator},
     graph::{ExpandRequest, PathCost, PathsRequest},
     model::{
-        Chunk, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityRef, Language, Metric, SpaceSpec,
-        TextField, TextKind, TextSpec, Value, Write,
+        Chunk, CollectionSet, CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityRef, Language, Metric,
+        SpaceSpec, TextField, TextKind, TextSpec, Value, Write,
     },
     query::{Examples, ExpandSpec, Highlight, Nearest, NearestTarget, Query, Seed, TextMatch, TextQuery},
 };
@@ -165,6 +165,7 @@ fn answers(fixture: &Fixture) -> Vec<String> {
             cost: PathCost::Hops,
             k: 3,
             only_shortest: false,
+            collections: CollectionSet::ALL,
         };
         let paths = fixture.replica.shortest_paths(TENANT, &request, deadline()).unwrap();
         let costs: Vec<usize> = paths.paths.iter().map(|path| path.steps.len()).collect();

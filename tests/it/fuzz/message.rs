@@ -16,12 +16,12 @@ use crate::random::Random;
 
 /// Whether a message is to hold what such messages hold, or whatever can be written in them.
 pub(super) struct Mood<'a> {
-    random: &'a mut Random,
-    is_wild: bool,
+    pub(super) random: &'a mut Random,
+    pub(super) is_wild: bool,
 }
 
 impl Mood<'_> {
-    fn below(&mut self, bound: usize) -> usize {
+    pub(super) fn below(&mut self, bound: usize) -> usize {
         self.random.below(bound)
     }
 }
@@ -235,7 +235,7 @@ fn is_name(field: &FieldDescriptorProto) -> bool {
     )
 }
 
-fn word(field: &str, mood: &mut Mood<'_>) -> String {
+pub(super) fn word(field: &str, mood: &mut Mood<'_>) -> String {
     let fits = !mood.is_wild || mood.below(10) > 0;
     match field {
         "collection" | "name" if fits => COLLECTION.to_owned(),
@@ -250,7 +250,7 @@ fn word(field: &str, mood: &mut Mood<'_>) -> String {
     }
 }
 
-fn integer(field: &str, mood: &mut Mood<'_>) -> u64 {
+pub(super) fn integer(field: &str, mood: &mut Mood<'_>) -> u64 {
     match field {
         // Nothing is to keep the test itself from writing.
         "tenant" => [0, 2, 3, u64::MAX][mood.below(4)],
@@ -263,7 +263,7 @@ fn integer(field: &str, mood: &mut Mood<'_>) -> u64 {
     }
 }
 
-fn float(mood: &mut Mood<'_>) -> f64 {
+pub(super) fn float(mood: &mut Mood<'_>) -> f64 {
     match mood.is_wild && mood.below(2) == 0 {
         true => FLOATS[mood.below(FLOATS.len())],
         false => f64::from(mood.random.number().abs()),

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use allidb_index::model::{Role, TenantId, Timestamp};
+use allidb_index::model::{CollectionSet, Role, TenantId, Timestamp};
 use serde_json::{Map, Value as Json};
 
 use super::Refused;
@@ -22,6 +22,8 @@ pub struct TokenTerms {
     pub tenant_claim: String,
     /// The claim that says what their holder may do: the name of a role.
     pub role_claim: String,
+    /// The claim that says which collections alone a reader or writer sees, if it is there: a list of patterns.
+    pub collections_claim: String,
     /// By how much clocks may differ.
     pub leeway: Duration,
 }
@@ -52,12 +54,25 @@ pub(super) fn identity(claims: &[u8], terms: &TokenTerms, now: Timestamp) -> Res
     let role = claims.get(&terms.role_claim).and_then(Json::as_str).and_then(Role::named);
     let subject = claims.get("sub").and_then(Json::as_str).unwrap_or_default();
     let subject: String = subject.chars().take(MAX_SUBJECT).collect();
+    let role = role.ok_or(Refused::Role)?;
     Ok(Identity {
         tenant: TenantId(tenant.ok_or(Refused::Tenant)?),
         key: Some(Arc::from(format!("token:{subject}"))),
-        role: Some(role.ok_or(Refused::Role)?),
+        role: Some(role),
+        collections: collections(&claims, &terms.collections_claim, role)?,
         expire_at: Some(end),
     })
+}
+
+/// Which collections somebody of this role sees. An empty list is not taken as none: somebody may have meant no collection.
+fn collections(claims: &Map<String, Json>, name: &str, role: Role) -> Result<CollectionSet, Refused> {
+    let Some(told) = claims.get(name) else { return Ok(CollectionSet::ALL) };
+    let patterns = told.as_array().filter(|patterns| !patterns.is_empty()).ok_or(Refused::Collections)?;
+    let pattern = |pattern: &Json| pattern.as_str().map(str::to_owned).ok_or(Refused::Collections);
+    let patterns = patterns.iter().map(pattern).collect::<Result<_, _>>()?;
+    let found = CollectionSet::of(name, patterns);
+    let found = found.and_then(|found| role.check_collections(name, &found).map(|()| found));
+    found.map_err(|_| Refused::Collections)
 }
 
 /// Seconds since 1970, which may have a fraction.
@@ -91,6 +106,7 @@ mod tests {
             audience: "allidb".into(),
             tenant_claim: "tenant".into(),
             role_claim: "role".into(),
+            collections_claim: "collections".into(),
             leeway: Duration::from_secs(10),
         };
         identity(claims.to_string().as_bytes(), &terms, Timestamp(NOW * 1_000_000))
@@ -102,6 +118,7 @@ mod tests {
             tenant: TenantId(7),
             key: Some("token:ada".into()),
             role: Some(Role::Writer),
+            collections: CollectionSet::ALL,
             expire_at: Some(Timestamp((NOW + 70) * 1_000_000)),
         };
         assert_eq!(judged(|_| {}), Ok(expected.clone()));
@@ -109,6 +126,34 @@ mod tests {
         let subject = |sub: Json| judged(|claims| claims["sub"] = sub).expect("good").key;
         assert_eq!(subject(json!(7)), Some("token:".into()));
         assert_eq!(subject(json!("ä".repeat(1_000))), Some(format!("token:{}", "ä".repeat(128)).into()));
+    }
+
+    #[test]
+    fn a_token_may_be_for_some_collections() {
+        let of = |role: &str, told: Json| {
+            judged(|claims| {
+                claims["role"] = json!(role);
+                claims["collections"] = told;
+            })
+        };
+        let seen = of("reader", json!(["news", "team-*"])).expect("good").collections;
+        assert_eq!([seen.has("news"), seen.has("team-a"), seen.has("other")], [true, true, false]);
+        let wrong = [
+            json!([]),
+            json!("news"),
+            json!([7]),
+            json!(["*"]),
+            json!([""]),
+            json!(["a*b"]),
+            Json::Null,
+            json!({}),
+        ];
+        for wrong in wrong {
+            assert_eq!(of("writer", wrong.clone()), Err(Refused::Collections), "{wrong}");
+        }
+        for role in ["admin", "operator"] {
+            assert_eq!(of(role, json!(["news"])), Err(Refused::Collections), "{role}");
+        }
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub(crate) enum Refused {
     Tenant,
     #[error("the claim that is to name the role is missing, or is none")]
     Role,
+    #[error("the claim that names collections is no list of patterns, or the role sees all or none")]
+    Collections,
     #[error("another one has issued the token")]
     Issuer,
     #[error("the token is for somebody else")]

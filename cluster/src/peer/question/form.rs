@@ -1,4 +1,4 @@
-//! What questions and answers of [`FORM`] 1 are on the way. Where one of these tests fails a type has changed: [`FORM`] is to be counted up, unless
+//! What questions and answers of [`FORM`] 2 are on the way. Where one of these tests fails a type has changed: [`FORM`] is to be counted up, unless
 //! no release had the type before, and the new form to be written here.
 
 use std::fmt::Debug;
@@ -34,10 +34,10 @@ fn is<T: Serialize + DeserializeOwned + Debug>(words: &str, meaning: &str) {
 
 #[test]
 fn questions_have_the_form_that_they_say() {
-    assert_eq!(FORM, 1, "what follows is of this form");
+    assert_eq!(FORM, 2, "what follows is of this form");
     is::<Question>(
         "0 c 3 0 s 0 1 0.5f 3 1 0 0 0 0 1 w 1 1 f 1 0.5 1 1 2 4 3 6 0 5 1 1 r 0 1 2 0.5 0 3 0.5 0 0 \
-         0 4 0 0 0 0 0 0 10 1 0.5 0 0 0 0 0 0 0 0 1 0 1 1 20 0 6 1 7 1 0 1 1 1 2 1 0.5 8 1 1 1 KEY \
+         0 4 1 a* 0 0 0 0 0 0 10 1 0.5 0 0 0 0 0 0 0 0 1 0 1 1 20 0 6 1 7 1 0 1 1 1 2 1 0.5 8 1 1 1 KEY \
          0 1 0",
         "Share(ShareRequest { query: Query { collection: \"c\", seeds: [Nearest(Nearest { space: \"s\", \
          target: Vector([0.5]), k: 3, exact: true, rescore: false, ef: 0, target_recall: None, \
@@ -45,7 +45,7 @@ fn questions_have_the_form_that_they_say() {
          [(\"f\", Some(0.5))], prefix: true, fuzziness: 1, slop: 2 }, k: 4 }, Matching { filter: \
          Exists(Id), limit: 5 }], expand: Some(ExpandSpec { relations: [\"r\"], direction: Out, hops: \
          1, fan_out: 2, min_weight: 0.5, as_of: None, max_nodes: 3, decay: 0.5, pattern: None, \
-         edge_filter: None, page_rank: None, seeds: 4 }), scoring: Scoring { mode: Weighted, \
+         edge_filter: None, page_rank: None, seeds: 4, collections: CollectionSet([\"a*\"]) }), scoring: Scoring { mode: Weighted, \
          weights: None, fusion: Scores, half_life: None, as_of: None }, filter: None, limit: 10, \
          threshold: Some(0.5), read_mask: ReadMask { entity_type: false, attributes: false, \
          attribute_names: {}, metadata: false, vectors: false, vector_spaces: {}, chunks: false, \
@@ -56,8 +56,8 @@ fn questions_have_the_form_that_they_say() {
          inside: None, about: Some([]) })",
     );
     is::<Question>(
-        "1 0.5 2 0 1 0 1 r 1 KEY 0 3",
-        "Links(LinksRequest { min_weight: 0.5, as_of: Timestamp(1), edge_filter: None, ways: [(Out, \
+        "1 0.5 2 0 1 a* 1 0 1 r 1 KEY 0 3",
+        "Links(LinksRequest { min_weight: 0.5, as_of: Timestamp(1), edge_filter: None, collections: CollectionSet([\"a*\"]), ways: [(Out, \
          [\"r\"])], nodes: [(KEY, 0, 3)] })",
     );
     is::<Question>(

@@ -231,6 +231,7 @@ impl Config {
             ("audience", jwt.audience.as_deref()),
             ("tenant_claim", Some(jwt.tenant_claim.as_str())),
             ("role_claim", Some(jwt.role_claim.as_str())),
+            ("collections_claim", Some(jwt.collections_claim.as_str())),
         ];
         if let Some((option, _)) = required.iter().find(|(_, value)| value.unwrap_or_default().is_empty()) {
             bail!("`jwt.{option}` is not set; tokens that are for others would be taken");

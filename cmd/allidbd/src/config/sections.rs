@@ -132,6 +132,8 @@ section! {
         tenant_claim: String = "tenant".to_owned();
         /// The claim that says what its holder may do: reader, writer, admin or operator.
         role_claim: String = "role".to_owned();
+        /// The claim that says which collections alone a reader or writer sees: a list of names, or of how names begin and `*`. Without it all.
+        collections_claim: String = "collections".to_owned();
         /// By how much clocks may differ.
         leeway: Span = Span::secs(30);
     }

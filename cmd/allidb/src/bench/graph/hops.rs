@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use allidb_index::{
     Deadline,
     graph::HopsRequest,
-    model::{Direction, Edge},
+    model::{CollectionSet, Direction, Edge},
 };
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -153,6 +153,7 @@ pub(super) fn run(dir: &Path, nodes: u32, edges: u64, sources: u32, output: Outp
                 hops,
                 min_weight: 0.0,
                 as_of: None,
+                collections: CollectionSet::ALL,
             };
             let deadline = Deadline::after(Duration::from_secs(60));
             let found = ours.time(|| Ok(store.replica.count_hops(TENANT, &request, deadline)?.counts))?;
