@@ -43,7 +43,7 @@ fn convert_as_everything(bytes: &[u8]) {
         query_from_proto(message, &limits, &CollectionSet::ALL).ok();
     }
     if let Ok(message) = v1::NeighborsRequest::decode(bytes) {
-        neighbors_from_proto(message, &limits, &CollectionSet::ALL).ok();
+        neighbors_from_proto(message, None, &limits, &CollectionSet::ALL).ok();
     }
     if let Ok(message) = v1::ExpandRequest::decode(bytes) {
         expand_from_proto(message, &limits, &CollectionSet::ALL).ok();

@@ -4,8 +4,8 @@ use std::iter;
 
 use allidb_index::{
     graph::{
-        ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighborhood, NeighborsRequest,
-        PathCost, Paths, PathsRequest, Reached,
+        ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, NeighborPages, NeighborPlace,
+        Neighborhood, NeighborsRequest, PathCost, Paths, PathsRequest, Reached,
     },
     model::{CollectionSet, Limits},
     query::{ExpandSpec, Step, Truncation, TruncationReason},
@@ -30,8 +30,10 @@ const DEFAULT_SHORTEST: usize = 100;
 /// Most nodes of a message.
 const NODES_IN_MESSAGE: usize = 512;
 
+/// The request for the page behind `after`, if it is one for pages.
 pub(crate) fn neighbors_from_proto(
     request: v1::NeighborsRequest,
+    after: Option<NeighborPlace>,
     limits: &Limits,
     collections: &CollectionSet,
 ) -> Result<NeighborsRequest, Status> {
@@ -45,12 +47,16 @@ pub(crate) fn neighbors_from_proto(
         min_weight: finite(&Path::Root("min_weight"), request.min_weight)?,
         as_of: optional_timestamp_from_proto(&Path::Root("as_of"), request.as_of)?,
         any_time: request.any_time,
+        pages: if request.all { NeighborPages::After(after) } else { NeighborPages::Heaviest },
         limit: or_default(&Path::Root("limit"), request.limit, DEFAULT_NEIGHBORS, limits.fan_out)?,
         collections: collections.clone(),
     })
 }
 
-pub(crate) fn neighborhood_to_proto(neighborhood: Neighborhood) -> v1::NeighborsResponse {
+pub(crate) fn neighborhood_to_proto(
+    neighborhood: Neighborhood,
+    next_page_token: String,
+) -> v1::NeighborsResponse {
     let neighbors = neighborhood.neighbors.into_iter().map(|neighbor| v1::Neighbor {
         edge: Some(edge_to_proto(neighbor.edge)),
         direction: direction_to_proto(neighbor.direction),
@@ -58,6 +64,7 @@ pub(crate) fn neighborhood_to_proto(neighborhood: Neighborhood) -> v1::Neighbors
     v1::NeighborsResponse {
         neighbors: neighbors.collect(),
         truncated: truncations_to_proto(neighborhood.truncated),
+        next_page_token,
     }
 }
 
@@ -236,7 +243,7 @@ mod tests {
         assert_eq!((spec.hops, spec.fan_out, spec.max_nodes, spec.decay), (1, 32, 1_000, 0.7));
         let request = v1::NeighborsRequest { r#ref: Some(v1::EntityRef::default()), ..Default::default() };
         let request =
-            neighbors_from_proto(request, &Limits::default(), &CollectionSet::ALL).expect("defaults");
+            neighbors_from_proto(request, None, &Limits::default(), &CollectionSet::ALL).expect("defaults");
         assert_eq!((request.limit, request.direction), (100, Direction::Out));
     }
 

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 
-use allidb_index::model::Write;
+use allidb_index::{graph::NeighborPlace, model::Write};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
@@ -13,6 +13,7 @@ use crate::{
         hop_counts_to_proto, hops_from_proto, neighborhood_to_proto, neighbors_from_proto, paths_from_proto,
         paths_to_proto,
     },
+    page_token::PageTokens,
     status,
     v1::{self, graph_server::Graph},
 };
@@ -49,17 +50,30 @@ impl Graph for Services {
         request: Request<v1::NeighborsRequest>,
     ) -> Result<Response<v1::NeighborsResponse>, Status> {
         let seen = seen_by(&request);
-        let (caller, request) = self.receive(request)?;
+        let (caller, mut request) = self.receive(request)?;
         let consistency = read_consistency(request.consistency)?;
+        let token = std::mem::take(&mut request.page_token);
+        if !request.all && !token.is_empty() {
+            return Err(status::invalid("page_token", "goes with `all`"));
+        }
+        let limit = std::mem::take(&mut request.limit);
+        let tokens = PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "Neighbors", &request);
+        request.limit = limit;
         let shape = || vec![("limit", request.limit.into())];
         let collection = request.r#ref.as_ref().map_or("", |entity| &*entity.collection);
         let mut watch = self.slow.watch("Neighbors", caller.asker(), collection, shape);
         let finding = async {
-            let request = neighbors_from_proto(request, self.limits(), &seen)?;
+            let place = tokens.open_bytes(&token)?;
+            let place = place.map(|place| NeighborPlace::decode(&place)).transpose();
+            let place = place.map_err(status::from_error)?;
+            let request = neighbors_from_proto(request, place, self.limits(), &seen)?;
             let found = self.coordinator.neighbors(caller.tenant, request, consistency, caller.deadline);
             found.await.map_err(status::from_error)
         };
-        Ok(Response::new(neighborhood_to_proto(watch.over(finding).await?)))
+        let mut found = watch.over(finding).await?;
+        let next = found.next.take().map(|place| place.encode()).transpose().map_err(status::from_error)?;
+        let next = next.map(|place| tokens.seal(place)).unwrap_or_default();
+        Ok(Response::new(neighborhood_to_proto(found, next)))
     }
 
     type ExpandStream = Pin<Box<dyn Stream<Item = Result<v1::ExpandResponse, Status>> + Send>>;

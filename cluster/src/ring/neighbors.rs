@@ -2,7 +2,7 @@
 
 use allidb_index::{
     Deadline, EntityKey, Extent, Result, ToldEdge,
-    graph::{Neighborhood, NeighborsRequest},
+    graph::{NeighborPages, Neighborhood, NeighborsRequest},
     model::TenantId,
 };
 
@@ -31,22 +31,27 @@ impl Ring {
             self.0.states(keys, extent, consistency, deadline).await.into_iter().collect::<Result<Vec<_>>>()
         };
         let states = read(vec![key.clone()], true).await?;
-        let limit = request.limit;
+        let (limit, is_page) = (request.limit, request.pages != NeighborPages::Heaviest);
         let told = self
             .0
             .here(move |served| {
                 let told = |state| served.replica.told_edges(&key, state, &request);
-                Ok(states.first().map(told).unwrap_or_default())
+                states.first().map(told).transpose().map(Option::unwrap_or_default)
             })
             .await?;
         let mut told = told.into_iter().peekable();
-        let mut neighbors = Vec::new();
+        let (mut neighbors, mut ended) = (Vec::new(), None);
         while neighbors.len() < limit && told.peek().is_some() {
             let some: Vec<ToldEdge> = told.by_ref().take(ENDS.min(limit - neighbors.len())).collect();
+            ended = some.last().map(|edge| edge.place().clone());
             let ends = read(some.iter().map(|edge| edge.other.clone()).collect(), false).await?;
             let confirmed = some.into_iter().zip(&ends);
             neighbors.extend(confirmed.filter_map(|(edge, end)| self.replica().confirmed(edge, end)));
         }
-        Ok(Neighborhood::first(neighbors, told.peek().is_some()))
+        let has_more = told.peek().is_some();
+        match is_page {
+            true => Ok(Neighborhood::page(neighbors, ended.filter(|_| has_more))),
+            false => Ok(Neighborhood::first(neighbors, has_more)),
+        }
     }
 }

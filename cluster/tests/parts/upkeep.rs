@@ -458,9 +458,59 @@ async fn what_is_planned_anew_is_before_what_comes_after_it() {
         any_time: false,
         limit: 10,
         collections: CollectionSet::ALL,
+        pages: allidb_index::graph::NeighborPages::Heaviest,
     };
     let found = ring.neighbors(TENANT, request, Consistency::All, soon()).await.expect("told");
     assert!(found.neighbors.is_empty(), "{found:?}");
+}
+
+/// Of several replicas, too, all edges of an entity come page by page, whichever node is asked for the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_edges_come_page_by_page_from_any_node() {
+    let world = World::of(3, 54).await;
+    let hub = EntityRef::new("c", "hub");
+    let ends: Vec<EntityRef> = (0..40).map(|at| EntityRef::new("c", format!("end-{at:02}"))).collect();
+    let edge = |(at, end): (usize, &EntityRef)| match at % 3 {
+        0 => Edge::new(end.clone(), "r", hub.clone()),
+        _ => Edge::new(hub.clone(), ["r", "s"][at % 2], end.clone()),
+    };
+    let edges: Vec<Edge> = ends.iter().enumerate().map(edge).collect();
+    let ring = &world.nodes[0].ring;
+    let gone = ends.iter().take(5).map(|end| Write::Delete(end.clone()));
+    let writes = edges.iter().map(|edge| Write::PutEdge(Box::new(edge.clone()))).chain(gone);
+    let planned = writes.map(|write| ring.replica().plan(TENANT, write).expect("planned")).collect();
+    let options =
+        WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+    for written in ring.write(planned, options).await {
+        written.expect("written");
+    }
+    let (mut found, mut place, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let request = NeighborsRequest {
+            entity: hub.clone(),
+            relations: Vec::new(),
+            direction: Direction::Both,
+            min_weight: 0.0,
+            as_of: None,
+            any_time: false,
+            limit: 7,
+            collections: CollectionSet::ALL,
+            pages: allidb_index::graph::NeighborPages::After(place),
+        };
+        let asked = &world.nodes[pages % 3].ring;
+        let page = asked.neighbors(TENANT, request, Consistency::Quorum, soon()).await.expect("told");
+        found.extend(page.neighbors.into_iter().map(|neighbor| neighbor.edge.edge_ref()));
+        pages += 1;
+        place = page.next;
+        if place.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    let mut expected: Vec<_> = edges[5..].iter().map(Edge::edge_ref).collect();
+    expected.sort();
+    assert_eq!(found, expected);
+    assert!((5..=6).contains(&pages), "{pages}: edges of who is gone may be told of, and are not told");
 }
 
 /// Two operators change the layout at once: one wins, and the other is told.

@@ -62,6 +62,7 @@ fn request(entity: EntityRef, direction: Direction) -> NeighborsRequest {
         any_time: false,
         limit: 100,
         collections: CollectionSet::ALL,
+        pages: allidb_index::graph::NeighborPages::Heaviest,
     }
 }
 

@@ -77,6 +77,7 @@ pub(crate) async fn neighbors(args: NeighborsArgs, client: &Client, output: Outp
         limit: args.limit,
         consistency: client.consistency(),
         any_time: args.any_time,
+        ..NeighborsRequest::default()
     };
     let answer = client.graph().neighbors(request).await.map_err(Failure::from_status)?.into_inner();
     if output.is_json() {

@@ -12,6 +12,7 @@
 //! | `reader` | the graph at one moment, over all of these |
 //! | `upkeep` | sealing and merging in the background |
 //! | `neighbors` | the edges of one entity |
+//! | `pages` | all of them, page by page |
 //! | `links` | what a walk follows |
 //! | `walk` | bounded expansion |
 //! | `pattern` | which relations may follow each other |
@@ -34,6 +35,7 @@ mod neighbors;
 mod nodes;
 mod open;
 mod page_rank;
+mod pages;
 mod paths;
 mod pattern;
 mod reader;
@@ -56,6 +58,7 @@ pub(crate) use links::Here;
 pub(crate) use neighbors::sides;
 pub(crate) use nodes::NodeState;
 pub(crate) use open::{GraphContext, node_state};
+pub use pages::{NeighborPages, NeighborPlace};
 pub(crate) use reader::GraphReader;
 pub use request::{
     ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest,

@@ -5,7 +5,9 @@ use std::{cmp::Ordering, ops::ControlFlow};
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
-    graph::{GraphReader, Neighbor, Neighborhood, NeighborsRequest, adjacency::Side, reader::Stop},
+    graph::{
+        GraphReader, Neighbor, NeighborPages, Neighborhood, NeighborsRequest, adjacency::Side, reader::Stop,
+    },
     model::{Direction, Edge, EntityRef, Limits, TenantId, validate_id, validate_relation},
     query::{Truncation, TruncationReason},
     replica::{Reader, Replica, register},
@@ -126,6 +128,9 @@ impl Replica {
         let Some(own) = reader.number(&entity)?.filter(|number| !graph.is_expired(*number)) else {
             return Ok(answer);
         };
+        if let NeighborPages::After(place) = &request.pages {
+            return reader.page_of_neighbors(&graph, own, request, place.as_ref(), deadline);
+        }
         let as_of = request.as_of.unwrap_or(reader.now);
         let relations = graph.relations(&request.relations);
         let mut looked_at = 0;

@@ -1,6 +1,7 @@
 //! What callers ask of the graph and what they get.
 
 use crate::{
+    graph::{NeighborPages, NeighborPlace},
     model::{CollectionSet, Direction, Edge, EntityRef, Timestamp},
     query::{ExpandSpec, Step, Truncation},
 };
@@ -22,6 +23,8 @@ pub struct NeighborsRequest {
     pub any_time: bool,
     /// Most edges returned.
     pub limit: usize,
+    /// Which of them.
+    pub pages: NeighborPages,
     /// Edges that lead out of these collections are as if they were not.
     pub collections: CollectionSet,
 }
@@ -29,10 +32,12 @@ pub struct NeighborsRequest {
 /// The edges of one entity.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Neighborhood {
-    /// Heaviest first; ties by relation, neighbour and edge id.
+    /// Heaviest first; ties by relation, neighbour and edge id. Pages of all are in no order.
     pub neighbors: Vec<Neighbor>,
     /// What bounds cut off.
     pub truncated: Vec<Truncation>,
+    /// Where the next page goes on, if pages are asked for and there is one.
+    pub next: Option<NeighborPlace>,
 }
 
 /// One edge of an entity.

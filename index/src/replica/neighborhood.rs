@@ -3,7 +3,10 @@
 use crate::{
     catalogue::Catalogue,
     error::Result,
-    graph::{EdgeValue, Neighbor, Neighborhood, NeighborsRequest, Side, WalkedEdge, sides},
+    graph::{
+        EdgeValue, Neighbor, NeighborPages, NeighborPlace, Neighborhood, NeighborsRequest, Side, WalkedEdge,
+        sides,
+    },
     merge::{EntityState, Register},
     model::{Edge, EntityRef, TenantId},
     query::{Step, Truncation, TruncationReason},
@@ -17,6 +20,14 @@ pub struct ToldEdge {
     /// The other end.
     pub other: EntityKey,
     neighbor: Neighbor,
+    place: NeighborPlace,
+}
+
+impl ToldEdge {
+    /// Where a page goes on that ends with it.
+    pub fn place(&self) -> &NeighborPlace {
+        &self.place
+    }
 }
 
 impl Replica {
@@ -29,15 +40,18 @@ impl Replica {
         self.entity_key(tenant, &request.entity)
     }
 
-    /// The edges that are asked for, as the state of the entity tells of them, heaviest first.
+    /// The edges that are asked for, as the state of the entity tells of them, heaviest first; of pages those behind the last one.
+    ///
+    /// # Errors
+    /// If a place where a page ended is none of a node that is not alone.
     pub fn told_edges(
         &self,
         entity: &EntityKey,
         state: &EntityState,
         request: &NeighborsRequest,
-    ) -> Vec<ToldEdge> {
+    ) -> Result<Vec<ToldEdge>> {
         if self.has_expired(state) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let catalogue = self.catalogue();
         let as_of = request.as_of.unwrap_or_else(|| self.clock.wall().now());
@@ -56,11 +70,25 @@ impl Replica {
                     continue;
                 }
                 let other = mirrored(entity, key).0;
-                told.push(ToldEdge { other, neighbor: Neighbor { edge, direction: (*side).into() } });
+                let place = NeighborPlace::named(*side, key, &other);
+                let is_told = match &request.pages {
+                    NeighborPages::After(Some(ended)) => place.is_behind(ended)?,
+                    NeighborPages::After(None) | NeighborPages::Heaviest => true,
+                };
+                if is_told {
+                    told.push(ToldEdge {
+                        other,
+                        neighbor: Neighbor { edge, direction: (*side).into() },
+                        place,
+                    });
+                }
             }
         }
-        told.sort_by(|a: &ToldEdge, b| a.neighbor.heaviest_first(&b.neighbor));
-        told
+        told.sort_by(|a: &ToldEdge, b| match request.pages {
+            NeighborPages::Heaviest => a.neighbor.heaviest_first(&b.neighbor),
+            NeighborPages::After(_) => a.place.order(&b.place),
+        });
+        Ok(told)
     }
 
     /// An edge of a walk, as the state of the end tells of it from which it was followed.
@@ -112,6 +140,11 @@ impl Neighborhood {
     /// So many of the neighbours, the first ones; `has_more` says whether there are others.
     pub fn first(neighbors: Vec<Neighbor>, has_more: bool) -> Self {
         let cut = Truncation { reason: TruncationReason::FanOut, count: 1 };
-        Self { neighbors, truncated: has_more.then_some(cut).into_iter().collect() }
+        Self { neighbors, truncated: has_more.then_some(cut).into_iter().collect(), next: None }
+    }
+
+    /// A page of the neighbours, and where the next one goes on.
+    pub fn page(neighbors: Vec<Neighbor>, next: Option<NeighborPlace>) -> Self {
+        Self { neighbors, truncated: Vec::new(), next }
     }
 }

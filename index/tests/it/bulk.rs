@@ -34,6 +34,7 @@ fn edges(fixture: &Fixture, id: &str, direction: Direction) -> Vec<Edge> {
         any_time: false,
         limit: 100,
         collections: CollectionSet::ALL,
+        pages: allidb_index::graph::NeighborPages::Heaviest,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     found.neighbors.into_iter().map(|neighbor| neighbor.edge).collect()

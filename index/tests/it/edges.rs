@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use allidb_index::{
-    graph::{ExpandRequest, NeighborsRequest},
+    graph::{ExpandRequest, NeighborPages, NeighborPlace, NeighborsRequest},
     model::{CollectionSet, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
     query::{ExpandSpec, TruncationReason},
 };
@@ -21,6 +21,7 @@ fn neighbors(fixture: &Fixture, id: &str, direction: Direction) -> Vec<(String, 
         any_time: false,
         limit: 100,
         collections: CollectionSet::ALL,
+        pages: NeighborPages::Heaviest,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     let other = |edge: &Edge, direction| {
@@ -42,6 +43,80 @@ fn expand(fixture: &Fixture, seed: &str, spec: ExpandSpec) -> allidb_index::grap
 
 fn edge_ref(from: &str, relation: &str, to: &str) -> EdgeRef {
     EdgeRef { from: at(from), relation: relation.into(), to: at(to), edge_id: String::new() }
+}
+
+/// The names of all edges of an entity, page by page, and how many pages there were.
+fn paged(fixture: &Fixture, id: &str, limit: usize, between: &dyn Fn(usize)) -> (Vec<EdgeRef>, usize) {
+    let (mut found, mut pages, mut place) = (Vec::new(), 0, None);
+    loop {
+        let request = NeighborsRequest {
+            entity: at(id),
+            relations: vec![],
+            direction: Direction::Both,
+            min_weight: 0.1,
+            as_of: None,
+            any_time: false,
+            limit,
+            collections: CollectionSet::ALL,
+            pages: NeighborPages::After(place),
+        };
+        let page = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
+        assert!(page.truncated.is_empty() && page.neighbors.len() <= limit);
+        found.extend(page.neighbors.iter().map(|neighbor| neighbor.edge.edge_ref()));
+        pages += 1;
+        let Some(next) = page.next else { return (found, pages) };
+        place = Some(NeighborPlace::decode(&next.encode().unwrap()).unwrap());
+        between(pages);
+    }
+}
+
+#[test]
+fn all_edges_of_a_hub_come_page_by_page() {
+    let mut fixture = Fixture::new();
+    let mut expected = Vec::new();
+    let name = |at: usize| format!("e{at:03}");
+    for at in 0..150 {
+        fixture.put(entity(&name(at), &[]));
+    }
+    fixture.put(entity("hub", &[]));
+    for at in 0..150 {
+        let (relation, weight) = (["r", "s", "t"][at % 3], [1.0, 0.5, 0.25, 0.05][at % 4]);
+        let out = at % 5 > 0;
+        let (from, to) = if out { ("hub".to_owned(), name(at)) } else { (name(at), "hub".to_owned()) };
+        fixture.link(&from, relation, &to, weight);
+        if weight > 0.1 && at % 7 > 0 {
+            expected.push(edge_ref(&from, relation, &to));
+        }
+    }
+    for at in (0..150).filter(|at| at % 7 == 0) {
+        fixture.write(vec![Write::Delete(crate::fixture::at(&name(at)))]).pop().unwrap().unwrap();
+    }
+    expected.sort();
+    for round in 0..2 {
+        for limit in [1, 7, 50, 1_000] {
+            let (mut found, pages) = paged(&fixture, "hub", limit, &|_| {});
+            found.sort();
+            assert_eq!(found, expected, "pages of {limit}");
+            assert_eq!(pages, expected.len().div_ceil(limit), "pages of {limit}, round {round}");
+        }
+        fixture = fixture.reopen();
+    }
+    // What comes and goes meanwhile may be told or not; the others are told once.
+    let changes = |page: usize| {
+        fixture.put(entity(&format!("new{page}"), &[]));
+        fixture.link("hub", "r", &format!("new{page}"), 1.0);
+        fixture.link("hub", "t", &format!("new{page}"), 0.2);
+        fixture.write(vec![Write::Delete(crate::fixture::at(&name(page)))]).pop().unwrap().unwrap();
+    };
+    let (found, _) = paged(&fixture, "hub", 10, &changes);
+    let is_told = |edge: &EdgeRef| found.iter().filter(|other| *other == edge).count();
+    for edge in &expected {
+        let end = if edge.from.id == "hub" { &edge.to.id } else { &edge.from.id };
+        let may_be_gone = end[1..].parse::<usize>().unwrap() <= 20;
+        assert!(is_told(edge) == 1 || may_be_gone && is_told(edge) == 0, "{edge:?}");
+    }
+    // Nor is what somebody else's page ended with a place here.
+    assert!(NeighborPlace::decode(&[9, 9]).is_err());
 }
 
 #[test]
@@ -128,6 +203,7 @@ fn valid_time_and_weight_bound_what_is_seen() {
             any_time,
             limit: 9,
             collections: CollectionSet::ALL,
+            pages: NeighborPages::Heaviest,
         };
         fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
     };

@@ -172,6 +172,7 @@ fn an_expired_entity_is_gone_everywhere_at_once() {
         any_time: false,
         limit: 10,
         collections: allidb_index::model::CollectionSet::ALL,
+        pages: allidb_index::graph::NeighborPages::Heaviest,
     };
     let edges = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors;
     assert!(edges.is_empty(), "nor its edges: {edges:?}");

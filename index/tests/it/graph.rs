@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use allidb_index::{
-    graph::{ExpandRequest, HopsRequest, NeighborsRequest},
+    graph::{ExpandRequest, HopsRequest, NeighborPages, NeighborsRequest},
     model::{CollectionSet, CollectionSpec, Direction, Edge, EdgeRef, EntityRef, Timestamp, Write},
     query::{ExpandSpec, TruncationReason},
 };
@@ -185,6 +185,7 @@ fn check(fixture: &Fixture, model: &Model, now: i64) {
             any_time: false,
             limit: 100,
             collections: CollectionSet::ALL,
+            pages: NeighborPages::Heaviest,
         };
         let answer = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
         let found = answer.neighbors.iter();
@@ -257,6 +258,7 @@ fn neighbors(fixture: &Fixture, id: &str) -> usize {
         any_time: false,
         limit: 100,
         collections: CollectionSet::ALL,
+        pages: NeighborPages::Heaviest,
     };
     fixture.replica.neighbors(TENANT, &request, deadline()).unwrap().neighbors.len()
 }
@@ -355,6 +357,7 @@ fn edges_that_nobody_sees_count_towards_bounds() {
         any_time: false,
         limit: 1,
         collections: CollectionSet::ALL,
+        pages: NeighborPages::Heaviest,
     };
     let answer = fixture.replica.neighbors(TENANT, &request, past).unwrap();
     assert_eq!((answer.neighbors.len(), answer.truncated[0].reason), (0, TruncationReason::Deadline));

@@ -32,6 +32,7 @@ fn edges(fixture: &Fixture, id: &str) -> BTreeMap<(String, String, String), f64>
         any_time: false,
         limit: 1_000,
         collections: CollectionSet::ALL,
+        pages: allidb_index::graph::NeighborPages::Heaviest,
     };
     let found = fixture.replica.neighbors(TENANT, &request, deadline()).unwrap();
     let edges = found.neighbors.into_iter().map(|neighbor| neighbor.edge);

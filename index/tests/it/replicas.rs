@@ -154,6 +154,7 @@ pub(crate) fn view(fixture: &Fixture) -> String {
             any_time: false,
             limit: 100,
             collections: CollectionSet::ALL,
+            pages: allidb_index::graph::NeighborPages::Heaviest,
         };
         tell("neighbors", format!("{:?}", replica.neighbors(TENANT, &request, deadline())));
     }

@@ -13,7 +13,7 @@ use allidb_api::v1::{
     Collection, CountRequest, Direction, Edge, Entity, GetCollectionRequest, NeighborsRequest,
     RangeScanRequest, put_stream_request::Item,
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use prost_types::FieldMask;
 use serde_json::json;
@@ -29,7 +29,7 @@ use crate::{
     entity_json::{entity_ref, id_of},
     failure::Failure,
     filter_syntax,
-    output::{Output, counted},
+    output::Output,
     progress::Progress,
     value_json,
 };
@@ -38,7 +38,7 @@ use crate::{
 const PAGE: u32 = 500;
 /// Entities whose edges are asked for at a time.
 const ASKED_TOGETHER: usize = 16;
-/// Edges of one entity that the server tells at most.
+/// Edges of one entity that the server tells at a time.
 const MAX_EDGES: u32 = 10_000;
 
 /// Writes everything of a collection to a file (.jsonl, .csv, .parquet; the first two may be .zst), or entities, edges and
@@ -99,19 +99,7 @@ pub(crate) async fn run(args: ExportArgs, client: &Client, output: Output) -> Re
         let path = args.path.join(definition::FILE);
         replace(&path, |to| Ok(fs::write(to, definition::write(&export.collection))?))?;
     }
-    print(&all, started.elapsed().as_secs_f64(), output)?;
-    let lacking: Vec<&Written> = all.iter().filter_map(|done| done.written.as_ref()).collect();
-    let incomplete: u64 = lacking.iter().map(|written| written.incomplete).sum();
-    if incomplete > 0 {
-        let names: Vec<&str> =
-            lacking.iter().flat_map(|written| &written.incomplete_ids).map(String::as_str).collect();
-        bail!(
-            "{} more than {MAX_EDGES} edges, of which the lightest are missing: {}",
-            counted(incomplete, "entity has", "entities have"),
-            names.join(", ")
-        );
-    }
-    Ok(())
+    print(&all, started.elapsed().as_secs_f64(), output)
 }
 
 /// Whether the path is that of a directory, which need not be there: a name with an extension is a file's, unless a slash
@@ -288,12 +276,8 @@ impl<'a> Export<'a> {
             let ids: Vec<&str> = some.iter().map(|entity| id_of(entity.r#ref.as_ref())).collect();
             let asked: Vec<_> = ids.iter().map(|id| tokio::spawn(self.edges_of(id))).collect();
             let mut items = Vec::new();
-            for (id, edges) in ids.iter().zip(asked) {
-                let (edges, is_complete) = edges.await??;
-                if !is_complete {
-                    parts.written().lacks_edges_of(id);
-                }
-                items.extend(edges.into_iter().map(Item::Edge));
+            for edges in asked {
+                items.extend(edges.await??.into_iter().map(Item::Edge));
             }
             if let Some(last) = ids.last() {
                 self.write(items, (*last).to_owned(), parts)?;
@@ -302,12 +286,13 @@ impl<'a> Export<'a> {
         Ok(())
     }
 
-    /// Edges that begin at an entity, and whether these are all.
-    fn edges_of(&self, id: &str) -> impl Future<Output = Result<(Vec<Edge>, bool)>> + Send + use<> {
-        let request = NeighborsRequest {
+    /// Edges that begin at an entity.
+    fn edges_of(&self, id: &str) -> impl Future<Output = Result<Vec<Edge>>> + Send + use<> {
+        let mut request = NeighborsRequest {
             r#ref: Some(entity_ref(&self.args.collection, id)),
             direction: Direction::Out as i32,
             limit: MAX_EDGES,
+            all: true,
             as_of: self.as_of,
             any_time: self.as_of.is_none(),
             consistency: self.client.consistency(),
@@ -315,9 +300,16 @@ impl<'a> Export<'a> {
         };
         let mut service = self.client.graph();
         async move {
-            let told = service.neighbors(request).await.map_err(Failure::from_status)?.into_inner();
-            let edges = told.neighbors.into_iter().filter_map(|neighbor| neighbor.edge).collect();
-            Ok((edges, told.truncated.is_empty()))
+            let mut edges = Vec::new();
+            loop {
+                let told =
+                    service.neighbors(request.clone()).await.map_err(Failure::from_status)?.into_inner();
+                edges.extend(told.neighbors.into_iter().filter_map(|neighbor| neighbor.edge));
+                if told.next_page_token.is_empty() {
+                    return Ok(edges);
+                }
+                request.page_token = told.next_page_token;
+            }
         }
     }
 
@@ -336,7 +328,7 @@ fn print(all: &[Done], seconds: f64, output: Output) -> Result<()> {
         for Done { kind, path, written } in all {
             let path = path.display().to_string();
             document[kind.name()] = match written {
-                Some(of) => json!({"file": path, "rows": of.rows, "incomplete": of.incomplete}),
+                Some(of) => json!({"file": path, "rows": of.rows}),
                 None => json!({"file": path, "was_complete": true}),
             };
         }

@@ -29,8 +29,6 @@ use crate::failure::Failure;
 const NOTE: &str = "state.json";
 /// What a part may hold in memory before it is ended.
 const MAX_MEMORY_BYTES: usize = 64 << 20;
-/// Names kept of entities whose edges are not complete.
-const MAX_NAMED: usize = 10;
 
 /// What is exported; an export goes on only with the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,20 +49,6 @@ pub(super) struct Written {
     pub(super) rows: u64,
     /// The last entity that is dealt with.
     pub(super) last_id: Option<String>,
-    /// Entities with more edges than the server tells of.
-    pub(super) incomplete: u64,
-    /// Some of them.
-    pub(super) incomplete_ids: Vec<String>,
-}
-
-impl Written {
-    /// Notes that edges of an entity are missing.
-    pub(super) fn lacks_edges_of(&mut self, id: &str) {
-        self.incomplete += 1;
-        if self.incomplete_ids.len() < MAX_NAMED {
-            self.incomplete_ids.push(id.to_owned());
-        }
-    }
 }
 
 #[derive(Debug, Serialize, Deserialize)]
