@@ -7,33 +7,28 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use tokio::time::{Sleep, sleep};
-use tonic::{Status, body::Body};
+use tonic::body::Body;
 
-use crate::status;
+use crate::{
+    body::{Look, Next, looked_at},
+    status,
+};
 
 /// The body of a request, which fails if it is not whole by then.
 pub(crate) fn within(limit: Duration, body: Body) -> Body {
-    Body::new(Awaited { inner: body, late: Box::pin(sleep(limit)), is_whole: false })
+    looked_at(body, Awaited { late: Box::pin(sleep(limit)), is_whole: false })
 }
 
 struct Awaited {
-    inner: Body,
     late: Pin<Box<Sleep>>,
     is_whole: bool,
 }
 
-impl HttpBody for Awaited {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
+impl Look for Awaited {
+    fn next(&mut self, body: Pin<&mut Body>, context: &mut Context<'_>) -> Next {
+        let polled = body.poll_frame(context);
         match polled {
             Poll::Pending if !self.is_whole && self.late.as_mut().poll(context).is_ready() => {
                 self.is_whole = true;
@@ -46,20 +41,15 @@ impl HttpBody for Awaited {
             other => other,
         }
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
     use http_body_util::{BodyExt, Full, StreamBody};
     use tokio_stream::StreamExt;
+    use tonic::Status;
 
     use super::*;
 

@@ -84,7 +84,7 @@ impl<U: Message + Default> Decoder for WeighingDecoder<U> {
             // Answers are read by clients, who asked for them.
             WEIGHED.try_with(weigh).unwrap_or(Ok(()))?;
         }
-        U::decode(buffer).map(Some).map_err(|error| status::unreadable_message(&error))
+        U::decode(buffer).map(Some).map_err(|error| status::undecodable(&error.to_string()))
     }
 }
 

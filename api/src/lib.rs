@@ -9,7 +9,7 @@
 //! | `services` | one file for each service of the contract |
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
-//! | [`layer`], [`metrics`], `arrival`, `oversize`, `rate`, `share`, `weight` | around every call: span, metrics, bounds |
+//! | [`layer`], [`metrics`], `arrival`, `body`, `oversize`, `rate`, `share`, `weight` | around every call: span, metrics, bounds |
 //! | `codec` | messages off the wire, weighed before they are unpacked |
 //! | [`rest`] | the contract as JSON, and for pages |
 //! | `slow` | the log of slow queries |
@@ -19,6 +19,7 @@
 
 pub mod access;
 mod arrival;
+mod body;
 mod codec;
 mod convert;
 mod deadline;

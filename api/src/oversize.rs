@@ -41,14 +41,15 @@ pub(crate) fn rewrite(headers: &mut HeaderMap, bounds: MessageBounds) {
     }
 }
 
-/// The transport calls a message that is no protobuf an internal error; it is the caller's.
+/// How the words of a decoder begin.
+const UNDECODABLE: &str = "failed to decode Protobuf message: ";
+
+/// Where no service of this contract takes it, the transport calls a message that is no protobuf an internal error; it is the caller's.
 fn rewrite_undecodable(headers: &mut HeaderMap) {
     let refusal = Status::from_header_map(headers);
-    let why = refusal
-        .as_ref()
-        .and_then(|status| status.message().strip_prefix("failed to decode Protobuf message: "));
-    let Some(why) = why else { return };
-    let status = status::invalid("message", &format!("cannot be decoded: {why}"));
+    let why = refusal.as_ref().map(Status::message);
+    let Some(why) = why.filter(|why| why.starts_with(UNDECODABLE)) else { return };
+    let status = status::undecodable(why);
     if status.add_header(headers).is_err() {
         tracing::error!("the status of an undecodable message does not fit its headers");
     }

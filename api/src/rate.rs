@@ -10,13 +10,15 @@ use std::{
 };
 
 use allidb_index::model::{Quota, TenantId};
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::time::{Sleep, sleep};
 use tonic::{Status, body::Body};
 
-use crate::status;
+use crate::{
+    body::{Look, Next, looked_at},
+    status,
+};
 
 /// What may be taken still, refilled as time goes by.
 #[derive(Debug)]
@@ -116,35 +118,28 @@ impl Meter {
 
     /// A request's body, counted. What is longer than `message` bytes is a stream, and waits.
     pub(crate) fn incoming(self: &Arc<Self>, body: Body, message: usize) -> Body {
-        Body::new(Metered { inner: body, meter: Arc::clone(self), until_slowed: message, wait: None })
+        looked_at(body, Metered { meter: Arc::clone(self), until_slowed: message, wait: None })
     }
 
     /// An answer's body, counted. It is there already: nothing is won by having it wait.
     pub(crate) fn outgoing(self: &Arc<Self>, body: Body) -> Body {
-        Body::new(Metered { inner: body, meter: Arc::clone(self), until_slowed: usize::MAX, wait: None })
+        looked_at(body, Metered { meter: Arc::clone(self), until_slowed: usize::MAX, wait: None })
     }
 }
 
 struct Metered {
-    inner: Body,
     meter: Arc<Meter>,
     until_slowed: usize,
     wait: Option<Pin<Box<Sleep>>>,
 }
 
-impl HttpBody for Metered {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+impl Look for Metered {
+    fn next(&mut self, body: Pin<&mut Body>, context: &mut Context<'_>) -> Next {
         if let Some(wait) = &mut self.wait {
             std::task::ready!(wait.as_mut().poll(context));
             self.wait = None;
         }
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        let polled = body.poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
         {
@@ -156,18 +151,11 @@ impl HttpBody for Metered {
         }
         polled
     }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use http_body_util::{BodyExt, Full};
     use tonic_types::StatusExt;
 

@@ -149,10 +149,10 @@ pub(crate) fn too_many_requests(limit: usize) -> Status {
     build(Code::ResourceExhausted, format!("{limit} requests are under way, which is the limit"), info)
 }
 
-/// What came is no message of the contract.
-pub(crate) fn unreadable_message(error: &prost::DecodeError) -> Status {
-    let info = details(reason::INVALID_FIELD, &[]);
-    build(Code::InvalidArgument, format!("the message cannot be read: {error}"), info)
+/// What came is no message of the contract, as the words of its decoder say.
+pub(crate) fn undecodable(why: &str) -> Status {
+    let why = why.strip_prefix("failed to decode Protobuf message: ").unwrap_or(why);
+    invalid("message", &format!("cannot be decoded: {why}"))
 }
 
 /// A tenant has as many requests under way as it may while so few places are free.

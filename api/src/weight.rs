@@ -9,11 +9,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use tonic::{Status, body::Body};
 
-use crate::status;
+use crate::{
+    body::{Look, Next, looked_at},
+    status,
+};
 
 /// What all requests may weigh together.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ impl Scale {
             bytes: AtomicUsize::default(),
             unpacked: AtomicUsize::default(),
         });
-        (Body::new(Weighed { inner: body, held: Arc::clone(&held) }), held)
+        (looked_at(body, Weighed(Arc::clone(&held))), held)
     }
 }
 
@@ -83,35 +85,18 @@ impl Drop for Held {
     }
 }
 
-struct Weighed {
-    inner: Body,
-    held: Arc<Held>,
-}
+struct Weighed(Arc<Held>);
 
-impl HttpBody for Weighed {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
+impl Look for Weighed {
+    fn next(&mut self, body: Pin<&mut Body>, context: &mut Context<'_>) -> Next {
+        let polled = body.poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(data) = frame.data_ref()
-            && let Err(refusal) = self.held.add(data.len())
+            && let Err(refusal) = self.0.add(data.len())
         {
             return Poll::Ready(Some(Err(refusal)));
         }
         polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 };
 
 use tokio::{sync::watch, task::JoinSet, time::sleep};
+use zeroize::Zeroizing;
 
 use super::secret::{self, Secret};
 
@@ -41,10 +42,10 @@ pub enum AdminKeyError {
     NoKey,
 }
 
-/// The key that was given, or that in the file, as it was read last. Cheap to clone; the file is read as long as there is one.
+/// The key that was given, or that in the file, as it was read last; wiped from memory when another one takes its place. Cheap to clone; the file is read as long as there is one.
 #[derive(Clone)]
 pub struct AdminKey {
-    now: watch::Receiver<String>,
+    now: watch::Receiver<Zeroizing<String>>,
     /// Nothing, if it was given.
     _reading: Arc<JoinSet<()>>,
 }
@@ -89,7 +90,7 @@ impl AdminKey {
     /// If it is no key.
     pub fn given(key: String) -> Result<Self, AdminKeyError> {
         Secret::parse(&key).ok_or(AdminKeyError::NoKey)?;
-        Ok(Self { now: watch::channel(key).1, _reading: Arc::default() })
+        Ok(Self { now: watch::channel(Zeroizing::new(key)).1, _reading: Arc::default() })
     }
 
     /// Whether this is the one.
@@ -118,16 +119,16 @@ fn make(path: &Path, key: &str) -> io::Result<()> {
     fs::rename(&unfinished, path)
 }
 
-fn read(path: &Path) -> Result<String, AdminKeyError> {
+fn read(path: &Path) -> Result<Zeroizing<String>, AdminKeyError> {
     let failed = |source| AdminKeyError::File { path: path.to_owned(), source };
-    let key = fs::read_to_string(path).map_err(failed)?.trim().to_owned();
-    match Secret::parse(&key) {
-        Some(_) => Ok(key),
+    let text = Zeroizing::new(fs::read_to_string(path).map_err(failed)?);
+    match Secret::parse(text.trim()) {
+        Some(_) => Ok(Zeroizing::new(text.trim().to_owned())),
         None => Err(AdminKeyError::Garbled { path: path.to_owned() }),
     }
 }
 
-async fn keep_reading(path: PathBuf, told: watch::Sender<String>) {
+async fn keep_reading(path: PathBuf, told: watch::Sender<Zeroizing<String>>) {
     let mut said = String::new();
     loop {
         sleep(READS_EVERY).await;

@@ -8,13 +8,15 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use http::{HeaderMap, Response};
-use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body::Body as _;
 use tonic::{Code, Status, body::Body};
 
 use super::AUDIT;
-use crate::metrics::Method;
+use crate::{
+    body::{Look, Next, looked_at},
+    metrics::Method,
+};
 
 /// A call that is noted. Noted as cut off if it is dropped without an end.
 pub(crate) struct Audited {
@@ -43,7 +45,7 @@ impl Audited {
         if self.is_over {
             return answer;
         }
-        answer.map(|inner| Body::new(Watched { inner, call: self }))
+        answer.map(|body| looked_at(body, self))
     }
 
     fn see(&mut self, headers: &HeaderMap) {
@@ -66,33 +68,14 @@ impl Drop for Audited {
     }
 }
 
-struct Watched {
-    inner: Body,
-    call: Audited,
-}
-
-impl HttpBody for Watched {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
+impl Look for Audited {
+    fn next(&mut self, body: Pin<&mut Body>, context: &mut Context<'_>) -> Next {
+        let polled = body.poll_frame(context);
         if let Poll::Ready(Some(Ok(frame))) = &polled
             && let Some(trailers) = frame.trailers_ref()
         {
-            self.call.see(trailers);
+            self.see(trailers);
         }
         polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
     }
 }

@@ -1,6 +1,7 @@
 //! Keys as they are written: `adb_`, an id, `_`, and 256 random bits as 64 hexadecimal digits.
 
 use allidb_index::model::KEY_ID_LENGTH;
+use zeroize::Zeroizing;
 
 const PREFIX: &str = "adb_";
 /// Digits of the secret.
@@ -46,14 +47,20 @@ fn hash(digits: &str) -> blake3::Hash {
 ///
 /// # Errors
 /// If the system gives no random bits.
-pub(crate) fn draw() -> Result<(String, String, [u8; 32]), getrandom::Error> {
+pub(crate) fn draw() -> Result<(Zeroizing<String>, String, [u8; 32]), getrandom::Error> {
     const LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
-    let (mut id, mut secret) = ([0; KEY_ID_LENGTH], [0; DIGITS / 2]);
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let (mut id, mut secret) = ([0; KEY_ID_LENGTH], Zeroizing::new([0; DIGITS / 2]));
     getrandom::fill(&mut id)?;
-    getrandom::fill(&mut secret)?;
+    getrandom::fill(&mut *secret)?;
     let id: String = id.iter().map(|byte| char::from(LETTERS[usize::from(byte % 32)])).collect();
-    let digits: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((format!("{PREFIX}{id}_{digits}"), id, *hash(&digits).as_bytes()))
+    let mut key = Zeroizing::new(String::with_capacity(PREFIX.len() + id.len() + 1 + DIGITS));
+    key.extend([PREFIX, &id, "_"]);
+    for byte in secret.iter() {
+        key.extend([byte >> 4, byte & 0xf].map(|digit| char::from(HEX[usize::from(digit)])));
+    }
+    let hash = *hash(&key[key.len() - DIGITS..]).as_bytes();
+    Ok((key, id, hash))
 }
 
 #[cfg(test)]
@@ -80,7 +87,7 @@ mod tests {
             "adb__",
             &key[1..],
             &key[..key.len() - 1],
-            &format!("{key}0"),
+            &format!("{}0", *key),
             &key.to_uppercase(),
             &key.replace("adb_", "adb_ä"),
         ] {

@@ -9,6 +9,7 @@ use allidb_cluster::Pace;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::EmbedError;
 
@@ -65,7 +66,7 @@ pub(super) struct Service {
     /// Its address as the log names it.
     shown: String,
     /// The key as it was read last.
-    key: Mutex<Option<String>>,
+    key: Mutex<Option<Zeroizing<String>>>,
     telling: Pace,
 }
 
@@ -118,13 +119,16 @@ impl Service {
     }
 
     /// The key of this call: of a file that cannot be read, the one from before.
-    fn key(&self) -> Option<String> {
+    fn key(&self) -> Option<Zeroizing<String>> {
         let path = match self.provider.key.as_ref()? {
-            ServiceKey::Given(key) => return Some(key.clone()),
+            ServiceKey::Given(key) => return Some(Zeroizing::new(key.clone())),
             ServiceKey::File(path) => path,
         };
         match std::fs::read_to_string(path) {
-            Ok(key) => *self.key.lock() = Some(key.trim().to_owned()),
+            Ok(text) => {
+                let text = Zeroizing::new(text);
+                *self.key.lock() = Some(Zeroizing::new(text.trim().to_owned()));
+            }
             Err(error) if self.telling.is_due() => {
                 tracing::warn!(file = %path.display(), %error, "the embedding service's key cannot be read; the one from before is shown");
             }
@@ -178,7 +182,7 @@ impl Service {
         };
         let mut request = self.agent.post(url).config().timeout_global(Some(left.min(*timeout))).build();
         if let Some(key) = self.key() {
-            request = request.header("authorization", format!("Bearer {key}"));
+            request = request.header("authorization", format!("Bearer {}", *key));
         }
         let mut answer = request.send_json(json!({ "model": model, "input": texts })).map_err(unavailable)?;
         let status = answer.status();

@@ -47,7 +47,7 @@ impl Keys for Services {
         let key = ApiKey { id, name: request.name, tenant, role, collections, hash, created_at, expire_at };
         let told = key_to_proto(&key, None);
         self.coordinator.create_key(key).await.map_err(status::from_error)?;
-        Ok(Response::new(v1::CreateKeyResponse { key: Some(told), secret }))
+        Ok(Response::new(v1::CreateKeyResponse { key: Some(told), secret: secret.to_string() }))
     }
 
     async fn list_keys(
