@@ -41,14 +41,19 @@ pub(crate) fn rewrite(headers: &mut HeaderMap, bounds: MessageBounds) {
     }
 }
 
-/// How the words of a decoder begin.
-const UNDECODABLE: &str = "failed to decode Protobuf message: ";
+/// How the words begin of what takes messages apart: a message, what is around it, and the same as pages send it.
+const UNDECODABLE: [&str; 4] = [
+    "failed to decode Protobuf message: ",
+    "protocol error: received message with ",
+    "Unexpected EOF decoding stream",
+    "tonic-web: ",
+];
 
-/// Where no service of this contract takes it, the transport calls a message that is no protobuf an internal error; it is the caller's.
+/// The transport calls a message that is no protobuf an internal error; it is the caller's.
 fn rewrite_undecodable(headers: &mut HeaderMap) {
     let refusal = Status::from_header_map(headers);
     let why = refusal.as_ref().map(Status::message);
-    let Some(why) = why.filter(|why| why.starts_with(UNDECODABLE)) else { return };
+    let Some(why) = why.filter(|why| UNDECODABLE.iter().any(|of| why.starts_with(of))) else { return };
     let status = status::undecodable(why);
     if status.add_header(headers).is_err() {
         tracing::error!("the status of an undecodable message does not fit its headers");
@@ -94,6 +99,12 @@ mod tests {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert_eq!(status.message(), "message cannot be decoded: buffer underflow");
         assert!(status.get_details_error_info().is_some());
+        let cut = rewritten(&Status::internal("Unexpected EOF decoding stream."));
+        assert_eq!(cut.message(), "message cannot be decoded: Unexpected EOF decoding stream.");
+        let flag = "protocol error: received message with invalid compression flag: 9";
+        for wrong in [flag, "tonic-web: malformed base64 request"] {
+            assert_eq!(rewritten(&Status::internal(wrong)).code(), Code::InvalidArgument, "{wrong}");
+        }
         assert_eq!(rewritten(&Status::internal("else")).code(), Code::Internal);
     }
 

@@ -157,6 +157,7 @@ pub(super) fn from_page(contract: &Contract, random: &mut Random) -> Asked {
     let mut frame = vec![0];
     frame.extend((message.len() as u32).to_be_bytes());
     frame.extend(&message);
+    let frame = damaged(frame, &mut Mood { random, is_wild });
     let bytes = request("POST", &method.path, "application/grpc-web+proto", &frame);
     Asked { name: format!("page {}", method.path), bytes }
 }

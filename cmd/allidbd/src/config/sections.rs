@@ -299,7 +299,7 @@ section! {
         connections: usize = 4_096;
         /// Requests under way in all; more are refused.
         concurrent_requests: usize = 1_024;
-        /// Bytes of requests under way in all; more are refused.
+        /// Bytes of requests under way in all, with what their messages take beyond that once they are unpacked; more are refused.
         request_bytes: ByteSize = ByteSize::mib(512);
         /// Requests under way on one connection; more wait.
         concurrent_streams: u32 = 256;
