@@ -13,17 +13,33 @@ use tonic::{
 };
 use tonic_prost::{ProstCodec, ProstEncoder};
 
-use crate::{status, weight::Held};
+use crate::{
+    status,
+    weight::{Held, Taken},
+};
 
-/// Bytes that a message within a message takes in memory, about, with what holds it, and what it is turned into.
-const MESSAGE_BYTES: usize = 128;
-/// The same of a text or of bytes, but for these.
-const TEXT_BYTES: usize = 32;
+/// How many times its size an item of a list takes: lists grow by doubling, and what they are turned into is there at the same time.
+const TIMES_SIZE: usize = 3;
+/// What a message takes beyond its size: boxes, and what the allocator rounds up.
+const EACH_BYTES: usize = 32;
+/// Entries for which a map makes room when it has one.
+const MAP_ENTRIES: usize = 11;
+/// What a text takes, or bytes, but for these themselves.
+const TEXT_BYTES: usize = 64;
 /// Messages within each other that prost reads.
 const DEEP: usize = 100;
 
-/// Of a message of the contract its name, and of each field that holds messages the number and their place here.
-type Shape = (&'static str, &'static [(u32, usize)]);
+/// How a field holds messages.
+#[derive(Clone, Copy, Debug)]
+enum Holds {
+    /// One, which is a part of what has the field.
+    One,
+    List,
+    Map,
+}
+
+/// Of a message of the contract its name and size, and of each field that holds messages the number, their place here, and how it holds them.
+type Shape = (&'static str, usize, &'static [(u32, usize, Holds)]);
 
 /// All messages of the contract, in the order of their names. Made by the build script.
 const SHAPES: &[Shape] = include!(concat!(env!("OUT_DIR"), "/shapes.rs"));
@@ -36,6 +52,11 @@ tokio::task_local! {
 /// Has what is read by a future put on the scale as this request's.
 pub(crate) async fn weighed<F: Future>(held: Arc<Held>, reading: F) -> F::Output {
     WEIGHED.scope(held, reading).await
+}
+
+/// The message that was read last is kept: see [`Held::taken`].
+pub(crate) fn taken() -> Option<Taken> {
+    WEIGHED.try_with(Held::taken).ok()
 }
 
 /// Reads messages as prost does, but those of requests only if there is room for them.
@@ -88,13 +109,17 @@ impl<U: Message + Default> Decoder for WeighingDecoder<U> {
     }
 }
 
+fn item_bytes((_, size, _): &Shape) -> usize {
+    TIMES_SIZE * size + EACH_BYTES
+}
+
 fn shape_of(name: &str) -> Option<&'static Shape> {
-    SHAPES.binary_search_by(|(known, _)| (*known).cmp(name)).ok().map(|place| &SHAPES[place])
+    SHAPES.binary_search_by(|(known, ..)| (*known).cmp(name)).ok().map(|place| &SHAPES[place])
 }
 
 /// Bytes in memory, about, of what is within a message that is encoded so. Of what is no message as far as it is one.
-fn unpacked((_, fields): &Shape, mut bytes: &[u8], deep: usize) -> usize {
-    let mut total = 0;
+fn unpacked((.., fields): &Shape, mut bytes: &[u8], deep: usize) -> usize {
+    let (mut total, mut map) = (0, None);
     while let Ok(key) = decode_varint(&mut bytes) {
         let skipped = match key & 7 {
             0 => decode_varint(&mut bytes).is_ok().then_some(0),
@@ -106,9 +131,16 @@ fn unpacked((_, fields): &Shape, mut bytes: &[u8], deep: usize) -> usize {
                     break;
                 };
                 let number = u32::try_from(key >> 3).unwrap_or_default();
-                total += match fields.iter().find(|(of, _)| *of == number) {
-                    Some((_, place)) if deep > 0 => {
-                        MESSAGE_BYTES + unpacked(&SHAPES[*place], inner, deep - 1)
+                total += match fields.iter().find(|(of, ..)| *of == number) {
+                    Some((_, place, holds)) if deep > 0 => {
+                        let shape = &SHAPES[*place];
+                        let own = match holds {
+                            Holds::One => EACH_BYTES,
+                            Holds::List => item_bytes(shape),
+                            Holds::Map if map.replace(number) == Some(number) => shape.1,
+                            Holds::Map => MAP_ENTRIES * shape.1,
+                        };
+                        own + unpacked(shape, inner, deep - 1)
                     }
                     _ => TEXT_BYTES,
                 };
@@ -139,20 +171,31 @@ mod tests {
         v1::Value { kind: Some(kind) }
     }
 
+    /// What an item of a list takes, but for what is within it.
+    fn item<T: Name>() -> usize {
+        item_bytes(shape_of(&T::full_name()).expect("it is of the contract"))
+    }
+
     #[test]
     fn what_is_within_a_message_is_counted() {
         assert_eq!(weight(&v1::PutRequest::default()), 0);
         let list = |values: Vec<v1::Value>| value(Kind::ListValue(v1::ListValue { values }));
         let empty = vec![v1::Value::default(); 1_000];
-        assert_eq!(weight(&list(empty.clone())), 1_001 * MESSAGE_BYTES);
+        assert_eq!(weight(&list(empty.clone())), EACH_BYTES + 1_000 * item::<v1::Value>());
         let texts = vec![value(Kind::StringValue("x".into())); 10];
-        assert_eq!(weight(&list(texts)), 11 * MESSAGE_BYTES + 10 * TEXT_BYTES);
-        // The entity, and for each attribute its entry, name and value; what is in bytes is not looked into.
+        assert_eq!(weight(&list(texts)), EACH_BYTES + 10 * (item::<v1::Value>() + TEXT_BYTES));
+        // Of queries, which are large, fewer are as much.
+        assert!(item::<v1::QueryRequest>() > 2 * size_of::<v1::QueryRequest>());
+        // A map makes room for several when it has one; what is in bytes is not looked into.
         let bytes = value(Kind::BytesValue(Bytes::from(list(empty).encode_to_vec())));
-        let attributes = [("a".to_owned(), bytes), ("b".to_owned(), value(Kind::IntValue(1)))].into();
-        let entity = Some(v1::Entity { attributes, ..Default::default() });
-        let put = v1::PutRequest { entity, ..Default::default() };
-        assert_eq!(weight(&put), 5 * MESSAGE_BYTES + 3 * TEXT_BYTES);
+        let attributes = |count: usize| {
+            let values = (0..count).map(|at| (at.to_string(), bytes.clone()));
+            let entity = Some(v1::Entity { attributes: values.collect(), ..Default::default() });
+            weight(&v1::PutRequest { entity, ..Default::default() })
+        };
+        let (own, entry) = (32 + size_of::<v1::Value>(), EACH_BYTES + 2 * TEXT_BYTES);
+        assert_eq!(attributes(1), EACH_BYTES + MAP_ENTRIES * own + entry);
+        assert_eq!(attributes(3) - attributes(2), own + entry);
     }
 
     #[test]
@@ -172,7 +215,7 @@ mod tests {
         for _ in 0..300 {
             deep = value(Kind::ListValue(v1::ListValue { values: vec![deep] }));
         }
-        assert!(weight(&deep) <= (DEEP + 1) * MESSAGE_BYTES);
+        assert!(weight(&deep) <= (DEEP + 1) * item::<v1::Value>());
         assert!(v1::Value::decode(&*deep.encode_to_vec()).is_err());
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, StreamBody};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -32,6 +33,7 @@ use crate::{
     oversize::{self, MessageBounds},
     share::Share,
     status,
+    unread::{Answer, Unread},
     weight::{Held, Scale},
 };
 
@@ -44,6 +46,7 @@ pub struct SurroundLayer {
     limit: usize,
     bounds: MessageBounds,
     arrival: Option<Duration>,
+    unread: Unread,
 }
 
 impl SurroundLayer {
@@ -52,7 +55,7 @@ impl SurroundLayer {
         let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
         let bounds = MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes };
         let scale = Scale::new(request_bytes, incoming_bytes);
-        Self { access: None, slots, scale, limit, bounds, arrival: None }
+        Self { access: None, slots, scale, limit, bounds, arrival: None, unread: Unread::default() }
     }
 
     /// The message of a request must be here within this time, unless it is a stream of them.
@@ -105,6 +108,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.layer.unread.look();
         let method = Method::at(request.uri().path());
         let (span, trace) = span(method, request.headers());
         let call = Call::begin(method);
@@ -136,13 +140,19 @@ where
         let room = Arc::new(Room::new(slot, held));
         request.extensions_mut().insert(Arc::clone(&room));
         let patience = deadline::requested(request.headers());
+        let calls = request.extensions().get::<Caller>().map(|caller| caller.calls.clone());
+        let unread = self.layer.unread.clone();
         // The one that is ready is this one.
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let answer =
             in_time(patience, admitted(self.layer.clone(), method, Arc::clone(&room), inner, request));
         let calling = span.clone();
-        let answering = async move { Ok(SurroundedBody::watch(answer.await?, call, room, bounds, span)) };
+        let answering = async move {
+            let mut answer = SurroundedBody::watch(answer.await?, call, room, bounds, span);
+            answer.body_mut().standing = calls.map(|calls| unread.answer(calls));
+            Ok(answer)
+        };
         Box::pin(answering.instrument(calling))
     }
 }
@@ -159,7 +169,7 @@ where
     S: Service<Request<Body>, Response = Response<Body>>,
 {
     let held = room.held();
-    let Some(access) = layer.access else { return codec::weighed(held, inner.call(request)).await };
+    let Some(access) = layer.access else { return answered(method, held, inner.call(request)).await };
     let caller = request.extensions().get::<Caller>().cloned();
     let from = caller.as_ref().map(|caller| caller.address);
     match access.admit(method, request.headers()).await {
@@ -171,7 +181,11 @@ where
                 None => answer,
             };
             let (right, free) = (Right::of(method), layer.slots.available_permits());
-            let place = access.place(right, &identity, free);
+            let owner = Access::owner(right, &identity, from.map(|from| from.ip()));
+            if let Some(owner) = owner {
+                held.belongs_to(owner);
+            }
+            let place = owner.map(|owner| access.place(owner, free)).transpose();
             let admitted = place.and_then(|share| Ok((share, access.pace(right, &identity)?)));
             let (share, meter) = match admitted {
                 Ok(admitted) => admitted,
@@ -180,10 +194,10 @@ where
             room.keep(caller.map(|caller| caller.calls.begin()), share);
             request.extensions_mut().insert(identity);
             let Some(meter) = meter else {
-                return codec::weighed(held, inner.call(request)).await.map(noted);
+                return answered(method, held, inner.call(request)).await.map(noted);
             };
             let request = request.map(|body| meter.incoming(body, layer.bounds.incoming));
-            let answer = codec::weighed(held, inner.call(request)).await?;
+            let answer = answered(method, held, inner.call(request)).await?;
             Ok(noted(answer.map(|body| meter.outgoing(body))))
         }
         Err(refusal) => {
@@ -192,6 +206,28 @@ where
             }
             Ok(refusal.into_http())
         }
+    }
+}
+
+/// What a service answers. What is no stream is asked for as a whole, as it is ready, and put on the scale: so it is known what it takes until it is read.
+async fn answered<E>(
+    method: Method,
+    held: Arc<Held>,
+    answer: impl Future<Output = Result<Response<Body>, E>>,
+) -> Result<Response<Body>, E> {
+    let answer = codec::weighed(Arc::clone(&held), answer).await?;
+    if method.gives_stream {
+        return Ok(answer);
+    }
+    let (head, mut body) = answer.into_parts();
+    let (mut frames, mut bytes) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        bytes += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        frames.push(frame);
+    }
+    match held.answered(bytes) {
+        Ok(()) => Ok(Response::from_parts(head, Body::new(StreamBody::new(tokio_stream::iter(frames))))),
+        Err(refusal) => Ok(refusal.into_http()),
     }
 }
 
@@ -237,7 +273,8 @@ pub struct SurroundedBody {
     bounds: MessageBounds,
     span: Span,
     /// Given back with the end of the body, so that streams count as under way.
-    _room: Arc<Room>,
+    room: Arc<Room>,
+    standing: Option<Answer>,
 }
 
 /// A call's place among those that are under way.
@@ -275,9 +312,26 @@ impl SurroundedBody {
         span: Span,
     ) -> Response<Self> {
         let (mut head, inner) = answer.into_parts();
-        let mut body = Self { inner, call, bounds, span, _room: room };
+        let mut body = Self { inner, call, bounds, span, room, standing: None };
         body.see(&mut head.headers);
         Response::from_parts(head, body)
+    }
+
+    /// What is sent in its place is of so many bytes.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there is no room for it.
+    pub(crate) fn weigh(&self, bytes: usize) -> Result<(), Status> {
+        self.room.held.answered(bytes)
+    }
+
+    /// So many bytes more are there for whoever reads it; `None`: they are waited for.
+    pub(crate) fn gives(&self, bytes: Option<usize>) {
+        match (&self.standing, bytes) {
+            (Some(standing), Some(bytes)) => standing.is_there(bytes),
+            (Some(standing), None) => standing.is_awaited(),
+            (None, _) => {}
+        }
     }
 
     /// An answer that holds nothing but a status has it in its headers, every other one in its trailers.
@@ -309,6 +363,11 @@ impl HttpBody for SurroundedBody {
             && let Some(trailers) = frame.trailers_mut()
         {
             this.see(trailers);
+        }
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => this.gives(Some(frame.data_ref().map_or(0, Bytes::len))),
+            Poll::Ready(_) => {}
+            Poll::Pending => this.gives(None),
         }
         polled
     }

@@ -9,7 +9,7 @@
 //! | `services` | one file for each service of the contract |
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
-//! | [`layer`], [`metrics`], `arrival`, `body`, `oversize`, `rate`, `share`, `weight` | around every call: span, metrics, bounds |
+//! | [`layer`], [`metrics`], `arrival`, `body`, `oversize`, `rate`, `share`, `unread`, `weight` | around every call: span, metrics, bounds |
 //! | `codec` | messages off the wire, weighed before they are unpacked |
 //! | [`rest`] | the contract as JSON, and for pages |
 //! | `slow` | the log of slow queries |
@@ -36,6 +36,7 @@ mod services;
 mod share;
 mod slow;
 pub mod status;
+mod unread;
 mod weight;
 
 /// The generated messages, clients and servers of `allidb.v1`.

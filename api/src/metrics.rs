@@ -53,10 +53,12 @@ pub(crate) struct Method {
     pub(crate) name: &'static str,
     /// Whether its requests are streams of messages.
     pub(crate) takes_stream: bool,
+    /// Whether it answers as much as it likes.
+    pub(crate) gives_stream: bool,
 }
 
 /// Anything that is not in the contract, so that callers cannot make up labels.
-const OTHER: Method = Method { service: "other", name: "other", takes_stream: false };
+const OTHER: Method = Method { service: "other", name: "other", takes_stream: false, gives_stream: true };
 
 /// Every method there is, by the path it is called at. Made once from the contract and kept for ever.
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
@@ -67,14 +69,16 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
             let full: &'static str = format!("{}.{}", file.package(), service.name()).leak();
             for method in &service.method {
                 let name: &'static str = method.name().to_owned().leak();
-                let takes_stream = method.client_streaming();
-                methods.insert(format!("/{full}/{name}"), Method { service: full, name, takes_stream });
+                let (takes_stream, gives_stream) = (method.client_streaming(), method.server_streaming());
+                let known = Method { service: full, name, takes_stream, gives_stream };
+                methods.insert(format!("/{full}/{name}"), known);
             }
         }
     }
     for name in ["Check", "List", "Watch"] {
         let service = "grpc.health.v1.Health";
-        methods.insert(format!("/{service}/{name}"), Method { service, name, takes_stream: false });
+        let known = Method { service, name, takes_stream: false, gives_stream: name == "Watch" };
+        methods.insert(format!("/{service}/{name}"), known);
     }
     methods
 });
@@ -142,7 +146,8 @@ mod tests {
     #[test]
     fn methods_come_from_the_contract_and_nothing_else_becomes_a_label() {
         let method = Method::at("/allidb.v1.Entities/PutStream");
-        assert_eq!(method, Method { service: "allidb.v1.Entities", name: "PutStream", takes_stream: true });
+        let (service, name) = ("allidb.v1.Entities", "PutStream");
+        assert_eq!(method, Method { service, name, takes_stream: true, gives_stream: true });
         assert_eq!(Method::at("/allidb.v1.Entities/Nonsense"), OTHER);
         assert_eq!(Method::at("/../../etc/passwd"), OTHER);
     }

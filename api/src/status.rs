@@ -155,12 +155,20 @@ pub(crate) fn undecodable(why: &str) -> Status {
     invalid("message", &format!("cannot be decoded: {why}"))
 }
 
-/// A tenant has as many requests under way as it may while so few places are free.
+/// A caller has as many requests under way as it may while so few places are free.
 pub(crate) fn share_is_taken(count: usize) -> Status {
-    let mut info = details(reason::TOO_MANY_REQUESTS, &[("tenant_has", count.to_string())]);
+    let mut info = details(reason::TOO_MANY_REQUESTS, &[("caller_has", count.to_string())]);
     info.set_retry_info(Some(RETRY_DELAY));
     let message =
-        format!("{count} requests of the tenant are under way; the places that are left are for others");
+        format!("{count} requests of the caller are under way; the places that are left are for others");
+    build(Code::ResourceExhausted, message, info)
+}
+
+/// A caller has as many bytes under way as it may while so few are left.
+pub(crate) fn share_of_bytes_is_taken(bytes: usize) -> Status {
+    let mut info = details(reason::TOO_MANY_REQUESTS, &[("caller_has_bytes", bytes.to_string())]);
+    info.set_retry_info(Some(RETRY_DELAY));
+    let message = format!("{bytes} bytes of the caller are under way; the room that is left is for others");
     build(Code::ResourceExhausted, message, info)
 }
 
@@ -168,7 +176,9 @@ pub(crate) fn share_is_taken(count: usize) -> Status {
 pub(crate) fn requests_too_large(limit: usize) -> Status {
     let mut info = details(reason::TOO_MANY_REQUESTS, &[("limit_bytes", limit.to_string())]);
     info.set_retry_info(Some(RETRY_DELAY));
-    let message = format!("the requests that are under way have {limit} bytes together, which is the limit");
+    let message = format!(
+        "the requests that are under way and their answers have {limit} bytes together, which is the limit"
+    );
     build(Code::ResourceExhausted, message, info)
 }
 

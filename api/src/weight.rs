@@ -1,63 +1,111 @@
-//! What the requests that are under way weigh together: so many bytes at most, whoever sends them.
+//! What the calls that are under way weigh together, their requests and answers: so many bytes at most, of which one caller leaves some to others.
 
 use std::{
+    collections::HashMap,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
 use http_body::Body as _;
+use parking_lot::Mutex;
 use tonic::{Status, body::Body};
 
 use crate::{
     body::{Look, Next, looked_at},
+    share::{Owner, is_taken},
     status,
 };
 
-/// What all requests may weigh together.
+/// What all requests may weigh together, and their answers.
 #[derive(Clone, Debug)]
 pub(crate) struct Scale {
-    weight: Arc<AtomicUsize>,
+    weights: Arc<Mutex<Weights>>,
     most: usize,
-    /// What one request counts for at most: a stream's messages come and go.
+    /// What one request's bytes count for at most.
     each: usize,
+}
+
+#[derive(Debug, Default)]
+struct Weights {
+    total: usize,
+    /// Of callers that are known; none weighs 0.
+    of: HashMap<Owner, usize>,
+}
+
+impl Weights {
+    fn add(&mut self, owner: Option<Owner>, bytes: usize) {
+        self.total += bytes;
+        if let Some(owner) = owner.filter(|_| bytes > 0) {
+            *self.of.entry(owner).or_default() += bytes;
+        }
+    }
+
+    fn subtract(&mut self, owner: Option<Owner>, bytes: usize) {
+        self.total -= bytes;
+        if let Some(owner) = owner
+            && let Some(weight) = self.of.get_mut(&owner)
+        {
+            *weight -= bytes;
+            if *weight == 0 {
+                self.of.remove(&owner);
+            }
+        }
+    }
 }
 
 impl Scale {
     /// At most `most` bytes, of which each request has `each` at a time.
     pub(crate) fn new(most: usize, each: usize) -> Self {
-        Self { weight: Arc::default(), most: most.max(each), each }
+        Self { weights: Arc::default(), most: most.max(each), each }
     }
 
     /// The body, put on the scale as it arrives, until both what is returned and the body are dropped.
     pub(crate) fn weigh(&self, body: Body) -> (Body, Arc<Held>) {
-        let held = Arc::new(Held {
-            scale: self.clone(),
-            bytes: AtomicUsize::default(),
-            unpacked: AtomicUsize::default(),
-        });
+        let held = Arc::new(Held { scale: self.clone(), parts: Mutex::default() });
         (looked_at(body, Weighed(Arc::clone(&held))), held)
     }
 }
 
-/// What one request weighs.
+/// What one call weighs.
 #[derive(Debug)]
 pub(crate) struct Held {
     scale: Scale,
-    bytes: AtomicUsize,
-    /// What its messages take beyond that, now that they are read: of a stream the largest.
-    unpacked: AtomicUsize,
+    parts: Mutex<Parts>,
+}
+
+#[derive(Debug, Default)]
+struct Parts {
+    /// Whose it is, once that is known.
+    owner: Option<Owner>,
+    /// What has come of the message that is being read.
+    bytes: usize,
+    /// What it takes beyond that, once it is unpacked.
+    unpacked: usize,
+    /// Messages of a stream that are not answered yet.
+    taken: usize,
+    /// The answer.
+    answer: usize,
+}
+
+impl Parts {
+    fn sum(&self) -> usize {
+        self.bytes + self.unpacked + self.taken + self.answer
+    }
 }
 
 impl Held {
+    /// It is known whose it is.
+    pub(crate) fn belongs_to(&self, owner: Owner) {
+        let (mut parts, mut weights) = (self.parts.lock(), self.scale.weights.lock());
+        let sum = parts.sum();
+        weights.subtract(parts.owner, sum);
+        parts.owner = Some(owner);
+        weights.add(parts.owner, sum);
+    }
+
     fn add(&self, bytes: usize) -> Result<(), Status> {
-        let held = self.bytes.load(Ordering::Relaxed);
-        let more = bytes.min(self.scale.each.saturating_sub(held));
-        self.bytes.fetch_add(more, Ordering::Relaxed);
-        self.put_on(more)
+        self.change(|parts| parts.bytes += bytes.min(self.scale.each.saturating_sub(parts.bytes)))
     }
 
     /// A message is to be read that takes so much beyond its bytes.
@@ -65,14 +113,43 @@ impl Held {
     /// # Errors
     /// RESOURCE_EXHAUSTED if there is no room for it.
     pub(crate) fn unpacked(&self, bytes: usize) -> Result<(), Status> {
-        let before = self.unpacked.fetch_max(bytes, Ordering::Relaxed);
-        self.put_on(bytes.saturating_sub(before))
+        self.change(|parts| parts.unpacked = bytes)
     }
 
-    fn put_on(&self, more: usize) -> Result<(), Status> {
-        let before = self.scale.weight.fetch_add(more, Ordering::Relaxed);
-        if before + more > self.scale.most {
+    /// The message that was read is kept until what is returned is dropped, and the next one may come.
+    pub(crate) fn taken(self: &Arc<Self>) -> Taken {
+        let mut parts = self.parts.lock();
+        let bytes = std::mem::take(&mut parts.bytes) + std::mem::take(&mut parts.unpacked);
+        parts.taken += bytes;
+        Taken { held: Arc::clone(self), bytes }
+    }
+
+    /// What was asked is done, and the answer is of so many bytes.
+    ///
+    /// # Errors
+    /// RESOURCE_EXHAUSTED if there is no room for it.
+    pub(crate) fn answered(&self, bytes: usize) -> Result<(), Status> {
+        self.change(|parts| (parts.bytes, parts.unpacked, parts.answer) = (0, 0, bytes))
+    }
+
+    /// What becomes lighter may always.
+    fn change(&self, change: impl FnOnce(&mut Parts)) -> Result<(), Status> {
+        let (mut parts, mut weights) = (self.parts.lock(), self.scale.weights.lock());
+        let before = parts.sum();
+        change(&mut parts);
+        let after = parts.sum();
+        weights.subtract(parts.owner, before);
+        weights.add(parts.owner, after);
+        if after <= before {
+            return Ok(());
+        }
+        let Some(free) = self.scale.most.checked_sub(weights.total) else {
             return Err(status::requests_too_large(self.scale.most));
+        };
+        // Who has nothing else may have what there is.
+        let others = parts.owner.and_then(|owner| weights.of.get(&owner)).map_or(0, |of| of - after);
+        if is_taken(others, free) {
+            return Err(status::share_of_bytes_is_taken(others));
         }
         Ok(())
     }
@@ -80,8 +157,31 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let weight = self.bytes.load(Ordering::Relaxed) + self.unpacked.load(Ordering::Relaxed);
-        self.scale.weight.fetch_sub(weight, Ordering::Relaxed);
+        let parts = self.parts.get_mut();
+        let (owner, sum) = (parts.owner, parts.sum());
+        self.scale.weights.lock().subtract(owner, sum);
+    }
+}
+
+/// A message of a stream that is not answered yet.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    held: Arc<Held>,
+    bytes: usize,
+}
+
+impl Taken {
+    /// What it weighs.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        let mut parts = self.held.parts.lock();
+        parts.taken -= self.bytes;
+        self.held.scale.weights.lock().subtract(parts.owner, self.bytes);
     }
 }
 
@@ -102,7 +202,15 @@ impl Look for Weighed {
 
 #[cfg(test)]
 mod tests {
+    use allidb_index::model::TenantId;
+
     use super::*;
+
+    fn of(scale: &Scale, owner: Owner) -> Arc<Held> {
+        let (_, held) = scale.weigh(Body::empty());
+        held.belongs_to(owner);
+        held
+    }
 
     #[test]
     fn what_is_dropped_weighs_nothing() {
@@ -116,11 +224,59 @@ mod tests {
         assert!(second.unpacked(10).is_err());
         drop(first);
         drop(body);
-        assert!(second.unpacked(10).is_ok(), "it counts already");
         assert!(second.unpacked(50).is_ok());
-        assert!(second.add(1).is_ok());
-        assert!(second.unpacked(60).is_err());
+        assert!(second.unpacked(70).is_err());
+        assert!(second.unpacked(0).is_ok());
         drop((other, second));
-        assert_eq!(scale.weight.load(Ordering::Relaxed), 0);
+        assert_eq!(scale.weights.lock().total, 0);
+    }
+
+    #[test]
+    fn an_answer_takes_the_place_of_what_was_asked() {
+        let scale = Scale::new(100, 60);
+        let (_, held) = scale.weigh(Body::empty());
+        held.add(50).expect("there is room");
+        held.unpacked(50).expect("there is room");
+        held.answered(90).expect("what was asked is gone");
+        assert_eq!(scale.weights.lock().total, 90);
+        assert!(held.answered(101).is_err());
+    }
+
+    #[test]
+    fn messages_of_a_stream_weigh_until_they_are_answered() {
+        let scale = Scale::new(100, 30);
+        let held = of(&scale, Owner::Operators);
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            held.add(20).expect("there is room");
+            held.unpacked(10).expect("there is room");
+            taken.push(held.taken());
+        }
+        assert_eq!((scale.weights.lock().total, taken[0].bytes()), (90, 30));
+        assert!(held.add(20).is_err());
+        taken.clear();
+        drop(held);
+        let weights = scale.weights.lock();
+        assert!(weights.total == 0 && weights.of.is_empty(), "{weights:?}");
+    }
+
+    #[test]
+    fn one_caller_leaves_room_for_others() {
+        let scale = Scale::new(1_000, 100);
+        let [greedy, modest] = [1, 2].map(|tenant| Owner::Data(TenantId(tenant)));
+        let mut held = Vec::new();
+        let refused = loop {
+            let next = of(&scale, greedy);
+            match next.add(100) {
+                Ok(()) => held.push(next),
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!((held.len(), refused.code()), (8, tonic::Code::ResourceExhausted));
+        of(&scale, modest).add(100).expect("there is room for others");
+        held.clear();
+        // Who has nothing else may have it all.
+        of(&scale, greedy).unpacked(1_000).expect("there is room");
+        assert!(scale.weights.lock().of.is_empty());
     }
 }

@@ -15,6 +15,7 @@ mod methods;
 mod secret;
 
 use std::{
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -35,7 +36,7 @@ pub(crate) use secret::draw;
 use crate::{
     metrics::Method,
     rate::{Meter, Rates},
-    share::{Share, Shares},
+    share::{Owner, Share, Shares},
     status,
 };
 
@@ -160,22 +161,24 @@ impl Access {
         }
     }
 
-    /// The place of a call as its tenant's, of whom others must be left some while so many are free. Whoever looks after nodes has one always, and
-    /// where nobody has a key there are no others.
+    /// Whom a call counts for that was let in to this; `None`: for nobody, as it shows the node's own key.
+    pub(crate) fn owner(right: Right, identity: &Identity, from: Option<IpAddr>) -> Option<Owner> {
+        match right {
+            Right::Anybody => None,
+            _ if identity.is_node_s_own() => None,
+            _ if identity.key.is_none() => from.map(Owner::Address),
+            Right::Operate => Some(Owner::Operators),
+            Right::Known | Right::Define => Some(Owner::Definitions(identity.tenant)),
+            Right::Read | Right::Write => Some(Owner::Data(identity.tenant)),
+        }
+    }
+
+    /// The place of a call as its caller's, who must leave others some while so many are free.
     ///
     /// # Errors
-    /// RESOURCE_EXHAUSTED if the tenant has its share.
-    pub(crate) fn place(
-        &self,
-        right: Right,
-        identity: &Identity,
-        free: usize,
-    ) -> Result<Option<Share>, Status> {
-        match right {
-            Right::Anybody | Right::Known | Right::Operate | Right::Define => Ok(None),
-            Right::Read | Right::Write if identity.key.is_none() || identity.is_node_s_own() => Ok(None),
-            Right::Read | Right::Write => self.0.shares.take(identity.tenant, free).map(Some),
-        }
+    /// RESOURCE_EXHAUSTED if the caller has its share.
+    pub(crate) fn place(&self, owner: Owner, free: usize) -> Result<Share, Status> {
+        self.0.shares.take(owner, free)
     }
 
     async fn admit_to(&self, right: Right, headers: &HeaderMap) -> Result<Identity, Status> {

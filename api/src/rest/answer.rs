@@ -48,7 +48,10 @@ pub(crate) async fn answer(method: &MethodDescriptor, answered: Response<Surroun
         Err(status) => Err(status),
     };
     match written {
-        Ok((line, messages)) => of_type("application/json", Body::new(Whole { line, _call: messages.body })),
+        Ok((line, Messages { body: call, .. })) => match call.weigh(line.len()) {
+            Ok(()) => of_type("application/json", Body::new(Whole { line, call })),
+            Err(refusal) => error::answer(&refusal),
+        },
         Err(status) => error::answer(&status),
     }
 }
@@ -56,7 +59,7 @@ pub(crate) async fn answer(method: &MethodDescriptor, answered: Response<Surroun
 /// An answer, whose call is under way until it is sent: who does not read it has it count.
 struct Whole {
     line: Bytes,
-    _call: SurroundedBody,
+    call: SurroundedBody,
 }
 
 impl HttpBody for Whole {
@@ -70,6 +73,7 @@ impl HttpBody for Whole {
         // Piece by piece: what is taken as a whole counts as sent.
         let length = self.line.len().min(PIECE_BYTES);
         let piece = self.line.split_to(length);
+        self.call.gives(Some(length));
         Poll::Ready((!piece.is_empty()).then(|| Ok(Frame::data(piece))))
     }
 

@@ -10,6 +10,8 @@ use allidb_index::model::{EntityRef, SourceOwner, Write};
 use tokio::sync::OwnedSemaphorePermit;
 use tonic::Status;
 
+use crate::weight::Taken;
+
 /// Items of one group at most.
 pub(super) const GROUP_ITEMS: usize = 512;
 /// Bytes of one group at most, unless a single item is larger.
@@ -26,11 +28,12 @@ pub(super) struct Item {
 /// The room that an item takes among those that were not answered yet; given back when dropped.
 pub(super) struct Ticket {
     _room: Option<OwnedSemaphorePermit>,
+    _weight: Option<Taken>,
 }
 
 impl Ticket {
-    pub(super) fn for_room(room: OwnedSemaphorePermit) -> Self {
-        Self { _room: Some(room) }
+    pub(super) fn of(room: OwnedSemaphorePermit, weight: Option<Taken>) -> Self {
+        Self { _room: Some(room), _weight: weight }
     }
 }
 
@@ -154,7 +157,7 @@ mod tests {
                 sequence: sequence as u64,
                 write,
                 bytes,
-                ticket: Ticket { _room: None },
+                ticket: Ticket { _room: None, _weight: None },
             }));
         }
         backlog
@@ -170,7 +173,12 @@ mod tests {
         let first = backlog.next_group();
         assert_eq!(sequences(&first), [0, 1, 2]);
         for (sequence, write) in [(3, edge("b")), (4, put("a")), (5, put("c"))] {
-            backlog.push(Box::new(Item { sequence, write, bytes: 1, ticket: Ticket { _room: None } }));
+            backlog.push(Box::new(Item {
+                sequence,
+                write,
+                bytes: 1,
+                ticket: Ticket { _room: None, _weight: None },
+            }));
         }
         let second = backlog.next_group();
         assert_eq!(sequences(&second), [3], "an entity and an edge of it are two targets");

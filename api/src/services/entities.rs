@@ -257,6 +257,7 @@ impl Entities for Services {
         &self,
         request: Request<v1::DeleteBySourceRequest>,
     ) -> Result<Response<v1::DeleteBySourceResponse>, Status> {
+        let seen = seen_by(&request);
         let (caller, mut request) = self.receive(request)?;
         let options = write_options(caller, request.durability, request.consistency)?;
         let token = std::mem::take(&mut request.page_token);
@@ -265,7 +266,7 @@ impl Entities for Services {
             PageTokens::new(&self.coordinator.cursor_key(), caller.tenant, "DeleteBySource", &request);
         let after = tokens.open(&token)?;
         let (collection, source) = (request.collection, request.source);
-        let deletion = SourceDeletion { collection, source, limit, after };
+        let deletion = SourceDeletion { collection, source, limit, after, collections: seen };
         let done = self.coordinator.delete_by_source(caller.tenant, deletion, options).await;
         let done = done.map_err(status::from_error)?;
         Ok(Response::new(v1::DeleteBySourceResponse {

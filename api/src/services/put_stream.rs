@@ -40,7 +40,12 @@ use super::{
     graph::put_edge_from_proto,
     item_failed, item_result, names, unanswered, write_options,
 };
-use crate::{codec, embedding::Texts, status, v1, weight::Held};
+use crate::{
+    codec,
+    embedding::Texts,
+    status, v1,
+    weight::{self, Held},
+};
 
 /// Groups under way at once.
 const GROUPS: usize = 4;
@@ -128,14 +133,14 @@ async fn forward(
         let message = match ahead.take() {
             Some(message) => message,
             None => tokio::select! {
-                message = incoming.message() => message,
+                message = incoming.message() => message.map(|message| message.map(Come::new)),
                 () = drained(&mut draining) => Err(status::shutting_down()),
                 () = arrivals.closed() => return,
             },
         };
         match message {
             Ok(None) => return,
-            Ok(Some(message)) => {
+            Ok(Some(Come { message, bytes, weight })) => {
                 if std::mem::take(&mut first) {
                     let caller = Caller { tenant, deadline: Deadline(Instant::now()), trace: None };
                     let options = write_options(caller, message.durability, message.consistency);
@@ -146,17 +151,16 @@ async fn forward(
                         return;
                     }
                 }
-                let bytes = message.encoded_len();
                 let Some(permit) = makeroom(&room, bytes, &arrivals).await else { return };
-                let mut taken = vec![Taken::new(message, &seen, bytes, permit)];
+                let mut taken = vec![Taken::new(message, &seen, bytes, Ticket::of(permit, weight))];
                 // The texts of those behind it that are there already are embedded with its own.
                 let mut texts = taken[0].texts;
                 while (1..EMBEDDED_TOGETHER).contains(&texts) && ahead.is_none() {
                     let Some(next) = at_hand(incoming).await else { break };
-                    let bytes = next.as_ref().ok().and_then(Option::as_ref).map_or(0, Message::encoded_len);
+                    let bytes = next.as_ref().ok().and_then(Option::as_ref).map_or(0, |come| come.bytes);
                     match (next, room.clone().try_acquire_many_owned(permits(bytes))) {
-                        (Ok(Some(message)), Ok(permit)) => {
-                            let next = Taken::new(message, &seen, bytes, permit);
+                        (Ok(Some(Come { message, weight, .. })), Ok(permit)) => {
+                            let next = Taken::new(message, &seen, bytes, Ticket::of(permit, weight));
                             texts += next.texts;
                             taken.push(next);
                         }
@@ -164,10 +168,9 @@ async fn forward(
                     }
                 }
                 let embedded = embed(&services, tenant, &mut taken).await;
-                for (Taken { message, may, bytes, permit, .. }, embedded) in taken.into_iter().zip(embedded) {
+                for (Taken { message, may, bytes, ticket, .. }, embedded) in taken.into_iter().zip(embedded) {
                     let sequence = message.sequence;
                     let write = may.and(embedded).and_then(|()| write_from_proto(message));
-                    let ticket = Ticket::for_room(permit);
                     let item = Arrival::Item(Box::new(Item { sequence, write, bytes, ticket }));
                     if pass_on(&arrivals, item).await.is_err() {
                         return;
@@ -190,16 +193,27 @@ struct Taken {
     /// Texts in it that stand for vectors.
     texts: usize,
     bytes: usize,
-    permit: OwnedSemaphorePermit,
+    ticket: Ticket,
+}
+
+/// A message as it came.
+struct Come {
+    message: v1::PutStreamRequest,
+    /// What it takes in memory, about, and at least what it took on the way.
+    bytes: usize,
+    weight: Option<weight::Taken>,
+}
+
+impl Come {
+    fn new(message: v1::PutStreamRequest) -> Self {
+        let weight = codec::taken();
+        let unpacked = weight.as_ref().map_or(0, weight::Taken::bytes);
+        Self { bytes: message.encoded_len().max(unpacked), message, weight }
+    }
 }
 
 impl Taken {
-    fn new(
-        mut message: v1::PutStreamRequest,
-        seen: &CollectionSet,
-        bytes: usize,
-        permit: OwnedSemaphorePermit,
-    ) -> Self {
+    fn new(mut message: v1::PutStreamRequest, seen: &CollectionSet, bytes: usize, ticket: Ticket) -> Self {
         let may = names::check(&message, seen);
         if may.is_err() {
             // What is refused is embedded for nobody.
@@ -207,17 +221,15 @@ impl Taken {
         }
         let mut texts = Texts::default();
         texts_of(&mut message, &mut texts);
-        Self { texts: texts.len(), message, may, bytes, permit }
+        Self { texts: texts.len(), message, may, bytes, ticket }
     }
 }
 
 /// The next message, if it need not be waited for.
-async fn at_hand(
-    incoming: &mut Streaming<v1::PutStreamRequest>,
-) -> Option<Result<Option<v1::PutStreamRequest>, Status>> {
+async fn at_hand(incoming: &mut Streaming<v1::PutStreamRequest>) -> Option<Result<Option<Come>, Status>> {
     tokio::select! {
         biased;
-        message = incoming.message() => Some(message),
+        message = incoming.message() => Some(message.map(|message| message.map(Come::new))),
         () = std::future::ready(()) => None,
     }
 }

@@ -12,23 +12,25 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use atomic_waker::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    time::{Sleep, sleep},
 };
 
 use super::Calls;
 
 /// A connection over which something was said so recently is in use: it gives way to addresses that have fewer only.
 const IN_USE: Duration = Duration::from_secs(1);
+/// So long nothing of what is said over a connection may go unread.
+const UNREAD: Duration = Duration::from_mins(1);
 
 /// The places of a port.
 #[derive(Debug)]
@@ -53,8 +55,6 @@ struct Place {
     /// When something was last said over it, in milliseconds since the port was opened.
     heard: AtomicU64,
     calls: Calls,
-    is_closed: AtomicBool,
-    waiting: AtomicWaker,
 }
 
 impl Place {
@@ -71,6 +71,8 @@ pub(super) struct Socket {
     number: u64,
     place: Arc<Place>,
     places: Arc<Places>,
+    /// Until when something of what is said is to be taken.
+    unread: Option<Pin<Box<Sleep>>>,
 }
 
 impl Places {
@@ -86,7 +88,7 @@ impl Places {
     /// Gives a connection a place, another one's if need be; `None` if all are in use.
     pub(super) fn take(self: &Arc<Self>, stream: TcpStream, from: SocketAddr) -> Option<Socket> {
         let (number, place) = self.taken.lock().take(self.most, network(from.ip()), self.now())?;
-        Some(Socket { stream, number, place, places: Arc::clone(self) })
+        Some(Socket { stream, number, place, places: Arc::clone(self), unread: None })
     }
 
     /// How many are taken.
@@ -100,16 +102,9 @@ impl Taken {
     fn take(&mut self, most: usize, of: IpAddr, now: u64) -> Option<(u64, Arc<Place>)> {
         if self.places.len() >= most {
             let place = self.free(of, now)?;
-            place.is_closed.store(true, Ordering::Release);
-            place.waiting.wake();
+            place.calls.cut();
         }
-        let place = Arc::new(Place {
-            of,
-            heard: AtomicU64::new(now),
-            calls: Calls::default(),
-            is_closed: AtomicBool::new(false),
-            waiting: AtomicWaker::new(),
-        });
+        let place = Arc::new(Place { of, heard: AtomicU64::new(now), calls: Calls::default() });
         let number = self.next;
         self.next += 1;
         self.places.insert(number, Arc::clone(&place));
@@ -164,13 +159,23 @@ impl Socket {
 
     /// An error once the place is another one's. Who waits then is woken.
     fn check(&self, context: &Context<'_>) -> io::Result<()> {
-        self.place.waiting.register(context.waker());
-        if self.place.is_closed.load(Ordering::Acquire) {
-            let why =
-                "closed for another one: there are too many connections, and nothing was said over this one";
+        if self.place.calls.is_cut(context.waker()) {
+            let why = "closed: there are too many connections and nothing was said over this one, or answers over it are not read";
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, why));
         }
         Ok(())
+    }
+
+    /// An error once nothing of what is said was taken for too long.
+    fn bound<T>(&mut self, said: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if said.is_ready() {
+            self.unread = None;
+            return said;
+        }
+        let unread = self.unread.get_or_insert_with(|| Box::pin(sleep(UNREAD)));
+        ready!(unread.as_mut().poll(context));
+        let why = format!("closed: nothing of what is said over it was read for {UNREAD:?}");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, why)))
     }
 
     /// That something was said over it, either way: who reads a long answer says nothing meanwhile.
@@ -209,7 +214,7 @@ impl AsyncWrite for Socket {
         self.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(&polled);
-        polled
+        self.bound(polled, context)
     }
 
     fn poll_write_vectored(
@@ -220,7 +225,7 @@ impl AsyncWrite for Socket {
         self.check(context)?;
         let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.note(&polled);
-        polled
+        self.bound(polled, context)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -257,8 +262,7 @@ mod tests {
         let mut taken = Taken::default();
         let mut take = |of, now| taken.take(4, of, now).map(|(_, place)| place);
         let places: Vec<_> = [A, A, A, B].into_iter().map(|of| take(of, 0).expect("there is room")).collect();
-        let closed =
-            || -> Vec<bool> { places.iter().map(|place| place.is_closed.load(Ordering::Acquire)).collect() };
+        let closed = || -> Vec<bool> { places.iter().map(|place| place.calls.was_cut()).collect() };
         for (at, place) in [5_000, 3_000, 4_000, 1_000].into_iter().zip(&places) {
             heard(place, at);
         }
@@ -290,10 +294,10 @@ mod tests {
         let (_, second) = taken.take(2, A, 1_000).expect("there is room");
         let call = first.calls.begin();
         taken.take(2, A, 9_000).expect("the place of the second");
-        assert!(second.is_closed.load(Ordering::Acquire) && !first.is_closed.load(Ordering::Acquire));
+        assert!(second.calls.was_cut() && !first.calls.was_cut());
         drop(call);
         taken.take(2, A, 9_500).expect("the place of the first");
-        assert!(first.is_closed.load(Ordering::Acquire));
+        assert!(first.calls.was_cut());
     }
 
     #[test]

@@ -60,8 +60,9 @@ impl Coordinator {
     pub fn restore_snapshot(&self, id: String) -> Result<Job<SnapshotProgress>> {
         let (place, coordinator) = (self.place()?, self.clone());
         self.0.jobs.snapshot(|told| async move {
+            // What is no snapshot is not even claimed.
+            let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
             let restoring = async {
-                let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
                 // Where it cannot be restored that is said before all of it is read.
                 coordinator.0.replica.with_restored(&encoded)?;
                 snapshot::check_restorable(&place, &id, &told).await?;

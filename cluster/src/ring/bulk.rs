@@ -63,7 +63,7 @@ impl Ring {
     /// If the request is wrong, or too few replicas answer; what was changed before stays so.
     pub async fn delete_by_source(
         &self,
-        SourceDeletion { collection, source, limit, after }: SourceDeletion,
+        SourceDeletion { collection, source, limit, after, collections }: SourceDeletion,
         (terms, options): (Terms, WriteOptions),
     ) -> Result<BySource> {
         self.replica().check_bulk(None, Some(&source), limit)?;
@@ -72,8 +72,13 @@ impl Ring {
         let mut done = BySource::default();
         while place.is_within() {
             let most = (limit as u64).saturating_sub(done.all()) as usize;
-            let request =
-                CameFromRequest { collection: collection.clone(), source: source.clone(), place, most };
+            let request = CameFromRequest {
+                collection: collection.clone(),
+                source: source.clone(),
+                place,
+                most,
+                collections: collections.clone(),
+            };
             let (owners, last) = self.0.came_from(&request, terms).await?;
             for owners in owners.chunks(BATCH) {
                 let write = |of: &SourceOwner| Write::DropSource { of: of.clone(), source: source.clone() };

@@ -146,7 +146,7 @@ impl Claim {
     }
 }
 
-/// Does something with a snapshot that nobody may delete meanwhile; several may at once. Where nothing can be written it is done all the same: whoever may
+/// Does something with a snapshot, which is known to be one, that nobody may delete meanwhile; several may at once. Where nothing can be written it is done all the same: whoever may
 /// only read keeps nobody from deleting.
 ///
 /// # Errors

@@ -69,6 +69,8 @@ pub(crate) async fn list(place: &SnapshotPlace) -> Result<Vec<Snapshot>> {
 /// # Errors
 /// If the place does not answer. Damage is told.
 pub(crate) async fn verify(place: SnapshotPlace, id: &str, told: Told) -> Result<SnapshotProgress> {
+    // What is no snapshot is not even claimed.
+    load(&place, id).await?;
     let (mut progress, damaged) = reading(&place, id, compared(&place, id, told)).await?;
     if !damaged.is_empty()
         && let Err(error) = delete_damaged(&place, id, &damaged).await

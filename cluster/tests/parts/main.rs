@@ -335,6 +335,7 @@ async fn much_is_deleted_as_by_one_node() {
             source: "x".to_owned(),
             limit,
             after,
+            collections: CollectionSet::ALL,
         };
         let (mut done, mut after) = (BySource::default(), None);
         loop {

@@ -15,8 +15,8 @@ use crate::{
     error::{Error, Result},
     filter::Filter,
     model::{
-        Collection, EdgeRef, EntityRef, Limits, ReadMask, SourceOwner, TenantId, Write, Written,
-        validate_relation,
+        Collection, CollectionSet, EdgeRef, EntityRef, Limits, ReadMask, SourceOwner, TenantId, Write,
+        Written, validate_relation,
     },
     placement::PARTITIONS,
     replica::{Reader, Replica, ScanRequest, decode_row, register},
@@ -51,6 +51,8 @@ pub struct SourceDeletion {
     pub limit: usize,
     /// Goes on here.
     pub after: Option<String>,
+    /// Edges that lead out of these stay as they are.
+    pub collections: CollectionSet,
 }
 
 /// What a page of a deletion by source came to.
@@ -125,7 +127,7 @@ impl Replica {
     pub fn delete_by_source(
         &self,
         tenant: TenantId,
-        SourceDeletion { collection, source, limit, after }: &SourceDeletion,
+        SourceDeletion { collection, source, limit, after, collections }: &SourceDeletion,
         apply: &dyn Fn(Vec<Write>) -> Vec<Result<Written>>,
         deadline: Deadline,
     ) -> Result<BySource> {
@@ -140,7 +142,8 @@ impl Replica {
             }
             let mut found = Vec::new();
             let rest = *limit as u64 - done.all().min(*limit as u64);
-            let end = reader.came_from(&of, source, (&place, false), rest as usize, &mut found, deadline)?;
+            let from = (source.as_str(), collections);
+            let end = reader.came_from(&of, from, (&place, false), rest as usize, &mut found, deadline)?;
             for owners in found.chunks(BATCH) {
                 let write = |of: &SourceOwner| Write::DropSource { of: of.clone(), source: source.clone() };
                 done.add(&place, apply(owners.iter().map(write).collect()))?;
@@ -272,6 +275,8 @@ pub struct CameFromRequest {
     pub place: SourcePlace,
     /// So many, or a few more.
     pub most: usize,
+    /// Edges that lead out of these are left out.
+    pub collections: CollectionSet,
 }
 
 /// What of a partition came from a source.
@@ -291,13 +296,14 @@ impl Replica {
     pub fn came_from(
         &self,
         tenant: TenantId,
-        CameFromRequest { collection, source, place, most }: &CameFromRequest,
+        CameFromRequest { collection, source, place, most, collections }: &CameFromRequest,
         deadline: Deadline,
     ) -> Result<CameFrom> {
         let reader = self.reader(tenant);
         let of = reader.catalogue.get(tenant, collection)?;
         let mut owners = Vec::new();
-        let last = reader.came_from(of, source, (place, true), *most, &mut owners, deadline)?;
+        let last =
+            reader.came_from(of, (source, collections), (place, true), *most, &mut owners, deadline)?;
         Ok(CameFrom { owners, last })
     }
 
@@ -359,7 +365,7 @@ impl Reader<'_> {
     fn came_from(
         &self,
         of: &Collection,
-        source: &str,
+        (source, collections): (&str, &CollectionSet),
         (place, expired_too): (&SourcePlace, bool),
         most: usize,
         found: &mut Vec<SourceOwner>,
@@ -420,7 +426,8 @@ impl Reader<'_> {
                         decode_edge_key(&key).map_err(|error| Error::corrupt("edge", &key, error))?;
                     let content = register::<EdgeContent>("edge", &key, &bytes)?.value;
                     let (other, _) = mirrored(&entity, &edge);
-                    let other_of = self.catalogue.by_id(other.collection);
+                    let other_of =
+                        self.catalogue.by_id(other.collection).filter(|of| collections.has(&of.name));
                     let has = content.is_some_and(|content| content.sources.contains(source));
                     other_of.filter(|_| has).map(|other_of| {
                         let (relation, edge_id) = (edge.relation, edge.edge_id);

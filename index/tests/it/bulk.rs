@@ -137,7 +137,13 @@ fn what_came_from_a_source_loses_it_and_goes_with_its_last_one() {
         }
     }
     let mut total = (0, 0, 0, 0);
-    let mut deletion = SourceDeletion { collection: "c".into(), source: "s".into(), limit: 9, after: None };
+    let mut deletion = SourceDeletion {
+        collection: "c".into(),
+        source: "s".into(),
+        limit: 9,
+        after: None,
+        collections: CollectionSet::ALL,
+    };
     loop {
         let done = fixture.replica.delete_by_source(TENANT, &deletion, &apply(&fixture), deadline()).unwrap();
         let (entities, chunks, edges, kept) = total;
@@ -185,8 +191,13 @@ fn hidden_edges_stay_hidden_when_they_lose_a_source() {
         done.unwrap();
     }
     fixture.delete("hub");
-    let mut deletion =
-        SourceDeletion { collection: "c".into(), source: "s".into(), limit: 10_000, after: None };
+    let mut deletion = SourceDeletion {
+        collection: "c".into(),
+        source: "s".into(),
+        limit: 10_000,
+        after: None,
+        collections: CollectionSet::ALL,
+    };
     loop {
         let done = fixture.replica.delete_by_source(TENANT, &deletion, &apply(&fixture), deadline()).unwrap();
         assert_eq!((done.edges, done.kept), (0, 0), "there are none that anybody can see");

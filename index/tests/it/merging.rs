@@ -167,7 +167,13 @@ fn names_of_what_was_merged_mean_the_other_until_they_are_freed() {
     // Again is no error.
     assert_eq!(merge(&fixture, "a", "c").unwrap().into, "c");
     // What goes with its sources is what has that name, not the other.
-    let deletion = SourceDeletion { collection: "c".into(), source: "s".into(), limit: 10, after: None };
+    let deletion = SourceDeletion {
+        collection: "c".into(),
+        source: "s".into(),
+        limit: 10,
+        after: None,
+        collections: CollectionSet::ALL,
+    };
     let apply = |writes| fixture.write(writes);
     fixture.replica.delete_by_source(TENANT, &deletion, &apply, deadline()).unwrap();
     assert!(fixture.delete("a").existed);
@@ -220,7 +226,13 @@ fn what_has_no_source_never_goes_with_one_that_it_was_merged_with() {
     merge(&fixture, "found", "by-hand").unwrap();
     fixture.put(Entity { sources: names(&["s"]), ..entity("other", &[]) });
     merge(&fixture, "by-hand", "other").unwrap();
-    let deletion = SourceDeletion { collection: "c".into(), source: "s".into(), limit: 10, after: None };
+    let deletion = SourceDeletion {
+        collection: "c".into(),
+        source: "s".into(),
+        limit: 10,
+        after: None,
+        collections: CollectionSet::ALL,
+    };
     let apply = |writes| fixture.write(writes);
     let done = fixture.replica.delete_by_source(TENANT, &deletion, &apply, deadline()).unwrap();
     assert_eq!((done.entities, done.kept), (0, 0));
@@ -315,8 +327,13 @@ fn a_hub_moves_in_the_background() {
     let again = merge(&fixture, "hub", "center").unwrap();
     assert_eq!((again.edges, again.is_pending), (0, false));
     assert!(fixture.delete("hub").existed);
-    let mut deletion =
-        SourceDeletion { collection: "c".into(), source: "s".into(), limit: 10_000, after: None };
+    let mut deletion = SourceDeletion {
+        collection: "c".into(),
+        source: "s".into(),
+        limit: 10_000,
+        after: None,
+        collections: CollectionSet::ALL,
+    };
     let apply = |writes| fixture.write(writes);
     let mut edges = 0;
     loop {

@@ -74,9 +74,10 @@ fn questions_have_the_form_that_they_say() {
     );
     is::<Question>("4 c 1 1", "Rosters(RosterRequest { collection: \"c\", partitions: [1] })");
     is::<Question>(
-        "5 c s 1 2 a 3",
+        "5 c s 1 2 a 3 1 a*",
         "CameFrom(CameFromRequest { collection: \"c\", source: \"s\", place: SourcePlace { kind: \
-         Chunks, partition: 2, after: \"a\" }, most: 3 })",
+         Chunks, partition: 2, after: \"a\" }, most: 3, collections: \
+         CollectionSet([\"a*\"]) })",
     );
     is::<Question>(
         "6 c 1 1 1 3 2 2 3 0.5 1 1",
