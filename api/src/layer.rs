@@ -226,6 +226,8 @@ async fn answered<E>(
         frames.push(frame);
     }
     match held.answered(bytes) {
+        // A status alone ends with its headers, or it is none to those who are strict.
+        Ok(()) if frames.is_empty() => Ok(Response::from_parts(head, Body::empty())),
         Ok(()) => Ok(Response::from_parts(head, Body::new(StreamBody::new(tokio_stream::iter(frames))))),
         Err(refusal) => Ok(refusal.into_http()),
     }
@@ -395,6 +397,22 @@ mod tests {
         let answer = service.call(request).await.expect("an answer");
         let status = Status::from_header_map(answer.headers()).expect("a status");
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_status_alone_ends_with_its_headers() {
+        let inner = tower::service_fn(|_: Request<Body>| async {
+            Ok::<_, Status>(Status::not_found("x").into_http())
+        });
+        let mut service = SurroundLayer::new(1, 10, 10, 10).layer(inner);
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/allidb.v1.Entities/Get".parse().expect("a path");
+        let answer = service.call(request).await.expect("an answer");
+        assert!(answer.body().is_end_stream());
+        assert_eq!(
+            Status::from_header_map(answer.headers()).map(|status| status.code()),
+            Some(Code::NotFound)
+        );
     }
 
     #[tokio::test]

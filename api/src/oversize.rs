@@ -42,10 +42,11 @@ pub(crate) fn rewrite(headers: &mut HeaderMap, bounds: MessageBounds) {
 }
 
 /// How the words begin of what takes messages apart: a message, what is around it, and the same as pages send it.
-const UNDECODABLE: [&str; 4] = [
+const UNDECODABLE: [&str; 5] = [
     "failed to decode Protobuf message: ",
     "protocol error: received message with ",
     "Unexpected EOF decoding stream",
+    "Missing request message",
     "tonic-web: ",
 ];
 

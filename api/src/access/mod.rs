@@ -168,8 +168,8 @@ impl Access {
             _ if identity.is_node_s_own() => None,
             _ if identity.key.is_none() => from.map(Owner::Address),
             Right::Operate => Some(Owner::Operators),
-            Right::Known | Right::Define => Some(Owner::Definitions(identity.tenant)),
-            Right::Read | Right::Write => Some(Owner::Data(identity.tenant)),
+            Right::Define => Some(Owner::Definitions(identity.tenant)),
+            Right::Known | Right::Read | Right::Write => Some(Owner::Data(identity.tenant)),
         }
     }
 
