@@ -306,6 +306,8 @@ impl<'a> Export<'a> {
                     service.neighbors(request.clone()).await.map_err(Failure::from_status)?.into_inner();
                 edges.extend(told.neighbors.into_iter().filter_map(|neighbor| neighbor.edge));
                 if told.next_page_token.is_empty() {
+                    // What is the same is written the same, wherever it lies.
+                    edges.sort_by(|a: &Edge, b| name_of(a).cmp(&name_of(b)));
                     return Ok(edges);
                 }
                 request.page_token = told.next_page_token;
@@ -320,6 +322,11 @@ impl<'a> Export<'a> {
             if parts.is_full(self.args.part as usize) { parts.commit() } else { Ok(()) }
         })
     }
+}
+
+/// What an edge is called among those that begin where it does.
+fn name_of(edge: &Edge) -> (&str, Option<(&str, &str)>, &str) {
+    (&edge.relation, edge.to.as_ref().map(|to| (&*to.collection, &*to.id)), &edge.edge_id)
 }
 
 fn print(all: &[Done], seconds: f64, output: Output) -> Result<()> {
