@@ -372,8 +372,8 @@ async fn tenants_see_nothing_of_each_other() {
     assert_eq!(Holder::own(&process).count().await.expect_err("of neither").code(), Code::NotFound);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
+/// Three nodes whose own key is the same, where it is, and the key.
+async fn ring_with_one_key() -> (tempfile::TempDir, Ring, String) {
     let dir = tempfile::TempDir::new().expect("a directory");
     let own_file = dir.path().join("admin-key");
     let own = format!("adb_{}_{}", "a".repeat(12), "0123456789abcdef".repeat(4));
@@ -382,6 +382,12 @@ async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
     let settings =
         [("ALLIDB__ACCESS__KEYS_REQUIRED", "true"), ("ALLIDB__ACCESS__ADMIN_KEY_FILE", own_file.as_str())];
     let ring = Ring::start_with(3, &settings).await;
+    (dir, ring, own)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_changed_under_load_and_revoked_on_all_nodes() {
+    let (_dir, ring, own) = ring_with_one_key().await;
     let channel = |at: usize| ring.client(at).channel;
     let own = Holder { channel: channel(0), key: own };
     let (_, admin) = own.create(Role::Admin, 0, None).await.expect("made");

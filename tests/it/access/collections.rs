@@ -214,14 +214,7 @@ async fn a_key_for_some_collections_sees_nothing_of_others() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_for_some_collections_sees_nothing_of_others_on_any_node_of_a_ring() {
-    let dir = tempfile::TempDir::new().expect("a directory");
-    let own_file = dir.path().join("admin-key");
-    let own = format!("adb_{}_{}", "a".repeat(12), "0123456789abcdef".repeat(4));
-    fs::write(&own_file, &own).expect("written");
-    let own_file = own_file.display().to_string();
-    let settings =
-        [("ALLIDB__ACCESS__KEYS_REQUIRED", "true"), ("ALLIDB__ACCESS__ADMIN_KEY_FILE", own_file.as_str())];
-    let ring = Ring::start_with(3, &settings).await;
+    let (_dir, ring, own) = ring_with_one_key().await;
     let channels: Vec<Channel> = (0..3).map(|at| ring.client(at).channel).collect();
     sees_no_others(&Holder { channel: channels[0].clone(), key: own }, &channels).await;
 }
