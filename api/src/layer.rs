@@ -209,6 +209,17 @@ where
     }
 }
 
+/// Puts an answer on the scale.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED if there is no room for what was read. What was done is done, and told whatever there is room for.
+fn weighed_answer(method: Method, held: &Held, bytes: usize) -> Result<(), Status> {
+    match held.answered(bytes) {
+        Err(refusal) if Right::of(method) == Right::Read => Err(refusal),
+        _ => Ok(()),
+    }
+}
+
 /// What a service answers. What is no stream is asked for as a whole, as it is ready, and put on the scale: so it is known what it takes until it is read.
 async fn answered<E>(
     method: Method,
@@ -225,7 +236,7 @@ async fn answered<E>(
         bytes += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
         frames.push(frame);
     }
-    match held.answered(bytes) {
+    match weighed_answer(method, &held, bytes) {
         // A status alone ends with its headers, or it is none to those who are strict.
         Ok(()) if frames.is_empty() => Ok(Response::from_parts(head, Body::empty())),
         Ok(()) => Ok(Response::from_parts(head, Body::new(StreamBody::new(tokio_stream::iter(frames))))),
@@ -324,7 +335,7 @@ impl SurroundedBody {
     /// # Errors
     /// RESOURCE_EXHAUSTED if there is no room for it.
     pub(crate) fn weigh(&self, bytes: usize) -> Result<(), Status> {
-        self.room.held.answered(bytes)
+        weighed_answer(self.call.method(), &self.room.held, bytes)
     }
 
     /// So many bytes more are there for whoever reads it; `None`: they are waited for.
@@ -397,6 +408,19 @@ mod tests {
         let answer = service.call(request).await.expect("an answer");
         let status = Status::from_header_map(answer.headers()).expect("a status");
         assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[test]
+    fn what_was_done_is_told_though_there_is_no_room() {
+        let scale = Scale::new(10, 10);
+        let answered = |path: &str| {
+            let (_, held) = scale.weigh(Body::empty());
+            weighed_answer(Method::at(path), &held, 11).map_err(|refusal| refusal.code())
+        };
+        assert_eq!(answered("/allidb.v1.Entities/Get"), Err(Code::ResourceExhausted));
+        for path in ["/allidb.v1.Entities/Put", "/allidb.v1.Keys/CreateKey", "/allidb.v1.Cluster/Drain"] {
+            assert_eq!(answered(path), Ok(()), "{path}");
+        }
     }
 
     #[tokio::test]

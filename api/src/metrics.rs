@@ -102,6 +102,10 @@ impl Call {
         Self { method, begun: Instant::now(), code: None }
     }
 
+    pub(crate) fn method(&self) -> Method {
+        self.method
+    }
+
     pub(crate) fn end(&mut self, code: Code) {
         self.code = Some(code);
     }
