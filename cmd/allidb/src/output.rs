@@ -61,22 +61,35 @@ impl Output {
     }
 }
 
-/// An empty table with these headings, as wide as the terminal.
+/// An empty table with these headings, as wide as the terminal; where there is none each row is one line, for
+/// `grep` and its like.
 pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     let rule = LineStyle::none().fill('─').junction('─');
     table.load_style(TableStyle::new().top_border(rule).header_separator(rule).bottom_border(rule));
-    table.set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_width(width());
+    match columns() {
+        Some(columns) => {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_width(columns);
+        }
+        None => {
+            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+    }
     table.set_header(header.to_vec());
     table
 }
 
-/// Columns of the terminal; 110 when there is none (in a pipe long lines do no harm).
+/// How much of a long text is shown: columns of the terminal, 110 when there is none.
 pub(crate) fn width() -> u16 {
+    columns().unwrap_or(110)
+}
+
+/// Columns asked for by `COLUMNS`, else those of the terminal, if that is one of a sensible width.
+fn columns() -> Option<u16> {
     let terminal = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col);
     let asked = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
-    asked.or(terminal).filter(|&columns| columns >= 40).unwrap_or(110)
+    asked.or(terminal).filter(|&columns| columns >= 40)
 }
 
 /// `text` in at most `limit` characters, with an ellipsis where it was cut.

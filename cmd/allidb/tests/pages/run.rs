@@ -225,7 +225,7 @@ fn shell(script: &str, clone: &Path, bin: &Path, own: &Path, ports: &Ports) -> R
     }
     let path = std::env::var("PATH").unwrap_or_default();
     command.arg(own.join("script")).current_dir(clone).process_group(0).stdin(Stdio::null());
-    command.env("PATH", format!("{}:{path}", bin.display())).env("PAGE", own).env("COLUMNS", "110");
+    command.env("PATH", format!("{}:{path}", bin.display())).env("PAGE", own).env_remove("COLUMNS");
     command
         .env("ALLIDB_ENDPOINT", format!("http://127.0.0.1:{}", ports.at(7000)))
         .env("ALLIDB_METRICS_URL", format!("http://127.0.0.1:{}/metrics", ports.at(7001)))
