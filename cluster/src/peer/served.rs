@@ -327,6 +327,11 @@ impl Served {
     pub(crate) fn absorb(&self, states: Vec<(EntityKey, EntityState)>, read_at: Version) -> Result<()> {
         self.replica.absorb(states, read_at, Durability::Sync)
     }
+
+    /// The same, for good once anything that comes after it is.
+    pub(crate) fn absorb_for_now(&self, states: Vec<(EntityKey, EntityState)>, read_at: Version) -> Result<()> {
+        self.replica.absorb(states, read_at, Durability::None)
+    }
 }
 
 impl Local {

@@ -11,7 +11,7 @@ use std::{
 
 use allidb_index::{
     AcceptorsRequest, Deadline, EntityKey, EntityState, Error, HoldingsRequest, Replica, Result, TreeAnswer,
-    TreeRequest, model::TenantId,
+    TreeRequest, Version, model::TenantId,
 };
 use parking_lot::Mutex;
 use tokio::{
@@ -70,6 +70,13 @@ struct State {
     done: BTreeSet<u16>,
     entities: u64,
     failure: String,
+}
+
+/// Some of what another node holds.
+struct Page {
+    states: Vec<(EntityKey, Vec<u8>)>,
+    /// What was known to be purged before it was read.
+    read_at: Version,
 }
 
 impl State {
@@ -255,6 +262,7 @@ impl Inner {
                 fetched.push(*partition);
             }
         }
+        let fetches = !fetched.is_empty();
         let mut left = fetched.into_iter();
         let mut fetching = JoinSet::new();
         loop {
@@ -267,36 +275,57 @@ impl Inner {
             match fetching.join_next().await {
                 Some(Ok(fetched)) => fetched?,
                 Some(Err(error)) => return Err(Error::Internal(format!("a takeover broke off: {error}"))),
-                None => return Ok(()),
+                None => break,
             }
+        }
+        match fetches {
+            true => self.here(|served| served.replica.sync()).await,
+            false => Ok(()),
         }
     }
 
     async fn fetch_one(self: Arc<Self>, source: NodeId, partition: u16, deadline: Deadline) -> Result<()> {
         let epoch = self.served.topology.epoch();
-        let mut after = None;
-        loop {
-            let read_at = self.served.replica.purged();
-            let request = HoldingsRequest { partition, after, leaves: None };
-            let page = Arc::clone(&self).answer_within(PATIENCE, source, request, terms(deadline)).await?;
-            let Some((last, _)) = page.last() else { return Ok(()) };
-            after = Some(last.clone());
-            let (count, bytes) = (page.len() as u64, page.iter().map(|(_, state)| state.len()).sum());
+        let mut page = self.held_at(source, partition, None, deadline).await?;
+        while let Some((last, _)) = page.states.last() {
+            let after = Some(last.clone());
+            let Page { states, read_at } = page;
+            let (count, bytes) = (states.len() as u64, states.iter().map(|(_, state)| state.len()).sum());
             let absorb = move |served: &Served| {
                 let garbled = |error| Error::Unavailable(format!("a state cannot be read: {error}"));
                 let state = |(entity, state): (EntityKey, Vec<u8>)| {
                     Ok((entity, EntityState::decode(&state).map_err(garbled)?))
                 };
-                let states = page.into_iter().map(state).collect::<Result<Vec<_>>>()?;
+                let states = states.into_iter().map(state).collect::<Result<Vec<_>>>()?;
                 let highest = states.iter().map(|(_, state)| state.highest_version()).max();
                 served.check_ahead(highest.unwrap_or_default())?;
-                served.absorb(states, read_at)
+                served.absorb_for_now(states, read_at)
             };
-            self.here_as_of(absorb).await?;
+            // While this node writes a page, the other one reads the next.
+            let next = async {
+                sleep(self.moving.delay(bytes, Instant::now().into_std()).min(deadline.remaining())).await;
+                self.held_at(source, partition, after, deadline).await
+            };
+            let (absorbed, next) = tokio::join!(self.here_as_of(absorb), next);
+            absorbed?;
             self.served.taking_over.note(epoch, |state| state.entities += count);
-            let wait = self.moving.delay(bytes, Instant::now().into_std());
-            sleep(wait.min(deadline.remaining())).await;
+            page = next?;
         }
+        Ok(())
+    }
+
+    /// What comes after an entity of what another node holds of a partition.
+    async fn held_at(
+        self: &Arc<Self>,
+        source: NodeId,
+        partition: u16,
+        after: Option<EntityKey>,
+        deadline: Deadline,
+    ) -> Result<Page> {
+        let read_at = self.served.replica.purged();
+        let request = HoldingsRequest { partition, after, leaves: None };
+        let states = Arc::clone(self).answer_within(PATIENCE, source, request, terms(deadline)).await?;
+        Ok(Page { states, read_at })
     }
 
     /// Takes nothing any more that another node takes no more. Who holds nothing yet has nothing that would have to be forgotten, as that node did.

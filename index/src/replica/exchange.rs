@@ -133,11 +133,11 @@ impl Replica {
             // Before the entity itself: what is only begun is begun again then.
             for parts in self.at_other_ends(&entity, &delta)? {
                 let version = parts.iter().map(|part| part.delta.highest_version()).max().unwrap_or_default();
-                let bytes = parts.iter().map(|part| part.delta.encode().len()).sum();
+                let bytes = parts.iter().map(|part| part.delta.bytes()).sum();
                 let subject = subject.clone();
                 mutations.push(Mutation { version, subject, kind: Kind::Edge, parts: parts.into(), bytes });
             }
-            let (version, bytes) = (delta.highest_version(), delta.encode().len());
+            let (version, bytes) = (delta.highest_version(), delta.bytes());
             let parts = vec![Part { entity, delta, condition: Condition::None }];
             mutations.push(Mutation { version, subject, kind: Kind::Plain, parts, bytes });
         }
@@ -149,6 +149,14 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Has all that was done without being durable be so.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn sync(&self) -> Result<()> {
+        Ok(self.engine.sync()?)
     }
 
     /// Does what other nodes planned, unless that was too long ago. What this one plans from now on is newer.

@@ -2,15 +2,21 @@
 
 use std::ops::Bound;
 
-use allidb_storage::Direction;
+use allidb_storage::{Direction, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     deadline::Deadline,
     error::{Error, Result},
+    graph::Side,
     model::TenantId,
-    replica::{Extent, Replica},
-    row::{EntityKey, key::decode_token_row},
+    replica::Replica,
+    row::{
+        EntityKey, StateRows, StoredRow,
+        key::{decode_chunk_key, decode_token_row},
+        register_version,
+    },
+    version::Version,
 };
 
 /// Entities of a page at most, and their bytes, unless one alone is larger.
@@ -59,7 +65,49 @@ impl Replica {
                 entities.push(entity);
             }
         }
-        let states = self.held_encoded(&entities, Extent::ALL, MOST_BYTES)?;
-        Ok(entities.into_iter().zip(states).collect())
+        let (mut held, mut bytes) = (Vec::with_capacity(entities.len()), 0);
+        for entity in entities {
+            let state = self.stored(&snapshot, &entity)?;
+            bytes += state.len();
+            if bytes > MOST_BYTES && !held.is_empty() {
+                break;
+            }
+            held.push((entity, state));
+        }
+        Ok(held)
+    }
+
+    /// What lies here of an entity, encoded from its rows as they are stored.
+    fn stored(&self, snapshot: &Snapshot, entity: &EntityKey) -> Result<Vec<u8>> {
+        let (keyspaces, prefix) = (&self.keyspaces, entity.prefix());
+        let rows_of = |keyspace| snapshot.prefix(keyspace, &prefix, Direction::Forward);
+        let mut state = StateRows::new();
+        let mut cleared = Version::ZERO;
+        if let Some(bytes) = snapshot.get(keyspaces.entity, &prefix)? {
+            state.put_entity(&bytes);
+            let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &prefix, error))?;
+            cleared = row.edges_cleared();
+        }
+        for row in rows_of(keyspaces.vector)? {
+            let (key, register) = row?;
+            state.put_vector(&key[prefix.len()..], &register);
+        }
+        for row in rows_of(keyspaces.chunk)? {
+            let (key, register) = row?;
+            let (_, id) = decode_chunk_key(&key).map_err(|error| Error::corrupt("chunk", &key, error))?;
+            state.put_chunk(&id, &register);
+        }
+        let sides = [(Side::Out, keyspaces.edge, "edge"), (Side::In, keyspaces.edge_in, "edge_in")];
+        for (side, keyspace, keyspace_name) in sides {
+            for row in rows_of(keyspace)? {
+                let (key, register) = row?;
+                let version = register_version(&register);
+                // Of more edges than are swept at a time some lie beneath the marker still.
+                if version.map_err(|error| Error::corrupt(keyspace_name, &key, error))? > cleared {
+                    state.put_edge(side, &key[prefix.len()..], &register);
+                }
+            }
+        }
+        Ok(state.finish())
     }
 }

@@ -19,6 +19,7 @@ pub(crate) use edge::EdgeContent;
 pub(crate) use entity::{EntityRow, Field, Scope};
 pub use key::EntityKey;
 pub(crate) use key::{ChunkKey, EdgeKey, VectorKey};
+pub(crate) use state::StateRows;
 pub(crate) use stored::StoredRow;
 pub(crate) use value::put_value;
 pub(crate) use vector::VectorContent;

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     codec::{DecodeError, Decoder, put_bytes},
+    graph::Side,
     merge::{EntityState, Register},
 };
 
@@ -20,35 +21,72 @@ const CHUNK: u8 = 3;
 const EDGE: u8 = 4;
 const EDGE_IN: u8 = 5;
 
+/// A state that is put together row by row, in this order: the entity, vectors, chunks, edges, edges that lead here.
+pub(crate) struct StateRows(Vec<u8>);
+
+impl StateRows {
+    pub(crate) fn new() -> Self {
+        Self(vec![FORMAT])
+    }
+
+    fn put(&mut self, kind: u8, key: &[u8], value: &[u8]) {
+        self.0.push(kind);
+        put_bytes(&mut self.0, key);
+        put_bytes(&mut self.0, value);
+    }
+
+    pub(crate) fn put_entity(&mut self, row: &[u8]) {
+        self.put(ENTITY, &[], row);
+    }
+
+    /// `name` is what follows the entity in the key of the row.
+    pub(crate) fn put_vector(&mut self, name: &[u8], register: &[u8]) {
+        self.put(VECTOR, name, register);
+    }
+
+    pub(crate) fn put_chunk(&mut self, id: &str, register: &[u8]) {
+        self.put(CHUNK, id.as_bytes(), register);
+    }
+
+    /// `name` is what follows the entity in the key of the row.
+    pub(crate) fn put_edge(&mut self, side: Side, name: &[u8], register: &[u8]) {
+        let kind = match side {
+            Side::Out => EDGE,
+            Side::In => EDGE_IN,
+        };
+        self.put(kind, name, register);
+    }
+
+    /// The state, encoded.
+    pub(crate) fn finish(self) -> Vec<u8> {
+        self.0
+    }
+}
+
 impl EntityState {
     /// Equal states have equal bytes.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![FORMAT];
-        let mut key = Vec::new();
-        let mut put = |kind: u8, key: &mut Vec<u8>, value: &[u8]| {
-            out.push(kind);
-            put_bytes(&mut out, key);
-            put_bytes(&mut out, value);
-            key.clear();
-        };
+        let mut rows = StateRows::new();
+        let mut name = Vec::new();
         if self.row != EntityRow::default() {
-            put(ENTITY, &mut key, &self.row.encode());
+            rows.put_entity(&self.row.encode());
         }
-        for (name, register) in &self.vectors {
-            put_vector(&mut key, name);
-            put(VECTOR, &mut key, &encode_register(register));
+        for (vector, register) in &self.vectors {
+            name.clear();
+            put_vector(&mut name, vector);
+            rows.put_vector(&name, &encode_register(register));
         }
-        for (name, register) in &self.chunks {
-            key.extend_from_slice(name.as_bytes());
-            put(CHUNK, &mut key, &encode_register(register));
+        for (id, register) in &self.chunks {
+            rows.put_chunk(id, &encode_register(register));
         }
-        for (kind, edges) in [(EDGE, &self.edges), (EDGE_IN, &self.edges_in)] {
-            for (name, register) in edges {
-                put_edge(&mut key, name);
-                put(kind, &mut key, &encode_register(register));
+        for (side, edges) in [(Side::Out, &self.edges), (Side::In, &self.edges_in)] {
+            for (edge, register) in edges {
+                name.clear();
+                put_edge(&mut name, edge);
+                rows.put_edge(side, &name, &encode_register(register));
             }
         }
-        out
+        rows.finish()
     }
 
     /// The inverse of [`encode`](Self::encode).

@@ -10,7 +10,10 @@ use allidb_index::{
 };
 use allidb_storage::Durability;
 
-use crate::fixture::{Fixture, TENANT, at, deadline, entity};
+use crate::{
+    fixture::{Fixture, TENANT, at, deadline, entity},
+    replicas::tells_what_it_holds,
+};
 
 fn names(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
@@ -208,4 +211,5 @@ fn hidden_edges_stay_hidden_when_they_lose_a_source() {
     }
     fixture.put(entity("hub", &[]));
     assert_eq!(edges(&fixture, "hub", Direction::Both), []);
+    assert!(tells_what_it_holds(&fixture) > 0);
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use allidb_index::{
-    Clock, EntityState, Extent, Held, Mutation, PARTITIONS, Random, ScanRequest, SeededRandom, Sum,
+    Clock, EntityState, Extent, Held, HoldingsRequest, Mutation, PARTITIONS, Random, ScanRequest, SeededRandom, Sum,
     TreeAnswer, TreeRequest, Version,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
@@ -200,6 +200,26 @@ fn digests(fixture: &Fixture) -> Vec<u128> {
     held.iter().map(EntityState::digest).collect()
 }
 
+/// All that a node tells who takes its partitions over is what is held.
+pub(crate) fn tells_what_it_holds(fixture: &Fixture) -> usize {
+    let mut told = 0;
+    for partition in 0..PARTITIONS {
+        let mut after = None;
+        loop {
+            let request = HoldingsRequest { partition, after, leaves: None };
+            let page = fixture.replica.holdings(TENANT, &request, deadline()).unwrap();
+            let Some((last, _)) = page.last() else { break };
+            after = Some(last.clone());
+            for (entity, state) in page {
+                let held = fixture.replica.held(&[entity], Extent::ALL).unwrap();
+                assert_eq!(held[0].encode(), state);
+                told += 1;
+            }
+        }
+    }
+    told
+}
+
 /// The roots of the trees of what lies here.
 pub(crate) fn roots(fixture: &Fixture) -> Vec<Sum> {
     let all = TreeRequest::Roots((0..PARTITIONS).collect());
@@ -284,6 +304,7 @@ proptest! {
             prop_assert_eq!(roots(fixture), roots(&in_order));
             prop_assert_eq!(wrong_leaves(fixture), vec![]);
             prop_assert_eq!(view(fixture), view(&in_order));
+            prop_assert_eq!(tells_what_it_holds(fixture), tells_what_it_holds(&in_order));
         }
         for fixture in replicas.map(Fixture::crash) {
             prop_assert_eq!(view(&fixture), view(&in_order));
