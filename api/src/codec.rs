@@ -59,6 +59,14 @@ pub(crate) fn taken() -> Option<Taken> {
     WEIGHED.try_with(Held::taken).ok()
 }
 
+/// So many bytes were found for the request, and are to be made an answer: where many are at once, each waits for its turn.
+///
+/// # Errors
+/// RESOURCE_EXHAUSTED if there is no room for them.
+pub(crate) fn found(bytes: usize) -> Result<(), Status> {
+    WEIGHED.try_with(|held| held.answered(bytes)).unwrap_or(Ok(()))
+}
+
 /// Reads messages as prost does, but those of requests only if there is room for them.
 #[derive(Debug)]
 pub(crate) struct WeighingCodec<T, U>(PhantomData<(T, U)>);

@@ -40,6 +40,9 @@ const METRICS_TYPE: [(header::HeaderName, &str); 1] =
 /// its connection.
 const HEAD: Duration = Duration::from_secs(30);
 
+/// What a connection holds of what comes and of what goes: the head of a request may be as long.
+const BUFFER: usize = 64 << 10;
+
 /// Where a server is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -171,7 +174,7 @@ async fn serve_within(
     head: Duration,
 ) -> io::Result<()> {
     let mut protocol = http1::Builder::new();
-    protocol.timer(TokioTimer::new()).header_read_timeout(head);
+    protocol.timer(TokioTimer::new()).header_read_timeout(head).max_buf_size(BUFFER);
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut stopped = pin!(async move {

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, Limited, StreamBody};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -28,8 +28,8 @@ use allidb_cluster::{Caller, TraceId, TraceParent, UnderWay, note_code};
 
 use crate::{
     access::{AUDIT, Access, Audited, Right},
-    arrival, codec, deadline,
-    metrics::{Call, Method},
+    arrival, aside, codec, deadline,
+    metrics::{Call, Method, Short},
     oversize::{self, MessageBounds},
     share::Share,
     status,
@@ -42,6 +42,8 @@ use crate::{
 pub struct SurroundLayer {
     access: Option<Access>,
     slots: Arc<Semaphore>,
+    /// Places of those who may call without a key: probes answer also when the server is full, as that is when they matter.
+    doors: Arc<Semaphore>,
     scale: Scale,
     limit: usize,
     bounds: MessageBounds,
@@ -52,10 +54,10 @@ pub struct SurroundLayer {
 impl SurroundLayer {
     /// At most `limit` calls under way, whose requests are of `request_bytes` together; the largest messages in and out, in bytes.
     pub fn new(limit: usize, request_bytes: usize, incoming_bytes: usize, outgoing_bytes: usize) -> Self {
-        let slots = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+        let [slots, doors] = [(); 2].map(|()| Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))));
         let bounds = MessageBounds { incoming: incoming_bytes, outgoing: outgoing_bytes };
         let scale = Scale::new(request_bytes, incoming_bytes);
-        Self { access: None, slots, scale, limit, bounds, arrival: None, unread: Unread::default() }
+        Self { access: None, slots, doors, scale, limit, bounds, arrival: None, unread: Unread::default() }
     }
 
     /// The message of a request must be here within this time, unless it is a stream of them.
@@ -75,6 +77,14 @@ impl SurroundLayer {
         let all = u32::try_from(limit.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
         // It is never closed.
         self.slots.acquire_many(all).await.ok();
+    }
+
+    /// The places of which calls of a method have one each.
+    fn places(&self, method: Method) -> &Arc<Semaphore> {
+        match Right::of(method) {
+            Right::Anybody => &self.doors,
+            _ => &self.slots,
+        }
     }
 }
 
@@ -119,25 +129,21 @@ where
             Some(limit) if !method.takes_stream => arrival::within(limit, body),
             _ => body,
         };
+        let body = match Right::of(method) {
+            Right::Anybody => small(body),
+            _ => body,
+        };
         let mut request = Request::from_parts(head, body);
         if let Some(trace) = trace {
             request.extensions_mut().insert(trace);
         }
-        // Probes answer also when the server is full: that is when they matter.
-        let slot = if method.service == "grpc.health.v1.Health" {
-            None
-        } else {
-            match self.layer.slots.clone().try_acquire_owned() {
-                Ok(slot) => Some(slot),
-                Err(_) => {
-                    let refusal = status::too_many_requests(self.layer.limit).into_http();
-                    let room = Arc::new(Room::new(None, held));
-                    let refusal = SurroundedBody::watch(refusal, call, room, bounds, span);
-                    return Box::pin(async move { Ok(refusal) });
-                }
-            }
+        let Ok(slot) = Arc::clone(self.layer.places(method)).try_acquire_owned() else {
+            Short::Places.count();
+            let refusal = status::too_many_requests(self.layer.limit).into_http();
+            let refusal = SurroundedBody::watch(refusal, call, Arc::new(Room::new(None, held)), bounds, span);
+            return Box::pin(async move { Ok(refusal) });
         };
-        let room = Arc::new(Room::new(slot, held));
+        let room = Arc::new(Room::new(Some(slot), held));
         request.extensions_mut().insert(Arc::clone(&room));
         let patience = deadline::requested(request.headers());
         let calls = request.extensions().get::<Caller>().map(|caller| caller.calls.clone());
@@ -167,9 +173,11 @@ async fn admitted<S>(
 ) -> Result<Response<Body>, S::Error>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
 {
     let held = room.held();
-    let Some(access) = layer.access else { return answered(method, held, inner.call(request)).await };
+    let Some(access) = &layer.access else { return answered(method, held, inner.call(request)).await };
     let caller = request.extensions().get::<Caller>().cloned();
     let from = caller.as_ref().map(|caller| caller.address);
     match access.admit(method, request.headers()).await {
@@ -180,13 +188,18 @@ where
                 Some(call) => call.watch(answer),
                 None => answer,
             };
-            let (right, free) = (Right::of(method), layer.slots.available_permits());
-            let owner = Access::owner(right, &identity, from.map(|from| from.ip()));
-            if let Some(owner) = owner {
-                held.belongs_to(owner);
+            let (right, free) = (Right::of(method), layer.places(method).available_permits());
+            let party = Access::party(right, &identity, from);
+            if let Some(party) = party {
+                held.belongs_to(party);
             }
-            let place = owner.map(|owner| access.place(owner, free)).transpose();
-            let admitted = place.and_then(|share| Ok((share, access.pace(right, &identity)?)));
+            let place = party.map(|party| access.place(party, free)).transpose();
+            let admitted = place.and_then(|share| {
+                if method.may_lie_unread() {
+                    held.may_lie_unread()?;
+                }
+                Ok((share, access.pace(right, &identity)?))
+            });
             let (share, meter) = match admitted {
                 Ok(admitted) => admitted,
                 Err(refusal) => return Ok(noted(refusal.into_http())),
@@ -209,6 +222,17 @@ where
     }
 }
 
+/// What is asked by whoever may do so without a key is a name at most.
+const SMALL: usize = 4 << 10;
+
+/// The body of a request, which fails if it is of more.
+fn small(body: Body) -> Body {
+    Body::new(Limited::new(body, SMALL).map_err(|error| match error.downcast::<Status>() {
+        Ok(status) => *status,
+        Err(_) => Status::invalid_argument(format!("the request is of more than {SMALL} bytes")),
+    }))
+}
+
 /// Puts an answer on the scale.
 ///
 /// # Errors
@@ -220,27 +244,56 @@ fn weighed_answer(method: Method, held: &Held, bytes: usize) -> Result<(), Statu
     }
 }
 
+/// Bytes of an answer that are handed on at a time.
+const PIECE: usize = 64 << 10;
+/// The transport holds up to 400 KiB of an answer that counts as sent then.
+const LAST: usize = 512 << 10;
+
+/// An answer piece by piece, as what is taken as a whole counts as sent. The last pieces are not parts of the whole: they would keep it.
+fn pieces(mut data: Bytes) -> impl Iterator<Item = Bytes> {
+    let mut last = match data.len() {
+        0..=LAST => Bytes::new(),
+        length => Bytes::copy_from_slice(&data.split_off(length - LAST)),
+    };
+    std::iter::from_fn(move || {
+        let of = if data.is_empty() { &mut last } else { &mut data };
+        let length = of.len().min(PIECE);
+        (length > 0).then(|| of.split_to(length))
+    })
+}
+
 /// What a service answers. What is no stream is asked for as a whole, as it is ready, and put on the scale: so it is known what it takes until it is read.
-async fn answered<E>(
+async fn answered<E: Send + 'static>(
     method: Method,
     held: Arc<Held>,
-    answer: impl Future<Output = Result<Response<Body>, E>>,
+    answer: impl Future<Output = Result<Response<Body>, E>> + Send + 'static,
 ) -> Result<Response<Body>, E> {
-    let answer = codec::weighed(Arc::clone(&held), answer).await?;
-    if method.gives_stream {
-        return Ok(answer);
-    }
+    let answer = async move {
+        let answer = codec::weighed(Arc::clone(&held), answer).await?;
+        if method.gives_stream { Ok(answer) } else { Ok(whole(method, &held, answer).await) }
+    };
+    if method.may_be_large() { aside::driven(answer).await } else { answer.await }
+}
+
+/// An answer that is all there.
+async fn whole(method: Method, held: &Held, answer: Response<Body>) -> Response<Body> {
     let (head, mut body) = answer.into_parts();
     let (mut frames, mut bytes) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
-        bytes += frame.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
-        frames.push(frame);
+        match frame.map(Frame::into_data) {
+            Ok(Ok(data)) => {
+                bytes += data.len();
+                frames.extend(pieces(data).map(|piece| Ok(Frame::data(piece))));
+            }
+            Ok(Err(other)) => frames.push(Ok(other)),
+            Err(status) => frames.push(Err(status)),
+        }
     }
-    match weighed_answer(method, &held, bytes) {
+    match weighed_answer(method, held, bytes) {
         // A status alone ends with its headers, or it is none to those who are strict.
-        Ok(()) if frames.is_empty() => Ok(Response::from_parts(head, Body::empty())),
-        Ok(()) => Ok(Response::from_parts(head, Body::new(StreamBody::new(tokio_stream::iter(frames))))),
-        Err(refusal) => Ok(refusal.into_http()),
+        Ok(()) if frames.is_empty() => Response::from_parts(head, Body::empty()),
+        Ok(()) => Response::from_parts(head, Body::new(StreamBody::new(tokio_stream::iter(frames)))),
+        Err(refusal) => refusal.into_http(),
     }
 }
 
@@ -368,6 +421,10 @@ impl HttpBody for SurroundedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
+        // What is given away now would lie unsent, and count for nobody.
+        if this.standing.as_ref().is_some_and(|standing| standing.is_stalled(context.waker())) {
+            return Poll::Pending;
+        }
         let mut polled = {
             let _entered = this.span.enter();
             Pin::new(&mut this.inner).poll_frame(context)
@@ -396,6 +453,8 @@ impl HttpBody for SurroundedBody {
 
 #[cfg(test)]
 mod tests {
+    use http_body_util::Full;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -440,6 +499,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_needs_no_key_is_small() {
+        let inner = tower::service_fn(|request: Request<Body>| async {
+            request.into_body().collect().await.map(|_| Response::new(Body::empty()))
+        });
+        let mut service = SurroundLayer::new(1, 1 << 20, 1 << 20, 10).layer(inner);
+        let mut call = async |path: &str, bytes: usize| {
+            let body = Body::new(Full::new(Bytes::from(vec![0; bytes])));
+            let mut request = Request::new(body);
+            *request.uri_mut() = path.parse().expect("a path");
+            service.call(request).await.map(drop).map_err(|refusal| refusal.code())
+        };
+        assert_eq!(call("/grpc.health.v1.Health/Check", SMALL).await, Ok(()));
+        assert_eq!(call("/grpc.health.v1.Health/Check", SMALL + 1).await, Err(Code::InvalidArgument));
+        assert_eq!(call("/allidb.v1.Search/Query", SMALL + 1).await, Ok(()));
+    }
+
+    #[test]
+    fn an_answer_is_handed_on_piece_by_piece_and_the_last_ones_do_not_keep_it() {
+        for length in [0, 1, PIECE, LAST, LAST + 1, 3 * LAST + 7] {
+            let data: Bytes = (0..length).map(|at| at as u8).collect::<Vec<_>>().into();
+            let pieces: Vec<Bytes> = pieces(data.clone()).collect();
+            assert!(pieces.iter().all(|piece| (1..=PIECE).contains(&piece.len())));
+            assert_eq!(pieces.concat(), data);
+            let is_part = |piece: &Bytes| data.as_ptr_range().contains(&piece.as_ptr());
+            let own: usize = pieces.iter().filter(|piece| !is_part(piece)).map(Bytes::len).sum();
+            assert_eq!(own, if length > LAST { LAST } else { 0 });
+        }
+    }
+
+    #[tokio::test]
     async fn a_full_server_refuses_calls_and_still_answers_probes() {
         let inner =
             tower::service_fn(|_: Request<Body>| async { Ok::<_, Status>(Response::new(Body::empty())) });
@@ -455,7 +544,10 @@ mod tests {
         assert_eq!(refusal.code(), Code::ResourceExhausted);
         let probe = service.call(request("/grpc.health.v1.Health/Check")).await.expect("an answer");
         assert!(Status::from_header_map(probe.headers()).is_none());
-        drop(first);
+        // They have places of their own, of which there are as many.
+        let watch = service.call(request("/grpc.health.v1.Health/Watch")).await.expect("an answer");
+        assert!(Status::from_header_map(watch.headers()).is_some());
+        drop((first, probe));
         let third = service.call(request("/allidb.v1.Search/Query")).await.expect("an answer");
         assert!(Status::from_header_map(third.headers()).is_none());
     }

@@ -19,6 +19,7 @@
 
 pub mod access;
 mod arrival;
+mod aside;
 mod body;
 mod codec;
 mod convert;

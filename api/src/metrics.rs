@@ -13,9 +13,13 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use prost::Message;
 use tonic::Code;
 
+use crate::access::Right;
+
 const REQUESTS: &str = "allidb_grpc_requests_total";
 const SECONDS: &str = "allidb_grpc_request_seconds";
 const IN_FLIGHT: &str = "allidb_grpc_requests_in_flight";
+const HELD: &str = "allidb_grpc_held_bytes";
+const REFUSED: &str = "allidb_grpc_refused_total";
 pub(crate) const SLOW_QUERIES: &str = "allidb_slow_queries_total";
 
 /// Seconds, from a cached read to the longest deadline.
@@ -40,6 +44,16 @@ pub fn recorder() -> Result<PrometheusHandle, BuildError> {
     describe_counter!(REQUESTS, "Calls that ended, by service, method and gRPC code");
     describe_histogram!(SECONDS, "How long calls took, streams until their end");
     describe_gauge!(IN_FLIGHT, "Calls under way");
+    describe_gauge!(HELD, "Bytes of requests and answers under way, of `limits.request_bytes`");
+    describe_counter!(
+        REFUSED,
+        "Calls refused because something was short: places or bytes, of all or of one caller"
+    );
+    // From the beginning, so that they are seen to rise.
+    set_held(0);
+    for short in Short::ALL {
+        counter!(REFUSED, "short_of" => short.name()).increment(0);
+    }
     describe_counter!(SLOW_QUERIES, "Queries that took longer than `log.slow_query`, by method");
     Ok(RECORDER.get_or_init(|| handle).clone())
 }
@@ -87,6 +101,48 @@ impl Method {
     pub(crate) fn at(path: &str) -> Method {
         METHODS.get(path).copied().unwrap_or(OTHER)
     }
+
+    /// Whether what comes of a request may lie unread while the call stands: of a stream, such as that of reflection, which is not in the contract.
+    pub(crate) fn may_lie_unread(self) -> bool {
+        self.takes_stream || self == OTHER
+    }
+
+    /// Whether its answer may be so large that others had better not wait while it is made.
+    pub(crate) fn may_be_large(self) -> bool {
+        self.name != "Get" && Right::of(self) == Right::Read
+    }
+}
+
+/// What was short when a call was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Short {
+    Places,
+    PlacesOfCaller,
+    Bytes,
+    BytesOfCaller,
+}
+
+impl Short {
+    const ALL: [Self; 4] = [Self::Places, Self::PlacesOfCaller, Self::Bytes, Self::BytesOfCaller];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Places => "places",
+            Self::PlacesOfCaller => "places_of_caller",
+            Self::Bytes => "bytes",
+            Self::BytesOfCaller => "bytes_of_caller",
+        }
+    }
+
+    /// A call was refused.
+    pub(crate) fn count(self) {
+        counter!(REFUSED, "short_of" => self.name()).increment(1);
+    }
+}
+
+/// What requests and answers under way weigh together.
+pub(crate) fn set_held(bytes: usize) {
+    gauge!(HELD).set(bytes as f64);
 }
 
 /// A call under way. Counted as CANCELLED if it is dropped before its code is known.

@@ -63,10 +63,11 @@ impl Default for Settings {
 }
 
 /// Bytes in flight on one stream before the sender waits: enough to keep vectors coming over a link of some milliseconds.
-const STREAM_WINDOW: u32 = 1 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
 /// The same of one connection. HTTP/2's implementation here ends a connection on which so many small messages lie unread that what they
-/// lack to 256 bytes each comes to half of this, and a stream may hold 40,000 messages of 25 bytes: of these it is enough for six.
-const CONNECTION_WINDOW: u32 = 128 << 20;
+/// lack to 256 bytes each, which is about what they take, comes to half of this. A stream may hold 10,000 messages of 25 bytes: of these it is
+/// enough for three.
+const CONNECTION_WINDOW: u32 = 16 << 20;
 
 /// How often a silent connection is asked for a sign of life, and how long it may take to give one.
 const KEEPALIVE: Duration = Duration::from_secs(60);

@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    task::Waker,
     time::{Duration, Instant},
 };
 
@@ -93,6 +94,11 @@ impl Answer {
     pub(crate) fn is_there(&self, bytes: usize) {
         let patience = PATIENCE.as_millis() as u64 + bytes as u64 * 1_000 / BYTES_PER_SECOND;
         self.standing.until.store(self.unread.now() + patience, Ordering::Relaxed);
+    }
+
+    /// Whether nothing of what is said over its connection is taken for now. Who asks is woken then once something is.
+    pub(crate) fn is_stalled(&self, waker: &Waker) -> bool {
+        self.standing.calls.is_stalled(waker)
     }
 
     /// More of it is waited for: whoever reads it is not to blame.

@@ -78,6 +78,7 @@ fn allowed(nodes: BTreeSet<String>) -> BTreeMap<&'static str, BTreeSet<String>> 
         ("service", services),
         ("method", methods),
         ("code", of(CODES)),
+        ("short_of", of(&["places", "places_of_caller", "bytes", "bytes_of_caller"])),
         ("kind", of(&["read", "write"])),
         ("keyspace", of(KEYSPACES)),
         ("outcome", of(&["answered", "failed", "withheld", "sent", "lost", "received"])),

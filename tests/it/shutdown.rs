@@ -188,7 +188,8 @@ async fn probes_and_metrics_answer_and_tell_no_names() {
         .find(|line| line.starts_with("allidb_grpc_requests_total") && line.contains("\"Put\""));
     assert!(put.is_some_and(|line| line.contains("code=\"OK\"") && line.ends_with(" 1")), "{figures}");
     // Everything that is a label is of the contract, of the engine or of the release.
-    let known = ["service", "method", "code", "kind", "keyspace", "le", "quantile", "version", "commit"];
+    let known =
+        ["service", "method", "code", "short_of", "kind", "keyspace", "le", "quantile", "version", "commit"];
     for line in figures.lines().filter(|line| !line.starts_with('#')) {
         let Some((_, labels)) = line.split_once('{') else { continue };
         let labels = labels.split_once('}').expect("closed").0;

@@ -19,9 +19,9 @@ use crate::{
     process::{Process, eventually},
 };
 
-const ITEMS: usize = 60_000;
+const ITEMS: usize = 20_000;
 /// Some fewer than a stream may hold unread.
-const UNREAD: usize = 35_000;
+const UNREAD: usize = 8_500;
 
 /// The message as a frame holds it: not compressed, its length, itself.
 fn framed(message: &impl Message) -> Bytes {

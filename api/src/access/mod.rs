@@ -15,7 +15,8 @@ mod methods;
 mod secret;
 
 use std::{
-    net::IpAddr,
+    hash::{DefaultHasher, Hash, Hasher},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -36,7 +37,7 @@ pub(crate) use secret::draw;
 use crate::{
     metrics::Method,
     rate::{Meter, Rates},
-    share::{Owner, Share, Shares},
+    share::{Owner, Party, Share, Shares},
     status,
 };
 
@@ -161,24 +162,31 @@ impl Access {
         }
     }
 
-    /// Whom a call counts for that was let in to this; `None`: for nobody, as it shows the node's own key.
-    pub(crate) fn owner(right: Right, identity: &Identity, from: Option<IpAddr>) -> Option<Owner> {
-        match right {
-            Right::Anybody => None,
-            _ if identity.is_node_s_own() => None,
-            _ if identity.key.is_none() => from.map(Owner::Address),
-            Right::Operate => Some(Owner::Operators),
-            Right::Define => Some(Owner::Definitions(identity.tenant)),
-            Right::Known | Right::Read | Right::Write => Some(Owner::Data(identity.tenant)),
-        }
+    /// Whom a call counts for that was let in to this; `None`: for nobody, as it shows the node's own key, or comes from
+    /// nowhere.
+    pub(crate) fn party(right: Right, identity: &Identity, from: Option<SocketAddr>) -> Option<Party> {
+        let owner = match right {
+            Right::Anybody => Owner::Door(from?.ip()),
+            _ if identity.is_node_s_own() => return None,
+            _ if identity.key.is_none() => Owner::Address(from?.ip()),
+            Right::Operate => Owner::Operators,
+            Right::Define => Owner::Definitions(identity.tenant),
+            Right::Known | Right::Read | Right::Write => Owner::Data(identity.tenant),
+        };
+        let part = match (&identity.key, from) {
+            (Some(key), _) => hashed(key),
+            // Its connections are told apart by their ports.
+            (None, from) => from.map_or(0, |from| from.port().into()),
+        };
+        Some(Party { owner, part })
     }
 
     /// The place of a call as its caller's, who must leave others some while so many are free.
     ///
     /// # Errors
     /// RESOURCE_EXHAUSTED if the caller has its share.
-    pub(crate) fn place(&self, owner: Owner, free: usize) -> Result<Share, Status> {
-        self.0.shares.take(owner, free)
+    pub(crate) fn place(&self, party: Party, free: usize) -> Result<Share, Status> {
+        self.0.shares.take(party, free)
     }
 
     async fn admit_to(&self, right: Right, headers: &HeaderMap) -> Result<Identity, Status> {
@@ -283,4 +291,10 @@ fn shown(headers: &HeaderMap) -> Result<Option<&str>, Status> {
 pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+}
+
+fn hashed(key: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
 }

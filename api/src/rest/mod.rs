@@ -32,7 +32,7 @@ use axum::{
     routing::{any, get},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use tokio::{sync::watch, task::spawn_blocking};
+use tokio::sync::watch;
 use tonic::{Code, Status, body::Body as GrpcBody, service::Routes};
 use tonic_web::{GrpcWebLayer, GrpcWebService};
 use tower::{Layer, ServiceExt};
@@ -43,6 +43,7 @@ use self::{
     transcode::Transcoded,
 };
 use crate::{
+    aside,
     layer::{Surround, SurroundLayer},
     status,
 };
@@ -124,7 +125,7 @@ async fn translated<T: Send + 'static>(
     if bytes <= INLINE_BYTES {
         return translate();
     }
-    spawn_blocking(translate).await.unwrap_or_else(|error| Err(status::broke_off(&error)))
+    aside::translated(translate).await.unwrap_or_else(|error| Err(status::broke_off(&error)))
 }
 
 /// The gateway, once there is one: until then nothing is served.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use allidb_cluster::{FacetsRequest, ScanRequest, SourceDeletion};
-use allidb_index::model::{EntityPatch, EntityRef, ReadMask, Write};
+use allidb_index::model::{Entity, EntityPatch, EntityRef, ReadMask, Write};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -11,6 +11,7 @@ use super::{
     Caller, DEFAULT_PAGE, Services, only, put_stream, read_consistency, seen_by, unanswered, write_options,
 };
 use crate::{
+    codec,
     convert::{
         self, Path, at_most, entity_from_proto, entity_ref_from_proto, entity_to_proto, fields_from_proto,
         filter_from_proto, given, min_version_from_proto, patch_from_proto, read_mask_from_proto,
@@ -111,6 +112,7 @@ impl Entities for Services {
         let refs: Vec<EntityRef> = request.refs.into_iter().map(entity_ref_from_proto).collect();
         let found =
             self.coordinator.get(caller.tenant, refs.clone(), mask, consistency, caller.deadline).await;
+        codec::found(found.iter().flatten().map(Entity::bytes).sum())?;
         let mut found = found.into_iter();
         let results = refs.into_iter().map(|entity| match found.next().unwrap_or_else(unanswered) {
             Ok(found) => v1::GetResult {
@@ -197,6 +199,7 @@ impl Entities for Services {
             page.await.map_err(status::from_error)
         };
         let page = watch.over(scanning).await?;
+        codec::found(page.entities.iter().map(Entity::bytes).sum())?;
         let entities = page.entities.into_iter().map(|entity| entity_to_proto(collection.clone(), entity));
         Ok(Response::new(v1::RangeScanResponse {
             entities: entities.collect(),

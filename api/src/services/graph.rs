@@ -8,6 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Services, read_consistency, seen_by, write_options};
 use crate::{
+    codec,
     convert::{
         Path, at_most, edge_from_proto, edge_ref_from_proto, expand_from_proto, expansion_to_proto,
         hop_counts_to_proto, hops_from_proto, neighborhood_to_proto, neighbors_from_proto, paths_from_proto,
@@ -96,7 +97,9 @@ impl Graph for Services {
             reached.await.map_err(status::from_error)
         };
         // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it message by message.
-        let messages = expansion_to_proto(watch.over(walking).await?);
+        let expansion = watch.over(walking).await?;
+        codec::found(expansion.bytes())?;
+        let messages = expansion_to_proto(expansion);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
     }
 

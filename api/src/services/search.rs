@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::{Caller, Services, read_consistency, seen_by, unanswered};
 use crate::{
+    codec,
     convert::{Path, answer_to_proto, at_most, query_from_proto, steps_to_proto},
     embedding::Texts,
     page_token::PageTokens,
@@ -133,6 +134,7 @@ impl Services {
         };
         let (answer, pages) = watch.over(finding).await?;
         watch.did(&answer.steps);
+        codec::found(answer.hits.iter().map(|hit| hit.entity.bytes()).sum())?;
         Ok((answer, pages))
     }
 

@@ -168,6 +168,7 @@ impl Socket {
 
     /// An error once nothing of what is said was taken for too long.
     fn bound<T>(&mut self, said: Poll<io::Result<T>>, context: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.place.calls.stall(said.is_pending());
         if said.is_ready() {
             self.unread = None;
             return said;
@@ -189,6 +190,7 @@ impl Socket {
 impl Drop for Socket {
     fn drop(&mut self) {
         self.places.taken.lock().leave(self.number);
+        self.place.calls.stall(false);
     }
 }
 

@@ -329,7 +329,11 @@ impl Served {
     }
 
     /// The same, for good once anything that comes after it is.
-    pub(crate) fn absorb_for_now(&self, states: Vec<(EntityKey, EntityState)>, read_at: Version) -> Result<()> {
+    pub(crate) fn absorb_for_now(
+        &self,
+        states: Vec<(EntityKey, EntityState)>,
+        read_at: Version,
+    ) -> Result<()> {
         self.replica.absorb(states, read_at, Durability::None)
     }
 }

@@ -1,7 +1,7 @@
 //! Where snapshots are kept: a directory, or a bucket of an object store.
 
 use std::{
-    fs, io,
+    error, fs, io,
     path::{self, PathBuf},
     sync::Arc,
 };
@@ -40,6 +40,12 @@ pub enum SnapshotPlaceError {
     /// It is of a kind that is not known.
     #[error("{0} is neither an absolute path nor s3://BUCKET/PREFIX")]
     Unknown(String),
+}
+
+/// Whether somebody has to do something about an error before it is worth trying again.
+fn lasts(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull)
 }
 
 impl SnapshotPlace {
@@ -85,8 +91,14 @@ impl SnapshotPlace {
         name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
     }
 
-    fn failed(&self, name: &str, error: &object_store::Error) -> Error {
-        Error::Unavailable(format!("{name} at {}: {error}", self.location))
+    /// What would fail in the same way again is told so.
+    fn failed(&self, name: &str, error: &(dyn error::Error + 'static)) -> Error {
+        let why = format!("{name} at {}: {error}", self.location);
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        match causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(lasts)) {
+            true => Error::FailedPrecondition(why),
+            false => Error::Unavailable(why),
+        }
     }
 
     /// What is kept under a name; `None` if nothing is.
@@ -125,7 +137,7 @@ impl SnapshotPlace {
             Ok(())
         });
         let synced = synced.await.map_err(|error| Error::Internal(format!("a write broke off: {error}")))?;
-        synced.map_err(|error| Error::Unavailable(format!("{name} at {}: {error}", self.location)))
+        synced.map_err(|error| self.failed(name, &error))
     }
 
     /// Keeps nothing more under a name.

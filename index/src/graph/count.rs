@@ -92,19 +92,19 @@ impl GraphReader<'_> {
         let relations = self.relations(&request.relations);
         let mut seen = NumberSet::default();
         let mut frontier: Vec<u64> = seeds.iter().copied().filter(|seed| seen.insert(*seed)).collect();
-        let mut counts = HopCounts::default();
+        let (mut counts, mut looked) = (HopCounts::default(), 0_u64);
         for _ in 0..request.hops {
             let mut next = Vec::new();
             for from in &frontier {
                 for side in sides(request.direction) {
                     let mut each = |other: Option<u64>| {
-                        counts.edges += 1;
-                        if counts.edges.is_multiple_of(DEADLINE_EVERY) && deadline.has_passed() {
+                        looked += 1;
+                        if looked.is_multiple_of(DEADLINE_EVERY) && deadline.has_passed() {
                             return ControlFlow::Break(());
                         }
-                        next.extend(other.filter(|other| {
-                            seen.insert(*other) && self.is_live(*other) && self.is_seen(*other)
-                        }));
+                        let other = other.filter(|other| self.is_seen(*other));
+                        counts.edges += u64::from(other.is_some());
+                        next.extend(other.filter(|other| seen.insert(*other) && self.is_live(*other)));
                         ControlFlow::Continue(())
                     };
                     let choice = (relations.as_deref(), request.min_weight, as_of);

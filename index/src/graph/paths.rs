@@ -89,6 +89,9 @@ pub(super) struct Search<'a, L> {
     as_of: Timestamp,
     most_edges: u64,
     deadline: Deadline,
+    /// Edges looked at, those too that are no more or that nobody sees.
+    looked: u64,
+    /// Those that are there.
     pub(super) edges: u64,
     pub(super) stopped: Option<Truncation>,
 }
@@ -102,6 +105,7 @@ impl<'a, L: Links> Search<'a, L> {
             as_of: request.as_of.unwrap_or_else(|| links.now()),
             most_edges: bounds.edges as u64,
             deadline: bounds.deadline,
+            looked: 0,
             edges: 0,
             stopped: None,
         }
@@ -133,18 +137,20 @@ impl<L: Links> Search<'_, L> {
     /// Calls `each` with the edges of a node that may be part of a path; false if a bound was reached.
     fn follow(&mut self, node: u64, direction: Direction, each: &mut dyn FnMut(&Seen<'_>)) -> Result<bool> {
         for side in sides(direction) {
-            let Self { links, request, relations, as_of, most_edges, deadline, edges, stopped } = self;
+            let Self { links, request, relations, as_of, most_edges, deadline, looked, edges, stopped } =
+                self;
             let flow = links.edges(node, *side, relations.as_deref(), &mut |seen| {
-                *edges += 1;
-                if *edges > *most_edges {
+                *looked += 1;
+                if *looked > *most_edges {
                     *stopped = Some(Truncation { reason: TruncationReason::MaxEdges, count: *most_edges });
-                } else if *edges % DEADLINE_EVERY == 1 && deadline.has_passed() {
+                } else if *looked % DEADLINE_EVERY == 1 && deadline.has_passed() {
                     *stopped = Some(Truncation { reason: TruncationReason::Deadline, count: 1 });
                 }
                 if stopped.is_some() {
                     return ControlFlow::Break(Stop::All);
                 }
                 let Some(seen) = seen else { return ControlFlow::Continue(()) };
+                *edges += 1;
                 let weight = seen.value.weight;
                 if weight < request.min_weight || (request.cost == PathCost::Weights && weight == 0.0) {
                     return ControlFlow::Break(Stop::Relation);

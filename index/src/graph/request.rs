@@ -71,6 +71,20 @@ pub struct Expansion {
     pub truncated: Vec<Truncation>,
 }
 
+impl Expansion {
+    /// About how many bytes it takes.
+    pub fn bytes(&self) -> usize {
+        let name = |entity: &EntityRef| entity.collection.len() + entity.id.len();
+        let step = |step: &Step| {
+            size_of::<Step>() + name(&step.edge.from) + name(&step.edge.to) + step.edge.relation.len()
+        };
+        let path = |path: &[Step]| path.iter().map(step).sum::<usize>();
+        let node = |node: &Reached| size_of::<Reached>() + name(&node.entity) + path(&node.path);
+        // Names are allocations of their own, most of them of few bytes.
+        2 * self.nodes.iter().map(node).sum::<usize>()
+    }
+}
+
 /// One node that a walk reached.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reached {

@@ -92,7 +92,9 @@ pub(crate) type Place = (u64, u8);
 /// What a walk has spent and may spend, and what it had to leave.
 struct Budget {
     bounds: Bounds,
-    /// Edges looked at.
+    /// Edges looked at, those too that are no more or that nobody sees.
+    looked: u64,
+    /// Those that are there: how many others are hidden from whoever asks is not told.
     edges: u64,
     truncated: BTreeMap<TruncationReason, u64>,
 }
@@ -177,17 +179,18 @@ impl ExpandSpec {
 }
 
 impl Budget {
-    /// Whether one more edge may be looked at.
-    fn look(&mut self) -> bool {
-        if self.edges >= self.bounds.edges as u64 {
+    /// Whether one more edge may be looked at, which is there or is not.
+    fn look(&mut self, is_there: bool) -> bool {
+        if self.looked >= self.bounds.edges as u64 {
             self.truncated.insert(TruncationReason::MaxEdges, self.bounds.edges as u64);
             return false;
         }
-        if self.edges.is_multiple_of(DEADLINE_EVERY) && self.bounds.deadline.has_passed() {
+        if self.looked.is_multiple_of(DEADLINE_EVERY) && self.bounds.deadline.has_passed() {
             self.truncated.insert(TruncationReason::Deadline, 1);
             return false;
         }
-        self.edges += 1;
+        self.looked += 1;
+        self.edges += u64::from(is_there);
         true
     }
 }
@@ -200,7 +203,7 @@ impl<L: Links> Walk<L> {
             let visit = visits.entry((number, 0)).or_insert(Visit { score, hops: 0, came_by: None });
             visit.score = visit.score.max(score);
         }
-        let budget = Budget { bounds, edges: 0, truncated: BTreeMap::new() };
+        let budget = Budget { bounds, looked: 0, edges: 0, truncated: BTreeMap::new() };
         let seeds = visits.len();
         Self { links, visits, seeds, budget }
     }
@@ -364,7 +367,7 @@ impl<L: Links> Walk<L> {
         truncated.map(|(reason, count)| Truncation { reason: *reason, count: *count }).collect()
     }
 
-    /// Edges looked at.
+    /// Edges looked at that are there.
     pub(crate) fn edges(&self) -> u64 {
         self.budget.edges
     }
@@ -406,7 +409,7 @@ fn follow(
     let (mut of_relation, mut end) = ((u32::MAX, 0), Followed::All);
     let mut failure = None;
     let flow = links.edges(from, way.side, way.relations.as_deref(), &mut |seen| {
-        if !budget.look() {
+        if !budget.look(seen.is_some()) {
             return ControlFlow::Break(Stop::All);
         }
         let Some(seen) = seen else { return ControlFlow::Continue(()) };

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use allidb_index::{
-    Clock, EntityState, Extent, Held, HoldingsRequest, Mutation, PARTITIONS, Random, ScanRequest, SeededRandom, Sum,
-    TreeAnswer, TreeRequest, Version,
+    Clock, EntityState, Extent, Held, HoldingsRequest, Mutation, PARTITIONS, Random, ScanRequest,
+    SeededRandom, Sum, TreeAnswer, TreeRequest, Version,
     filter::{Field, Filter, Operator},
     graph::NeighborsRequest,
     model::{

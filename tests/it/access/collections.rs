@@ -61,6 +61,24 @@ impl Holder {
         self.graph().count_hops(request).await.expect("answered").into_inner().counts
     }
 
+    /// How many edges are looked at from `a` by a count, a walk and a search for paths.
+    async fn looked_at(&self) -> [u64; 3] {
+        let (a, c) = (name("shown-1", "a"), name("shown-2", "c"));
+        let seeds = vec![a.clone()];
+        let count = v1::CountHopsRequest { seeds: seeds.clone(), hops: 1, ..Default::default() };
+        let count = self.graph().count_hops(count).await.expect("answered").into_inner().edges;
+        let options = Some(v1::ExpandOptions { hops: 1, ..Default::default() });
+        let walk = v1::ExpandRequest { seeds, options, ..Default::default() };
+        let mut answers = self.graph().expand(walk).await.expect("answered").into_inner();
+        let mut walked = 0;
+        while let Some(answer) = answers.message().await.expect("told") {
+            walked += answer.summary.map_or(0, |summary| summary.edges);
+        }
+        let paths = v1::ShortestPathRequest { from: Some(a), to: Some(c), max_hops: 1, ..Default::default() };
+        let paths = self.graph().shortest_path(paths).await.expect("answered").into_inner().edges;
+        [count, walked, paths]
+    }
+
     /// How many edges the paths have from `a` to `c`.
     async fn paths(&self) -> Vec<usize> {
         let (from, to) = (Some(name("shown-1", "a")), Some(name("shown-2", "c")));
@@ -121,6 +139,9 @@ async fn sees_no_others(own: &Holder, at: &[Channel]) {
             assert!(seen == expected && all.len() == seen.len() + 1, "{seen:?} of {all:?}");
         }
         assert_eq!((own.hops().await, some.hops().await), (vec![3, 0], vec![2, 0]));
+        let [all, seen] = [own.looked_at().await, some.looked_at().await];
+        assert_eq!([all[0], all[1], seen[0], seen[1]], [3, 3, 2, 2]);
+        assert!(all[2] > seen[2] && seen[2] > 0, "{all:?} {seen:?}");
         assert_eq!((own.paths().await, some.paths().await), (vec![1, 2, 2], vec![1, 2]));
         assert_eq!(
             own.queried().await,

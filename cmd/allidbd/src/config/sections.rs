@@ -384,7 +384,7 @@ section! {
         /// `pretty` for people, `json` for programs.
         format: LogFormat = LogFormat::Pretty;
         /// What is logged, such as `info` or `allidb_storage=debug,info`.
-        filter: String = "info".to_owned();
+        filter: String = "info,h2=error".to_owned();
         /// Queries that take so long or longer are logged, with what was done; 0: none.
         slow_query: Span = Span::secs(1);
     }
