@@ -114,6 +114,9 @@ impl Coordinator {
     }
 
     fn of(ring: Ring, ring_name: String, life: Option<Life>, config: &Config) -> Result<Self> {
+        if let Some(snapshot) = ring.replica().restoring()? {
+            tracing::warn!(snapshot, "a part of a snapshot may be missing: restore it here once more");
+        }
         let inner = Arc::new(Inner {
             replica: Arc::clone(ring.replica()),
             ring,

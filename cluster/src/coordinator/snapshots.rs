@@ -53,7 +53,15 @@ impl Coordinator {
         snapshot::delete(&self.place()?, ids).await
     }
 
-    /// Takes a snapshot over, with its collections and keys, where there never were any.
+    /// The snapshot of which a part may be missing, as its restoring was begun at this node and did not end.
+    ///
+    /// # Errors
+    /// If that cannot be read.
+    pub fn restoring(&self) -> Result<Option<String>> {
+        self.0.replica.restoring()
+    }
+
+    /// Takes a snapshot over, with its collections and keys, where there never were any, or goes on with it where that did not end.
     ///
     /// # Errors
     /// If no place is configured, or another job is under way.
@@ -64,14 +72,29 @@ impl Coordinator {
             let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
             let restoring = async {
                 // Where it cannot be restored that is said before all of it is read.
-                coordinator.0.replica.with_restored(&encoded)?;
+                let is_begun = match (coordinator.0.replica.with_restored(&encoded), coordinator.restoring()?)
+                {
+                    (Ok(_), _) => false,
+                    (Err(_), Some(begun)) if begun == id => true,
+                    (Err(error), _) => return Err(error),
+                };
                 snapshot::check_restorable(&place, &id, &told).await?;
-                coordinator.restore_catalogue(encoded).await?;
+                if !is_begun {
+                    coordinator.keep_restoring(Some(id.clone())).await?;
+                    coordinator.restore_catalogue(encoded).await?;
+                }
                 let ring = coordinator.0.ring();
-                snapshot::restore(ring, place.clone(), &id, told, Deadline::after(WITHIN)).await
+                let restored =
+                    snapshot::restore(ring, place.clone(), &id, told, Deadline::after(WITHIN)).await?;
+                coordinator.keep_restoring(None).await?;
+                Ok(restored)
             };
             snapshot::reading(&place, &id, restoring).await
         })
+    }
+
+    async fn keep_restoring(&self, id: Option<String>) -> Result<()> {
+        self.change(move |replica| replica.keep_restoring(id.as_deref())).await
     }
 
     async fn restore_catalogue(&self, encoded: Arc<Vec<u8>>) -> Result<()> {

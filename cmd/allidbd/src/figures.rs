@@ -17,6 +17,12 @@ pub(crate) fn export(coordinator: &Coordinator) {
     let counts = coordinator.counts();
     build();
     flag("allidb_ready", "Whether requests are served", coordinator.is_ready());
+    // What cannot be read is told as unfinished, too.
+    flag(
+        "allidb_restore_unfinished",
+        "Whether a part of a snapshot may be missing, whose restoring was begun here and did not end",
+        !matches!(coordinator.restoring(), Ok(None)),
+    );
     vectors(&counts.vectors);
     texts(&counts.texts);
     graph(&counts.graph);

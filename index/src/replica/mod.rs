@@ -25,6 +25,7 @@ mod numbers;
 mod placement;
 mod purge;
 mod read;
+mod restoring;
 mod rewire;
 mod rows;
 mod survey;

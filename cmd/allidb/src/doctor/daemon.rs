@@ -49,6 +49,7 @@ const CHECKS: &[Check<Answers>] = &[
     ("repair", node::repair),
     ("writes", node::writes),
     ("damage", node::damage),
+    ("restore", node::restore),
     ("compaction", node::compaction),
     ("workers", node::workers),
     ("quotas", tenants::quotas),

@@ -84,6 +84,19 @@ pub(super) fn damage(answers: &Answers) -> Vec<Verdict> {
     })
 }
 
+pub(super) fn restore(answers: &Answers) -> Vec<Verdict> {
+    with_figures(answers, |figures| {
+        vec![match figures.sum("allidb_restore_unfinished") {
+            None => lacking(),
+            Some(0.0) => Verdict::ok("none is unfinished"),
+            Some(_) => Verdict::fail(
+                "a part of a snapshot may be missing: its restoring was begun here and did not end",
+                "`allidb snapshot restore` with the same id, at this node",
+            ),
+        }]
+    })
+}
+
 pub(super) fn compaction(answers: &Answers) -> Vec<Verdict> {
     with_figures(answers, |figures| {
         let debt = figures.sum("allidb_storage_compaction_debt_bytes");

@@ -10,6 +10,7 @@ use std::{
     thread,
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value as Json;
 use tempfile::TempDir;
 
@@ -188,6 +189,53 @@ fn a_ring_of_three_is_restored_into_one_node_and_into_two() {
     // Nothing of the damaged one is there.
     empty.json(0, &["snapshot", "restore", &mended_id]);
     assert_eq!(empty.count("wordnet"), synsets);
+}
+
+/// A node that ends while it takes a snapshot over says so when it is back, until the snapshot is restored once more.
+#[test]
+fn a_restore_that_breaks_off_is_told_and_goes_on() {
+    let place = TempDir::new().expect("a directory");
+    let ring = Ring::found("source", 1, place.path());
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample").display().to_string();
+    ring.json(0, &["collection", "create", "notes"]);
+    ring.json(0, &["import", &sample, "--collection", "wordnet", "--space", "gloss"]);
+    let snapshot = ring.snapshot();
+    let (id, synsets) = (text(&snapshot, "id"), ring.count("wordnet"));
+    let location = place.path().display().to_string();
+    let settings = [("ALLIDB__SNAPSHOTS__LOCATION", location.as_str())];
+    let has_broken_off = (0..10).any(|_| {
+        let dir = TempDir::new().expect("a directory");
+        let start = || Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
+        let mut restored = Ring { nodes: vec![start()], _dirs: Vec::new() };
+        let process = Pid::from_raw(restored.nodes[0].child.id().cast_signed()).expect("a process id");
+        thread::scope(|scope| {
+            let node = &restored.nodes[0];
+            scope.spawn(|| node.run(&["snapshot", "restore", &id]));
+            eventually("its collections are there", || {
+                node.run(&["count", "-c", "wordnet"]).status.success().then_some(())
+            });
+            kill_process(process, Signal::KILL).expect("killed");
+        });
+        // Nobody holds the directory any more.
+        restored.nodes.clear();
+        restored.nodes = vec![start()];
+        let checked = || {
+            let figures = format!("http://{}/metrics", restored.nodes[0].http());
+            let args = ["doctor", "--only", "daemon", "--metrics-url", &figures];
+            let (found, _) = restored.nodes[0].json(&args);
+            let found = found["findings"].as_array().expect("a list").clone();
+            let of_restore = found.into_iter().find(|finding| finding["check"] == "restore");
+            text(&of_restore.expect("it is checked"), "state")
+        };
+        let is_partial = checked() == "fail";
+        if is_partial {
+            restored.json(0, &["snapshot", "restore", &id]);
+            assert_eq!(checked(), "ok");
+        }
+        assert_eq!((restored.count("wordnet"), restored.digest()), (synsets, text(&snapshot, "digest")));
+        is_partial
+    });
+    assert!(has_broken_off, "each was over before it could break off");
 }
 
 /// Flips a bit in each of those objects.

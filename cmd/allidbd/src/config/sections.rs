@@ -299,7 +299,8 @@ section! {
         connections: usize = 4_096;
         /// Requests under way in all; more are refused.
         concurrent_requests: usize = 1_024;
-        /// Bytes of requests under way in all, with what their messages take beyond that once they are unpacked; more are refused.
+        /// Bytes of requests and answers under way in all, with what messages take beyond that once they are unpacked; more are refused. Each stream
+        /// of requests counts for a 128th of it, 4 MiB at most, beside what was read of it.
         request_bytes: ByteSize = ByteSize::mib(512);
         /// Requests under way on one connection; more wait.
         concurrent_streams: u32 = 256;
