@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -79,11 +80,19 @@ pub(crate) struct Ring {
     links: Option<Links>,
 }
 
-/// Taken at the same time, so that they are different ones.
+/// Different ones each time, and none that the kernel gives to whoever connects to somewhere: daemons come to listen there later, and again once they
+/// were killed.
 fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let free: Vec<TcpListener> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-    free.iter().map(|port| port.local_addr().expect("an address")).collect()
+    const PORTS: std::ops::Range<u32> = 10_000..30_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Of processes beside each other each begins elsewhere.
+    let first = std::process::id().wrapping_mul(331);
+    let next = std::iter::repeat_with(|| {
+        let at = first.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)) % PORTS.len() as u32;
+        let port = u16::try_from(PORTS.start + at).expect("a port");
+        TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok()
+    });
+    next.flatten().take(count).collect()
 }
 
 impl Ring {
