@@ -103,7 +103,7 @@ impl GraphReader<'_> {
                             return ControlFlow::Break(());
                         }
                         let other = other.filter(|other| self.is_seen(*other));
-                        counts.edges += u64::from(other.is_some());
+                        counts.edges += u64::from(other.is_some() || self.sees_all());
                         next.extend(other.filter(|other| seen.insert(*other) && self.is_live(*other)));
                         ControlFlow::Continue(())
                     };

@@ -38,6 +38,9 @@ pub(crate) trait Links {
         each: &mut dyn FnMut(Option<&Seen<'_>>) -> ControlFlow<Stop>,
     ) -> Result<ControlFlow<()>>;
 
+    /// Whether edges of `None` may be counted for whoever asks: there are none that it may not know of.
+    fn may_count_all(&self) -> bool;
+
     /// Whether an edge meets a filter.
     ///
     /// # Errors
@@ -76,6 +79,10 @@ impl Links for Here<'_> {
         each: &mut dyn FnMut(Option<&Seen<'_>>) -> ControlFlow<Stop>,
     ) -> Result<ControlFlow<()>> {
         self.graph.edges(number, side, relations, &mut |seen| each(seen))
+    }
+
+    fn may_count_all(&self) -> bool {
+        self.graph.sees_all()
     }
 
     fn meets(&self, edge: Met, edge_id: &str, filter: &Filter) -> Result<bool> {

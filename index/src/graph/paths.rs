@@ -89,9 +89,9 @@ pub(super) struct Search<'a, L> {
     as_of: Timestamp,
     most_edges: u64,
     deadline: Deadline,
-    /// Edges looked at, those too that are no more or that nobody sees.
+    /// Edges looked at.
     looked: u64,
-    /// Those that are there.
+    /// The same, but for hidden ones.
     pub(super) edges: u64,
     pub(super) stopped: Option<Truncation>,
 }
@@ -149,8 +149,8 @@ impl<L: Links> Search<'_, L> {
                 if stopped.is_some() {
                     return ControlFlow::Break(Stop::All);
                 }
+                *edges += u64::from(seen.is_some() || links.may_count_all());
                 let Some(seen) = seen else { return ControlFlow::Continue(()) };
-                *edges += 1;
                 let weight = seen.value.weight;
                 if weight < request.min_weight || (request.cost == PathCost::Weights && weight == 0.0) {
                     return ControlFlow::Break(Stop::Relation);

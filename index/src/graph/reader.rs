@@ -148,6 +148,11 @@ impl<'a> GraphReader<'a> {
         Self { only: collections, ..self }
     }
 
+    /// Whether all nodes are seen from others.
+    pub(crate) fn sees_all(&self) -> bool {
+        self.only.is_none()
+    }
+
     /// Whether a node may be seen at the other end of an edge. One whose name cannot be read may not, unless all may.
     #[inline]
     pub(crate) fn is_seen(&self, number: u64) -> bool {

@@ -325,6 +325,11 @@ impl Links for ToldGraph {
         Ok(ControlFlow::Continue(()))
     }
 
+    /// What is not to be known is not told.
+    fn may_count_all(&self) -> bool {
+        true
+    }
+
     /// Those who told it looked at the filter.
     fn meets(&self, _: Met, _: &str, _: &Filter) -> Result<bool> {
         Ok(true)

@@ -92,9 +92,9 @@ pub(crate) type Place = (u64, u8);
 /// What a walk has spent and may spend, and what it had to leave.
 struct Budget {
     bounds: Bounds,
-    /// Edges looked at, those too that are no more or that nobody sees.
+    /// Edges looked at.
     looked: u64,
-    /// Those that are there: how many others are hidden from whoever asks is not told.
+    /// Those that are told: how many are hidden from whoever asks is not.
     edges: u64,
     truncated: BTreeMap<TruncationReason, u64>,
 }
@@ -179,8 +179,8 @@ impl ExpandSpec {
 }
 
 impl Budget {
-    /// Whether one more edge may be looked at, which is there or is not.
-    fn look(&mut self, is_there: bool) -> bool {
+    /// Whether one more edge may be looked at, and whether it is counted for whoever asks.
+    fn look(&mut self, is_counted: bool) -> bool {
         if self.looked >= self.bounds.edges as u64 {
             self.truncated.insert(TruncationReason::MaxEdges, self.bounds.edges as u64);
             return false;
@@ -190,7 +190,7 @@ impl Budget {
             return false;
         }
         self.looked += 1;
-        self.edges += u64::from(is_there);
+        self.edges += u64::from(is_counted);
         true
     }
 }
@@ -367,7 +367,7 @@ impl<L: Links> Walk<L> {
         truncated.map(|(reason, count)| Truncation { reason: *reason, count: *count }).collect()
     }
 
-    /// Edges looked at that are there.
+    /// Edges looked at, but for hidden ones.
     pub(crate) fn edges(&self) -> u64 {
         self.budget.edges
     }
@@ -409,7 +409,7 @@ fn follow(
     let (mut of_relation, mut end) = ((u32::MAX, 0), Followed::All);
     let mut failure = None;
     let flow = links.edges(from, way.side, way.relations.as_deref(), &mut |seen| {
-        if !budget.look(seen.is_some()) {
+        if !budget.look(seen.is_some() || links.may_count_all()) {
             return ControlFlow::Break(Stop::All);
         }
         let Some(seen) = seen else { return ControlFlow::Continue(()) };
