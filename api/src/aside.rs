@@ -10,9 +10,12 @@ use tokio::{
 };
 use tracing::{Instrument, Span};
 
-/// As many as there are cores. They last as long as the process.
-static THREADS: LazyLock<io::Result<Runtime>> =
-    LazyLock::new(|| Builder::new_multi_thread().enable_all().thread_name("answers").build());
+/// As many as there are cores. They last as long as the process. Where they cannot be had answers are made by whoever serves.
+static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    let threads = Builder::new_multi_thread().enable_all().thread_name("answers").build();
+    threads
+        .inspect_err(|error| tracing::warn!(%error, "large answers hold up small ones: they have no threads"))
+});
 
 /// What is translated at a time.
 static TRANSLATING: LazyLock<Semaphore> =

@@ -238,9 +238,12 @@ fn small(body: Body) -> Body {
 /// # Errors
 /// RESOURCE_EXHAUSTED if there is no room for what was read. What was done is done, and told whatever there is room for.
 fn weighed_answer(method: Method, held: &Held, bytes: usize) -> Result<(), Status> {
-    match held.answered(bytes) {
-        Err(refusal) if Right::of(method) == Right::Read => Err(refusal),
-        _ => Ok(()),
+    match Right::of(method) {
+        Right::Read => held.answered(bytes),
+        _ => {
+            held.answered_anyway(bytes);
+            Ok(())
+        }
     }
 }
 

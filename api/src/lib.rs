@@ -10,6 +10,7 @@
 //! | `page_token`, `deadline` | what several services need of a request |
 //! | [`access`] | who calls, and whether they may |
 //! | [`layer`], [`metrics`], `arrival`, `body`, `oversize`, `rate`, `share`, `unread`, `weight` | around every call: span, metrics, bounds |
+//! | `aside` | threads for answers that may be large |
 //! | `codec` | messages off the wire, weighed before they are unpacked |
 //! | [`rest`] | the contract as JSON, and for pages |
 //! | `slow` | the log of slow queries |

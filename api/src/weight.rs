@@ -92,6 +92,10 @@ impl Parts {
     fn sum(&self) -> usize {
         self.bytes + self.unpacked + self.taken + self.answer + self.unread
     }
+
+    fn become_answer(&mut self, bytes: usize) {
+        (self.bytes, self.unpacked, self.answer) = (0, 0, bytes);
+    }
 }
 
 impl Held {
@@ -138,7 +142,15 @@ impl Held {
     /// # Errors
     /// RESOURCE_EXHAUSTED if there is no room for it.
     pub(crate) fn answered(&self, bytes: usize) -> Result<(), Status> {
-        self.change(|parts| (parts.bytes, parts.unpacked, parts.answer) = (0, 0, bytes))
+        self.change(|parts| parts.become_answer(bytes))
+    }
+
+    /// The same of what is told whatever there is room for.
+    pub(crate) fn answered_anyway(&self, bytes: usize) {
+        let (mut parts, mut weights) = (self.parts.lock(), self.scale.weights.lock());
+        weights.subtract(parts.caller, parts.sum());
+        parts.become_answer(bytes);
+        weights.add(parts.caller, parts.sum());
     }
 
     /// What becomes lighter may always.

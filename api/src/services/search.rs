@@ -6,6 +6,7 @@ use allidb_index::{
     model::{CollectionSet, Limits},
     query::{Answer, Query},
 };
+use prost::Message;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
 use tracing::Instrument;
@@ -170,8 +171,18 @@ impl Services {
             };
             running.spawn(run.in_current_span());
         }
+        let mut bytes = 0;
         while let Some(done) = running.join_next().await {
             let (first, answers) = done.map_err(|error| status::broke_off(&error))?;
+            bytes += answers.iter().flatten().map(Message::encoded_len).sum::<usize>();
+            let most = self.limits().answer_bytes;
+            if bytes > most {
+                // Those that have not begun need not.
+                let why =
+                    format!("the answer is too large: of a part of the queries it is {bytes} bytes already");
+                return Err(status::message_too_large(why, most));
+            }
+            codec::found(bytes)?;
             for (result, answer) in results[first..].iter_mut().zip(answers) {
                 *result = match answer {
                     Ok(response) => {

@@ -72,16 +72,17 @@ impl Coordinator {
             let encoded = Arc::new(snapshot::catalogue_of(&place, &id).await?);
             let restoring = async {
                 // Where it cannot be restored that is said before all of it is read.
-                let is_begun = match (coordinator.0.replica.with_restored(&encoded), coordinator.restoring()?)
-                {
-                    (Ok(_), _) => false,
-                    (Err(_), Some(begun)) if begun == id => true,
-                    (Err(error), _) => return Err(error),
-                };
+                let is_begun = coordinator.has_begun(&id, &encoded)?;
                 snapshot::check_restorable(&place, &id, &told).await?;
                 if !is_begun {
                     coordinator.keep_restoring(Some(id.clone())).await?;
-                    coordinator.restore_catalogue(encoded).await?;
+                    if let Err(error) = coordinator.restore_catalogue(encoded).await {
+                        // Otherwise it may come to be yet.
+                        if matches!(error, Error::FailedPrecondition(_)) {
+                            coordinator.keep_restoring(None).await?;
+                        }
+                        return Err(error);
+                    }
                 }
                 let ring = coordinator.0.ring();
                 let restored =
@@ -91,6 +92,15 @@ impl Coordinator {
             };
             snapshot::reading(&place, &id, restoring).await
         })
+    }
+
+    /// Whether a snapshot's catalogue is here already, because its restoring was begun.
+    fn has_begun(&self, id: &str, encoded: &[u8]) -> Result<bool> {
+        let replica = &self.0.replica;
+        let Err(error) = replica.with_restored(encoded) else { return Ok(false) };
+        // Other collections may have been restored meanwhile, by another node.
+        let is_begun = replica.restoring()?.as_deref() == Some(id) && replica.has_restored(encoded)?;
+        if is_begun { Ok(true) } else { Err(error) }
     }
 
     async fn keep_restoring(&self, id: Option<String>) -> Result<()> {

@@ -3,7 +3,10 @@
 use allidb_storage::{Durability, WriteBatch};
 
 use super::Replica;
-use crate::error::{Error, Result};
+use crate::{
+    catalogue::Catalogue,
+    error::{Error, Result},
+};
 
 /// The row that names it.
 const RESTORING: &[u8] = b"restoring";
@@ -17,6 +20,19 @@ impl Replica {
         let Some(row) = self.engine.get(self.keyspaces.local, RESTORING)? else { return Ok(None) };
         let unreadable = |_| Error::corrupt("local", RESTORING, "it names no snapshot");
         String::from_utf8(row.to_vec()).map(Some).map_err(unreadable)
+    }
+
+    /// Whether the collections of a snapshot's catalogue are those that are here: of each the id, the name, and when it was created.
+    ///
+    /// # Errors
+    /// If these bytes are no catalogue.
+    pub fn has_restored(&self, encoded: &[u8]) -> Result<bool> {
+        let (restored, _) = Catalogue::decode(encoded)?;
+        let current = self.catalogue();
+        Ok(restored.owned().all(|(tenant, of)| {
+            let here = current.get(tenant, &of.name);
+            here.is_ok_and(|here| (here.id, here.created_at) == (of.id, of.created_at))
+        }))
     }
 
     /// Keeps which snapshot is being restored; `None`: none is any more.

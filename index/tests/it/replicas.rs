@@ -531,3 +531,21 @@ fn trees_are_right_when_a_hub_goes_with_its_neighbors() {
     apply([Write::Delete(hub.clone()), edge(EDGES - 1), Write::Delete(hub.clone())].map(plan).into());
     assert_eq!(wrong_leaves(&fixture), vec![]);
 }
+
+#[test]
+fn what_was_restored_is_told_from_collections_of_the_same_names() {
+    let change =
+        CollectionChange { add_indexes: vec![Field::parse("at").unwrap()], ..CollectionChange::default() };
+    let (source, same_name, other) = (fixture(), Fixture::new(), Fixture::new());
+    let encoded = source.replica.with_updated(TENANT, "r", change).unwrap();
+    same_name.clock.advance(10);
+    same_name.replica.create_collection(TENANT, "r", CollectionSpec::default()).unwrap();
+    let held = [&source, &same_name, &other].map(|fixture| fixture.replica.has_restored(&encoded).unwrap());
+    assert_eq!(held, [true, false, false]);
+    assert!(other.replica.with_restored(&encoded).is_err(), "there are collections");
+    other.replica.keep_restoring(Some("s")).unwrap();
+    let other = other.crash();
+    assert_eq!(other.replica.restoring().unwrap().as_deref(), Some("s"));
+    other.replica.keep_restoring(None).unwrap();
+    assert_eq!(other.crash().replica.restoring().unwrap(), None);
+}

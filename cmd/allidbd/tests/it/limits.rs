@@ -43,6 +43,25 @@ async fn an_answer_over_the_limit_is_refused_as_the_contract_says() {
     refused_as_too_large(&running.get("large").await.expect_err("too large"), "10000");
 }
 
+/// It is not made as a whole to be refused then.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_a_batch_are_refused_once_they_are_too_large_together() {
+    let running = Running::start_with(|config| config.limits.answer_bytes = ByteSize(10_000)).await;
+    let mut large = entity("large", 1);
+    let text = v1::Value { kind: Some(v1::value::Kind::StringValue("x".repeat(4_000))) };
+    large.attributes.insert("text".to_owned(), text);
+    running.put(large).await.expect("put");
+    let ids = v1::Ids { refs: vec![v1::EntityRef { collection: COLLECTION.into(), id: "large".into() }] };
+    let seeds = vec![v1::Seed { kind: Some(v1::seed::Kind::Ids(ids)) }];
+    let query = v1::QueryRequest { collection: COLLECTION.into(), seeds, ..Default::default() };
+    let batch = |count| v1::BatchQueryRequest { queries: vec![query.clone(); count] };
+    let answered = running.search().batch_query(batch(2)).await.expect("there is room").into_inner();
+    assert!(answered.results.iter().all(|result| result.response.is_some()), "{answered:?}");
+    let refused = running.search().batch_query(batch(50)).await.expect_err("too large");
+    refused_as_too_large(&refused, "10000");
+    assert!(refused.message().contains("a part of the queries"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn bounds_on_batches_are_options() {
     let running = Running::start_with(|config| config.limits.batch_items = 2).await;
