@@ -7,11 +7,11 @@ use std::{marker::PhantomData, sync::Arc};
 
 use bytes::Buf;
 use prost::{Message, Name, encoding::decode_varint};
+use tokio::task::yield_now;
 use tonic::{
     Status,
-    codec::{Codec, DecodeBuf, Decoder},
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
-use tonic_prost::{ProstCodec, ProstEncoder};
 
 use crate::{
     status,
@@ -59,12 +59,17 @@ pub(crate) fn taken() -> Option<Taken> {
     WEIGHED.try_with(Held::taken).ok()
 }
 
-/// So many bytes were found for the request, and are to be made an answer: where many are at once, each waits for its turn.
+/// So many bytes were found for the request, and are to be made an answer: where many are at once, each waits for its turn. Goes on aside if they are many.
 ///
 /// # Errors
 /// RESOURCE_EXHAUSTED if there is no room for them.
-pub(crate) fn found(bytes: usize) -> Result<(), Status> {
-    WEIGHED.try_with(|held| held.answered(bytes)).unwrap_or(Ok(()))
+pub(crate) async fn found(bytes: usize) -> Result<(), Status> {
+    let is_large = WEIGHED.try_with(|held| held.answered(bytes).map(|()| held.is_answer_large()));
+    if is_large.unwrap_or(Ok(false))? {
+        // Who drives the call has it driven elsewhere meanwhile.
+        yield_now().await;
+    }
+    Ok(())
 }
 
 /// Reads messages as prost does, but those of requests only if there is room for them.
@@ -84,15 +89,31 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = SizedEncoder<T>;
     type Decoder = WeighingDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstCodec::<T, U>::default().encoder()
+        SizedEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         WeighingDecoder { shape: shape_of(&U::full_name()), message: PhantomData }
+    }
+}
+
+/// Writes one kind of message, into as much room as it takes: room that doubles would be twice as much, and once more while it is moved.
+#[derive(Debug)]
+pub(crate) struct SizedEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for SizedEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, message: T, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.reserve(message.encoded_len());
+        message.encode(buffer).map_err(|error| {
+            status::internal_error(&format!("an answer takes more room than there is: {error}"))
+        })
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::{
     error::Error,
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, OnceLock},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -253,29 +254,58 @@ const PIECE: usize = 64 << 10;
 const LAST: usize = 512 << 10;
 
 /// An answer piece by piece, as what is taken as a whole counts as sent. The last pieces are not parts of the whole: they would keep it.
-fn pieces(mut data: Bytes) -> impl Iterator<Item = Bytes> {
-    let mut last = match data.len() {
-        0..=LAST => Bytes::new(),
-        length => Bytes::copy_from_slice(&data.split_off(length - LAST)),
-    };
-    std::iter::from_fn(move || {
-        let of = if data.is_empty() { &mut last } else { &mut data };
+#[derive(Debug, Default)]
+struct Pieces {
+    most: Bytes,
+    last: Bytes,
+}
+
+impl Pieces {
+    fn of(mut data: Bytes) -> Self {
+        let last = match data.len() {
+            0..=LAST => Bytes::new(),
+            length => Bytes::copy_from_slice(&data.split_off(length - LAST)),
+        };
+        Self { most: data, last }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.most.is_empty() && self.last.is_empty()
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let of = if self.most.is_empty() { &mut self.last } else { &mut self.most };
         let length = of.len().min(PIECE);
         (length > 0).then(|| of.split_to(length))
-    })
+    }
 }
 
 /// What a service answers. What is no stream is asked for as a whole, as it is ready, and put on the scale: so it is known what it takes until it is read.
+/// What is or may be large is made aside, also if that is known only once it is found.
 async fn answered<E: Send + 'static>(
     method: Method,
     held: Arc<Held>,
     answer: impl Future<Output = Result<Response<Body>, E>> + Send + 'static,
 ) -> Result<Response<Body>, E> {
-    let answer = async move {
-        let answer = codec::weighed(Arc::clone(&held), answer).await?;
-        if method.gives_stream { Ok(answer) } else { Ok(whole(method, &held, answer).await) }
-    };
-    if method.may_be_large() { aside::driven(answer).await } else { answer.await }
+    let weighed = Arc::clone(&held);
+    let mut answer = Box::pin(async move {
+        let answer = codec::weighed(Arc::clone(&weighed), answer).await?;
+        if method.gives_stream { Ok(answer) } else { Ok(whole(method, &weighed, answer).await) }
+    });
+    if !method.may_be_large() {
+        let answered = poll_fn(|context| match answer.as_mut().poll(context) {
+            Poll::Pending if held.is_answer_large() => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        if let Some(answer) = answered.await {
+            return answer;
+        }
+    }
+    aside::driven(answer).await
 }
 
 /// An answer that is all there.
@@ -286,7 +316,7 @@ async fn whole(method: Method, held: &Held, answer: Response<Body>) -> Response<
         match frame.map(Frame::into_data) {
             Ok(Ok(data)) => {
                 bytes += data.len();
-                frames.extend(pieces(data).map(|piece| Ok(Frame::data(piece))));
+                frames.push(Ok(Frame::data(data)));
             }
             Ok(Err(other)) => frames.push(Ok(other)),
             Err(status) => frames.push(Err(status)),
@@ -344,6 +374,8 @@ pub struct SurroundedBody {
     /// Given back with the end of the body, so that streams count as under way.
     room: Arc<Room>,
     standing: Option<Answer>,
+    /// What is there of it and was not handed on yet.
+    pieces: Pieces,
 }
 
 /// A call's place among those that are under way.
@@ -381,7 +413,8 @@ impl SurroundedBody {
         span: Span,
     ) -> Response<Self> {
         let (mut head, inner) = answer.into_parts();
-        let mut body = Self { inner, call, bounds, span, room, standing: None };
+        let pieces = Pieces::default();
+        let mut body = Self { inner, call, bounds, span, room, standing: None, pieces };
         body.see(&mut head.headers);
         Response::from_parts(head, body)
     }
@@ -401,6 +434,34 @@ impl SurroundedBody {
             (Some(standing), None) => standing.is_awaited(),
             (None, _) => {}
         }
+    }
+
+    /// Whether its connection takes nothing: what were given away now would lie unsent, and count for nobody.
+    pub(crate) fn is_stalled(&self, context: &Context<'_>) -> bool {
+        self.standing.as_ref().is_some_and(|standing| standing.is_stalled(context.waker()))
+    }
+
+    /// The next frame as the service gives it, once the connection takes anything.
+    pub(crate) fn poll_whole(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.is_stalled(context) {
+            return Poll::Pending;
+        }
+        let mut polled = {
+            let _entered = self.span.enter();
+            Pin::new(&mut self.inner).poll_frame(context)
+        };
+        match &mut polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                frame.trailers_mut().into_iter().for_each(|trailers| self.see(trailers));
+                self.gives(Some(frame.data_ref().map_or(0, Bytes::len)));
+            }
+            Poll::Ready(_) => {}
+            Poll::Pending => self.gives(None),
+        }
+        polled
     }
 
     /// An answer that holds nothing but a status has it in its headers, every other one in its trailers.
@@ -424,33 +485,28 @@ impl HttpBody for SurroundedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        // What is given away now would lie unsent, and count for nobody.
-        if this.standing.as_ref().is_some_and(|standing| standing.is_stalled(context.waker())) {
+        if this.pieces.is_empty() {
+            let whole = ready!(this.poll_whole(context));
+            match whole.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => this.pieces = Pieces::of(data),
+                Some(Ok(Err(other))) => return Poll::Ready(Some(Ok(other))),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
+        } else if this.is_stalled(context) {
             return Poll::Pending;
         }
-        let mut polled = {
-            let _entered = this.span.enter();
-            Pin::new(&mut this.inner).poll_frame(context)
-        };
-        if let Poll::Ready(Some(Ok(frame))) = &mut polled
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            this.see(trailers);
-        }
-        match &polled {
-            Poll::Ready(Some(Ok(frame))) => this.gives(Some(frame.data_ref().map_or(0, Bytes::len))),
-            Poll::Ready(_) => {}
-            Poll::Pending => this.gives(None),
-        }
-        polled
+        let piece = this.pieces.next().unwrap_or_default();
+        this.gives(Some(piece.len()));
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.pieces.is_empty() && self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        if self.pieces.is_empty() { self.inner.size_hint() } else { SizeHint::default() }
     }
 }
 
@@ -518,11 +574,65 @@ mod tests {
         assert_eq!(call("/allidb.v1.Search/Query", SMALL + 1).await, Ok(()));
     }
 
+    #[tokio::test]
+    async fn what_is_found_to_be_large_is_made_aside() {
+        let inner = tower::service_fn(|request: Request<Body>| async move {
+            let thread = || std::thread::current().name().map(str::to_owned);
+            let begun = thread();
+            let bytes = request.headers()["found"].to_str().ok().and_then(|bytes| bytes.parse().ok());
+            codec::found(bytes.expect("a number")).await?;
+            Ok::<_, Status>(Response::new(Body::new(Full::new(format!("{begun:?}, {:?}", thread()).into()))))
+        });
+        let mut service = SurroundLayer::new(9, 1 << 20, 1 << 20, 10).layer(inner);
+        let mut call = async |method: &str, bytes: usize| {
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = format!("/allidb.v1.{method}").parse().expect("a path");
+            request.headers_mut().insert("found", bytes.into());
+            let answer = service.call(request).await?;
+            answer
+                .into_body()
+                .collect()
+                .await
+                .map(|body| String::from_utf8_lossy(&body.to_bytes()).into_owned())
+        };
+        let here = format!("{:?}", std::thread::current().name());
+        let aside = "Some(\"answers\")";
+        assert_eq!(call("Search/Query", 1_000).await.ok(), Some(format!("{here}, {here}")));
+        assert_eq!(call("Search/Query", 1 << 19).await.ok(), Some(format!("{here}, {aside}")));
+        assert_eq!(call("Entities/RangeScan", 1_000).await.ok(), Some(format!("{aside}, {aside}")));
+        assert_eq!(
+            call("Search/Query", 2 << 20).await.err().map(|refusal| refusal.code()),
+            Some(Code::ResourceExhausted)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_gives_all_of_an_answer_in_pieces() {
+        let data: Bytes = (0..3 * LAST + 7).map(|at| at as u8).collect::<Vec<_>>().into();
+        let told = data.clone();
+        let inner = tower::service_fn(move |_: Request<Body>| {
+            let body = Body::new(Full::new(told.clone()));
+            async { Ok::<_, Status>(Response::new(body)) }
+        });
+        let mut service = SurroundLayer::new(1, 1 << 30, 10, 10).layer(inner);
+        let mut request = Request::new(Body::empty());
+        *request.uri_mut() = "/allidb.v1.Entities/Get".parse().expect("a path");
+        let mut body = service.call(request).await.expect("an answer").into_body();
+        let mut given = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let piece = frame.expect("a frame").into_data().expect("data");
+            assert!(piece.len() <= PIECE);
+            given.push(piece);
+            assert!(!body.is_end_stream() || given.concat().len() == data.len());
+        }
+        assert_eq!(given.concat(), data);
+    }
+
     #[test]
     fn an_answer_is_handed_on_piece_by_piece_and_the_last_ones_do_not_keep_it() {
         for length in [0, 1, PIECE, LAST, LAST + 1, 3 * LAST + 7] {
             let data: Bytes = (0..length).map(|at| at as u8).collect::<Vec<_>>().into();
-            let pieces: Vec<Bytes> = pieces(data.clone()).collect();
+            let pieces: Vec<Bytes> = Pieces::of(data.clone()).collect();
             assert!(pieces.iter().all(|piece| (1..=PIECE).contains(&piece.len())));
             assert_eq!(pieces.concat(), data);
             let is_part = |piece: &Bytes| data.as_ptr_range().contains(&piece.as_ptr());

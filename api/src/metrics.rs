@@ -13,8 +13,6 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use prost::Message;
 use tonic::Code;
 
-use crate::access::Right;
-
 const REQUESTS: &str = "allidb_grpc_requests_total";
 const SECONDS: &str = "allidb_grpc_request_seconds";
 const IN_FLIGHT: &str = "allidb_grpc_requests_in_flight";
@@ -107,9 +105,9 @@ impl Method {
         self.takes_stream || self == OTHER
     }
 
-    /// Whether its answer may be so large that others had better not wait while it is made.
+    /// Whether its answer may be so large that others had better not wait while it is found: many entities are asked for at once.
     pub(crate) fn may_be_large(self) -> bool {
-        self.name != "Get" && Right::of(self) == Right::Read
+        matches!(self.name, "BatchGet" | "BatchQuery" | "RangeScan")
     }
 }
 

@@ -19,6 +19,8 @@ use crate::{
 
 /// What a stream of requests counts for, beside what is read of it.
 const UNREAD: usize = 4 << 20;
+/// An answer of more than this is made where no small one waits for it.
+const LARGE: usize = 256 << 10;
 /// So many streams there may be at least.
 const STREAMS: usize = 128;
 
@@ -143,6 +145,11 @@ impl Held {
     /// RESOURCE_EXHAUSTED if there is no room for it.
     pub(crate) fn answered(&self, bytes: usize) -> Result<(), Status> {
         self.change(|parts| parts.become_answer(bytes))
+    }
+
+    /// Whether the answer was found to be large.
+    pub(crate) fn is_answer_large(&self) -> bool {
+        self.parts.lock().answer > LARGE
     }
 
     /// The same of what is told whatever there is room for.

@@ -112,7 +112,7 @@ impl Entities for Services {
         let refs: Vec<EntityRef> = request.refs.into_iter().map(entity_ref_from_proto).collect();
         let found =
             self.coordinator.get(caller.tenant, refs.clone(), mask, consistency, caller.deadline).await;
-        codec::found(found.iter().flatten().map(Entity::bytes).sum())?;
+        codec::found(found.iter().flatten().map(Entity::bytes).sum()).await?;
         let mut found = found.into_iter();
         let results = refs.into_iter().map(|entity| match found.next().unwrap_or_else(unanswered) {
             Ok(found) => v1::GetResult {
@@ -199,7 +199,7 @@ impl Entities for Services {
             page.await.map_err(status::from_error)
         };
         let page = watch.over(scanning).await?;
-        codec::found(page.entities.iter().map(Entity::bytes).sum())?;
+        codec::found(page.entities.iter().map(Entity::bytes).sum()).await?;
         let entities = page.entities.into_iter().map(|entity| entity_to_proto(collection.clone(), entity));
         Ok(Response::new(v1::RangeScanResponse {
             entities: entities.collect(),

@@ -98,7 +98,7 @@ impl Graph for Services {
         };
         // Levels are bounded by `max_nodes`, so the whole walk is in memory; it leaves it message by message.
         let expansion = watch.over(walking).await?;
-        codec::found(expansion.bytes())?;
+        codec::found(expansion.bytes()).await?;
         let messages = expansion_to_proto(expansion);
         Ok(Response::new(Box::pin(tokio_stream::iter(messages.map(Ok)))))
     }

@@ -135,7 +135,7 @@ impl Services {
         };
         let (answer, pages) = watch.over(finding).await?;
         watch.did(&answer.steps);
-        codec::found(answer.hits.iter().map(|hit| hit.entity.bytes()).sum())?;
+        codec::found(answer.hits.iter().map(|hit| hit.entity.bytes()).sum()).await?;
         Ok((answer, pages))
     }
 
@@ -182,7 +182,7 @@ impl Services {
                     format!("the answer is too large: of a part of the queries it is {bytes} bytes already");
                 return Err(status::message_too_large(why, most));
             }
-            codec::found(bytes)?;
+            codec::found(bytes).await?;
             for (result, answer) in results[first..].iter_mut().zip(answers) {
                 *result = match answer {
                     Ok(response) => {
