@@ -101,6 +101,10 @@ impl Cluster for Services {
             }
             Some(Change::Apply(v1::ApplyLayout {})) => coordinator.apply_staged(seen).await,
             Some(Change::Revert(v1::RevertLayout {})) => coordinator.revert_shape(seen).await,
+            Some(Change::Force(v1::ForceLayout { lost })) => {
+                let lost = lost.iter().map(|node| node.parse()).collect::<Result<Vec<NodeId>, Error>>();
+                coordinator.go_on_without(seen, &lost.map_err(status::from_error)?).await
+            }
             None => Err(Error::invalid("change", "is missing")),
         };
         let topology = changed.map_err(status::from_error)?;

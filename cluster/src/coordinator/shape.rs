@@ -76,6 +76,16 @@ impl Coordinator {
         made(self.0.ring().apply(seen, Deadline::after(AGREEMENT)).await?)
     }
 
+    /// Goes on without members that are lost for good, though without them there is no quorum, if that is what the caller has seen. What they alone
+    /// held, or had acknowledged, is lost.
+    ///
+    /// # Errors
+    /// If no quorum is lost with them, one of them answers, or one of the others does not.
+    pub async fn go_on_without(&self, seen: Option<u64>, lost: &[NodeId]) -> Result<Arc<Topology>> {
+        let seen = seen.unwrap_or_else(|| self.topology().epoch());
+        made(self.0.ring().go_on_without(seen, lost, Deadline::after(AGREEMENT)).await?)
+    }
+
     /// Lets go of what is staged, or goes back from a move that is under way, if that is what the caller has seen.
     ///
     /// # Errors

@@ -86,6 +86,9 @@ pub enum LayoutError {
     /// A member is named more than once.
     #[error("node {0} is named twice")]
     NamedTwice(NodeId),
+    /// What is named is none.
+    #[error("node {0} is no member of the ring")]
+    NoMember(NodeId),
     /// A member may hold nothing.
     #[error("node {0} has no capacity")]
     NoCapacity(NodeId),
@@ -132,12 +135,43 @@ impl Layout {
         Ok(Self { version: self.version + 1, replication, members, replicas })
     }
 
+    /// The layout that is left without some members, which are lost: their partitions are held by those of their replicas that are left, here or by
+    /// the layout that the ring was moving to, or where none is by any member. Replicas are not made up for.
+    ///
+    /// # Errors
+    /// If one of them is no member, or none is left.
+    pub(super) fn without(&self, lost: &[NodeId], next: Option<&Self>) -> Result<Self, LayoutError> {
+        let is_left = |node: &NodeId| !lost.contains(node);
+        let of_next = next.into_iter().flat_map(|next| &next.members);
+        let mut members: Vec<Member> = self.members.iter().chain(of_next).cloned().collect();
+        members.sort_by_key(|member| member.node);
+        members.dedup_by_key(|member| member.node);
+        if let Some(node) = lost.iter().find(|node| members.iter().all(|member| member.node != **node)) {
+            return Err(LayoutError::NoMember(*node));
+        }
+        members.retain(|member| is_left(&member.node));
+        let left = |layout: &Self, partition| -> Vec<NodeId> {
+            layout.replicas(partition).iter().copied().filter(is_left).collect()
+        };
+        let replicas = (0..PARTITIONS).map(|partition| {
+            let mut held = left(self, partition);
+            if let (true, Some(next)) = (held.is_empty(), next) {
+                held = left(next, partition);
+            }
+            let anybody = members.iter().cycle().nth(usize::from(partition));
+            let anybody = anybody.ok_or(LayoutError::TooFewMembers { members: 0, replication: 1 })?.node;
+            Ok(if held.is_empty() { vec![anybody] } else { held })
+        });
+        let replicas = replicas.collect::<Result<_, LayoutError>>()?;
+        Ok(Self { version: self.version + 1, replication: self.replication, members, replicas })
+    }
+
     /// Grows with every change.
     pub fn version(&self) -> u64 {
         self.version
     }
 
-    /// How many nodes hold each partition.
+    /// How many nodes are to hold each partition; after members were lost there may be fewer.
     pub fn replication(&self) -> usize {
         self.replication
     }
@@ -261,6 +295,45 @@ mod tests {
         let loads = loads(&layout);
         assert_eq!((loads[0], loads[1], loads[2]), (256, 128, 128));
         assert!(loads[3].abs_diff(171) <= 1 && loads[3] + loads[4] == 256, "{loads:?}");
+    }
+
+    #[test]
+    fn what_is_left_without_members_is_held_by_the_rest() {
+        let layout = Layout::found(alike(1..=5), 3).unwrap();
+        let lost = [NodeId(2), NodeId(3), NodeId(4)];
+        let left = layout.without(&lost, None).unwrap();
+        assert_eq!(left.members(), [member(1, "a", 1), member(5, "a", 1)]);
+        assert_eq!((left.version(), left.replication()), (2, 3));
+        let mut orphans = 0;
+        for partition in 0..PARTITIONS {
+            let before: Vec<NodeId> =
+                layout.replicas(partition).iter().copied().filter(|node| !lost.contains(node)).collect();
+            orphans += usize::from(before.is_empty());
+            let now = left.replicas(partition);
+            assert!(if before.is_empty() { now.len() == 1 } else { now == before }, "{before:?} {now:?}");
+        }
+        assert!((1..100).contains(&orphans), "{orphans}");
+        assert_eq!(Layout::decode(&left.encode()).as_ref(), Ok(&left));
+        // Nothing is moved to those that have it.
+        let next = left.next(alike([1, 5, 6]), 3).unwrap();
+        assert!(
+            (0..PARTITIONS).all(|of| left.replicas(of).iter().all(|node| next.replicas(of).contains(node)))
+        );
+        let refused = |lost: &[u64]| {
+            let lost: Vec<NodeId> = lost.iter().copied().map(NodeId).collect();
+            layout.without(&lost, None).unwrap_err()
+        };
+        assert_eq!(refused(&[2, 9]), LayoutError::NoMember(NodeId(9)));
+        assert_eq!(refused(&[1, 2, 3, 4, 5]), LayoutError::TooFewMembers { members: 0, replication: 1 });
+        // What nobody held that is left, somebody may hold already that was to.
+        let moved = layout.next(alike(5..=9), 3).unwrap();
+        let left = layout.without(&[1, 2, 3, 4].map(NodeId), Some(&moved)).unwrap();
+        for partition in 0..PARTITIONS {
+            match layout.replicas(partition).contains(&NodeId(5)) {
+                true => assert_eq!(left.replicas(partition), [NodeId(5)]),
+                false => assert_eq!(left.replicas(partition), moved.replicas(partition)),
+            }
+        }
     }
 
     #[test]

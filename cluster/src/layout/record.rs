@@ -46,6 +46,9 @@ struct Record {
     /// XXH3 of the record without it.
     #[prost(fixed64, tag = "6")]
     checksum: u64,
+    /// How many replicas each partition has, a byte each; empty: all as many as they are to have.
+    #[prost(bytes = "vec", tag = "7")]
+    counts: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -99,8 +102,18 @@ impl Layout {
         let node = |place: &[u8; 2]| members.get(usize::from(u16::from_le_bytes(*place))).map(|of| of.node);
         let nodes: Option<Vec<NodeId>> = places.iter().map(node).collect();
         let nodes = nodes.ok_or(DamagedLayout::Contradiction)?;
-        let replicas: Vec<Vec<NodeId>> = nodes.chunks(replication).map(<[NodeId]>::to_vec).collect();
-        let is_whole = rest.is_empty() && nodes.len() == usize::from(allidb_index::PARTITIONS) * replication;
+        let counts = match record.counts.is_empty() {
+            true => vec![replication; usize::from(allidb_index::PARTITIONS)],
+            false => record.counts.iter().map(|count| usize::from(*count)).collect(),
+        };
+        let mut left = nodes.as_slice();
+        let mut take = |count: usize| left.split_off(..count).map(<[NodeId]>::to_vec);
+        let replicas: Option<Vec<Vec<NodeId>>> = counts.iter().map(|count| take(*count)).collect();
+        let replicas = replicas.ok_or(DamagedLayout::Contradiction)?;
+        let is_whole = rest.is_empty()
+            && left.is_empty()
+            && replicas.len() == usize::from(allidb_index::PARTITIONS)
+            && counts.iter().all(|count| (1..=replication).contains(count));
         if !is_whole || !replicas.iter().all(|nodes| nodes.is_sorted_by(|a, b| a < b)) {
             return Err(DamagedLayout::Contradiction);
         }
@@ -114,6 +127,11 @@ impl Layout {
             zone: member.zone.clone(),
             capacity: member.capacity,
         });
+        let has_all = self.replicas.iter().all(|nodes| nodes.len() == self.replication);
+        let counts = match has_all {
+            true => Vec::new(),
+            false => self.replicas.iter().map(|nodes| nodes.len() as u8).collect(),
+        };
         Record {
             format: FORMAT,
             version: self.version,
@@ -121,6 +139,7 @@ impl Layout {
             members: members.collect(),
             replicas: self.replicas.iter().flatten().flat_map(|node| place(node).to_le_bytes()).collect(),
             checksum: 0,
+            counts,
         }
     }
 }
@@ -186,6 +205,10 @@ mod tests {
             &|record| record.members.clear(),
             &|record| record.replication = 0,
             &|record| record.replication = u32::MAX,
+            &|record| record.counts = vec![3; 255],
+            &|record| record.counts = vec![2; 256],
+            &|record| record.counts = [vec![0, 6], vec![3; 254]].concat(),
+            &|record| record.counts = [vec![2, 4], vec![3; 254]].concat(),
         ] {
             assert_eq!(damaged(change), DamagedLayout::Contradiction);
         }

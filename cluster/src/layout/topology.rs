@@ -16,6 +16,10 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{DamagedLayout, Layout, LayoutError, Member, NodeId};
+use crate::coordinator::Consistency;
+
+/// What is forced begins another of so many epochs: those who are lost may have gone on without the others, but not as far.
+const FORCED: u64 = 1_000_000;
 
 /// What stands for a topology of this form.
 pub(crate) const FORMAT: u32 = 1;
@@ -243,6 +247,32 @@ impl Topology {
         Ok(Self { next: None, staged: None, ..self.then() }.sealed())
     }
 
+    /// The same without members that are lost: what they held is what others hold of it. A move that was under way is given up.
+    ///
+    /// # Errors
+    /// If one of them is no member, or none is left.
+    pub fn without(&self, lost: &[NodeId]) -> Result<Self, TopologyError> {
+        let layout = self.layout.without(lost, self.next())?;
+        let epoch = (self.epoch / FORCED + 1) * FORCED;
+        Ok(Self { epoch, layout, next: None, staged: None, ..self.clone() }.sealed())
+    }
+
+    /// Whether some quorum is lost with these nodes: of the members, without which no shape is chosen, or of the replicas of a partition, without which
+    /// it is not taken over.
+    pub fn needs(&self, lost: &[NodeId]) -> bool {
+        let is_short = |nodes: &[NodeId]| {
+            let left = nodes.iter().filter(|node| !lost.contains(node)).count();
+            left < Consistency::Quorum.needed(nodes.len())
+        };
+        let members: Vec<NodeId> = self.layout.members().iter().map(|member| member.node).collect();
+        is_short(&members) || (0..PARTITIONS).any(|partition| is_short(self.layout.replicas(partition)))
+    }
+
+    /// Whether this may be chosen after an epoch.
+    pub(crate) fn may_follow(&self, epoch: u64) -> bool {
+        self.epoch == epoch + 1 || self.epoch == (epoch / FORCED + 1) * FORCED
+    }
+
     /// The phase that comes next, once all have taken over what they were to.
     ///
     /// # Errors
@@ -362,6 +392,25 @@ mod tests {
         }
         assert_eq!(settled.revert(), Err(TopologyError::NothingStaged));
         assert_eq!(settled.apply(closed), Err(TopologyError::NothingStaged));
+    }
+
+    #[test]
+    fn members_that_are_lost_are_left_out_and_others_do_not_come_as_far() {
+        let filling = staged().apply(Version::new(7, 0, 1)).unwrap();
+        for topology in [&staged(), &filling, &filling.go_on().unwrap()] {
+            let lost = [2, 3].map(NodeId);
+            assert!(topology.needs(&lost) && !topology.needs(&lost[..1]));
+            let forced = topology.without(&lost).unwrap();
+            assert_eq!((forced.epoch(), forced.phase(), forced.staged()), (FORCED, Phase::Settled, None));
+            assert!(forced.has(NodeId(1)) && !forced.has(NodeId(2)) && !forced.has(NodeId(3)));
+            assert!(forced.may_follow(topology.epoch()) && !forced.may_follow(FORCED));
+            assert_eq!(Topology::decode(&forced.encode()).as_ref(), Ok(&forced));
+            assert_eq!(forced.closed(), topology.closed());
+            assert_eq!(forced.without(&[]).unwrap().epoch(), 2 * FORCED);
+        }
+        assert!(filling.may_follow(2) && !filling.may_follow(1) && !filling.may_follow(3));
+        let unknown = TopologyError::Layout(LayoutError::NoMember(NodeId(9)));
+        assert_eq!(staged().without(&[NodeId(9)]), Err(unknown));
     }
 
     #[test]

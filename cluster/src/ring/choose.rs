@@ -261,13 +261,18 @@ impl Served {
             reply.accepted_ballot = Bytes::copy_from_slice(&kept.accepted_under);
             reply.accepted = kept.accepted.clone().into();
         } else {
-            let comes_after = match subject {
-                Subject::Topology => Topology::decode(value)
-                    .map_err(|error| Error::invalid(name, format!("cannot be read: {error}")))?
-                    .epoch(),
-                _ => Replica::version_of_catalogue(value)?,
+            let (follows, comes_after) = match subject {
+                Subject::Topology => {
+                    let topology = Topology::decode(value)
+                        .map_err(|error| Error::invalid(name, format!("cannot be read: {error}")))?;
+                    (topology.may_follow(*after), topology.epoch())
+                }
+                _ => {
+                    let version = Replica::version_of_catalogue(value)?;
+                    (version.checked_sub(1) == Some(*after), version)
+                }
             };
-            if comes_after.checked_sub(1) != Some(*after) {
+            if !follows {
                 return Err(Error::invalid(name, format!("{comes_after} does not come after {after}")));
             }
             (kept.accepted_under, kept.accepted) = (ballot, value.to_vec());

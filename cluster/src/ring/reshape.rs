@@ -22,6 +22,9 @@ use crate::{
 /// How long nodes may take to hear of another topology before whoever had it chosen goes on: they hear of it later otherwise.
 const TELLING: Duration = Duration::from_secs(1);
 
+/// How long a node may take to say that it is not lost.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// What came of a change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -77,12 +80,56 @@ impl Ring {
         self.reshape(seen, Topology::revert, deadline).await
     }
 
+    /// Goes on without members that are lost, though without them there is no quorum: what is left of each partition is what there is from then on.
+    /// All others must answer, and agree; so whoever else forces anything with one of these comes before, or after.
+    ///
+    /// # Errors
+    /// If no quorum is lost with them, one of them answers, or one of the others does not.
+    pub async fn go_on_without(&self, seen: u64, lost: &[NodeId], deadline: Deadline) -> Result<Change> {
+        let ring = self.now();
+        let topology = ring.topology();
+        let refused = |why: String| Err(Error::FailedPrecondition(why));
+        let without = topology.without(lost).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
+        if !topology.needs(lost) {
+            return refused("no quorum is lost with these nodes: remove them as any other".to_owned());
+        }
+        for node in lost {
+            let within = Deadline::after(ANSWERING.min(deadline.remaining()));
+            if *node == ring.node() || ring.0.taken_over(*node, within).await.is_ok() {
+                return refused(format!("node {node} answers: it is not lost"));
+            }
+        }
+        let left: Vec<NodeId> = without.nodes();
+        let all = Quorum::of_nodes(left.clone(), left.len());
+        let change = self.reshape_by(all, seen, |topology| topology.without(lost), deadline).await;
+        change.map_err(|error| match error {
+            Error::Unavailable(why) => Error::FailedPrecondition(format!(
+                "all nodes that are not lost must agree, and not all do: {why}"
+            )),
+            other => other,
+        })
+    }
+
     /// Changes what the ring goes by, if that is still what the caller has seen.
     ///
     /// # Errors
     /// If it cannot be changed so, or too few members of the layout answer: it may be made then, or may be later.
     async fn reshape(
         &self,
+        seen: u64,
+        change: impl FnOnce(&Topology) -> Result<Topology, TopologyError>,
+        deadline: Deadline,
+    ) -> Result<Change> {
+        let topology = self.now();
+        let members: Vec<NodeId> =
+            topology.topology().layout().members().iter().map(|member| member.node).collect();
+        let quorum = Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum);
+        self.reshape_by(quorum, seen, change, deadline).await
+    }
+
+    async fn reshape_by(
+        &self,
+        quorum: Quorum,
         seen: u64,
         change: impl FnOnce(&Topology) -> Result<Topology, TopologyError>,
         deadline: Deadline,
@@ -94,7 +141,7 @@ impl Ring {
         }
         let next = change(ring.topology()).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
         let digest = next.digest();
-        ring.0.choose_topology(&next, deadline).await?;
+        ring.0.choose_topology(&next, quorum, deadline).await?;
         let now = self.now();
         Ok(match now.topology().digest() == digest {
             true => Change::Made(Arc::clone(now.topology())),
@@ -150,13 +197,16 @@ impl Ring {
 
 impl Inner {
     /// Has a topology be chosen for the next epoch: this one, or one that may have been before.
-    async fn choose_topology(self: &Arc<Self>, next: &Topology, deadline: Deadline) -> Result<()> {
-        let topology = &self.served.topology;
-        let members: Vec<NodeId> = topology.layout().members().iter().map(|member| member.node).collect();
+    async fn choose_topology(
+        self: &Arc<Self>,
+        next: &Topology,
+        quorum: Quorum,
+        deadline: Deadline,
+    ) -> Result<()> {
         let choice = Choice {
             subject: Subject::Topology,
-            after: topology.epoch(),
-            quorum: Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum),
+            after: self.served.topology.epoch(),
+            quorum,
             patience: self.served.call_timeout,
         };
         if let Some(chosen) = self.choose(&choice, (Some(next.encode().into()), &mut false), deadline).await?

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, Staged, WriteOptions};
+use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, NodeId, Staged, WriteOptions};
 use allidb_index::{
     Clock, Deadline, Error, ManualClock,
     graph::NeighborsRequest,
@@ -16,7 +16,7 @@ use allidb_index::{
 };
 use allidb_storage::{Durability, fs::SimFs};
 
-use crate::world::{TENANT, World, open_on};
+use crate::world::{ENTITIES, TENANT, World, open_on};
 
 fn soon() -> Deadline {
     Deadline::after(Duration::from_secs(30))
@@ -551,4 +551,81 @@ async fn of_two_who_change_the_layout_at_once_one_is_told() {
             }
         }
     }
+}
+
+/// Three of five nodes are lost for good: the other two go on with what they hold.
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_go_on_without_a_quorum_if_they_are_told_to() {
+    let mut world = World::of(5, 92).await;
+    world.fill(0);
+    // All that some partition is held by.
+    let lost = world.nodes[0].layout.replicas(0).to_vec();
+    let (gone, left): (Vec<usize>, Vec<usize>) = (0..5).partition(|at| lost.contains(&world.nodes[*at].id));
+    let why = |change: Result<Change, Error>| match change {
+        Err(Error::FailedPrecondition(why)) => why,
+        other => panic!("{other:?}"),
+    };
+    let mut addresses = Vec::new();
+    for at in gone.iter().copied() {
+        addresses.push(world.stop(at).await);
+    }
+    {
+        let ring = &world.nodes[left[0]].ring;
+        let go_on = async |lost: &[NodeId]| why(ring.go_on_without(1, lost, soon()).await);
+        assert!(go_on(&lost[..1]).await.contains("no quorum is lost"));
+        for alive in left.iter().map(|at| world.nodes[*at].id) {
+            let why = go_on(&[&lost[..2], &[alive]].concat()).await;
+            assert!(why.contains(&format!("node {alive} answers")), "{why}");
+        }
+        assert!(go_on(&[NodeId(7)]).await.contains("is no member of the ring"));
+        // Who is not lost must agree.
+        let too_few = go_on(&lost[..2]).await;
+        assert!(too_few.contains("not all do"), "{too_few}");
+    }
+    let held_before = world.nodes[0].layout.clone();
+    // Of two who say so at once one is told of the other.
+    let [a, b] = [0, 1].map(|at: usize| world.nodes[left[at]].ring.now());
+    let (a, b) = tokio::join!(a.go_on_without(1, &lost, soon()), b.go_on_without(1, &lost, soon()));
+    assert!(matches!(a, Ok(Change::Made(_))) || matches!(b, Ok(Change::Made(_))), "{a:?} and {b:?}");
+    for at in &left {
+        let ring = world.nodes[*at].ring.now();
+        assert_eq!((ring.topology().epoch(), ring.topology().nodes().len()), (1_000_000, 2));
+    }
+
+    // What one of them holds is told, and what is new is written, by a quorum of those that are left.
+    let (mut there, mut missing) = (0, 0);
+    for at in 0..ENTITIES as usize {
+        let id = format!("e{at:03}");
+        let Ok(expected) =
+            world.lone.get(TENANT, &[EntityRef::new("c", &id)], &ReadMask::fields(), soon()).remove(0)
+        else {
+            continue;
+        };
+        let entity = [EntityRef::new("c", &id)];
+        let ring = world.nodes[left[at % 2]].ring.now();
+        let key = ring.replica().entity_key(TENANT, &entity[0]).expect("a key");
+        let is_left = held_before.replicas(key.partition()).iter().any(|node| !lost.contains(node));
+        let found =
+            ring.get(TENANT, &entity, &ReadMask::fields(), Consistency::Quorum, soon()).await.remove(0);
+        match (is_left, found) {
+            (true, Ok(found)) => {
+                assert_eq!(found.attributes, expected.attributes);
+                there += 1;
+            }
+            (false, Err(Error::NotFound { .. })) => missing += 1,
+            (_, found) => panic!("{id}: {is_left} {found:?}"),
+        }
+        put(&world, left[at % 2], &format!("new-{at}")).await.expect("a quorum of what is left");
+    }
+    assert!(there > 50 && missing > 5, "{there} are there, {missing} are not");
+
+    // One that was lost hears of it, and has no say any more.
+    world.go_on(gone[0], addresses.swap_remove(0)).await;
+    let begun = Instant::now();
+    while world.nodes[gone[0]].ring.now().topology().epoch() < 1_000_000 {
+        assert!(begun.elapsed() < Duration::from_secs(20), "it does not hear of it");
+        world.nodes[gone[0]].ring.now().compare_clocks(soon()).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!world.nodes[gone[0]].ring.now().topology().has(world.nodes[gone[0]].id));
 }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use allidb_api::v1::{
     ApplyLayout, ChangeLayoutRequest, DescribeClusterRequest, DescribeClusterResponse, DrainRequest,
-    FlushRequest, NodeChange, NodeMove, RevertLayout, Shape, StageLayout, Takeover,
-    change_layout_request::Change, shape::Phase,
+    FlushRequest, ForceLayout, Layout, NodeChange, NodeMove, Partition, RevertLayout, Shape, StageLayout,
+    Takeover, change_layout_request::Change, shape::Phase,
 };
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
@@ -28,8 +28,8 @@ pub(crate) enum LayoutCommand {
     Show,
     /// Stages another shape beside what is staged already; nothing moves before `apply`.
     Stage(StageArgs),
-    /// Moves to the shape that is staged, and waits until that is done.
-    Apply(WaitArgs),
+    /// Moves to the shape that is staged, and waits until that is done; or goes on without nodes that are lost.
+    Apply(ApplyArgs),
     /// Lets go of what is staged, or goes back from a move that is under way.
     Revert,
 }
@@ -52,6 +52,19 @@ pub(crate) struct StageArgs {
     /// How many nodes are to hold each partition.
     #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
     replication: u32,
+}
+
+/// Whether what is staged is moved to, or nodes are given up.
+#[derive(Debug, Args)]
+pub(crate) struct ApplyArgs {
+    /// Goes on without the nodes that are lost, though without them there is no quorum: what they alone held, or had acknowledged, is lost.
+    #[arg(long, requires = "lost")]
+    force_quorum_loss: bool,
+    /// A node that is lost for good. All others must answer.
+    #[arg(long, value_name = "NODE", requires = "force_quorum_loss")]
+    lost: Vec<String>,
+    #[command(flatten)]
+    wait: WaitArgs,
 }
 
 /// Whether a move is waited for.
@@ -81,7 +94,10 @@ pub(crate) async fn run(command: LayoutCommand, client: &Client, output: Output)
             change(client, 0, Change::Stage(staged(args))).await?;
             show(&describe(client).await?, output)
         }
-        LayoutCommand::Apply(wait) => {
+        LayoutCommand::Apply(ApplyArgs { force_quorum_loss: true, lost, .. }) => {
+            force(lost, client, output).await
+        }
+        LayoutCommand::Apply(ApplyArgs { wait, .. }) => {
             // If a move is under way, that is waited for.
             let shape = shape(client).await?;
             if shape.phase() == Phase::Settled {
@@ -94,6 +110,35 @@ pub(crate) async fn run(command: LayoutCommand, client: &Client, output: Output)
             show(&describe(client).await?, output)
         }
     }
+}
+
+/// Has the ring go on without nodes that are lost, and tells what is lost with them.
+async fn force(lost: Vec<String>, client: &Client, output: Output) -> Result<()> {
+    let before = describe(client).await?;
+    let epoch = before.shape.unwrap_or_default().epoch;
+    let epoch = change(client, epoch, Change::Force(ForceLayout { lost: lost.clone() })).await?;
+    let partitions = before.layout.map(|layout| layout.partitions).unwrap_or_default();
+    let is_gone = |of: &&Partition| of.nodes.iter().all(|node| lost.contains(node));
+    let gone = partitions.iter().filter(is_gone).count();
+    let after = describe(client).await?.layout.unwrap_or_default();
+    let thin = thin(&after);
+    if output.is_json() {
+        let told = json!({ "epoch": epoch, "lost_partitions": gone, "thin_partitions": thin });
+        return Ok(output.document(&told)?);
+    }
+    output.line(format!("the ring goes on without {}", lost.join(", ")))?;
+    output.line(format!(
+        "of {} partitions {gone} had no replica elsewhere, and are empty now; {thin} have fewer replicas than {}",
+        partitions.len(),
+        after.replication
+    ))?;
+    Ok(output.line("add nodes, or ask for fewer replicas: allidb cluster layout stage")?)
+}
+
+/// Partitions that have fewer replicas than they are to have.
+pub(crate) fn thin(layout: &Layout) -> usize {
+    let is_thin = |of: &&Partition| of.nodes.len() < layout.replication as usize;
+    layout.partitions.iter().filter(is_thin).count()
 }
 
 /// Takes a node out of the ring, and puts others in, as one move.
@@ -281,6 +326,7 @@ fn show(described: &DescribeClusterResponse, output: Output) -> Result<()> {
             "epoch": shape.epoch, "phase": phase(&shape),
             "layout": described.layout.as_ref().map(|layout| layout.version),
             "replication": described.layout.as_ref().map(|layout| layout.replication),
+            "thin_partitions": described.layout.as_ref().map(thin),
             "next": shape.next.as_ref().map(|next| json!({
                 "version": next.version, "replication": next.replication,
             })),
@@ -293,6 +339,9 @@ fn show(described: &DescribeClusterResponse, output: Output) -> Result<()> {
     let layout = described.layout.clone().unwrap_or_default();
     let (version, replication) = (layout.version, layout.replication);
     output.line(format!("layout {version}, {replication} replicas of each partition; {}", phase(&shape)))?;
+    if let thin @ 1.. = thin(&layout) {
+        output.line(format!("{thin} partitions have fewer: add nodes, or ask for fewer replicas"))?;
+    }
     let Some(next) = &shape.next else { return Ok(()) };
     output.line(format!("then layout {}, {} replicas of each partition:", next.version, next.replication))?;
     let mut shown = table(&["node", "zone", "capacity", "partitions", "then", "takes over", "about"]);

@@ -7,7 +7,7 @@ use allidbd::build;
 use time::{Duration, OffsetDateTime};
 
 use super::{daemon::Answers, verdict::Verdict};
-use crate::maintenance::size;
+use crate::{layout::thin, maintenance::size};
 
 /// A node whose clock is off by more plans no writes.
 const CLOCK_LIMIT_MS: u64 = 500;
@@ -70,6 +70,10 @@ pub(super) fn replicas(answers: &Answers) -> Vec<Verdict> {
     };
     let lacking = layout.partitions.iter().filter(lacks).count();
     vec![match lacking {
+        0 if let thin @ 1.. = thin(&layout) => Verdict::warn(
+            format!("{thin} of {all} partitions have fewer than {} replicas", layout.replication),
+            "add nodes, or ask for fewer replicas (`cluster layout stage`)",
+        ),
         0 if layout.replication == 2 => Verdict::warn(
             "there are two replicas of each partition, and both must answer",
             "three go on when one is away (`cluster layout stage --replication 3`)",

@@ -318,3 +318,50 @@ async fn a_damaged_table_is_healed_from_the_others() {
     });
     ring.is_alike(&[0, 1, 2]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_node_of_three_goes_on_alone_and_is_joined_by_others() {
+    let mut ring = Ring::found(5);
+    eventually("all are there", || {
+        ring.nodes[0].run(&["collection", "create", "things"]).status.success().then_some(())
+    });
+    for key in 0..KEPT {
+        ring.client(key % 3).put(put(format!("kept-{key}"), 0)).await.expect("a quorum is there");
+    }
+    // What a quorum acknowledged the third may not have yet.
+    for node in [1, 2] {
+        ring.cluster(node, &["drain"]);
+    }
+    let lost = [ring.id(1), ring.id(2)];
+    let force = |lost: &[&str]| -> Vec<String> {
+        let named = lost.iter().flat_map(|node| ["--lost", *node]);
+        ["layout", "apply", "--force-quorum-loss"].into_iter().chain(named).map(str::to_owned).collect()
+    };
+    let [one, both] = [force(&[&lost[0]]), force(&[&lost[0], &lost[1]])];
+    let [one, both]: [Vec<&str>; 2] =
+        [one.iter().map(String::as_str).collect(), both.iter().map(String::as_str).collect()];
+    let alive = ring.refused(0, &both);
+    assert!(alive.contains("answers: it is not lost"), "{alive}");
+    ring.nodes[1].child.kill().expect("killed");
+    ring.nodes[2].child.kill().expect("killed");
+    assert!(ring.refused(0, &one).contains("no quorum is lost"));
+    let refused = ring.client(0).put(put("kept-0".to_owned(), 1)).await.expect_err("there is no quorum");
+    assert_eq!(refused.code(), Code::Unavailable);
+    let forced = ring.eventually(0, &both);
+    assert_eq!((&forced["lost_partitions"], &forced["thin_partitions"]), (&0.into(), &256.into()));
+    assert_eq!(ring.count(0).await, KEPT as u64);
+    ring.client(0).put(put("kept-0".to_owned(), 1)).await.expect("it is a quorum");
+    let shown = ring.cluster(0, &["layout", "show"]);
+    assert_eq!((&shown["replication"], &shown["thin_partitions"]), (&3.into(), &256.into()));
+
+    let (fourth, fifth) = (ring.join(), ring.join());
+    ring.eventually(0, &["layout", "stage", "--add", &fourth, "--add", &fifth]);
+    let settled = ring.cluster(0, &["layout", "apply"]);
+    assert_eq!((&settled["phase"], &settled["thin_partitions"]), (&"settled".into(), &0.into()));
+    ring.is_alike(&[0, 3, 4]);
+    // The new ones are a quorum, and have it all.
+    ring.nodes[0].child.kill().expect("killed");
+    for at in [3, 4] {
+        assert_eq!(ring.count(at).await, KEPT as u64);
+    }
+}
