@@ -37,7 +37,7 @@ const SAVED_EVERY: u64 = 1 << 20;
 const TREE: u8 = 0;
 const CHANGE: u8 = 1;
 /// That the trees are whole, and how they hash.
-const WHOLE: &[u8] = &[3];
+const WHOLE: &[u8] = &[4];
 
 /// The leaves of a partition's tree.
 type Tree = Box<[Sum]>;

@@ -135,14 +135,15 @@ impl Sums {
         self.by_place.entry(place).or_default().subtract(sum);
     }
 
-    /// Fields of what is there that say that they are gone count by themselves, as they go by themselves.
+    /// Fields of what is there that say that they are gone count by themselves, as they go by themselves. So do all puts but the first, which says
+    /// when it was created: how many are kept differs from a ring to a node that is alone.
     fn of_entity(&self, entity: &EntityKey, row: &EntityRow) -> Sum {
         let is_gone = |register: &Register<Value>| register.value.is_none();
         let hash = |row: &EntityRow| self.hash(Kind::Entity, &entity.prefix(), &row.encode());
         if *row == EntityRow::default() {
             return Sum::default();
         }
-        if !row.exists() || !row.fields.values().any(is_gone) {
+        if !row.exists() || (row.puts.len() <= 1 && !row.fields.values().any(is_gone)) {
             return Sum::of(hash(row), row.exists());
         }
         let mut there = row.clone();
@@ -151,6 +152,11 @@ impl Sums {
             let mut of_field = EntityRow::default();
             of_field.fields.insert(field, register);
             total.add(Sum::of(hash(&of_field), false));
+        }
+        for put in there.puts.drain(1.min(row.puts.len())..) {
+            let mut of_put = EntityRow::default();
+            of_put.puts.push(put);
+            total.add(Sum::of(hash(&of_put), false));
         }
         total.add(Sum::of(hash(&there), true));
         total
@@ -224,7 +230,10 @@ pub(crate) fn cleared(row: &EntityRow, kind: Kind) -> Version {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{CollectionId, TenantId};
+    use crate::{
+        model::{CollectionId, TenantId},
+        row::Field,
+    };
 
     #[test]
     fn a_leaf_is_a_range_of_tokens() {
@@ -236,6 +245,24 @@ mod tests {
         }
         assert_eq!(tokens_of((PARTITIONS - 1, LEAVES - 1)).1, u64::MAX);
         assert_eq!(tokens_of((0, 1)).0, tokens_of((0, 0)).1 + 1);
+    }
+
+    #[test]
+    fn how_many_puts_are_kept_changes_nothing_of_what_is_there() {
+        let entity = EntityKey::new(TenantId::DEFAULT, CollectionId(7), "e");
+        let version = |ms| Version::new(ms, 0, 1);
+        let of = |puts: &[u64]| {
+            let mut row = EntityRow::default();
+            row.puts.extend(puts.iter().map(|ms| version(*ms)));
+            let value = Register { version: version(9), value: Some(Value::Int(1)) };
+            row.fields.insert(Field::Existence, value);
+            Sums::new(1).of_entity(&entity, &row)
+        };
+        let all = of(&[3, 5, 9]);
+        assert!(of(&[3]).is_there_alike(&all) && of(&[3, 9]).is_there_alike(&all));
+        assert!(!of(&[5, 9]).is_there_alike(&all), "it was created at another time");
+        // Replicas that keep other puts are told apart nevertheless.
+        assert!(of(&[3]) != all && of(&[3, 9]) != all && of(&[3, 9]) != of(&[3, 5]));
     }
 
     #[test]
