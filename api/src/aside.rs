@@ -3,12 +3,12 @@
 
 use std::{io, panic::resume_unwind, sync::LazyLock};
 
+use allidb_cluster::OnBehalf;
 use tokio::{
     runtime::{Builder, Runtime},
     sync::Semaphore,
     task::{JoinError, JoinSet, spawn_blocking},
 };
-use tracing::{Instrument, Span};
 
 /// As many as there are cores. They last as long as the process. Where they cannot be had answers are made by whoever serves.
 static THREADS: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
@@ -25,7 +25,7 @@ static TRANSLATING: LazyLock<Semaphore> =
 pub(crate) async fn driven<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
     let Ok(threads) = &*THREADS else { return future.await };
     let mut driving = JoinSet::new();
-    driving.spawn_on(future.instrument(Span::current()), threads.handle());
+    driving.spawn_on(future.in_current_call(), threads.handle());
     match driving.join_next().await {
         Some(Ok(driven)) => driven,
         Some(Err(error)) => resume_unwind(error.into_panic()),

@@ -25,7 +25,7 @@ use tracing::{
     field::{Empty, display},
 };
 
-use allidb_cluster::{Caller, TraceId, TraceParent, UnderWay, note_code};
+use allidb_cluster::{Asker, Caller, OnBehalf, TraceId, TraceParent, UnderWay, note_code};
 
 use crate::{
     access::{AUDIT, Access, Audited, Right},
@@ -194,6 +194,7 @@ where
             if let Some(party) = party {
                 held.belongs_to(party);
             }
+            let asker = party.map_or(Asker::default(), |party| party.owner.asker());
             let place = party.map(|party| access.place(party, free)).transpose();
             let admitted = place.and_then(|share| {
                 if method.may_lie_unread() {
@@ -208,15 +209,16 @@ where
             room.keep(caller.map(|caller| caller.calls.begin()), share);
             request.extensions_mut().insert(identity);
             let Some(meter) = meter else {
-                return answered(method, held, inner.call(request)).await.map(noted);
+                return answered(method, held, inner.call(request)).on_behalf_of(asker).await.map(noted);
             };
             let request = request.map(|body| meter.incoming(body, layer.bounds.incoming));
-            let answer = answered(method, held, inner.call(request)).await?;
+            let answer = answered(method, held, inner.call(request)).on_behalf_of(asker).await?;
             Ok(noted(answer.map(|body| meter.outgoing(body))))
         }
         Err(refusal) => {
-            if access.is_refusal_noted() {
-                tracing::info!(target: AUDIT, service = method.service, method = method.name, from = from.map(tracing::field::display), code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
+            if let Some(withheld) = access.is_refusal_noted() {
+                let withheld = (withheld > 0).then_some(withheld);
+                tracing::info!(target: AUDIT, service = method.service, method = method.name, from = from.map(tracing::field::display), withheld, code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
             }
             Ok(refusal.into_http())
         }

@@ -7,11 +7,12 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    hash::Hash,
+    hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
     sync::Arc,
 };
 
+use allidb_cluster::Asker;
 use allidb_index::model::TenantId;
 use parking_lot::Mutex;
 use tonic::Status;
@@ -34,6 +35,21 @@ pub(crate) enum Owner {
     Address(IpAddr),
     /// Somebody who asks what needs none, by where it comes from.
     Door(IpAddr),
+}
+
+impl Owner {
+    /// For whom pools of threads do what it asks for. Of a tenant it is the same at all nodes.
+    pub(crate) fn asker(self) -> Asker {
+        match self {
+            Self::Data(tenant) => Asker(tenant.0),
+            other => {
+                let mut hasher = DefaultHasher::new();
+                other.hash(&mut hasher);
+                // Tenants are numbered from below.
+                Asker(hasher.finish() | 1 << 63)
+            }
+        }
+    }
 }
 
 /// One of those who count together: a key of a tenant, a connection of an address.

@@ -2,6 +2,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `asker` | for whom something is done |
 //! | `connection` | connections that others open: certificates, handshakes |
 //! | [`coordinator`](Coordinator) | plans a request, finds its partitions' replicas, and runs it there |
 //! | `formats` | which formats are written |
@@ -12,7 +13,7 @@
 //! | `membership` | who is there: gossip |
 //! | `pace` | what is done now and then at most |
 //! | `peer` | what nodes ask each other |
-//! | `pool` | bounded threads for the replica's blocking work |
+//! | `pool` | bounded threads for the replica's blocking work, shared by turns |
 //! | [`ring`](Ring) | reads and writes at several replicas: quorums, read repair, hints |
 //! | `snapshot` | all that a ring holds, kept elsewhere |
 //! | [`trace`](TraceParent) | which trace a call belongs to, from node to node |
@@ -20,6 +21,7 @@
 //! One node is a ring of one, and answers for all replicas: what others would have to be asked is looked up at once.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing))]
 
+mod asker;
 mod connection;
 mod coordinator;
 mod formats;
@@ -39,9 +41,10 @@ pub use allidb_index::{
     Deadline, PARTITIONS, ScanPage, ScanRequest, SourceDeletion, TextCounts, VectorCounts, graph::GraphCounts,
 };
 pub use allidb_storage::{Damage, ScrubOptions};
+pub use asker::{Asker, OnBehalf};
 pub use connection::{
     Caller, Calls, CertificateError, CertificateFiles, Certificates, Connection, Incoming, Protocol,
-    Security, Shown, UnderWay,
+    Security, Shown, UnderWay, network,
 };
 pub use coordinator::{
     Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,

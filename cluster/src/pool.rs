@@ -2,21 +2,27 @@
 //! up the threads that serve connections.
 
 use std::{
+    collections::{HashMap, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+        atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use allidb_index::{Deadline, Error, Result};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use tokio::sync::oneshot;
 
+use crate::asker::Asker;
+
 type Work = Box<dyn FnOnce() + Send>;
+
+/// Nanoseconds that whoever comes is taken to have had: an endless row of those who come once would go before all others otherwise.
+const NEWCOMER: u64 = 1_000_000;
 
 /// A caller that waits. Dropped, it has gone away.
 #[derive(Default)]
@@ -30,12 +36,89 @@ impl Drop for Waiting {
     }
 }
 
+/// What one asker has waiting, and has had.
+#[derive(Default)]
+struct Share {
+    waiting: VecDeque<Work>,
+    running: usize,
+    /// Nanoseconds of threads that were spent on it, counted from where the others were when it began to ask.
+    spent: u64,
+}
+
+/// What waits, of whom. The thread time that askers had is what they take turns by, so that many small pieces of work do not wait for as many large
+/// ones (as in start-time fair queueing: Goyal, Vin and Cheng, 1996; and in Linux's scheduler).
+#[derive(Default)]
+struct Queue {
+    shares: HashMap<Asker, Share>,
+    len: usize,
+    /// What whoever was served last had had then: who comes now begins there, and is owed nothing for having been away.
+    floor: u64,
+    is_closed: bool,
+}
+
+impl Queue {
+    /// Whether there is room. Who has nothing there may have one piece of work wait beyond what there is room for, as long as that is not twice as much.
+    fn push(&mut self, asker: Asker, work: Work, room: usize) -> bool {
+        let has_any = self.shares.get(&asker).is_some_and(|share| !share.waiting.is_empty());
+        if self.len >= if has_any { room } else { 2 * room } {
+            return false;
+        }
+        let spent = self.floor + NEWCOMER;
+        let share = self.shares.entry(asker).or_insert_with(|| Share { spent, ..Share::default() });
+        share.waiting.push_back(work);
+        self.len += 1;
+        true
+    }
+
+    /// The next piece of work: of whoever has had least.
+    fn pop(&mut self) -> Option<(Asker, Work)> {
+        let waits = self.shares.iter_mut().filter(|(_, share)| !share.waiting.is_empty());
+        let (asker, share) = waits.min_by_key(|(asker, share)| (share.spent, **asker))?;
+        let work = share.waiting.pop_front()?;
+        share.running += 1;
+        self.len -= 1;
+        self.floor = self.floor.max(share.spent);
+        Some((*asker, work))
+    }
+
+    fn is_done(&mut self, asker: Asker, took: u64) {
+        let Some(share) = self.shares.get_mut(&asker) else { return };
+        share.running -= 1;
+        share.spent = share.spent.saturating_add(took);
+        // Once the others are where it is: who comes back at once would have had nothing otherwise.
+        let floor = self.floor;
+        self.shares.retain(|_, share| share.running > 0 || !share.waiting.is_empty() || share.spent > floor);
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    comes: Condvar,
+}
+
+impl Shared {
+    /// Waits for work; none if there will be none.
+    fn next(&self) -> Option<(Asker, Work)> {
+        let mut queue = self.queue.lock();
+        loop {
+            if let Some(next) = queue.pop() {
+                return Some(next);
+            }
+            if queue.is_closed {
+                return None;
+            }
+            self.comes.wait(&mut queue);
+        }
+    }
+}
+
 /// Threads with a bounded queue before them.
 pub(crate) struct Pool {
     name: &'static str,
     is_inline: bool,
-    queue: Mutex<Option<SyncSender<Work>>>,
-    queued: Arc<AtomicUsize>,
+    room: usize,
+    shared: Arc<Shared>,
 }
 
 impl fmt::Debug for Pool {
@@ -44,33 +127,39 @@ impl fmt::Debug for Pool {
     }
 }
 
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Pool {
     /// Starts `threads` threads with room for `queue` waiting pieces of work.
     pub(crate) fn start(name: &'static str, threads: usize, queue: usize) -> Result<Self> {
-        let (sender, receiver) = sync_channel::<Work>(queue.max(1));
-        let receiver = Arc::new(Mutex::new(receiver));
-        let queued = Arc::new(AtomicUsize::new(0));
+        let pool = Self { name, is_inline: false, room: queue.max(1), shared: Arc::default() };
         for at in 0..threads.max(1) {
-            let (receiver, queued) = (Arc::clone(&receiver), Arc::clone(&queued));
+            let shared = Arc::clone(&pool.shared);
             let started = thread::Builder::new().name(format!("{name}-{at}")).spawn(move || {
-                while let Some(work) = next(&receiver) {
-                    queued.fetch_sub(1, Ordering::Relaxed);
+                while let Some((asker, work)) = shared.next() {
+                    let begun = Instant::now();
                     // A panic is its caller's failure, not the thread's end: the others still need it.
                     if catch_unwind(AssertUnwindSafe(work)).is_err() {
                         tracing::error!(pool = name, "a request panicked");
                     }
+                    let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+                    shared.queue.lock().is_done(asker, took);
                 }
             });
             started.map_err(|error| {
                 Error::FailedPrecondition(format!("cannot start a {name} thread: {error}"))
             })?;
         }
-        Ok(Self { name, is_inline: false, queue: Mutex::new(Some(sender)), queued })
+        Ok(pool)
     }
 
     /// No threads: work is done at once by whoever asks for it, so that a simulation can be repeated.
     pub(crate) fn inline(name: &'static str) -> Self {
-        Self { name, is_inline: true, queue: Mutex::default(), queued: Arc::default() }
+        Self { name, is_inline: true, room: 0, shared: Arc::default() }
     }
 
     /// Runs `work` on one of the threads. If the caller stops waiting it is not begun; once begun, it ends early where it looks at
@@ -99,42 +188,35 @@ impl Pool {
             // A caller that has gone away wants no answer.
             drop(answer.send(result));
         });
-        let closed = || Error::from(allidb_storage::Error::Closed);
         {
-            let queue = self.queue.lock();
-            let queue = queue.as_ref().ok_or_else(closed)?;
-            self.queued.fetch_add(1, Ordering::Relaxed);
-            queue.try_send(work).map_err(|refused| {
-                self.queued.fetch_sub(1, Ordering::Relaxed);
-                match refused {
-                    TrySendError::Full(_) => {
-                        Error::Exhausted(format!("too many requests wait for a {} thread", self.name))
-                    }
-                    TrySendError::Disconnected(_) => closed(),
-                }
-            })?;
+            let mut queue = self.shared.queue.lock();
+            if queue.is_closed {
+                return Err(allidb_storage::Error::Closed.into());
+            }
+            if !queue.push(Asker::current(), work, self.room) {
+                return Err(Error::Exhausted(format!("too many requests wait for a {} thread", self.name)));
+            }
         }
+        self.shared.comes.notify_one();
         answered.await.map_err(|_| Error::Internal(format!("a {} request panicked", self.name)))
     }
 
     /// Pieces of work that wait.
     pub(crate) fn queued(&self) -> usize {
-        self.queued.load(Ordering::Relaxed)
+        self.shared.queue.lock().len
     }
 
     /// Takes no more work; what is queued still runs.
     pub(crate) fn close(&self) {
-        self.queue.lock().take();
+        self.shared.queue.lock().is_closed = true;
+        self.shared.comes.notify_all();
     }
-}
-
-fn next(receiver: &Mutex<Receiver<Work>>) -> Option<Work> {
-    receiver.lock().recv().ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::asker::OnBehalf;
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_panic_is_an_error_of_its_caller_alone() {
@@ -199,6 +281,71 @@ mod tests {
         assert!(took < std::time::Duration::from_millis(50), "{took:?}");
         assert_eq!(pool.run(|| 9).await.unwrap(), 9);
         assert!(!begun.load(Ordering::Relaxed));
+    }
+
+    #[tokio::test]
+    async fn who_asks_little_does_not_wait_for_all_that_others_ask_for() {
+        let pool = Arc::new(Pool::start("test", 1, 8).unwrap());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let ask = |asker: u64, takes_ms: u64| {
+            let order = Arc::clone(&order);
+            let work = move || {
+                thread::sleep(std::time::Duration::from_millis(takes_ms));
+                order.lock().push(asker);
+            };
+            Box::pin(pool.run(work).on_behalf_of(Asker(asker)))
+        };
+        let (started, has_started) = oneshot::channel();
+        let work = move || {
+            started.send(()).unwrap();
+            wait.recv().unwrap();
+        };
+        let mut busy = Box::pin(pool.run(work).on_behalf_of(Asker(1)));
+        assert!(poll_once(&mut busy).await.is_none(), "it is under way");
+        has_started.await.unwrap();
+        let mut asked: Vec<_> = (0..8).map(|_| ask(1, 5)).collect();
+        for one in &mut asked {
+            assert!(poll_once(one).await.is_none(), "it waits");
+        }
+        assert!(matches!(ask(1, 0).await, Err(Error::Exhausted(_))), "there is no room for more of this one");
+        let mut others: Vec<_> = [2, 3].map(|asker| ask(asker, 1)).into();
+        for one in &mut others {
+            assert!(poll_once(one).await.is_none(), "there is room for others");
+        }
+        assert_eq!(pool.queued(), 10);
+        go.send(()).unwrap();
+        for one in asked.into_iter().chain(others) {
+            one.await.unwrap();
+        }
+        let order = order.lock().clone();
+        // One piece of the first may have begun by then.
+        assert!([2, 3].iter().all(|asker| order[..3].contains(asker)), "{order:?}");
+    }
+
+    #[test]
+    fn who_comes_back_is_owed_nothing() {
+        let mut queue = Queue::default();
+        let push = |queue: &mut Queue, asker| assert!(queue.push(Asker(asker), Box::new(|| {}), 100));
+        let mut order = Vec::new();
+        let mut next = |queue: &mut Queue, took| {
+            let (asker, _) = queue.pop().expect("something waits");
+            queue.is_done(asker, took);
+            order.push(asker.0);
+        };
+        (0..4).for_each(|_| push(&mut queue, 1));
+        next(&mut queue, 10_000_000);
+        next(&mut queue, 10_000_000);
+        // It begins where the other one was served last, and takes turns with it by what they take.
+        (0..40).for_each(|_| push(&mut queue, 2));
+        (0..22).for_each(|_| next(&mut queue, 1_000_000));
+        assert_eq!(order.iter().filter(|asker| **asker == 1).count(), 4, "{order:?}");
+        assert!(order[2..8].iter().all(|asker| *asker == 2), "{order:?}");
+        while queue.len > 0 {
+            let (asker, _) = queue.pop().expect("something waits");
+            queue.is_done(asker, 1_000_000);
+        }
+        assert!(queue.shares.len() <= 1, "who asks for nothing is forgotten");
     }
 
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

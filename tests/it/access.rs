@@ -14,6 +14,7 @@ use std::{
 use allidb_api::v1::{
     self, Role, collections_client::CollectionsClient, entities_client::EntitiesClient,
     graph_client::GraphClient, keys_client::KeysClient, search_client::SearchClient,
+    snapshots_client::SnapshotsClient,
 };
 use prost::Message;
 use tonic::{
@@ -370,6 +371,76 @@ async fn tenants_see_nothing_of_each_other() {
         .expect("their own goes");
     assert_eq!(ours.count().await.expect("counted"), 3);
     assert_eq!(Holder::own(&process).count().await.expect_err("of neither").code(), Code::NotFound);
+}
+
+/// What a snapshot is restored to is as apart as what it was taken of, with the same keys; and no tenant's key is told of snapshots.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_see_nothing_of_each_other_in_snapshots() {
+    let place = tempfile::TempDir::new().expect("a directory");
+    let settings = [
+        ("ALLIDB__ACCESS__KEYS_REQUIRED".to_owned(), "true".to_owned()),
+        ("ALLIDB__SNAPSHOTS__LOCATION".to_owned(), place.path().display().to_string()),
+    ];
+    let [mut process, mut other] = [(); 2].map(|()| Process::of(settings.clone().into_iter()));
+    process.restart().await;
+    let own = Holder::own(&process);
+    let (_, ours) = own.create(Role::Admin, 7, None).await.expect("made");
+    let (_, theirs) = own.create(Role::Admin, 8, None).await.expect("made");
+    for holder in [&ours, &theirs] {
+        holder.create_collection("things").await.expect("each has its own");
+    }
+    ours.create_collection("ours").await.expect("made");
+    let request = v1::PutRequest { entity: Some(entity("things", "a")), ..Default::default() };
+    EntitiesClient::new(ours.shown()).put(request).await.expect("put");
+
+    let operator = || SnapshotsClient::new(own.shown());
+    let begun = Instant::now();
+    let id = loop {
+        let taken = async {
+            let mut told = operator().create_snapshot(v1::CreateSnapshotRequest {}).await?.into_inner();
+            let mut id = String::new();
+            while let Some(progress) = told.message().await? {
+                id = progress.snapshot.unwrap_or_default().id;
+            }
+            Ok::<_, Status>(id)
+        };
+        match taken.await {
+            Ok(id) => break id,
+            Err(status) => assert!(begun.elapsed() < Duration::from_secs(30), "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let mut client = SnapshotsClient::new(theirs.shown());
+    let refused = [
+        client.list_snapshots(v1::ListSnapshotsRequest {}).await.err(),
+        client.create_snapshot(v1::CreateSnapshotRequest {}).await.err(),
+        client.verify_snapshot(v1::VerifySnapshotRequest { id: id.clone() }).await.err(),
+        client.restore_snapshot(v1::RestoreSnapshotRequest { id: id.clone() }).await.err(),
+        client.delete_snapshots(v1::DeleteSnapshotsRequest { ids: vec![id.clone()] }).await.err(),
+    ];
+    for refused in refused {
+        let status = refused.expect("it is an operator's");
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert!(!status.message().contains("ours") && !status.message().contains(&id), "{status}");
+    }
+
+    other.restart().await;
+    let request = v1::RestoreSnapshotRequest { id };
+    let restoring = SnapshotsClient::new(Holder::own(&other).shown()).restore_snapshot(request).await;
+    let mut told = restoring.expect("it is empty").into_inner();
+    while told.message().await.expect("it is whole").is_some() {}
+    let [ours, theirs] = [ours, theirs].map(|holder| holder.at(other.client().channel));
+    assert_eq!((ours.count().await.expect("counted"), theirs.count().await.expect("counted")), (1, 0));
+    let get = v1::GetRequest { r#ref: Some(name("things", "a")), ..Default::default() };
+    let found = EntitiesClient::new(theirs.shown()).get(get).await.expect_err("none of theirs");
+    assert_eq!(found.code(), Code::NotFound);
+    let mut collections = CollectionsClient::new(theirs.shown());
+    let asked = collections.list_collections(v1::ListCollectionsRequest::default());
+    let listed = asked.await.expect("listed").into_inner().collections;
+    assert_eq!(listed.into_iter().map(|of| of.name).collect::<Vec<_>>(), ["things"]);
+    let asked = v1::GetCollectionRequest { name: "ours".into() };
+    let asked = CollectionsClient::new(theirs.shown()).get_collection(asked).await;
+    assert_eq!(asked.expect_err("none of theirs").code(), Code::NotFound);
 }
 
 /// Three nodes whose own key is the same, where it is, and the key.

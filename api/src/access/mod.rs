@@ -17,11 +17,14 @@ mod secret;
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
-use allidb_cluster::{Coordinator, Pace};
+use allidb_cluster::{Coordinator, Pace, network};
 use allidb_index::model::{CollectionSet, Role, TenantId, Timestamp};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use tokio::{task::JoinSet, time::sleep};
@@ -67,6 +70,8 @@ struct Inner {
     is_required: bool,
     asking: Pace,
     telling: Pace,
+    /// Refusals that were not noted since one last was.
+    withheld: AtomicU64,
     rates: Rates,
     shares: Shares,
     _keeping: JoinSet<()>,
@@ -131,6 +136,7 @@ impl Access {
             is_required,
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
+            withheld: AtomicU64::new(0),
             rates: Rates::default(),
             shares: Shares::default(),
             _keeping: keeping,
@@ -166,9 +172,9 @@ impl Access {
     /// nowhere.
     pub(crate) fn party(right: Right, identity: &Identity, from: Option<SocketAddr>) -> Option<Party> {
         let owner = match right {
-            Right::Anybody => Owner::Door(from?.ip()),
+            Right::Anybody => Owner::Door(network(from?.ip())),
             _ if identity.is_node_s_own() => return None,
-            _ if identity.key.is_none() => Owner::Address(from?.ip()),
+            _ if identity.key.is_none() => Owner::Address(network(from?.ip())),
             Right::Operate => Owner::Operators,
             Right::Define => Owner::Definitions(identity.tenant),
             Right::Known | Right::Read | Right::Write => Owner::Data(identity.tenant),
@@ -253,9 +259,13 @@ impl Access {
         })
     }
 
-    /// Whether it is to be noted now that somebody is refused.
-    pub(crate) fn is_refusal_noted(&self) -> bool {
-        self.0.telling.is_due()
+    /// Somebody is refused. Gives how often that was not noted since it last was, if it is to be now.
+    pub(crate) fn is_refusal_noted(&self) -> Option<u64> {
+        if self.0.telling.is_due() {
+            return Some(self.0.withheld.swap(0, Ordering::Relaxed));
+        }
+        self.0.withheld.fetch_add(1, Ordering::Relaxed);
+        None
     }
 }
 

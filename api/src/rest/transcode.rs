@@ -11,7 +11,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use tonic::{Status, body::Body, service::Routes};
+use tonic::{Code, Status, body::Body, service::Routes};
 use tower::Service;
 
 use super::{find::Found, json, routes::Takes, translated};
@@ -72,7 +72,7 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Status> {
     let mut whole = BytesMut::new();
     let mut length = 0_usize;
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame?.into_data() else { continue };
+        let Ok(data) = frame.map_err(garbled)?.into_data() else { continue };
         length = length.saturating_add(data.len());
         if length <= limit {
             whole.extend_from_slice(&data);
@@ -88,6 +88,14 @@ async fn collect(mut body: Body, limit: usize) -> Result<Bytes, Status> {
         return Err(status::message_too_large(message, limit));
     }
     Ok(whole.freeze())
+}
+
+/// Why a body cannot be read: what a transport says is of no code, and its client's doing.
+fn garbled(status: Status) -> Status {
+    match status.code() {
+        Code::Unknown => status::invalid("body", &format!("cannot be read: {}", status.message())),
+        _ => status,
+    }
 }
 
 /// The request message, encoded: what stands later counts, so nothing in a body changes what the path says.

@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use allidb_cluster::OnBehalf;
 use allidb_cluster::{Deadline, WriteOptions};
 use allidb_index::{
     Result as IndexResult,
@@ -30,7 +31,6 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
-use tracing::Instrument;
 
 use super::{
     Caller, Services,
@@ -102,8 +102,8 @@ pub(super) fn begin(
             None => reading.await,
         }
     };
-    tokio::spawn(reading.in_current_span());
-    tokio::spawn(sorter.run(arrived).in_current_span());
+    tokio::spawn(reading.in_current_call());
+    tokio::spawn(sorter.run(arrived).in_current_call());
     ReceiverStream::new(answered)
 }
 
@@ -380,7 +380,7 @@ impl Sorter {
             let results = coordinator.write(tenant, writes, WriteOptions { deadline, ..options }).await;
             Landed { items, targets, results }
         };
-        self.groups.spawn(write.in_current_span());
+        self.groups.spawn(write.in_current_call());
     }
 
     /// `false` once the client is gone.

@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
+use allidb_cluster::OnBehalf;
 use allidb_index::{
     model::{CollectionSet, Limits},
     query::{Answer, Query},
@@ -9,7 +10,6 @@ use allidb_index::{
 use prost::Message;
 use tokio::{sync::Semaphore, task::JoinSet};
 use tonic::{Request, Response, Status};
-use tracing::Instrument;
 
 use super::{Caller, Services, read_consistency, seen_by, unanswered};
 use crate::{
@@ -169,7 +169,7 @@ impl Services {
                 let _slot = slots.acquire_owned().await;
                 (first, services.answer_run(caller, &seen, queries).await)
             };
-            running.spawn(run.in_current_span());
+            running.spawn(run.in_current_call());
         }
         let mut bytes = 0;
         while let Some(done) = running.join_next().await {

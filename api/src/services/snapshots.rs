@@ -1,7 +1,8 @@
 //! `allidb.v1.Snapshots`.
 
-use allidb_cluster::{Snapshot, SnapshotProgress};
-use allidb_index::model::Timestamp;
+use allidb_cluster::{Deadline, Snapshot, SnapshotProgress};
+use allidb_index::{Error, model::Timestamp};
+use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
 use super::{Services, maintenance::Messages};
@@ -30,8 +31,8 @@ impl Snapshots for Services {
         &self,
         request: Request<v1::ListSnapshotsRequest>,
     ) -> Result<Response<v1::ListSnapshotsResponse>, Status> {
-        self.receive_any(request)?;
-        let snapshots = self.coordinator.snapshots().await.map_err(status::from_error)?;
+        let (caller, _) = self.receive_any(request)?;
+        let snapshots = within(caller.deadline, self.coordinator.snapshots()).await?;
         let snapshots = snapshots.into_iter().map(snapshot_to_proto).collect();
         Ok(Response::new(v1::ListSnapshotsResponse { snapshots }))
     }
@@ -58,13 +59,24 @@ impl Snapshots for Services {
         &self,
         request: Request<v1::DeleteSnapshotsRequest>,
     ) -> Result<Response<v1::DeleteSnapshotsResponse>, Status> {
-        let (_, request) = self.receive_any(request)?;
+        let (caller, request) = self.receive_any(request)?;
         if request.ids.is_empty() {
             return Err(status::invalid("ids", "must name a snapshot"));
         }
-        self.coordinator.delete_snapshots(&request.ids).await.map_err(status::from_error)?;
+        let coordinator = self.coordinator.clone();
+        // What is begun is not left by halves, though nobody waits any more.
+        let deleting = tokio::spawn(async move { coordinator.delete_snapshots(&request.ids).await });
+        let deleted =
+            async { deleting.await.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))) };
+        within(caller.deadline, deleted).await?;
         Ok(Response::new(v1::DeleteSnapshotsResponse {}))
     }
+}
+
+/// What comes of it in time: whoever keeps snapshots may not answer.
+async fn within<T>(deadline: Deadline, asking: impl Future<Output = Result<T, Error>>) -> Result<T, Status> {
+    let asked = timeout(deadline.remaining(), asking).await;
+    asked.unwrap_or(Err(Error::DeadlineExceeded)).map_err(status::from_error)
 }
 
 fn snapshot_to_proto(snapshot: Snapshot) -> v1::Snapshot {

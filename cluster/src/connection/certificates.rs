@@ -10,10 +10,10 @@ use std::{
 
 use rustls::{
     ClientConfig, DEFAULT_VERSIONS, RootCertStore, ServerConfig,
-    client::verify_server_name,
+    client::{Resumption, verify_server_name},
     crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    server::{ParsedCertificate, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier},
 };
 use time::OffsetDateTime;
 use tokio::{sync::watch, task::JoinSet, time::sleep};
@@ -258,9 +258,14 @@ impl Material {
             let verifier = if shown == Shown::MayBe { verifier.allow_unauthenticated() } else { verifier };
             builder.with_client_cert_verifier(verifier.build().map_err(|error| self.unusable(error))?)
         };
-        builder
-            .with_single_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|error| self.unusable(error))
+        let config = builder.with_single_cert(self.chain.clone(), self.key.clone_key());
+        let mut config = config.map_err(|error| self.unusable(error))?;
+        if shown != Shown::NoMatter {
+            // Nobody looks at the certificate of a session that is taken up again, though it has ended by then.
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            config.send_tls13_tickets = 0;
+        }
+        Ok(config)
     }
 
     /// How connections are opened, to whoever shows a certificate of the same authority.
@@ -268,12 +273,15 @@ impl Material {
     /// # Errors
     /// If no authority is known.
     pub(crate) fn client(&self) -> Result<ClientConfig, CertificateError> {
-        ClientConfig::builder_with_provider(provider())
+        let config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(DEFAULT_VERSIONS)
             .map_err(|error| self.unusable(error))?
             .with_root_certificates(self.trusted()?)
-            .with_client_auth_cert(self.chain.clone(), self.key.clone_key())
-            .map_err(|error| self.unusable(error))
+            .with_client_auth_cert(self.chain.clone(), self.key.clone_key());
+        let mut config = config.map_err(|error| self.unusable(error))?;
+        // As servers do: each connection is looked at.
+        config.resumption = Resumption::disabled();
+        Ok(config)
     }
 
     fn trusted(&self) -> Result<Arc<RootCertStore>, CertificateError> {

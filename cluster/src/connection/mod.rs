@@ -29,6 +29,7 @@ pub use calls::{Calls, UnderWay};
 
 pub use certificates::{CertificateError, CertificateFiles, Certificates, Shown};
 pub use incoming::{Incoming, Protocol, Security};
+pub use open::network;
 
 /// A connection that somebody opened.
 pub struct Connection {

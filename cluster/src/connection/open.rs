@@ -141,7 +141,7 @@ impl Taken {
 }
 
 /// What one machine or site has: an address of IPv4, or the network of one of IPv6.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => {

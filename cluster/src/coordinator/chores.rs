@@ -94,11 +94,15 @@ impl Coordinator {
         (purged != Version::ZERO).then(|| purged.timestamp())
     }
 
-    /// How old the newest is at most that is not forgotten yet though it was deleted; `None` as [`purged`](Self::purged) is.
+    /// How old the newest is at most that is not forgotten yet though it was deleted; if nothing ever was, how long this node has been open. `None` if
+    /// it is alone.
     pub fn purged_age(&self) -> Option<Duration> {
         let (purged, now) = (self.0.replica.purged(), self.0.replica.wall().now_ms());
-        let age = Duration::from_millis(now.saturating_sub(purged.millis()));
-        (purged != Version::ZERO).then_some(age)
+        match purged {
+            _ if self.0.is_alone() => None,
+            Version::ZERO => Some(self.0.opened_at.elapsed()),
+            _ => Some(Duration::from_millis(now.saturating_sub(purged.millis()))),
+        }
     }
 
     /// How far this node is with healing from damage.

@@ -21,7 +21,10 @@ mod requests;
 mod shape;
 mod snapshots;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Instant,
+};
 
 use allidb_index::{
     Deadline, Error, Replica, Result, TextCounts, VectorCounts,
@@ -126,6 +129,7 @@ struct Inner {
     snapshots: Option<SnapshotPlace>,
     ring_name: String,
     is_drained: AtomicBool,
+    opened_at: Instant,
 }
 
 impl Inner {

@@ -3,7 +3,7 @@
 use std::{
     path::PathBuf,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use allidb_index::{
@@ -129,6 +129,7 @@ impl Coordinator {
             snapshots: config.snapshots.clone(),
             ring_name,
             is_drained: AtomicBool::new(false),
+            opened_at: Instant::now(),
         });
         count_usage(&inner)?;
         Ok(Self(inner))

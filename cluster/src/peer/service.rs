@@ -13,6 +13,7 @@ use allidb_storage::Durability;
 use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
+use crate::asker::{Asker, OnBehalf};
 use crate::layout::NodeId;
 use crate::peer::{
     Served,
@@ -134,6 +135,11 @@ fn entities(encoded: &[Bytes]) -> Result<Vec<EntityKey>, Status> {
     encoded.iter().map(|entity| EntityKey::decode(entity).map_err(garbled("the name of an entity"))).collect()
 }
 
+/// For whom something is that is about a tenant's entities: all that is sent together is of one, most of the time.
+fn asker_of(tenant: Option<TenantId>) -> Asker {
+    tenant.map_or(Asker::default(), |tenant| Asker(tenant.0))
+}
+
 /// A version that was sent.
 fn version(sent: Option<&Bytes>) -> Result<Version, Status> {
     let version = sent.and_then(|bytes| Version::from_bytes(bytes));
@@ -191,6 +197,7 @@ impl Peer for PeerService {
         let served = self.check(request.fence.as_ref())?;
         let decode = |bytes: &Bytes| Mutation::decode(bytes).map_err(garbled("a mutation"));
         let mutations = request.mutations.iter().map(decode).collect::<Result<Vec<_>, Status>>()?;
+        let asker = asker_of(mutations.first().and_then(Mutation::tenant));
         // What it does not know is the safest.
         let durability = proto::Durability::try_from(request.durability).map_or(Durability::Sync, Into::into);
         // One from far ahead refuses none but itself.
@@ -199,7 +206,7 @@ impl Peer for PeerService {
         let sound = mutations.into_iter().zip(&refused).filter(|(_, refused)| refused.is_none());
         let sound = sound.map(|(mutation, _)| mutation).collect();
         let write = move |served: &Served| Ok(served.write(sound, durability).into_iter());
-        let mut results = served.work(request.fence.as_ref(), write).await?;
+        let mut results = served.work(request.fence.as_ref(), write).on_behalf_of(asker).await?;
         let missing = || Err(Error::Internal("there are fewer answers than writes".to_owned()));
         let result = |refused: Option<Error>| match refused {
             Some(error) => Err(error),
@@ -214,6 +221,7 @@ impl Peer for PeerService {
         let served = self.check(fence.as_ref())?;
         let named = entities(&named)?;
         served.check_held(named.iter())?;
+        let asker = asker_of(named.first().map(EntityKey::tenant));
         let extent = Extent { contents, edges };
         let purged = version(fence.as_ref().map(|fence| &fence.purged))?;
         let held = move |served: &Served| {
@@ -225,7 +233,7 @@ impl Peer for PeerService {
                 true => served.digests(&named, extent),
             }
         };
-        let states = served.work(fence.as_ref(), held).await?;
+        let states = served.work(fence.as_ref(), held).on_behalf_of(asker).await?;
         Ok(Response::new(ReadReply { states: states.into_iter().map(Bytes::from).collect() }))
     }
 
@@ -247,7 +255,7 @@ impl Peer for PeerService {
                 served.check_current().map(|()| answer)
             }
         };
-        let kind = match served.searches.run(answer).await.flatten() {
+        let kind = match served.searches.run(answer).on_behalf_of(Asker(tenant)).await.flatten() {
             Ok(answer) => answer_reply::Kind::Answer(answer.into()),
             Err(Error::Invalid { field, why }) => {
                 answer_reply::Kind::Wrong(proto::Wrong { place: field, why })

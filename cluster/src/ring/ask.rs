@@ -11,10 +11,11 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tracing::{Instrument, instrument};
+use tracing::instrument;
 
 use super::{Inner, Terms, counts::count, quorum::Quorum};
 use crate::{
+    asker::OnBehalf,
     coordinator::Consistency,
     layout::NodeId,
     peer::{
@@ -120,7 +121,7 @@ impl Asked {
                 }
                 let (begun, answer) = (Instant::now(), ask(node, things.clone()));
                 let asking = async move { (node, things, begun, answer.await) };
-                running.spawn(asking.in_current_span());
+                running.spawn(asking.in_current_call());
             }
         };
         go_on(&mut standings, &mut running, false);

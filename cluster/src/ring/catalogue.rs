@@ -8,10 +8,10 @@ use std::{sync::Arc, time::Duration};
 use allidb_index::{Deadline, Error, Replica, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::Instant};
-use tracing::Instrument;
 
 use super::{Inner, Ring, choose::Choice, count, quorum::Quorum, read::too_few};
 use crate::{
+    asker::OnBehalf,
     coordinator::Consistency,
     layout::NodeId,
     peer::{
@@ -113,7 +113,7 @@ impl Served {
         for node in quorum.nodes().into_iter().filter(|node| *node != self.node) {
             let served = Arc::clone(self);
             let pull = async move { (node, served.pull_catalogue(node, deadline).await) };
-            asked.spawn(pull.in_current_span());
+            asked.spawn(pull.in_current_call());
         }
         // This node is one of those that know.
         let mut known = vec![self.node];
@@ -181,7 +181,7 @@ impl Served {
                 };
                 (node, served.call_within(KEEPING, node, deadline, ask).await)
             };
-            told.spawn(tell.in_current_span());
+            told.spawn(tell.in_current_call());
         }
         let (mut have, mut why) = (vec![self.node], None);
         while !quorum.is_met(&have) {

@@ -14,10 +14,10 @@ use allidb_index::{Deadline, Error, Replica, Result, Version};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::{task::JoinSet, time::sleep};
-use tracing::Instrument;
 
 use super::{Inner, quorum::Quorum, read::too_few};
 use crate::{
+    asker::OnBehalf,
     layout::{NodeId, Topology},
     peer::{
         Client, Served,
@@ -63,7 +63,7 @@ impl Quorum {
         let mut asked = JoinSet::new();
         for node in self.nodes() {
             let answer = ask(node);
-            asked.spawn(async move { (node, answer.await) }.in_current_span());
+            asked.spawn(async move { (node, answer.await) }.in_current_call());
         }
         let (mut done, mut who, mut newest, mut why) = (Vec::new(), Vec::new(), None, None);
         while let Some(answer) = asked.join_next().await {

@@ -16,12 +16,12 @@ use tokio::{
     task::JoinSet,
     time::{sleep, timeout},
 };
-use tracing::Instrument;
 
 use super::{
     Inner, Ring, choose::Asked, counts::count, quorum::Quorum, read::too_few, write::Writing, wrong::Wrong,
 };
 use crate::{
+    asker::OnBehalf,
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
     peer::{
@@ -96,7 +96,7 @@ impl Ring {
                 mutation = ring.replica().planned_anew(mutation);
             }
         };
-        let decided = tokio::spawn(deciding.in_current_span());
+        let decided = tokio::spawn(deciding.in_current_call());
         decided.await.unwrap_or_else(|_| Err(Error::Internal("a write ended without an answer".to_owned())))
     }
 }
@@ -320,7 +320,7 @@ impl Inner {
             let ask = async move {
                 (node, inner.ask_acceptor(node, (entity, ballot), step, options.deadline).await)
             };
-            asked.spawn(ask.in_current_span());
+            asked.spawn(ask.in_current_call());
         }
         let (answer, answered) = oneshot::channel();
         let writing = Writing::begin(self);

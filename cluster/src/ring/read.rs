@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tracing::{Instrument, instrument};
+use tracing::instrument;
 
 use super::{
     Inner, Ring,
@@ -19,6 +19,7 @@ use super::{
     quorum::Quorum,
 };
 use crate::{
+    asker::OnBehalf,
     coordinator::Consistency,
     layout::NodeId,
     peer::{Client, Served, proto::ReadRequest},
@@ -267,7 +268,7 @@ impl Inner {
                 let read = GroupRead { inner, quorum, entities, extent, deadline, read_at, heals };
                 (places, read.run().await)
             };
-            reads.spawn(read.in_current_span());
+            reads.spawn(read.in_current_call());
         }
         let ended = || Err(Error::Internal("a read broke off".to_owned()));
         let mut states: Vec<Result<(EntityState, bool)>> =
@@ -392,7 +393,7 @@ impl GroupRead {
                 }
                 (node, told)
             };
-            asked.spawn(one.in_current_span());
+            asked.spawn(one.in_current_call());
             true
         };
         let mut is_first = true;
@@ -426,7 +427,7 @@ impl GroupRead {
                         let (node, read) = (*node, self.clone());
                         told.retain(|(other, _)| *other != node);
                         let one = async move { (node, read.one(node, read.entities.clone(), false).await) };
-                        asked.spawn(one.in_current_span());
+                        asked.spawn(one.in_current_call());
                     }
                 },
                 () = sleep(self.inner.hedge_after()) => {

@@ -8,7 +8,6 @@ use tokio::{
     task::JoinSet,
     time::{Instant, sleep},
 };
-use tracing::Instrument;
 
 use super::{
     Inner,
@@ -17,6 +16,7 @@ use super::{
     wrong::Wrong,
 };
 use crate::{
+    asker::OnBehalf,
     layout::NodeId,
     peer::{Client, Served, proto::AbsorbRequest},
 };
@@ -80,7 +80,7 @@ impl GroupRead {
             add(&self.inner.served.counters.reads_repaired, lacks.len());
             let read = self.clone();
             let telling = async move { read.tell(node, lacks).await.map(|()| node) };
-            repairs.spawn(telling.in_current_span());
+            repairs.spawn(telling.in_current_call());
         };
         for (node, states) in &held {
             let lacks = lacks(states);
@@ -123,7 +123,7 @@ impl GroupRead {
         let ask = |asked: &mut JoinSet<_>, node: NodeId| {
             let (read, named) = (whole.clone(), Arc::clone(named));
             let one = async move { (node, read.one(node, named, false).await) };
-            asked.spawn(one.in_current_span());
+            asked.spawn(one.in_current_call());
         };
         let mut others = self.order();
         for (node, told) in told {

@@ -14,11 +14,11 @@ use super::{
     write::Report,
 };
 use crate::{
+    asker::OnBehalf,
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
     peer::Served,
 };
-use tracing::Instrument;
 
 /// Why a write cannot be answered yet.
 #[derive(Clone, Copy, Debug)]
@@ -88,7 +88,7 @@ impl Inner {
             };
             Report::Settled(Box::new(Settled { place, outcome, convinced, rest, why, posted }))
         };
-        tasks.spawn(settling.in_current_span());
+        tasks.spawn(settling.in_current_call());
     }
 
     /// A write as it is to be made at a version above what overtook it.
@@ -151,7 +151,7 @@ impl Inner {
                 let missing = || Told::Failed(Error::Internal("a write was given no answer".to_owned()));
                 (node, told.into_iter().next().unwrap_or_else(missing))
             };
-            sent.spawn(send.in_current_span());
+            sent.spawn(send.in_current_call());
         }
         let (mut made, mut why) = (Vec::new(), None);
         while let Some(done) = sent.join_next().await {

@@ -20,10 +20,11 @@ use super::{
     wrong::Wrong,
 };
 use crate::{
+    asker::OnBehalf,
     coordinator::{Consistency, WriteOptions},
     layout::NodeId,
 };
-use tracing::{Instrument, Span, field::Empty, instrument};
+use tracing::{Span, field::Empty, instrument};
 
 /// The part of a batch of writes that one node gets.
 struct Share {
@@ -105,7 +106,7 @@ impl Ring {
         let (ring, count) = (self.now(), mutations.len());
         // It goes on when the caller goes away: every replica is to hear of what one has heard of.
         let made =
-            tokio::spawn(async move { ring.make_as_of_now(mutations, options, how).await }.in_current_span());
+            tokio::spawn(async move { ring.make_as_of_now(mutations, options, how).await }.in_current_call());
         let made = made.await.unwrap_or_else(|_| vec![Err(ended()); count]);
         match how.is_posted {
             // Whoever asks again asks for a newer one.
@@ -169,7 +170,7 @@ pub(super) async fn make_in_waves(
                 inner.post(&mut writes, options).await;
             }
             let (answer, answered) = oneshot::channel();
-            tokio::spawn(collect(Writing::begin(inner), writes, options, answer).in_current_span());
+            tokio::spawn(collect(Writing::begin(inner), writes, options, answer).in_current_call());
             for (place, (result, made)) in rest.iter().zip(answered.await.unwrap_or_default()) {
                 set(&mut results, *place, result);
                 made_at.insert(*place, made.version());
@@ -264,7 +265,7 @@ async fn collect(
             let told = inner.send(node, encoded, options.durability, options.deadline).await;
             Report::Share(node, places, told)
         };
-        tasks.spawn(send.in_current_span());
+        tasks.spawn(send.in_current_call());
     }
     let mut answer = Some(answer);
     loop {

@@ -29,6 +29,7 @@ mod maintenance;
 mod merging;
 mod metrics_port;
 mod npy;
+mod options;
 mod output;
 mod pages;
 mod plan;
@@ -115,6 +116,9 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Run the daemon in this process; the same as `allidbd`.
     Serve(allidbd::ServeArgs),
+    /// Look at the daemon's options.
+    #[command(subcommand)]
+    Config(options::ConfigCommand),
     /// Work on data sets.
     #[command(subcommand)]
     Data(sample::DataCommand),
@@ -195,6 +199,7 @@ fn dispatch(command: Command, server: (&Server, Option<Consistency>), output: Ou
     match command {
         // The daemon makes a runtime of its own.
         Command::Serve(args) => allidbd::run(args),
+        Command::Config(command) => options::run(command, output),
         Command::Data(command) => sample::run(command, output),
         Command::Bench(command) => bench::run(command, output),
         Command::Tls(command) => tls::run(command, output),

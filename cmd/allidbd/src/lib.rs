@@ -26,7 +26,7 @@ mod traces;
 mod wire;
 
 pub use args::ServeArgs;
-pub use config::Config;
+pub use config::{Config, EffectiveOption, effective, show};
 pub use daemon::Daemon;
 
 use anyhow::Context;
@@ -102,12 +102,4 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
             End::Damage => {}
         }
     }
-}
-
-/// Each effective option and where it came from, one a line.
-///
-/// # Errors
-/// As for [`run`], where the configuration is wrong.
-pub fn show(args: &ServeArgs) -> anyhow::Result<String> {
-    config::show(args)
 }

@@ -186,6 +186,11 @@ impl Mutation {
         self.kind == Kind::Plain && self.parts.iter().all(ends)
     }
 
+    /// Whose entities it touches.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.parts.first().map(|part| part.entity.tenant)
+    }
+
     /// The partitions it touches.
     pub fn partitions(&self) -> impl Iterator<Item = u16> {
         self.parts.iter().map(|part| part.entity.partition())

@@ -54,6 +54,11 @@ impl EntityKey {
         &self.id
     }
 
+    /// Whose it is.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
     /// The partition that it belongs to.
     pub fn partition(&self) -> u16 {
         partition_of(self.token())

@@ -5,6 +5,8 @@
 //! and Walsh-Hadamard transforms take the place of a dense matrix (Ailon and Chazelle, "The Fast
 //! Johnson-Lindenstrauss Transform", 2009); where the dimension is no power of two, two transforms overlap.
 
+use std::sync::OnceLock;
+
 use crate::vector::kernel::hadamard;
 
 /// Rounds of signs and transforms. Two leave traces of single coordinates, three do not.
@@ -13,8 +15,10 @@ const ROUNDS: usize = 3;
 /// A rotation of vectors of one dimension.
 #[derive(Clone, Debug)]
 pub(crate) struct Rotation {
-    /// One sign a coordinate and round, as the sign bit of an f32.
-    signs: Vec<Vec<u32>>,
+    dimension: usize,
+    seed: u64,
+    /// One sign a coordinate and round, as the sign bit of an f32; once a vector is rotated: there may be many spaces that are empty.
+    signs: OnceLock<Vec<Vec<u32>>>,
     /// The greatest power of two that is not above the dimension.
     power: usize,
 }
@@ -22,21 +26,27 @@ pub(crate) struct Rotation {
 impl Rotation {
     /// The rotation that the seed stands for, in every release alike.
     pub(crate) fn new(dimension: usize, seed: u64) -> Self {
-        let mut state = seed;
-        let mut sign = || {
-            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            ((mixed >> 63) as u32) << 31
-        };
-        let signs = (0..ROUNDS).map(|_| (0..dimension).map(|_| sign()).collect()).collect();
-        Self { signs, power: if dimension == 0 { 0 } else { 1 << dimension.ilog2() } }
+        let power = if dimension == 0 { 0 } else { 1 << dimension.ilog2() };
+        Self { dimension, seed, signs: OnceLock::new(), power }
+    }
+
+    fn signs(&self) -> &[Vec<u32>] {
+        self.signs.get_or_init(|| {
+            let mut state = self.seed;
+            let mut sign = || {
+                state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+                let mixed = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+                let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+                ((mixed >> 63) as u32) << 31
+            };
+            (0..ROUNDS).map(|_| (0..self.dimension).map(|_| sign()).collect()).collect()
+        })
     }
 
     /// Rotates in place; lengths and products stay what they were.
     pub(crate) fn apply(&self, vector: &mut [f32]) {
         let end = vector.len() - self.power;
-        for signs in &self.signs {
+        for signs in self.signs() {
             for (x, sign) in vector.iter_mut().zip(signs) {
                 *x = f32::from_bits(x.to_bits() ^ sign);
             }

@@ -29,28 +29,51 @@ pub fn load(args: &ServeArgs) -> anyhow::Result<Config> {
     extract(&figment)
 }
 
-/// Each effective option and where it came from, one a line.
+/// An option as it is, and where that came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EffectiveOption {
+    /// As in `listen.grpc`.
+    pub path: String,
+    /// Null: it is not set.
+    pub value: Json,
+    /// In words.
+    pub origin: String,
+}
+
+/// Each effective option and where it came from.
 ///
 /// # Errors
 /// As for [`load`].
-pub fn show(args: &ServeArgs) -> anyhow::Result<String> {
+pub fn effective(args: &ServeArgs) -> anyhow::Result<Vec<EffectiveOption>> {
     let figment = layers(args)?;
     let config = serde_json::to_value(extract(&figment)?)?;
-    let mut lines = Vec::new();
+    let mut options = Vec::new();
     for path in known::paths(&config) {
         let value = config.pointer(&format!("/{}", path.replace('.', "/")));
         if let Some(value) = value.filter(|value| !value.is_object()) {
             let origin = figment
                 .find_value(&path)
                 .map_or_else(|_| "default".to_owned(), |value| origin(&figment, value.tag(), &path));
-            let value = match value {
-                Json::String(text) => text.clone(),
-                Json::Null => "unset".to_owned(),
-                other => other.to_string(),
-            };
-            lines.push((format!("{path} = {value}"), origin));
+            options.push(EffectiveOption { value: value.clone(), path, origin });
         }
     }
+    Ok(options)
+}
+
+/// The same, one a line.
+///
+/// # Errors
+/// As for [`load`].
+pub fn show(args: &ServeArgs) -> anyhow::Result<String> {
+    let line = |EffectiveOption { path, value, origin }| {
+        let value = match value {
+            Json::String(text) => text,
+            Json::Null => "unset".to_owned(),
+            other => other.to_string(),
+        };
+        (format!("{path} = {value}"), origin)
+    };
+    let lines: Vec<(String, String)> = effective(args)?.into_iter().map(line).collect();
     let width = lines.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     let mut text = String::new();
     for (line, origin) in lines {

@@ -304,3 +304,20 @@ fn origins_are_written_as_browsers_do() {
         assert!(error.contains("`listen.origins`") && error.contains(bad), "{error}");
     }
 }
+
+#[test]
+fn options_that_stand_in_the_docs_are_taken() {
+    let docs = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let mut snippets = 0;
+    for page in std::fs::read_dir(docs).expect("the docs") {
+        let page = page.expect("an entry").path();
+        let Ok(text) = std::fs::read_to_string(&page) else { continue };
+        for snippet in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            with_file(snippet, |_, args| {
+                drop(load(&args).unwrap_or_else(|error| panic!("{page:?}: {error:#}")))
+            });
+            snippets += 1;
+        }
+    }
+    assert!(snippets >= 2, "{snippets}");
+}

@@ -12,7 +12,7 @@ mod sections;
 
 pub use compression::Compression;
 pub use human::{ByteSize, Span};
-pub use load::{load, show};
+pub use load::{EffectiveOption, effective, load, show};
 pub use reference::reference;
 pub use sections::{
     Access, Config, EmbeddingOptions, JwtOptions, LimitOptions, Listen, Log, LogFormat, RingOptions,
