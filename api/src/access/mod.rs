@@ -308,3 +308,22 @@ fn hashed(key: &str) -> u64 {
     key.hash(&mut hasher);
     hasher.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_has_a_network_has_many_addresses_and_is_one() {
+        let owner = |right, from: &str| {
+            let from = from.parse().expect("an address");
+            Access::party(right, &Identity::ANYBODY, Some(from)).map(|party| party.owner)
+        };
+        for right in [Right::Anybody, Right::Read] {
+            assert_eq!(owner(right, "[2001:db8::1]:1"), owner(right, "[2001:db8::ffff:1]:2"));
+            assert_ne!(owner(right, "[2001:db8::1]:1"), owner(right, "[2001:db8:0:1::1]:1"));
+            assert_eq!(owner(right, "[::ffff:10.0.0.1]:1"), owner(right, "10.0.0.1:1"));
+            assert_ne!(owner(right, "10.0.0.2:1"), owner(right, "10.0.0.1:1"));
+        }
+    }
+}

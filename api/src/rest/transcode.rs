@@ -128,3 +128,23 @@ fn framed(message: &[u8]) -> Bytes {
     frame.extend_from_slice(message);
     frame.freeze()
 }
+
+#[cfg(test)]
+mod tests {
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_that_breaks_is_its_client_s_doing() {
+        let broken = |status: Status| {
+            let frames = [Ok(Frame::data(Bytes::from_static(b"{"))), Err(status)];
+            collect(Body::new(StreamBody::new(tokio_stream::iter(frames))), 100)
+        };
+        let refused = broken(Status::unknown("error reading a body")).await.expect_err("it is no body");
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        let refused = broken(Status::resource_exhausted("too much")).await.expect_err("it is no body");
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+    }
+}

@@ -412,6 +412,17 @@ mod tests {
         assert_eq!(renewed.trusted.map(|trusted| trusted.len()), Some(2));
     }
 
+    #[test]
+    fn whoever_shows_a_certificate_shows_it_with_each_connection() {
+        let dir = TempDir::new().expect("a directory");
+        let material = Material::read(made(&dir, "allidb", (-1, 9)), ring()).expect("it is right");
+        for (shown, is_taken_up) in [(Shown::NoMatter, true), (Shown::MayBe, false), (Shown::Must, false)] {
+            let config = material.server(shown).expect("it is right");
+            assert_eq!(config.session_storage.can_cache(), is_taken_up, "{shown:?}");
+            assert_eq!(config.send_tls13_tickets > 0, is_taken_up, "{shown:?}");
+        }
+    }
+
     #[tokio::test]
     async fn a_start_is_refused_for_a_wrong_name_and_not_for_a_wrong_time() {
         let dir = TempDir::new().expect("a directory");
