@@ -231,9 +231,26 @@ async fn every_method_is_for_those_who_may_call_it() {
             assert_eq!(given != Code::PermissionDenied, may, "{method} by {who}: {given:?}");
         }
     }
-    let other = |path, key| code_of(&own.channel, path, key);
+    let other = async |path: &str, key| code_of(&own.channel, path, key).await;
     assert_eq!(other("/allidb.v1.Search/Nothing", None).await, Code::Unauthenticated);
-    assert_eq!(other("/grpc.health.v1.Health/Check", None).await, Code::Ok);
+    // What is served besides: health is for everybody, what else there is for those with a key, and nodes talk elsewhere.
+    for (method, code) in [("Check", Code::Ok), ("Watch", Code::Ok), ("List", Code::Unimplemented)] {
+        let path = format!("/grpc.health.v1.Health/{method}");
+        assert_eq!(code_of(&own.channel, &path, None).await, code, "{method}");
+    }
+    let besides = [
+        ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", true),
+        ("/allidb.peer.v1.Peer/Write", false),
+        ("/allidb.peer.v1.Peer/Topology", false),
+    ];
+    for (path, is_served) in besides {
+        assert_eq!(other(path, None).await, Code::Unauthenticated, "{path}");
+        for (who, holder) in &holders {
+            let given = other(path, Some(("x-api-key", &holder.key))).await;
+            assert_eq!(given != Code::Unimplemented, is_served, "{path} by {who}: {given:?}");
+            assert!(!matches!(given, Code::Unauthenticated | Code::PermissionDenied), "{path} by {who}");
+        }
+    }
     let basic = format!("Basic {}", own.key);
     assert_eq!(
         other("/allidb.v1.Search/Query", Some(("authorization", &basic))).await,
@@ -300,16 +317,22 @@ async fn no_longer_than(brief: &Holder) -> String {
     brief.create(Role::Reader, 7, Some(at(600))).await.map(|made| made.0).expect("for less")
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn tenants_see_nothing_of_each_other() {
-    let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
-    let own = Holder::own(&process);
+/// Those who may do everything for a tenant, of two. Each has a collection of one name, and the first one more.
+async fn two_tenants(process: &Process) -> [Holder; 2] {
+    let own = Holder::own(process);
     let (_, ours) = own.create(Role::Admin, 7, None).await.expect("made");
     let (_, theirs) = own.create(Role::Admin, 8, None).await.expect("made");
     for holder in [&ours, &theirs] {
         holder.create_collection("things").await.expect("each has its own");
     }
     ours.create_collection("ours").await.expect("made");
+    [ours, theirs]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_see_nothing_of_each_other() {
+    let process = Process::start_with(&[("ALLIDB__ACCESS__KEYS_REQUIRED", "true")]).await;
+    let [ours, theirs] = two_tenants(&process).await;
     for id in ["a", "b", "c"] {
         let entity = v1::Entity { vectors: vectors("v", &[1.0, 0.0]), ..entity("things", id) };
         let request = v1::PutRequest { entity: Some(entity), ..Default::default() };
@@ -384,12 +407,7 @@ async fn tenants_see_nothing_of_each_other_in_snapshots() {
     let [mut process, mut other] = [(); 2].map(|()| Process::of(settings.clone().into_iter()));
     process.restart().await;
     let own = Holder::own(&process);
-    let (_, ours) = own.create(Role::Admin, 7, None).await.expect("made");
-    let (_, theirs) = own.create(Role::Admin, 8, None).await.expect("made");
-    for holder in [&ours, &theirs] {
-        holder.create_collection("things").await.expect("each has its own");
-    }
-    ours.create_collection("ours").await.expect("made");
+    let [ours, theirs] = two_tenants(&process).await;
     let request = v1::PutRequest { entity: Some(entity("things", "a")), ..Default::default() };
     EntitiesClient::new(ours.shown()).put(request).await.expect("put");
 
