@@ -216,7 +216,7 @@ where
             Ok(noted(answer.map(|body| meter.outgoing(body))))
         }
         Err(refusal) => {
-            if let Some(withheld) = access.is_refusal_noted() {
+            if let Some(withheld) = access.note_refusal() {
                 let withheld = (withheld > 0).then_some(withheld);
                 tracing::info!(target: AUDIT, service = method.service, method = method.name, from = from.map(tracing::field::display), withheld, code = ?refusal.code(), why = refusal.message(), because = refusal.source().map(tracing::field::display), "refused");
             }

@@ -2,7 +2,7 @@
 //! up the threads that serve connections.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -23,6 +23,8 @@ type Work = Box<dyn FnOnce() + Send>;
 
 /// Nanoseconds that whoever comes is taken to have had: an endless row of those who come once would go before all others otherwise.
 const NEWCOMER: u64 = 1_000_000;
+/// So many askers are remembered without being looked through.
+const FEW: usize = 64;
 
 /// A caller that waits. Dropped, it has gone away.
 #[derive(Default)]
@@ -45,14 +47,24 @@ struct Share {
     spent: u64,
 }
 
+impl Share {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.running == 0
+    }
+}
+
 /// What waits, of whom. The thread time that askers had is what they take turns by, so that many small pieces of work do not wait for as many large
 /// ones (as in start-time fair queueing: Goyal, Vin and Cheng, 1996; and in Linux's scheduler).
 #[derive(Default)]
 struct Queue {
     shares: HashMap<Asker, Share>,
+    /// Those of whom anything waits, by what they have had.
+    turns: BTreeSet<(u64, Asker)>,
     len: usize,
     /// What whoever was served last had had then: who comes now begins there, and is owed nothing for having been away.
     floor: u64,
+    /// Shares from which on those are forgotten who have nothing here, and have had no more than others.
+    many: usize,
     is_closed: bool,
 }
 
@@ -63,31 +75,44 @@ impl Queue {
         if self.len >= if has_any { room } else { 2 * room } {
             return false;
         }
-        let spent = self.floor + NEWCOMER;
-        let share = self.shares.entry(asker).or_insert_with(|| Share { spent, ..Share::default() });
+        let share = self.shares.entry(asker).or_default();
+        if share.is_idle() && share.spent <= self.floor {
+            share.spent = self.floor + NEWCOMER;
+        }
         share.waiting.push_back(work);
+        self.turns.insert((share.spent, asker));
         self.len += 1;
         true
     }
 
     /// The next piece of work: of whoever has had least.
     fn pop(&mut self) -> Option<(Asker, Work)> {
-        let waits = self.shares.iter_mut().filter(|(_, share)| !share.waiting.is_empty());
-        let (asker, share) = waits.min_by_key(|(asker, share)| (share.spent, **asker))?;
+        let (spent, asker) = self.turns.pop_first()?;
+        let share = self.shares.get_mut(&asker)?;
         let work = share.waiting.pop_front()?;
+        if !share.waiting.is_empty() {
+            self.turns.insert((spent, asker));
+        }
         share.running += 1;
         self.len -= 1;
-        self.floor = self.floor.max(share.spent);
-        Some((*asker, work))
+        self.floor = self.floor.max(spent);
+        Some((asker, work))
     }
 
+    /// A piece of work has taken so many nanoseconds.
     fn is_done(&mut self, asker: Asker, took: u64) {
         let Some(share) = self.shares.get_mut(&asker) else { return };
+        let waits = self.turns.remove(&(share.spent, asker));
         share.running -= 1;
         share.spent = share.spent.saturating_add(took);
-        // Once the others are where it is: who comes back at once would have had nothing otherwise.
-        let floor = self.floor;
-        self.shares.retain(|_, share| share.running > 0 || !share.waiting.is_empty() || share.spent > floor);
+        if waits {
+            self.turns.insert((share.spent, asker));
+        }
+        if self.shares.len() > self.many {
+            // Others only once these are where they are: who comes back at once would have had nothing otherwise.
+            self.shares.retain(|_, share| !share.is_idle() || share.spent > self.floor);
+            self.many = 2 * self.shares.len() + FEW;
+        }
     }
 }
 
@@ -345,7 +370,13 @@ mod tests {
             let (asker, _) = queue.pop().expect("something waits");
             queue.is_done(asker, 1_000_000);
         }
-        assert!(queue.shares.len() <= 1, "who asks for nothing is forgotten");
+        assert!(queue.turns.is_empty());
+        for asker in 3..10_000 {
+            push(&mut queue, asker);
+            let (asker, _) = queue.pop().expect("something waits");
+            queue.is_done(asker, 1_000);
+        }
+        assert!(queue.shares.len() <= 4 * FEW, "{} who ask for nothing are remembered", queue.shares.len());
     }
 
     async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {

@@ -260,7 +260,7 @@ impl Access {
     }
 
     /// Somebody is refused. Gives how often that was not noted since it last was, if it is to be now.
-    pub(crate) fn is_refusal_noted(&self) -> Option<u64> {
+    pub(crate) fn note_refusal(&self) -> Option<u64> {
         if self.0.telling.is_due() {
             return Some(self.0.withheld.swap(0, Ordering::Relaxed));
         }

@@ -1,6 +1,8 @@
 //! `allidb.v1.Snapshots`.
 
-use allidb_cluster::{Deadline, Snapshot, SnapshotProgress};
+use std::sync::Arc;
+
+use allidb_cluster::{Deadline, OnBehalf, Snapshot, SnapshotProgress};
 use allidb_index::{Error, model::Timestamp};
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
@@ -8,6 +10,7 @@ use tonic::{Request, Response, Status};
 use super::{Services, maintenance::Messages};
 use crate::{
     convert::timestamp_to_proto,
+    layer::Room,
     status,
     v1::{self, snapshots_server::Snapshots},
 };
@@ -59,13 +62,18 @@ impl Snapshots for Services {
         &self,
         request: Request<v1::DeleteSnapshotsRequest>,
     ) -> Result<Response<v1::DeleteSnapshotsResponse>, Status> {
+        let room = request.extensions().get::<Arc<Room>>().cloned();
         let (caller, request) = self.receive_any(request)?;
         if request.ids.is_empty() {
             return Err(status::invalid("ids", "must name a snapshot"));
         }
         let coordinator = self.coordinator.clone();
-        // What is begun is not left by halves, though nobody waits any more.
-        let deleting = tokio::spawn(async move { coordinator.delete_snapshots(&request.ids).await });
+        // What is begun is not left by halves though nobody waits any more, and takes its place until then.
+        let deleting = async move {
+            let _room = room;
+            coordinator.delete_snapshots(&request.ids).await
+        };
+        let deleting = tokio::spawn(deleting.in_current_call());
         let deleted =
             async { deleting.await.unwrap_or_else(|error| Err(Error::Internal(error.to_string()))) };
         within(caller.deadline, deleted).await?;

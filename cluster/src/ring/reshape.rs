@@ -84,7 +84,7 @@ impl Ring {
     /// All others must answer, and agree; so whoever else forces anything with one of these comes before, or after.
     ///
     /// # Errors
-    /// If no quorum is lost with them, one of them answers, or one of the others does not.
+    /// If no quorum is lost with them, one of them answers, or one of the others does not: it may be made then, or may be later.
     pub async fn go_on_without(&self, seen: u64, lost: &[NodeId], deadline: Deadline) -> Result<Change> {
         let ring = self.now();
         let topology = ring.topology();
@@ -104,7 +104,7 @@ impl Ring {
         let change = self.reshape_by(all, seen, |topology| topology.without(lost), deadline).await;
         change.map_err(|error| match error {
             Error::Unavailable(why) => Error::FailedPrecondition(format!(
-                "all nodes that are not lost must agree, and not all do: {why}"
+                "all nodes that are not lost must agree, and not all do; it may be made yet: {why}"
             )),
             other => other,
         })
@@ -120,9 +120,9 @@ impl Ring {
         change: impl FnOnce(&Topology) -> Result<Topology, TopologyError>,
         deadline: Deadline,
     ) -> Result<Change> {
-        let topology = self.now();
+        let ring = self.now();
         let members: Vec<NodeId> =
-            topology.topology().layout().members().iter().map(|member| member.node).collect();
+            ring.topology().layout().members().iter().map(|member| member.node).collect();
         let quorum = Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum);
         self.reshape_by(quorum, seen, change, deadline).await
     }

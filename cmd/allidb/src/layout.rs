@@ -115,11 +115,15 @@ pub(crate) async fn run(command: LayoutCommand, client: &Client, output: Output)
 /// Has the ring go on without nodes that are lost, and tells what is lost with them.
 async fn force(lost: Vec<String>, client: &Client, output: Output) -> Result<()> {
     let before = describe(client).await?;
-    let epoch = before.shape.unwrap_or_default().epoch;
-    let epoch = change(client, epoch, Change::Force(ForceLayout { lost: lost.clone() })).await?;
+    let shape = before.shape.unwrap_or_default();
+    let epoch = change(client, shape.epoch, Change::Force(ForceLayout { lost: lost.clone() })).await?;
     let partitions = before.layout.map(|layout| layout.partitions).unwrap_or_default();
-    let is_gone = |of: &&Partition| of.nodes.iter().all(|node| lost.contains(node));
-    let gone = partitions.iter().filter(is_gone).count();
+    // Those that a partition was moving to may have it, too.
+    let next = shape.next.clone().filter(|_| shape.phase() != Phase::Settled).unwrap_or_default().partitions;
+    let is_gone = |of: &Partition| of.nodes.iter().all(|node| lost.contains(node));
+    let gone =
+        partitions.iter().enumerate().filter(|(at, of)| is_gone(of) && next.get(*at).is_none_or(is_gone));
+    let gone = gone.count();
     let after = describe(client).await?.layout.unwrap_or_default();
     let thin = thin(&after);
     if output.is_json() {

@@ -76,7 +76,7 @@ fn membership(coordinator: &Coordinator) {
     if let Some(age) = coordinator.purged_age() {
         describe_gauge!(
             "allidb_ring_purged_age_seconds",
-            "How long ago that was up to which what was deleted is forgotten"
+            "How long ago that was up to which what was deleted is forgotten; if nothing ever was, how long the node has been open"
         );
         gauge!("allidb_ring_purged_age_seconds").set(age.as_secs_f64());
     }
