@@ -89,7 +89,7 @@ impl Ring {
         let ring = self.now();
         let topology = ring.topology();
         let refused = |why: String| Err(Error::FailedPrecondition(why));
-        let without = topology.without(lost).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
+        topology.without(lost).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
         if !topology.needs(lost) {
             return refused("no quorum is lost with these nodes: remove them as any other".to_owned());
         }
@@ -99,8 +99,11 @@ impl Ring {
                 return refused(format!("node {node} answers: it is not lost"));
             }
         }
-        let left: Vec<NodeId> = without.nodes();
-        let all = Quorum::of_nodes(left.clone(), left.len());
+        let all = |_: &Topology, next: &Topology| {
+            let left = next.nodes();
+            let count = left.len();
+            Quorum::of_nodes(left, count)
+        };
         let change = self.reshape_by(all, seen, |topology| topology.without(lost), deadline).await;
         change.map_err(|error| match error {
             Error::Unavailable(why) => Error::FailedPrecondition(format!(
@@ -120,16 +123,17 @@ impl Ring {
         change: impl FnOnce(&Topology) -> Result<Topology, TopologyError>,
         deadline: Deadline,
     ) -> Result<Change> {
-        let ring = self.now();
-        let members: Vec<NodeId> =
-            ring.topology().layout().members().iter().map(|member| member.node).collect();
-        let quorum = Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum);
-        self.reshape_by(quorum, seen, change, deadline).await
+        let majority = |now: &Topology, _: &Topology| {
+            let members: Vec<NodeId> = now.layout().members().iter().map(|member| member.node).collect();
+            Quorum::of(std::iter::once(members.as_slice()), Consistency::Quorum)
+        };
+        self.reshape_by(majority, seen, change, deadline).await
     }
 
+    /// The same by those whom `quorum` gives of what the ring goes by, and what it is to.
     async fn reshape_by(
         &self,
-        quorum: Quorum,
+        quorum: impl FnOnce(&Topology, &Topology) -> Quorum,
         seen: u64,
         change: impl FnOnce(&Topology) -> Result<Topology, TopologyError>,
         deadline: Deadline,
@@ -140,7 +144,7 @@ impl Ring {
             return Ok(another());
         }
         let next = change(ring.topology()).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
-        let digest = next.digest();
+        let (digest, quorum) = (next.digest(), quorum(ring.topology(), &next));
         ring.0.choose_topology(&next, quorum, deadline).await?;
         let now = self.now();
         Ok(match now.topology().digest() == digest {
