@@ -65,6 +65,10 @@ struct Queue {
     floor: u64,
     /// Shares from which on those are forgotten who have nothing here, and have had no more than others.
     many: usize,
+    /// Threads that wait for work.
+    sleeping: usize,
+    /// Whether one of them has been called, and is not there yet.
+    is_waking: bool,
     is_closed: bool,
 }
 
@@ -99,6 +103,13 @@ impl Queue {
         Some((asker, work))
     }
 
+    /// Whether a thread is to be called that sleeps. One at a time: it calls the next one if there is more than it takes.
+    fn wakes(&mut self) -> bool {
+        let wakes = self.len > 0 && self.sleeping > 0 && !self.is_waking;
+        self.is_waking |= wakes;
+        wakes
+    }
+
     /// A piece of work has taken so many nanoseconds.
     fn is_done(&mut self, asker: Asker, took: u64) {
         let Some(share) = self.shares.get_mut(&asker) else { return };
@@ -123,17 +134,30 @@ struct Shared {
 }
 
 impl Shared {
-    /// Waits for work; none if there will be none.
-    fn next(&self) -> Option<(Asker, Work)> {
+    /// Waits for work, once that which was done last, if any, is counted; none if there will be none.
+    fn next(&self, done: Option<(Asker, u64)>) -> Option<(Asker, Work)> {
         let mut queue = self.queue.lock();
+        done.into_iter().for_each(|(asker, took)| queue.is_done(asker, took));
         loop {
             if let Some(next) = queue.pop() {
+                let wakes = queue.wakes();
+                drop(queue);
+                self.wake(wakes);
                 return Some(next);
             }
             if queue.is_closed {
                 return None;
             }
+            queue.sleeping += 1;
             self.comes.wait(&mut queue);
+            queue.sleeping -= 1;
+            queue.is_waking = false;
+        }
+    }
+
+    fn wake(&self, wakes: bool) {
+        if wakes {
+            self.comes.notify_one();
         }
     }
 }
@@ -165,14 +189,15 @@ impl Pool {
         for at in 0..threads.max(1) {
             let shared = Arc::clone(&pool.shared);
             let started = thread::Builder::new().name(format!("{name}-{at}")).spawn(move || {
-                while let Some((asker, work)) = shared.next() {
+                let mut done = None;
+                while let Some((asker, work)) = shared.next(done) {
                     let begun = Instant::now();
                     // A panic is its caller's failure, not the thread's end: the others still need it.
                     if catch_unwind(AssertUnwindSafe(work)).is_err() {
                         tracing::error!(pool = name, "a request panicked");
                     }
                     let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                    shared.queue.lock().is_done(asker, took);
+                    done = Some((asker, took));
                 }
             });
             started.map_err(|error| {
@@ -213,7 +238,7 @@ impl Pool {
             // A caller that has gone away wants no answer.
             drop(answer.send(result));
         });
-        {
+        let wakes = {
             let mut queue = self.shared.queue.lock();
             if queue.is_closed {
                 return Err(allidb_storage::Error::Closed.into());
@@ -221,8 +246,9 @@ impl Pool {
             if !queue.push(Asker::current(), work, self.room) {
                 return Err(Error::Exhausted(format!("too many requests wait for a {} thread", self.name)));
             }
-        }
-        self.shared.comes.notify_one();
+            queue.wakes()
+        };
+        self.shared.wake(wakes);
         answered.await.map_err(|_| Error::Internal(format!("a {} request panicked", self.name)))
     }
 
@@ -346,6 +372,22 @@ mod tests {
         let order = order.lock().clone();
         // One piece of the first may have begun by then.
         assert!([2, 3].iter().all(|asker| order[..3].contains(asker)), "{order:?}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn all_threads_work_where_there_is_work_for_them() {
+        let pool = Arc::new(Pool::start("test", 4, 100).unwrap());
+        for _ in 0..200 {
+            let all = Arc::new(std::sync::Barrier::new(4));
+            let mut asked = tokio::task::JoinSet::new();
+            for _ in 0..4 {
+                let (pool, all) = (Arc::clone(&pool), Arc::clone(&all));
+                // None ends before all have begun.
+                asked.spawn(async move { pool.run(move || all.wait().is_leader()).await });
+            }
+            let waited = tokio::time::timeout(std::time::Duration::from_secs(20), asked.join_all()).await;
+            assert!(waited.expect("no thread sleeps").into_iter().all(|run| run.is_ok()));
+        }
     }
 
     #[test]
