@@ -18,8 +18,11 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::{DamagedLayout, Layout, LayoutError, Member, NodeId};
 use crate::coordinator::Consistency;
 
-/// What is forced is in the next block of two to the power of so many epochs: those who are lost may have gone on without the others, but not as far.
-const BLOCK: u32 = 32;
+/// An epoch is a number of so many bits in an era, which is what stands above them. What is forced is in a later era: those who are lost may have gone on
+/// without the others, but not as far.
+const ERA: u32 = 32;
+/// The lowest bits of an era follow from who is left: two halves of a ring that each give up the other are not in the same one.
+const PLACE: u32 = 16;
 
 /// What stands for a topology of this form.
 pub(crate) const FORMAT: u32 = 1;
@@ -141,6 +144,11 @@ impl Topology {
         self.epoch
     }
 
+    /// Later with each time that nodes went on without a quorum; 0 before the first.
+    pub fn era(&self) -> u32 {
+        u32::try_from(self.epoch >> ERA).unwrap_or(u32::MAX)
+    }
+
     /// Tells topologies apart, as [`Layout::digest`] does layouts.
     pub fn digest(&self) -> u64 {
         self.digest
@@ -253,9 +261,8 @@ impl Topology {
     /// If one of them is no member, or none is left.
     pub fn without(&self, lost: &[NodeId]) -> Result<Self, TopologyError> {
         let layout = self.layout.without(lost, self.next())?;
-        // Two halves of a ring may each give up the other: where in the block follows from who is left, so that these are not of one epoch.
-        let place = layout.digest() >> (u64::BITS - BLOCK + 1);
-        let epoch = ((self.epoch >> BLOCK) + 1) << BLOCK | place;
+        let era = ((self.epoch >> ERA >> PLACE) + 1) << PLACE | layout.digest() >> (u64::BITS - PLACE);
+        let epoch = era << ERA;
         Ok(Self { epoch, layout, next: None, staged: None, ..self.clone() }.sealed())
     }
 
@@ -272,7 +279,8 @@ impl Topology {
 
     /// Whether this may be chosen after an epoch.
     pub(crate) fn may_follow(&self, epoch: u64) -> bool {
-        self.epoch == epoch + 1 || self.epoch >> BLOCK == (epoch >> BLOCK) + 1
+        let forced = |epoch: u64| epoch >> ERA >> PLACE;
+        self.epoch == epoch + 1 || forced(self.epoch) == forced(epoch) + 1
     }
 
     /// The phase that comes next, once all have taken over what they were to.
@@ -403,17 +411,17 @@ mod tests {
             let lost = [2, 3].map(NodeId);
             assert!(topology.needs(&lost) && !topology.needs(&lost[..1]));
             let forced = topology.without(&lost).unwrap();
-            assert_eq!((forced.epoch() >> BLOCK, forced.phase(), forced.staged()), (1, Phase::Settled, None));
+            assert_eq!((forced.era() >> PLACE, forced.phase(), forced.staged()), (1, Phase::Settled, None));
             assert!(forced.has(NodeId(1)) && !forced.has(NodeId(2)) && !forced.has(NodeId(3)));
             assert!(forced.may_follow(topology.epoch()) && !forced.may_follow(forced.epoch()));
             assert_eq!(Topology::decode(&forced.encode()).as_ref(), Ok(&forced));
             assert_eq!(forced.closed(), topology.closed());
-            assert_eq!(forced.without(&[]).unwrap().epoch() >> BLOCK, 2);
+            assert_eq!(forced.without(&[]).unwrap().era() >> PLACE, 2);
             // What the others force is another epoch, and there is room behind both.
             let others = topology.without(&[NodeId(1)]).unwrap();
-            assert_eq!(others.epoch() >> BLOCK, 1);
-            assert!(others.epoch().abs_diff(forced.epoch()) > 1_000);
-            assert_eq!(forced.then().epoch() >> BLOCK, 1);
+            assert_eq!(others.era() >> PLACE, 1);
+            assert_ne!(others.era(), forced.era());
+            assert_eq!((topology.era(), forced.then().era()), (0, forced.era()));
         }
         assert!(filling.may_follow(2) && !filling.may_follow(1) && !filling.may_follow(3));
         let unknown = TopologyError::Layout(LayoutError::NoMember(NodeId(9)));

@@ -351,15 +351,17 @@ impl Local {
         if topology.epoch() <= before.epoch() {
             return Ok(false);
         }
-        self.keep(&topology)?;
+        // Those who were given up may have changed the catalogue on their own. What they made of it is older than what it is here then.
+        let goes_on = before.has(self.node) && topology.has(self.node);
+        self.keep(&topology, if goes_on { topology.era() } else { 0 })?;
         let (epoch, phase) = (topology.epoch(), topology.phase().name());
         tracing::info!(epoch, phase, layout = topology.layout().version(), "the ring has another topology");
         *self.newest.write() = topology;
         Ok(true)
     }
 
-    /// Keeps a topology, and takes nothing any more that it says to be closed.
-    pub(crate) fn keep(&self, topology: &Topology) -> Result<()> {
+    /// Keeps a topology, and takes nothing any more that it says to be closed. The catalogue comes to be of this era.
+    pub(crate) fn keep(&self, topology: &Topology, era: u32) -> Result<()> {
         self.replica.close_up_to(topology.closed())?;
         let has_others = topology.nodes().iter().any(|node| *node != self.node);
         let held = |partition: u16| match topology.holds(self.node, partition) {
@@ -368,7 +370,7 @@ impl Local {
             true => Held::Shared,
             false => Held::Elsewhere,
         };
-        self.replica.keep_topology(topology.encode(), has_others, held)
+        self.replica.keep_topology(topology.encode(), has_others, held, era)
     }
 }
 

@@ -7,11 +7,11 @@ use std::{
 
 use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, NodeId, Staged, WriteOptions};
 use allidb_index::{
-    Clock, Deadline, Error, ManualClock,
+    Clock, Deadline, Error, ManualClock, Replica,
     graph::NeighborsRequest,
     model::{
-        CollectionSet, Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp, Value, Write,
-        Written,
+        CollectionSet, CollectionSpec, Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp,
+        Value, Write, Written,
     },
 };
 use allidb_storage::{Durability, fs::SimFs};
@@ -629,4 +629,63 @@ async fn nodes_go_on_without_a_quorum_if_they_are_told_to() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!world.nodes[gone[0]].ring.now().topology().has(world.nodes[gone[0]].id));
+}
+
+/// Those who are given up go on as a majority that hears of nothing, and change the catalogue more often: what they make of it counts nowhere
+/// once they hear of it, and none of its ids means something else to the one that gave them up.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_catalogue_of_those_who_were_given_up_takes_the_place_of_none() {
+    let mut world = World::of(3, 93).await;
+    let create = async |world: &World, at: usize, name: &'static str| {
+        let create = move |replica: &Replica| replica.with_created(TENANT, name, CollectionSpec::default());
+        world.nodes[at].ring.change_catalogue(soon(), create).await.expect("a quorum")
+    };
+    let id = |world: &World, at: usize, name: &str| {
+        world.nodes[at].replica.collection(TENANT, name).map(|collection| collection.id)
+    };
+    let mut addresses = Vec::new();
+    for at in [1, 2] {
+        addresses.push((at, world.stop(at).await));
+    }
+    let lost = [1, 2].map(|at: usize| world.nodes[at].id);
+    let forced = world.nodes[0].ring.go_on_without(1, &lost, soon()).await;
+    assert!(matches!(forced, Ok(Change::Made(_))), "{forced:?}");
+    create(&world, 0, "ours").await;
+
+    let address = world.stop(0).await;
+    for (at, address) in addresses {
+        world.go_on(at, address).await;
+    }
+    for name in ["theirs", "others", "more"] {
+        create(&world, 1, name).await;
+    }
+    let drop_it = |replica: &Replica| replica.with_dropped(TENANT, "c");
+    world.nodes[1].ring.change_catalogue(soon(), drop_it).await.expect("a quorum");
+    let [ours, theirs] = [0, 1].map(|at: usize| world.nodes[at].replica.catalogue_version());
+    assert!(theirs < ours, "{theirs} {ours}");
+    for name in ["theirs", "others", "more"] {
+        assert_ne!(id(&world, 0, "ours").expect("an id"), id(&world, 1, name).expect("an id"), "{name}");
+    }
+
+    let of_theirs = world.nodes[1].replica.entity_key(TENANT, &EntityRef::new("theirs", "e")).expect("a key");
+    world.go_on(0, address).await;
+    let begun = Instant::now();
+    for at in [1, 2] {
+        while world.nodes[at].ring.now().topology().has(world.nodes[at].id) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it does not hear of it");
+            world.nodes[at].ring.now().compare_clocks(soon()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // Each takes over what is newer, as gossip has it do.
+        let [winner, loser] = [0, at].map(|at: usize| (world.nodes[at].id, world.nodes[at].ring.now()));
+        assert!(!winner.1.pull_catalogue(loser.0, soon()).await.expect("it answers"));
+        assert!(loser.1.pull_catalogue(winner.0, soon()).await.expect("it answers"));
+        for at in [0, at] {
+            assert!(id(&world, at, "ours").is_ok() && id(&world, at, "c").is_ok());
+            assert!(id(&world, at, "theirs").is_err());
+        }
+    }
+    // What they keep of theirs is dropped, and not unknown yet.
+    assert!(world.nodes[0].replica.is_dropped(&of_theirs));
+    create(&world, 0, "later").await;
 }

@@ -10,18 +10,31 @@ use crate::{
     model::{Collection, CollectionId, Index, TenantId},
 };
 
-/// More changes than there can be.
-const MAX_VERSION: u64 = 1 << 48;
+/// Versions and ids are numbers of so many bits in an era, which is what stands above them.
+const ERA: u32 = 32;
+/// A later era than there can be.
+const MAX_VERSION: u64 = 1 << 56;
+
+fn in_era_of(version: u64, number: u64) -> u64 {
+    version >> ERA << ERA | (number & ((1 << ERA) - 1))
+}
 
 impl Catalogue {
-    /// How often it was changed.
+    /// Grows with every change.
     pub(crate) fn version(&self) -> u64 {
         self.version
     }
 
-    /// The same, as if it had been changed so often.
+    /// The same, as another version; ids that are given from then on are of the same era.
     pub(crate) fn of_version(self, version: u64) -> Self {
-        Self { version, ..self }
+        Self { version, last_id: self.last_id.max(in_era_of(version, self.last_id)), ..self }
+    }
+
+    /// The same in a later era: it is newer than what others make of it that stay in this one, and gives none of the ids that they do. `None` if it
+    /// is in that era, or a later one.
+    pub(crate) fn in_era(&self, era: u32) -> Option<Self> {
+        let version = in_era_of(u64::from(era) << ERA, self.version);
+        (u64::from(era) > self.version >> ERA).then(|| self.clone().of_version(version))
     }
 
     /// Whether this id was given already, be the collection there still or not.
@@ -31,7 +44,7 @@ impl Catalogue {
 
     /// Whether any id was given.
     pub(crate) fn has_given_any(&self) -> bool {
-        self.last_id > 0
+        in_era_of(0, self.last_id) > 0
     }
 
     /// All of it, with the key of cursors.
@@ -54,7 +67,7 @@ impl Catalogue {
         let cursor_key = record.cursor_key.try_into();
         let cursor_key = cursor_key.map_err(|_| garbled("has a key of another length".to_owned()))?;
         let mut catalogue = Self { version: record.version, last_id: record.last_id, ..Self::default() };
-        // Nobody changes one so often: whoever says so would end all changes.
+        // None comes so far: whoever says so would end all changes.
         if record.version > MAX_VERSION || record.last_id > MAX_VERSION {
             return Err(garbled(format!("says that it is of version {}", record.version)));
         }

@@ -136,7 +136,7 @@ impl Replica {
         self.catalogue().has_given_any()
     }
 
-    /// How often an encoded catalogue was changed.
+    /// The version of an encoded catalogue.
     ///
     /// # Errors
     /// If these bytes are none.
@@ -144,7 +144,7 @@ impl Replica {
         Ok(Catalogue::decode(encoded)?.0.version())
     }
 
-    /// How often the catalogue was changed.
+    /// Grows with every change of the catalogue.
     pub fn catalogue_version(&self) -> u64 {
         self.catalogue_version.load(Ordering::SeqCst)
     }
@@ -233,10 +233,7 @@ impl Replica {
             *self.cursor_key.write() = key;
             self.forget_trees(key)?;
         }
-        let version = catalogue.version();
-        *self.catalogue.write() = Arc::new(catalogue);
-        // After it: who is told of the version is told by the catalogue, too.
-        self.catalogue_version.store(version, Ordering::SeqCst);
+        self.catalogue_is(catalogue);
         drop(gate);
         let dropping_some = changes.iter().filter(|change| !change.dropped.is_empty());
         self.usage.forget_dropped(dropping_some.map(|change| change.tenant));
@@ -262,6 +259,14 @@ impl Replica {
             change.dropped.iter().for_each(|dropped| self.sweep_in_background(*dropped));
         }
         Ok(())
+    }
+
+    /// Has a catalogue that is durable be the current one.
+    pub(super) fn catalogue_is(&self, catalogue: Catalogue) {
+        let version = catalogue.version();
+        *self.catalogue.write() = Arc::new(catalogue);
+        // After it: who is told of the version is told by the catalogue, too.
+        self.catalogue_version.store(version, Ordering::SeqCst);
     }
 
     /// The rows of a change, and the spaces that come with it.

@@ -159,7 +159,8 @@ impl Replica {
     }
 
     /// Keeps the topology of the ring: durably, before this returns. If there are other nodes, then from now on what is deleted leaves
-    /// tombstones, for as long as the node lives. `held` says of each partition whether it lies here.
+    /// tombstones, for as long as the node lives. `held` says of each partition whether it lies here. The catalogue is of this era from then on, unless
+    /// it is of a later one.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -168,7 +169,9 @@ impl Replica {
         topology: Vec<u8>,
         has_others: bool,
         held: impl Fn(u16) -> Held,
+        era: u32,
     ) -> Result<()> {
+        let _change = self.catalogue_change.lock();
         let holds = |partition: u16| held(partition) != Held::Elsewhere;
         let mut batch = WriteBatch::new();
         batch.put(self.keyspaces.cluster, TOPOLOGY, topology);
@@ -194,7 +197,14 @@ impl Replica {
             // Before, so that no write in between purges; one tombstone too many does no harm.
             self.placement.keeps_deletes.store(true, Ordering::SeqCst);
         }
+        let catalogue = self.catalogue().in_era(era);
+        if let Some(catalogue) = &catalogue {
+            catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
+        }
         self.engine.write(batch, Durability::Sync)?;
+        if let Some(catalogue) = catalogue {
+            self.catalogue_is(catalogue);
+        }
         for (partition, is_left) in (0..PARTITIONS).zip(left) {
             self.placement.is_now(partition, held(partition), is_left);
         }
