@@ -221,7 +221,9 @@ fn workers(workers: &[Worker], described: &DescribeClusterResponse, output: Outp
 /// As the node that was asked, which goes by this catalogue, knows it.
 pub(crate) fn state(node: &Node, catalogue_version: u64) -> &'static str {
     match (node.is_member, node.is_alive, node.agrees) {
-        (false, ..) => "no member",
+        (false, true, _) => "no member",
+        // What it said of itself is remembered for a while.
+        (false, false, _) => "gone",
         (true, false, _) => "down",
         (true, true, false) => "disagrees",
         (true, true, true) if node.catalogue_version < catalogue_version => "behind",

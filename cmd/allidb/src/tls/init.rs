@@ -1,4 +1,4 @@
-//! `allidb tls`: an authority of one's own, and the certificates of nodes and clients that it signs.
+//! `allidb tls init`: an authority of one's own, and the certificates of nodes and clients that it signs.
 
 use std::{
     fs::{self, OpenOptions},
@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, Subcommand};
+use clap::Args;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
     KeyPair, KeyUsagePurpose,
@@ -27,11 +27,6 @@ const AUTHORITY_DAYS: i64 = 3_650;
 const BEFORE: Duration = Duration::hours(1);
 /// Names by which every node is reached on its own machine.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum TlsCommand {
-    Init(InitArgs),
-}
 
 /// Make an authority, unless there is one in the directory, and certificates of nodes and clients that it signs.
 #[derive(Debug, Args)]
@@ -56,9 +51,8 @@ pub(crate) struct InitArgs {
     renew: bool,
 }
 
-/// Runs `tls`.
-pub(crate) fn run(command: TlsCommand, output: Output) -> Result<()> {
-    let TlsCommand::Init(args) = command;
+/// Runs `tls init`.
+pub(super) fn run(args: InitArgs, output: Output) -> Result<()> {
     let wanted = wanted(&args)?;
     fs::create_dir_all(&args.dir).with_context(|| format!("cannot make {}", args.dir.display()))?;
     if !args.renew {

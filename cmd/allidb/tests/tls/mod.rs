@@ -206,3 +206,38 @@ fn certificates_are_made_for_names_alone() {
     fs::remove_file(files.path("authority-key.pem")).expect("removed");
     assert!(!files.init(&["--client", "b"]).status.success(), "nobody can sign it");
 }
+
+#[test]
+fn certificates_are_shown() {
+    let dir = TempDir::new().expect("a directory");
+    let files = Files(dir.path().join("certificates"));
+    assert!(
+        files.init(&["--node", "db=db.example,10.0.0.1", "--client", "ops", "--days", "20"]).status.success()
+    );
+    let show = |format: &str, paths: &[String]| {
+        allidb().args(["--output", format, "tls", "show"]).args(paths).output().expect("run")
+    };
+    let both = fs::read_to_string(files.path("db.pem")).expect("read")
+        + &fs::read_to_string(files.path("authority.pem")).expect("read");
+    fs::write(files.path("chain.pem"), both).expect("written");
+    let paths = [files.path("chain.pem"), files.path("ops.pem")];
+    let told: Json = serde_json::from_slice(&show("json", &paths).stdout).expect("JSON");
+    let told = told["certificates"].as_array().expect("a list");
+    let of = |at: usize, what: &str| &told[at][what];
+    assert_eq!((told.len(), of(0, "file"), of(2, "name")), (3, &paths[0].as_str().into(), &"ops".into()));
+    let names = ["allidb", "db", "localhost", "127.0.0.1", "::1", "db.example", "10.0.0.1"];
+    assert_eq!((of(0, "names"), of(0, "issuer")), (&names.as_slice().into(), &"AlliDB authority".into()));
+    assert_eq!([of(0, "is_authority"), of(1, "is_authority"), of(1, "is_good")], [false, true, true]);
+    assert!(of(0, "not_after").as_str() < of(1, "not_after").as_str(), "{told:?}");
+    let table = show("table", &paths).stdout;
+    let table = String::from_utf8_lossy(&table);
+    assert!(table.contains("db.example, 10.0.0.1") && table.contains(" 19\n"), "{table}");
+
+    fs::write(files.path("other"), "no certificate").expect("written");
+    for wrong in ["other", "absent", "db-key.pem"] {
+        let refused = show("table", &[files.path(wrong)]);
+        assert!(!refused.status.success(), "{wrong}: {refused:?}");
+        let why = String::from_utf8_lossy(&refused.stderr);
+        assert!(why.contains(&files.path(wrong)), "{why}");
+    }
+}
