@@ -313,16 +313,13 @@ async fn answered<E: Send + 'static>(
 /// An answer that is all there.
 async fn whole(method: Method, held: &Held, answer: Response<Body>) -> Response<Body> {
     let (head, mut body) = answer.into_parts();
-    let (mut frames, mut bytes) = (Vec::new(), 0);
-    while let Some(frame) = body.frame().await {
-        match frame.map(Frame::into_data) {
-            Ok(Ok(data)) => {
-                bytes += data.len();
-                frames.push(Ok(Frame::data(data)));
-            }
-            Ok(Err(other)) => frames.push(Ok(other)),
-            Err(status) => frames.push(Err(status)),
-        }
+    let (mut frames, mut bytes, mut is_over) = (Vec::new(), 0, false);
+    // One that is larger than it may be has its end first, and then what it would have been.
+    while !is_over && let Some(frame) = body.frame().await {
+        let length = frame.as_ref().ok().and_then(Frame::data_ref).map(Bytes::len);
+        is_over = length.is_none();
+        bytes += length.unwrap_or_default();
+        frames.push(frame);
     }
     match weighed_answer(method, held, bytes) {
         // A status alone ends with its headers, or it is none to those who are strict.
@@ -457,7 +454,11 @@ impl SurroundedBody {
         };
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
-                frame.trailers_mut().into_iter().for_each(|trailers| self.see(trailers));
+                if let Some(trailers) = frame.trailers_mut() {
+                    // What would come after these is nothing that others are to take for a part of it.
+                    self.inner = Body::empty();
+                    self.see(trailers);
+                }
                 self.gives(Some(frame.data_ref().map_or(0, Bytes::len)));
             }
             Poll::Ready(_) => {}
@@ -557,6 +558,30 @@ mod tests {
             Status::from_header_map(answer.headers()).map(|status| status.code()),
             Some(Code::NotFound)
         );
+    }
+
+    #[tokio::test]
+    async fn nothing_comes_after_the_end_of_an_answer() {
+        for path in ["/allidb.v1.Entities/Get", "/allidb.v1.Entities/Scan"] {
+            let inner = tower::service_fn(|_: Request<Body>| async {
+                let mut end = HeaderMap::new();
+                Status::out_of_range("too large").add_header(&mut end)?;
+                let data = || Ok::<_, Status>(Frame::data(Bytes::from_static(b"more")));
+                let frames = [data(), Ok(Frame::trailers(end)), data()];
+                Ok::<_, Status>(Response::new(Body::new(StreamBody::new(tokio_stream::iter(frames)))))
+            });
+            let mut service = SurroundLayer::new(1, 1 << 20, 10, 10).layer(inner);
+            let mut request = Request::new(Body::empty());
+            *request.uri_mut() = path.parse().expect("a path");
+            let mut body = service.call(request).await.expect("an answer").into_body();
+            let mut frames = Vec::new();
+            while let Some(frame) = body.frame().await {
+                frames.push(frame.expect("a frame"));
+            }
+            let [data, end] = &frames[..] else { panic!("{path}: {frames:?}") };
+            assert_eq!(data.data_ref().map(Bytes::len), Some(4), "{path}");
+            assert!(end.trailers_ref().is_some(), "{path}");
+        }
     }
 
     #[tokio::test]
