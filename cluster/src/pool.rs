@@ -10,7 +10,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use allidb_index::{Deadline, Error, Result};
@@ -25,6 +25,10 @@ type Work = Box<dyn FnOnce() + Send>;
 const NEWCOMER: u64 = 1_000_000;
 /// So many askers are remembered without being looked through.
 const FEW: usize = 64;
+/// Spare threads of a pool that is for many.
+pub(crate) const SPARES: usize = 8;
+/// How long somebody of whom nothing runs waits before a spare thread does something for him.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A caller that waits. Dropped, it has gone away.
 #[derive(Default)]
@@ -41,7 +45,8 @@ impl Drop for Waiting {
 /// What one asker has waiting, and has had.
 #[derive(Default)]
 struct Share {
-    waiting: VecDeque<Work>,
+    /// With when it came.
+    waiting: VecDeque<(Instant, Work)>,
     running: usize,
     /// Nanoseconds of threads that were spent on it, counted from where the others were when it began to ask.
     spent: u64,
@@ -50,6 +55,12 @@ struct Share {
 impl Share {
     fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.running == 0
+    }
+
+    /// Until when it can wait, if something waits and nothing runs.
+    fn starves_from(&self) -> Option<Instant> {
+        let (came, _) = self.waiting.front()?;
+        (self.running == 0).then(|| *came + PATIENCE)
     }
 }
 
@@ -69,6 +80,10 @@ struct Queue {
     sleeping: usize,
     /// Whether one of them has been called, and is not there yet.
     is_waking: bool,
+    /// Spare threads that neither work nor watch.
+    resting: usize,
+    /// Whether one of them sees to it that nobody starves.
+    is_watched: bool,
     is_closed: bool,
 }
 
@@ -83,7 +98,7 @@ impl Queue {
         if share.is_idle() && share.spent <= self.floor {
             share.spent = self.floor + NEWCOMER;
         }
-        share.waiting.push_back(work);
+        share.waiting.push_back((Instant::now(), work));
         self.turns.insert((share.spent, asker));
         self.len += 1;
         true
@@ -91,9 +106,14 @@ impl Queue {
 
     /// The next piece of work: of whoever has had least.
     fn pop(&mut self) -> Option<(Asker, Work)> {
-        let (spent, asker) = self.turns.pop_first()?;
+        let turn = *self.turns.first()?;
+        self.take(turn)
+    }
+
+    fn take(&mut self, (spent, asker): (u64, Asker)) -> Option<(Asker, Work)> {
+        self.turns.remove(&(spent, asker));
         let share = self.shares.get_mut(&asker)?;
-        let work = share.waiting.pop_front()?;
+        let (_, work) = share.waiting.pop_front()?;
         if !share.waiting.is_empty() {
             self.turns.insert((spent, asker));
         }
@@ -101,6 +121,28 @@ impl Queue {
         self.len -= 1;
         self.floor = self.floor.max(spent);
         Some((asker, work))
+    }
+
+    /// When the first of those of whom something waits, and nothing runs, has waited for long enough.
+    fn starves_from(&self) -> Option<Instant> {
+        let starves_from = |(_, asker): &(u64, Asker)| self.shares.get(asker)?.starves_from();
+        self.turns.iter().filter_map(starves_from).min()
+    }
+
+    /// The next piece of work of somebody who has waited for long enough.
+    fn pop_starving(&mut self, now: Instant) -> Option<(Asker, Work)> {
+        let starves = |(_, asker): &&(u64, Asker)| {
+            let starves_from = self.shares.get(asker).and_then(Share::starves_from);
+            starves_from.is_some_and(|from| from <= now)
+        };
+        let turn = *self.turns.iter().find(starves)?;
+        self.take(turn)
+    }
+
+    /// Whether a spare thread is to watch, as somebody waits of whom nothing runs, and all other threads are busy.
+    fn wants_watch(&self, asker: Asker) -> bool {
+        let is_free = self.sleeping == 0 && !self.is_watched && self.resting > 0;
+        is_free && self.shares.get(&asker).is_some_and(|share| share.starves_from().is_some())
     }
 
     /// Whether a thread is to be called that sleeps. One at a time: it calls the next one if there is more than it takes.
@@ -131,6 +173,8 @@ impl Queue {
 struct Shared {
     queue: Mutex<Queue>,
     comes: Condvar,
+    /// For spare threads.
+    starves: Condvar,
 }
 
 impl Shared {
@@ -140,7 +184,7 @@ impl Shared {
         done.into_iter().for_each(|(asker, took)| queue.is_done(asker, took));
         loop {
             if let Some(next) = queue.pop() {
-                let wakes = queue.wakes();
+                let wakes = (queue.wakes(), done.is_some_and(|(asker, _)| queue.wants_watch(asker)));
                 drop(queue);
                 self.wake(wakes);
                 return Some(next);
@@ -155,12 +199,45 @@ impl Shared {
         }
     }
 
-    fn wake(&self, wakes: bool) {
+    /// The same for a spare thread, which does something only for those of whom nothing runs. Work ends when it ends: who asks for pieces that take
+    /// long has all other threads be busy with them, however turns are taken. Then it is left to the kernel to share out the cores.
+    fn next_spare(&self, done: Option<(Asker, u64)>) -> Option<(Asker, Work)> {
+        let mut queue = self.queue.lock();
+        done.into_iter().for_each(|(asker, took)| queue.is_done(asker, took));
+        while !queue.is_closed {
+            let starves_from = queue.starves_from().filter(|_| !queue.is_watched);
+            let Some(from) = starves_from else {
+                queue.resting += 1;
+                self.starves.wait(&mut queue);
+                queue.resting -= 1;
+                continue;
+            };
+            queue.is_watched = true;
+            let is_over = self.starves.wait_until(&mut queue, from).timed_out();
+            queue.is_watched = false;
+            if is_over && let Some(next) = queue.pop_starving(Instant::now()) {
+                drop(queue);
+                // Another one watches meanwhile.
+                self.starves.notify_one();
+                return Some(next);
+            }
+        }
+        None
+    }
+
+    /// Calls a thread that sleeps, and a spare one to watch.
+    fn wake(&self, (wakes, watches): (bool, bool)) {
         if wakes {
             self.comes.notify_one();
         }
+        if watches {
+            self.starves.notify_one();
+        }
     }
 }
+
+/// Which work a thread looks for.
+type Next = fn(&Shared, Option<(Asker, u64)>) -> Option<(Asker, Work)>;
 
 /// Threads with a bounded queue before them.
 pub(crate) struct Pool {
@@ -183,14 +260,17 @@ impl Drop for Pool {
 }
 
 impl Pool {
-    /// Starts `threads` threads with room for `queue` waiting pieces of work.
-    pub(crate) fn start(name: &'static str, threads: usize, queue: usize) -> Result<Self> {
+    /// Starts `threads` threads with room for `queue` waiting pieces of work, and spare ones for those of whom none is done while pieces that take long are
+    /// done for others.
+    pub(crate) fn start(name: &'static str, threads: usize, spares: usize, queue: usize) -> Result<Self> {
         let pool = Self { name, is_inline: false, room: queue.max(1), shared: Arc::default() };
-        for at in 0..threads.max(1) {
+        let threads = threads.max(1);
+        for at in 0..threads + spares {
             let shared = Arc::clone(&pool.shared);
+            let next: Next = if at < threads { Shared::next } else { Shared::next_spare };
             let started = thread::Builder::new().name(format!("{name}-{at}")).spawn(move || {
                 let mut done = None;
-                while let Some((asker, work)) = shared.next(done) {
+                while let Some((asker, work)) = next(&shared, done) {
                     let begun = Instant::now();
                     // A panic is its caller's failure, not the thread's end: the others still need it.
                     if catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -243,10 +323,11 @@ impl Pool {
             if queue.is_closed {
                 return Err(allidb_storage::Error::Closed.into());
             }
-            if !queue.push(Asker::current(), work, self.room) {
+            let asker = Asker::current();
+            if !queue.push(asker, work, self.room) {
                 return Err(Error::Exhausted(format!("too many requests wait for a {} thread", self.name)));
             }
-            queue.wakes()
+            (queue.wakes(), queue.wants_watch(asker))
         };
         self.shared.wake(wakes);
         answered.await.map_err(|_| Error::Internal(format!("a {} request panicked", self.name)))
@@ -261,6 +342,7 @@ impl Pool {
     pub(crate) fn close(&self) {
         self.shared.queue.lock().is_closed = true;
         self.shared.comes.notify_all();
+        self.shared.starves.notify_all();
     }
 }
 
@@ -271,7 +353,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_queue_refuses_and_a_panic_is_an_error_of_its_caller_alone() {
-        let pool = Arc::new(Pool::start("test", 1, 1).unwrap());
+        let pool = Arc::new(Pool::start("test", 1, 0, 1).unwrap());
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let (started, has_started) = oneshot::channel();
         let busy = tokio::spawn({
@@ -301,7 +383,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_of_a_caller_that_goes_away_ends_or_is_not_begun() {
-        let pool = Arc::new(Pool::start("test", 1, 4).unwrap());
+        let pool = Arc::new(Pool::start("test", 1, 0, 4).unwrap());
         let (started, has_started) = oneshot::channel();
         let (ended, has_ended) = oneshot::channel();
         let busy = tokio::spawn({
@@ -336,7 +418,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_asks_little_does_not_wait_for_all_that_others_ask_for() {
-        let pool = Arc::new(Pool::start("test", 1, 8).unwrap());
+        let pool = Arc::new(Pool::start("test", 1, 0, 8).unwrap());
         let (go, wait) = std::sync::mpsc::channel::<()>();
         let order = Arc::new(Mutex::new(Vec::new()));
         let ask = |asker: u64, takes_ms: u64| {
@@ -376,7 +458,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn all_threads_work_where_there_is_work_for_them() {
-        let pool = Arc::new(Pool::start("test", 4, 100).unwrap());
+        let pool = Arc::new(Pool::start("test", 4, 0, 100).unwrap());
         for _ in 0..200 {
             let all = Arc::new(std::sync::Barrier::new(4));
             let mut asked = tokio::task::JoinSet::new();
@@ -387,6 +469,45 @@ mod tests {
             }
             let waited = tokio::time::timeout(std::time::Duration::from_secs(20), asked.join_all()).await;
             assert!(waited.expect("no thread sleeps").into_iter().all(|run| run.is_ok()));
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_the_end_of_what_takes_others_long() {
+        let pool = Arc::new(Pool::start("test", 2, 2, 100).unwrap());
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let wait = Arc::new(Mutex::new(wait));
+        let long = |asker: u64| {
+            let wait = Arc::clone(&wait);
+            let work = move || wait.lock().recv().unwrap();
+            Box::pin(pool.run(work).on_behalf_of(Asker(asker)))
+        };
+        let mut of_one: Vec<_> = (0..10).map(|_| long(1)).collect();
+        for one in &mut of_one {
+            assert!(poll_once(one).await.is_none(), "it waits");
+        }
+        // Again and again, though neither of both threads is free.
+        for asker in [2, 3, 2, 2, 4] {
+            let begun = Instant::now();
+            assert_eq!(pool.run(|| 7).on_behalf_of(Asker(asker)).await.unwrap(), 7);
+            let took = begun.elapsed();
+            assert!((PATIENCE..Duration::from_secs(5)).contains(&took), "{took:?}");
+        }
+        // Who has something run already waits, and so does who comes once all spare threads are busy.
+        let mut of_others: Vec<_> = [5, 6, 6, 7].map(&long).into();
+        for one in &mut of_others {
+            assert!(poll_once(one).await.is_none(), "it waits");
+        }
+        let begun = Instant::now();
+        while pool.queued() > 10 {
+            assert!(begun.elapsed() < Duration::from_secs(5), "{} wait", pool.queued());
+            thread::sleep(PATIENCE);
+        }
+        thread::sleep(4 * PATIENCE);
+        assert_eq!(pool.queued(), 8 + 2);
+        (0..14).for_each(|_| go.send(()).unwrap());
+        for one in of_one.into_iter().chain(of_others) {
+            one.await.unwrap();
         }
     }
 

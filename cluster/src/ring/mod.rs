@@ -105,7 +105,7 @@ use crate::{
     coordinator::Consistency,
     layout::{Layout, NodeId, Topology},
     peer::{Connections, Connector, Local, PeerService, Served},
-    pool::Pool,
+    pool::{Pool, SPARES},
 };
 use anti_entropy::Comparisons;
 use clocks::Clocks;
@@ -224,21 +224,21 @@ impl Ring {
         let node = NodeId(replica.node());
         let work = match replica.is_inline() {
             true => Pool::inline("replica"),
-            false => Pool::start("replica", options.threads, options.queue)?,
+            false => Pool::start("replica", options.threads, SPARES, options.queue)?,
         };
         let cores = std::thread::available_parallelism().map_or(2, |cores| cores.get());
         let searches = match replica.is_inline() {
             true => Pool::inline("search"),
-            false => Pool::start("search", cores.max(2), options.queue)?,
+            false => Pool::start("search", cores.max(2), SPARES, options.queue)?,
         };
         let keeping = match replica.is_inline() {
             true => Pool::inline("hints"),
             // Those that wait for the disk together share one fsync.
-            false => Pool::start("hints", options.threads, options.queue)?,
+            false => Pool::start("hints", options.threads, 0, options.queue)?,
         };
         let tending = match replica.is_inline() {
             true => Pool::inline("trees"),
-            false => Pool::start("trees", 1, 1)?,
+            false => Pool::start("trees", 1, 0, 1)?,
         };
         #[cfg(feature = "wrong")]
         let wrong = options.wrong;
