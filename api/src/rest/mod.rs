@@ -163,6 +163,15 @@ async fn json(State(opening): State<Opening>, request: Request) -> Response {
         Ok(gateway) => gateway,
         Err(refusal) => return error::answer(&refusal),
     };
+    if let Some(coding) =
+        request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity")
+    {
+        let refusal = Refusal { code: StatusCode::UNSUPPORTED_MEDIA_TYPE, status: Code::InvalidArgument };
+        return error::refuse(
+            refusal,
+            &format!("the body is encoded as {coding:?}: only plain ones are taken"),
+        );
+    }
     let (path, query) = (request.uri().path(), request.uri().query());
     match find::find(request.method(), path, query) {
         Ok(found) => gateway.call(found, request).await,

@@ -15,8 +15,7 @@ use crate::{
 /// # Errors
 /// Where the filter is none.
 pub(crate) fn install(log: &Log, traces: Option<&Export>) -> anyhow::Result<()> {
-    let filter =
-        EnvFilter::try_new(&log.filter).with_context(|| format!("`log.filter` is {:?}", log.filter))?;
+    let filter = filter(log)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
         LogFormat::Pretty => lines.with_ansi(std::io::stderr().is_terminal()).with_filter(filter).boxed(),
@@ -28,6 +27,14 @@ pub(crate) fn install(log: &Log, traces: Option<&Export>) -> anyhow::Result<()> 
         tracing::debug!("the process has a log already");
     }
     Ok(())
+}
+
+/// Which lines are written.
+///
+/// # Errors
+/// Where the filter is none.
+pub(crate) fn filter(log: &Log) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(&log.filter).with_context(|| format!("`log.filter` is {:?}", log.filter))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use serde_saphyr::figment::Yaml;
 
 use super::{Config, known};
-use crate::ServeArgs;
+use crate::{ServeArgs, logs};
 
 /// The beginning of every variable that is an option. Kubernetes injects variables such as
 /// `ALLIDB_SERVICE_HOST`, hence two underscores.
@@ -40,7 +40,7 @@ pub struct EffectiveOption {
     pub origin: String,
 }
 
-/// Each effective option and where it came from.
+/// Each effective option and where it came from. Of addresses, what may be a secret is left out: users, passwords, and queries.
 ///
 /// # Errors
 /// As for [`load`].
@@ -54,10 +54,27 @@ pub fn effective(args: &ServeArgs) -> anyhow::Result<Vec<EffectiveOption>> {
             let origin = figment
                 .find_value(&path)
                 .map_or_else(|_| "default".to_owned(), |value| origin(&figment, value.tag(), &path));
-            options.push(EffectiveOption { value: value.clone(), path, origin });
+            options.push(EffectiveOption { value: without_secrets(value), path, origin });
         }
     }
     Ok(options)
+}
+
+fn without_secrets(value: &Json) -> Json {
+    match value {
+        Json::String(text) => Json::String(without_secret(text)),
+        Json::Array(values) => values.iter().map(without_secrets).collect(),
+        other => other.clone(),
+    }
+}
+
+/// `https://user:password@host/path?token=x` as `https://…@host/path?…`.
+fn without_secret(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority.rsplit_once('@').map(|(_, host)| format!("…@{host}"));
+    format!("{scheme}://{}{path}{query}", host.as_deref().unwrap_or(authority))
 }
 
 /// The same, one a line.
@@ -89,6 +106,8 @@ fn layers(args: &ServeArgs) -> anyhow::Result<Figment> {
             .with_context(|| format!("cannot read the configuration file {}", path.display()))?;
         // A file of nothing but comments is a null, which is no dictionary.
         if text.lines().any(|line| !line.trim().is_empty() && !line.trim_start().starts_with('#')) {
+            serde_saphyr::from_str::<Json>(&text)
+                .with_context(|| format!("the configuration file {} is no YAML", path.display()))?;
             figment = figment.merge(Yaml::file_exact(path));
         }
     }
@@ -203,6 +222,7 @@ impl Config {
         if storage.level_multiplier < 2 {
             bail!("`storage.level_multiplier` is {}; it must be at least 2", storage.level_multiplier);
         }
+        logs::filter(&self.log)?;
         self.check_storage()?;
         self.check_embedding()?;
         self.check_tracing()?;

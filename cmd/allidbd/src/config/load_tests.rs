@@ -53,6 +53,29 @@ fn flags_beat_variables_which_beat_the_file_which_beats_defaults() {
 }
 
 #[test]
+fn what_is_shown_of_addresses_is_no_secret() {
+    let file = "tracing: {otlp_endpoint: 'https://ops:hidden@traces.example:4317'}\n\
+                jwt: {jwks_url: 'https://id.example/keys?token=hidden', issuer: i, audience: a}\n";
+    with_file(file, |_, args| {
+        let shown = show(&args).expect("every layer is in order");
+        assert!(shown.contains("https://…@traces.example:4317 "), "{shown}");
+        assert!(shown.contains("https://id.example/keys?… ") && !shown.contains("hidden"), "{shown}");
+    });
+}
+
+#[test]
+fn what_is_no_yaml_is_named() {
+    for (file, wanted) in
+        [("listen: {grpc: 5\n", "allidb.yaml is no YAML"), ("log: {filter: '(('}\n", "`log.filter`")]
+    {
+        with_file(file, |_, args| {
+            let error = load(&args).expect_err(file);
+            assert!(format!("{error:#}").contains(wanted), "{error:#}");
+        });
+    }
+}
+
+#[test]
 fn sizes_and_times_are_written_for_people_or_as_numbers() {
     let file = "storage: {memtable_bytes: 8MiB, wal_segment_bytes: 1048576}\nshutdown: {grace: 1.5}\n";
     with_file(file, |jail, args| {
