@@ -146,6 +146,7 @@ impl Replica {
         let ends: Vec<EntityKey> =
             if self.keeps_deletes() { parts().flat_map(ends).collect() } else { Vec::new() };
         let _latched = self.latches.acquire(parts().map(|part| &part.entity).chain(&ends));
+        let _ending = self.latch_ending(parts())?;
         let mut following = self.trees.enter();
         let mut working = Working::new();
         let mut highest = Version::ZERO;

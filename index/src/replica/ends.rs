@@ -4,10 +4,11 @@
 //! tombstone of the same version: that is all that the deletion of an end says of it, so that every replica that finds out, in whatever
 //! order, comes to the same. If the other end lies elsewhere, it is sent there.
 
-use allidb_storage::{Keyspace, WriteBatch};
+use allidb_storage::{Direction, Keyspace, WriteBatch};
 
 use super::{
     derive::{EdgeEnd, Edges, Working, mirrored},
+    latch::Latched,
     loaded::{Loaded, register},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
     model::EntityRef,
     mutation::{Condition, Kind, Mutation, Part, edge_parts},
     replica::Replica,
-    row::{EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register},
+    row::{EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register, key::decode_edge_key},
     version::Version,
 };
 
@@ -42,6 +43,34 @@ impl EntityState {
 }
 
 impl Replica {
+    /// Waits until nobody deletes the other end of an edge that goes with an entity, the latch of which is held. Whoever deletes one end takes the
+    /// row at the other one for what it was: of two who did so at once both would take it out of the sums.
+    pub(super) fn latch_ending<'p>(
+        &self,
+        parts: impl Iterator<Item = &'p Part>,
+    ) -> Result<Option<Latched<'_>>> {
+        if !self.keeps_deletes() {
+            return Ok(None);
+        }
+        let mut ending = Vec::new();
+        for Part { entity, delta, .. } in parts {
+            let cleared = delta.row.cleared(Scope::Edges);
+            if cleared == Version::ZERO || cleared <= self.edges_cleared(entity)? {
+                continue;
+            }
+            let (snapshot, prefix) = (self.engine.snapshot(), entity.prefix());
+            for keyspace in [self.keyspaces.edge, self.keyspaces.edge_in] {
+                for row in snapshot.prefix(keyspace, &prefix, Direction::Forward)? {
+                    let (key, _) = row?;
+                    let (_, edge) =
+                        decode_edge_key(&key).map_err(|error| Error::corrupt("edge", &key, error))?;
+                    ending.push((entity, mirrored(entity, &edge).0));
+                }
+            }
+        }
+        Ok((!ending.is_empty()).then(|| self.ending.acquire_between(ending.into_iter())))
+    }
+
     /// Has an edge be gone at the other end, too, of which the row here said this.
     pub(super) fn end_edge(
         &self,

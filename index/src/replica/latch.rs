@@ -1,4 +1,4 @@
-//! Latches: one writer at a time for each entity.
+//! Latches: one writer at a time for each entity, and one deletion of an end for each edge.
 
 use std::{collections::HashSet, hash::BuildHasher};
 
@@ -7,10 +7,10 @@ use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 use crate::row::EntityKey;
 
-/// Entities being written. A set is taken whole or waited for, so that there is no deadlock.
+/// What is being written. A set is taken whole or waited for, so that there is no deadlock.
 #[derive(Default)]
 pub(crate) struct Latches {
-    /// Hashes of the entities; two that collide merely wait for each other.
+    /// Hashes of it; two that collide merely wait for each other.
     held: Mutex<HashSet<u64>>,
     released: Condvar,
 }
@@ -18,8 +18,18 @@ pub(crate) struct Latches {
 impl Latches {
     /// Waits until none of the entities is being written, then takes them all.
     pub(crate) fn acquire<'a>(&self, entities: impl Iterator<Item = &'a EntityKey>) -> Latched<'_> {
-        let mut wanted: Vec<u64> =
-            entities.map(|entity| Xxh3DefaultBuilder::new().hash_one(entity)).collect();
+        self.acquire_all(entities.map(hash_of).collect())
+    }
+
+    /// The same of edges between two entities, whichever of both is called first.
+    pub(crate) fn acquire_between<'a>(
+        &self,
+        ends: impl Iterator<Item = (&'a EntityKey, EntityKey)>,
+    ) -> Latched<'_> {
+        self.acquire_all(ends.map(|(one, other)| hash_of(one).wrapping_add(hash_of(&other))).collect())
+    }
+
+    fn acquire_all(&self, mut wanted: Vec<u64>) -> Latched<'_> {
         wanted.sort_unstable();
         wanted.dedup();
         let mut held = self.held.lock();
@@ -31,7 +41,11 @@ impl Latches {
     }
 }
 
-/// Gives the entities back when dropped.
+fn hash_of(entity: &EntityKey) -> u64 {
+    Xxh3DefaultBuilder::new().hash_one(entity)
+}
+
+/// Gives them back when dropped.
 pub(crate) struct Latched<'a> {
     latches: &'a Latches,
     hashes: Vec<u64>,

@@ -126,6 +126,8 @@ pub struct Replica {
     pub(crate) graph: Kept<GraphIndex>,
     pub(crate) matches: Arc<MatchCache>,
     pub(crate) latches: latch::Latches,
+    /// Of edges one end of which is deleted: that changes the other end, whose latch is not held. Taken after those of entities.
+    ending: latch::Latches,
     /// Of acceptors, each apart from the writes that it makes.
     acceptors: latch::Latches,
     pub(crate) trees: Arc<Trees>,
@@ -269,6 +271,7 @@ impl Replica {
             texts,
             graph,
             latches: latch::Latches::default(),
+            ending: latch::Latches::default(),
             acceptors: latch::Latches::default(),
             building_trees: Mutex::default(),
             usage: Arc::default(),

@@ -549,3 +549,36 @@ fn what_was_restored_is_told_from_collections_of_the_same_names() {
     other.replica.keep_restoring(None).unwrap();
     assert_eq!(other.crash().replica.restoring().unwrap(), None);
 }
+
+/// Who deletes one end of an edge writes at the other one, too, which somebody else may delete meanwhile.
+#[test]
+fn trees_are_right_when_both_ends_of_edges_go_at_once() {
+    const ROUNDS: usize = 40;
+    const EDGES: usize = 20;
+    let fixture = fixture();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.build_trees().unwrap();
+    let plan = |write: Write| fixture.replica.plan(TENANT, write).unwrap();
+    let apply = |writes: Vec<Mutation>| {
+        for result in fixture.replica.apply(writes, Durability::None) {
+            result.unwrap();
+        }
+    };
+    let end = |side: char, round: usize, at: usize| EntityRef::new("r", format!("{side}-{round}-{at}"));
+    for round in 0..ROUNDS {
+        let edge = |at: usize| Edge::new(end('a', round, at % 3), "r", end('b', round, at % 4));
+        apply((0..EDGES).map(|at| plan(Write::PutEdge(Box::new(edge(at))))).collect());
+        let begins = std::sync::Barrier::new(2);
+        std::thread::scope(|scope| {
+            for (side, count) in [('a', 3), ('b', 4)] {
+                let (plan, apply, begins) = (&plan, &apply, &begins);
+                scope.spawn(move || {
+                    let writes = (0..count).map(|at| plan(Write::Delete(end(side, round, at)))).collect();
+                    begins.wait();
+                    apply(writes);
+                });
+            }
+        });
+    }
+    assert_eq!(wrong_leaves(&fixture), vec![]);
+}
