@@ -3,13 +3,17 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderMap, Response};
 use http_body::Body as _;
+use tokio::time::sleep;
 use tonic::{Code, Status, body::Body};
 
 use super::AUDIT;
@@ -31,6 +35,46 @@ pub(crate) struct Audited {
 #[derive(Debug, thiserror::Error)]
 #[error("shown was {:?}", .0.as_deref().unwrap_or("nothing"))]
 pub(super) struct By(pub(super) Option<Arc<str>>);
+
+/// How often it is noted how many refusals were not.
+const COUNTS_EVERY: Duration = Duration::from_secs(1);
+
+/// How many refusals were not noted, and not counted in a note either. It ends with one that does.
+#[derive(Debug, Default)]
+pub(super) struct Withheld(AtomicU64);
+
+impl Withheld {
+    pub(super) fn one_more(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// To be counted in a note.
+    pub(super) fn take(&self) -> u64 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+
+    /// Notes how many there are that the next refusal would count, which may never come.
+    fn note(&self) {
+        let withheld = self.take();
+        if withheld > 0 {
+            tracing::info!(target: AUDIT, withheld, "refused");
+        }
+    }
+
+    /// The same, time and again, until it is aborted.
+    pub(super) async fn keep_noting(self: Arc<Self>) {
+        loop {
+            sleep(COUNTS_EVERY).await;
+            self.note();
+        }
+    }
+}
+
+impl Drop for Withheld {
+    fn drop(&mut self) {
+        self.note();
+    }
+}
 
 impl Audited {
     /// Notes that somebody was let in to this.

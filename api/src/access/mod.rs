@@ -17,10 +17,7 @@ mod secret;
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -32,6 +29,7 @@ use tonic::Status;
 
 pub use admin_key::{AdminKey, AdminKeyError};
 pub(crate) use audit::Audited;
+use audit::Withheld;
 pub use jwt::{KeySetError, KeySetPlace, TokenTerms, Tokens};
 pub(crate) use methods::Right;
 use secret::Secret;
@@ -70,8 +68,7 @@ struct Inner {
     is_required: bool,
     asking: Pace,
     telling: Pace,
-    /// Refusals that were not noted since one last was.
-    withheld: AtomicU64,
+    withheld: Arc<Withheld>,
     rates: Rates,
     shares: Shares,
     _keeping: JoinSet<()>,
@@ -127,8 +124,10 @@ impl Access {
         tokens: Option<Tokens>,
         is_required: bool,
     ) -> Self {
+        let withheld = Arc::new(Withheld::default());
         let mut keeping = JoinSet::new();
         keeping.spawn(keep_key_uses(coordinator.clone()));
+        keeping.spawn(Arc::clone(&withheld).keep_noting());
         Self(Arc::new(Inner {
             coordinator,
             admin_key,
@@ -136,7 +135,7 @@ impl Access {
             is_required,
             asking: Pace::of(ASKS_EVERY),
             telling: Pace::of(TELLS_EVERY),
-            withheld: AtomicU64::new(0),
+            withheld,
             rates: Rates::default(),
             shares: Shares::default(),
             _keeping: keeping,
@@ -262,9 +261,9 @@ impl Access {
     /// Somebody is refused. Gives how often that was not noted since it last was, if it is to be now.
     pub(crate) fn note_refusal(&self) -> Option<u64> {
         if self.0.telling.is_due() {
-            return Some(self.0.withheld.swap(0, Ordering::Relaxed));
+            return Some(self.0.withheld.take());
         }
-        self.0.withheld.fetch_add(1, Ordering::Relaxed);
+        self.0.withheld.one_more();
         None
     }
 }

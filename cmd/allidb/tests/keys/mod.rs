@@ -116,6 +116,33 @@ fn keys_are_made_shown_and_revoked() {
 }
 
 #[test]
+fn each_refusal_is_in_the_log_or_counted_there() {
+    const REFUSED: u64 = 60;
+    let dir = TempDir::new().expect("a directory");
+    let settings = [("ALLIDB__ACCESS__KEYS_REQUIRED", "true")];
+    let daemon = Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
+    for _ in 0..REFUSED {
+        let mut stream = TcpStream::connect(daemon.http()).expect("it listens");
+        let request = "GET /v1/collections HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    }
+    let (noted, withheld) = eventually("all are told of", || {
+        let (mut noted, mut withheld) = (0, 0);
+        let log = said(dir.path());
+        for line in log.lines().filter(|line| line.contains("allidb::audit: refused")) {
+            noted += u64::from(line.contains("service="));
+            let counted = line.split("withheld=").nth(1).and_then(|after| after.split(' ').next());
+            withheld += counted.map_or(0, |counted| counted.parse::<u64>().expect("a number"));
+        }
+        (noted + withheld >= REFUSED).then_some((noted, withheld))
+    });
+    assert!(noted > 0 && withheld > 0 && noted + withheld == REFUSED, "{noted} and {withheld}");
+}
+
+#[test]
 fn a_key_is_not_sent_in_the_clear() {
     let dir = TempDir::new().expect("a directory");
     let key = dir.path().join("key");

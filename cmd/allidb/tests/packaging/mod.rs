@@ -119,6 +119,21 @@ fn the_unit_names_options_that_there_are() {
 }
 
 #[test]
+fn systemd_takes_the_unit_where_it_is_there() {
+    let dir = TempDir::new().expect("a directory");
+    let unit = dir.path().join("allidb.service");
+    let text = read("systemd/allidb.service").replace(PROGRAM, env!("CARGO_BIN_EXE_allidb"));
+    fs::write(&unit, &text).expect("written");
+    let Ok(verified) = Command::new("systemd-analyze").arg("verify").arg(&unit).output() else {
+        println!("skipped: there is no systemd-analyze");
+        return;
+    };
+    // It warns of what it does not know, and does not fail.
+    let told = String::from_utf8_lossy(&verified.stderr).into_owned();
+    assert!(verified.status.success() && !told.contains("allidb.service:"), "{told}");
+}
+
+#[test]
 fn the_compose_file_makes_a_ring_of_three_with_certificates() {
     let compose = yaml(&read("compose/compose.yaml"));
     let services = compose["services"].as_object().expect("services");
