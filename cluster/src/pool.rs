@@ -139,10 +139,10 @@ impl Queue {
         self.take(turn)
     }
 
-    /// Whether a spare thread is to watch, as somebody waits of whom nothing runs, and all other threads are busy.
-    fn wants_watch(&self, asker: Asker) -> bool {
-        let is_free = self.sleeping == 0 && !self.is_watched && self.resting > 0;
-        is_free && self.shares.get(&asker).is_some_and(|share| share.starves_from().is_some())
+    /// Whether a spare thread is to watch: somebody waits of whom nothing runs, and more waits than there are threads that sleep, which take what comes first.
+    fn wants_watch(&self) -> bool {
+        let may_want = self.len > self.sleeping && !self.is_watched && self.resting > 0;
+        may_want && self.starves_from().is_some()
     }
 
     /// Whether a thread is to be called that sleeps. One at a time: it calls the next one if there is more than it takes.
@@ -184,7 +184,7 @@ impl Shared {
         done.into_iter().for_each(|(asker, took)| queue.is_done(asker, took));
         loop {
             if let Some(next) = queue.pop() {
-                let wakes = (queue.wakes(), done.is_some_and(|(asker, _)| queue.wants_watch(asker)));
+                let wakes = (queue.wakes(), queue.wants_watch());
                 drop(queue);
                 self.wake(wakes);
                 return Some(next);
@@ -323,11 +323,10 @@ impl Pool {
             if queue.is_closed {
                 return Err(allidb_storage::Error::Closed.into());
             }
-            let asker = Asker::current();
-            if !queue.push(asker, work, self.room) {
+            if !queue.push(Asker::current(), work, self.room) {
                 return Err(Error::Exhausted(format!("too many requests wait for a {} thread", self.name)));
             }
-            (queue.wakes(), queue.wants_watch(asker))
+            (queue.wakes(), queue.wants_watch())
         };
         self.shared.wake(wakes);
         answered.await.map_err(|_| Error::Internal(format!("a {} request panicked", self.name)))
@@ -482,9 +481,26 @@ mod tests {
             let work = move || wait.lock().recv().unwrap();
             Box::pin(pool.run(work).on_behalf_of(Asker(asker)))
         };
+        // All at once, while both threads sleep: who comes last is not forgotten as they wake.
+        for _ in 0..100 {
+            let mut of_one: Vec<_> = (0..4).map(|_| long(1)).collect();
+            for one in &mut of_one {
+                assert!(poll_once(one).await.is_none(), "it waits");
+            }
+            let begun = Instant::now();
+            assert_eq!(pool.run(|| 7).on_behalf_of(Asker(2)).await.unwrap(), 7);
+            assert!(begun.elapsed() < Duration::from_secs(5));
+            (0..4).for_each(|_| go.send(()).unwrap());
+            for one in of_one {
+                one.await.unwrap();
+            }
+        }
         let mut of_one: Vec<_> = (0..10).map(|_| long(1)).collect();
         for one in &mut of_one {
             assert!(poll_once(one).await.is_none(), "it waits");
+        }
+        while pool.queued() > 8 {
+            thread::yield_now();
         }
         // Again and again, though neither of both threads is free.
         for asker in [2, 3, 2, 2, 4] {
