@@ -237,9 +237,10 @@ impl Replica {
         let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
         for (entity, Loaded { before, after, late_edges, .. }) in working {
             let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
-            let has_edges = !after.edges.is_empty() || !after.edges_in.is_empty();
-            if self.keeps_deletes() && has_edges && after.row == EntityRow::default() {
-                // Replicas compare what is there by these rows, also where nothing is but edges.
+            let edges = [&after.edges, &after.edges_in].into_iter().flat_map(BTreeMap::values);
+            let has_edges = edges.into_iter().any(|edge| edge.value.is_some() || self.keeps_deletes());
+            if has_edges && after.row == EntityRow::default() {
+                // Replicas compare what is there by these rows, and snapshots are made by them, also where nothing is but edges.
                 batch.put(keyspaces.token, entity.token_row(), Vec::new());
             }
             for (side, name, version) in late_edges {
