@@ -163,9 +163,7 @@ async fn json(State(opening): State<Opening>, request: Request) -> Response {
         Ok(gateway) => gateway,
         Err(refusal) => return error::answer(&refusal),
     };
-    if let Some(coding) =
-        request.headers().get(header::CONTENT_ENCODING).filter(|coding| *coding != "identity")
-    {
+    if let Some(coding) = coding(request.headers()) {
         let refusal = Refusal { code: StatusCode::UNSUPPORTED_MEDIA_TYPE, status: Code::InvalidArgument };
         return error::refuse(
             refusal,
@@ -190,6 +188,14 @@ async fn json(State(opening): State<Opening>, request: Request) -> Response {
             answer
         }
     }
+}
+
+/// How a body is encoded, if it is.
+fn coding(headers: &HeaderMap) -> Option<String> {
+    let is_none = |coding: &str| coding.is_empty() || coding.eq_ignore_ascii_case("identity");
+    let values = headers.get_all(header::CONTENT_ENCODING).into_iter();
+    let mut values = values.map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned());
+    values.find(|value| !value.split(',').all(|coding| is_none(coding.trim())))
 }
 
 async fn web(State(opening): State<Opening>, request: Request) -> Response {
@@ -221,6 +227,23 @@ mod tests {
 
     /// Made by the build script, too.
     const REFERENCE: &str = include_str!(concat!(env!("OUT_DIR"), "/api.md"));
+
+    #[test]
+    fn an_encoded_body_is_told_from_a_plain_one() {
+        let of = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(value));
+            }
+            coding(&headers)
+        };
+        for plain in [&[][..], &[""], &["identity"], &["Identity, identity"]] {
+            assert_eq!(of(plain), None, "{plain:?}");
+        }
+        for encoded in [&["gzip"][..], &["identity", "gzip"], &["identity, br"], &["GZIP"]] {
+            assert!(of(encoded).is_some(), "{encoded:?}");
+        }
+    }
 
     #[test]
     fn the_shipped_reference_is_what_the_contract_says() {

@@ -103,7 +103,12 @@ impl Shown {
 /// What somebody is called by: the common name, or all of it where there is none.
 fn called(name: &X509Name<'_>) -> String {
     let common = name.iter_common_name().next().and_then(|name| name.as_str().ok());
-    common.map_or_else(|| name.to_string(), str::to_owned)
+    printable(common.map_or_else(|| name.to_string(), str::to_owned))
+}
+
+/// Whoever made a certificate does not move the cursor of whoever looks at it.
+fn printable(text: String) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 fn name_of(name: &GeneralName<'_>) -> String {
@@ -111,9 +116,11 @@ fn name_of(name: &GeneralName<'_>) -> String {
         [a, b, c, d] => Some(IpAddr::from([a, b, c, d])),
         _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
     };
-    match name {
-        GeneralName::DNSName(name) => (*name).to_owned(),
+    printable(match name {
+        GeneralName::DNSName(name) | GeneralName::URI(name) | GeneralName::RFC822Name(name) => {
+            (*name).to_owned()
+        }
         GeneralName::IPAddress(bytes) => address(bytes).map_or_else(|| name.to_string(), |ip| ip.to_string()),
         other => other.to_string(),
-    }
+    })
 }

@@ -233,6 +233,13 @@ fn certificates_are_shown() {
     let table = String::from_utf8_lossy(&table);
     assert!(table.contains("db.example, 10.0.0.1") && table.contains(" 19\n"), "{table}");
 
+    let mut params = rcgen::CertificateParams::new(vec!["x.example".to_owned()]).expect("names");
+    params.distinguished_name.push(rcgen::DnType::CommonName, "\u{1b}[2Jx");
+    let hostile = params.self_signed(&rcgen::KeyPair::generate().expect("a key")).expect("signed").pem();
+    fs::write(files.path("hostile.pem"), hostile).expect("written");
+    let table = show("table", &[files.path("hostile.pem")]).stdout;
+    assert!(!table.contains(&0x1b), "{table:?}");
+
     fs::write(files.path("other"), "no certificate").expect("written");
     for wrong in ["other", "absent", "db-key.pem"] {
         let refused = show("table", &[files.path(wrong)]);

@@ -68,13 +68,15 @@ fn without_secrets(value: &Json) -> Json {
     }
 }
 
-/// `https://user:password@host/path?token=x` as `https://…@host/path?…`.
+/// `https://user:password@host/path?token=x` as `https://…@host/path?…`. A password may hold what ends a host.
 fn without_secret(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let (rest, query) = rest.split_once(['?', '#']).map_or((rest, ""), |(rest, _)| (rest, "?…"));
-    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-    let host = authority.rsplit_once('@').map(|(_, host)| format!("…@{host}"));
-    format!("{scheme}://{}{path}{query}", host.as_deref().unwrap_or(authority))
+    let shown = rest.rsplit_once('@').map(|(_, rest)| format!("…@{rest}"));
+    let shown = shown.as_deref().unwrap_or(rest);
+    match shown.split_once(['?', '#']) {
+        Some((shown, _)) => format!("{scheme}://{shown}?…"),
+        None => format!("{scheme}://{shown}"),
+    }
 }
 
 /// The same, one a line.

@@ -54,7 +54,7 @@ fn flags_beat_variables_which_beat_the_file_which_beats_defaults() {
 
 #[test]
 fn what_is_shown_of_addresses_is_no_secret() {
-    let file = "tracing: {otlp_endpoint: 'https://ops:hidden@traces.example:4317'}\n\
+    let file = "tracing: {otlp_endpoint: 'https://ops:hid/den?hidden@traces.example:4317'}\n\
                 jwt: {jwks_url: 'https://id.example/keys?token=hidden', issuer: i, audience: a}\n";
     with_file(file, |_, args| {
         let shown = show(&args).expect("every layer is in order");
