@@ -3,7 +3,7 @@
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use allidb_index::{
-    Deadline, EntityKey, EntityState, Error, Held, Mutation, Replica, Result, Version, model::Written,
+    Deadline, EntityKey, EntityState, Error, Forced, Held, Mutation, Replica, Result, Version, model::Written,
 };
 use allidb_storage::{Durability, LatencyCounter};
 use parking_lot::{Mutex, RwLock};
@@ -351,17 +351,23 @@ impl Local {
         if topology.epoch() <= before.epoch() {
             return Ok(false);
         }
-        // Those who were given up may have changed the catalogue on their own. What they made of it is older than what it is here then.
-        let goes_on = before.has(self.node) && topology.has(self.node);
-        self.keep(&topology, if goes_on { topology.era() } else { 0 })?;
+        let has_been_forced = topology.era() > before.era() && before.has(self.node);
+        let forced = has_been_forced.then(|| match topology.has(self.node) {
+            true => Forced::GoesOn { era: topology.era() },
+            false => Forced::GivenUp,
+        });
+        self.keep(&topology, forced)?;
+        if forced == Some(Forced::GivenUp) {
+            tracing::warn!("others went on without this node: what it keeps for them is dropped");
+        }
         let (epoch, phase) = (topology.epoch(), topology.phase().name());
         tracing::info!(epoch, phase, layout = topology.layout().version(), "the ring has another topology");
         *self.newest.write() = topology;
         Ok(true)
     }
 
-    /// Keeps a topology, and takes nothing any more that it says to be closed. The catalogue comes to be of this era.
-    pub(crate) fn keep(&self, topology: &Topology, era: u32) -> Result<()> {
+    /// Keeps a topology, and takes nothing any more that it says to be closed.
+    pub(crate) fn keep(&self, topology: &Topology, forced: Option<Forced>) -> Result<()> {
         self.replica.close_up_to(topology.closed())?;
         let has_others = topology.nodes().iter().any(|node| *node != self.node);
         let held = |partition: u16| match topology.holds(self.node, partition) {
@@ -370,7 +376,7 @@ impl Local {
             true => Held::Shared,
             false => Held::Elsewhere,
         };
-        self.replica.keep_topology(topology.encode(), has_others, held, era)
+        self.replica.keep_topology(topology.encode(), has_others, held, forced)
     }
 }
 

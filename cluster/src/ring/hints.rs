@@ -242,7 +242,7 @@ impl Inner {
 }
 
 impl Ring {
-    /// Drops what has been kept for a node for too long. Says how many writes it were.
+    /// Drops what has been kept for a node for too long, or until others went on without this one. Says how many writes it were.
     ///
     /// # Errors
     /// If it cannot be read, or not be forgotten.
@@ -257,13 +257,14 @@ impl Ring {
             // It has left.
             false => u64::MAX,
         };
+        let given_up = self.replica().given_up();
         // Mostly the first is not old.
         let (mut dropped, mut most) = (0, 1);
         loop {
             let forget_old = move |replica: &Replica| {
                 let mut old = replica.hints(node.0, None, most, BATCH_BYTES)?;
                 // The oldest come first.
-                old.retain(|hint| hint.planned_ms() < before);
+                old.retain(|hint| hint.planned_ms() < before || hint.version() <= given_up);
                 replica.forget_hints(&old)?;
                 Ok(old)
             };
@@ -361,6 +362,7 @@ impl Ring {
                     Ok(mutation) if mutation.entities().any(|entity| replica.is_dropped(entity)) => {
                         done.push(hint);
                     }
+                    Ok(_) if hint.version() <= replica.given_up() => done.push(hint),
                     Ok(mutation) if mutation.is_edge() && hint.planned_ms() > before => {}
                     Ok(mutation) if !inner.is_within_reach(&mutation) => {
                         let why = "too few replicas answer of what follows from writes here";

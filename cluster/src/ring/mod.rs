@@ -264,7 +264,7 @@ impl Ring {
             checks_fence: wrong != Some(Wrong::NoFence),
         });
         let topology = Arc::clone(&local.newest.read());
-        local.keep(&topology, 0)?;
+        local.keep(&topology, None)?;
         let hints = Hints::open(&local.replica, topology.nodes(), options.hints)?;
         let shared = Shared {
             hints,

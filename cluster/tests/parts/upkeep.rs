@@ -659,6 +659,8 @@ async fn the_catalogue_of_those_who_were_given_up_takes_the_place_of_none() {
     for name in ["theirs", "others", "more"] {
         create(&world, 1, name).await;
     }
+    put(&world, 1, "of-theirs").await.expect("a quorum");
+    is_kept(&world, 1, 0).await;
     let drop_it = |replica: &Replica| replica.with_dropped(TENANT, "c");
     world.nodes[1].ring.change_catalogue(soon(), drop_it).await.expect("a quorum");
     let [ours, theirs] = [0, 1].map(|at: usize| world.nodes[at].replica.catalogue_version());
@@ -685,7 +687,12 @@ async fn the_catalogue_of_those_who_were_given_up_takes_the_place_of_none() {
             assert!(id(&world, at, "theirs").is_err());
         }
     }
-    // What they keep of theirs is dropped, and not unknown yet.
+    // What they keep for it is told nobody.
+    let (ring, winner) = (world.nodes[1].ring.now(), world.nodes[0].id);
+    assert_eq!(ring.drop_old_hints(winner).await.expect("it is forgotten"), 1);
+    assert_eq!((ring.deliver_hints(winner, soon()).await.ok(), kept(&world, 1, 0).bytes), (Some(0), 0));
+    assert!(!has(&world, 0, "of-theirs"));
+    // What else they made is dropped, and not unknown yet.
     assert!(world.nodes[0].replica.is_dropped(&of_theirs));
     create(&world, 0, "later").await;
 }

@@ -12,11 +12,13 @@ use crate::{
 
 /// Versions and ids are numbers of so many bits in an era, which is what stands above them.
 const ERA: u32 = 32;
+/// The lowest bits of an era, by which two halves of a ring are told apart that each give up the other.
+const SIDE: u32 = 16;
 /// A later era than there can be.
 const MAX_VERSION: u64 = 1 << 56;
 
-fn in_era_of(version: u64, number: u64) -> u64 {
-    version >> ERA << ERA | (number & ((1 << ERA) - 1))
+fn in_era(era: u64, number: u64) -> u64 {
+    era << ERA | (number & ((1 << ERA) - 1))
 }
 
 impl Catalogue {
@@ -25,16 +27,22 @@ impl Catalogue {
         self.version
     }
 
-    /// The same, as another version; ids that are given from then on are of the same era.
+    /// The same, as another version.
     pub(crate) fn of_version(self, version: u64) -> Self {
-        Self { version, last_id: self.last_id.max(in_era_of(version, self.last_id)), ..self }
+        Self { version, ..self }
     }
 
     /// The same in a later era: it is newer than what others make of it that stay in this one, and gives none of the ids that they do. `None` if it
     /// is in that era, or a later one.
     pub(crate) fn in_era(&self, era: u32) -> Option<Self> {
-        let version = in_era_of(u64::from(era) << ERA, self.version);
-        (u64::from(era) > self.version >> ERA).then(|| self.clone().of_version(version))
+        let era = u64::from(era);
+        // Ids that were restored are of eras of another ring.
+        let of_ids = ((self.last_id >> ERA >> SIDE) + 1) << SIDE | (era & ((1 << SIDE) - 1));
+        (era > self.version >> ERA).then(|| Self {
+            version: in_era(era, self.version),
+            last_id: in_era(of_ids, self.last_id),
+            ..self.clone()
+        })
     }
 
     /// Whether this id was given already, be the collection there still or not.
@@ -44,7 +52,7 @@ impl Catalogue {
 
     /// Whether any id was given.
     pub(crate) fn has_given_any(&self) -> bool {
-        in_era_of(0, self.last_id) > 0
+        in_era(0, self.last_id) > 0
     }
 
     /// All of it, with the key of cursors.
@@ -112,5 +120,33 @@ impl Catalogue {
         let parts = indexes.chain(spaces.map(|space| DroppedPart::Space(space.id)));
         let dropped = parts.map(|part| Dropped { tenant, collection: theirs.id, part }).collect();
         (adopted, dropped)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_apart_is_told_apart_also_after_a_restore() {
+        let of = |version, last_id| Catalogue { version, last_id, ..Catalogue::default() };
+        let forced = |catalogue: &Catalogue, side: u32| catalogue.in_era(1 << SIDE | side).unwrap();
+        // That of a ring that was forced twice, say, as version 1 of another one.
+        let restored = of(1, in_era(2 << SIDE | 77, 5));
+        for before in [of(0, 0), of(7, 3), restored] {
+            let (one, other) = (forced(&before, 20), forced(&before, 500));
+            let mut goes_on = before.clone();
+            let alone: Vec<u64> = (0..1_000).map(|_| goes_on.take_id()).collect();
+            goes_on.version += 1_000;
+            assert!(goes_on.version < one.version && one.version < other.version);
+            let ids = |mut catalogue: Catalogue| (0..1_000).map(|_| catalogue.take_id()).collect::<Vec<_>>();
+            let (ids_of_one, ids_of_other) = (ids(one.clone()), ids(other));
+            assert!(alone.iter().chain(&ids_of_other).all(|id| !ids_of_one.contains(id)));
+            // What was not known then is taken for dropped, and not for something that is yet to be heard of.
+            assert!(alone.iter().all(|id| one.has_given(CollectionId(*id))));
+            assert_eq!(one.has_given_any(), before.has_given_any());
+            assert!(one.in_era(1 << SIDE | 20).is_none() && one.in_era(0).is_none());
+            assert!(ids(forced(&before, 3)).iter().all(|id| *id < MAX_VERSION));
+        }
     }
 }

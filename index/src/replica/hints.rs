@@ -26,9 +26,14 @@ pub struct Hint {
 }
 
 impl Hint {
+    /// The mutation's version; zero if that cannot be read.
+    pub fn version(&self) -> Version {
+        Mutation::version_of(&self.mutation).unwrap_or_default()
+    }
+
     /// When the mutation was planned, in milliseconds since the Unix epoch; 0 if that cannot be read.
     pub fn planned_ms(&self) -> u64 {
-        Mutation::version_of(&self.mutation).unwrap_or_default().millis()
+        self.version().millis()
     }
 
     /// Bytes that it takes, about.

@@ -56,7 +56,7 @@ pub use holdings::HoldingsRequest;
 pub(crate) use loaded::register;
 pub use neighborhood::ToldEdge;
 pub(crate) use numbers::Numbers;
-pub use placement::Held;
+pub use placement::{Forced, Held};
 pub use purge::Outgoing;
 pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};

@@ -4,12 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use allidb_storage::{Durability, Engine, WriteBatch};
 use bytes::Bytes;
+use parking_lot::RwLock;
 
 use crate::{
     error::{Error, Result},
     keyspaces::Keyspaces,
     placement::PARTITIONS,
     replica::Replica,
+    version::Version,
 };
 
 const TOPOLOGY: &[u8] = b"topology";
@@ -20,6 +22,19 @@ pub(super) const LEFTOVERS: &[u8] = b"leftovers";
 pub(super) const SHARED: &[u8] = b"shared";
 pub(super) const HEALING: &[u8] = b"healing";
 const KEEPS_DELETES: &[u8] = b"keeps_deletes";
+const GIVEN_UP: &[u8] = b"given_up";
+
+/// What it means to this node that some of a ring went on without the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forced {
+    /// It goes on. What others make of the catalogue that stay in an earlier era is older.
+    GoesOn {
+        /// In this era.
+        era: u32,
+    },
+    /// Others go on without it. What it keeps for them is from a ring that is no more.
+    GivenUp,
+}
 
 /// Who holds a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +62,8 @@ pub(super) struct Placement {
     healing: Box<[AtomicBool]>,
     /// Whether it was said since the start which partitions lie here.
     is_known: AtomicBool,
+    /// What is kept here for other nodes up to this version is void.
+    given_up: RwLock<Version>,
 }
 
 impl Placement {
@@ -56,7 +73,11 @@ impl Placement {
             let bits = engine.get(keyspaces.local, key)?.unwrap_or_default();
             Ok(decode_partitions(&bits).into_iter().map(AtomicBool::new).collect())
         };
+        let given_up = engine.get(keyspaces.local, GIVEN_UP)?;
+        let garbled = || Error::corrupt("local", GIVEN_UP, "it is no version");
+        let given_up = given_up.map(|bytes| Version::from_bytes(&bytes).ok_or_else(garbled)).transpose()?;
         Ok(Self {
+            given_up: RwLock::new(given_up.unwrap_or_default()),
             keeps_deletes: AtomicBool::new(keeps_deletes),
             elsewhere: (0..PARTITIONS).map(|_| AtomicBool::new(false)).collect(),
             left: kept(LEFTOVERS)?,
@@ -159,8 +180,7 @@ impl Replica {
     }
 
     /// Keeps the topology of the ring: durably, before this returns. If there are other nodes, then from now on what is deleted leaves
-    /// tombstones, for as long as the node lives. `held` says of each partition whether it lies here. The catalogue is of this era from then on, unless
-    /// it is of a later one.
+    /// tombstones, for as long as the node lives. `held` says of each partition whether it lies here.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -169,7 +189,7 @@ impl Replica {
         topology: Vec<u8>,
         has_others: bool,
         held: impl Fn(u16) -> Held,
-        era: u32,
+        forced: Option<Forced>,
     ) -> Result<()> {
         let _change = self.catalogue_change.lock();
         let holds = |partition: u16| held(partition) != Held::Elsewhere;
@@ -197,19 +217,34 @@ impl Replica {
             // Before, so that no write in between purges; one tombstone too many does no harm.
             self.placement.keeps_deletes.store(true, Ordering::SeqCst);
         }
-        let catalogue = self.catalogue().in_era(era);
+        let catalogue = match forced {
+            Some(Forced::GoesOn { era }) => self.catalogue().in_era(era),
+            Some(Forced::GivenUp) | None => None,
+        };
         if let Some(catalogue) = &catalogue {
             catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
+        }
+        let given_up = (forced == Some(Forced::GivenUp)).then(|| self.clock.next());
+        if let Some(upto) = given_up {
+            batch.put(self.keyspaces.local, GIVEN_UP, upto.to_bytes().to_vec());
         }
         self.engine.write(batch, Durability::Sync)?;
         if let Some(catalogue) = catalogue {
             self.catalogue_is(catalogue);
+        }
+        if let Some(upto) = given_up {
+            *self.placement.given_up.write() = upto;
         }
         for (partition, is_left) in (0..PARTITIONS).zip(left) {
             self.placement.is_now(partition, held(partition), is_left);
         }
         self.placement.is_known.store(true, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// Up to which version what is kept here for other nodes is void: others went on without this node then. Zero if they never did.
+    pub fn given_up(&self) -> Version {
+        *self.placement.given_up.read()
     }
 
     /// Where other nodes are, as it was handed over last.

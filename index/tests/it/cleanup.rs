@@ -40,7 +40,7 @@ fn held(fixture: &Fixture, holds: impl Fn(u16) -> bool) -> Vec<(EntityKey, Entit
 
 fn goes_by(fixture: &Fixture, holds: impl Fn(u16) -> bool) {
     let held = |partition| if holds(partition) { Held::Shared } else { Held::Elsewhere };
-    fixture.replica.keep_topology(Vec::new(), true, held, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, held, None).unwrap();
 }
 
 proptest! {
@@ -80,7 +80,7 @@ proptest! {
         }
         let left = gives.replica.leftovers();
         prop_assert_eq!(left.len(), (0..PARTITIONS).filter(|partition| !of_kept(*partition)).count());
-        prop_assert!(gives.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).is_err(), "what is left might come back");
+        prop_assert!(gives.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).is_err(), "what is left might come back");
         for partition in left {
             gives.replica.let_go_of(partition).unwrap();
         }

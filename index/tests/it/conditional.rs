@@ -51,7 +51,7 @@ fn a_node_alone_judges_conditions_and_changes_nothing_where_they_are_not_met() {
 #[test]
 fn an_acceptor_keeps_what_it_promised_and_accepted() {
     let mut fixture = Fixture::new();
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     let key = fixture.replica.entity_key(TENANT, &at("a")).unwrap();
     let planned = |fixture: &Fixture, write| {
         fixture.clock.advance(1);

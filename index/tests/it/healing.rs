@@ -38,7 +38,7 @@ fn held(fixture: &Fixture) -> Vec<(EntityKey, EntityState)> {
 /// A replica of which others hold everything, with what these steps lead to, in tables.
 fn written(steps: &[crate::replicas::Step]) -> Fixture {
     let fixture = fixture();
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     fixture.replica.build_trees().unwrap();
     for (at, step) in steps.iter().enumerate() {
         fixture.clock.advance(1);
@@ -105,7 +105,7 @@ proptest! {
 fn what_nobody_else_holds_is_not_let_go_of() {
     let steps = [crate::replicas::Step::Put { id: 0, value: 1, vector: true, chunk: Some(1) }];
     let fixture = written(&steps);
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Alone, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Alone, None).unwrap();
     let (path, _) = tables(&fixture).into_iter().find(|(_, of)| *of == "entity").unwrap();
     let fixture = damaged(fixture, &path, 10);
     assert_eq!(fixture.replica.damaged_partitions(), None);

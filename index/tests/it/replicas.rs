@@ -244,7 +244,7 @@ proptest! {
     #[test]
     fn who_keeps_what_was_deleted_answers_as_who_purges(steps in prop::collection::vec(step(), 1..40)) {
         let (mut purges, mut keeps) = (fixture(), fixture());
-        keeps.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+        keeps.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
         for (at, step) in steps.iter().enumerate() {
             let results = [&purges, &keeps].map(|fixture| format!("{:?}", fixture.one(write(step, at))));
             prop_assert_eq!(&results[0], &results[1], "{:?}", step);
@@ -268,7 +268,7 @@ proptest! {
         let change = CollectionChange { add_indexes: vec![Field::parse("at").unwrap()], ..CollectionChange::default() };
         let changed = in_order.replica.with_updated(TENANT, "r", change).unwrap();
         for fixture in replicas.iter().chain([&in_order]) {
-            fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+            fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
             // As one node of a ring takes it over from another: their trees hash alike.
             fixture.replica.adopt_catalogue(&changed).unwrap();
             fixture.replica.build_trees().unwrap();
@@ -334,8 +334,8 @@ fn edges_end_where_only_others_hold_their_other_end() {
     let (a, b) = (fixture(), fixture());
     let [at_a, at_b] = [0, 1].map(|id| a.replica.entity_key(TENANT, &of(id)).unwrap().partition());
     assert_ne!(at_a, at_b);
-    a.replica.keep_topology(Vec::new(), true, only(at_a), 0).unwrap();
-    b.replica.keep_topology(Vec::new(), true, only(at_b), 0).unwrap();
+    a.replica.keep_topology(Vec::new(), true, only(at_a), None).unwrap();
+    b.replica.keep_topology(Vec::new(), true, only(at_b), None).unwrap();
     let receive = |at: &Fixture, sent: &[u8]| {
         let mutation = Mutation::decode(sent).unwrap();
         at.replica.receive(vec![mutation], Durability::Sync).pop().unwrap().unwrap();
@@ -365,7 +365,7 @@ fn an_edge_that_a_replica_hears_of_from_one_end_is_there_at_both() {
     let (told, hears) = (fixture(), fixture());
     let keys = [0, 1].map(|id| told.replica.entity_key(TENANT, &of(id)).unwrap());
     for fixture in [&told, &hears] {
-        fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+        fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     }
     let tell = |at: usize| {
         let held = told.replica.held(&keys[at..=at], Extent::ALL).unwrap();
@@ -391,7 +391,7 @@ fn an_edge_that_a_replica_hears_of_from_one_end_is_there_at_both() {
 #[test]
 fn what_expired_is_replaced_only_when_that_is_settled() {
     let keeps = fixture();
-    keeps.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    keeps.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     let in_a_second = |fixture: &Fixture| Timestamp::from_millis(fixture.clock.now_ms() + 1_000);
     let expires = in_a_second(&keeps);
     let entity = |at: i64| {
@@ -475,7 +475,7 @@ fn a_catalogue_is_adopted_if_it_is_newer() {
 #[test]
 fn a_tree_that_is_wrong_is_noticed_and_made_anew() {
     let fixture = fixture();
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     fixture.replica.build_trees().unwrap();
     for id in 0..IDS.len() {
         fixture.one(write(&Step::Put { id, value: 1, vector: true, chunk: Some(0) }, 0)).unwrap();
@@ -512,7 +512,7 @@ fn a_tree_that_is_wrong_is_noticed_and_made_anew() {
 fn trees_are_right_when_a_hub_goes_with_its_neighbors() {
     const EDGES: usize = 10_050;
     let fixture = fixture();
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     fixture.replica.build_trees().unwrap();
     let (hub, spoke) = (of(0), |at: usize| EntityRef::new("r", format!("spoke-{at:05}")));
     let plan = |write: Write| fixture.replica.plan(TENANT, write).unwrap();
@@ -556,7 +556,7 @@ fn trees_are_right_when_both_ends_of_edges_go_at_once() {
     const ROUNDS: usize = 40;
     const EDGES: usize = 20;
     let fixture = fixture();
-    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+    fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
     fixture.replica.build_trees().unwrap();
     let plan = |write: Write| fixture.replica.plan(TENANT, write).unwrap();
     let apply = |writes: Vec<Mutation>| {
@@ -581,4 +581,19 @@ fn trees_are_right_when_both_ends_of_edges_go_at_once() {
         });
     }
     assert_eq!(wrong_leaves(&fixture), vec![]);
+}
+
+/// Snapshots are made of what is told page by page, and an edge's ends need not be there.
+#[test]
+fn a_node_that_is_alone_tells_of_edges_without_entities() {
+    let fixture = fixture();
+    for edge in [Edge::new(of(0), "r", of(1)), Edge::new(of(2), "r", of(2))] {
+        fixture.one(Write::PutEdge(Box::new(edge))).unwrap();
+    }
+    assert_eq!(tells_what_it_holds(&fixture), 3);
+    fixture.one(write(&Step::Put { id: 0, value: 1, vector: false, chunk: None }, 0)).unwrap();
+    fixture.one(write(&Step::Delete(0), 1)).unwrap();
+    let edge = Edge::new(of(1), "r", of(0));
+    fixture.one(Write::PutEdge(Box::new(edge))).unwrap();
+    assert_eq!(tells_what_it_holds(&fixture), 3);
 }

@@ -51,7 +51,7 @@ proptest! {
     ) {
         let fixture = fixture();
         if keeps_deletes {
-            fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, 0).unwrap();
+            fixture.replica.keep_topology(Vec::new(), true, |_| Held::Shared, None).unwrap();
         }
         let make = |steps: &[_], from: usize| {
             for (at, step) in steps.iter().enumerate() {
