@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use allidb_api::v1::{self, put_stream_request::Item};
-use allidbd::config::{ByteSize, Span};
+use allidbd::{
+    Daemon,
+    config::{ByteSize, Span},
+};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::running::{COLLECTION, Running, entity, field, reason};
+use crate::running::{COLLECTION, Running, config, connect, entity, field, reason};
 
 fn large_entity(bytes: usize) -> v1::Entity {
     v1::Entity { r#type: "x".repeat(bytes), ..entity("large", 1) }
@@ -74,8 +77,12 @@ async fn bounds_on_batches_are_options() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_deadline_is_an_option() {
-    let running =
-        Running::start_with(|config| config.limits.deadline = Span(Duration::from_nanos(1_000))).await;
+    let Running { daemon, dir, .. } = Running::start().await;
+    daemon.shutdown().await.expect("down");
+    let mut config = config(dir.path());
+    config.limits.deadline = Span(Duration::from_nanos(1_000));
+    let daemon = Daemon::start(config).await.expect("the daemon starts");
+    let running = Running { channel: connect(daemon.grpc_addr()).await, daemon, dir };
     let request = v1::CountRequest { collection: COLLECTION.into(), ..Default::default() };
     let late = running.entities().count(request).await.expect_err("no time at all");
     assert_eq!((late.code(), reason(&late).as_str()), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"));
