@@ -231,9 +231,7 @@ async fn what_fails_for_now_is_tried_again_and_the_rest_is_told() {
     request.set_timeout(Duration::from_millis(150));
     let begun = std::time::Instant::now();
     let late = running.entities().put(request).await.expect_err("too late");
-    // On a busy machine the client's own clock, or that of the try, may be the first.
-    let codes = [Code::DeadlineExceeded, Code::Cancelled, Code::Unavailable];
-    assert!(codes.contains(&late.code()), "{late}");
+    assert_eq!(late.code(), Code::DeadlineExceeded, "{late}");
     assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
     running.daemon.shutdown().await.expect("down");
 }
