@@ -26,7 +26,7 @@
 //! | `manifest`, `version` | which tables there are, on disk and in memory |
 //! | `recovery` | opening a store |
 //! | `sorted_file`, `ingest` | files built apart, and how they come in |
-//! | `checkpoint` | a second store out of hard links |
+//! | `checkpoint`, `replace` | a second store out of hard links, and in the place of one |
 //! | `quarantine`, `scrub`, `sequential` | damage and the tables it makes unusable; looking for it |
 //! | `snapshot`, `merge`, `estimate` | point-in-time reads and scans, and about how much there is to read |
 //! | `background`, `workers`, `signal` | where work runs and who waits for it |
@@ -82,6 +82,7 @@ mod options;
 mod quarantine;
 mod range_tombstone;
 mod recovery;
+mod replace;
 mod retention;
 mod scrub;
 mod sequential;
@@ -107,6 +108,7 @@ pub use latency::{Latency, LatencyCounter};
 pub use options::{Compression, Durability, Keyspace, KeyspaceOptions, MAX_KEY_BYTES, Options, Sequence};
 pub use quarantine::{Damage, DamagedKeys};
 pub use recovery::{Recovery, Truncation};
+pub use replace::replace;
 pub use scrub::{ScrubOptions, ScrubReport};
 pub use snapshot::{Direction, Scan, Snapshot};
 pub use sorted_file::SortedFileWriter;

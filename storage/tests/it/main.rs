@@ -20,6 +20,7 @@ mod memory;
 mod model;
 mod options;
 mod range_delete;
+mod replacing;
 mod scrub;
 mod state_machine;
 mod variety;
