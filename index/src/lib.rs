@@ -69,10 +69,10 @@ pub use mutation::{Mutation, disordered, waves};
 pub use placement::{PARTITIONS, partition_of, token};
 pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
-    AcceptorsRequest, BulkDeleted, BySource, CameFrom, CameFromRequest, Extent, FacetCountsRequest, Forced,
-    Held, Hint, HoldingsRequest, IdsPage, IdsRequest, Merged, Outgoing, Present, Promise, Replica,
-    ReplicaOptions, RosterRequest, ScanPage, ScanRequest, SourceDeletion, SourcePlace, Tally, TallyRequest,
-    ToldEdge, TreeAnswer, TreeRequest, disputed,
+    AcceptorsRequest, Arriving, BulkDeleted, BySource, CameFrom, CameFromRequest, CopiedFile, CopyNote,
+    Extent, FacetCountsRequest, Forced, Given, Held, Hint, HoldingsRequest, IdsPage, IdsRequest, Merged,
+    Outgoing, Present, Promise, Replica, ReplicaOptions, RosterRequest, ScanPage, ScanRequest,
+    SourceDeletion, SourcePlace, Taken, Tally, TallyRequest, ToldEdge, TreeAnswer, TreeRequest, disputed,
 };
 pub use row::EntityKey;
 pub use secondary::{Facet, FacetCounts};

@@ -50,6 +50,11 @@ impl Catalogue {
         id.0 <= self.last_id
     }
 
+    /// Whether it is of a ring that went on without others, who may have given the same ids.
+    pub(crate) fn is_forced(&self) -> bool {
+        self.version >> ERA > 0
+    }
+
     /// Whether any id was given.
     pub(crate) fn has_given_any(&self) -> bool {
         in_era(0, self.last_id) > 0

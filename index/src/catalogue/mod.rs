@@ -376,6 +376,12 @@ pub(crate) const DROPPED: &[u8] = b"dropped/";
 const LAST_ID: &[u8] = b"last_id";
 const VERSION: &[u8] = b"catalogue_version";
 
+/// How often the catalogue in a store was changed.
+pub(crate) fn catalogue_version(engine: &Engine, cluster: Keyspace) -> Result<u64> {
+    let Some(value) = engine.get(cluster, VERSION)? else { return Ok(0) };
+    value[..].try_into().map(u64::from_be_bytes).map_err(|_| corrupt(VERSION, "it is not eight bytes long"))
+}
+
 fn collection_row(id: CollectionId) -> Vec<u8> {
     [COLLECTION, &id.0.to_be_bytes()].concat()
 }

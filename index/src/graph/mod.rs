@@ -57,9 +57,10 @@ pub(crate) use index::{ChangedSides, EdgeChange, GraphChange, GraphIndex, GraphV
 pub(crate) use links::Here;
 pub(crate) use neighbors::sides;
 pub(crate) use nodes::NodeState;
-pub(crate) use open::{GraphContext, node_state};
+pub(crate) use open::{DIRECTORY, GraphContext, node_state};
 pub use pages::{NeighborPages, NeighborPlace};
 pub(crate) use reader::GraphReader;
+pub(crate) use relations::RELATION;
 pub use request::{
     ExpandRequest, Expansion, FoundPath, HopCounts, HopsRequest, Neighbor, Neighborhood, NeighborsRequest,
     PathCost, Paths, PathsRequest, Reached,

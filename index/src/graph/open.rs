@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// The directory of segments within the node's.
-const DIRECTORY: &str = "graph";
+pub(crate) const DIRECTORY: &str = "graph";
 /// Names that a rebuild keeps the numbers of.
 const MAX_KNOWN_NUMBERS: usize = 200_000;
 

@@ -8,7 +8,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Error, Result};
 
-const PREFIX: &[u8] = b"relation\0";
+/// What the rows begin with that number relations.
+pub(crate) const RELATION: &[u8] = b"relation\0";
 
 /// The relations that edges were ever written with. Their numbers are never reused.
 pub(crate) struct Relations {
@@ -28,10 +29,10 @@ impl Relations {
     /// Reads what is known.
     pub(crate) fn open(engine: &Engine, local: Keyspace) -> Result<Self> {
         let mut found: Vec<(u32, Arc<str>)> = Vec::new();
-        for row in engine.snapshot().prefix(local, PREFIX, Direction::Forward)? {
+        for row in engine.snapshot().prefix(local, RELATION, Direction::Forward)? {
             let (key, value) = row?;
             let number = value[..].try_into().map(u32::from_be_bytes);
-            let name = std::str::from_utf8(&key[PREFIX.len()..]);
+            let name = std::str::from_utf8(&key[RELATION.len()..]);
             match (number, name) {
                 (Ok(number), Ok(name)) => found.push((number, name.into())),
                 _ => return Err(Error::corrupt("local", &key, "it is no number of a relation")),
@@ -41,7 +42,7 @@ impl Relations {
         let mut known = Known { numbers: HashMap::new(), names: Vec::new() };
         for (at, (number, name)) in found.into_iter().enumerate() {
             if number as usize != at {
-                return Err(Error::corrupt("local", PREFIX, format!("relation {at} is missing")));
+                return Err(Error::corrupt("local", RELATION, format!("relation {at} is missing")));
             }
             known.numbers.insert(Arc::clone(&name), number);
             known.names.push(name);
@@ -66,7 +67,7 @@ impl Relations {
         let number = u32::try_from(self.known.read().names.len())
             .map_err(|_| Error::Exhausted("there are no numbers left for relations".to_owned()))?;
         let mut batch = WriteBatch::new();
-        let key = [PREFIX, name.as_bytes()].concat();
+        let key = [RELATION, name.as_bytes()].concat();
         batch.put(self.local, key, number.to_be_bytes().to_vec());
         // Not synced by itself: whatever uses the number follows it in the log.
         engine.write(batch, Durability::None)?;

@@ -52,6 +52,8 @@ pub(crate) enum Kind {
         /// When the ends that lose it were merged into those that get it: edges of what was deleted since are gone.
         merged: Version,
     },
+    /// One entity: some edges beneath its marker go, which were more than could go when it was deleted.
+    Sweep,
 }
 
 impl Mutation {

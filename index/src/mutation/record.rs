@@ -34,6 +34,7 @@ impl Mutation {
             Kind::Edge => EDGE,
             Kind::If(_) => return unsettled("a condition"),
             Kind::Merge | Kind::Rewire { .. } => return unsettled("a merge of entities"),
+            Kind::Sweep => return unsettled("what a replica does by itself"),
         };
         let mut out = vec![FORMAT];
         out.extend_from_slice(&self.version.to_bytes());

@@ -9,6 +9,7 @@ use allidb_storage::{Durability, WriteBatch};
 
 use super::{
     alias::meant,
+    beneath::beneath_key,
     condition::{lose_source, meets},
     derive::{Changes, EdgeEnd, Working, is_there, mirrored},
     loaded::Loaded,
@@ -43,6 +44,8 @@ struct Applied {
     results: Vec<Result<Written>>,
     /// Those of edges that name an entity that was merged into another, with their places.
     misnamed: Vec<(usize, Mutation)>,
+    /// Entities that went, more edges of which are left beneath their markers than go at a time.
+    hidden: Vec<EntityKey>,
 }
 
 impl Replica {
@@ -83,7 +86,8 @@ impl Replica {
 
     /// What is meant for an entity that was merged into another goes to that one.
     fn apply_batch(&self, mutations: Vec<Mutation>, durability: Durability) -> Result<Vec<Result<Written>>> {
-        let Applied { mut results, mut misnamed } = self.apply_as_named(mutations, durability)?;
+        let Applied { mut results, mut misnamed, hidden } = self.apply_as_named(mutations, durability)?;
+        self.sweep_hidden(hidden);
         // Another merge may come in between.
         for _ in 0..MAX_RENAMINGS {
             if misnamed.is_empty() {
@@ -96,6 +100,7 @@ impl Replica {
                 renamed.push(self.renamed(mutation)?);
             }
             let again = self.apply_as_named(renamed, durability)?;
+            self.sweep_hidden(again.hidden);
             for (at, result) in places.iter().zip(again.results) {
                 results[*at] = result;
             }
@@ -146,7 +151,7 @@ impl Replica {
         let ends: Vec<EntityKey> =
             if self.keeps_deletes() { parts().flat_map(ends).collect() } else { Vec::new() };
         let _latched = self.latches.acquire(parts().map(|part| &part.entity).chain(&ends));
-        let _ending = self.latch_ending(parts())?;
+        let _ending = self.latch_ending(&mutations)?;
         let mut following = self.trees.enter();
         let mut working = Working::new();
         let mut highest = Version::ZERO;
@@ -172,6 +177,12 @@ impl Replica {
         for entity in &merged {
             batch.put(self.keyspaces.local, pending_key(entity), Vec::new());
         }
+        let hides =
+            |(entity, loaded): (&EntityKey, &Loaded)| (!loaded.hidden.is_empty()).then(|| entity.clone());
+        let hidden: Vec<EntityKey> = working.iter().filter_map(hides).collect();
+        for entity in &hidden {
+            batch.put(self.keyspaces.local, beneath_key(entity), Vec::new());
+        }
         let mut changes = Changes::default();
         changes.sums = following.sums.take();
         for (entity, loaded) in &mut working {
@@ -193,7 +204,7 @@ impl Replica {
         }
         let entities = working.into_keys().collect();
         self.commit_changes(batch, changes, entities, following, durability)?;
-        Ok(Applied { results, misnamed })
+        Ok(Applied { results, misnamed, hidden })
     }
 
     /// Commits what changes of some entities, with what the journals of the indexes say of it, and has the indexes follow.
@@ -284,6 +295,10 @@ impl Replica {
                 working.insert(entity.clone(), Loaded::load(&self.engine, &self.keyspaces, entity)?);
             }
             let Some(loaded) = working.get_mut(entity) else { continue };
+            if kind == Kind::Sweep {
+                loaded.load_hidden(&self.engine, &self.keyspaces, entity)?;
+                continue;
+            }
             let is_live = loaded.after.row.is_live(now);
             let collection = || mutation.subject.collection.clone();
             let not_found = || Error::NotFound { collection: collection(), id: entity.id.clone() };
@@ -292,6 +307,7 @@ impl Replica {
                 let is_refused = match kind {
                     Kind::Edge | Kind::Merge => true,
                     Kind::Rewire { .. } => at >= 2,
+                    Kind::Sweep => false,
                     Kind::Plain | Kind::If(_) => {
                         let is_patch = matches!(condition, Condition::Exists | Condition::CreateIfMissing);
                         // The name of what is gone is free.
@@ -361,7 +377,7 @@ impl Replica {
             };
         }
         match kind {
-            Kind::Plain | Kind::If(_) | Kind::Edge => {}
+            Kind::Plain | Kind::If(_) | Kind::Edge | Kind::Sweep => {}
             Kind::Merge => merged.extend(self.take_over(working, mutation)?),
             Kind::Rewire { merged } => move_edge(working, mutation, merged)?,
         }

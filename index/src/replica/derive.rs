@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use allidb_storage::{Keyspace, WriteBatch};
+use allidb_storage::{Direction, Keyspace, WriteBatch};
 
 use crate::{
     catalogue::Catalogue,
-    error::Result,
+    error::{Error, Result},
     graph::{ChangedSides, EdgeChange, EdgeValue, GraphChange, NodeChange, NodeState, Side, node_state},
     merge::{EntityState, Register},
     merkle::{Kind, Sums, kind_of, place_of},
@@ -19,7 +19,7 @@ use crate::{
     row::{
         ChunkContent, Content, EdgeContent, EdgeKey, EntityKey, EntityRow, Field, Scope, VectorContent,
         VectorKey, encode_register,
-        key::{by_number, decode_number_key, encode_numbered},
+        key::{by_number, decode_edge_key, decode_number_key, encode_numbered},
     },
     secondary::{ChangedPostings, changed_postings},
     text::{Document, TextChange, document_of_entity},
@@ -67,11 +67,11 @@ impl Replica {
         let keyspaces = &self.keyspaces;
         let keeps_deletes = self.keeps_deletes();
         if !keeps_deletes {
-            loaded.after.row.fields.retain(|_, register| register.value.is_some());
+            loaded.after.drop_tombstones();
         }
         loaded.after.row.keep_puts(if keeps_deletes { MAX_PUTS } else { 1 });
         changes.used.extend(self.usage.change(entity, loaded));
-        let Loaded { before, after, row_existed, has_hidden_edges, hidden, .. } = loaded;
+        let Loaded { before, after, row_existed, has_hidden_edges, has_all_edges, hidden, .. } = loaded;
         changes.adds |= !after.row.is_bare() && before.row != after.row;
         if !after.row.is_bare() || (keeps_deletes && after.row != EntityRow::default()) {
             if !*row_existed || before.row.is_bare() {
@@ -80,21 +80,28 @@ impl Replica {
             if before.row != after.row {
                 batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
             }
-        } else if *row_existed || *has_hidden_edges {
-            if *has_hidden_edges && before.row != after.row {
+        } else if *has_hidden_edges {
+            if before.row != after.row {
                 batch.put(keyspaces.entity, entity.prefix(), after.row.encode());
-            } else if !*has_hidden_edges {
-                batch.delete(keyspaces.entity, entity.prefix());
             }
-            batch.delete(keyspaces.token, entity.token_row());
+            batch.put(keyspaces.token, entity.token_row(), Vec::new());
+        } else if *row_existed {
+            batch.delete(keyspaces.entity, entity.prefix());
+            // Edges that came after it was deleted, though they are of before, stay.
+            if !self.keeps_edges(entity, before, after, *has_all_edges)? {
+                batch.delete(keyspaces.token, entity.token_row());
+            }
         }
         if after.chunks.keys().any(|key| is_there(&after.chunks, key)) {
             self.chunked.has(entity.collection);
         }
         let chunk_key = |key: &String| entity.chunk(key);
         let vector_key = |key: &VectorKey| entity.vector(key);
+        let gone = EntityRow::default();
         if let Some(sums) = &mut changes.sums {
-            sums.change_entity(entity, &before.row, &after.row);
+            // A marker of which nobody has to be told goes at once.
+            let goes = !keeps_deletes && after.row.is_bare() && !*has_hidden_edges;
+            sums.change_entity(entity, &before.row, if goes { &gone } else { &after.row });
             sums.change(
                 Kind::Chunk,
                 entity,
@@ -225,6 +232,35 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether an entity has edges after a batch in which its own row goes.
+    fn keeps_edges(
+        &self,
+        entity: &EntityKey,
+        before: &EntityState,
+        after: &EntityState,
+        are_all_known: bool,
+    ) -> Result<bool> {
+        if there(&after.edges).chain(there(&after.edges_in)).next().is_some() {
+            return Ok(true);
+        }
+        if are_all_known {
+            return Ok(false);
+        }
+        let snapshot = self.engine.snapshot();
+        for (keyspace, goes) in
+            [(self.keyspaces.edge, &before.edges), (self.keyspaces.edge_in, &before.edges_in)]
+        {
+            for row in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)? {
+                let (key, _) = row?;
+                let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt("edge", &key, error))?;
+                if !goes.contains_key(&edge) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Writes edges at both their ends, and tells the graph of them.
     pub(super) fn write_edges(
         &self,
@@ -235,11 +271,15 @@ impl Replica {
     ) -> Result<()> {
         let keyspaces = &self.keyspaces;
         let mut changed: BTreeMap<(u64, u64, u32, &str), ChangedSides> = BTreeMap::new();
-        for (entity, Loaded { before, after, late_edges, .. }) in working {
+        for (entity, Loaded { before, after, late_edges, has_hidden_edges, .. }) in working {
             let clears = after.row.cleared(Scope::Edges) > before.row.cleared(Scope::Edges);
             let edges = [&after.edges, &after.edges_in].into_iter().flat_map(BTreeMap::values);
             let has_edges = edges.into_iter().any(|edge| edge.value.is_some() || self.keeps_deletes());
-            if has_edges && after.row == EntityRow::default() {
+            let has_row = match self.keeps_deletes() {
+                true => after.row != EntityRow::default(),
+                false => !after.row.is_bare() || *has_hidden_edges,
+            };
+            if has_edges && !has_row {
                 // Replicas compare what is there by these rows, and snapshots are made by them, also where nothing is but edges.
                 batch.put(keyspaces.token, entity.token_row(), Vec::new());
             }
@@ -432,7 +472,7 @@ impl Replica {
         batch: &mut WriteBatch,
     ) -> Result<()> {
         let prefix = entity.history_prefix(key);
-        let direction = allidb_storage::Direction::Forward;
+        let direction = Direction::Forward;
         for row in self.engine.snapshot().prefix(self.keyspaces.history, &prefix, direction)?.skip(kept) {
             batch.delete(self.keyspaces.history, row?.0);
         }

@@ -9,7 +9,7 @@ use allidb_storage::{Direction, Keyspace, WriteBatch};
 use super::{
     derive::{EdgeEnd, Edges, Working, mirrored},
     latch::Latched,
-    loaded::{Loaded, register},
+    loaded::{Loaded, MAX_SWEPT_EDGES, register},
 };
 use crate::{
     catalogue::Catalogue,
@@ -20,11 +20,23 @@ use crate::{
     model::EntityRef,
     mutation::{Condition, Kind, Mutation, Part, edge_parts},
     replica::Replica,
-    row::{EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register, key::decode_edge_key},
+    row::{
+        EdgeContent, EdgeKey, EntityKey, Scope, StoredRow, encode_register, key::decode_edge_key,
+        register_version,
+    },
     version::Version,
 };
 
 impl EntityState {
+    /// Forgets what is not there: where nobody has to be told of it.
+    pub(super) fn drop_tombstones(&mut self) {
+        self.row.fields.retain(|_, register| register.value.is_some());
+        self.chunks.retain(|_, register| register.value.is_some());
+        self.vectors.retain(|_, register| register.value.is_some());
+        self.edges.retain(|_, register| register.value.is_some());
+        self.edges_in.retain(|_, register| register.value.is_some());
+    }
+
     /// The edges of which it is this end.
     pub(crate) fn edges_at(&self, side: Side) -> &Edges {
         match side {
@@ -45,23 +57,35 @@ impl EntityState {
 impl Replica {
     /// Waits until nobody deletes the other end of an edge that goes with an entity, the latch of which is held. Whoever deletes one end takes the
     /// row at the other one for what it was: of two who did so at once both would take it out of the sums.
-    pub(super) fn latch_ending<'p>(
-        &self,
-        parts: impl Iterator<Item = &'p Part>,
-    ) -> Result<Option<Latched<'_>>> {
-        if !self.keeps_deletes() {
-            return Ok(None);
-        }
+    pub(super) fn latch_ending(&self, mutations: &[Mutation]) -> Result<Option<Latched<'_>>> {
         let mut ending = Vec::new();
-        for Part { entity, delta, .. } in parts {
-            let cleared = delta.row.cleared(Scope::Edges);
-            if cleared == Version::ZERO || cleared <= self.edges_cleared(entity)? {
+        for (kind, Part { entity, delta, .. }) in
+            mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| (mutation.kind, part)))
+        {
+            let (cleared, sweeps) = (delta.row.cleared(Scope::Edges), kind == Kind::Sweep);
+            if !sweeps && cleared == Version::ZERO {
+                continue;
+            }
+            let was_cleared = self.edges_cleared(entity)?;
+            if !sweeps && cleared <= was_cleared {
                 continue;
             }
             let (snapshot, prefix) = (self.engine.snapshot(), entity.prefix());
             for keyspace in [self.keyspaces.edge, self.keyspaces.edge_in] {
+                let mut hidden = 0;
                 for row in snapshot.prefix(keyspace, &prefix, Direction::Forward)? {
-                    let (key, _) = row?;
+                    let (key, bytes) = row?;
+                    if sweeps {
+                        let version =
+                            register_version(&bytes).map_err(|error| Error::corrupt("edge", &key, error))?;
+                        if version > was_cleared {
+                            continue;
+                        }
+                        hidden += 1;
+                        if hidden > MAX_SWEPT_EDGES {
+                            break;
+                        }
+                    }
                     let (_, edge) =
                         decode_edge_key(&key).map_err(|error| Error::corrupt("edge", &key, error))?;
                     ending.push((entity, mirrored(entity, &edge).0));
@@ -84,6 +108,10 @@ impl Replica {
         let keyspace = self.edges(side);
         let key = other.edge(edge);
         if !self.keeps_deletes() {
+            if let Some((sums, working)) = sums {
+                let there = self.stored_edge(keyspace, &key)?;
+                self.end_in_sums(sums, working, (side, end), (there.as_ref(), None))?;
+            }
             batch.delete(keyspace, key);
             return Ok(0);
         }
@@ -96,7 +124,7 @@ impl Replica {
             if !there.as_ref().is_some_and(newer) {
                 let ended = Register::<EdgeContent> { version, value: None };
                 if let Some((sums, working)) = sums {
-                    let registers = (there.as_ref(), &ended);
+                    let registers = (there.as_ref(), Some(&ended));
                     self.end_in_sums(sums, working, (side, end), registers)?;
                 }
                 if there.is_none() {
@@ -112,13 +140,13 @@ impl Replica {
         Ok(0)
     }
 
-    /// Takes note of a register that takes the place of another one at an end which may be changed by the same batch.
+    /// Takes note of a register that takes the place of another one, or of one that goes, at an end which may be changed by the same batch.
     fn end_in_sums(
         &self,
         sums: &mut Sums,
         working: &Working,
         (side, (entity, edge)): (Side, &EdgeEnd),
-        (was, is): (Option<&Register<EdgeContent>>, &Register<EdgeContent>),
+        (was, is): (Option<&Register<EdgeContent>>, Option<&Register<EdgeContent>>),
     ) -> Result<()> {
         let (kind, place, key) = (kind_of(side), place_of(entity), entity.edge(edge));
         let changed = working.get(entity);
@@ -139,7 +167,7 @@ impl Replica {
         if let Some(was) = was.filter(|was| !is_known && was.version > was_cleared) {
             sums.subtract_row(place, kind, &key, &encode_register(was));
         }
-        if is.version > is_cleared {
+        if let Some(is) = is.filter(|is| is.version > is_cleared) {
             sums.add_row(place, kind, &key, &encode_register(is));
         }
         Ok(())
@@ -190,7 +218,7 @@ impl Replica {
     }
 
     /// Up to which version the edges of an entity are gone.
-    fn edges_cleared(&self, entity: &EntityKey) -> Result<Version> {
+    pub(super) fn edges_cleared(&self, entity: &EntityKey) -> Result<Version> {
         let key = entity.prefix();
         let Some(bytes) = self.engine.get(self.keyspaces.entity, &key)? else { return Ok(Version::ZERO) };
         let row = StoredRow::new(bytes).map_err(|error| Error::corrupt("entity", &key, error))?;

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Which keys damage was found among since the start: the next one need not find it again.
-const DAMAGED: &[u8] = b"damaged";
+pub(super) const DAMAGED: &[u8] = b"damaged";
 
 /// Ends of edges that are restored at a time.
 const ENDS_AT_A_TIME: usize = 128;

@@ -19,8 +19,8 @@ use crate::{
 };
 
 /// Edges removed together with their entity, in each direction. Those beyond are hidden by the marker of
-/// the deleted entity, which then stays.
-const MAX_SWEPT_EDGES: usize = 10_000;
+/// the deleted entity, until they are [swept](super::beneath).
+pub(super) const MAX_SWEPT_EDGES: usize = 10_000;
 
 /// An entity being changed: as many of its rows as the change needs, before and after.
 pub(crate) struct Loaded {
@@ -30,6 +30,8 @@ pub(crate) struct Loaded {
     pub(crate) row_existed: bool,
     /// Whether the marker for edges must stay, because edges beneath it do.
     pub(crate) has_hidden_edges: bool,
+    /// Whether all its edges are loaded.
+    pub(super) has_all_edges: bool,
     /// Rows of edges, whether they lead here, that are hidden by a marker from now on. They may be in what was before, too.
     pub(super) hidden: BTreeMap<(bool, EdgeKey), Bytes>,
     /// Edges that came after it was deleted, though they are of before.
@@ -48,7 +50,16 @@ impl Loaded {
         // What was hidden when the marker was kept stays hidden.
         let has_hidden_edges = before.row.is_bare() && before.row.cleared(Scope::Edges) > Default::default();
         let (hidden, late_edges) = (BTreeMap::new(), Vec::new());
-        Ok(Self { after: before.clone(), before, row_existed, has_hidden_edges, hidden, late_edges })
+        let has_all_edges = false;
+        Ok(Self {
+            after: before.clone(),
+            before,
+            row_existed,
+            has_hidden_edges,
+            has_all_edges,
+            hidden,
+            late_edges,
+        })
     }
 
     /// Loads the rows that merging `delta` can touch.
@@ -84,6 +95,7 @@ impl Loaded {
         let cleared = delta.row.cleared(Scope::Edges);
         if cleared > self.before.row.cleared(Scope::Edges) {
             self.load_all_edges(engine, keyspaces, entity, cleared)?;
+            self.has_all_edges = !self.has_hidden_edges;
         }
         for key in delta.edges.keys() {
             load_edge(
@@ -99,6 +111,42 @@ impl Loaded {
         for key in delta.edges_in.keys() {
             let (before, after) = (&mut self.before.edges_in, &mut self.after.edges_in);
             load_edge(engine, keyspaces.edge_in, "edge_in", entity, key, before, after)?;
+        }
+        Ok(())
+    }
+
+    /// Loads as many edges beneath the marker as go together.
+    pub(super) fn load_hidden(
+        &mut self,
+        engine: &Engine,
+        keyspaces: &Keyspaces,
+        entity: &EntityKey,
+    ) -> Result<()> {
+        self.has_hidden_edges = false;
+        let cleared = self.before.row.cleared(Scope::Edges);
+        let snapshot = engine.snapshot();
+        let sides = [
+            (keyspaces.edge, "edge", &mut self.before.edges, &mut self.after.edges),
+            (keyspaces.edge_in, "edge_in", &mut self.before.edges_in, &mut self.after.edges_in),
+        ];
+        for (keyspace, name, before, after) in sides {
+            let mut hidden = 0;
+            for row in snapshot.prefix(keyspace, &entity.prefix(), Direction::Forward)? {
+                let (key, bytes) = row?;
+                let version = register_version(&bytes).map_err(|error| Error::corrupt(name, &key, error))?;
+                if version > cleared {
+                    continue;
+                }
+                hidden += 1;
+                if hidden > MAX_SWEPT_EDGES {
+                    self.has_hidden_edges = true;
+                    break;
+                }
+                let (_, edge) = decode_edge_key(&key).map_err(|error| Error::corrupt(name, &key, error))?;
+                let register: Register<EdgeContent> = register(name, &key, &bytes)?;
+                before.insert(edge.clone(), register.clone());
+                after.insert(edge, register);
+            }
         }
         Ok(())
     }

@@ -4,10 +4,12 @@ mod acceptor;
 mod alias;
 mod apply;
 mod assemble;
+mod beneath;
 mod bulk;
 mod chunked;
 mod cleanup;
 mod condition;
+mod copy;
 mod definitions;
 mod derive;
 mod ends;
@@ -38,7 +40,7 @@ use std::{
     ops::ControlFlow,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -49,6 +51,7 @@ use parking_lot::{Mutex, RwLock};
 pub use acceptor::{AcceptorsRequest, Promise};
 pub(crate) use assemble::{StoredVector, check_mask};
 pub use bulk::{BulkDeleted, BySource, CameFrom, CameFromRequest, SourceDeletion, SourcePlace};
+pub use copy::{Arriving, CopiedFile, CopyNote, Given, Taken};
 pub(crate) use derive::mirrored;
 pub use exchange::Extent;
 pub use hints::Hint;
@@ -113,6 +116,10 @@ pub struct ReplicaOptions {
 
 /// A replica.
 pub struct Replica {
+    /// For what goes on in the background.
+    me: Weak<Self>,
+    fs: Arc<dyn Fs>,
+    dir: PathBuf,
     pub(crate) engine: Engine,
     pub(crate) keyspaces: Keyspaces,
     /// Held for a moment only: whoever serves connections looks at it.
@@ -158,6 +165,8 @@ pub struct Replica {
     cursor_key: RwLock<[u8; 32]>,
     placement: placement::Placement,
     watermarks: watermarks::Watermarks,
+    /// Whether a copy of another node's disk takes the place of this one when it is opened again.
+    has_copy: AtomicBool,
     pub(crate) closed: Arc<AtomicBool>,
 }
 
@@ -173,11 +182,12 @@ const CLOCK_SLACK_MS: u64 = 1_000;
 
 impl Replica {
     /// Opens the store, the catalogue and the indexes. What is damaged of it, and can be healed, is let go of before: see
-    /// [`healing`](Self::healing).
+    /// [`healing`](Self::healing). A copy that is to take its place does before that: see [`conclude_copy`](Self::conclude_copy).
     ///
     /// # Errors
     /// If something cannot be opened or read.
     pub fn open(options: ReplicaOptions) -> Result<Arc<Self>> {
+        copy::install(&options)?;
         for _ in 0..HEALED_AT_ONCE {
             let mut storage = options.storage.clone();
             storage.keyspaces = keyspace_options(&options.keyspace);
@@ -214,6 +224,7 @@ impl Replica {
         let key_uses = key_uses::KeyUses::open(&engine, keyspaces.local)?;
         let slack = if recorded == 0 { 0 } else { CLOCK_SLACK_MS << 16 };
         let wall = Arc::clone(&options.clock);
+        let (fs, dir) = (Arc::clone(&options.fs), options.dir.clone());
         let clock =
             HybridClock::new(options.clock, node, Version::from_time(recorded.saturating_add(slack), node));
         let numbers = Arc::new(Numbers::open(&engine, keyspaces.local)?);
@@ -258,8 +269,13 @@ impl Replica {
         let graph = GraphIndex::open(graph_context, &catalogue)?;
         let visible = engine.visible_sequence();
         let catalogue_version = AtomicU64::new(catalogue.version());
-        let replica = Arc::new(Self {
-            trees: Trees::open(&engine, keyspaces.merkle, trees::seed_of(cursor_key))?,
+        let trees = Trees::open(&engine, keyspaces.merkle, trees::seed_of(cursor_key))?;
+        let search_pool = (!options.background.is_inline()).then(SearchPool::start).transpose()?;
+        let replica = Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            fs,
+            dir,
+            trees,
             engine,
             keyspaces,
             catalogue: RwLock::new(Arc::new(catalogue)),
@@ -277,7 +293,7 @@ impl Replica {
             usage: Arc::default(),
             key_uses,
             chunked: chunked::Chunked::default(),
-            search_pool: (!options.background.is_inline()).then(SearchPool::start).transpose()?,
+            search_pool,
             numbers,
             highest_version: AtomicU64::new(recorded),
             clock_floor: recorded.saturating_add(slack),
@@ -291,8 +307,11 @@ impl Replica {
             cursor_key: RwLock::new(cursor_key),
             placement,
             watermarks,
+            has_copy: AtomicBool::new(false),
             closed: Arc::default(),
         });
+        // Whoever read it does not know of this life.
+        replica.end_copy()?;
         replica.spaces.verify();
         replica.spaces.watch();
         replica.texts.watch();
@@ -312,6 +331,7 @@ impl Replica {
             replica.build_indexes(tenant, collection);
         }
         replica.resume_rewiring()?;
+        replica.resume_sweeping()?;
         Ok(replica)
     }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// Numbers taken from the store at a time. What is left of them at a restart is never given out.
 const LEASE: u64 = 65_536;
-const LEASED: &[u8] = b"numbers_leased";
+pub(super) const LEASED: &[u8] = b"numbers_leased";
 
 /// Gives out numbers.
 pub(crate) struct Numbers {

@@ -14,7 +14,7 @@ use crate::{
     version::Version,
 };
 
-const TOPOLOGY: &[u8] = b"topology";
+pub(super) const TOPOLOGY: &[u8] = b"topology";
 /// Where a layout was kept before it could change.
 const LAYOUT: &[u8] = b"layout";
 const ADDRESSES: &[u8] = b"addresses";
@@ -224,7 +224,9 @@ impl Replica {
         if let Some(catalogue) = &catalogue {
             catalogue.put_numbers(self.keyspaces.cluster, &mut batch);
         }
-        let given_up = (forced == Some(Forced::GivenUp)).then(|| self.clock.next());
+        // Whatever was planned or heard of until now; not the wall clock, which may be ahead and be set right again.
+        let given_up =
+            (forced == Some(Forced::GivenUp)).then(|| Version::from_time(self.clock.last(), u64::MAX));
         if let Some(upto) = given_up {
             batch.put(self.keyspaces.local, GIVEN_UP, upto.to_bytes().to_vec());
         }

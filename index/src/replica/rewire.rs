@@ -31,7 +31,7 @@ use crate::{
 const BATCH: usize = 128;
 /// Edges that move before the call is answered; a background job moves the rest.
 const MOVED_AT_ONCE: usize = 10_000;
-const PENDING: &[u8] = b"rewire/";
+pub(super) const PENDING: &[u8] = b"rewire/";
 
 /// What merging two entities came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,9 +14,9 @@ use crate::{
     version::Version,
 };
 
-const CLOSED: &[u8] = b"closed";
-const PURGED: &[u8] = b"purged";
-const SWEPT: &[u8] = b"swept";
+pub(super) const CLOSED: &[u8] = b"closed";
+pub(super) const PURGED: &[u8] = b"purged";
+pub(super) const SWEPT: &[u8] = b"swept";
 
 /// The watermarks of this node. None of them ever falls.
 pub(super) struct Watermarks {

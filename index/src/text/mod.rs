@@ -39,7 +39,7 @@ pub(crate) use having::Having;
 pub(crate) use highlight::Highlighter;
 pub use index::TextCounts;
 pub(crate) use index::{TextChange, TextIndex, TextView};
-pub(crate) use open::{TextContext, document_of_entity};
+pub(crate) use open::{DIRECTORY, TextContext, document_of_entity};
 pub(crate) use ranking::Ranking;
 pub(crate) use search::TextSearch;
 pub(crate) use upkeep::place;

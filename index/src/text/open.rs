@@ -38,7 +38,7 @@ use crate::{
 };
 
 /// The directory of segments within the node's.
-const DIRECTORY: &str = "texts";
+pub(crate) const DIRECTORY: &str = "texts";
 
 /// What [`TextIndex`] works with.
 pub(crate) struct TextContext {

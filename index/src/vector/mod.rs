@@ -52,6 +52,6 @@ pub(crate) use scrub::SegmentScrub;
 pub(crate) use segment::SEGMENT_FORMAT;
 pub(crate) use space::{Shape, SpaceIndex};
 pub use spaces::{BuildPool, VectorCounts, VectorOptions, build_pool};
-pub(crate) use spaces::{SpaceDefinition, Spaces, SpacesContext, VectorChange};
+pub(crate) use spaces::{DIRECTORY, SpaceDefinition, Spaces, SpacesContext, VectorChange};
 pub(crate) use stored::{forget, place};
 pub(crate) use view::{Neighbour, Search, View};

@@ -81,7 +81,7 @@ impl Default for VectorOptions {
 /// Of the journal of a new space.
 const FIRST_GENERATION: u64 = 1;
 /// The directory of segments within the node's.
-const DIRECTORY: &str = "vectors";
+pub(crate) const DIRECTORY: &str = "vectors";
 const EXTENSION: &str = "segment";
 const DAMAGED: &str = "damaged";
 /// Of files that graphs are built in. They are nameless but for a moment.

@@ -50,6 +50,29 @@ impl Fixture {
         Self::with_space(2, Metric::L2)
     }
 
+    /// Another node than those of other seeds, without a collection.
+    pub(crate) fn bare(seed: u64) -> Self {
+        let fs = SimFs::new();
+        let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+        let replica = try_open(&fs, &clock, seed).unwrap();
+        Self { fs, clock, replica }
+    }
+
+    /// Loses what was not synced, opens the store again, and has that fail when so much was done with files; then loses what was not synced and opens
+    /// it again. Says whether it failed before.
+    pub(crate) fn crash_and_again_after(self, operations: u64) -> (Self, bool) {
+        let Self { fs, clock, replica } = self;
+        fs.crash(11);
+        drop(replica);
+        fs.power_off_at(fs.operations() + operations);
+        let opened = try_open(&fs, &clock, 1);
+        let failed = opened.is_err();
+        fs.crash(13 + operations);
+        drop(opened);
+        let replica = open(&fs, &clock);
+        (Self { fs, clock, replica }, failed)
+    }
+
     /// Closes the store and opens it again.
     pub(crate) fn reopen(self) -> Self {
         self.replica.close().unwrap();
@@ -123,6 +146,11 @@ impl Fixture {
 }
 
 fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
+    try_open(fs, clock, 1).unwrap()
+}
+
+/// A node that is made draws its id by the seed.
+fn try_open(fs: &SimFs, clock: &Arc<ManualClock>, seed: u64) -> Result<Arc<Replica>, Error> {
     let vectors = VectorOptions { build_threads: 2, memory_bytes: MEMORY_BYTES, ..VectorOptions::default() };
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
@@ -133,10 +161,9 @@ fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
         vectors,
         limits: Limits::default(),
         clock: clock.clone(),
-        random: Arc::new(SeededRandom::new(1)),
+        random: Arc::new(SeededRandom::new(seed)),
         background: Arc::new(Inline),
     })
-    .unwrap()
 }
 
 pub(crate) fn ids(answer: &Answer) -> Vec<String> {

@@ -3,6 +3,7 @@
 mod bulk;
 mod cleanup;
 mod conditional;
+mod copying;
 mod edges;
 mod entities;
 mod filter_rules;
@@ -11,6 +12,7 @@ mod fixture;
 mod freshness;
 mod graph;
 mod healing;
+mod hidden;
 mod key_uses;
 mod merging;
 mod paths;
