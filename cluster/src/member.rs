@@ -56,6 +56,8 @@ pub struct MemberOptions {
     pub purge: PurgeTerms,
     /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
     pub move_bytes_per_second: u64,
+    /// How much must lie at another node for this one to begin with a copy of that; 0: it never does.
+    pub copy_from_bytes: u64,
 }
 
 /// A member's life among others. It ends when this is dropped.
@@ -157,6 +159,7 @@ pub(crate) async fn join(
         repair_every: options.repair_every,
         purge: options.purge,
         move_bytes_per_second: options.move_bytes_per_second,
+        copy_from_bytes: options.copy_from_bytes,
         #[cfg(feature = "wrong")]
         wrong: None,
     })?;

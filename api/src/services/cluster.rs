@@ -150,8 +150,10 @@ async fn shape_to_proto(coordinator: &Coordinator, topology: &Topology) -> v1::S
     let takeover = |(node, told): (NodeId, Result<TakeoverCounts, Error>)| {
         let failed =
             |error: Error| TakeoverCounts { failure: error.to_string(), ..TakeoverCounts::default() };
-        let TakeoverCounts { is_done, partitions, done, entities, failure } = told.unwrap_or_else(failed);
-        v1::Takeover { node: node.to_string(), is_done, partitions, done, entities, failure }
+        let TakeoverCounts { is_done, partitions, done, entities, copied_bytes, copy_bytes, failure } =
+            told.unwrap_or_else(failed);
+        let node = node.to_string();
+        v1::Takeover { node, is_done, partitions, done, entities, copied_bytes, copy_bytes, failure }
     };
     let phase = match topology.phase() {
         Phase::Settled => v1::shape::Phase::Settled,

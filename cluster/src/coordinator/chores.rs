@@ -121,6 +121,11 @@ impl Coordinator {
         }
     }
 
+    /// Whether a copy of another node's disk takes the place of what lies here when this is closed and opened again.
+    pub fn has_copy(&self) -> bool {
+        self.0.replica.has_copy()
+    }
+
     /// How long ago this node compared with another one, and what came of it; `None` if it has not since it was started.
     pub fn compared(&self, node: NodeId) -> Option<(Duration, Repaired)> {
         self.0.ring.compared(node)

@@ -94,6 +94,7 @@ impl Coordinator {
             repair_every: Duration::MAX,
             purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
             move_bytes_per_second: 0,
+            copy_from_bytes: 0,
             #[cfg(feature = "wrong")]
             wrong: None,
         })?;

@@ -3,6 +3,7 @@
 //! | module | concept |
 //! |---|---|
 //! | `connections` | the ways to the other nodes |
+//! | `giving` | a copy of what lies here, for another node |
 //! | `fence` | refusing calls of nodes that go by another layout, or whose clock is wrong |
 //! | `question` | what a node is asked about much of what it holds |
 //! | `security` | who may be a node |
@@ -11,6 +12,7 @@
 
 mod connections;
 mod fence;
+mod giving;
 pub(crate) mod question;
 mod security;
 mod served;
@@ -25,6 +27,7 @@ pub(crate) mod proto {
 pub(crate) use connections::Connections;
 pub use connections::{Connector, NodeCalls, endpoint, plaintext};
 pub(crate) use fence::{Fence, MAX_DRIFT_MS};
+pub(crate) use giving::{Giving, PIECE_BYTES};
 pub use security::PeerTls;
 pub(crate) use security::{connector, incoming, with_causes};
 pub(crate) use served::{Local, Served};

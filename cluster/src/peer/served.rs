@@ -17,7 +17,7 @@ use tracing::Instrument;
 use crate::{
     layout::{NodeId, Topology},
     peer::{
-        Client, Fence,
+        Client, Fence, Giving,
         connections::{Connections, Way},
         fence, proto,
     },
@@ -74,6 +74,8 @@ pub(crate) struct Local {
     pub(crate) call_times: LatencyCounter,
     pub(crate) deliveries: Deliveries,
     pub(crate) taking_over: TakingOver,
+    /// What another node is given as a copy of what lies here.
+    pub(crate) giving: Giving,
     /// Unless it is wrong on purpose.
     pub(crate) checks_fence: bool,
 }

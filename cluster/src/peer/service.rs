@@ -21,10 +21,11 @@ use crate::peer::{
     fence,
     proto::{
         self, AbsorbReply, AbsorbRequest, AdoptCatalogueReply, AdoptCatalogueRequest, AnswerReply,
-        AnswerRequest, ChooseReply, ChooseRequest, ClockReply, ClockRequest, DecideReply, DecideRequest,
-        Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply, ReadCatalogueRequest, ReadReply, ReadRequest,
-        Refusal, TakenOverReply, TakenOverRequest, TellKeyUsesReply, TellKeyUsesRequest, TopologyReply,
-        TopologyRequest, WriteReply, WriteRequest, answer_reply,
+        AnswerRequest, ChooseReply, ChooseRequest, ClockReply, ClockRequest, CopyReply, CopyRequest,
+        DecideReply, DecideRequest, Outcome, PurgeReply, PurgeRequest, ReadCatalogueReply,
+        ReadCatalogueRequest, ReadReply, ReadRequest, Refusal, TakenOverReply, TakenOverRequest,
+        TellKeyUsesReply, TellKeyUsesRequest, TopologyReply, TopologyRequest, WriteReply, WriteRequest,
+        answer_reply, copy_request,
         outcome::Kind,
         peer_server::{Peer, PeerServer},
     },
@@ -366,6 +367,25 @@ impl Peer for PeerService {
     ) -> Result<Response<TakenOverReply>, Status> {
         let served = self.check_topology(request.into_inner().fence.as_ref())?;
         Ok(Response::new(served.taken_over()))
+    }
+
+    async fn copy(&self, request: Request<CopyRequest>) -> Result<Response<CopyReply>, Status> {
+        let CopyRequest { fence, node, step } = request.into_inner();
+        let served = self.check_topology(fence.as_ref())?;
+        let step = step.ok_or_else(|| Status::invalid_argument("a copy has no step"))?;
+        let do_step = move |served: &Served| match &step {
+            copy_request::Step::Begin(_) => match served.giving.begin(&served.replica, NodeId(node)) {
+                Err(error @ Error::FailedPrecondition(_)) => {
+                    Ok(CopyReply { refused: error.to_string(), ..CopyReply::default() })
+                }
+                begun => begun,
+            },
+            copy_request::Step::Read(piece) => served.giving.read(piece),
+            copy_request::Step::End(end) => {
+                served.giving.end(&served.replica, Some(end.copy)).map(|()| CopyReply::default())
+            }
+        };
+        Ok(Response::new(served.work(fence.as_ref(), do_step).await?))
     }
 
     async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {

@@ -9,6 +9,7 @@
 //! | `catalogue` | changing it on all nodes |
 //! | `choose` | agreeing on what comes next |
 //! | `clocks` | whether this node's clock goes as those of the others do |
+//! | `copy` | beginning with a copy of what lies at another node |
 //! | `counts` | how often what happened |
 //! | `decide` | writes on conditions |
 //! | `heal` | taking part again after damage |
@@ -43,6 +44,7 @@ mod bulk;
 mod catalogue;
 mod choose;
 mod clocks;
+mod copy;
 mod counts;
 mod decide;
 mod heal;
@@ -104,7 +106,7 @@ use wrong::Wrong;
 use crate::{
     coordinator::Consistency,
     layout::{Layout, NodeId, Topology},
-    peer::{Connections, Connector, Local, PeerService, Served},
+    peer::{Connections, Connector, Giving, Local, PeerService, Served},
     pool::{Pool, SPARES},
 };
 use anti_entropy::Comparisons;
@@ -146,6 +148,9 @@ pub struct RingOptions {
     pub purge: PurgeTerms,
     /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
     pub move_bytes_per_second: u64,
+    /// How much must lie at another node for this one to begin with a copy of that; 0: it never does. Whoever opens a ring with this closes and opens it
+    /// again when the replica [has a copy](Replica::has_copy).
+    pub copy_from_bytes: u64,
     /// What it is to do wrong.
     #[cfg(feature = "wrong")]
     pub wrong: Option<Wrong>,
@@ -207,6 +212,7 @@ struct Shared {
     purge: PurgeTerms,
     /// What is taken over while the ring changes its shape.
     moving: Throttle,
+    copy_from_bytes: u64,
     /// Whose turn it is to make a write on a condition.
     turns: Turns,
     /// Doubts about writes that are resolved at a time.
@@ -261,6 +267,7 @@ impl Ring {
             call_times: LatencyCounter::default(),
             deliveries: Deliveries::default(),
             taking_over: TakingOver::default(),
+            giving: Giving::default(),
             checks_fence: wrong != Some(Wrong::NoFence),
         });
         let topology = Arc::clone(&local.newest.read());
@@ -283,6 +290,7 @@ impl Ring {
             repair_every: options.repair_every,
             purge: options.purge,
             moving: Throttle::new(options.move_bytes_per_second),
+            copy_from_bytes: options.copy_from_bytes,
             turns: Turns::default(),
             settling: Semaphore::new(SETTLING),
             wrong,

@@ -3,9 +3,9 @@
 //! The topology of the next epoch is chosen by the members of the present layout: so of two operators who change it at once one wins, and the
 //! other is told. Whoever knows an epoch's topology knows that it was chosen.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use allidb_index::{Deadline, Error, Result};
+use allidb_index::{Deadline, Error, PARTITIONS, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::timeout};
 
@@ -15,7 +15,7 @@ use crate::{
     layout::{NodeId, Phase, Staged, Topology, TopologyError},
     peer::{
         Client,
-        proto::{Subject, TakenOverReply, TakenOverRequest, TopologyRequest},
+        proto::{AdoptCatalogueRequest, Subject, TakenOverReply, TakenOverRequest, TopologyRequest},
     },
 };
 
@@ -81,7 +81,7 @@ impl Ring {
     }
 
     /// Goes on without members that are lost, though without them there is no quorum: what is left of each partition is what there is from then on.
-    /// All others must answer, and agree; so whoever else forces anything with one of these comes before, or after.
+    /// All others must answer, and agree, and hold together what any of them does first; so whoever else forces anything with one of these comes before, or after.
     ///
     /// # Errors
     /// If no quorum is lost with them, one of them answers, or one of the others does not: it may be made then, or may be later.
@@ -99,6 +99,13 @@ impl Ring {
                 return refused(format!("node {node} answers: it is not lost"));
             }
         }
+        let not_gathered = |error: Error| {
+            Error::FailedPrecondition(format!(
+                "all nodes that are not lost must bring together what they hold, and not all do, so nothing is changed: {error}"
+            ))
+        };
+        ring.gather_catalogues(lost, deadline).await.map_err(not_gathered)?;
+        ring.gather_from_next(lost, deadline).await.map_err(not_gathered)?;
         let all = |_: &Topology, next: &Topology| {
             let left = next.nodes();
             let count = left.len();
@@ -111,6 +118,48 @@ impl Ring {
             )),
             other => other,
         })
+    }
+
+    /// Has all nodes that are left go by the newest catalogue that any of them knows: what was acknowledged with those that are lost may be known to one
+    /// alone.
+    async fn gather_catalogues(&self, lost: &[NodeId], deadline: Deadline) -> Result<()> {
+        let left = self.topology().nodes();
+        let others = || left.iter().filter(|node| !lost.contains(node) && **node != self.node());
+        for node in others() {
+            self.pull_catalogue(*node, deadline).await?;
+        }
+        let catalogue: Bytes = self.replica().encoded_catalogue().into();
+        for node in others() {
+            let ask = |mut peer: Client, fence| {
+                let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
+                async move { peer.adopt_catalogue(request).await }
+            };
+            self.0.served.call(*node, deadline, ask).await?;
+        }
+        Ok(())
+    }
+
+    /// While the ring moves: has those that are left of the replicas of each partition by the present layout hold what those do that are to hold it by the
+    /// next one. They stay, and what was acknowledged by a quorum with nodes that are lost may lie there alone.
+    async fn gather_from_next(&self, lost: &[NodeId], deadline: Deadline) -> Result<()> {
+        let topology = self.topology();
+        let Some(next) = topology.next() else { return Ok(()) };
+        let is_left = |node: &&NodeId| !lost.contains(node);
+        let mut pairs = BTreeMap::<[NodeId; 2], Vec<u16>>::new();
+        for partition in 0..PARTITIONS {
+            let present = topology.layout().replicas(partition);
+            for stays in present.iter().filter(is_left) {
+                for goes in
+                    next.replicas(partition).iter().filter(is_left).filter(|node| !present.contains(node))
+                {
+                    pairs.entry([*stays, *goes]).or_default().push(partition);
+                }
+            }
+        }
+        for (nodes, partitions) in pairs {
+            self.make_alike(nodes, partitions, deadline).await?;
+        }
+        Ok(())
     }
 
     /// Changes what the ring goes by, if that is still what the caller has seen.

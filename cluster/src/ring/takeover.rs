@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     Inner, Repaired, Ring, Terms,
     anti_entropy::{Compared, PATIENCE, Pair},
+    copy::Copying,
     wrong::Wrong,
 };
 use crate::{
@@ -48,14 +49,27 @@ pub struct TakeoverCounts {
     pub done: u32,
     /// Entities that it was told, or told others.
     pub entities: u64,
+    /// Bytes of another node's disk that it has copied, to begin with.
+    pub copied_bytes: u64,
+    /// How many there are; 0 if it copies none.
+    pub copy_bytes: u64,
     /// Why it does not get on, if it does not.
     pub failure: String,
 }
 
 impl From<TakenOverReply> for TakeoverCounts {
     fn from(reply: TakenOverReply) -> Self {
-        let TakenOverReply { is_done, partitions, done, entities, failure, leftovers: _ } = reply;
-        Self { is_done, partitions, done, entities, failure }
+        let TakenOverReply {
+            is_done,
+            partitions,
+            done,
+            entities,
+            failure,
+            copied_bytes,
+            copy_bytes,
+            leftovers: _,
+        } = reply;
+        Self { is_done, partitions, done, entities, copied_bytes, copy_bytes, failure }
     }
 }
 
@@ -69,6 +83,7 @@ struct State {
     partitions: BTreeSet<u16>,
     done: BTreeSet<u16>,
     entities: u64,
+    copying: Copying,
     failure: String,
 }
 
@@ -103,6 +118,12 @@ impl TakingOver {
         }
     }
 
+    /// How far it is with a copy in an epoch, if that is the one it goes by.
+    pub(super) fn copying<T>(&self, epoch: u64, of: impl FnOnce(&mut Copying) -> T) -> Option<T> {
+        let mut state = self.0.lock();
+        (state.epoch == epoch).then(|| of(&mut state.copying))
+    }
+
     pub(crate) fn reply(&self, epoch: u64) -> TakenOverReply {
         let state = self.0.lock();
         if state.epoch != epoch {
@@ -116,6 +137,8 @@ impl TakingOver {
             entities: state.entities,
             failure: state.failure.clone(),
             leftovers: Vec::new(),
+            copied_bytes: state.copying.copied_bytes,
+            copy_bytes: state.copying.bytes,
         }
     }
 }
@@ -148,7 +171,10 @@ impl Ring {
         if left.is_empty() {
             return Ok(());
         }
-        let taken = inner.take_over(left, deadline).await;
+        let taken = match inner.begin_with_copy(deadline).await {
+            Ok(()) => inner.take_over(left, deadline).await,
+            Err(error) => Err(error),
+        };
         let failure = taken.as_ref().err().map(ToString::to_string).unwrap_or_default();
         taking_over.note(epoch, |state| state.failure = failure);
         taken
@@ -223,8 +249,8 @@ impl Inner {
         partitions: &[u16],
         deadline: Deadline,
     ) -> Result<()> {
-        let (nodes, layout) = ([self.served.node, source], self.served.topology.layout());
-        let is_empty = !layout.members().iter().any(|member| member.node == self.served.node);
+        let nodes = [self.served.node, source];
+        let is_empty = self.is_to_join() && !self.began_with_copy()?;
         self.follow_watermarks(source, is_empty, deadline).await?;
         self.fetch(nodes, partitions, deadline).await?;
         // Also what says that something is gone, be it that one of both has forgotten that: it does so again.

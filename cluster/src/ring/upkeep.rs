@@ -150,17 +150,27 @@ impl Ring {
 
     /// Does this node's part of a change of shape.
     async fn keep_shape(&self) {
+        let mut may_have_copies = true;
         loop {
             let ring = self.now();
             let mut pause = EVERY;
-            if let Err(error) = ring.let_go().await {
-                tracing::warn!(%error, "what this node holds no more is not removed yet");
+            let is_settled = !ring.is_reshaping();
+            if (is_settled && may_have_copies || self.0.served.giving.is_left())
+                && let Err(error) = ring.end_copies(is_settled).await
+            {
+                tracing::warn!(%error, "a copy that nobody needs any more is not removed");
             }
+            may_have_copies = !is_settled;
             if ring.is_reshaping()
                 && let Err(error) = ring.go_on_reshaping(Deadline::after(REPAIR_WITHIN)).await
             {
                 tracing::warn!(%error, "the change of the ring's shape does not go on yet");
                 pause = REPAIR_LOOKS_EVERY;
+            }
+            // Others wait for the ring's shape, nobody for this.
+            let ring = self.now();
+            if let Err(error) = ring.let_go().await {
+                tracing::warn!(%error, "what this node holds no more is not removed yet");
             }
             sleep(pause).await;
         }
@@ -256,6 +266,15 @@ impl Ring {
                 }
             }
         }
+    }
+
+    /// Removes a copy that is given to nobody any more and, once the ring has its shape, whatever is left of one that arrived.
+    async fn end_copies(&self, is_settled: bool) -> Result<()> {
+        let end = move |served: &Served| {
+            served.giving.end(&served.replica, None)?;
+            if is_settled { served.replica.forget_copy() } else { Ok(()) }
+        };
+        self.0.here(end).await
     }
 
     /// Does work that nobody waits for at this node's own replica.

@@ -631,6 +631,72 @@ async fn nodes_go_on_without_a_quorum_if_they_are_told_to() {
     assert!(!world.nodes[gone[0]].ring.now().topology().has(world.nodes[gone[0]].id));
 }
 
+/// While the ring moves, what was acknowledged lies at those that are to hold it, too, and there alone if all others are lost that had it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_those_hold_that_a_move_goes_to_is_not_lost_when_it_is_given_up() {
+    let mut world = World::of(5, 94).await;
+    for node in &world.nodes {
+        node.replica.build_trees().expect("trees");
+    }
+    let leaves = world.nodes[0].id;
+    let members = world.nodes[0].layout.members();
+    let members = members.iter().filter(|member| member.node != leaves).cloned().collect();
+    let first = world.nodes[1].ring.now();
+    let staged = first.stage(1, Staged { members, replication: 3 }, soon()).await;
+    assert!(matches!(staged, Ok(Change::Made(_))), "{staged:?}");
+    let applied = first.now().apply(2, soon()).await;
+    assert!(matches!(applied, Ok(Change::Made(_))), "{applied:?}");
+    let topology = Arc::clone(world.nodes[1].ring.now().topology());
+    let next = topology.next().expect("it moves");
+    // It moves from the one that leaves to another one.
+    let moves = |id: &String| {
+        let of = EntityRef::new("c", id);
+        let partition = world.lone.entity_key(TENANT, &of).expect("a key").partition();
+        let present = topology.layout().replicas(partition);
+        let goes = next.replicas(partition).iter().find(|node| !present.contains(node))?;
+        present.contains(&leaves).then(|| (present.to_vec(), *goes))
+    };
+    let (id, (present, goes)) =
+        (0..).map(|at| format!("moved-{at}")).find_map(|id| Some((id.clone(), moves(&id)?))).expect("one");
+    let at = |world: &World, node: NodeId| {
+        world.nodes.iter().position(|of| of.id == node).expect("it is one of them")
+    };
+    let others: Vec<NodeId> = present.iter().copied().filter(|node| *node != leaves).collect();
+    let (stale, lost) = (at(&world, others[0]), [leaves, others[1]]);
+    let away = world.stop(stale).await;
+    let through = world.nodes[at(&world, goes)].ring.now();
+    let entity = Entity { id: id.clone(), ..Entity::default() };
+    let write = Write::Put { collection: "c".to_owned(), entity: Box::new(entity) };
+    let planned = through.replica().plan(TENANT, write).expect("planned");
+    let options =
+        WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+    through.write(vec![planned], options).await.pop().expect("one answer").expect("quorums of both layouts");
+    for node in lost {
+        world.stop(at(&world, node)).await;
+    }
+    world.go_on(stale, away).await;
+    assert!(!has(&world, stale, &id), "it was away");
+    let begun = Instant::now();
+    let forced = loop {
+        let forced = through.now().go_on_without(topology.epoch(), &lost, soon()).await;
+        match forced {
+            // Nobody has tried yet whether it answers again.
+            Err(Error::FailedPrecondition(_)) if begun.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            forced => break forced,
+        }
+    };
+    let Ok(Change::Made(forced)) = forced else { panic!("{forced:?}") };
+    let partition = world.lone.entity_key(TENANT, &EntityRef::new("c", &id)).expect("a key").partition();
+    assert_eq!(forced.layout().replicas(partition), [others[0]]);
+    let found = through.now();
+    let found =
+        found.get(TENANT, &[EntityRef::new("c", &id)], &ReadMask::fields(), Consistency::Quorum, soon());
+    found.await.remove(0).expect("it was acknowledged");
+    assert!(has(&world, stale, &id));
+}
+
 /// Those who are given up go on as a majority that hears of nothing, and change the catalogue more often: what they make of it counts nowhere
 /// once they hear of it, and none of its ids means something else to the one that gave them up.
 #[tokio::test(flavor = "multi_thread")]

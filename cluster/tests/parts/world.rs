@@ -133,6 +133,7 @@ impl World {
                 repair_every: Duration::from_hours(1),
                 purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
                 move_bytes_per_second: 0,
+                copy_from_bytes: 0,
                 wrong: None,
             })
             .expect("a node");

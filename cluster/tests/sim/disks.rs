@@ -54,6 +54,9 @@ impl Node {
         {
             self.scrub_at.store(NEVER, Ordering::SeqCst);
         }
+        if ring.replica().has_copy() {
+            self.is_to_start.store(true, Ordering::SeqCst);
+        }
         // Others may not answer yet.
         if matches!(ring.now().may_heal(soon()).await, Ok(true)) {
             self.is_to_start.store(true, Ordering::SeqCst);

@@ -74,13 +74,17 @@ fn what_was_deleted_stays_so_though_that_is_forgotten_everywhere() {
 
 #[test]
 fn nothing_is_lost_while_nodes_join_and_leave() {
-    let (mut moves, seeds) = (0, seeds(40));
+    let (mut moves, mut copies, seeds) = (0, 0, seeds(40));
     let all = seeds.end - seeds.start;
     for seed in seeds {
-        let setup = Setup { nobody_dies: seed % 4 == 1, reshapes: true, ..Setup::of(6) };
-        moves += World::new(seed, setup).run().matches("applies Ok((true").count();
+        let setup =
+            Setup { nobody_dies: seed % 4 == 1, reshapes: true, copies: seed % 2 == 0, ..Setup::of(6) };
+        let trace = World::new(seed, setup).run();
+        moves += trace.matches("applies Ok((true").count();
+        copies += trace.matches("starts again as it asked for").count();
     }
-    println!("{moves} moves with {all} seeds");
+    println!("{moves} moves and {copies} copies with {all} seeds");
+    assert!(copies as u64 > all / 4, "there are too few copies to prove anything");
     assert!(moves as u64 > all, "there are too few moves to prove anything");
 }
 
@@ -92,7 +96,7 @@ fn what_a_damaged_disk_held_is_healed_from_others_and_clocks_that_jump_do_no_har
     for seed in seeds {
         let setup =
             Setup { nobody_dies: seed % 4 == 1, is_mean: true, ..Setup::of(3 + 2 * (seed as usize % 2)) };
-        healed += World::new(seed, setup).run().matches("starts again to heal").count();
+        healed += World::new(seed, setup).run().matches("starts again as it asked for").count();
     }
     println!("{healed} times something was healed with {all} seeds");
     assert!(healed as u64 > all / 2, "too little was healed to prove anything");
@@ -102,7 +106,8 @@ fn what_a_damaged_disk_held_is_healed_from_others_and_clocks_that_jump_do_no_har
 #[test]
 fn nothing_is_lost_whatever_happens() {
     for seed in seeds(24) {
-        let setup = Setup { reshapes: true, purges: true, is_mean: true, ..Setup::of(6) };
+        let setup =
+            Setup { reshapes: true, copies: seed % 2 == 0, purges: true, is_mean: true, ..Setup::of(6) };
         World::new(seed, setup).run();
     }
 }

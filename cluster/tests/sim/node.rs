@@ -104,6 +104,8 @@ pub(crate) struct Node {
     pub(crate) purges: bool,
     /// Whether the ring is given another shape all the time.
     pub(crate) reshapes: bool,
+    /// Whether it begins with a copy of another one.
+    pub(crate) copies: bool,
 }
 
 pub(crate) fn name(at: usize) -> String {
@@ -183,6 +185,7 @@ impl Node {
                 behind: Duration::from_millis(700),
             },
             move_bytes_per_second: 256 << 10,
+            copy_from_bytes: if self.copies { 1 } else { 0 },
             wrong: self.wrong,
         })?;
         *self.ring.lock() = Some(ring.clone());

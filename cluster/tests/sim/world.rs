@@ -55,6 +55,8 @@ pub(crate) struct Setup {
     pub(crate) loses_one: bool,
     /// The ring is given another shape all the time: at first only some nodes hold data.
     pub(crate) reshapes: bool,
+    /// Nodes that are to hold data begin with a copy of another one's disk.
+    pub(crate) copies: bool,
     /// Disks lose what was written to them, of one node at a time, and clocks jump.
     pub(crate) is_mean: bool,
     /// What all nodes do wrong.
@@ -71,6 +73,7 @@ impl Setup {
             purges: false,
             loses_one: false,
             reshapes: false,
+            copies: false,
             is_mean: false,
             wrong: None,
         }
@@ -108,6 +111,7 @@ impl World {
             purges,
             loses_one,
             reshapes,
+            copies,
             is_mean,
             wrong,
         } = setup;
@@ -139,6 +143,7 @@ impl World {
                 compares,
                 purges,
                 reshapes,
+                copies,
                 ahead_ms: Arc::new(AtomicI64::new(draw(&clocks, DRIFT_MS) as i64)),
                 scrub_at: AtomicU64::new(NEVER),
                 is_to_start: AtomicBool::new(false),
@@ -289,7 +294,7 @@ impl World {
         self.sim.step().unwrap_or_else(|error| panic!("seed {}: {error}", self.seed));
         for at in 0..self.nodes.len() {
             if self.nodes[at].is_to_start.swap(false, Ordering::SeqCst) {
-                self.history.lock().note(elapsed, format_args!("{at} starts again to heal"));
+                self.history.lock().note(elapsed, format_args!("{at} starts again as it asked for"));
                 self.kill(at, 1);
                 self.sim.bounce(name(at));
             }

@@ -298,7 +298,12 @@ fn progress(shape: &Shape) -> String {
         .map(|of| format!("; node {}: {}", of.node, of.failure))
         .collect();
     let phase = phase(shape);
-    format!("{phase}: {done} of {partitions} partitions, {entities} entities{}", failures.concat())
+    let (copied, copy) = (sum(|of| of.copied_bytes), sum(|of| of.copy_bytes));
+    let copied = match copy {
+        0 => String::new(),
+        copy => format!(", {} of {} MiB copied", copied >> 20, copy >> 20),
+    };
+    format!("{phase}: {done} of {partitions} partitions, {entities} entities{copied}{}", failures.concat())
 }
 
 fn phase(shape: &Shape) -> &'static str {
@@ -323,7 +328,8 @@ fn show(described: &DescribeClusterResponse, output: Output) -> Result<()> {
         let takeover = |of: &Takeover| {
             json!({
                 "node": of.node, "is_done": of.is_done, "partitions": of.partitions, "done": of.done,
-                "entities": of.entities, "failure": of.failure,
+                "entities": of.entities, "copied_bytes": of.copied_bytes, "copy_bytes": of.copy_bytes,
+                "failure": of.failure,
             })
         };
         output.document(&json!({

@@ -25,7 +25,7 @@ use crate::{Config, certificates::Own, figures, port_file, process, wire};
 
 /// How often the recorder of metrics makes room.
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
-/// How often it is looked whether damage was found.
+/// How often it is looked whether damage was found, or a copy arrived.
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// How long at most until others are asked again whether they hold what is damaged here.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -149,15 +149,19 @@ impl Daemon {
         }
     }
 
-    /// Returns when damage was found that the node heals from once it is opened again. Safe to cancel.
-    pub fn damaged(&self) -> impl Future<Output = ()> + Send + use<> {
+    /// Returns when the store is to be closed and opened again, and why: damage was found that the node heals from then, or a copy of another node's
+    /// disk takes its place. Safe to cancel.
+    pub fn is_to_reopen(&self) -> impl Future<Output = &'static str> + Send + use<> {
         let coordinator = self.coordinator.clone();
         async move {
             let mut pause = LOOKS_EVERY;
             loop {
                 sleep(pause).await;
+                if coordinator.has_copy() {
+                    return "a copy of another node's disk takes its place";
+                }
                 pause = match coordinator.may_heal().await {
-                    Ok(true) => return,
+                    Ok(true) => return "damaged rows are taken over from other nodes then",
                     Ok(false) => LOOKS_EVERY,
                     // Others may be away for long.
                     Err(error) => {
@@ -225,7 +229,7 @@ fn warn_of_open_ports(Config { listen, access, ring, .. }: &Config, grpc: Socket
 
 async fn bind(option: &str, address: SocketAddr) -> anyhow::Result<(TcpListener, SocketAddr)> {
     let mut bound = TcpListener::bind(address).await;
-    // After damage was found a daemon comes back to its ports, which the tasks of before are about to close.
+    // A daemon that opens its store again comes back to its ports, which the tasks of before are about to close.
     for _ in 0..BINDING_TRIES {
         if !bound.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::AddrInUse) {
             break;

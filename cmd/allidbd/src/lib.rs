@@ -60,8 +60,8 @@ pub fn run(args: ServeArgs) -> anyhow::Result<()> {
 enum End {
     Signal,
     Failure(anyhow::Error),
-    /// To heal when it is opened again.
-    Damage,
+    /// To open the store again.
+    Reopening,
 }
 
 async fn serve(mut config: Config) -> anyhow::Result<()> {
@@ -77,12 +77,12 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         };
         // Clients come back to where it was.
         (config.listen.grpc, config.listen.http) = (daemon.grpc_addr(), daemon.http_addr());
-        let damaged = daemon.damaged();
+        let is_to_reopen = daemon.is_to_reopen();
         let end = tokio::select! {
             failure = daemon.failed() => End::Failure(failure),
-            () = damaged => {
-                tracing::warn!("damaged rows are taken over from other nodes once the store is opened again");
-                End::Damage
+            why = is_to_reopen => {
+                tracing::warn!(why, "the store is closed and opened again");
+                End::Reopening
             }
             signal = signals.next() => {
                 tracing::info!(signal, "shutting down; a second signal exits at once");
@@ -99,7 +99,7 @@ async fn serve(mut config: Config) -> anyhow::Result<()> {
         match end {
             End::Signal => return Ok(()),
             End::Failure(failure) => return Err(failure),
-            End::Damage => {}
+            End::Reopening => {}
         }
     }
 }

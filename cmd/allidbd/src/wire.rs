@@ -98,6 +98,7 @@ fn member(ring: &RingOptions, tls: Option<PeerTls>) -> MemberOptions {
         repair_every: ring.repair_every.0,
         purge: PurgeTerms { every: ring.purge_every.0, behind: ring.purge_behind.0 },
         move_bytes_per_second: ring.move_bytes_per_second.0,
+        copy_from_bytes: ring.copy_from_bytes.0,
     }
 }
 

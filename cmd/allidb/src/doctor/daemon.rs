@@ -71,7 +71,11 @@ pub(super) async fn check(
             return Ok(vec![("daemon", Verdict::skipped(format!("{error:#}")))]);
         }
         Err(error) => {
-            let advice = "start it, or name it with --endpoint; if it asks for a key, show an operator's";
+            let advice = match error.downcast_ref::<Failure>() {
+                // It answers, and does not let this caller in.
+                Some(Failure::Refused(_)) => "show an operator's key with --key-file or ALLIDB_KEY",
+                _ => "start it, or name it with --endpoint",
+            };
             return Ok(vec![("daemon", Verdict::fail(format!("{error:#}"), advice))]);
         }
     };

@@ -51,7 +51,12 @@ fn port(place: &Place, option: &str, address: SocketAddr, daemon: Option<u32>) -
         return Verdict::ok(format!("{shown}: any that is free"));
     }
     match TcpListener::bind(address) {
-        Ok(_) => Verdict::ok(format!("{shown} is free")),
+        Ok(_) => match daemon {
+            None => Verdict::ok(format!("{shown} is free")),
+            Some(process) => Verdict::ok(format!(
+                "{shown} is free: process {process} was started with other ports than are looked at here"
+            )),
+        },
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             let holder = port_holder(place, address.port());
             judge_held(&shown, holder.map(|process| (process, name_of(place, process))), daemon)

@@ -31,6 +31,8 @@ use crate::daemon::{Daemon, eventually, said};
 const KEYS: usize = 40;
 /// What lies there besides.
 const KEPT: usize = 400;
+/// The node that begins with a copy of another one's disk, however little lies there.
+const COPIES: usize = 4;
 
 /// Some daemons, of which the first three found a ring.
 pub(crate) struct Ring {
@@ -71,8 +73,11 @@ impl Ring {
 
     /// Starts the daemon of a directory that there is.
     fn launch_at(&self, at: usize) -> Child {
-        let settings =
-            [("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*self.addresses[at])];
+        let mut settings =
+            vec![("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*self.addresses[at])];
+        if at == COPIES {
+            settings.push(("ALLIDB__RING__COPY_FROM_BYTES", "1"));
+        }
         Daemon::launch_build(&self.program, self.dirs[at].path(), &settings)
     }
 
@@ -221,6 +226,8 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
     ring.nodes[2].child.kill().expect("killed");
     let fifth = ring.join();
     ring.eventually(0, &["replace", &third, "--with", &fifth]);
+    let log = said(ring.dirs[COPIES].path());
+    assert!(log.contains("a copy of another node's disk is in its place"), "{log}");
     // Whoever asks again, as the answer was lost, is told that it is done.
     let again = ring.cluster(3, &["replace", &third, "--with", &fifth]);
     assert_eq!(again["layout"], 3, "{again}");

@@ -398,6 +398,7 @@ impl Config {
             "storage.separation_bytes",
             "storage.compaction_bytes_per_second",
             "ring.move_bytes_per_second",
+            "ring.copy_from_bytes",
             "ring.hint_bytes_per_second",
         ];
         let config = serde_json::to_value(self)?;

@@ -190,6 +190,9 @@ section! {
         purge_behind: Span = Span::secs(600);
         /// Bytes a second that this node takes over while the ring changes its shape; 0: as many as it can.
         move_bytes_per_second: ByteSize = ByteSize::mib(32);
+        /// How much must lie at another node for this one to begin with a copy of its disk, indexes and all, when it joins or takes a node's place
+        /// and is to hold most of that; below, and where it is to hold less, it is told row by row. 0: it always is.
+        copy_from_bytes: ByteSize = ByteSize::mib(64);
     }
 }
 
