@@ -3,8 +3,8 @@
 use std::{sync::Arc, time::Duration};
 
 use allidb_index::{
-    BRANCH, Deadline, EntityKey, EntityState, Error, HoldingsRequest, LEAVES, Result, Sum, TreeAnswer,
-    TreeRequest, model::TenantId,
+    BRANCH, Deadline, EntityKey, EntityState, Error, HoldingsRequest, LEAVES, Replica, Result, Sum,
+    TreeAnswer, TreeRequest, model::TenantId,
 };
 
 use super::{
@@ -117,6 +117,11 @@ impl Ring {
     /// # Errors
     /// If that cannot be done.
     pub(crate) async fn have_trees(&self) -> Result<()> {
-        self.tend(|replica| replica.build_trees()).await
+        let tend = |replica: &Replica| {
+            // Edges that a deletion left beneath a marker are at their other ends still.
+            replica.sweep_beneath_markers()?;
+            replica.build_trees()
+        };
+        self.tend(tend).await
     }
 }

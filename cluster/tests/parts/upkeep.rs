@@ -690,10 +690,9 @@ async fn what_those_hold_that_a_move_goes_to_is_not_lost_when_it_is_given_up() {
     let Ok(Change::Made(forced)) = forced else { panic!("{forced:?}") };
     let partition = world.lone.entity_key(TENANT, &EntityRef::new("c", &id)).expect("a key").partition();
     assert_eq!(forced.layout().replicas(partition), [others[0]]);
-    let found = through.now();
-    let found =
-        found.get(TENANT, &[EntityRef::new("c", &id)], &ReadMask::fields(), Consistency::Quorum, soon());
-    found.await.remove(0).expect("it was acknowledged");
+    let (entity, mask, now) = ([EntityRef::new("c", &id)], ReadMask::fields(), through.now());
+    let mut found = now.get(TENANT, &entity, &mask, Consistency::Quorum, soon()).await;
+    found.remove(0).expect("it was acknowledged");
     assert!(has(&world, stale, &id));
 }
 

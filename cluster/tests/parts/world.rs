@@ -1,6 +1,6 @@
 //! Some nodes in one process, and one that has everything.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
 
 use allidb_cluster::{
     Consistency, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms, Topology,
@@ -17,8 +17,9 @@ use allidb_index::{
     query::{Diversity, ExpandSpec, GroupBy, Nearest, Order, Query, Seed},
 };
 use allidb_storage::{Durability, Inline, KeyspaceOptions, Options, fs::SimFs};
+use parking_lot::Mutex;
 use tokio::{net::TcpListener, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{StreamExt, wrappers::TcpListenerStream};
 
 pub(crate) const TENANT: TenantId = TenantId::DEFAULT;
 pub(crate) const ENTITIES: u64 = 150;
@@ -57,12 +58,21 @@ pub(crate) struct Node {
     pub(crate) fs: SimFs,
     pub(crate) address: String,
     pub(crate) server: JoinHandle<()>,
+    connections: Connections,
 }
 
+/// Those that a node has taken.
+type Connections = Arc<Mutex<Vec<std::net::TcpStream>>>;
+
 /// Answers what other nodes ask.
-fn serve(ring: &Ring, listener: TcpListener) -> JoinHandle<()> {
+fn serve(ring: &Ring, listener: TcpListener, connections: &Connections) -> JoinHandle<()> {
     let server = tonic::transport::Server::builder().add_service(ring.service());
-    let incoming = TcpListenerStream::new(listener);
+    let connections = Arc::clone(connections);
+    let incoming = TcpListenerStream::new(listener).map(move |connection| {
+        let connection = connection?;
+        connections.lock().push(connection.as_fd().try_clone_to_owned()?.into());
+        Ok::<_, std::io::Error>(connection)
+    });
     tokio::spawn(async move { drop(server.serve_with_incoming(incoming).await) })
 }
 
@@ -137,27 +147,32 @@ impl World {
                 wrong: None,
             })
             .expect("a node");
-            let server = serve(&ring, listener);
+            let connections = Connections::default();
+            let server = serve(&ring, listener, &connections);
             let id = NodeId(replica.node());
             let address = addresses[&id].clone();
-            nodes.push(Node { id, replica, ring, layout: layout.clone(), fs, address, server });
+            nodes.push(Node { id, replica, ring, layout: layout.clone(), fs, address, server, connections });
         }
         Self { nodes, lone, random: SeededRandom::new(seed), clock }
     }
 
-    /// Has a node that nobody asked anything yet not be reached any more. Gives where it was.
+    /// Has a node not be reached any more. Gives where it was.
     pub(crate) async fn stop(&mut self, at: usize) -> String {
         let node = &mut self.nodes[at];
         node.server.abort();
         // Until then it listens.
         assert!((&mut node.server).await.is_err_and(|ended| ended.is_cancelled()), "it was stopped");
+        for connection in node.connections.lock().drain(..) {
+            // It may have been closed at the other end.
+            connection.shutdown(std::net::Shutdown::Both).ok();
+        }
         node.address.clone()
     }
 
     /// Has it be reached again.
     pub(crate) async fn go_on(&mut self, at: usize, address: String) {
         let listener = TcpListener::bind(address).await.expect("the port is free");
-        self.nodes[at].server = serve(&self.nodes[at].ring, listener);
+        self.nodes[at].server = serve(&self.nodes[at].ring, listener, &self.nodes[at].connections);
     }
 
     pub(crate) fn draw(&self, below: u64) -> u64 {
