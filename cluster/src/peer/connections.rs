@@ -20,6 +20,9 @@ use crate::{layout::NodeId, peer::Client, trace::Traced};
 /// Largest message between nodes. Most are of some megabytes; that of an entity with millions of edges may be so large.
 pub(super) const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
+/// Bytes of an answer, and of all answers together, that may be on their way from a node before it waits: pieces of its disk, say.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
 /// How long a connection may be silent before it is asked for a sign of life, and how long that may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -53,6 +56,8 @@ pub fn endpoint(address: &str) -> Result<Endpoint> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Error::invalid("peer address", format!("{address:?}: {error}")))?;
     let endpoint = endpoint.connect_timeout(PATIENCE).tcp_nodelay(true);
+    let endpoint =
+        endpoint.initial_stream_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW);
     // Also while nothing is asked: the first question over a connection that broke meanwhile would wait for nothing.
     let endpoint = endpoint.keep_alive_while_idle(true);
     Ok(endpoint.http2_keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE))

@@ -12,7 +12,7 @@ use std::{
 use allidb_index::{CopiedFile, Deadline, Error, Result, Taken};
 use bytes::Bytes;
 use tokio::{
-    task::{JoinHandle, JoinSet},
+    task::{JoinError, JoinHandle, JoinSet},
     time::{Instant, sleep},
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -27,10 +27,10 @@ use crate::{
     ring::anti_entropy::PATIENCE,
 };
 
-/// Pieces that are asked for ahead.
-const PIECES_AHEAD: usize = 4;
-/// Files that are made durable while others arrive.
+/// Files that arrive at a time.
 const FILES_AT_A_TIME: usize = 4;
+/// Pieces of each that are asked for ahead.
+const PIECES_AHEAD: usize = 2;
 /// How often in an epoch a copy may break off before what is to be held is told row by row.
 const TRIES: u32 = 3;
 /// How long it may take until files are linked, and what is in memory flushed before.
@@ -176,61 +176,63 @@ impl Inner {
         let (taken, missing) = self.here_as_of(begin).await?;
         let taken = Arc::new(taken);
         let to_come: u64 = missing.iter().filter_map(|at| files.get(*at)).map(|file| file.bytes).sum();
-        let note = |more: u64| {
-            self.served.taking_over.copying(epoch, |copying| copying.copied_bytes += more);
-        };
         self.served.taking_over.copying(epoch, |copying| {
             (copying.copied_bytes, copying.bytes) = (bytes - to_come, bytes);
         });
-        let mut wanted = Vec::new();
-        for at in missing.iter().copied() {
-            let bytes = files.get(at).map_or(0, |file| file.bytes);
-            wanted.extend(pieces(at, bytes));
-        }
-        let mut wanted = wanted.into_iter();
-        let mut ahead: VecDeque<JoinHandle<Result<CopyReply>>> = VecDeque::new();
-        let mut finishing = JoinSet::new();
-        for at in missing.iter().copied() {
-            let Some(file) = files.get(at) else { continue };
-            let mut arriving = {
-                let (taken, file) = (Arc::clone(&taken), file.clone());
-                self.here(move |_| taken.begin(&file)).await?
-            };
-            for _ in pieces(at, file.bytes) {
-                while ahead.len() < PIECES_AHEAD
-                    && let Some(Piece { file, offset, bytes }) = wanted.next()
-                {
-                    sleep(
-                        self.moving
-                            .delay(bytes as usize, Instant::now().into_std())
-                            .min(deadline.remaining()),
-                    )
-                    .await;
-                    let inner = Arc::clone(self);
-                    let read = Step::Read(ReadCopy { copy, file, offset, bytes });
-                    ahead.push_back(tokio::spawn(
-                        async move { inner.ask_for_copy(source, read, deadline).await },
-                    ));
-                }
-                let broke_off = |error| Error::Internal(format!("a copy broke off: {error}"));
-                let Some(next) = ahead.pop_front() else { break };
-                let content = checked(source, next.await.map_err(broke_off)??)?;
-                let more = content.len() as u64;
-                arriving = self.here(move |_| arriving.append(&content).map(|()| arriving)).await?;
-                note(more);
-            }
-            while finishing.len() >= FILES_AT_A_TIME
-                && let Some(finished) = finishing.join_next().await
+        let mut missing = missing.into_iter();
+        let mut arriving = JoinSet::new();
+        loop {
+            while arriving.len() < FILES_AT_A_TIME
+                && let Some(at) = missing.next()
             {
-                finished.map_err(|error| Error::Internal(format!("a copy broke off: {error}")))??;
+                let (inner, taken, file) = (Arc::clone(self), Arc::clone(&taken), files.get(at).cloned());
+                arriving.spawn(async move {
+                    match file {
+                        Some(file) => inner.take_file(source, (copy, at), (&taken, file), deadline).await,
+                        None => Ok(()),
+                    }
+                });
             }
-            let inner = Arc::clone(self);
-            finishing.spawn(async move { inner.here(move |_| arriving.finish()).await });
-        }
-        while let Some(finished) = finishing.join_next().await {
-            finished.map_err(|error| Error::Internal(format!("a copy broke off: {error}")))??;
+            match arriving.join_next().await {
+                Some(arrived) => arrived.map_err(broke_off)??,
+                None => break,
+            }
         }
         self.here_as_of(move |served| served.replica.conclude_copy(&taken, epoch)).await
+    }
+
+    async fn take_file(
+        self: &Arc<Self>,
+        source: NodeId,
+        (copy, at): (u64, usize),
+        (taken, file): (&Arc<Taken>, CopiedFile),
+        deadline: Deadline,
+    ) -> Result<()> {
+        let epoch = self.served.topology.epoch();
+        let mut wanted = pieces(at, file.bytes);
+        let mut arriving = {
+            let taken = Arc::clone(taken);
+            self.here(move |_| taken.begin(&file)).await?
+        };
+        let mut ahead: VecDeque<JoinHandle<Result<CopyReply>>> = VecDeque::new();
+        loop {
+            while ahead.len() < PIECES_AHEAD
+                && let Some(Piece { file, offset, bytes }) = wanted.next()
+            {
+                let delay = self.moving.delay(bytes as usize, Instant::now().into_std());
+                sleep(delay.min(deadline.remaining())).await;
+                let inner = Arc::clone(self);
+                let read = Step::Read(ReadCopy { copy, file, offset, bytes });
+                ahead
+                    .push_back(tokio::spawn(async move { inner.ask_for_copy(source, read, deadline).await }));
+            }
+            let Some(next) = ahead.pop_front() else { break };
+            let content = checked(source, next.await.map_err(broke_off)??)?;
+            let more = content.len() as u64;
+            arriving = self.here(move |_| arriving.append(&content).map(|()| arriving)).await?;
+            self.served.taking_over.copying(epoch, |copying| copying.copied_bytes += more);
+        }
+        self.here(move |_| arriving.finish()).await
     }
 
     async fn ask_for_copy(&self, source: NodeId, step: Step, deadline: Deadline) -> Result<CopyReply> {
@@ -242,6 +244,10 @@ impl Inner {
         };
         self.served.call_within(patience, source, deadline, ask).await
     }
+}
+
+fn broke_off(error: JoinError) -> Error {
+    Error::Internal(format!("a copy broke off: {error}"))
 }
 
 /// What was told of a file, if it is what was sent.

@@ -15,6 +15,16 @@ pub(crate) struct Block {
     pub(crate) text: String,
     /// What it says, as the page shows it: in the block after it.
     pub(crate) shown: Option<String>,
+    /// Where alone it is run, and why.
+    pub(crate) needs: Option<Need>,
+}
+
+/// What a block needs that is not everywhere.
+#[derive(Clone, Debug)]
+pub(crate) struct Need {
+    /// What `ALLIDB_PAGES` must name.
+    pub(crate) what: String,
+    pub(crate) why: String,
 }
 
 /// A page.
@@ -45,6 +55,7 @@ impl Page {
             .find_map(|(at, line)| Some((at + 1, comment(line, "nothing here is run:")?)));
         let mut lines = text.lines().enumerate().map(|(at, line)| (at + 1, line)).peekable();
         let mut reason: Option<(usize, String)> = None;
+        let mut needs: Option<Need> = None;
         let mut is_after_blank = true;
         while let Some((number, line)) = lines.next() {
             if let Some(why) = comment(line, "not run:") {
@@ -52,6 +63,11 @@ impl Page {
                     return Err(page.at(number, "why is it not run?"));
                 }
                 reason = Some((number, why));
+            } else if let Some(need) = comment(line, "run with ALLIDB_PAGES=") {
+                let Some((what, why)) = need.split_once(':') else {
+                    return Err(page.at(number, "why is it not run everywhere?"));
+                };
+                needs = Some(Need { what: what.trim().to_owned(), why: why.trim().to_owned() });
             } else if let Some(language) = line.trim_start().strip_prefix("```") {
                 let indent = line.len() - line.trim_start().len();
                 let mut text = String::new();
@@ -68,7 +84,11 @@ impl Page {
                     text.push('\n');
                 }
                 let language = Some(language.trim().to_owned());
+                let blocks = page.blocks.len();
                 page.take(Raw { line: number, language, text }, reason.take(), whole.is_some())?;
+                if let (Some(need), Some(block)) = (needs.take(), page.blocks.get_mut(blocks)) {
+                    block.needs = Some(need);
+                }
             } else if is_after_blank && line.starts_with("    ") {
                 while lines.next_if(|(_, line)| line.starts_with("    ") || line.is_empty()).is_some() {}
                 let raw = Raw { line: number, language: None, text: String::new() };
@@ -119,7 +139,7 @@ impl Page {
                 return Err(self.at(line, message));
             }
         };
-        self.blocks.push(Block { line, language, text, shown: None });
+        self.blocks.push(Block { line, language, text, shown: None, needs: None });
         Ok(())
     }
 

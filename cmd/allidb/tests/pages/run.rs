@@ -20,15 +20,20 @@ use tempfile::TempDir;
 
 use crate::{
     expected::is_shown,
-    page::{Block, Language, Page},
+    page::{Block, Language, Need, Page},
     python::python,
 };
 
 /// How long a page may take.
 const LIMIT: Duration = Duration::from_secs(120);
+/// The same with what is not everywhere: a release build, or packages that are fetched.
+const LONG_LIMIT: Duration = Duration::from_mins(40);
+/// What of that there is, with commas between: `build`, `packages`.
+const PAGES: &str = "ALLIDB_PAGES";
 
 /// What of a clone is as it is there.
-const LINKED: [&str; 4] = ["api", "cmd", "docs", "tests"];
+const LINKED: [&str; 9] =
+    ["Cargo.lock", "Cargo.toml", "api", "cluster", "cmd", "docs", "index", "storage", "tests"];
 
 /// The shell waits at the end of a block until each daemon that runs tells where it is.
 const BEGIN: &str = r#"set -euo pipefail
@@ -117,6 +122,10 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
             }
             _ => {}
         }
+        if let Some(Need { what, why }) = block.needs.as_ref().filter(|need| !has(&need.what)) {
+            println!("{}", page.at(block.line, &format!("skipped, as {PAGES} does not name {what}: {why}")));
+            continue;
+        }
         let text = ports.put(&block.text);
         let run = match block.language {
             Language::Shell => {
@@ -131,7 +140,9 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
         script += &format!("echo {at} > \"$PAGE/at\"\n{run}");
     }
     ports.free();
-    let ended = shell(&script, &clone, &bin, &own, &ports);
+    let is_long = page.blocks.iter().any(|block| block.needs.as_ref().is_some_and(|need| has(&need.what)));
+    let limit = if is_long { LONG_LIMIT } else { LIMIT };
+    let ended = shell(&script, (&clone, &bin, &own), &ports, limit);
 
     let read = |name: String| ports.put_back(&fs::read_to_string(own.join(name)).unwrap_or_default());
     match ended {
@@ -187,14 +198,21 @@ fn programs(bin: &Path, ports: &Ports, python: &str) {
     );
     let daemon = "#!/bin/sh\nexec allidb serve \"$@\"\n".to_owned();
     let python = format!("#!/bin/sh\nexec '{python}' \"$@\"\n");
-    for (name, text) in [("allidb", program), ("allidbd", daemon), ("python", python)] {
+    let pip = "#!/bin/sh\nexec python -m pip \"$@\"\n".to_owned();
+    for (name, text) in [("allidb", program), ("allidbd", daemon), ("python", python), ("pip", pip)] {
         fs::write(bin.join(name), text).expect("written");
         fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).expect("executable");
     }
 }
 
 fn needs_python(block: &Block) -> bool {
-    block.language == Language::Python || block.text.lines().any(|line| line.starts_with("python "))
+    let is_its = |line: &str| line.starts_with("python ") || line.starts_with("pip ");
+    block.language == Language::Python || (block.needs.is_none() && block.text.lines().any(is_its))
+}
+
+/// Whether there is something that is not everywhere.
+fn has(what: &str) -> bool {
+    std::env::var(PAGES).is_ok_and(|named| named.split(',').any(|named| named.trim() == what))
 }
 
 /// Daemons that a page has run in terminals of their own run beside the shell.
@@ -214,7 +232,12 @@ fn in_background(text: &str) -> String {
 }
 
 /// Runs the script, and ends whatever it leaves.
-fn shell(script: &str, clone: &Path, bin: &Path, own: &Path, ports: &Ports) -> Result<ExitStatus, String> {
+fn shell(
+    script: &str,
+    (clone, bin, own): (&Path, &Path, &Path),
+    ports: &Ports,
+    limit: Duration,
+) -> Result<ExitStatus, String> {
     fs::write(own.join("script"), script).expect("written");
     let log = File::create(own.join("shell")).expect("a log");
     let mut command = Command::new("bash");
@@ -236,7 +259,7 @@ fn shell(script: &str, clone: &Path, bin: &Path, own: &Path, ports: &Ports) -> R
     let ended = loop {
         match child.try_wait().expect("a child of ours") {
             Some(status) => break Ok(status),
-            None if begun.elapsed() > LIMIT => break Err(format!("not within {} s", LIMIT.as_secs())),
+            None if begun.elapsed() > limit => break Err(format!("not within {} s", limit.as_secs())),
             None => thread::sleep(Duration::from_millis(20)),
         }
     };
