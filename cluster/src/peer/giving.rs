@@ -22,6 +22,8 @@ pub(crate) struct Giving(Mutex<Option<Copy>>);
 struct Copy {
     id: u64,
     to: NodeId,
+    /// By the topology of which epoch: what is deleted and forgotten between two moves is in it still.
+    epoch: u64,
     given: Arc<Given>,
     read_at: Instant,
 }
@@ -31,9 +33,9 @@ impl Giving {
     ///
     /// # Errors
     /// [`Error::Exhausted`] while another node is given one; if none can be made.
-    pub(crate) fn begin(&self, replica: &Replica, to: NodeId) -> Result<CopyReply> {
+    pub(crate) fn begin(&self, replica: &Replica, to: NodeId, epoch: u64) -> Result<CopyReply> {
         let mut giving = self.0.lock();
-        let is_kept = |copy: &Copy| copy.to == to || copy.read_at.elapsed() < KEPT;
+        let is_kept = |copy: &Copy| copy.epoch == epoch && copy.read_at.elapsed() < KEPT;
         let copy = match giving.take().filter(is_kept) {
             Some(copy) if copy.to == to => copy,
             Some(copy) => {
@@ -45,7 +47,7 @@ impl Giving {
                 let given = Arc::new(replica.give_copy()?);
                 let id = xxh3_64(&replica.next_version().to_bytes());
                 tracing::info!(%to, files = given.files().len(), "gives a copy of what lies here");
-                Copy { id, to, given, read_at: Instant::now() }
+                Copy { id, to, epoch, given, read_at: Instant::now() }
             }
         };
         let file =
@@ -89,6 +91,8 @@ impl Giving {
 
     /// Whether nobody has read it for so long that it is not kept.
     pub(crate) fn is_left(&self) -> bool {
-        self.0.lock().as_ref().is_some_and(|giving| giving.read_at.elapsed() >= KEPT)
+        // While one is being made nobody has left it.
+        let giving = self.0.try_lock();
+        giving.is_some_and(|giving| giving.as_ref().is_some_and(|giving| giving.read_at.elapsed() >= KEPT))
     }
 }

@@ -374,12 +374,14 @@ impl Peer for PeerService {
         let served = self.check_topology(fence.as_ref())?;
         let step = step.ok_or_else(|| Status::invalid_argument("a copy has no step"))?;
         let do_step = move |served: &Served| match &step {
-            copy_request::Step::Begin(_) => match served.giving.begin(&served.replica, NodeId(node)) {
-                Err(error @ Error::FailedPrecondition(_)) => {
-                    Ok(CopyReply { refused: error.to_string(), ..CopyReply::default() })
+            copy_request::Step::Begin(_) => {
+                match served.giving.begin(&served.replica, NodeId(node), served.topology.epoch()) {
+                    Err(error @ Error::FailedPrecondition(_)) => {
+                        Ok(CopyReply { refused: error.to_string(), ..CopyReply::default() })
+                    }
+                    begun => begun,
                 }
-                begun => begun,
-            },
+            }
             copy_request::Step::Read(piece) => served.giving.read(piece),
             copy_request::Step::End(end) => {
                 served.giving.end(&served.replica, Some(end.copy)).map(|()| CopyReply::default())

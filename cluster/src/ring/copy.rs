@@ -31,7 +31,10 @@ use crate::{
 const FILES_AT_A_TIME: usize = 4;
 /// Pieces of each that are asked for ahead.
 const PIECES_AHEAD: usize = 2;
-/// How often in an epoch a copy may break off before what is to be held is told row by row.
+/// How often a node is asked again for a piece that has too much to do, and when.
+const PIECE_TRIES: u32 = 20;
+const BUSY_PAUSE: std::time::Duration = std::time::Duration::from_millis(500);
+/// How often in an epoch a copy may break off without getting further before what is to be held is told row by row.
 const TRIES: u32 = 3;
 /// How long it may take until files are linked, and what is in memory flushed before.
 const BEGINS_WITHIN: std::time::Duration = std::time::Duration::from_secs(120);
@@ -42,8 +45,28 @@ pub(super) struct Copying {
     /// Bytes that are here, and how many there are.
     pub(super) copied_bytes: u64,
     pub(super) bytes: u64,
-    /// How often it broke off.
+    /// How often it broke off without getting further than before, and how far that was.
     failures: u32,
+    furthest: u64,
+}
+
+impl Copying {
+    fn breaks_off(&mut self) {
+        match self.copied_bytes > self.furthest {
+            true => self.furthest = self.copied_bytes,
+            false => self.failures += 1,
+        }
+    }
+}
+
+/// What came of asking a node for a copy.
+enum Copied {
+    /// It takes the place of what lies here.
+    Whole,
+    /// The node gives none, or it is not worth while.
+    Not,
+    /// Another node is given one now.
+    Later(Error),
 }
 
 /// A piece of a file.
@@ -70,25 +93,32 @@ impl Inner {
         }
         let is_filling = self.served.topology.phase() == Phase::Filling;
         let was_tried = replica.copy_note()?.is_some_and(|note| note.epoch == epoch);
-        if !is_filling || was_tried || self.copy_from_bytes == 0 || !self.is_to_join() {
+        if !is_filling || self.copy_from_bytes == 0 || !self.is_to_join() {
             return Ok(());
+        }
+        if was_tried {
+            return self.here(|served| served.replica.forget_copy()).await;
         }
         let mut is_busy = None;
         for source in self.worth_copying() {
             if self.served.taking_over.copying(epoch, |copying| copying.failures >= TRIES).unwrap_or(true) {
-                return Ok(());
+                break;
             }
             match self.copy(source, deadline).await {
-                Ok(true) => return takes_its_place(),
-                Ok(false) => {}
-                Err(busy @ Error::Exhausted(_)) => is_busy = Some(busy),
+                Ok(Copied::Whole) => return takes_its_place(),
+                Ok(Copied::Not) => {}
+                Ok(Copied::Later(busy)) => is_busy = Some(busy),
                 Err(error) => {
-                    self.served.taking_over.copying(epoch, |copying| copying.failures += 1);
+                    self.served.taking_over.copying(epoch, Copying::breaks_off);
                     return Err(error);
                 }
             }
         }
-        is_busy.map_or(Ok(()), Err)
+        match is_busy {
+            Some(busy) => Err(busy),
+            // What has arrived of one takes space that rows need now.
+            None => self.here(|served| served.replica.forget_copy()).await,
+        }
     }
 
     /// Whether this node holds nothing by the present layout.
@@ -122,21 +152,25 @@ impl Inner {
         let mut nodes: Vec<NodeId> = held.keys().copied().filter(is_worth).collect();
         let peers = &self.served.peers;
         nodes.retain(|node| !peers.is_paused(*node));
-        nodes.sort_by_key(|node| (std::cmp::Reverse(shared.get(node).copied()), peers.slowness(*node)));
+        // In an order that stays: what broke off goes on at the same node.
+        nodes.sort_by_key(|node| (std::cmp::Reverse(shared.get(node).copied()), *node));
         nodes
     }
 
-    /// Copies what lies at a node. Says whether that is to take its place; if not, that node gives no copy, or it is not worth while.
-    async fn copy(self: &Arc<Self>, source: NodeId, deadline: Deadline) -> Result<bool> {
-        let begun = self.ask_for_copy(source, Step::Begin(BeginCopy {}), deadline).await?;
+    /// Copies what lies at a node.
+    async fn copy(self: &Arc<Self>, source: NodeId, deadline: Deadline) -> Result<Copied> {
+        let begun = match self.ask_for_copy(source, Step::Begin(BeginCopy {}), deadline).await {
+            Err(busy @ Error::Exhausted(_)) => return Ok(Copied::Later(busy)),
+            begun => begun?,
+        };
         let CopyReply { copy, files, refused, .. } = begun;
         if !refused.is_empty() {
             tracing::info!(%source, refused, "no copy is given");
-            return Ok(false);
+            return Ok(Copied::Not);
         }
         let file = |proto::CopiedFile { name, bytes }| CopiedFile { name, bytes };
         let files: Vec<CopiedFile> = files.into_iter().map(file).collect();
-        let bytes: u64 = files.iter().map(|file| file.bytes).sum();
+        let bytes = files.iter().fold(0, |bytes: u64, file| bytes.saturating_add(file.bytes));
         let is_worth = bytes >= self.copy_from_bytes;
         if is_worth {
             let started = Instant::now();
@@ -148,7 +182,7 @@ impl Inner {
             // It is, once the ring has moved.
             tracing::debug!(%source, %error, "a copy is not ended where it was given");
         }
-        Ok(is_worth)
+        Ok(if is_worth { Copied::Whole } else { Copied::Not })
     }
 
     async fn take(
@@ -159,7 +193,7 @@ impl Inner {
         deadline: Deadline,
     ) -> Result<()> {
         let epoch = self.served.topology.epoch();
-        let bytes = files.iter().map(|file| file.bytes).sum();
+        let bytes = files.iter().fold(0, |bytes: u64, file| bytes.saturating_add(file.bytes));
         let begin = {
             let files = files.clone();
             move |served: &crate::peer::Served| -> Result<(Taken, Vec<usize>)> {
@@ -175,7 +209,8 @@ impl Inner {
         };
         let (taken, missing) = self.here_as_of(begin).await?;
         let taken = Arc::new(taken);
-        let to_come: u64 = missing.iter().filter_map(|at| files.get(*at)).map(|file| file.bytes).sum();
+        let to_come = missing.iter().filter_map(|at| files.get(*at));
+        let to_come = to_come.fold(0, |bytes: u64, file| bytes.saturating_add(file.bytes));
         self.served.taking_over.copying(epoch, |copying| {
             (copying.copied_bytes, copying.bytes) = (bytes - to_come, bytes);
         });
@@ -223,8 +258,7 @@ impl Inner {
                 sleep(delay.min(deadline.remaining())).await;
                 let inner = Arc::clone(self);
                 let read = Step::Read(ReadCopy { copy, file, offset, bytes });
-                ahead
-                    .push_back(tokio::spawn(async move { inner.ask_for_copy(source, read, deadline).await }));
+                ahead.push_back(tokio::spawn(async move { inner.read_piece(source, read, deadline).await }));
             }
             let Some(next) = ahead.pop_front() else { break };
             let content = checked(source, next.await.map_err(broke_off)??)?;
@@ -233,6 +267,17 @@ impl Inner {
             self.served.taking_over.copying(epoch, |copying| copying.copied_bytes += more);
         }
         self.here(move |_| arriving.finish()).await
+    }
+
+    /// A piece; once more after a while if the node has too much to do.
+    async fn read_piece(&self, source: NodeId, read: Step, deadline: Deadline) -> Result<CopyReply> {
+        for _ in 0..PIECE_TRIES {
+            match self.ask_for_copy(source, read, deadline).await {
+                Err(Error::Exhausted(_)) => sleep(BUSY_PAUSE.min(deadline.remaining())).await,
+                told => return told,
+            }
+        }
+        self.ask_for_copy(source, read, deadline).await
     }
 
     async fn ask_for_copy(&self, source: NodeId, step: Step, deadline: Deadline) -> Result<CopyReply> {

@@ -182,7 +182,7 @@ impl Ring {
         let mut pause = REPAIR_LOOKS_EVERY;
         loop {
             sleep(pause).await;
-            if let Err(error) = self.tend(|replica| replica.build_trees()).await {
+            if let Err(error) = self.have_trees().await {
                 tracing::error!(%error, "no trees can be made of what lies here");
                 pause = (pause * 2).min(LONGEST_REPAIR_PAUSE);
                 continue;

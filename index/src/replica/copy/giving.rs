@@ -2,12 +2,12 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
-use allidb_storage::fs::Fs;
+use allidb_storage::{Direction, fs::Fs};
 
 use super::{CopiedFile, GIVEN, INDEXES, ROWS, directories, names, remove_files};
 use crate::{
     error::{Error, Result},
-    replica::Replica,
+    replica::{Replica, rewire::PENDING},
 };
 
 /// Files that are being written, or that nobody is to have.
@@ -46,14 +46,17 @@ impl Replica {
     /// Makes a copy of what lies here, in the place of one that was made before. What is written meanwhile waits for a moment.
     ///
     /// # Errors
-    /// [`Error::FailedPrecondition`] if something of it is damaged, or deletions are being forgotten; if files cannot be linked.
+    /// [`Error::FailedPrecondition`] if something of it is damaged, or edges of a merged entity are being moved; if files cannot be
+    /// linked.
     pub fn give_copy(&self) -> Result<Given> {
         let refused = |why: &str| Err(Error::FailedPrecondition(why.to_owned()));
         if !self.engine.damaged().is_empty() || !self.healing().is_empty() {
             return refused("something of what lies here is damaged");
         }
-        if self.swept() < self.purged() {
-            return refused("deletions are being forgotten here");
+        // They are moved by the clock of this node, and would be by another one's again.
+        let rewired = self.engine.snapshot().prefix(self.keyspaces.local, PENDING, Direction::Forward)?;
+        if rewired.take(1).count() > 0 {
+            return refused("edges of a merged entity are being moved here");
         }
         self.end_copy()?;
         let dir = self.dir.join(GIVEN);

@@ -20,17 +20,17 @@ use crate::{
     replica::{
         ReplicaOptions,
         apply::CLOCK,
+        beneath::BENEATH,
         heal::DAMAGED,
         numbers::LEASED,
         placement::{LEFTOVERS, TOPOLOGY},
-        rewire::PENDING,
         watermarks::{CLOSED, PURGED, SWEPT},
     },
     secondary::BUILT,
 };
 
 /// What rows of the keyspace `local` begin with that say something of the rows and indexes beside them. All others are the node's own.
-const OF_WHAT_LIES_HERE: [&[u8]; 8] = [graph::RELATION, LEASED, BUILT, PENDING, CLOCK, CLOSED, PURGED, SWEPT];
+const OF_WHAT_LIES_HERE: [&[u8]; 8] = [graph::RELATION, LEASED, BUILT, BENEATH, CLOCK, CLOSED, PURGED, SWEPT];
 /// Those that never fall, and are what numbers in the order of their bytes are: of two the greater counts.
 const NEVER_FALL: [&[u8]; 3] = [CLOCK, CLOSED, PURGED];
 
@@ -99,7 +99,12 @@ fn prepare(options: &ReplicaOptions, taken: &Path) -> Result<Option<String>> {
     let Ok(ready) = postcard::from_bytes::<Ready>(&ready) else {
         return Ok(Some("it was taken by another release".to_owned()));
     };
-    let own = open(&options.dir)?;
+    let own = match open(&options.dir) {
+        Ok(own) => own,
+        Err(error @ allidb_storage::Error::Locked { .. }) => return Err(error.into()),
+        // Whoever opens it after this says what is to be done about that.
+        Err(error) => return Ok(Some(format!("what lies here cannot be opened: {error}"))),
+    };
     let copy = match open(&taken.join(ROWS)) {
         Ok(copy) => copy,
         Err(error) => {
@@ -107,16 +112,14 @@ fn prepare(options: &ReplicaOptions, taken: &Path) -> Result<Option<String>> {
             return Ok(Some(format!("it cannot be opened: {error}")));
         }
     };
-    let useless = match why_useless(&own, &copy, &ready)? {
-        None => {
-            put_own_rows(&own, &copy, &ready)?;
-            None
-        }
-        why => why.map(str::to_owned),
+    let useless = match why_useless(&own, &copy, &ready) {
+        Ok(None) => put_own_rows(&own, &copy, &ready).err().map(|error| error.to_string()),
+        Ok(why) => why.map(str::to_owned),
+        Err(error) => Some(error.to_string()),
     };
     own.close()?;
-    copy.close()?;
-    Ok(useless)
+    let closed = copy.close().err().map(|error| error.to_string());
+    Ok(useless.or(closed))
 }
 
 fn why_useless(own: &Engine, copy: &Engine, ready: &Ready) -> Result<Option<&'static str>> {

@@ -24,6 +24,8 @@ pub(super) const FROM: &str = "FROM";
 pub(super) const READY: &str = "READY";
 pub(super) const PREPARED: &str = "PREPARED";
 pub(super) const PLACED: &str = "PLACED";
+/// So much more than a copy takes must be free: a tenth.
+const SPARE: u64 = 10;
 /// What ends the name of a file that is not whole yet.
 const PART: &str = ".part";
 /// The row that says which copy was taken last.
@@ -160,6 +162,11 @@ impl Replica {
     /// If it is none, there is no space for it, or files cannot be made.
     pub fn take_copy(&self, copy: u64, files: Vec<CopiedFile>) -> Result<Taken> {
         files.iter().try_for_each(|file| check_name(&file.name))?;
+        let mut named: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
+        named.sort_unstable();
+        if let Some([twice, _]) = named.array_windows().find(|[a, b]| a == b) {
+            return Err(Error::Unavailable(format!("a copy is said to have {twice} twice")));
+        }
         let manifest = format!("{ROWS}/{MANIFEST}");
         if !files.iter().any(|file| file.name == manifest) {
             return Err(Error::Unavailable("a copy is said to have no manifest".to_owned()));
@@ -181,10 +188,11 @@ impl Replica {
         let taken = Taken { fs: Arc::clone(&self.fs), dir, files };
         let mut missing: u64 = 0;
         for file in &taken.files {
-            missing += if taken.has(file)? { 0 } else { file.bytes };
+            missing = missing.saturating_add(if taken.has(file)? { 0 } else { file.bytes });
         }
         let free = fs.free_bytes(&taken.dir).map_err(|source| Error::io("stat", &taken.dir, source))?;
-        match free >= missing {
+        // What is written meanwhile takes space, too.
+        match free >= missing.saturating_add(missing / SPARE) {
             true => Ok(taken),
             false => Err(Error::FailedPrecondition(format!(
                 "{missing} bytes are to be copied, and {free} are free"
