@@ -71,12 +71,15 @@ pub use random::{Random, SeededRandom, SystemRandom};
 pub use replica::{
     AcceptorsRequest, Arriving, BulkDeleted, BySource, CameFrom, CameFromRequest, CopiedFile, CopyNote,
     Extent, FacetCountsRequest, Forced, Given, Held, Hint, HoldingsRequest, IdsPage, IdsRequest, Merged,
-    Outgoing, Present, Promise, Replica, ReplicaOptions, RosterRequest, ScanPage, ScanRequest,
-    SourceDeletion, SourcePlace, Taken, Tally, TallyRequest, ToldEdge, TreeAnswer, TreeRequest, disputed,
+    Outgoing, Present, Promise, RebuildRequest, Replica, ReplicaOptions, RosterRequest, ScanPage,
+    ScanRequest, SourceDeletion, SourcePlace, Taken, Tally, TallyRequest, ToldEdge, TreeAnswer, TreeRequest,
+    disputed,
 };
 pub use row::EntityKey;
 pub use secondary::{Facet, FacetCounts};
 pub use text::TextCounts;
-pub use vector::{BuildPool, VectorCounts, VectorOptions, build_pool, measure_and_similarity};
+pub use vector::{
+    BuildPool, Rebuild, RebuildProgress, VectorCounts, VectorOptions, build_pool, measure_and_similarity,
+};
 pub use version::Version;
 pub use worker::{Activity, WorkerChange, WorkerStatus};

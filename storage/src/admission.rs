@@ -170,15 +170,25 @@ impl Inner {
         if self.admission.unchecked_bytes.fetch_sub(byte_len, Ordering::Relaxed) > byte_len {
             return Ok(());
         }
-        let free = self.free_bytes()?;
-        if free < required {
+        let free = self.free_space().inspect_err(|_| {
             // The next write looks again, so service resumes by itself.
             self.admission.unchecked_bytes.store(0, Ordering::Relaxed);
-            return Err(Error::DiskFull { free_bytes: free, required_bytes: required });
-        }
+        })?;
         let unchecked = i64::try_from(free - required).unwrap_or(i64::MAX).min(SPACE_CHECK_BYTES);
         self.admission.unchecked_bytes.store(unchecked, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How much is free.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if that is less than writes must leave.
+    pub(crate) fn free_space(&self) -> Result<u64, Error> {
+        let (free_bytes, required_bytes) = (self.free_bytes()?, self.options.min_free_bytes);
+        match free_bytes < required_bytes {
+            true => Err(Error::DiskFull { free_bytes, required_bytes }),
+            false => Ok(free_bytes),
+        }
     }
 
     /// The error of a write that found no space although there seemed to be some.

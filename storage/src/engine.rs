@@ -242,6 +242,14 @@ impl Engine {
         self.inner().oldest_snapshot()
     }
 
+    /// How many bytes are free for files.
+    ///
+    /// # Errors
+    /// [`Error::DiskFull`] if that is less than writes must leave; if it cannot be told.
+    pub fn free_space(&self) -> Result<u64, Error> {
+        self.inner().free_space()
+    }
+
     /// Makes all batches durable that were committed before the call.
     ///
     /// # Errors

@@ -89,10 +89,11 @@ impl Giving {
         }
     }
 
-    /// Whether nobody has read it for so long that it is not kept.
-    pub(crate) fn is_left(&self) -> bool {
+    /// Whether it is not to be kept: nobody has read it for so long, or it takes space that is needed.
+    pub(crate) fn is_to_end(&self, replica: &Replica) -> bool {
         // While one is being made nobody has left it.
-        let giving = self.0.try_lock();
-        giving.is_some_and(|giving| giving.as_ref().is_some_and(|giving| giving.read_at.elapsed() >= KEPT))
+        let Some(giving) = self.0.try_lock() else { return false };
+        let is_left = |giving: &Copy| giving.read_at.elapsed() >= KEPT;
+        giving.as_ref().is_some_and(|giving| is_left(giving) || !replica.may_give_copies())
     }
 }

@@ -73,8 +73,17 @@ impl PeerService {
 }
 
 impl Served {
-    /// Does work for a call, unless its caller has given up by then.
+    /// Does work for a call, unless its caller has given up by then; this node goes by no other topology before that is done.
     async fn work<T: Send + 'static>(
+        self: &Arc<Self>,
+        fence: Option<&proto::Fence>,
+        work: impl FnOnce(&Self) -> allidb_index::Result<T> + Send + 'static,
+    ) -> Result<T, Status> {
+        self.run(fence, |served| served.as_of(work)).await
+    }
+
+    /// The same, whatever this node goes by meanwhile.
+    async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         fence: Option<&proto::Fence>,
         work: impl FnOnce(&Self) -> allidb_index::Result<T> + Send + 'static,
@@ -84,7 +93,7 @@ impl Served {
         let deadline = Deadline::after(patience);
         let work = move || {
             deadline.check()?;
-            served.as_of(work)
+            work(&served)
         };
         self.work.run(work).await.flatten().map_err(|error| self.status(&error))
     }
@@ -373,21 +382,25 @@ impl Peer for PeerService {
         let CopyRequest { fence, node, step } = request.into_inner();
         let served = self.check_topology(fence.as_ref())?;
         let step = step.ok_or_else(|| Status::invalid_argument("a copy has no step"))?;
-        let do_step = move |served: &Served| match &step {
-            copy_request::Step::Begin(_) => {
-                match served.giving.begin(&served.replica, NodeId(node), served.topology.epoch()) {
-                    Err(error @ Error::FailedPrecondition(_)) => {
-                        Ok(CopyReply { refused: error.to_string(), ..CopyReply::default() })
+        // To make one takes long, and holds up nobody. It is of no use if the node goes by another topology then.
+        let do_step = move |served: &Served| {
+            let done = match &step {
+                copy_request::Step::Begin(_) => {
+                    match served.giving.begin(&served.replica, NodeId(node), served.topology.epoch()) {
+                        Err(error @ Error::FailedPrecondition(_)) => {
+                            Ok(CopyReply { refused: error.to_string(), ..CopyReply::default() })
+                        }
+                        begun => begun,
                     }
-                    begun => begun,
                 }
-            }
-            copy_request::Step::Read(piece) => served.giving.read(piece),
-            copy_request::Step::End(end) => {
-                served.giving.end(&served.replica, Some(end.copy)).map(|()| CopyReply::default())
-            }
+                copy_request::Step::Read(piece) => served.giving.read(piece),
+                copy_request::Step::End(end) => {
+                    served.giving.end(&served.replica, Some(end.copy)).map(|()| CopyReply::default())
+                }
+            };
+            served.check_current().and(done)
         };
-        Ok(Response::new(served.work(fence.as_ref(), do_step).await?))
+        Ok(Response::new(served.run(fence.as_ref(), do_step).await?))
     }
 
     async fn clock(&self, request: Request<ClockRequest>) -> Result<Response<ClockReply>, Status> {

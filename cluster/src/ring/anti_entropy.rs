@@ -102,7 +102,7 @@ impl Inner {
     }
 
     /// The leaves in which a partition differs.
-    async fn differing_leaves(self: &Arc<Self>, pair: Pair, partition: u16) -> Result<Vec<u16>> {
+    pub(super) async fn differing_leaves(self: &Arc<Self>, pair: Pair, partition: u16) -> Result<Vec<u16>> {
         let branches = self.differing(pair, &TreeRequest::Branches(partition)).await?;
         let branches: Vec<u16> = branches.into_iter().filter_map(|at| u16::try_from(at).ok()).collect();
         let request = TreeRequest::Leaves { partition, branches: branches.clone() };

@@ -12,6 +12,7 @@
 //! | `copy` | beginning with a copy of what lies at another node |
 //! | `counts` | how often what happened |
 //! | `decide` | writes on conditions |
+//! | `forced` | going on without a quorum, when an operator says so |
 //! | `heal` | taking part again after damage |
 //! | `hints` | writes that a replica has not acknowledged, until it does |
 //! | `latency` | when a read is hedged |
@@ -47,6 +48,7 @@ mod clocks;
 mod copy;
 mod counts;
 mod decide;
+mod forced;
 mod heal;
 mod hints;
 mod key_uses;

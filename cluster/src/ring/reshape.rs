@@ -3,9 +3,9 @@
 //! The topology of the next epoch is chosen by the members of the present layout: so of two operators who change it at once one wins, and the
 //! other is told. Whoever knows an epoch's topology knows that it was chosen.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use allidb_index::{Deadline, Error, PARTITIONS, Result};
+use allidb_index::{Deadline, Error, Result};
 use bytes::Bytes;
 use tokio::{task::JoinSet, time::timeout};
 
@@ -15,15 +15,12 @@ use crate::{
     layout::{NodeId, Phase, Staged, Topology, TopologyError},
     peer::{
         Client,
-        proto::{AdoptCatalogueRequest, Subject, TakenOverReply, TakenOverRequest, TopologyRequest},
+        proto::{Subject, TakenOverReply, TakenOverRequest, TopologyRequest},
     },
 };
 
 /// How long nodes may take to hear of another topology before whoever had it chosen goes on: they hear of it later otherwise.
 const TELLING: Duration = Duration::from_secs(1);
-
-/// How long a node may take to say that it is not lost.
-const ANSWERING: Duration = Duration::from_secs(2);
 
 /// What came of a change that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +43,8 @@ impl Ring {
     /// Begins to move to the shape that is staged.
     ///
     /// # Errors
-    /// As [`reshape`](Self::reshape), and if nothing is staged, or a node that is to come does not answer.
+    /// As [`reshape`](Self::reshape), and if nothing is staged, or a node that is to come does not answer. [`Error::Exhausted`] while one of them removes
+    /// what it held before of what it is to hold.
     pub async fn apply(&self, seen: u64, deadline: Deadline) -> Result<Change> {
         let ring = self.now();
         let planned =
@@ -63,8 +61,8 @@ impl Ring {
             };
             let left = told.leftovers.iter().filter(is_to_hold).count();
             if left > 0 {
-                return Err(Error::FailedPrecondition(format!(
-                    "node {node} is to hold {left} partitions of which it removes what it held before: try again soon"
+                return Err(Error::Exhausted(format!(
+                    "node {node} is to hold {left} partitions of which it still removes what it held before"
                 )));
             }
         }
@@ -78,88 +76,6 @@ impl Ring {
     /// As [`reshape`](Self::reshape), and if there is nothing to let go of.
     pub async fn revert(&self, seen: u64, deadline: Deadline) -> Result<Change> {
         self.reshape(seen, Topology::revert, deadline).await
-    }
-
-    /// Goes on without members that are lost, though without them there is no quorum: what is left of each partition is what there is from then on.
-    /// All others must answer, and agree, and hold together what any of them does first; so whoever else forces anything with one of these comes before, or after.
-    ///
-    /// # Errors
-    /// If no quorum is lost with them, one of them answers, or one of the others does not: it may be made then, or may be later.
-    pub async fn go_on_without(&self, seen: u64, lost: &[NodeId], deadline: Deadline) -> Result<Change> {
-        let ring = self.now();
-        let topology = ring.topology();
-        let refused = |why: String| Err(Error::FailedPrecondition(why));
-        topology.without(lost).map_err(|error| Error::FailedPrecondition(error.to_string()))?;
-        if !topology.needs(lost) {
-            return refused("no quorum is lost with these nodes: remove them as any other".to_owned());
-        }
-        for node in lost {
-            let within = Deadline::after(ANSWERING.min(deadline.remaining()));
-            if *node == ring.node() || ring.0.taken_over(*node, within).await.is_ok() {
-                return refused(format!("node {node} answers: it is not lost"));
-            }
-        }
-        let not_gathered = |error: Error| {
-            Error::FailedPrecondition(format!(
-                "all nodes that are not lost must bring together what they hold, and not all do, so nothing is changed: {error}"
-            ))
-        };
-        ring.gather_catalogues(lost, deadline).await.map_err(not_gathered)?;
-        ring.gather_from_next(lost, deadline).await.map_err(not_gathered)?;
-        let all = |_: &Topology, next: &Topology| {
-            let left = next.nodes();
-            let count = left.len();
-            Quorum::of_nodes(left, count)
-        };
-        let change = self.reshape_by(all, seen, |topology| topology.without(lost), deadline).await;
-        change.map_err(|error| match error {
-            Error::Unavailable(why) => Error::FailedPrecondition(format!(
-                "all nodes that are not lost must agree, and not all do; it may be made yet: {why}"
-            )),
-            other => other,
-        })
-    }
-
-    /// Has all nodes that are left go by the newest catalogue that any of them knows: what was acknowledged with those that are lost may be known to one
-    /// alone.
-    async fn gather_catalogues(&self, lost: &[NodeId], deadline: Deadline) -> Result<()> {
-        let left = self.topology().nodes();
-        let others = || left.iter().filter(|node| !lost.contains(node) && **node != self.node());
-        for node in others() {
-            self.pull_catalogue(*node, deadline).await?;
-        }
-        let catalogue: Bytes = self.replica().encoded_catalogue().into();
-        for node in others() {
-            let ask = |mut peer: Client, fence| {
-                let request = AdoptCatalogueRequest { fence, catalogue: catalogue.clone() };
-                async move { peer.adopt_catalogue(request).await }
-            };
-            self.0.served.call(*node, deadline, ask).await?;
-        }
-        Ok(())
-    }
-
-    /// While the ring moves: has those that are left of the replicas of each partition by the present layout hold what those do that are to hold it by the
-    /// next one. They stay, and what was acknowledged by a quorum with nodes that are lost may lie there alone.
-    async fn gather_from_next(&self, lost: &[NodeId], deadline: Deadline) -> Result<()> {
-        let topology = self.topology();
-        let Some(next) = topology.next() else { return Ok(()) };
-        let is_left = |node: &&NodeId| !lost.contains(node);
-        let mut pairs = BTreeMap::<[NodeId; 2], Vec<u16>>::new();
-        for partition in 0..PARTITIONS {
-            let present = topology.layout().replicas(partition);
-            for stays in present.iter().filter(is_left) {
-                for goes in
-                    next.replicas(partition).iter().filter(is_left).filter(|node| !present.contains(node))
-                {
-                    pairs.entry([*stays, *goes]).or_default().push(partition);
-                }
-            }
-        }
-        for (nodes, partitions) in pairs {
-            self.make_alike(nodes, partitions, deadline).await?;
-        }
-        Ok(())
     }
 
     /// Changes what the ring goes by, if that is still what the caller has seen.
@@ -180,7 +96,7 @@ impl Ring {
     }
 
     /// The same by those whom `quorum` gives of what the ring goes by, and what it is to.
-    async fn reshape_by(
+    pub(super) async fn reshape_by(
         &self,
         quorum: impl FnOnce(&Topology, &Topology) -> Quorum,
         seen: u64,
@@ -301,7 +217,7 @@ impl Inner {
         self.served.adopt(&theirs).await.map(drop)
     }
 
-    async fn taken_over(&self, node: NodeId, deadline: Deadline) -> Result<TakenOverReply> {
+    pub(super) async fn taken_over(&self, node: NodeId, deadline: Deadline) -> Result<TakenOverReply> {
         if node == self.served.node {
             return Ok(self.served.taken_over());
         }

@@ -155,7 +155,7 @@ impl Ring {
             let ring = self.now();
             let mut pause = EVERY;
             let is_settled = !ring.is_reshaping();
-            if (is_settled && may_have_copies || self.0.served.giving.is_left())
+            if (is_settled && may_have_copies || self.0.served.giving.is_to_end(self.replica()))
                 && let Err(error) = ring.end_copies(is_settled).await
             {
                 tracing::warn!(%error, "a copy that nobody needs any more is not removed");

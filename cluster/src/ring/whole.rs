@@ -14,7 +14,7 @@ use super::{
 use crate::{coordinator::Consistency, layout::NodeId};
 
 /// How long a replica may take to take some over.
-const TAKING: Duration = Duration::from_secs(30);
+pub(super) const TAKING: Duration = Duration::from_secs(30);
 
 fn terms(deadline: Deadline) -> Terms {
     Terms { tenant: TenantId::DEFAULT, consistency: Consistency::One, deadline, may_be_partial: false }

@@ -1,6 +1,7 @@
 //! Queries and walks over nodes that hold parts, and of whom each has missed writes that others acknowledged: they answer as one node does
 //! that holds everything.
 
+mod shape;
 mod upkeep;
 mod world;
 

@@ -1,10 +1,16 @@
 //! Some nodes in one process, and one that has everything.
 
-use std::{collections::BTreeMap, os::fd::AsFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::AsFd,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use allidb_cluster::{
-    Consistency, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms, Topology,
-    plaintext,
+    Consistency, HintCounts, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms,
+    Topology, WriteOptions, plaintext,
 };
 use allidb_index::{
     Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
@@ -12,7 +18,7 @@ use allidb_index::{
     filter::{Field, Filter, Operator},
     model::{
         CollectionSpec, Direction, Edge, EdgeRef, Entity, EntityPatch, EntityRef, Language, Limits, Metric,
-        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write,
+        ReadMask, SpaceSpec, TenantId, TextField, TextKind, TextSpec, Value, Write, Written,
     },
     query::{Diversity, ExpandSpec, GroupBy, Nearest, Order, Query, Seed},
 };
@@ -340,5 +346,47 @@ impl World {
 
     pub(crate) fn anybody(&self) -> &Ring {
         &self.nodes[self.draw(self.nodes.len() as u64) as usize].ring
+    }
+}
+
+pub(crate) fn soon() -> Deadline {
+    Deadline::after(Duration::from_secs(30))
+}
+
+impl World {
+    /// Puts an entity through a node.
+    pub(crate) async fn put_through(&self, at: usize, id: &str) -> Result<Written, Error> {
+        let ring = &self.nodes[at].ring;
+        let entity = Entity {
+            id: id.to_owned(),
+            vectors: [("v".to_owned(), vec![1.0; 4])].into(),
+            ..Entity::default()
+        };
+        let write = Write::Put { collection: "c".to_owned(), entity: Box::new(entity) };
+        let planned = ring.replica().plan(TENANT, write)?;
+        let options =
+            WriteOptions { durability: Durability::None, consistency: Consistency::Quorum, deadline: soon() };
+        ring.write(vec![planned], options).await.pop().expect("one answer")
+    }
+
+    /// Whether a node has it, whatever others have.
+    pub(crate) fn has(&self, at: usize, id: &str) -> bool {
+        let entity = [EntityRef::new("c", id)];
+        matches!(&self.nodes[at].replica.get(TENANT, &entity, &ReadMask::fields(), soon())[..], [Ok(_)])
+    }
+
+    /// What a node keeps for another one.
+    pub(crate) fn kept(&self, at: usize, other: usize) -> HintCounts {
+        let counts = self.nodes[at].ring.hints();
+        *counts.iter().find(|counts| counts.node == self.nodes[other].id).expect("it is a member")
+    }
+
+    /// Hints are kept after the answer.
+    pub(crate) async fn is_kept(&self, at: usize, other: usize) {
+        let begun = Instant::now();
+        while self.kept(at, other).bytes == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(10), "nothing is kept");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }

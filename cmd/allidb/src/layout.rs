@@ -10,6 +10,8 @@ use allidb_api::v1::{
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 use crate::{
     client::Client,
@@ -101,7 +103,7 @@ pub(crate) async fn run(command: LayoutCommand, client: &Client, output: Output)
             // If a move is under way, that is waited for.
             let shape = shape(client).await?;
             if shape.phase() == Phase::Settled {
-                change(client, shape.epoch, Change::Apply(ApplyLayout {})).await?;
+                apply(client, shape.epoch, wait, output).await?;
             }
             finish(client, wait, output).await
         }
@@ -172,7 +174,7 @@ pub(crate) async fn exchange(
             let nodes = std::iter::once((out, true)).chain(into.map(|node| (node, false)));
             let stage = StageLayout { nodes: nodes.map(change_of).collect(), replication: 0 };
             let epoch = change(client, shape.epoch, Change::Stage(stage)).await?;
-            if let Err(error) = change(client, epoch, Change::Apply(ApplyLayout {})).await {
+            if let Err(error) = apply(client, epoch, wait, output).await {
                 // Nothing is left that another one would apply unawares.
                 change(client, epoch, Change::Revert(RevertLayout {})).await?;
                 return Err(error);
@@ -254,9 +256,31 @@ fn staged(args: StageArgs) -> StageLayout {
 }
 
 async fn change(client: &Client, epoch: u64, change: Change) -> Result<u64> {
+    try_to_change(client, epoch, change).await.map_err(Failure::from_status)
+}
+
+async fn try_to_change(client: &Client, epoch: u64, change: Change) -> Result<u64, Status> {
     let request = ChangeLayoutRequest { epoch, change: Some(change) };
-    let changed = client.cluster().change_layout(request).await;
-    Ok(changed.map_err(Failure::from_status)?.into_inner().epoch)
+    Ok(client.cluster().change_layout(request).await?.into_inner().epoch)
+}
+
+/// Begins to move to what is staged, once no node removes what it held before of what it is to hold then; it says which does, meanwhile.
+async fn apply(client: &Client, epoch: u64, wait: WaitArgs, output: Output) -> Result<()> {
+    let mut last = String::new();
+    loop {
+        let refused = match try_to_change(client, epoch, Change::Apply(ApplyLayout {})).await {
+            Ok(_) => return Ok(()),
+            Err(refused) => refused,
+        };
+        let is_busy = refused.code() == Code::ResourceExhausted && !wait.no_wait;
+        let pause = refused.get_details_retry_info().and_then(|retry| retry.retry_delay);
+        let Some(pause) = pause.filter(|_| is_busy) else { return Err(Failure::from_status(refused)) };
+        if refused.message() != last && !output.is_json() {
+            output.line(format!("{} …", refused.message()))?;
+        }
+        last = refused.message().to_owned();
+        tokio::time::sleep(pause).await;
+    }
 }
 
 async fn describe(client: &Client) -> Result<DescribeClusterResponse> {

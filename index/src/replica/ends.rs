@@ -58,6 +58,23 @@ impl Replica {
     /// Waits until nobody deletes the other end of an edge that goes with an entity, the latch of which is held. Whoever deletes one end takes the
     /// row at the other one for what it was: of two who did so at once both would take it out of the sums.
     pub(super) fn latch_ending(&self, mutations: &[Mutation]) -> Result<Option<Latched<'_>>> {
+        loop {
+            let ending = self.ending(mutations)?;
+            if ending.is_empty() {
+                return Ok(None);
+            }
+            let latched = self.ending.acquire_between(ending.into_iter());
+            // Of those that are swept others may have gone meanwhile, and then some are among the first that were not.
+            let sweeps = mutations.iter().any(|mutation| mutation.kind == Kind::Sweep);
+            if !sweeps || self.ending(mutations)?.iter().all(|(one, other)| latched.holds_between(one, other))
+            {
+                return Ok(Some(latched));
+            }
+        }
+    }
+
+    /// The edges that go with an entity as these mutations are made, by both their ends.
+    fn ending<'m>(&self, mutations: &'m [Mutation]) -> Result<Vec<(&'m EntityKey, EntityKey)>> {
         let mut ending = Vec::new();
         for (kind, Part { entity, delta, .. }) in
             mutations.iter().flat_map(|mutation| mutation.parts.iter().map(|part| (mutation.kind, part)))
@@ -92,7 +109,7 @@ impl Replica {
                 }
             }
         }
-        Ok((!ending.is_empty()).then(|| self.ending.acquire_between(ending.into_iter())))
+        Ok(ending)
     }
 
     /// Has an edge be gone at the other end, too, of which the row here said this.

@@ -26,7 +26,7 @@ impl Latches {
         &self,
         ends: impl Iterator<Item = (&'a EntityKey, EntityKey)>,
     ) -> Latched<'_> {
-        self.acquire_all(ends.map(|(one, other)| hash_of(one).wrapping_add(hash_of(&other))).collect())
+        self.acquire_all(ends.map(|(one, other)| hash_between(one, &other)).collect())
     }
 
     fn acquire_all(&self, mut wanted: Vec<u64>) -> Latched<'_> {
@@ -45,10 +45,22 @@ fn hash_of(entity: &EntityKey) -> u64 {
     Xxh3DefaultBuilder::new().hash_one(entity)
 }
 
+fn hash_between(one: &EntityKey, other: &EntityKey) -> u64 {
+    hash_of(one).wrapping_add(hash_of(other))
+}
+
 /// Gives them back when dropped.
 pub(crate) struct Latched<'a> {
     latches: &'a Latches,
+    /// In order.
     hashes: Vec<u64>,
+}
+
+impl Latched<'_> {
+    /// Whether edges between two entities are among what is held.
+    pub(crate) fn holds_between(&self, one: &EntityKey, other: &EntityKey) -> bool {
+        self.hashes.binary_search(&hash_between(one, other)).is_ok()
+    }
 }
 
 impl Drop for Latched<'_> {

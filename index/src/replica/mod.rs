@@ -27,6 +27,7 @@ mod numbers;
 mod placement;
 mod purge;
 mod read;
+mod rebuild;
 mod restoring;
 mod rewire;
 mod rows;
@@ -63,6 +64,7 @@ pub use placement::{Forced, Held};
 pub use purge::Outgoing;
 pub(crate) use read::{Reader, check_answer, decode_row};
 pub use read::{ScanPage, ScanRequest};
+pub use rebuild::RebuildRequest;
 pub use rewire::Merged;
 pub(crate) use rows::Rows;
 pub use survey::{
@@ -167,6 +169,8 @@ pub struct Replica {
     watermarks: watermarks::Watermarks,
     /// Whether a copy of another node's disk takes the place of this one when it is opened again.
     has_copy: AtomicBool,
+    /// How often one began to arrive since it was opened.
+    copy_attempts: AtomicU64,
     pub(crate) closed: Arc<AtomicBool>,
 }
 
@@ -308,6 +312,7 @@ impl Replica {
             placement,
             watermarks,
             has_copy: AtomicBool::new(false),
+            copy_attempts: AtomicU64::new(0),
             closed: Arc::default(),
         });
         // Whoever read it does not know of this life.

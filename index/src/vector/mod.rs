@@ -5,6 +5,7 @@
 //! | `spaces` | all spaces of a node |
 //! | `upkeep`, `merge` | sealing and merging them in the background; which segments are merged |
 //! | `restore` | reading rows again whose segment was lost |
+//! | `rebuild` | making segments anew when an operator asks for it |
 //! | `duty` | which work is under way for a space |
 //! | `space` | one space: which segments it has, and what dies in them |
 //! | `view` | a space as one query sees it: searching its segments together |
@@ -33,6 +34,7 @@ mod merge;
 mod owner;
 mod pool;
 mod quantize;
+mod rebuild;
 mod recall;
 mod restore;
 mod rotation;
@@ -48,6 +50,7 @@ mod visited;
 pub(crate) use measure::Measure;
 pub use measure::measure_and_similarity;
 pub(crate) use owner::Owner;
+pub use rebuild::{Rebuild, RebuildProgress};
 pub(crate) use scrub::SegmentScrub;
 pub(crate) use segment::SEGMENT_FORMAT;
 pub(crate) use space::{Shape, SpaceIndex};

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -69,6 +69,8 @@ pub(crate) struct SpaceIndex {
     pub(crate) progress: Progress,
     pub(crate) asked: Reservoir,
     curve: RwLock<Option<Arc<Curve>>>,
+    /// Segments with numbers below are made anew; zero: none.
+    rebuilt_before: AtomicU64,
     /// Set when the space was dropped: its files go.
     dropped: AtomicBool,
 }
@@ -175,6 +177,7 @@ impl SpaceIndex {
             progress: Progress::default(),
             asked: Reservoir::default(),
             curve: RwLock::default(),
+            rebuilt_before: AtomicU64::new(0),
             dropped: AtomicBool::new(false),
         }
     }
@@ -425,6 +428,31 @@ impl SpaceIndex {
         }
     }
 
+    /// Has the segments with numbers below be made anew.
+    pub(crate) fn rebuild_before(&self, segment: u64) {
+        self.rebuilt_before.store(segment, Ordering::Release);
+    }
+
+    /// Has those that are not made anew yet stay as they are.
+    pub(crate) fn end_rebuild(&self) {
+        self.rebuilt_before.store(0, Ordering::Release);
+    }
+
+    /// Whether there are segments still that are to be made anew.
+    pub(crate) fn is_rebuilding(&self) -> bool {
+        !self.old(&self.state.read()).is_empty()
+    }
+
+    /// Living rows of segments that are to be made anew.
+    pub(crate) fn rows_to_rebuild(&self) -> usize {
+        self.old(&self.state.read()).iter().map(|sealed| sealed.living()).sum()
+    }
+
+    fn old(&self, state: &State) -> Vec<Arc<Sealed>> {
+        let before = self.rebuilt_before.load(Ordering::Acquire);
+        state.sealed.iter().filter(|sealed| sealed.segment.id() < before).cloned().collect()
+    }
+
     pub(crate) fn mark_dropped(&self) {
         self.dropped.store(true, Ordering::Release);
     }
@@ -442,7 +470,8 @@ impl SpaceIndex {
                 first.map(|frozen| Inputs::Frozen(Arc::clone(frozen)))
             }
             Work::Merge => {
-                let chosen = merge::choose(&state.sealed);
+                let old = self.old(&state);
+                let chosen = if old.is_empty() { merge::choose(&state.sealed) } else { old };
                 (!chosen.is_empty()).then_some(Inputs::Sealed(chosen))
             }
         }

@@ -30,7 +30,7 @@ use crate::{
         space::{Inputs, ROTATION_SEED, Sealed},
         spaces::{Inner, Spaces},
     },
-    worker::Worker,
+    worker::{Activity, Worker},
 };
 
 /// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
@@ -201,6 +201,20 @@ impl Inner {
         space.is_missing_rows() && !self.damages.read().contains_key(&space.id.0)
     }
 
+    /// Why nothing is merged now, if that is so.
+    pub(super) fn why_merging_waits(&self) -> Option<String> {
+        let worker = self.worker(Work::Merge);
+        let status = worker.status(0, 0);
+        match status.activity {
+            Activity::Paused => Some(format!("{} is paused", worker.name())),
+            Activity::Working => None,
+            Activity::Idle => {
+                let (_, why) = status.last_error?;
+                Some(format!("{} failed, and tries again: {why}", worker.name()))
+            }
+        }
+    }
+
     pub(super) fn worker(&self, work: Work) -> &Worker {
         &self.workers[work as usize]
     }
@@ -285,7 +299,9 @@ impl Inner {
             breadth: self.options.build_breadth.max(8),
             slack: SLACK,
         });
-        let base = build.and_then(|build| base(&inputs, build.connections, numbers.len()));
+        // Nothing of what is to be made anew is gone on from.
+        let build_on = build.filter(|_| !space.is_rebuilding());
+        let base = build_on.and_then(|build| base(&inputs, build.connections, numbers.len()));
         let links = |row: u32, layer: usize| base.map_or(&[][..], |base| base.segment.links(row, layer));
         let kept = base.map(|base| kept(base, &numbers, at, &links)).transpose()?;
         let Some((tenant, _)) = self.by_id.read().get(&space.id).cloned() else { return Ok(()) };

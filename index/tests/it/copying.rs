@@ -301,3 +301,45 @@ fn nothing_damaged_is_given_and_no_copy_stays_when_its_giver_starts_again() {
     let refused = gives.replica.give_copy().unwrap_err();
     assert!(matches!(refused, Error::FailedPrecondition(_)), "{refused}");
 }
+
+#[test]
+fn a_try_that_was_given_up_writes_to_no_file_of_the_next() {
+    let gives = source(&some_steps());
+    let takes = taker(&gives, |_| true);
+    let given = gives.replica.give_copy().unwrap();
+    let files = given.files();
+    let file = files.iter().max_by_key(|file| file.bytes).unwrap().clone();
+    let at = files.iter().position(|of| *of == file).unwrap();
+    let content = given.read(at, 0, 1 << 20).unwrap();
+    assert!(content.len() as u64 == file.bytes && content.len() > 100);
+    let (first, rest) = content.split_at(100);
+    let given_up = takes.replica.take_copy(1, files.to_vec()).unwrap();
+    let mut late = given_up.begin(&file).unwrap();
+    late.append(first).unwrap();
+
+    let taken = takes.replica.take_copy(1, files.to_vec()).unwrap();
+    let mut arriving = taken.begin(&file).unwrap();
+    arriving.append(first).unwrap();
+    late.append(rest).unwrap();
+    // Its part is gone, and the other one's is not its.
+    assert!(late.finish().is_err());
+    assert!(!taken.has(&file).unwrap());
+    arriving.append(rest).unwrap();
+    arriving.finish().unwrap();
+    assert!(taken.has(&file).unwrap());
+    fetch(&given, &taken, files.iter().filter(|of| **of != file).cloned());
+    takes.replica.conclude_copy(&taken, EPOCH).unwrap();
+    assert_eq!(view(&takes.crash()), view(&gives));
+}
+
+#[test]
+fn no_copy_is_given_where_little_space_is_left() {
+    let gives = source(&some_steps());
+    assert!(gives.replica.may_give_copies());
+    gives.fs.set_capacity(Some(gives.fs.files().iter().map(|(_, bytes)| bytes).sum::<u64>() + 1_000));
+    assert!(!gives.replica.may_give_copies());
+    let refused = gives.replica.give_copy().unwrap_err();
+    assert!(matches!(&refused, Error::FailedPrecondition(why) if why.contains("space")), "{refused}");
+    gives.fs.set_capacity(None);
+    gives.replica.give_copy().unwrap();
+}

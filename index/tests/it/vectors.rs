@@ -6,9 +6,9 @@ use std::{
 };
 
 use allidb_index::{
-    Activity, VectorCounts, WorkerChange,
+    Activity, RebuildRequest, VectorCounts, WorkerChange,
     filter::{Field, Filter, Operator},
-    model::{Codes, CollectionChange, CollectionSpec, EntityRef, Metric, SpaceSpec, Value, Write},
+    model::{Codes, CollectionChange, CollectionSpec, EntityRef, Metric, SpaceSpec, TenantId, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
 use allidb_storage::ScrubOptions;
@@ -286,6 +286,51 @@ fn every_kind_of_codes_finds_the_nearest_and_tells_their_distances_and_a_restart
         let fixture = fixture.reopen();
         assert_eq!(answers(&fixture), before, "{codes:?}");
     }
+}
+
+#[test]
+fn what_an_operator_has_rebuilt_is_built_from_nothing_and_answers_as_before() {
+    let (vectors, queries) = (clustered(6_000, 24, 1), clustered(30, 24, 2));
+    let fixture = Fixture::with_space(24, Metric::Cosine);
+    put_all(&fixture, &vectors, 0);
+    fixture.replica.seal_vectors();
+    // Dead rows, too few for a merge of their own accord.
+    let deletes: Vec<Write> = (0..600).map(|n| Write::Delete(at(&format!("{n:06}")))).collect();
+    assert!(fixture.write(deletes).iter().all(Result::is_ok));
+    let before = fixture.replica.vector_counts();
+    assert_eq!((before.in_graphs, before.dead), (5_400, 600));
+    for (collection, space) in [(Some("none"), None), (Some("c"), Some("none")), (None, Some("v"))] {
+        let [collection, space] = [collection, space].map(|name| name.map(str::to_owned));
+        let unknown = RebuildRequest { collection, space, ..RebuildRequest::default() };
+        assert!(fixture.replica.rebuild_vectors(&unknown).is_err(), "{unknown:?}");
+    }
+    let none = RebuildRequest { tenant: Some(TenantId(7)), ..RebuildRequest::default() };
+    assert!(fixture.replica.rebuild_vectors(&none).unwrap().progress().unwrap().is_done);
+
+    let paused = |paused| WorkerChange { paused: Some(paused), share: None };
+    fixture.replica.change_worker("vector-merge", paused(true)).unwrap();
+    let request = RebuildRequest { collection: Some("c".into()), ..RebuildRequest::default() };
+    let rebuild = fixture.replica.rebuild_vectors(&request).unwrap();
+    let progress = rebuild.progress().unwrap();
+    assert_eq!((progress.rows_done, progress.rows_total, progress.is_done), (0, 5_400, false));
+    assert_eq!(progress.waits.as_deref(), Some("vector-merge is paused"));
+    // Nobody wants it any more: nothing is made anew.
+    drop(rebuild);
+    fixture.replica.change_worker("vector-merge", paused(false)).unwrap();
+    fixture.put(entity("000000", &vectors[0]));
+    assert_eq!(fixture.replica.vector_counts().rows_inserted, before.rows_inserted);
+
+    let rebuild = fixture.replica.rebuild_vectors(&request).unwrap();
+    let progress = rebuild.progress().unwrap();
+    assert!(progress.is_done && progress.rows_done == progress.rows_total, "{progress:?}");
+    let after = fixture.replica.vector_counts();
+    assert_eq!((after.in_graphs, after.dead, after.segments), (5_400, 0, 1));
+    // But for the first, which there is nothing to be linked to.
+    assert_eq!(after.rows_inserted - before.rows_inserted, 5_399, "no old graph was gone on from");
+    assert!(recall(&fixture, &queries, None) >= 0.95);
+    let fixture = fixture.crash();
+    assert_eq!(fixture.replica.vector_counts().in_graphs, 5_400);
+    assert!(recall(&fixture, &queries, None) >= 0.95);
 }
 
 #[test]

@@ -46,8 +46,8 @@ impl Replica {
     /// Makes a copy of what lies here, in the place of one that was made before. What is written meanwhile waits for a moment.
     ///
     /// # Errors
-    /// [`Error::FailedPrecondition`] if something of it is damaged, or edges of a merged entity are being moved; if files cannot be
-    /// linked.
+    /// [`Error::FailedPrecondition`] if something of it is damaged, edges of a merged entity are being moved, or little space is left; if files
+    /// cannot be linked.
     pub fn give_copy(&self) -> Result<Given> {
         let refused = |why: &str| Err(Error::FailedPrecondition(why.to_owned()));
         if !self.engine.damaged().is_empty() || !self.healing().is_empty() {
@@ -57,6 +57,9 @@ impl Replica {
         let rewired = self.engine.snapshot().prefix(self.keyspaces.local, PENDING, Direction::Forward)?;
         if rewired.take(1).count() > 0 {
             return refused("edges of a merged entity are being moved here");
+        }
+        if !self.may_give_copies() {
+            return refused("little space is left here");
         }
         self.end_copy()?;
         let dir = self.dir.join(GIVEN);
@@ -79,6 +82,11 @@ impl Replica {
             }
         }
         Ok(Given { fs: Arc::clone(&self.fs), dir, files })
+    }
+
+    /// Whether there is space for a copy: it keeps files that would be removed.
+    pub fn may_give_copies(&self) -> bool {
+        self.engine.free_space().is_ok()
     }
 
     /// Removes a copy that was made for another node, if there is one.

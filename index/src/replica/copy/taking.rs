@@ -66,6 +66,8 @@ pub struct Taken {
     fs: Arc<dyn Fs>,
     dir: PathBuf,
     files: Vec<CopiedFile>,
+    /// Which try at it this is. Another one that was given up may still write to what it began.
+    attempt: u64,
 }
 
 /// A file of it that does.
@@ -73,6 +75,8 @@ pub struct Arriving {
     fs: Arc<dyn Fs>,
     file: Arc<dyn File>,
     path: PathBuf,
+    /// Its name until it is whole.
+    part: PathBuf,
     at: u64,
     bytes: u64,
 }
@@ -83,8 +87,7 @@ impl Arriving {
     /// # Errors
     /// If it cannot be written.
     pub fn append(&mut self, content: &[u8]) -> Result<()> {
-        let part = part_of(&self.path);
-        self.file.write_all_at(self.at, content).map_err(|source| Error::io("write", &part, source))?;
+        self.file.write_all_at(self.at, content).map_err(|source| Error::io("write", &self.part, source))?;
         self.at += content.len() as u64;
         Ok(())
     }
@@ -94,20 +97,13 @@ impl Arriving {
     /// # Errors
     /// If it is not as long as it is to be, or cannot be synced.
     pub fn finish(self) -> Result<()> {
-        let part = part_of(&self.path);
         if self.at != self.bytes {
             let why = format!("{} has {} bytes in place of {}", self.path.display(), self.at, self.bytes);
             return Err(Error::Unavailable(why));
         }
-        self.file.sync().map_err(|source| Error::io("fsync", &part, source))?;
-        self.fs.rename(&part, &self.path).map_err(|source| Error::io("rename", &part, source))
+        self.file.sync().map_err(|source| Error::io("fsync", &self.part, source))?;
+        self.fs.rename(&self.part, &self.path).map_err(|source| Error::io("rename", &self.part, source))
     }
-}
-
-fn part_of(path: &Path) -> PathBuf {
-    let mut part = path.as_os_str().to_owned();
-    part.push(PART);
-    part.into()
 }
 
 /// # Errors
@@ -148,10 +144,9 @@ impl Taken {
     /// If it cannot be made.
     pub fn begin(&self, CopiedFile { name, bytes }: &CopiedFile) -> Result<Arriving> {
         let path = self.dir.join(name);
-        let part = part_of(&path);
-        remove(&*self.fs, &part)?;
+        let part = self.dir.join(format!("{name}.{}{PART}", self.attempt));
         let file = self.fs.create(&part).map_err(|source| Error::io("create", &part, source))?;
-        Ok(Arriving { fs: Arc::clone(&self.fs), file, path, at: 0, bytes: *bytes })
+        Ok(Arriving { fs: Arc::clone(&self.fs), file, path, part, at: 0, bytes: *bytes })
     }
 }
 
@@ -185,7 +180,14 @@ impl Replica {
             }
             write_marker(fs, &dir, FROM, &copy.to_be_bytes())?;
         }
-        let taken = Taken { fs: Arc::clone(&self.fs), dir, files };
+        // What broke off of it begins anew.
+        for directory in directories(&dir) {
+            for part in names(fs, &directory)?.into_iter().filter(|name| name.ends_with(PART)) {
+                remove(fs, &directory.join(part))?;
+            }
+        }
+        let attempt = self.copy_attempts.fetch_add(1, Ordering::Relaxed);
+        let taken = Taken { fs: Arc::clone(&self.fs), dir, files, attempt };
         let mut missing: u64 = 0;
         for file in &taken.files {
             missing = missing.saturating_add(if taken.has(file)? { 0 } else { file.bytes });
