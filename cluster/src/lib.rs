@@ -47,7 +47,7 @@ pub use connection::{
     Security, Shown, UnderWay, network,
 };
 pub use coordinator::{
-    Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, WriteOptions, moves,
+    Config, Consistency, Coordinator, Counts, FacetsRequest, Move, NodeChange, Tenant, WriteOptions, moves,
 };
 pub use formats::FORMATS;
 pub use layout::{

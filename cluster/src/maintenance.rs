@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::snapshot::{SnapshotProgress, Told};
-use allidb_index::{Deadline, Error, Replica, Result, Version};
+use allidb_index::{Deadline, Error, Rebuild, RebuildProgress, RebuildRequest, Replica, Result, Version};
 use allidb_storage::{Damage, Engine, ScrubOptions, ScrubReport};
 use tokio::sync::mpsc;
 
@@ -111,6 +111,7 @@ pub(crate) struct Jobs {
     purging: Arc<AtomicBool>,
     compacting: Arc<AtomicBool>,
     scrubbing: Arc<AtomicBool>,
+    rebuilding: Arc<AtomicBool>,
     snapshotting: Arc<AtomicBool>,
 }
 
@@ -151,6 +152,19 @@ impl Jobs {
     pub(crate) fn scrub(&self, replica: Arc<Replica>, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
         let turn = Turn::take(&self.scrubbing, "scrub")?;
         start("scrub", turn, move |messages| scrub(&replica, options, messages))
+    }
+}
+
+impl Jobs {
+    /// Has segments of vectors made anew.
+    pub(crate) fn rebuild(
+        &self,
+        replica: &Replica,
+        request: &RebuildRequest,
+    ) -> Result<Job<RebuildProgress>> {
+        let turn = Turn::take(&self.rebuilding, "rebuild")?;
+        let rebuild = replica.rebuild_vectors(request)?;
+        start("rebuild", turn, move |messages| wait_for(&rebuild, messages))
     }
 }
 
@@ -311,6 +325,20 @@ fn compact(
     progress.quarantined_tables = engine.stats().quarantined_tables;
     progress.finished = true;
     Ok(Some(progress))
+}
+
+/// `None` if nobody wants the result any more.
+fn wait_for(rebuild: &Rebuild, messages: &Messages<RebuildProgress>) -> Result<Option<RebuildProgress>> {
+    loop {
+        let progress = rebuild.progress()?;
+        if progress.is_done {
+            return Ok(Some(progress));
+        }
+        if messages.blocking_send(Ok(progress)).is_err() {
+            return Ok(None);
+        }
+        thread::sleep(TELL_EVERY);
+    }
 }
 
 /// `None` if nobody wants the result any more.

@@ -100,6 +100,7 @@ pub(crate) const ROUTES: &[Route] = &[
     delete("/v1/keys/{id}", "Keys", "RevokeKey"),
     holding(Verb::Put, "/v1/quotas/{tenant}", "quota", ("Quotas", "SetQuota")),
     get("/v1/quotas", "Quotas", "ListQuotas"),
+    get("/v1/tenants", "Quotas", "ListTenants"),
     post("/v1/snapshots", "Snapshots", "CreateSnapshot"),
     get("/v1/snapshots", "Snapshots", "ListSnapshots"),
     post("/v1/snapshots/{id}:verify", "Snapshots", "VerifySnapshot"),
@@ -113,6 +114,7 @@ pub(crate) const ROUTES: &[Route] = &[
     post("/v1/node:flush", "Maintenance", "Flush"),
     post("/v1/node:compact", "Maintenance", "Compact"),
     post("/v1/node:scrub", "Maintenance", "Scrub"),
+    post("/v1/node:rebuildIndex", "Maintenance", "RebuildIndex"),
     get("/v1/node/workers", "Maintenance", "ListWorkers"),
     Route {
         verb: Verb::Patch,

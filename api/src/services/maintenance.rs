@@ -1,7 +1,9 @@
 //! `allidb.v1.Maintenance`.
 
 use allidb_cluster::{CompactProgress, Damage, Job, ScrubOptions, ScrubProgress};
-use allidb_index::{Activity, Error, WorkerChange, WorkerStatus};
+use allidb_index::{
+    Activity, Error, RebuildProgress, RebuildRequest, WorkerChange, WorkerStatus, model::TenantId,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -45,6 +47,23 @@ impl Maintenance for Services {
         let options = ScrubOptions { bytes_per_second: request.bytes_per_second };
         let job = self.coordinator.scrub(options).map_err(status::from_error)?;
         Ok(Response::new(self.tell(job, scrub_to_proto, |progress| progress.finished)))
+    }
+
+    type RebuildIndexStream = Messages<v1::RebuildIndexResponse>;
+
+    async fn rebuild_index(
+        &self,
+        request: Request<v1::RebuildIndexRequest>,
+    ) -> Result<Response<Self::RebuildIndexStream>, Status> {
+        let (_, v1::RebuildIndexRequest { tenant, collection, space }) = self.receive_any(request)?;
+        let named = |name: String| Some(name).filter(|name| !name.is_empty());
+        let request = RebuildRequest {
+            tenant: Some(TenantId(tenant)).filter(|_| tenant > 0),
+            collection: named(collection),
+            space: named(space),
+        };
+        let job = self.coordinator.rebuild_index(&request).map_err(status::from_error)?;
+        Ok(Response::new(self.tell(job, rebuild_to_proto, |progress| progress.is_done)))
     }
 
     async fn list_workers(
@@ -152,6 +171,15 @@ fn scrub_to_proto(progress: ScrubProgress) -> v1::ScrubResponse {
         bytes_total: progress.bytes_total,
         damages: progress.damages.into_iter().map(damage_to_proto).collect(),
         finished: progress.finished,
+    }
+}
+
+fn rebuild_to_proto(progress: RebuildProgress) -> v1::RebuildIndexResponse {
+    v1::RebuildIndexResponse {
+        vectors_done: progress.rows_done as u64,
+        vectors_total: progress.rows_total as u64,
+        waits: progress.waits.unwrap_or_default(),
+        finished: progress.is_done,
     }
 }
 

@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use allidb_index::{Deadline, Error, Result, Version, WorkerChange, WorkerStatus, model::Timestamp};
+use allidb_index::{
+    Deadline, Error, RebuildProgress, RebuildRequest, Result, Version, WorkerChange, WorkerStatus,
+    model::Timestamp,
+};
 use allidb_storage::ScrubOptions;
 
 use super::Coordinator;
@@ -59,6 +62,14 @@ impl Coordinator {
     /// Reads everything on disk and compares it with its checksums. Fails if that is under way already.
     pub fn scrub(&self, options: ScrubOptions) -> Result<Job<ScrubProgress>> {
         self.0.jobs.scrub(Arc::clone(&self.0.replica), options)
+    }
+
+    /// Makes segments of vectors anew that lie here. Fails if that is under way already.
+    ///
+    /// # Errors
+    /// If there is no such collection or space.
+    pub fn rebuild_index(&self, request: &RebuildRequest) -> Result<Job<RebuildProgress>> {
+        self.0.jobs.rebuild(&self.0.replica, request)
     }
 
     /// Compares what lies here with what another node holds of the same, or each other member, and has both hold what they hold together. Fails if

@@ -34,6 +34,7 @@ use allidb_index::{
 use allidb_storage::{Durability, Latency, Stats};
 
 pub use opening::Config;
+pub use quotas::Tenant;
 pub use requests::FacetsRequest;
 pub use shape::{Move, NodeChange, moves};
 

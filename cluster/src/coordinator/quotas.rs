@@ -1,6 +1,7 @@
 //! What tenants may use, and what they do.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Weak},
     thread,
     time::{Duration, Instant},
@@ -20,7 +21,41 @@ const STRETCH: Duration = Duration::from_millis(20);
 /// So many times as long as counting took nothing is counted then.
 const REST: u32 = 9;
 
+/// A tenant, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tenant {
+    /// Its number.
+    pub tenant: TenantId,
+    /// How many collections it has.
+    pub collections: usize,
+    /// How many keys.
+    pub keys: usize,
+    /// What it may use; `None`: everything.
+    pub quota: Option<Quota>,
+    /// What it uses, if that is bounded, and known here.
+    pub usage: Option<Usage>,
+}
+
 impl Coordinator {
+    /// Tenants that have collections, keys or a quota, in the order of their numbers.
+    pub async fn tenants(&self) -> Vec<Tenant> {
+        let quotas = self.quotas().await;
+        let replica = &self.0.replica;
+        let none = |tenant| Tenant { tenant, collections: 0, keys: 0, quota: None, usage: None };
+        let mut tenants = BTreeMap::new();
+        for owner in replica.owners_of_collections() {
+            tenants.entry(owner).or_insert_with(|| none(owner)).collections += 1;
+        }
+        for key in replica.keys(None) {
+            tenants.entry(key.tenant).or_insert_with(|| none(key.tenant)).keys += 1;
+        }
+        for (tenant, quota, usage) in quotas {
+            let of = tenants.entry(tenant).or_insert_with(|| none(tenant));
+            (of.quota, of.usage) = (Some(quota), usage);
+        }
+        tenants.into_values().collect()
+    }
+
     /// Sets what a tenant may use, at all nodes.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
 use allidb_cluster::{Change, Consistency, NodeId, Staged, WriteOptions};
 use allidb_index::{
     Deadline, Error, Replica,
-    model::{CollectionSet, CollectionSpec, Entity, EntityRef, ReadMask, Write},
+    model::{CollectionSpec, Entity, EntityRef, ReadMask, Write},
 };
 use allidb_storage::Durability;
 

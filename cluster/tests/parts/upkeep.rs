@@ -5,13 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use allidb_cluster::{Change, Consistency, HintCounts, HintLimits, NodeId, Staged, WriteOptions};
+use allidb_cluster::{Consistency, HintCounts, HintLimits, WriteOptions};
 use allidb_index::{
-    Clock, Deadline, Error, ManualClock, Replica,
+    Clock, Error, ManualClock,
     graph::NeighborsRequest,
     model::{
-        CollectionSet, CollectionSpec, Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp,
-        Value, Write, Written,
+        CollectionSet, Direction, Edge, Entity, EntityPatch, EntityRef, ReadMask, Timestamp, Value, Write,
     },
 };
 use allidb_storage::{Durability, fs::SimFs};

@@ -126,10 +126,7 @@ impl Server {
                 "a key is given, but {url} is not encrypted: write https://"
             )));
         }
-        let mut value = MetadataValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| Failure::usage("the key holds what no key does"))?;
-        value.set_sensitive(true);
-        Ok(Some(value))
+        bearer(key).map(Some)
     }
 
     /// The trace that all calls belong to.
@@ -168,6 +165,14 @@ impl Server {
         }
         Ok(tls)
     }
+}
+
+/// A key as the header `authorization` has it.
+fn bearer(key: &str) -> Result<MetadataValue<Ascii>> {
+    let mut value = MetadataValue::try_from(format!("Bearer {key}"))
+        .map_err(|_| Failure::usage("the key holds what no key does"))?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 /// Whether nobody else is on the way there.
@@ -217,6 +222,12 @@ impl Client {
     /// The same, for reads and writes of this consistency.
     pub(crate) fn at(self, consistency: Option<Consistency>) -> Self {
         Self { consistency: consistency.unwrap_or_default().into(), ..self }
+    }
+
+    /// The same, showing another key.
+    pub(crate) fn with_key(&self, key: &str) -> Result<Self> {
+        let introduce = Introduce { key: Some(bearer(key)?), ..self.introduce.clone() };
+        Ok(Self { introduce, ..self.clone() })
     }
 
     /// How many replicas must agree on what is read, and have what is written.

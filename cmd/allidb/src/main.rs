@@ -43,6 +43,7 @@ mod quotas;
 mod sample;
 mod snapshots;
 mod storage_files;
+mod tenants;
 mod tls;
 mod top;
 mod update;
@@ -163,6 +164,8 @@ enum Call {
     #[command(subcommand)]
     Key(keys::KeyCommand),
     #[command(subcommand)]
+    Tenant(tenants::TenantCommand),
+    #[command(subcommand)]
     Quota(quotas::QuotaCommand),
     #[command(subcommand)]
     Snapshot(snapshots::SnapshotCommand),
@@ -172,6 +175,7 @@ enum Call {
     Compact(maintenance::CompactArgs),
     /// Read everything on disk and compare it with its checksums, while the daemon serves.
     Scrub(maintenance::ScrubArgs),
+    RebuildIndex(maintenance::RebuildArgs),
     /// Show background work, pause it, slow it down.
     #[command(subcommand)]
     Worker(worker::WorkerCommand),
@@ -239,11 +243,13 @@ async fn ask(
         Call::Import(args) => import::run(args, &client, output).await,
         Call::Export(args) => exchange::export::run(args, &client, output).await,
         Call::Key(command) => keys::run(command, &client, output).await,
+        Call::Tenant(command) => tenants::run(command, &client, output).await,
         Call::Quota(command) => quotas::run(command, &client, output).await,
         Call::Snapshot(command) => snapshots::run(command, &client, output).await,
         Call::Flush => maintenance::flush(&client, output).await,
         Call::Compact(args) => maintenance::compact(args, &client, output).await,
         Call::Scrub(args) => maintenance::scrub(args, &client, output).await,
+        Call::RebuildIndex(args) => maintenance::rebuild_index(args, &client, output).await,
         Call::Worker(command) => worker::run(command, &client, output).await,
         Call::Cluster(command) => cluster::run(command, &client, output).await,
         Call::Top(args) => top::run(args, server, &client, output).await,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use allidb_api::v1::{CompactRequest, Damage, FlushRequest, ScrubRequest};
+use allidb_api::v1::{CompactRequest, Damage, FlushRequest, RebuildIndexRequest, ScrubRequest};
 use allidbd::config::ByteSize;
 use anyhow::{Result, bail};
 use clap::Args;
@@ -29,6 +29,21 @@ pub(crate) struct ScrubArgs {
     /// How much to read in a second at most, such as 100MiB; as fast as it comes unless given.
     #[arg(long, value_name = "SIZE")]
     rate: Option<ByteSize>,
+}
+
+/// Build graphs of vectors anew from the vectors that are stored, as the options say now, while the daemon serves: after `vectors.connections` or
+/// `vectors.build_breadth` has changed, say. `allidb worker throttle vector-merge PERCENT` slows it down; ^C has what is not begun stay as it is.
+#[derive(Args, Debug)]
+pub(crate) struct RebuildArgs {
+    /// Only this collection; all of them unless given.
+    #[arg(long, short)]
+    collection: Option<String>,
+    /// Only this space of it, by name or alias.
+    #[arg(long, short, requires = "collection")]
+    space: Option<String>,
+    /// Only this tenant's.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    tenant: Option<u64>,
 }
 
 /// Runs `flush`.
@@ -113,6 +128,42 @@ pub(crate) async fn scrub(args: ScrubArgs, client: &Client, output: Output) -> R
                 1 => bail!("1 damage was found"),
                 count => bail!("{count} damages were found"),
             };
+        }
+    }
+    bail!("the server ended the call without a result")
+}
+
+/// Runs `rebuild-index`.
+pub(crate) async fn rebuild_index(args: RebuildArgs, client: &Client, output: Output) -> Result<()> {
+    let begun = Instant::now();
+    let request = RebuildIndexRequest {
+        tenant: args.tenant.unwrap_or_default(),
+        collection: args.collection.unwrap_or_default(),
+        space: args.space.unwrap_or_default(),
+    };
+    let answers = client.maintenance().rebuild_index(request).await.map_err(Failure::from_status)?;
+    let mut answers = answers.into_inner();
+    let mut progress: Option<Progress> = None;
+    let mut waited = String::new();
+    while let Some(told) = answers.message().await.map_err(Failure::from_status)? {
+        let bar = progress.get_or_insert_with(|| Progress::start("rebuild", Some(told.vectors_total)));
+        bar.at(told.vectors_done);
+        if told.waits != waited {
+            if !told.waits.is_empty() {
+                eprintln!("it waits: {}", told.waits);
+            }
+            waited = told.waits;
+        }
+        if told.finished {
+            bar.finish();
+            // Who leaves before the end of the call cuts it off, as far as the server knows.
+            answers.trailers().await.ok();
+            let seconds = begun.elapsed().as_secs_f64();
+            output.either(
+                format!("rebuilt the index of {} vectors in {seconds:.1} s", told.vectors_total),
+                json!({ "vectors": told.vectors_total, "seconds": seconds }),
+            )?;
+            return Ok(());
         }
     }
     bail!("the server ended the call without a result")

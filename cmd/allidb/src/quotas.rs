@@ -95,7 +95,7 @@ fn show(quotas: &[TenantQuota], output: Output) -> Result<()> {
 }
 
 /// How much there is, of how much there may be.
-fn amount(used: Option<u64>, most: Option<u64>, written: impl Fn(u64) -> String) -> String {
+pub(crate) fn amount(used: Option<u64>, most: Option<u64>, written: impl Fn(u64) -> String) -> String {
     match (used, most) {
         (used, None) => used.map(written).unwrap_or_default(),
         (None, Some(most)) => format!("of {}", written(most)),
@@ -103,7 +103,8 @@ fn amount(used: Option<u64>, most: Option<u64>, written: impl Fn(u64) -> String)
     }
 }
 
-fn to_json(tenant: u64, quota: &Quota, usage: Option<&Usage>) -> Json {
+/// What a tenant may use and does, for programs.
+pub(crate) fn to_json(tenant: u64, quota: &Quota, usage: Option<&Usage>) -> Json {
     json!({
         "tenant": tenant,
         "requests_per_second": quota.requests_per_second,

@@ -117,6 +117,37 @@ fn an_operator_flushes_compacts_and_scrubs_and_finds_a_flipped_byte() {
 }
 
 #[test]
+fn graphs_of_vectors_are_built_anew_with_other_options() {
+    let dir = TempDir::new().expect("a directory");
+    let daemon = Daemon::start(dir.path());
+    let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("sample").display().to_string();
+    assert!(daemon.run(&["import", &sample, "-c", "wordnet", "--space", "gloss"]).status.success());
+    let vectors = daemon.metric("allidb_vectors").expect("a figure");
+    eventually("a graph", || (daemon.metric("allidb_vectors_in_graphs")? == vectors).then_some(()));
+    daemon.stop();
+    let settings = [("ALLIDB__VECTORS__CONNECTIONS", "8")];
+    let daemon = Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
+    let segments = || -> Vec<_> {
+        let listed = fs::read_dir(dir.path().join("data/vectors")).expect("a directory");
+        listed.map(|entry| entry.expect("an entry").metadata().expect("a file").len()).collect()
+    };
+    let before = segments();
+    for unknown in [&["-c", "none"][..], &["-c", "wordnet", "-s", "none"]] {
+        let refused = daemon.run(&[&["rebuild-index"], unknown].concat());
+        assert_eq!(refused.status.code(), Some(3), "{refused:?}");
+    }
+    let (rebuilt, is_done) = daemon.json(&["rebuild-index", "-c", "wordnet", "--space", "gloss"]);
+    assert!(is_done && rebuilt["vectors"].as_u64() == vectors.parse().ok(), "{rebuilt}");
+    let after = segments();
+    assert!(after.iter().sum::<u64>() < before.iter().sum(), "fewer links take less: {before:?} {after:?}");
+    let queries = format!("{sample}/queries.f32.npy");
+    let args = ["query", "-c", "wordnet", "-s", "gloss", "--vectors", &queries, "--k", "10", "--truth"];
+    let (asked, _) = daemon.json(&[&args[..], &[&format!("{sample}/truth.top10.ivecs")]].concat());
+    assert!(asked["recall"].as_f64() > Some(0.9), "{asked}");
+    daemon.stop();
+}
+
+#[test]
 fn what_cannot_be_described_is_refused() {
     let dir = TempDir::new().expect("a directory");
     let notes = dir.path().join("notes.txt");

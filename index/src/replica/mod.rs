@@ -397,6 +397,11 @@ impl Replica {
         self.catalogue().list(tenant, among, after, limit)
     }
 
+    /// Whose collections there are: a tenant as often as it has one.
+    pub fn owners_of_collections(&self) -> Vec<TenantId> {
+        self.catalogue().owned().map(|(tenant, _)| tenant).collect()
+    }
+
     /// Figures of the vector index.
     pub fn vector_counts(&self) -> VectorCounts {
         self.spaces.counts()

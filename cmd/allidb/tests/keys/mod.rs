@@ -116,6 +116,53 @@ fn keys_are_made_shown_and_revoked() {
 }
 
 #[test]
+fn a_tenant_goes_with_all_that_it_has() {
+    let dir = TempDir::new().expect("a directory");
+    let settings = [("ALLIDB__ACCESS__KEYS_REQUIRED", "true")];
+    let daemon = Daemon::ready(dir.path(), Daemon::launch(dir.path(), &settings));
+    let own = dir.path().join("data/admin-key");
+    let make = |name: &str, args: &[&str]| {
+        let made = json(&run(&daemon, &own, &[&["key", "create", name], args].concat()));
+        let path = dir.path().join(name);
+        fs::write(&path, made["secret"].as_str().expect("a key")).expect("written");
+        path
+    };
+    let operator = make("operator", &["--role", "operator"]);
+    let [seven, eight] =
+        ["7", "8"].map(|tenant| make(&format!("of-{tenant}"), &["--role", "admin", "--tenant", tenant]));
+    for name in ["a", "b"] {
+        json(&run(&daemon, &seven, &["collection", "create", name]));
+    }
+    json(&run(&daemon, &seven, &["put", "-c", "a", r#"{"id": "e"}"#]));
+    json(&run(&daemon, &eight, &["collection", "create", "a"]));
+    json(&run(&daemon, &operator, &["quota", "set", "7", "--entities", "100"]));
+    let of = |tenant: u64| {
+        let listed = json(&run(&daemon, &operator, &["tenant", "list"]));
+        listed.as_array().expect("tenants").iter().find(|of| of["tenant"] == tenant).cloned()
+    };
+    let shown = of(7).expect("it is there");
+    assert_eq!((&shown["collections"], &shown["keys"]), (&2.into(), &1.into()), "{shown}");
+    assert_eq!(shown["entities"], 100, "{shown}");
+    eventually("it is counted", || (of(7)?["used"]["entities"] == 1).then_some(()));
+
+    let refused = run(&daemon, &own, &["tenant", "drop", "7"]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    assert_eq!(run(&daemon, &own, &["tenant", "drop", "9", "--yes"]).status.code(), Some(3));
+    for other in [&operator, &seven, &eight] {
+        assert!(!run(&daemon, other, &["tenant", "drop", "7", "--yes"]).status.success());
+    }
+    json(&run(&daemon, &seven, &["get", "-c", "a", "e"]));
+    let gone = run(&daemon, &own, &["tenant", "drop", "7", "--yes"]);
+    assert!(gone.status.success(), "{gone:?}");
+    assert_eq!(of(7), None);
+    assert!(!run(&daemon, &seven, &["collection", "list"]).status.success());
+    assert_eq!(of(8).expect("it stays")["collections"], 1);
+    json(&run(&daemon, &eight, &["collection", "list"]));
+    let again = make("again", &["--role", "admin", "--tenant", "7"]);
+    assert_eq!(json(&run(&daemon, &again, &["collection", "list"])).as_array().map(Vec::len), Some(0));
+}
+
+#[test]
 fn each_refusal_is_in_the_log_or_counted_there() {
     const REFUSED: u64 = 60;
     let dir = TempDir::new().expect("a directory");

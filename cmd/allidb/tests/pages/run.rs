@@ -28,8 +28,10 @@ use crate::{
 const LIMIT: Duration = Duration::from_secs(120);
 /// The same with what is not everywhere: a release build, or packages that are fetched.
 const LONG_LIMIT: Duration = Duration::from_mins(40);
-/// What of that there is, with commas between: `build`, `packages`.
+/// What of that there is, with commas between: `build`, `packages`, and what is in [`OUTSIDE`].
 const PAGES: &str = "ALLIDB_PAGES";
+/// What runs daemons elsewhere than in the page's own shell: a clone is copied for it, and ports are as they are named.
+const OUTSIDE: [&str; 3] = ["docker", "systemd", "kubernetes"];
 
 /// What of a clone is as it is there.
 const LINKED: [&str; 9] =
@@ -52,6 +54,11 @@ struct Ports {
 }
 
 impl Ports {
+    /// As they are named.
+    fn as_named() -> Self {
+        Self { pairs: [7000, 7001, 7002].map(|port| (port, port)).to_vec(), held: Vec::new() }
+    }
+
     /// For all that the texts name.
     fn of<'t>(texts: impl Iterator<Item = &'t str>) -> Self {
         let mut named = BTreeSet::from([7000, 7001, 7002]);
@@ -100,10 +107,25 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
         fs::create_dir(made).expect("made");
     }
     let configs = files(&root.join("configs"));
+    let needs =
+        |block: &Block| block.needs.as_ref().filter(|need| has(&need.what)).map(|need| need.what.clone());
+    let needed: Vec<String> = page.blocks.iter().filter_map(needs).collect();
+    let is_outside = needed.iter().any(|what| OUTSIDE.contains(&&**what));
     let blocks = page.blocks.iter().map(|block| block.text.as_str());
-    let mut ports = Ports::of(blocks.chain(configs.iter().map(|(_, text)| text.as_str())));
+    let mut ports = match is_outside {
+        true => Ports::as_named(),
+        false => Ports::of(blocks.chain(configs.iter().map(|(_, text)| text.as_str()))),
+    };
     for name in LINKED {
-        symlink(root.join(name).canonicalize().expect("it is there"), clone.join(name)).expect("linked");
+        let (from, to) = (root.join(name).canonicalize().expect("it is there"), clone.join(name));
+        match is_outside {
+            true => copy(&from, &to),
+            false => symlink(from, to).expect("linked"),
+        }
+    }
+    if is_outside {
+        fs::create_dir_all(clone.join("target/release")).expect("made");
+        symlink(env!("CARGO_BIN_EXE_allidb"), clone.join("target/release/allidb")).expect("linked");
     }
     for (path, text) in &configs {
         let path = clone.join("configs").join(path.strip_prefix(root.join("configs")).expect("it is inside"));
@@ -140,8 +162,7 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
         script += &format!("echo {at} > \"$PAGE/at\"\n{run}");
     }
     ports.free();
-    let is_long = page.blocks.iter().any(|block| block.needs.as_ref().is_some_and(|need| has(&need.what)));
-    let limit = if is_long { LONG_LIMIT } else { LIMIT };
+    let limit = if needed.is_empty() { LIMIT } else { LONG_LIMIT };
     let ended = shell(&script, (&clone, &bin, &own), &ports, limit);
 
     let read = |name: String| ports.put_back(&fs::read_to_string(own.join(name)).unwrap_or_default());
@@ -165,6 +186,12 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A file, or a directory with all that is below.
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-R").args([from, to]).status().expect("cp runs");
+    assert!(copied.success(), "{} cannot be copied", from.display());
 }
 
 /// Texts below a directory.

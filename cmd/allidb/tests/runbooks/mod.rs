@@ -1,6 +1,7 @@
 //! The runbooks of `docs/operations.md` on daemons: a ring changes its shape by the commands that stand there, while clients write and read.
 
 mod upgrade;
+mod wordnet;
 
 use std::{
     fs::{self, File},
@@ -127,6 +128,14 @@ impl Ring {
             ..v1::CountRequest::default()
         };
         self.client(at).count(request).await.expect("it counts").into_inner().count
+    }
+
+    /// Each two members hold the same, once they have told each other what one of them has not heard of.
+    fn is_alike_in_the_end(&self, at: &[usize]) {
+        for at in at {
+            self.eventually(*at, &["repair"]);
+        }
+        self.is_alike(at);
     }
 
     /// Each two members hold the same.
