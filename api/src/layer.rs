@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited, StreamBody};
+use parking_lot::Mutex;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -370,7 +371,7 @@ pub struct SurroundedBody {
     call: Call,
     bounds: MessageBounds,
     span: Span,
-    /// Given back with the end of the body, so that streams count as under way.
+    /// Given back with the status at the end of the body, so that streams count as under way.
     room: Arc<Room>,
     standing: Option<Answer>,
     /// What is there of it and was not handed on yet.
@@ -380,15 +381,16 @@ pub struct SurroundedBody {
 /// A call's place among those that are under way.
 /// Requests have it among their extensions, for work that goes on after its caller has gone.
 pub(crate) struct Room {
-    _slot: Option<OwnedSemaphorePermit>,
     held: Arc<Held>,
-    /// What it takes up once it is known whose it is.
-    admitted: OnceLock<(Option<UnderWay>, Option<Share>)>,
+    /// That of all callers, and its caller's share of it once it is known who that is; until it is answered.
+    place: Mutex<(Option<OwnedSemaphorePermit>, Option<Share>)>,
+    /// Its connection has something to do.
+    under_way: OnceLock<Option<UnderWay>>,
 }
 
 impl Room {
     fn new(slot: Option<OwnedSemaphorePermit>, held: Arc<Held>) -> Self {
-        Self { _slot: slot, held, admitted: OnceLock::new() }
+        Self { held, place: Mutex::new((slot, None)), under_way: OnceLock::new() }
     }
 
     /// What its request weighs.
@@ -399,7 +401,13 @@ impl Room {
     /// Keeps this until the call is over.
     fn keep(&self, call: Option<UnderWay>, share: Option<Share>) {
         // A call is admitted once.
-        self.admitted.get_or_init(|| (call, share));
+        self.under_way.get_or_init(|| call);
+        self.place.lock().1 = share;
+    }
+
+    /// The call is answered: whoever hears of that finds its place free.
+    fn leave(&self) {
+        *self.place.lock() = (None, None);
     }
 }
 
@@ -473,6 +481,7 @@ impl SurroundedBody {
         if let Some(code) = headers.get(Status::GRPC_STATUS) {
             let code = Code::from_bytes(code.as_bytes());
             self.call.end(code);
+            self.room.leave();
             note_code(&self.span, code);
             tracing::debug!(parent: &self.span, ?code, "answered");
         }

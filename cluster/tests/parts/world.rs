@@ -10,7 +10,7 @@ use std::{
 
 use allidb_cluster::{
     Consistency, HintCounts, HintLimits, Layout, Member, NodeId, PurgeTerms, Ring, RingOptions, Terms,
-    Topology, WriteOptions, plaintext,
+    Topology, WriteOptions, Wrong, plaintext,
 };
 use allidb_index::{
     Deadline, Error, ManualClock, Mutation, Random, Replica, ReplicaOptions, SeededRandom, VectorOptions,
@@ -94,8 +94,18 @@ impl World {
         Self::with_clocks(seed, &vec![clock; count], HintLimits::default()).await
     }
 
+    /// Nodes that do something wrong on purpose.
+    pub(crate) async fn being_wrong(count: usize, seed: u64, wrong: Option<Wrong>) -> Self {
+        let clock = Arc::new(ManualClock::new(NOW_MS));
+        Self::made(seed, &vec![clock; count], HintLimits::default(), wrong).await
+    }
+
     /// Nodes with clocks of their own; the one that has everything goes by the first.
     pub(crate) async fn with_clocks(seed: u64, clocks: &[Arc<ManualClock>], hints: HintLimits) -> Self {
+        Self::made(seed, clocks, hints, None).await
+    }
+
+    async fn made(seed: u64, clocks: &[Arc<ManualClock>], hints: HintLimits, wrong: Option<Wrong>) -> Self {
         let (count, clock) = (clocks.len(), Arc::clone(&clocks[0]));
         let disks: Vec<SimFs> = clocks.iter().map(|_| SimFs::new()).collect();
         let open = |((fs, clock), seed): ((&SimFs, _), _)| open_on(fs, seed, clock);
@@ -150,7 +160,7 @@ impl World {
                 purge: PurgeTerms { every: Duration::MAX, behind: Duration::ZERO },
                 move_bytes_per_second: 0,
                 copy_from_bytes: 0,
-                wrong: None,
+                wrong,
             })
             .expect("a node");
             let connections = Connections::default();

@@ -10,6 +10,7 @@
 //! | `history` | what clients did and saw, and whether that may be |
 //! | `network` | gRPC over turmoil |
 //! | `node` | a node with its disk, and clients beside it |
+//! | `sides` | what is written at ONE while a ring is cut in two, and what becomes of it |
 //! | `world` | a ring, and what befalls it |
 
 mod appends;
@@ -19,6 +20,7 @@ mod edges;
 mod history;
 mod network;
 mod node;
+mod sides;
 mod world;
 
 use std::{any::Any, panic::catch_unwind};
@@ -54,6 +56,37 @@ fn what_a_quorum_acknowledged_is_there_when_a_node_is_lost_for_good() {
     for seed in seeds(30) {
         World::new(seed, Setup { loses_one: true, ..Setup::of(5) }).run();
     }
+}
+
+/// Both sides write at ONE while neither hears the other.
+#[test]
+fn what_both_sides_of_a_cut_acknowledged_at_one_is_there_and_nothing_deleted_comes_back() {
+    let (mut cuts, seeds) = (0, seeds(24));
+    let all = seeds.end - seeds.start;
+    for seed in seeds {
+        let setup = Setup {
+            nobody_dies: seed % 2 == 1,
+            splits: true,
+            purges: seed % 3 == 0,
+            ..Setup::of(3 + 2 * (seed as usize % 2))
+        };
+        cuts += World::new(seed, setup).run().matches("falls into two sides").count();
+    }
+    println!("{cuts} times the ring was cut in two with {all} seeds");
+    assert!(cuts as u64 > 2 * all, "too little happened to prove anything");
+}
+
+#[test]
+fn of_operators_who_change_the_layout_at_once_one_wins_and_the_others_are_told() {
+    let (mut won, mut told, seeds) = (0, 0, seeds(12));
+    let all = seeds.end - seeds.start;
+    for seed in seeds {
+        let trace = World::new(seed, Setup { reshapes: true, has_operators: true, ..Setup::of(6) }).run();
+        won += trace.matches("applies Ok((true").count();
+        told += trace.matches("stages Ok((false").count() + trace.matches("applies Ok((false").count();
+    }
+    println!("{won} won and {told} were told of another with {all} seeds");
+    assert!(won as u64 > all && told as u64 > all, "too little happened to prove anything");
 }
 
 /// Nothing is kept for who was away: what replicas miss of each other they find out by comparing, without a read.

@@ -31,6 +31,7 @@ use crate::{
     edges::Changes,
     history::{History, Kind, text, value},
     network,
+    sides::Sides,
     world::REPLICATION,
 };
 
@@ -91,6 +92,9 @@ pub(crate) struct Node {
     pub(crate) edges: Arc<Mutex<Changes>>,
     pub(crate) trails: Arc<Mutex<Trails>>,
     pub(crate) created: Arc<Mutex<Created>>,
+    pub(crate) sides: Arc<Mutex<Sides>>,
+    /// Of each epoch the digest of the topology that an operator was told to have made.
+    pub(crate) made: Arc<Mutex<BTreeMap<u64, u64>>>,
     /// What it is to read everything at, when all is over.
     pub(crate) errand: Mutex<Option<Consistency>>,
     pub(crate) is_quiet: Arc<AtomicBool>,
@@ -104,6 +108,10 @@ pub(crate) struct Node {
     pub(crate) purges: bool,
     /// Whether the ring is given another shape all the time.
     pub(crate) reshapes: bool,
+    /// Whether operators do so at each node, all at once.
+    pub(crate) has_operators: bool,
+    /// Whether clients write at ONE, and nothing else.
+    pub(crate) splits: bool,
     /// Whether it begins with a copy of another one.
     pub(crate) copies: bool,
 }
@@ -212,7 +220,14 @@ impl Node {
                 }
                 continue;
             }
-            if self.reshapes && draw(random, 50) == 0 {
+            if self.splits {
+                match draw(random, 4) {
+                    0 => self.write_loosely(ring, random).await,
+                    _ => self.write_on_its_side(ring, random).await,
+                }
+                continue;
+            }
+            if self.reshapes && draw(random, if self.has_operators { 4 } else { 50 }) == 0 {
                 self.reshape(ring, random).await;
                 continue;
             }
@@ -256,9 +271,14 @@ impl Node {
             let members = nodes.into_iter().map(member).collect();
             let staged = Staged { members, replication: REPLICATION };
             match ring.stage(epoch, staged, soon()).await {
-                Ok(Change::Made(_)) => {
+                Ok(Change::Made(topology)) => {
+                    self.note_made(&topology);
                     epoch += 1;
-                    format!("applies {:?}", changed(ring.now().apply(epoch, soon()).await))
+                    let applied = ring.now().apply(epoch, soon()).await;
+                    if let Ok(Change::Made(topology)) = &applied {
+                        self.note_made(topology);
+                    }
+                    format!("applies {:?}", changed(applied))
                 }
                 other => format!("stages {:?}", changed(other)),
             }
@@ -268,6 +288,18 @@ impl Node {
             return;
         };
         self.history.lock().note(self.clock.elapsed(), format_args!("{} at {epoch} {told}", self.at));
+    }
+
+    /// Of two operators who change the layout at once one wins.
+    fn note_made(&self, topology: &Topology) {
+        let digest = *self.made.lock().entry(topology.epoch()).or_insert(topology.digest());
+        let epoch = topology.epoch();
+        assert_eq!(
+            digest,
+            topology.digest(),
+            "seed {}: two have made the topology of epoch {epoch}",
+            self.seed
+        );
     }
 
     /// Reads everything: all is over, and everybody answers.
@@ -290,6 +322,7 @@ impl Node {
         self.judge_edges(ring, consistency).await;
         self.judge_trails(ring, consistency).await;
         self.judge_collections(ring).await;
+        self.judge_sides(ring, consistency).await;
     }
 
     /// Upserts, puts for a short time, and deletes an entity of which only the replicas' agreement at the end is judged.

@@ -22,6 +22,7 @@ use crate::{
     history::History,
     network::PORT,
     node::{AHEAD_MS, KEYS, LOOSE, Node, SimClock, draw, entity, found, loose, name},
+    sides::Sides,
 };
 
 /// How long it goes wrong, and how long it takes to heal: a connection that lost what was under way is given up after two seconds, a node that did
@@ -55,6 +56,10 @@ pub(crate) struct Setup {
     pub(crate) loses_one: bool,
     /// The ring is given another shape all the time: at first only some nodes hold data.
     pub(crate) reshapes: bool,
+    /// Operators at all nodes do so at once.
+    pub(crate) has_operators: bool,
+    /// The ring falls into two sides that do not hear each other, and clients write at ONE.
+    pub(crate) splits: bool,
     /// Nodes that are to hold data begin with a copy of another one's disk.
     pub(crate) copies: bool,
     /// Disks lose what was written to them, of one node at a time, and clocks jump.
@@ -73,6 +78,8 @@ impl Setup {
             purges: false,
             loses_one: false,
             reshapes: false,
+            has_operators: false,
+            splits: false,
             copies: false,
             is_mean: false,
             wrong: None,
@@ -93,6 +100,7 @@ pub(crate) struct World {
     purges: bool,
     loses_one: bool,
     reshapes: bool,
+    splits: bool,
     /// Whether disks lose what was written to them, and clocks jump.
     is_mean: bool,
     /// Whose disk did last.
@@ -111,6 +119,8 @@ impl World {
             purges,
             loses_one,
             reshapes,
+            has_operators,
+            splits,
             copies,
             is_mean,
             wrong,
@@ -122,6 +132,8 @@ impl World {
         let edges: Arc<Mutex<Changes>> = Arc::default();
         let trails: Arc<Mutex<Trails>> = Arc::default();
         let created: Arc<Mutex<Created>> = Arc::default();
+        let sides: Arc<Mutex<Sides>> = Arc::default();
+        let made: Arc<Mutex<BTreeMap<u64, u64>>> = Arc::default();
         let pool =
             build_pool(&VectorOptions { build_threads: 1, ..VectorOptions::default() }).expect("a thread");
         let disks: Vec<SimFs> = (0..count).map(|_| SimFs::new()).collect();
@@ -143,6 +155,8 @@ impl World {
                 compares,
                 purges,
                 reshapes,
+                has_operators,
+                splits,
                 copies,
                 ahead_ms: Arc::new(AtomicI64::new(draw(&clocks, DRIFT_MS) as i64)),
                 scrub_at: AtomicU64::new(NEVER),
@@ -158,6 +172,8 @@ impl World {
                 edges: Arc::clone(&edges),
                 trails: Arc::clone(&trails),
                 created: Arc::clone(&created),
+                sides: Arc::clone(&sides),
+                made: Arc::clone(&made),
                 errand: Mutex::default(),
                 is_quiet: Arc::clone(&is_quiet),
                 ring: Mutex::default(),
@@ -191,6 +207,7 @@ impl World {
             purges,
             loses_one,
             reshapes,
+            splits,
             is_mean,
             ailing,
             jumped,
@@ -204,7 +221,7 @@ impl World {
     pub(crate) fn run(mut self) -> String {
         let random = SeededRandom::new(!self.seed);
         let mut down: Option<usize> = None;
-        let mut next = 0;
+        let (mut next, mut is_split) = (0, false);
         while self.clock.elapsed() < TROUBLED_MS {
             self.step();
             if self.clock.elapsed() < next {
@@ -213,8 +230,17 @@ impl World {
             next = self.clock.elapsed() + 50 + draw(&random, 400);
             let [a, b] = self.two(&random);
             let now = self.clock.elapsed();
+            if self.splits && draw(&random, 3) > 0 {
+                is_split = !is_split;
+                self.split(is_split.then(|| draw(&random, 1 << self.nodes.len())));
+                continue;
+            }
             let note = |what: &str| self.history.lock().note(now, format_args!("{what} {a} {b}"));
-            match draw(&random, if self.is_mean { 10 } else { 7 }) {
+            let event = match self.splits {
+                true => 5 + draw(&random, 2),
+                false => draw(&random, if self.is_mean { 10 } else { 7 }),
+            };
+            match event {
                 7 | 8 => {
                     let may_be = self.ailing.is_none_or(|at| down != Some(at) && self.nodes[at].is_sound());
                     if may_be
@@ -279,6 +305,12 @@ impl World {
         let rings = self.nodes.iter().map(|node| node.ring.lock().clone().expect("it lives"));
         judge_alike(self.seed, rings, &self.history.lock());
         let mut history = self.history.lock();
+        if self.splits {
+            let [put, deleted] = self.nodes[0].sides.lock().counts();
+            history.note(0, format_args!("{put} are there, and {deleted} deleted"));
+            assert!(put > 10 && deleted > 5, "seed {}: {put} put, {deleted} deleted: too little", self.seed);
+            return std::mem::take(&mut history.trace);
+        }
         let appended = self.nodes[0].trails.lock().acknowledged();
         history.note(0, format_args!("{appended} appends"));
         assert!(appended > 0, "seed {}: nothing was appended", self.seed);
@@ -286,6 +318,25 @@ impl World {
         let enough = history.acknowledged > 10 && history.reads > 10;
         assert!(enough || self.is_mean, "seed {}: too little happened", self.seed);
         std::mem::take(&mut history.trace)
+    }
+
+    /// Cuts the ring into two sides, as bits say, or has all hear each other again.
+    fn split(&mut self, sides: Option<u64>) {
+        let now = self.clock.elapsed();
+        for a in 0..self.nodes.len() {
+            for b in 0..a {
+                match sides.is_some_and(|sides| (sides >> a ^ sides >> b) & 1 == 1) {
+                    true => self.sim.partition(name(a), name(b)),
+                    false => self.sim.repair(name(a), name(b)),
+                }
+            }
+        }
+        match sides {
+            Some(sides) => {
+                self.history.lock().note(now, format_args!("the ring falls into two sides: {sides:b}"))
+            }
+            None => self.history.lock().note(now, format_args!("all hear each other")),
+        }
     }
 
     fn step(&mut self) {
@@ -468,7 +519,8 @@ impl World {
     /// All replicas are alike: in what is there, or in every row.
     fn compare(&self, is_live: bool) {
         let names = (0..KEYS).map(entity).chain((0..LOOSE).map(loose)).chain((0..ENDS).map(end));
-        let names = names.chain((0..TRAILS).map(trail)).chain([passing()]);
+        let sides = self.nodes[0].sides.lock().names();
+        let names = names.chain((0..TRAILS).map(trail)).chain([passing()]).chain(sides);
         for key in names {
             let mut held = Vec::new();
             for node in &self.nodes[self.first..] {
