@@ -79,11 +79,11 @@ async fn decided_after_a_move(wrong: Option<Wrong>) -> (Result<Written, Error>, 
     let set = |x: i64| {
         let mut patch = EntityPatch::new(name[0].clone());
         patch.attributes.insert("x".into(), Some(Value::Int(x)));
-        Write::If { precondition: precondition.clone(), write: Box::new(Write::Update(Box::new(patch))) }
+        Write::If { precondition, write: Box::new(Write::Update(Box::new(patch))) }
     };
     for acceptor in [0, others[0]] {
         let replica = &world.nodes[acceptor].replica;
-        let planned = world.nodes[0].replica.plan(TENANT, set(1)).expect("planned");
+        let planned = world.nodes[0].replica.plan(TENANT, set(1)).expect("planned").settled();
         assert!(replica.promise(&key, planned.version()).expect("promised").is_given);
         let encoded = planned.encode(|_| true).expect("encoded").expect("all of it");
         assert_eq!(replica.accept(&key, planned.version(), encoded, &[]).expect("accepted"), None);

@@ -165,6 +165,7 @@ fn what_is_wrong_is_noticed() {
     for (setup, verdicts) in [
         (with(Wrong::NoReadRepair), vec![differs, seen, "it was gone of"]),
         (Setup { nobody_dies: true, ..with(Wrong::NoHints) }, vec![differs]),
+        (Setup { splits: true, ..with(Wrong::NoHints) }, vec!["and is there: "]),
         (
             with(Wrong::HintsLoseVersions),
             vec![differs, "is gone, though", "was put, ", "has what nobody wrote"],

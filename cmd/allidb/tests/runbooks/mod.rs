@@ -74,8 +74,12 @@ impl Ring {
 
     /// Starts the daemon of a directory that there is.
     fn launch_at(&self, at: usize) -> Child {
-        let mut settings =
-            vec![("ALLIDB__RING__FOUNDERS", &*self.founders), ("ALLIDB__RING__LISTEN", &*self.addresses[at])];
+        let mut settings = vec![
+            ("ALLIDB__RING__FOUNDERS", &*self.founders),
+            ("ALLIDB__RING__LISTEN", &*self.addresses[at]),
+            // So that what is deleted here may be forgotten before the test ends.
+            ("ALLIDB__RING__PURGE_BEHIND", "1s"),
+        ];
         if at == COPIES {
             settings.push(("ALLIDB__RING__COPY_FROM_BYTES", "1"));
         }
