@@ -37,12 +37,12 @@ const OUTSIDE: [&str; 3] = ["docker", "systemd", "kubernetes"];
 const LINKED: [&str; 9] =
     ["Cargo.lock", "Cargo.toml", "api", "cluster", "cmd", "docs", "index", "storage", "tests"];
 
-/// The shell waits at the end of a block until each daemon that runs tells where it is.
+/// The shell waits at the end of a block until each daemon that runs tells where it is or, where ports are as they are named, that it is ready.
 const BEGIN: &str = r#"set -euo pipefail
 served() {
     jobs -rp > "$PAGE/jobs"
     for daemon in $(cat "$PAGE/jobs"); do
-        until [ -e "$PAGE/$daemon.json" ] || ! kill -0 "$daemon" 2> /dev/null; do sleep 0.05; done
+        until [ -e "$PAGE/$daemon.json" ] || ! kill -0 "$daemon" 2> /dev/null || "${READY-false}"; do sleep 0.05; done
     done
 }
 "#;
@@ -136,6 +136,9 @@ pub(crate) fn run(page: &Page, root: &Path) -> Result<(), String> {
     let python = python();
     programs(&bin, &ports, python.as_deref().unwrap_or("python3"));
     let mut script = BEGIN.to_owned();
+    if is_outside {
+        script += "ready() { curl --fail --silent http://127.0.0.1:7001/readyz > /dev/null; }\nREADY=ready\n";
+    }
     for (at, block) in page.blocks.iter().enumerate() {
         match &python {
             Err(why) if needs_python(block) => {
