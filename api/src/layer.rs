@@ -378,19 +378,49 @@ pub struct SurroundedBody {
     pieces: Pieces,
 }
 
+/// What a call takes up until it is answered.
+#[derive(Default)]
+struct Place {
+    /// Of all callers.
+    slot: Option<OwnedSemaphorePermit>,
+    /// Of its caller, once it is known who that is.
+    share: Option<Share>,
+    /// How much of its work may go on after it is answered.
+    staying: usize,
+    is_answered: bool,
+}
+
+impl Place {
+    fn give_back_if_over(&mut self) {
+        if self.is_answered && self.staying == 0 {
+            (self.slot, self.share) = (None, None);
+        }
+    }
+}
+
+/// Work that goes on after its caller has gone, and takes up the call's place as long as it does.
+pub(crate) struct Staying(Arc<Room>);
+
+impl Drop for Staying {
+    fn drop(&mut self) {
+        let mut place = self.0.place.lock();
+        place.staying -= 1;
+        place.give_back_if_over();
+    }
+}
+
 /// A call's place among those that are under way.
 /// Requests have it among their extensions, for work that goes on after its caller has gone.
 pub(crate) struct Room {
     held: Arc<Held>,
-    /// That of all callers, and its caller's share of it once it is known who that is; until it is answered.
-    place: Mutex<(Option<OwnedSemaphorePermit>, Option<Share>)>,
+    place: Mutex<Place>,
     /// Its connection has something to do.
     under_way: OnceLock<Option<UnderWay>>,
 }
 
 impl Room {
     fn new(slot: Option<OwnedSemaphorePermit>, held: Arc<Held>) -> Self {
-        Self { held, place: Mutex::new((slot, None)), under_way: OnceLock::new() }
+        Self { held, place: Mutex::new(Place { slot, ..Place::default() }), under_way: OnceLock::new() }
     }
 
     /// What its request weighs.
@@ -402,12 +432,20 @@ impl Room {
     fn keep(&self, call: Option<UnderWay>, share: Option<Share>) {
         // A call is admitted once.
         self.under_way.get_or_init(|| call);
-        self.place.lock().1 = share;
+        self.place.lock().share = share;
     }
 
     /// The call is answered: whoever hears of that finds its place free.
     fn leave(&self) {
-        *self.place.lock() = (None, None);
+        let mut place = self.place.lock();
+        place.is_answered = true;
+        place.give_back_if_over();
+    }
+
+    /// For work that may go on after that.
+    pub(crate) fn stay(self: &Arc<Self>) -> Staying {
+        self.place.lock().staying += 1;
+        Staying(Arc::clone(self))
     }
 }
 

@@ -21,6 +21,8 @@ use crate::{
     worker::{Worker, WorkerChange, WorkerStatus},
 };
 
+/// Why a worker does nothing, if the operating system gives it no thread.
+pub(crate) const NO_THREAD: &str = "no thread could be started";
 /// How often an index is looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How long a write waits for room, and how often it looks.
@@ -137,10 +139,12 @@ impl<T: Upkeep> Kept<T> {
             if self.needs(work) && machine.duty.begin(work) {
                 let index = self.clone();
                 let task = move || index.work(work);
+                let worker = machine.worker(work);
                 if machine.background.is_inline() {
                     task();
-                } else {
-                    machine.background.spawn(machine.worker(work).name(), Box::new(task));
+                } else if !machine.background.spawn(worker.name(), Box::new(task)) {
+                    worker.failed(machine.clock.now(), &NO_THREAD);
+                    machine.duty.end(work, true);
                 }
             }
         }

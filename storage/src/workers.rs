@@ -42,6 +42,7 @@ impl Inner {
             };
             self.workers.fetch_add(1, Ordering::AcqRel);
             let presence = Presence(self.clone());
+            // One that is not started counts as one that has ended.
             self.options.background.spawn(name, Box::new(move || presence.0.work(worker)));
         }
     }

@@ -42,14 +42,14 @@ impl Service<Request<Body>> for Transcoded {
         Box::pin(async move {
             let (head, body) = request.into_parts();
             let found = head.extensions.get::<Arc<Found>>().cloned();
-            let room = head.extensions.get::<Arc<Room>>().cloned();
+            let staying = head.extensions.get::<Arc<Room>>().map(Room::stay);
             let body = collect(body, limit).await;
             let length = body.as_ref().map_or(0, Bytes::len);
             let message = match (found, body) {
                 (Some(found), Ok(body)) => {
                     let translate = move || {
                         // It goes on though the call is given up, and so counts until then.
-                        let _room = room;
+                        let _staying = staying;
                         message(&found, &body)
                     };
                     translated(length, translate).await

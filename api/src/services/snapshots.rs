@@ -62,7 +62,7 @@ impl Snapshots for Services {
         &self,
         request: Request<v1::DeleteSnapshotsRequest>,
     ) -> Result<Response<v1::DeleteSnapshotsResponse>, Status> {
-        let room = request.extensions().get::<Arc<Room>>().cloned();
+        let staying = request.extensions().get::<Arc<Room>>().map(Room::stay);
         let (caller, request) = self.receive_any(request)?;
         if request.ids.is_empty() {
             return Err(status::invalid("ids", "must name a snapshot"));
@@ -70,7 +70,7 @@ impl Snapshots for Services {
         let coordinator = self.coordinator.clone();
         // What is begun is not left by halves though nobody waits any more, and takes its place until then.
         let deleting = async move {
-            let _room = room;
+            let _staying = staying;
             coordinator.delete_snapshots(&request.ids).await
         };
         let deleting = tokio::spawn(deleting.in_current_call());

@@ -308,8 +308,8 @@ impl Connections {
         self.ways.read().iter().map(calls).collect()
     }
 
-    /// Whether a node did not answer lately, or is not heard from: others are asked before it.
+    /// Whether a node did not answer lately, is not heard from, or nobody knows where it is: others are asked before it.
     pub(crate) fn is_paused(&self, node: NodeId) -> bool {
-        self.ways.read().get(&node).is_some_and(|way| way.is_paused())
+        node != self.here && self.ways.read().get(&node).is_none_or(|way| way.is_paused())
     }
 }

@@ -204,43 +204,86 @@ impl Ring {
     }
 }
 
+/// With whom partitions were compared, and who could not be.
+#[derive(Default)]
+struct Asked {
+    compared: BTreeMap<u16, BTreeSet<NodeId>>,
+    failed: BTreeMap<NodeId, Error>,
+}
+
 impl Inner {
-    /// Those to compare a partition with.
-    fn sources(&self, partition: u16) -> Vec<NodeId> {
+    /// Whom to compare a partition with besides: those that are soon to answer first. So many that all of them together are enough.
+    ///
+    /// # Errors
+    /// If there are too few of whom it is not known that they cannot be.
+    fn sources(&self, partition: u16, asked: &Asked) -> Result<Vec<NodeId>> {
         let replicas = self.served.topology.layout().replicas(partition);
         let holds = usize::from(replicas.contains(&self.served.node));
-        let needed = Consistency::Quorum.needed(replicas.len()) - holds;
+        let compared = asked.compared.get(&partition);
+        let done = compared.map_or(0, BTreeSet::len);
+        let needed = (Consistency::Quorum.needed(replicas.len()) - holds).saturating_sub(done);
+        let is_left = |node: &NodeId| {
+            *node != self.served.node
+                && !compared.is_some_and(|compared| compared.contains(node))
+                && !asked.failed.contains_key(node)
+        };
         let mut order = self.order(replicas);
-        order.retain(|node| *node != self.served.node);
+        order.retain(is_left);
         order.reverse();
         order.truncate(needed);
-        order
+        if order.len() == needed {
+            return Ok(order);
+        }
+        let why = replicas.iter().find_map(|node| asked.failed.get(node)).map(ToString::to_string);
+        Err(Error::Unavailable(format!(
+            "too few replicas of partition {partition} can be compared with: {}",
+            why.unwrap_or_else(|| "there are too few".to_owned())
+        )))
     }
 
     async fn take_over(self: &Arc<Self>, left: Vec<u16>, deadline: Deadline) -> Result<()> {
         let (served, epoch) = (&self.served, self.served.topology.epoch());
-        let mut by_source: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
-        let mut open: BTreeMap<u16, usize> = BTreeMap::new();
-        for partition in left {
-            let sources = self.sources(partition);
-            open.insert(partition, sources.len());
-            sources.into_iter().for_each(|source| by_source.entry(source).or_default().push(partition));
-        }
-        let note_done = |open: &BTreeMap<u16, usize>| {
-            let done = open.iter().filter(|(_, sources)| **sources == 0).map(|(partition, _)| *partition);
-            served.taking_over.note(epoch, |state| state.done.extend(done));
-        };
-        note_done(&open);
-        for (source, partitions) in by_source {
-            for partitions in partitions.chunks(PARTITIONS_AT_A_TIME) {
-                self.take_over_from(source, partitions, deadline).await?;
-                for partition in partitions {
-                    open.entry(*partition).and_modify(|sources| *sources -= 1);
+        let (mut left, mut asked) = (BTreeSet::from_iter(left), Asked::default());
+        // Where one does not do as it is asked, there may be another one.
+        loop {
+            let mut by_source: BTreeMap<NodeId, Vec<u16>> = BTreeMap::new();
+            let (mut done, mut why) = (Vec::new(), None);
+            for partition in &left {
+                match self.sources(*partition, &asked) {
+                    Ok(sources) if sources.is_empty() => done.push(*partition),
+                    Ok(sources) => sources
+                        .into_iter()
+                        .for_each(|source| by_source.entry(source).or_default().push(*partition)),
+                    // What can be is taken over all the same.
+                    Err(error) => why = Some(error),
                 }
-                note_done(&open);
+            }
+            left.retain(|partition| !done.contains(partition));
+            served.taking_over.note(epoch, |state| state.done.extend(done));
+            if by_source.is_empty() {
+                return why.map_or(Ok(()), Err);
+            }
+            for (source, partitions) in by_source {
+                for partitions in partitions.chunks(PARTITIONS_AT_A_TIME) {
+                    if let Err(error) = self.take_over_from(source, partitions, deadline).await {
+                        served.check_current()?;
+                        deadline.check()?;
+                        tracing::debug!(%source, %error, "partitions are not taken over from a node; another one is asked");
+                        asked.failed.insert(source, error);
+                        break;
+                    }
+                    for partition in partitions {
+                        let compared = asked.compared.entry(*partition).or_default();
+                        compared.insert(source);
+                    }
+                    let is_done = |partition: &&u16| {
+                        self.sources(**partition, &asked).is_ok_and(|sources| sources.is_empty())
+                    };
+                    let done: Vec<u16> = partitions.iter().filter(is_done).copied().collect();
+                    served.taking_over.note(epoch, |state| state.done.extend(done));
+                }
             }
         }
-        Ok(())
     }
 
     pub(super) async fn take_over_from(

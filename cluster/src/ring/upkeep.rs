@@ -183,7 +183,12 @@ impl Ring {
         loop {
             sleep(pause).await;
             if let Err(error) = self.have_trees().await {
-                tracing::error!(%error, "no trees can be made of what lies here");
+                match error {
+                    Error::Exhausted(_) => {
+                        tracing::debug!(%error, "trees of what lies here wait for other work")
+                    }
+                    _ => tracing::error!(%error, "no trees can be made of what lies here"),
+                }
                 pause = (pause * 2).min(LONGEST_REPAIR_PAUSE);
                 continue;
             }

@@ -165,6 +165,10 @@ pub(crate) async fn exchange(
         // It was begun before.
         Phase::Filling | Phase::HandingOver if leaves(&out) => {}
         Phase::Settled if !is_member(&out) && into.iter().all(is_member) => {}
+        // It was staged before, and nothing else.
+        Phase::Settled if is_staged(&described, &shape, &out, into.as_ref()) => {
+            apply(client, shape.epoch, wait, output).await?;
+        }
         Phase::Settled if shape.next.is_some() => {
             bail!("another shape is staged: apply it or revert it first (allidb cluster layout show)")
         }
@@ -182,6 +186,24 @@ pub(crate) async fn exchange(
         }
     }
     finish(client, wait, output).await
+}
+
+/// Whether what is staged is that a node goes, and another one comes if there is to be one, and nothing else.
+fn is_staged(described: &DescribeClusterResponse, shape: &Shape, out: &str, into: Option<&String>) -> bool {
+    let Some(next) = &shape.next else { return false };
+    let replication = described.layout.as_ref().map(|layout| layout.replication);
+    let as_it_is = |of: &NodeMove| {
+        let known = described.nodes.iter().find(|node| node.id == of.node);
+        known.is_some_and(|known| known.zone == of.zone && known.capacity == of.capacity)
+    };
+    Some(next.replication) == replication
+        && shape.moves.iter().any(|of| of.node == *out && of.after == 0)
+        && into.is_none_or(|into| {
+            shape.moves.iter().any(|of| of.node == *into && of.before == 0 && of.after > 0)
+        })
+        && shape.moves.iter().filter(|of| of.node != *out).all(|of| {
+            as_it_is(of) && of.after > 0 && (of.before > 0 || into.is_some_and(|into| of.node == *into))
+        })
 }
 
 /// Has a node take no more requests, waits, no longer than it may, until it keeps nothing for others, and has it write everything to tables.

@@ -4,9 +4,10 @@ use allidb_api::v1::{
     CreateKeyRequest, DropCollectionRequest, Key, ListCollectionsRequest, ListKeysRequest,
     ListTenantsRequest, Quota, RevokeKeyRequest, Role, SetQuotaRequest, Tenant,
 };
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use serde_json::{Value as Json, json};
+use tonic::Code;
 
 use crate::{
     client::Client,
@@ -26,8 +27,8 @@ pub(crate) enum TenantCommand {
     Drop(DropArgs),
 }
 
-/// Revokes a tenant's keys, drops its collections with all that is in them, and lifts its quota. Takes a node's own key; what broke off goes on when it
-/// is called again.
+/// Revokes a tenant's keys but for operators', drops its collections with all that is in them, and lifts its quota. Takes a node's own key; what broke off
+/// goes on when it is called again.
 #[derive(Debug, Args)]
 pub(crate) struct DropArgs {
     /// Which tenant.
@@ -56,17 +57,22 @@ async fn let_go(DropArgs { tenant, yes }: DropArgs, client: &Client, output: Out
     let Some(found) = found else {
         return Err(anyhow::Error::new(Failure::NotFound(format!("nothing is known of tenant {tenant}"))));
     };
+    let operators = keys_of(tenant, client).await?.iter().filter(|key| is_operators(key)).count();
+    let stays = match operators {
+        0 => String::new(),
+        count => format!("; {count} keys of operators stay, which are of the whole ring"),
+    };
     if !yes {
+        let keys = (found.keys as usize).saturating_sub(operators);
         return Err(Failure::usage(format!(
-            "this would drop {} collections of tenant {tenant} with all that is in them, and revoke {} keys; add --yes",
-            found.collections, found.keys
+            "this would drop {} collections of tenant {tenant} with all that is in them, and revoke {keys} keys{stays}; add --yes",
+            found.collections
         )));
     }
-    // First, so that nobody makes anything meanwhile.
-    let keys = keys_of(tenant, client).await?;
-    for key in &keys {
-        revoke(&key.id, client).await?;
-    }
+    // What it may ask a second bounds the call below, too.
+    let request = SetQuotaRequest { tenant, quota: Some(Quota::default()) };
+    client.quotas().set_quota(request).await.map_err(Failure::from_status)?;
+    let mut revoked = revoke_all(tenant, client).await?;
     let request = CreateKeyRequest {
         name: format!("to drop tenant {tenant}"),
         role: Role::Admin.into(),
@@ -76,15 +82,48 @@ async fn let_go(DropArgs { tenant, yes }: DropArgs, client: &Client, output: Out
     };
     let made = client.keys().create_key(request).await.map_err(Failure::from_status)?.into_inner();
     let dropped = drop_collections(&client.with_key(&made.secret)?, output).await;
-    revoke(&made.key.unwrap_or_default().id, client).await?;
+    // Its own is among them, and so is any that was made by one before that was revoked, if another node had not heard of that yet.
+    revoked += revoke_all(tenant, client).await?.saturating_sub(1);
     let dropped = dropped?;
-    let request = SetQuotaRequest { tenant, quota: Some(Quota::default()) };
-    client.quotas().set_quota(request).await.map_err(Failure::from_status)?;
+    let left = tenants(client).await?.into_iter().find(|of| of.tenant == tenant);
+    if let Some(left) = left.filter(|left| left.collections > 0 || left.keys as usize > operators) {
+        bail!(
+            "tenant {tenant} has {} collections and {} keys again: somebody made them meanwhile; call it once more",
+            left.collections,
+            left.keys
+        );
+    }
     output.either(
-        format!("tenant {tenant} is gone: {dropped} collections are dropped, {} keys revoked", keys.len()),
-        json!({ "tenant": tenant, "collections": dropped, "keys": keys.len() }),
+        format!("tenant {tenant} is gone: {dropped} collections are dropped, {revoked} keys revoked{stays}"),
+        json!({ "tenant": tenant, "collections": dropped, "keys": revoked, "operators_keys": operators }),
     )?;
     Ok(())
+}
+
+/// Whether a key is of the whole ring, whatever tenant it names.
+fn is_operators(key: &Key) -> bool {
+    key.role() == Role::Operator
+}
+
+/// Revokes all keys of a tenant, those that are made meanwhile too, but for operators'. Gives how many.
+async fn revoke_all(tenant: u64, client: &Client) -> Result<usize> {
+    let mut revoked = 0;
+    loop {
+        let keys = keys_of(tenant, client).await?;
+        let keys: Vec<Key> = keys.into_iter().filter(|key| !is_operators(key)).collect();
+        if keys.is_empty() {
+            return Ok(revoked);
+        }
+        for key in keys {
+            let request = RevokeKeyRequest { id: key.id };
+            match client.keys().revoke_key(request).await {
+                Ok(_) => revoked += 1,
+                // Somebody else has.
+                Err(status) if status.code() == Code::NotFound => {}
+                Err(status) => return Err(Failure::from_status(status)),
+            }
+        }
+    }
 }
 
 fn now() -> i64 {
@@ -94,12 +133,6 @@ fn now() -> i64 {
 async fn keys_of(tenant: u64, client: &Client) -> Result<Vec<Key>> {
     let keys = client.keys().list_keys(ListKeysRequest {}).await.map_err(Failure::from_status)?;
     Ok(keys.into_inner().keys.into_iter().filter(|key| key.tenant == tenant).collect())
-}
-
-async fn revoke(id: &str, client: &Client) -> Result<()> {
-    let request = RevokeKeyRequest { id: id.to_owned() };
-    client.keys().revoke_key(request).await.map_err(Failure::from_status)?;
-    Ok(())
 }
 
 /// Drops all collections that a key sees. Gives how many.

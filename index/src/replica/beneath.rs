@@ -65,7 +65,7 @@ impl Replica {
                 tracing::error!(%error, "edges of what was deleted are hidden, but not removed; a restart goes on with it");
             }
         };
-        if self.background.is_inline() { work() } else { self.background.spawn("sweep", Box::new(work)) }
+        self.background.run("sweep", Box::new(work));
     }
 
     fn sweep_beneath(&self, entity: &EntityKey) -> Result<()> {

@@ -162,11 +162,7 @@ impl Replica {
             Ok(rows) => tracing::info!(rows, ?upto, "removed what was deleted"),
             Err(error) => tracing::error!(%error, "what was deleted is not removed; the next purge does it"),
         };
-        if self.background.is_inline() {
-            work()
-        } else {
-            self.background.spawn("purge", Box::new(work))
-        }
+        self.background.run("purge", Box::new(work));
         Ok(())
     }
 

@@ -127,7 +127,7 @@ impl Replica {
                 }
             }
         };
-        if self.background.is_inline() { work() } else { self.background.spawn("rewire", Box::new(work)) }
+        self.background.run("rewire", Box::new(work));
     }
 
     /// Moves edges of an entity that was merged into another, about so many, until the deadline. Says how many were, and whether none is left.

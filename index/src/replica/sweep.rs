@@ -31,7 +31,7 @@ impl Replica {
                 tracing::error!(%error, ?dropped, "rows of something dropped could not be removed; a restart tries again");
             }
         };
-        if self.background.is_inline() { work() } else { self.background.spawn("sweep", Box::new(work)) }
+        self.background.run("sweep", Box::new(work));
     }
 
     fn sweep(&self, dropped: Dropped) -> Result<()> {

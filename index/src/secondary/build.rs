@@ -69,11 +69,7 @@ impl Replica {
             }
         };
         let work = move || indexes.into_iter().for_each(build);
-        if self.background.is_inline() {
-            work()
-        } else {
-            self.background.spawn("index-build", Box::new(work))
-        }
+        self.background.run("index-build", Box::new(work));
     }
 
     fn build_index(&self, tenant: TenantId, collection: CollectionId, index: IndexId) -> Result<()> {

@@ -1,7 +1,10 @@
 //! Making segments anew when an operator asks for it: graphs from nothing, as the options say now, of the vectors that are stored. Searches use the
 //! old ones meanwhile, and writes go on.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
 
 use crate::{
     error::{Error, Result},
@@ -24,8 +27,10 @@ pub struct RebuildProgress {
 /// Spaces that are being rebuilt. Dropping it has what is not begun stay as it is.
 pub struct Rebuild {
     spaces: Spaces,
-    all: Vec<Arc<SpaceIndex>>,
-    rows_total: usize,
+    /// With how many rows of each were old when it began.
+    all: Vec<(Arc<SpaceIndex>, usize)>,
+    /// Rows that were done when it was asked last: deletions meanwhile do not take from it.
+    furthest: AtomicUsize,
 }
 
 impl Spaces {
@@ -38,9 +43,13 @@ impl Spaces {
         for space in &all {
             space.rebuild_before(before);
         }
-        let rows_total = all.iter().map(|space| space.rows_to_rebuild()).sum();
-        let rebuild = Rebuild { spaces: self.clone(), all, rows_total };
-        rebuild.all.iter().for_each(|space| self.maintain(space));
+        let counted = |space: Arc<SpaceIndex>| {
+            let rows = space.rows_to_rebuild();
+            (space, rows)
+        };
+        let all = all.into_iter().map(counted).collect();
+        let rebuild = Rebuild { spaces: self.clone(), all, furthest: AtomicUsize::new(0) };
+        rebuild.all.iter().for_each(|(space, _)| self.maintain(space));
         Ok(rebuild)
     }
 }
@@ -54,14 +63,19 @@ impl Rebuild {
         if self.spaces.is_closed() {
             return Err(Error::FailedPrecondition("the replica is closing".into()));
         }
-        let left: usize =
-            self.all.iter().filter(|space| !space.is_dropped()).map(|space| space.rows_to_rebuild()).sum();
-        let is_done = self.all.iter().all(|space| space.is_dropped() || !space.is_rebuilding());
-        let inserted = |space: &Arc<SpaceIndex>| space.progress.inserted.load(Ordering::Relaxed);
-        let inserted: usize = self.all.iter().map(inserted).sum();
+        let (mut done, mut total, mut is_done) = (0, 0, true);
+        // What was dropped meanwhile is none of it any more.
+        for (space, rows) in self.all.iter().filter(|(space, _)| !space.is_dropped()) {
+            let left = space.rows_to_rebuild().min(*rows);
+            let inserted = space.progress.inserted.load(Ordering::Relaxed);
+            done += rows - left + inserted.min(left);
+            total += rows;
+            is_done &= !space.is_rebuilding();
+        }
+        let furthest = self.furthest.fetch_max(done, Ordering::Relaxed).max(done);
         Ok(RebuildProgress {
-            rows_done: (self.rows_total.saturating_sub(left) + inserted.min(left)).min(self.rows_total),
-            rows_total: self.rows_total,
+            rows_done: if is_done { total } else { furthest.min(total) },
+            rows_total: total,
             is_done,
             waits: if is_done { None } else { self.spaces.0.why_merging_waits() },
         })
@@ -70,6 +84,6 @@ impl Rebuild {
 
 impl Drop for Rebuild {
     fn drop(&mut self) {
-        self.all.iter().for_each(|space| space.end_rebuild());
+        self.all.iter().for_each(|(space, _)| space.end_rebuild());
     }
 }

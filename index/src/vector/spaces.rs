@@ -137,6 +137,9 @@ pub(super) struct Inner {
     pub(super) workers: [Worker; Work::ALL.len()],
     pub(super) fs: Arc<dyn Fs>,
     pub(super) dir: PathBuf,
+    /// How many spaces are being merged, and whether others wait for that.
+    pub(super) merging: AtomicUsize,
+    pub(super) is_merge_waiting: AtomicBool,
     /// Bytes of fresh vectors in memory.
     pub(super) fresh_bytes: Arc<AtomicUsize>,
     /// Rows written to segments: each counts again with every merge.
@@ -178,6 +181,8 @@ impl Spaces {
             workers: [Worker::new("vector-seal"), Worker::new("vector-merge")],
             fs,
             dir,
+            merging: AtomicUsize::new(0),
+            is_merge_waiting: AtomicBool::new(false),
             fresh_bytes: Arc::default(),
             rows_written: AtomicU64::new(0),
             rows_inserted: AtomicU64::new(0),

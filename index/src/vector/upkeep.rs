@@ -18,6 +18,7 @@ use crate::{
     model::{Codes, CollectionId, TenantId},
     replica::register,
     row::{EntityKey, VectorContent, VectorKey},
+    upkeep::NO_THREAD,
     vector::{
         SpaceIndex,
         graph::{BuildOptions, BuildRun, Kept, NONE},
@@ -33,6 +34,8 @@ use crate::{
     worker::{Activity, Worker},
 };
 
+/// Spaces that are merged at a time: each takes as much memory for building as one may.
+const MERGES_AT_ONCE: usize = 4;
 /// Edges longer than strictly needed are kept up to this factor: walks get by with fewer steps.
 const SLACK: f32 = 1.1;
 /// Codes, and links, of a graph in the making stay in memory if they take one part in so many of what vectors may.
@@ -45,22 +48,56 @@ const TICK: Duration = Duration::from_secs(1);
 const ROOM_WITHIN: Duration = Duration::from_secs(10);
 pub(super) const ROOM_EVERY: Duration = Duration::from_millis(5);
 
+/// A place among those that merge.
+struct Merging(Spaces);
+
+impl Drop for Merging {
+    fn drop(&mut self) {
+        let Self(spaces) = self;
+        spaces.0.merging.fetch_sub(1, Ordering::AcqRel);
+        if spaces.0.is_merge_waiting.swap(false, Ordering::AcqRel) && !spaces.is_closed() {
+            spaces.all().iter().for_each(|space| spaces.maintain(space));
+        }
+    }
+}
+
 impl Spaces {
     /// Sees to a space in the background, if there is anything to do.
     pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
         for work in Work::ALL {
-            if self.0.needs(work, space) && space.duty.begin(work) {
-                let (spaces, space) = (self.clone(), Arc::clone(space));
-                let background = Arc::clone(&self.0.background);
-                let name = self.0.worker(work).name();
-                let task = move || spaces.work(work, &space);
-                if background.is_inline() {
-                    task();
-                } else {
-                    background.spawn(name, Box::new(task));
-                }
+            if !self.0.needs(work, space) {
+                continue;
+            }
+            let Some(place) = self.place_for(work) else { continue };
+            if !space.duty.begin(work) {
+                continue;
+            }
+            let (spaces, begun) = (self.clone(), Arc::clone(space));
+            let task = move || {
+                spaces.work(work, &begun);
+                drop(place);
+            };
+            let worker = self.0.worker(work);
+            if self.0.background.is_inline() {
+                task();
+            } else if !self.0.background.spawn(worker.name(), Box::new(task)) {
+                worker.failed(self.0.clock.now(), &NO_THREAD);
+                space.duty.end(work, true);
             }
         }
+    }
+
+    /// A place among those that merge, which take memory as long as they do; `None` if all are taken: then whoever gives one back looks who waits.
+    fn place_for(&self, work: Work) -> Option<Option<Merging>> {
+        if work != Work::Merge || self.0.background.is_inline() {
+            return Some(None);
+        }
+        let taken = |count: usize| (count < MERGES_AT_ONCE).then_some(count + 1);
+        if self.0.merging.fetch_update(Ordering::AcqRel, Ordering::Acquire, taken).is_ok() {
+            return Some(Some(Merging(self.clone())));
+        }
+        self.0.is_merge_waiting.store(true, Ordering::Release);
+        None
     }
 
     /// Works until nothing of its kind is due.
@@ -179,11 +216,7 @@ impl Spaces {
                 }
             }
         };
-        if self.0.background.is_inline() {
-            work();
-        } else {
-            self.0.background.spawn("vector-verify", Box::new(work));
-        }
+        self.0.background.run("vector-verify", Box::new(work));
     }
 }
 

@@ -10,7 +10,7 @@ use allidb_index::{
     },
     query::{Answer, Nearest, Query, Seed},
 };
-use allidb_storage::{Durability, Inline, Options, fs::SimFs};
+use allidb_storage::{Background, Durability, Inline, Options, fs::SimFs};
 
 pub(crate) const TENANT: TenantId = TenantId::DEFAULT;
 
@@ -151,6 +151,16 @@ fn open(fs: &SimFs, clock: &Arc<ManualClock>) -> Arc<Replica> {
 
 /// A node that is made draws its id by the seed.
 fn try_open(fs: &SimFs, clock: &Arc<ManualClock>, seed: u64) -> Result<Arc<Replica>, Error> {
+    open_with(fs, clock, seed, Arc::new(Inline))
+}
+
+/// With background work of its indexes done elsewhere than in the calls that make it due.
+pub(crate) fn open_with(
+    fs: &SimFs,
+    clock: &Arc<ManualClock>,
+    seed: u64,
+    background: Arc<dyn Background>,
+) -> Result<Arc<Replica>, Error> {
     let vectors = VectorOptions { build_threads: 2, memory_bytes: MEMORY_BYTES, ..VectorOptions::default() };
     Replica::open(ReplicaOptions {
         fs: Arc::new(fs.clone()),
@@ -162,7 +172,7 @@ fn try_open(fs: &SimFs, clock: &Arc<ManualClock>, seed: u64) -> Result<Arc<Repli
         limits: Limits::default(),
         clock: clock.clone(),
         random: Arc::new(SeededRandom::new(seed)),
-        background: Arc::new(Inline),
+        background,
     })
 }
 

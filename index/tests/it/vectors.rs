@@ -2,18 +2,23 @@
 
 use std::{
     ops::ControlFlow,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use allidb_index::{
-    Activity, RebuildRequest, VectorCounts, WorkerChange,
+    Activity, ManualClock, RebuildRequest, VectorCounts, WorkerChange,
     filter::{Field, Filter, Operator},
     model::{Codes, CollectionChange, CollectionSpec, EntityRef, Metric, SpaceSpec, TenantId, Value, Write},
     query::{ExpandSpec, Nearest, NearestTarget, Query, Seed},
 };
-use allidb_storage::ScrubOptions;
+use allidb_storage::{Background, Durability, ScrubOptions, fs::SimFs};
 
-use crate::fixture::{Fixture, MEMORY_BYTES, TENANT, at, deadline, entity, ids, with};
+use crate::fixture::{Fixture, MEMORY_BYTES, TENANT, at, deadline, entity, ids, open_with, with};
 
 /// Points around a few hundred centres, the same for the same seed.
 fn clustered(count: usize, dimension: usize, seed: u64) -> Vec<Vec<f32>> {
@@ -331,6 +336,75 @@ fn what_an_operator_has_rebuilt_is_built_from_nothing_and_answers_as_before() {
     let fixture = fixture.crash();
     assert_eq!(fixture.replica.vector_counts().in_graphs, 5_400);
     assert!(recall(&fixture, &queries, None) >= 0.95);
+}
+
+/// Threads that the operating system refuses now and then.
+#[derive(Debug, Default)]
+struct FewThreads {
+    refuses: AtomicBool,
+    merging: AtomicUsize,
+    most_merging: AtomicUsize,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Few(Arc<FewThreads>);
+
+impl Background for Few {
+    fn spawn(&self, name: &str, work: Box<dyn FnOnce() + Send>) -> bool {
+        if self.0.refuses.load(Ordering::SeqCst) {
+            return false;
+        }
+        let (few, merges) = (Arc::clone(&self.0), name == "vector-merge");
+        thread::spawn(move || {
+            let merging = few.merging.fetch_add(usize::from(merges), Ordering::SeqCst) + usize::from(merges);
+            few.most_merging.fetch_max(merging, Ordering::SeqCst);
+            work();
+            few.merging.fetch_sub(usize::from(merges), Ordering::SeqCst);
+        });
+        true
+    }
+
+    fn is_inline(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn work_that_finds_no_thread_is_done_once_there_is_one_and_few_spaces_are_merged_at_a_time() {
+    const SPACES: usize = 12;
+    let background = Few::default();
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let replica = open_with(&SimFs::new(), &clock, 1, Arc::new(background.clone())).unwrap();
+    let spaces = (0..SPACES).map(|at| SpaceSpec::new(format!("v{at}"), 8, Metric::L2)).collect();
+    replica.create_collection(TENANT, "c", CollectionSpec::of_spaces(spaces)).unwrap();
+    for (at, vector) in clustered(2_100, 8, 1).into_iter().enumerate() {
+        let mut entity = entity(&format!("{at:06}"), &vector);
+        entity.vectors = (0..SPACES).map(|at| (format!("v{at}"), vector.clone())).collect();
+        let write = Write::Put { collection: "c".into(), entity: Box::new(entity) };
+        let planned = replica.plan(TENANT, write).unwrap();
+        replica.apply(vec![planned], Durability::None).remove(0).unwrap();
+    }
+    let eventually = |what: &str, is_so: &dyn Fn() -> bool| {
+        let begun = Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "{what}: {:?}", replica.vector_counts());
+            thread::sleep(Duration::from_millis(5));
+        }
+    };
+    replica.seal_vectors();
+    eventually("graphs", &|| replica.vector_counts().in_graphs == SPACES * 2_100);
+    eventually("rest", &|| replica.vector_counts().busy_spaces == 0);
+    background.0.refuses.store(true, Ordering::SeqCst);
+    let before = replica.vector_counts().rows_written;
+    let rebuild = replica.rebuild_vectors(&RebuildRequest::default()).unwrap();
+    let waits = rebuild.progress().unwrap().waits;
+    assert!(waits.as_ref().is_some_and(|why| why.contains("no thread")), "{waits:?}");
+    background.0.refuses.store(false, Ordering::SeqCst);
+    eventually("all is made anew", &|| rebuild.progress().unwrap().is_done);
+    assert_eq!(replica.vector_counts().rows_written - before, (SPACES * 2_100) as u64);
+    let most = background.0.most_merging.load(Ordering::SeqCst);
+    assert!((1..=4).contains(&most), "{most} spaces were merged at a time");
+    replica.close().unwrap();
 }
 
 #[test]

@@ -281,8 +281,9 @@ fn memory_stays_bounded_while_the_flush_fails() {
 pub(crate) struct NoThreads;
 
 impl Background for NoThreads {
-    fn spawn(&self, _name: &str, work: Box<dyn FnOnce() + Send>) {
+    fn spawn(&self, _name: &str, work: Box<dyn FnOnce() + Send>) -> bool {
         drop(work);
+        false
     }
 
     fn is_inline(&self) -> bool {

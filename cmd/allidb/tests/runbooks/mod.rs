@@ -246,8 +246,11 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
     assert_eq!(again["layout"], 3, "{again}");
     assert_eq!(ring.nodes[0].metric(&is_up), None, "nobody is alarmed by a node that is gone");
 
-    // One leaves.
+    // One leaves, as whoever began that and was interrupted wanted already.
     let second = ring.id(1);
+    ring.cluster(0, &["layout", "stage", "--remove", &second]);
+    let other = ring.refused(0, &["decommission", &fourth]);
+    assert!(other.contains("another shape is staged"), "{other}");
     assert_eq!(ring.cluster(0, &["decommission", &second])["layout"], 4);
     ring.cluster(1, &["cleanup"]);
     let too_few = ring.refused(0, &["decommission", &fourth]);
@@ -276,6 +279,34 @@ async fn nodes_join_are_replaced_and_leave_while_clients_count() {
         assert_eq!(ring.count(at).await, (KEPT + KEYS) as u64);
     }
     ring.is_alike(&[0, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_node_is_replaced_though_nobody_tells_where_it_was() {
+    let mut ring = Ring::found(4);
+    eventually("all are there", || {
+        ring.nodes[0].run(&["collection", "create", "things"]).status.success().then_some(())
+    });
+    for key in 0..KEPT {
+        ring.client(key % 3).put(put(format!("kept-{key}"), 0)).await.expect("a quorum is there");
+    }
+    // Each once, so that whatever the order of nodes is the one that is dead comes first for somebody.
+    let dead = ring.id(2);
+    for at in [2, 0, 1] {
+        ring.nodes[at].child.kill().expect("killed");
+        ring.nodes[at].child.wait().expect("it ends");
+    }
+    // They have not heard it since they live, and so tell nobody where it was.
+    let children = [0, 1].map(|at| ring.launch_at(at));
+    for (at, child) in children.into_iter().enumerate() {
+        ring.nodes[at] = Daemon::ready(ring.dirs[at].path(), child);
+    }
+    let fourth = ring.join();
+    ring.eventually(0, &["replace", &dead, "--with", &fourth]);
+    for at in [0, 1, 3] {
+        assert_eq!(ring.count(at).await, KEPT as u64);
+    }
+    ring.is_alike(&[0, 1, 3]);
 }
 
 /// Turns a bit in each table of a directory that holds entities.

@@ -271,7 +271,7 @@ section! {
         /// Breadth of a search whose request does not say (ef).
         search_breadth: usize = 128;
         /// Memory for fresh vectors, until they are written to segments; once it is full, writes wait. Beside it graphs are
-        /// built in an eighth of this, or else in scratch files.
+        /// built in a quarter of this at most, or else in scratch files.
         memory_bytes: ByteSize = ByteSize::mib(512);
     }
 }
