@@ -1,5 +1,7 @@
 //! `allidb tenant …`: who has what, and letting a tenant go.
 
+use std::time::Duration;
+
 use allidb_api::v1::{
     CreateKeyRequest, DropCollectionRequest, Key, ListCollectionsRequest, ListKeysRequest,
     ListTenantsRequest, Quota, RevokeKeyRequest, Role, SetQuotaRequest, Tenant,
@@ -18,6 +20,10 @@ use crate::{
 
 /// How long the key may be good for with which a tenant's collections are dropped: it is revoked at the end, unless that breaks off.
 const KEY_SECONDS: i64 = 3_600;
+/// Within which time no node takes a key any more that was revoked.
+const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+/// How often it is begun anew if somebody made something meanwhile.
+const ROUNDS: usize = 3;
 
 /// Shows tenants, and lets them go.
 #[derive(Debug, Subcommand)]
@@ -58,11 +64,8 @@ async fn let_go(DropArgs { tenant, yes }: DropArgs, client: &Client, output: Out
         return Err(anyhow::Error::new(Failure::NotFound(format!("nothing is known of tenant {tenant}"))));
     };
     let operators = keys_of(tenant, client).await?.iter().filter(|key| is_operators(key)).count();
-    let stays = match operators {
-        0 => String::new(),
-        count => format!("; {count} keys of operators stay, which are of the whole ring"),
-    };
     if !yes {
+        let stays = staying(operators);
         let keys = (found.keys as usize).saturating_sub(operators);
         return Err(Failure::usage(format!(
             "this would drop {} collections of tenant {tenant} with all that is in them, and revoke {keys} keys{stays}; add --yes",
@@ -72,7 +75,29 @@ async fn let_go(DropArgs { tenant, yes }: DropArgs, client: &Client, output: Out
     // What it may ask a second bounds the call below, too.
     let request = SetQuotaRequest { tenant, quota: Some(Quota::default()) };
     client.quotas().set_quota(request).await.map_err(Failure::from_status)?;
-    let mut revoked = revoke_all(tenant, client).await?;
+    let (mut dropped, mut revoked) = (0, 0);
+    for _ in 0..ROUNDS {
+        let gone = drop_and_revoke(tenant, client, output).await?;
+        dropped += gone.0;
+        revoked += gone.1;
+        if gone.1 > 0 {
+            // Until then other nodes may take a key that is revoked, and so make another one.
+            tokio::time::sleep(REVOKED_WITHIN).await;
+        }
+        let left = tenants(client).await?.into_iter().find(|of| of.tenant == tenant);
+        if left.is_none_or(|left| left.collections == 0 && left.keys as usize <= operators) {
+            return tell(tenant, (dropped, revoked, operators), output);
+        }
+    }
+    bail!(
+        "tenant {tenant} has collections or keys still: somebody makes them all the time; call it once more"
+    )
+}
+
+/// Revokes a tenant's keys and drops its collections, by a key that is made for that. Gives how many of each.
+async fn drop_and_revoke(tenant: u64, client: &Client, output: Output) -> Result<(usize, usize)> {
+    // First, so that nobody makes anything meanwhile.
+    let before = revoke_all(tenant, client).await?;
     let request = CreateKeyRequest {
         name: format!("to drop tenant {tenant}"),
         role: Role::Admin.into(),
@@ -82,22 +107,25 @@ async fn let_go(DropArgs { tenant, yes }: DropArgs, client: &Client, output: Out
     };
     let made = client.keys().create_key(request).await.map_err(Failure::from_status)?.into_inner();
     let dropped = drop_collections(&client.with_key(&made.secret)?, output).await;
-    // Its own is among them, and so is any that was made by one before that was revoked, if another node had not heard of that yet.
-    revoked += revoke_all(tenant, client).await?.saturating_sub(1);
-    let dropped = dropped?;
-    let left = tenants(client).await?.into_iter().find(|of| of.tenant == tenant);
-    if let Some(left) = left.filter(|left| left.collections > 0 || left.keys as usize > operators) {
-        bail!(
-            "tenant {tenant} has {} collections and {} keys again: somebody made them meanwhile; call it once more",
-            left.collections,
-            left.keys
-        );
-    }
+    // That one is among them.
+    let after = revoke_all(tenant, client).await?.saturating_sub(1);
+    Ok((dropped?, before + after))
+}
+
+fn tell(tenant: u64, (dropped, revoked, operators): (usize, usize, usize), output: Output) -> Result<()> {
+    let stays = staying(operators);
     output.either(
         format!("tenant {tenant} is gone: {dropped} collections are dropped, {revoked} keys revoked{stays}"),
         json!({ "tenant": tenant, "collections": dropped, "keys": revoked, "operators_keys": operators }),
     )?;
     Ok(())
+}
+
+fn staying(operators: usize) -> String {
+    match operators {
+        0 => String::new(),
+        count => format!("; {count} keys of operators stay, which are of the whole ring"),
+    }
 }
 
 /// Whether a key is of the whole ring, whatever tenant it names.
