@@ -65,10 +65,10 @@ impl Spaces {
     /// Sees to a space in the background, if there is anything to do.
     pub(crate) fn maintain(&self, space: &Arc<SpaceIndex>) {
         for work in Work::ALL {
-            if !self.0.needs(work, space) {
+            if !self.0.needs(work, space) || space.duty.is_busy(work) {
                 continue;
             }
-            let Some(place) = self.place_for(work) else { continue };
+            let Some(place) = self.place_for(work, space) else { continue };
             if !space.duty.begin(work) {
                 continue;
             }
@@ -87,9 +87,10 @@ impl Spaces {
         }
     }
 
-    /// A place among those that merge, which take memory as long as they do; `None` if all are taken: then whoever gives one back looks who waits.
-    fn place_for(&self, work: Work) -> Option<Option<Merging>> {
-        if work != Work::Merge || self.0.background.is_inline() {
+    /// A place among those that merge, which take memory as long as they do; `None` if all are taken: then whoever gives one back looks who waits. Where rows
+    /// are missing that is not waited for: searches take long meanwhile.
+    fn place_for(&self, work: Work, space: &SpaceIndex) -> Option<Option<Merging>> {
+        if work != Work::Merge || self.0.background.is_inline() || self.0.must_restore(space) {
             return Some(None);
         }
         let taken = |count: usize| (count < MERGES_AT_ONCE).then_some(count + 1);
