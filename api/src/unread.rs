@@ -61,12 +61,12 @@ impl Default for Unread {
 impl Unread {
     /// An answer over a connection, which is there and of which nothing was asked for yet.
     pub(crate) fn answer(&self, calls: Calls) -> Answer {
-        let standing = Arc::new(Standing { calls, until: AtomicU64::new(0) });
+        // Before anybody looks at it.
+        let until = AtomicU64::new(self.now() + patience(0));
+        let standing = Arc::new(Standing { calls, until });
         let number = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.standing.lock().insert(number, Arc::clone(&standing));
-        let answer = Answer { unread: self.clone(), number, standing };
-        answer.is_there(0);
-        answer
+        Answer { unread: self.clone(), number, standing }
     }
 
     /// Ends the connections of those that nobody reads, if that was not looked at just now.
@@ -78,7 +78,8 @@ impl Unread {
 
     fn cut_off(&self, now: u64) {
         for standing in self.0.standing.lock().values() {
-            if standing.until.load(Ordering::Relaxed) < now {
+            if standing.until.load(Ordering::Relaxed) < now && !standing.calls.was_cut() {
+                tracing::info!("a connection is closed: nobody reads the answers over it");
                 standing.calls.cut();
             }
         }
@@ -89,11 +90,15 @@ impl Unread {
     }
 }
 
+/// For how many milliseconds so many bytes may stand.
+fn patience(bytes: usize) -> u64 {
+    PATIENCE.as_millis() as u64 + bytes as u64 * 1_000 / BYTES_PER_SECOND
+}
+
 impl Answer {
     /// So many bytes more of it are there, to be taken.
     pub(crate) fn is_there(&self, bytes: usize) {
-        let patience = PATIENCE.as_millis() as u64 + bytes as u64 * 1_000 / BYTES_PER_SECOND;
-        self.standing.until.store(self.unread.now() + patience, Ordering::Relaxed);
+        self.standing.until.store(self.unread.now() + patience(bytes), Ordering::Relaxed);
     }
 
     /// Whether nothing of what is said over its connection is taken for now. Who asks is woken then once something is.
@@ -116,6 +121,26 @@ impl Drop for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whoever looks may come in between.
+    #[test]
+    fn an_answer_that_has_just_come_ends_no_connection() {
+        let unread = Unread::default();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let calls = Calls::default();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    unread.cut_off(unread.now() + 1);
+                }
+            });
+            for _ in 0..100_000 {
+                drop(unread.answer(calls.clone()));
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        assert!(!calls.was_cut());
+    }
 
     #[test]
     fn what_stands_for_too_long_ends_its_connection_and_what_is_waited_for_does_not() {
